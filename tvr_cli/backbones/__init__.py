@@ -1,0 +1,1 @@
+"""Models that turn pixels and captions into features."""

@@ -1,0 +1,1 @@
+"""Datasets: annotation files to a `Manifest`, one file each. No decoding and no tokenising here."""

@@ -1,0 +1,1 @@
+"""What the commands do: every command calls one function here and prints what it returns."""

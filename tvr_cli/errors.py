@@ -1,0 +1,70 @@
+"""The exceptions that a user can cause, and the exit code of each.
+
+    TvrError                    exit code
+    ├── ConfigError             2   bad preset, file, --set or flag
+    ├── DataError               3   missing, incomplete, unreadable or mismatched input
+    │   ├── DecodeError             one video; collected, the run goes on
+    │   └── StoreMismatch           made by another backbone, plan or format version
+    ├── EnvironmentProblem      4   missing dependency, device, codec, weights, kernel, a full disk, a lock
+    ├── PartialFailure          5   finished, but some items failed; they are listed in failures.jsonl
+    └── Interrupted             130 stopped by the user; the state is saved
+
+A message says what was expected, what was found and what to do, in one or two sentences. Layers below `cli` raise; the
+one boundary in `tvr_cli.cli` turns a `TvrError` into a line on stderr. Anything else is a bug and exits with 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class TvrError(Exception):
+    """Base of everything that a user can cause and mend."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(TvrError):
+    """A preset, a configuration file, `--set` or a flag asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class DataError(TvrError):
+    """Input is missing, incomplete, unreadable or does not fit together."""
+
+    exit_code = 3
+
+
+class DecodeError(DataError):
+    """One video cannot be decoded; the per-video loop records it and goes on."""
+
+
+class StoreMismatch(DataError):
+    """A store was made by another backbone, plan or format version than the one asked for."""
+
+
+class EnvironmentProblem(TvrError):
+    """The machine lacks something: a package, a device, weights, disk space, a free lock."""
+
+    exit_code = 4
+
+
+class PartialFailure(TvrError):
+    """The work finished, but some items failed and are listed in `failures.jsonl`."""
+
+    exit_code = 5
+
+
+class Interrupted(TvrError):
+    """The user stopped the work; what was done is saved."""
+
+    exit_code = 130
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,168 @@
+"""Writing files so that a crash leaves either the old one or the new one: atomic replace, appended lines, locks, hashes.
+
+A leaf module: stores, runs and the engine all write through it, so there is one way to write and one way to lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tvr_cli.errors import DataError, EnvironmentProblem
+
+_BLOCK = 1 << 20
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """Write `data` as `path` in one step (tmp, fsync, rename) and return its sha256.
+
+    Raises EnvironmentProblem when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one step: indented, keys in the order given, floats unrounded."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises DataError that names the file when it is missing or malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"expected a file at {str(path)!r}, found none") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise DataError(f"{str(path)!r} is not readable as JSON: {e}") from e
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON object as a line and fsync; a torn last line of an earlier crash is cut off first."""
+    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as f:
+            _cut_torn_line(f)
+            f.write(line)
+            f.flush()
+            os.fsync(f.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines that `append_line` wrote; a torn last line is ignored, a missing file is empty."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as e:
+            raise DataError(f"{str(path)}:{number}: expected a JSON object, found {line[:60]!r}: {e}") from e
+    return records
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def lock(folder: Path, *, wait_s: float = 10.0) -> Iterator[None]:
+    """Hold the one writer's lock of `folder`; a second writer waits, then raises EnvironmentProblem.
+
+    The lock is the operating system's (it vanishes with its process), so a killed writer never blocks the next.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        f = open(folder / ".lock", "a+")  # noqa: SIM115 - held open for as long as the lock is held
+    try:
+        _wait_for_lock(f, folder, wait_s)
+        yield
+    finally:
+        f.close()
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a read-only folder into EnvironmentProblem, naming `path`."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentProblem(
+                f"no space left while writing {str(path)!r}; free some space and run the same command again, "
+                "it continues from what is complete"
+            ) from e
+        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise EnvironmentProblem(f"cannot write {str(path)!r}: {e.strerror}; choose another folder with -o") from e
+        raise
+
+
+def _cut_torn_line(f: Any) -> None:
+    size = f.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    f.seek(size - 1)
+    if f.read(1) == b"\n":
+        return
+    f.seek(0)
+    keep = f.read().rfind(b"\n") + 1
+    f.truncate(keep)
+    f.seek(0, os.SEEK_END)
+
+
+def _wait_for_lock(f: Any, folder: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while not _try_lock(f):
+        if time.monotonic() >= deadline:
+            raise EnvironmentProblem(
+                f"another tvr process is writing {str(folder)!r}; waited {wait_s:.0f} s for it. "
+                "Wait until it ends, or give this run a workspace of its own with -o"
+            )
+        time.sleep(0.05)
+
+
+def _try_lock(f: Any) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            f.seek(0)
+            msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

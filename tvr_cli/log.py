@@ -1,0 +1,81 @@
+"""Talking to people: the logger, warnings that are said once, and the progress facade. Everything goes to stderr.
+
+Layers below `cli` use `logger`, `warn_once` and `progress` and never know whether anyone watches. `cli` calls `set_up`
+once per command and `finish` at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+logger = logging.getLogger("tvr")
+
+_repeats: Counter[str] = Counter()
+_state = {"bars": False}
+
+
+class Bar:
+    """One running line of progress; does nothing unless a terminal watches."""
+
+    def __init__(self, update: object | None = None, task: object | None = None, total: int | None = None):
+        self._progress, self._task = update, task
+        self.total, self.done = total, 0
+
+    def advance(self, n: int = 1, *, note: str = "") -> None:
+        """Count `n` more units as done; `note` replaces the text behind the bar."""
+        self.done += n
+        if self._progress is not None:
+            self._progress.update(self._task, advance=n, note=note)  # type: ignore[attr-defined]
+
+
+def set_up(*, quiet: bool = False, debug: bool = False) -> None:
+    """Send the log to stderr. Bars appear only on a terminal, without NO_COLOR-less colour codes elsewhere."""
+    _repeats.clear()
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    _state["bars"] = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+
+
+def finish() -> None:
+    """Say how often each repeated warning came."""
+    for message, n in _repeats.items():
+        if n > 1:
+            logger.warning("warning: (%d times) %s", n, message)
+    _repeats.clear()
+
+
+def warn_once(message: str) -> None:
+    """Warn the first time; later repeats are only counted, `finish` says how many there were."""
+    _repeats[message] += 1
+    if _repeats[message] == 1:
+        logger.warning("warning: %s", message)
+
+
+@contextlib.contextmanager
+def progress(what: str, *, total: int | None = None, unit: str = "") -> Iterator[Bar]:
+    """Show a bar while the block runs: `with progress("decoding", total=n, unit="video") as bar: bar.advance()`."""
+    if not _state["bars"]:
+        started = time.monotonic()
+        bar = Bar(total=total)
+        yield bar
+        if time.monotonic() - started > 2:
+            logger.info("%s: %d %s in %.1f s", what, bar.done, unit or "steps", time.monotonic() - started)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit)]
+    with Progress(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True
+    ) as shown:
+        yield Bar(shown, shown.add_task(what, total=total, note=""), total)

@@ -1,0 +1,1 @@
+"""Retrieval methods, one file each. `base` holds the protocol and the registry."""

@@ -1,0 +1,136 @@
+"""The protocol of a retrieval method, and how one is found by name.
+
+A method turns backbone features into encodings (`encode_text`, `encode_video`: one item at a time, no pair involved),
+scores every pair (`score`) and says how wrong it is on a batch (`loss`). The law is tile invariance: `score(t, v)[i, j]`
+depends only on caption i and clip j, never on the tile, the batch or a global generator.
+
+The file name is the registry: `load_class("glccl")` imports `tvr_cli.methods.glccl` and takes its `Method`; a dotted
+name (`mypackage.mymethod`) loads somebody else's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+
+
+def setting(default: Any, *, symbol: str = "", source: str = "", note: str = "") -> Any:
+    """Declare one field of a method's `Config`: its paper symbol, and where its default comes from."""
+    return dataclasses.field(default=default, metadata={"symbol": symbol, "source": source, "note": note})
+
+
+class Method(nn.Module):
+    """Base class of every method; see the module docstring for the contract.
+
+    needs: features among {"frames", "pooled", "tokens", "importance"}. fidelity: where the code comes from
+    ("authors-code@sha", "authors-port@sha", "patched-release@sha", "ours"), printed wherever results are. summary: one
+    line for `tvr methods`. trains_on_frozen: False when no trainable parameter reaches the score on frozen features.
+    """
+
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """No options."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"frames", "pooled"})
+    fidelity: ClassVar[str] = "ours"
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    bibtex: ClassVar[str] = ""
+
+    def __init__(self, config: Any, sizes: Sizes):
+        super().__init__()
+        self.config = config
+        self.sizes = sizes
+
+    @property
+    def trains(self) -> bool:
+        """Whether any trainable parameter reaches the score in this configuration."""
+        dead = self.dead()
+        return any(name not in dead for name, p in self.named_parameters() if p.requires_grad)
+
+    def dead(self) -> frozenset[str]:
+        """Names of parameters that this configuration of the paper's model never trains."""
+        return frozenset()
+
+    def init_from_backbone(self, text_tower: Mapping[str, Tensor], logit_scale: Tensor) -> None:
+        """Start what the paper starts from CLIP: temporal blocks and positions, and the logit scale.
+
+        text_tower: CLIP's text side under OpenAI's names (`transformer.resblocks.N.*`, `positional_embedding`), empty
+        for a backbone without one. logit_scale: scalar, the natural logarithm of the scale. Default: do nothing.
+        """
+
+    def encode_text(self, text: TextFeatures) -> Encoding:
+        """Encode captions, no video involved. Tensors have T rows."""
+        raise NotImplementedError
+
+    def encode_video(self, video: VideoFeatures) -> Encoding:
+        """Encode clips, no text involved: everything that can be computed once a clip. Tensors have V rows."""
+        raise NotImplementedError
+
+    def score(self, text: Encoding, video: Encoding) -> Tensor:
+        """Return [T, V] scores, larger = more similar, float32 (float64 for float64 encodings)."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
+        """Return the training loss of B matching pairs; all randomness comes from `draws`."""
+        raise NotImplementedError
+
+    def coarse(self, e: Encoding) -> Tensor:
+        """Return [N, D] unit vectors for the first stage of search, from a text or a video encoding."""
+        raise NotImplementedError
+
+    def explain(self, text: Encoding, video: Encoding) -> Tensor:
+        """Return [T, V, F] weights over frame slots, zero on missing frames, summing to one a pair."""
+        raise NotImplementedError
+
+    def cost_per_pair(self) -> str:
+        """Return the arithmetic of one pair in words, for `tvr methods` (MAC = multiply-add)."""
+        return ""
+
+
+def names() -> list[str]:
+    """Return the names of the built-in methods, sorted."""
+    import tvr_cli.methods as package
+
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and not m.name.startswith("_"))
+
+
+def load_class(name: str) -> type[Method]:
+    """Return the class of a method by file name or dotted name. Raises ConfigError with the nearest name."""
+    module = name if "." in name else f"tvr_cli.methods.{name}"
+    if "." not in name and name not in names():
+        raise ConfigError(
+            f"unknown method {name!r}{did_you_mean(name, names())} The methods are: {', '.join(names())}"
+            if did_you_mean(name, names())
+            else f"unknown method {name!r}; the methods are: {', '.join(names())}"
+        )
+    try:
+        return importlib.import_module(module).Method
+    except (ModuleNotFoundError, AttributeError) as e:
+        raise ConfigError(f"cannot load the method {name!r}: {e}; expected an importable module with a `Method`") from e
+
+
+def build(name: str, sizes: Sizes, options: Mapping[str, Any] | None = None) -> Method:
+    """Make a method with its defaults changed by `options` (already checked against its `Config`)."""
+    cls = load_class(name)
+    return cls(cls.Config(**(options or {})), sizes)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Divide by the Euclidean norm over the last dimension, without an epsilon, as the papers do."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Average [N, F, D] over real frames, mask [N, F] bool, to [N, D]."""
+    weight = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weight).sum(1) / weight.sum(1).clamp_min(torch.finfo(x.dtype).tiny)

@@ -1,0 +1,45 @@
+"""Mean pooling: the cosine of a caption with the mean of its clip's frames. No parameters, nothing to train.
+
+The baseline of CLIP4Clip's parameter-free "meanP" (arXiv 2104.08860, section 3.3), over real frames only: frames are
+normalised, averaged, and the average is normalised again.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tvr_cli.methods import base
+from tvr_cli.methods.base import masked_mean, unit
+from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
+
+# Softmax temperature of the frame cosines that stand for this method's frame weights in `query`.
+EXPLAIN_TEMPERATURE = 0.01
+
+
+class Method(base.Method):
+    """Score by the cosine of pooled text and mean frame."""
+
+    summary = "cosine of the caption with the mean frame; no parameters"
+    paper = "CLIP4Clip, arXiv 2104.08860, section 3.3 (parameter-free type)"
+
+    def encode_text(self, text: TextFeatures) -> Encoding:
+        return Encoding(text.key, {"text": unit(text.pooled.float() if text.pooled.dtype.itemsize < 4 else text.pooled)})
+
+    def encode_video(self, video: VideoFeatures) -> Encoding:
+        frames = video.frames.float() if video.frames.dtype.itemsize < 4 else video.frames
+        frames = unit(frames.masked_fill(~video.mask()[..., None], 1.0))  # a missing slot must not divide by zero
+        pooled = unit(masked_mean(frames, video.mask()))  # [V, D]
+        return Encoding(video.key, {"video": pooled, "frames": frames, "mask": video.mask()})
+
+    def score(self, text: Encoding, video: Encoding) -> Tensor:
+        return text["text"] @ video["video"].T
+
+    def coarse(self, e: Encoding) -> Tensor:
+        return e["text"] if "text" in e.tensors else e["video"]
+
+    def explain(self, text: Encoding, video: Encoding) -> Tensor:
+        cosines = (text["text"] @ video["frames"].flatten(0, 1).T).unflatten(1, video["frames"].shape[:2])  # [T, V, F]
+        return (cosines / EXPLAIN_TEMPERATURE).masked_fill(~video["mask"], float("-inf")).softmax(-1)
+
+    def cost_per_pair(self) -> str:
+        return f"{self.sizes.dim} MAC"

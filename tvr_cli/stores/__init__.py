@@ -1,0 +1,1 @@
+"""What lies on disk: frames, features and indexes, written shard by shard."""
