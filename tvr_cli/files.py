@@ -80,7 +80,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError as e:
-            raise DataError(f"{str(path)}:{number}: expected a JSON object, found {line[:60]!r}: {e}") from e
+            raise DataError(f"{path!s}:{number}: expected a JSON object, found {line[:60]!r}: {e}") from e
     return records
 
 

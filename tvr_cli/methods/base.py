@@ -1,8 +1,8 @@
 """The protocol of a retrieval method, and how one is found by name.
 
 A method turns backbone features into encodings (`encode_text`, `encode_video`: one item at a time, no pair involved),
-scores every pair (`score`) and says how wrong it is on a batch (`loss`). The law is tile invariance: `score(t, v)[i, j]`
-depends only on caption i and clip j, never on the tile, the batch or a global generator.
+scores every pair (`score`) and says how wrong it is on a batch (`loss`). The law is tile invariance:
+`score(t, v)[i, j]` depends only on caption i and clip j, never on the tile, the batch or a global generator.
 
 The file name is the registry: `load_class("glccl")` imports `tvr_cli.methods.glccl` and takes its `Method`; a dotted
 name (`mypackage.mymethod`) loads somebody else's.
@@ -101,18 +101,17 @@ def names() -> list[str]:
     """Return the names of the built-in methods, sorted."""
     import tvr_cli.methods as package
 
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and not m.name.startswith("_")
+    )
 
 
 def load_class(name: str) -> type[Method]:
     """Return the class of a method by file name or dotted name. Raises ConfigError with the nearest name."""
-    module = name if "." in name else f"tvr_cli.methods.{name}"
     if "." not in name and name not in names():
-        raise ConfigError(
-            f"unknown method {name!r}{did_you_mean(name, names())} The methods are: {', '.join(names())}"
-            if did_you_mean(name, names())
-            else f"unknown method {name!r}; the methods are: {', '.join(names())}"
-        )
+        near = did_you_mean(name, names()) or f"; the methods are: {', '.join(names())}"
+        raise ConfigError(f"unknown method {name!r}{near}")
+    module = name if "." in name else f"tvr_cli.methods.{name}"
     try:
         return importlib.import_module(module).Method
     except (ModuleNotFoundError, AttributeError) as e:

@@ -23,7 +23,9 @@ class Method(base.Method):
     paper = "CLIP4Clip, arXiv 2104.08860, section 3.3 (parameter-free type)"
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        return Encoding(text.key, {"text": unit(text.pooled.float() if text.pooled.dtype.itemsize < 4 else text.pooled)})
+        return Encoding(
+            text.key, {"text": unit(text.pooled.float() if text.pooled.dtype.itemsize < 4 else text.pooled)}
+        )
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         frames = video.frames.float() if video.frames.dtype.itemsize < 4 else video.frames

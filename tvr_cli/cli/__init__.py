@@ -1,0 +1,86 @@
+"""The command line: the app, the global options and the only error boundary. One file a command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tvr_cli import log
+from tvr_cli.errors import Interrupted, TvrError
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 a bug; 2 a bad flag or configuration; 3 input missing, unreadable or mismatched; "
+    "4 the machine lacks something; 5 finished, but some items failed; 130 interrupted, the state is saved. "
+    "tvr is about text-video retrieval; it has nothing to do with the data set of the same name (TVR)."
+)
+
+
+class _Boundary(TyperGroup):
+    """Turns a `TvrError` of any command into one line on stderr and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        debug = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except TvrError as e:
+            if debug:
+                raise
+            log.logger.error("%s: %s", "interrupted" if isinstance(e, Interrupted) else "error", e)
+            raise typer.Exit(e.exit_code) from e
+        except KeyboardInterrupt as e:
+            log.logger.error("interrupted; run the same command again to continue")
+            raise typer.Exit(130) from e
+        except BrokenPipeError as e:  # `tvr query … | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from e
+        finally:
+            log.finish()
+
+
+app = typer.Typer(
+    name="tvr",
+    cls=_Boundary,
+    no_args_is_help=True,
+    epilog=_EPILOG,
+    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tvr_cli.cli.version import show_versions
+
+        show_versions()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show details and the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and exit.")
+    ] = False,
+) -> None:
+    """Search videos by text, and train and compare five published text-video retrieval methods.
+
+    \b
+    tvr demo                                   everything on a toy world, no data needed
+    tvr extract-frames videos/                 frames of your own videos
+    tvr query "a dog surfing" --index out/     search them
+    """
+    log.set_up(quiet=quiet, debug=debug)
+
+
+def main() -> None:
+    """Entry point of the `tvr` command. SIGTERM ends a command the way Ctrl-C does: the state is saved."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()

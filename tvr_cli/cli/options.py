@@ -1,0 +1,34 @@
+"""Options that several commands share, declared once so that they look and mean the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_WORKSPACE = Path("out")
+
+Workspace = Annotated[
+    Path,
+    typer.Option("--workspace", "-o", envvar="TVR_WORKSPACE", help="Folder that holds frames, features, runs, index."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, how many and how much; write nothing.")
+]
+Offline = Annotated[bool, typer.Option("--offline", envvar="TVR_OFFLINE", help="Never touch the network.")]
+Device = Annotated[str, typer.Option("--device", help="auto (cuda, then mps, then cpu), or a device by name.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, envvar="TVR_THREADS", help="Threads for arithmetic; default 1 a core up to 4."),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Preset, open_clip ARCH/TAG, local:PATH or demo-tiny. Also TVR_BACKBONE."),
+]
+MemoryBudget = Annotated[str, typer.Option("--memory-budget", help="Memory for one tile of scores, like 512MB or 2GB.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the configuration; repeatable."),
+]

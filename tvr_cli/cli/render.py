@@ -1,0 +1,88 @@
+"""Printing: results to stdout, as a table for people or one JSON object for machines. The only module that prints."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def result(payload: dict[str, Any], as_json: bool, human: Callable[[], None]) -> None:
+    """Print `payload` as JSON (floats unrounded, NaN as null), or call `human` to print it for people."""
+    if as_json:
+        print(json.dumps(_clean(payload), ensure_ascii=False, allow_nan=False))
+    else:
+        human()
+
+
+def line(text: str = "") -> None:
+    """Print one line of results."""
+    print(text)
+
+
+def bytes_out(data: bytes) -> None:
+    """Write raw bytes to stdout (paths separated by NUL)."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> None:
+    """Print a table; the first `left` columns are text, the others are right-aligned numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for i, name in enumerate(columns):
+        shown.add_column(name, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*[cell(value) for value in row])
+    console = Console(highlight=False, markup=False)
+    # A pipe has no width: never fold numbers there.
+    (console if console.is_terminal else Console(highlight=False, markup=False, width=200)).print(shown)
+
+
+def cell(value: Any) -> str:
+    """Format one value: floats to one decimal, None as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.1f}"
+    return str(value)
+
+
+def size(n: float) -> str:
+    """Format bytes in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def seconds(s: float) -> str:
+    """Format a position in a video: 0:07, 12:34, 1:02:03."""
+    whole = round(s)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def duration(s: float) -> str:
+    """Format a length of time: 3.2 s, 4 min 5 s, 2 h 3 min."""
+    if s < 60:
+        return f"{s:.1f} s"
+    if s < 3600:
+        return f"{int(s // 60)} min {int(s % 60)} s"
+    return f"{int(s // 3600)} h {int(s % 3600 // 60)} min"
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(v) for v in value]
+    return value

@@ -1,0 +1,147 @@
+"""A run folder: what was asked for, on which machine, what happened, what came out.
+
+runs/<name>/
+  config.json        the resolved tree
+  origins.json       dotted path -> where its value came from
+  env.json           versions, device, git commit, threads, settings that a resume must keep
+  metrics.jsonl      one line a logged step, validation or event
+  checkpoints/       written by the training loop
+  results/           evaluation results and per-query ranks
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import __version__
+from tvr_cli.config import Resolved
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.files import append_line, read_json, read_lines, write_json
+
+RUN_FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder."""
+
+    path: Path
+
+    @staticmethod
+    def at(workspace: Path, name: str) -> RunDir:
+        """Return the folder of a run by name, whether it exists or not. Raises ConfigError for an unusable name."""
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"a run's name holds letters, digits, '.', '_', '+' and '-'; found {name!r}")
+        return RunDir(workspace / "runs" / name)
+
+    @staticmethod
+    def open(path: Path) -> RunDir:
+        """Open an existing run. Raises DataError when the folder is not one."""
+        run = RunDir(path)
+        if not run.config_path.is_file():
+            raise DataError(f"expected a run (a folder with config.json) at {str(path)!r}, found none")
+        return run
+
+    @staticmethod
+    def newest(workspace: Path) -> RunDir | None:
+        """Return the run that was written last, or None."""
+        configs = sorted((workspace / "runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+        return RunDir(configs[-1].parent) if configs else None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    def write_config(self, resolved: Resolved) -> None:
+        """Store the resolved tree and where each leaf came from."""
+        write_json(self.path / "origins.json", {path: origin for path, _, origin in resolved.leaves()})
+        write_json(self.config_path, {"format": RUN_FORMAT, **resolved.tree()})
+
+    def config(self) -> dict[str, Any]:
+        """Read the resolved tree. Raises DataError on another format version."""
+        tree = read_json(self.config_path)
+        if tree.pop("format", None) != RUN_FORMAT:
+            raise DataError(f"{str(self.config_path)!r} has another format version than {RUN_FORMAT}; train again")
+        return tree
+
+    def write_env(self, extra: Mapping[str, Any]) -> None:
+        """Store the environment and whatever a resume must keep."""
+        write_json(self.path / "env.json", {**environment(), **extra})
+
+    def env(self) -> dict[str, Any]:
+        """Read the stored environment, empty when there is none."""
+        path = self.path / "env.json"
+        return read_json(path) if path.is_file() else {}
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        append_line(self.metrics_path, dict(record))
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Read metrics.jsonl."""
+        return read_lines(self.metrics_path)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine, command line and the state of the code, for `env.json` and bug reports."""
+    return {
+        "tvr": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "argv": sys.argv[1:],
+        "versions": {name: version(name) for name in PACKAGES},
+        "git": git_state(),
+    }
+
+
+PACKAGES = ("torch", "triton", "open_clip_torch", "av", "decord", "decord2", "safetensors", "numpy", "typer", "rich")
+
+
+def version(package: str) -> str | None:
+    """Return an installed package's version without importing it, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any]:
+    """Return the commit of the checkout that runs and whether it has uncommitted changes; None for a wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(root: Path, *args: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
