@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves either the old one or the new one: atomic replace, appended lines, locks, hashes.
+"""Writing files so that a crash leaves the old one or the new one: atomic replace, appended lines, locks, hashes.
 
 A leaf module: stores, runs and the engine all write through it, so there is one way to write and one way to lock.
 """
