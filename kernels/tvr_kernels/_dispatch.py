@@ -1,0 +1,168 @@
+"""Which implementation of an op runs, and why.
+
+Order of `auto`: Triton on CUDA tensors if the op's `supports` agrees; else the compiled tier where it is installed and
+pays; else the folded form; else the reference. `TVR_KERNELS=auto|reference|folded|compiled|triton` (or the
+`implementation` argument, which wins) asks for one by name: it runs or `KernelUnavailable` says why not; nothing is
+swapped in silently. The files of an op's folder are its implementations: one that is not there does not exist.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHOICES = ("auto", "reference", "folded", "compiled", "triton")
+_FILES = {"reference": "reference", "folded": "folded", "compiled": "compiled", "triton": "triton_impl"}
+_NEEDS = {"compiled": "numba", "triton": "triton"}  # the package that an implementation imports
+_INSTALL = {"compiled": "pip install 'tvr-cli[fast]'", "triton": "pip install triton (Linux)"}
+
+Support = tuple[bool, str]
+_log = logging.getLogger("tvr.kernels")
+_said: set[tuple[str, str, str]] = set()
+
+
+class KernelUnavailable(RuntimeError):
+    """An implementation was asked for by name and cannot run here; the message says why and what would."""
+
+
+def score(
+    op: str, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any, implementation: str | None
+) -> Tensor:
+    """Run `score(text, video, weights)` of the implementation that `choose` picks; the body of every op's `score`."""
+    tensors = [*text.values(), *video.values(), *(weights or ())]
+    available: dict[str, Callable[[], Support]] = {}
+    for name in implementations(op):
+        available[name] = lambda name=name: _supports(op, name, text, video, weights)  # type: ignore[misc]
+    chosen, _ = choose(op, tensors, available, implementation)
+    return load(op, chosen).score(text, video, weights)
+
+
+def choose(
+    op: str,
+    tensors: Iterable[Any],
+    available: Mapping[str, Callable[[], Support]] | Iterable[str],
+    implementation: str | None = None,
+) -> tuple[str, str]:
+    """Return (implementation, reason).
+
+    tensors: the op's inputs, looked at for their device. available: the op's implementations, each with a call that
+    answers (can run these inputs, why); plain names mean "always". implementation: a name that overrides TVR_KERNELS.
+    Raises KernelUnavailable if one was asked for by name and cannot run, ValueError for an unknown name.
+    """
+    options = dict(available) if isinstance(available, Mapping) else {name: _always for name in available}
+    asked, source = _asked(implementation)
+    if asked != "auto":
+        return asked, _insist(op, asked, source, options)
+    on_cuda = any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tensors)
+    refused = []
+    for name in ("triton",) if on_cuda else ("compiled",):
+        if name in options:
+            ok, why = options[name]()
+            if ok:
+                return _say(op, name, why or "fastest form for these tensors")
+            refused.append(f"{name}: {why}")
+    name = "folded" if "folded" in options else "reference"
+    return _say(op, name, "; ".join(refused) or ("CUDA without a fused kernel" if on_cuda else "CPU tensors"))
+
+
+def implementations(op: str) -> list[str]:
+    """Return the implementations whose file is in the op's folder, whether or not they can run here."""
+    return [name for name, file in _FILES.items() if importlib.util.find_spec(f"tvr_kernels.{op}.{file}") is not None]
+
+
+def load(op: str, name: str) -> ModuleType:
+    """Import one implementation of an op. Raises KernelUnavailable if its package is not installed."""
+    installed, why = _installed(name)
+    if not installed:
+        raise KernelUnavailable(f"{op}: {name} was asked for, but {why}")
+    return importlib.import_module(f"tvr_kernels.{op}.{_FILES[name]}")
+
+
+def report() -> list[tuple[str, str, str]]:
+    """Return (op, implementation, reason) for ordinary fp32 scoring on this machine: what `tvr doctor` shows."""
+    from tvr_kernels import OPS
+
+    rows = []
+    asked, source = _asked(None)
+    for op in OPS:
+        try:
+            names = implementations(op)
+        except ModuleNotFoundError:
+            names = []
+        if not names:
+            rows.append((op, "none", "this op is not part of this installation"))
+        elif asked != "auto":
+            there, why = _installed(asked)
+            here = asked in names and there
+            rows.append(
+                (
+                    op,
+                    asked if here else "none",
+                    f"asked for by {source}" + ("" if here else f", but {why or 'the op has no such form'}"),
+                )
+            )
+        else:
+            rows.append((op, *_usual(names)))
+    return rows
+
+
+def _usual(names: list[str]) -> tuple[str, str]:
+    fused = "triton" if torch.cuda.is_available() else "compiled"
+    device = "CUDA" if fused == "triton" else "CPU"
+    fallback = "folded" if "folded" in names else "reference"
+    if fused not in names:
+        return fallback, f"{device}; the op has no {fused} form"
+    there, why = _installed(fused)
+    return (fused, f"{device}; where the inputs allow, else {fallback}") if there else (fallback, f"{device}; {why}")
+
+
+def _asked(implementation: str | None) -> tuple[str, str]:
+    asked, source = (
+        (implementation, "the caller") if implementation else (os.environ.get("TVR_KERNELS") or "auto", "TVR_KERNELS")
+    )
+    if asked not in CHOICES:
+        raise ValueError(f"unknown kernel implementation {asked!r} from {source}; expected one of {', '.join(CHOICES)}")
+    return asked, source
+
+
+def _insist(op: str, asked: str, source: str, options: Mapping[str, Callable[[], Support]]) -> str:
+    if asked not in options:
+        raise KernelUnavailable(f"{op}: {source} asks for {asked!r}, but this op has only: {', '.join(options)}")
+    ok, why = options[asked]()
+    if not ok:
+        raise KernelUnavailable(f"{op}: {source} asks for {asked!r}, but {why}; TVR_KERNELS=auto picks one that runs")
+    return f"asked for by {source}"
+
+
+def _supports(op: str, name: str, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any) -> Support:
+    installed, why = _installed(name)
+    if not installed:
+        return False, why
+    supports = getattr(load(op, name), "supports", None)
+    return (True, "") if supports is None else supports(text, video, weights)
+
+
+def _installed(name: str) -> Support:
+    package = _NEEDS.get(name)
+    if package is None or importlib.util.find_spec(package) is not None:
+        return True, ""
+    return False, f"the package {package} is not installed ({_INSTALL[name]})"
+
+
+def _say(op: str, name: str, why: str) -> tuple[str, str]:
+    if (op, name, why) not in _said:  # once a process: scoring runs in thousands of tiles
+        _said.add((op, name, why))
+        _log.info("%s runs its %s form: %s", op, name, why)
+    return name, why
+
+
+def _always() -> Support:
+    return True, ""
