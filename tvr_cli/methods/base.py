@@ -92,6 +92,10 @@ class Method(nn.Module):
         """Return [T, V, F] weights over frame slots, zero on missing frames, summing to one a pair."""
         raise NotImplementedError
 
+    def pair_bytes(self) -> int:
+        """Return about how many bytes `score` works with a pair, so that the engine can size its tiles."""
+        return 64 * self.sizes.frames
+
     def cost_per_pair(self) -> str:
         """Return the arithmetic of one pair in words, for `tvr methods` (MAC = multiply-add)."""
         return ""

@@ -1,0 +1,57 @@
+"""The tiled engine: tiles, budgets and top-k change nothing about a score."""
+
+import pytest
+import torch
+
+from tvr_cli.engine import score
+from tvr_cli.errors import ConfigError, EnvironmentProblem
+from tvr_cli.methods import base
+from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
+
+
+def make(texts=37, videos=23, frames=5, dim=16):
+    g = torch.Generator().manual_seed(0)
+    text = TextFeatures(torch.arange(texts), torch.randn(texts, dim, generator=g), None, torch.full((texts,), 4))
+    n_frames = torch.randint(1, frames + 1, (videos,), generator=g)
+    video = VideoFeatures(
+        torch.arange(videos), torch.randn(videos, frames, dim, generator=g), n_frames, torch.zeros(videos, frames)
+    )
+    return base.build("mean", Sizes(dim, frames, 8)), text, video
+
+
+@pytest.mark.parametrize("budget", [1, 2_000, 50_000, 10**9])
+def test_the_budget_does_not_change_the_scores(budget):
+    method, text, video = make()
+    whole = method.score(method.encode_text(text), method.encode_video(video))
+    tiled = score.score_matrix(method, text, video, memory_budget=budget)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("budget", [1, 5_000, 10**9])
+def test_top_k_equals_sorting_the_whole_matrix(budget):
+    method, text, video = make()
+    whole = score.score_matrix(method, text, video)
+    scores, rows = score.top_k(method, text, video, 7, memory_budget=budget)
+    expected = whole.argsort(dim=1, descending=True, stable=True)[:, :7]
+    assert torch.equal(rows, expected)
+    torch.testing.assert_close(scores, whole.gather(1, expected), rtol=0, atol=1e-6)
+
+
+def test_top_k_keeps_the_first_of_equal_clips():
+    method, text, video = make()
+    twins = video.rows(torch.zeros(len(video), dtype=torch.long))
+    assert score.top_k(method, text, twins, 3, memory_budget=3_000)[1].tolist() == [[0, 1, 2]] * len(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MB", 512_000_000), ("1.5GiB", 1_610_612_736), ("7", 7), ("2 gb", 2 * 10**9)]
+)
+def test_sizes_are_read(text, size):
+    assert score.parse_bytes(text) == size
+
+
+def test_an_unreadable_size_and_a_missing_device_are_sentences():
+    with pytest.raises(ConfigError, match="512MB"):
+        score.parse_bytes("lots")
+    with pytest.raises(EnvironmentProblem, match="--device cpu"):
+        score.pick_device("cuda:99")
