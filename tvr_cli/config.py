@@ -71,7 +71,9 @@ class TrainConfig:
     optimizer: Literal["adamw", "bertadam"] = "adamw"
     lr: float = 1e-4
     backbone_lr: float = 1e-6
+    logit_scale_lr: float | None = None
     weight_decay: float = 0.2
+    decay: Literal["matrices", "authors"] = "matrices"
     warmup: float = 0.1
     schedule: Literal["cosine", "authors", "constant"] = "cosine"
     grad_clip: float = 1.0
@@ -88,6 +90,7 @@ class TrainConfig:
     patience: int | None = None
     select_on: Literal["val", "test"] = "val"
     keep_checkpoints: int = 2
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
