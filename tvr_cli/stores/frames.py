@@ -1,0 +1,284 @@
+"""Reading a frame store: JPEG frames of clips, in checksummed shards.
+
+    <workspace>/frames/
+        store.json            format version, identity (frame plan and filter), provenance
+        manifest.jsonl        one line a shard: name, sha256, bytes, and the clips that live in it
+        <hash>.safetensors    jpeg u8 [bytes], offsets i64 [frames + 1], frame_ts f64 [frames],
+                              clip_offsets i64 [clips + 1]
+        failures.jsonl        videos that could not be read, with the reason
+
+A shard counts only when its line is in the manifest, so a crash leaves whole shards or nothing. Writing is in
+`frame_writer.py`, the byte-level description in docs/formats.md. No torch here: workers and the CLI import this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvr_cli import files
+from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.types import FramePlan
+
+FORMAT_VERSION = 1
+FILTER = "pillow-bicubic short side, centre crop, rgb, jpeg 4:2:0"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRecord:
+    """What the store knows of one clip.
+
+    id: the file's id, or `file_id#t=start,end` for a window. path: the file, absolute. start, end: the clip's limits in
+    seconds, None = the file's own. key: `types.clip_key(source_sha256, start, end)`. file_id: id of the whole file.
+    duration, span: length of the clip and its place in the file, seconds. width, height: of the upright frame before
+    resizing. decoder: the back-end that read it. truncated: the file is shorter than its header says. damaged: planned
+    frames that could not be decoded and were left out.
+    """
+
+    id: str
+    path: str
+    start: float | None
+    end: float | None
+    key: int
+    file_id: str
+    source_sha256: str
+    n_frames: int
+    duration: float
+    span: tuple[float, float]
+    width: int
+    height: int
+    decoder: str
+    truncated: bool
+    damaged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClip:
+    """A clip's record, its place in the store, and what tells whether its file has changed since.
+
+    video: the entry (file, or line of a manifest) that it came from. source: the folder or manifest which named that
+    entry. size, mtime_ns: of the file when it was read. file_duration: seconds. shard, row: where the frames are.
+    """
+
+    record: ClipRecord
+    video: str
+    source: str
+    size: int
+    mtime_ns: int
+    file_duration: float
+    shard: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One line of the manifest. `rows` counts the clips in the file, of which `clips` are still wanted."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    rows: int
+    clips: tuple[StoredClip, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFrames:
+    """The frames of one clip. ts: [n_frames] float64, seconds in the *file* (not in the clip), ascending."""
+
+    record: ClipRecord
+    jpegs: list[bytes]
+    ts: np.ndarray
+
+
+class FrameStore:
+    """A frame store opened for reading. Use `FrameStore.open(workspace / "frames")`."""
+
+    def __init__(self, root: Path, header: dict[str, Any], shards: Sequence[Shard]):
+        self.root = root
+        self.identity: dict[str, Any] = header["identity"]
+        self.provenance: dict[str, Any] = header.get("provenance", {})
+        self.plan = plan_of(self.identity)
+        captions = header.get("captions_beside")
+        self.captions_beside: Path | None = Path(captions) if captions else None
+        self._shards = {shard.name: shard for shard in shards}
+        self._clips = {clip.record.id: clip for shard in shards for clip in shard.clips}
+        self._open: dict[str, _ShardReader] = {}
+        self.records: list[ClipRecord] = [self._clips[i].record for i in sorted(self._clips)]
+
+    @classmethod
+    def open(cls, folder: Path) -> FrameStore:
+        """Open the store in `folder`.
+
+        Raises DataError when there is none, StoreMismatch when it has another format version.
+        """
+        return cls(folder, read_header(folder), read_manifest(folder))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, ids: Sequence[str]) -> Iterator[ClipFrames]:
+        """Yield the frames of each clip, in the order asked for.
+
+        A shard's checksum is verified when it is first touched; DataError names a damaged shard and the command that
+        rebuilds it, or an id that is not in the store.
+        """
+        for clip_id in ids:
+            clip = self._clips.get(clip_id)
+            if clip is None:
+                raise DataError(
+                    f"the frame store {str(self.root)!r} has no clip {clip_id!r}; it holds {len(self)} clips"
+                )
+            jpegs, ts = self._reader(clip.shard).row(clip.row)
+            yield ClipFrames(clip.record, jpegs, ts)
+
+    def content_hash(self) -> str:
+        """Return a hash that changes when the plan or any record changes, and not when frames move on disk."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
+        for record in self.records:
+            digest.update(json.dumps(dataclasses.asdict(record), sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the videos that could not be read: `{"video", "path", "reason", "kind", …}`."""
+        return files.read_lines(self.root / "failures.jsonl")
+
+    def _reader(self, name: str) -> _ShardReader:
+        if name not in self._open:
+            self._open[name] = _ShardReader(self.root, self._shards[name])
+        return self._open[name]
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """Decode one stored frame: [H, W, 3] uint8 RGB."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def identity_of(plan: FramePlan) -> dict[str, Any]:
+    """Return the identity of a store made with `plan`: only the fields that decide which pixels it holds."""
+    fields = ("num_frames",) if plan.kind == "uniform" else ("fps", "max_frames")
+    chosen = {name: getattr(plan, name) for name in ("kind", *fields, "size", "quality")}
+    return {**chosen, "filter": FILTER}
+
+
+def plan_of(identity: dict[str, Any]) -> FramePlan:
+    """Return the frame plan that an identity describes."""
+    known = {f.name for f in dataclasses.fields(FramePlan)}
+    return FramePlan(**{name: value for name, value in identity.items() if name in known})
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """Read store.json. Raises DataError when there is no store, StoreMismatch on another format version."""
+    if not (folder / "store.json").exists():
+        raise DataError(
+            f"expected a frame store in {str(folder)!r}, found none; run: tvr extract-frames VIDEOS -o {folder.parent}"
+        )
+    header: dict[str, Any] = files.read_json(folder / "store.json")
+    if header.get("kind") != "frames" or header.get("format") != FORMAT_VERSION:
+        raise StoreMismatch(
+            f"{str(folder)!r}: format: this tvr reads frame stores of format {FORMAT_VERSION}, found "
+            f"{header.get('kind')} {header.get('format')}; run: "
+            f"tvr extract-frames VIDEOS -o {folder.parent} --overwrite"
+        )
+    return header
+
+
+def read_manifest(folder: Path) -> list[Shard]:
+    """Read every whole line of manifest.jsonl."""
+    return [shard_from_json(line) for line in files.read_lines(folder / "manifest.jsonl")]
+
+
+def shard_to_json(shard: Shard) -> dict[str, Any]:
+    """Return the manifest line of a shard."""
+    clips = []
+    for clip in shard.clips:
+        flat = dataclasses.asdict(clip)
+        del flat["shard"]
+        clips.append({**flat.pop("record"), **flat})
+    return {"shard": shard.name, "sha256": shard.sha256, "bytes": shard.size_bytes, "rows": shard.rows, "clips": clips}
+
+
+def shard_from_json(line: dict[str, Any]) -> Shard:
+    """Read a manifest line."""
+    names = [f.name for f in dataclasses.fields(ClipRecord)]
+    clips = []
+    for flat in line["clips"]:
+        record = ClipRecord(**{**{n: flat[n] for n in names}, "span": (flat["span"][0], flat["span"][1])})
+        place = {n: flat[n] for n in ("video", "source", "size", "mtime_ns", "file_duration", "row")}
+        clips.append(StoredClip(record=record, shard=line["shard"], **place))
+    return Shard(line["shard"], line["sha256"], line["bytes"], line["rows"], tuple(clips))
+
+
+def pack_shard(clips: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:
+    """Serialise the (jpegs, timestamps) of several clips as one safetensors file. Clip i becomes row i."""
+    from safetensors.numpy import save
+
+    jpegs = [data for frames, _ in clips for data in frames]
+    arrays = {
+        "jpeg": np.frombuffer(b"".join(jpegs), dtype=np.uint8),
+        "offsets": _ends([len(data) for data in jpegs]),
+        "frame_ts": np.concatenate([np.asarray(ts, dtype=np.float64) for _, ts in clips]),
+        "clip_offsets": _ends([len(frames) for frames, _ in clips]),
+    }
+    return save(arrays, metadata={"format": f"tvr/frames@{FORMAT_VERSION}"})
+
+
+def damaged_shard(folder: Path, name: str, found: str) -> DataError:
+    """Return the error for a shard that is not what the manifest says, with the command that rebuilds only it."""
+    return DataError(
+        f"shard {str(folder / name)!r} is damaged: {found}; rebuild only it with: "
+        f"tvr extract-frames --repair {name} -o {folder.parent}"
+    )
+
+
+def read_rows(folder: Path, shard: Shard, rows: Sequence[int]) -> list[tuple[list[bytes], np.ndarray]]:
+    """Return (jpegs, timestamps) of some rows of a shard, after verifying its checksum."""
+    reader = _ShardReader(folder, shard)
+    return [reader.row(row) for row in rows]
+
+
+class _ShardReader:
+    """One verified shard: memory-mapped, so that a clip costs only its own bytes."""
+
+    def __init__(self, folder: Path, shard: Shard):
+        from safetensors import safe_open
+
+        path = folder / shard.name
+        try:
+            found = files.sha256_file(path)
+        except OSError as e:
+            raise damaged_shard(folder, shard.name, f"it cannot be read ({e.strerror})") from e
+        if found != shard.sha256:
+            raise damaged_shard(
+                folder,
+                shard.name,
+                f"expected sha256 {shard.sha256[:12]}… and {shard.size_bytes} bytes, found "
+                f"{found[:12]}… and {path.stat().st_size} bytes",
+            )
+        with safe_open(path, "numpy") as f:
+            self._offsets = f.get_tensor("offsets")
+            self._ts = f.get_tensor("frame_ts")
+            self._clips = f.get_tensor("clip_offsets")
+        self._file = safe_open(path, "numpy")
+
+    def row(self, row: int) -> tuple[list[bytes], np.ndarray]:
+        first, last = int(self._clips[row]), int(self._clips[row + 1])
+        ends = self._offsets[first : last + 1]
+        blob = self._file.get_slice("jpeg")[int(ends[0]) : int(ends[-1])].tobytes()
+        cuts = [int(x - ends[0]) for x in ends]
+        return [blob[a:b] for a, b in itertools.pairwise(cuts)], self._ts[first:last].copy()
+
+
+def _ends(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
