@@ -132,6 +132,17 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(about=about, **parts)
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """Read only the JSON of a checkpoint: no tensor is loaded. Raises as `read` does."""
+    try:
+        with safe_open(path, "pt") as f:
+            return json.loads((f.metadata() or {}).get("tvr", "{}"))
+    except FileNotFoundError:
+        raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
+    except (SafetensorError, json.JSONDecodeError) as e:
+        raise DataError(f"the checkpoint {str(path)!r} is damaged ({e})") from e
+
+
 def restore(
     checkpoint: Checkpoint,
     model: nn.Module,

@@ -1,0 +1,41 @@
+"""`tvr index`: build the search index."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Json, Workspace
+
+
+def index(
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run that scores; default: the newest, else text_guided.")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="A method without training instead of a run.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    backbone: Backbone = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Rebuild even if it is up to date.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Encode every clip once, so that a query only combines.
+
+    Example: tvr index --method text_guided
+    """
+    from tvr_cli.engine import index as engine
+
+    report = engine.index(
+        workspace, run=run, method=method, backbone=backbone, device=device, overwrite=overwrite, dry_run=dry_run
+    )
+
+    def human() -> None:
+        what = "would index" if dry_run else "indexed" if report["built"] else "up to date:"
+        render.line(f"{what} {report['clips']} clips of {report['videos']} videos with {report['method']}")
+        if not dry_run:
+            render.line(f"{render.size(report['bytes'])} in {report['path']}")
+
+    render.result(report, as_json, human)

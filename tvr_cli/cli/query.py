@@ -1,0 +1,77 @@
+"""`tvr query`: find videos by a sentence."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline
+
+
+def query(
+    text: Annotated[list[str], typer.Argument(help='What to look for; "-" reads one query a line from stdin.')],
+    index: Annotated[
+        Path, typer.Option("--index", "-o", envvar="TVR_WORKSPACE", help="Workspace (or its index folder) to search.")
+    ] = DEFAULT_WORKSPACE,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of videos to show.")] = 10,
+    run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the videos.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="A method without training instead of a run.")] = None,
+    backbone: Backbone = None,
+    shortlist: Annotated[
+        int | None,
+        typer.Option("--shortlist", min=1, help="Clips that the method scores itself; default max(200, 0.2 %)."),
+    ] = None,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
+    min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
+    null: Annotated[bool, typer.Option("-0", help="With --paths: separate by NUL, for xargs -0.")] = False,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Find the videos, and the moments in them, that match a sentence.
+
+    Example: tvr query "a dog surfing" --index out/
+    """
+    from tvr_cli.engine import query as engine
+    from tvr_cli.engine.search import SearchOptions
+    from tvr_cli.errors import ConfigError
+
+    wanted = [line.strip() for line in sys.stdin if line.strip()] if text == ["-"] else [" ".join(text)]
+    if not wanted or not wanted[0].strip():
+        raise ConfigError('expected a sentence to look for, found an empty one; for example: tvr query "a dog surfing"')
+    answers = engine.query(
+        wanted,
+        index.parent if index.name == "index" and (index / "store.json").is_file() else index,
+        SearchOptions(k, shortlist, exhaustive, min_score),
+        run=run,
+        method=method,
+        backbone=backbone,
+        device=device,
+        offline=offline,
+    )
+    if paths:
+        end = "\0" if null else "\n"
+        found = [hit.path for hits in answers for hit in hits]
+        render.bytes_out("".join(path + end for path in found).encode("utf-8", "surrogateescape"))
+        return
+    results = [{"query": q, "hits": [asdict(h) for h in hits]} for q, hits in zip(wanted, answers, strict=True)]
+    render.result({"schema": "tvr/query@1", "results": results}, as_json, lambda: _show(results, min_score))
+
+
+def _show(results: list[dict[str, Any]], min_score: float | None) -> None:
+    for result in results:
+        if not result["hits"]:
+            limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
+            render.line(f"{result['query']!r}: no confident match{limit}")
+            continue
+        rows = [
+            [h["rank"], h["path"], f"{render.seconds(h['start'])}–{render.seconds(h['end'])}", f"{h['score']:.3f}"]
+            for h in result["hits"]
+        ]
+        render.table(result["query"] if len(results) > 1 else None, ("#", "video", "where", "score"), rows, left=2)

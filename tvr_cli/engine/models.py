@@ -1,0 +1,162 @@
+"""Which method, with which weights, on which features: what `evaluate`, `index` and `query` start from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import config, log
+from tvr_cli.config import Experiment, Resolved
+from tvr_cli.engine import checkpoint
+from tvr_cli.errors import ConfigError, DataError, StoreMismatch
+from tvr_cli.files import sha256_file
+from tvr_cli.methods import base
+from tvr_cli.methods.base import Method
+from tvr_cli.runs import RunDir
+from tvr_cli.stores.features import FeatureStore
+
+DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A method ready to score. run: None for a method without training. checkpoint: sha256 of the trained weights."""
+
+    method: Method
+    name: str
+    experiment: Experiment
+    run: RunDir | None
+    checkpoint: str | None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes two scorers the same: method, options, sizes and weights."""
+        options = json.dumps(dict(self.experiment.options), sort_keys=True, default=str)
+        return {
+            "method": self.name,
+            "run": self.run.name if self.run else None,
+            "options": hashlib.blake2b(options.encode(), digest_size=8).hexdigest(),
+            "sizes": asdict(self.method.sizes),
+            "checkpoint": self.checkpoint,
+        }
+
+
+def options_schema(name: str) -> type:
+    """Return the dataclass of a method's options, for `config.resolve`."""
+    return base.load_class(name).Config
+
+
+def resolve_method(name: str, assignments: list[str] | None = None) -> Resolved:
+    """Resolve a method's preset (or a dotted third-party method) with `--set` values on top."""
+    if "." in name:
+        layers = [config.Layer({"method": {name: {}}}, "flag")]
+    else:
+        layers = config.preset_layers("methods", name)
+    return config.resolve([*layers, config.set_layer(assignments or [])], options_schema)
+
+
+def untrained(name: str, store: FeatureStore, assignments: list[str] | None = None) -> Scorer:
+    """Make a method that needs no training. Raises ConfigError when it has parameters that training must set."""
+    resolved = resolve_method(name, assignments)
+    method = build(resolved.experiment, store)
+    if method.trains:
+        raise ConfigError(
+            f"{resolved.experiment.method} has parameters and no run was named; train it: tvr train --method {name}"
+        )
+    return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, None, None)
+
+
+def trained(run: RunDir, store: FeatureStore) -> Scorer:
+    """Load a run's best weights. Raises StoreMismatch when the store's features are not the run's."""
+    resolved = config.from_tree(run.config(), options_schema, str(run.config_path))
+    fingerprint = trained_on(run)
+    if fingerprint != store.fingerprint:
+        raise StoreMismatch(
+            f"the run {run.name!r} was trained on the feature store {fingerprint}, this one is {store.fingerprint} "
+            f"({store.backbone_name}); name the run's workspace with -o, or train again"
+        )
+    method = build(resolved.experiment, store)
+    path = checkpoint.best_path(run.checkpoints)
+    checkpoint.load_model(method, checkpoint.read(path))
+    return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, run, sha256_file(path))
+
+
+def trained_on(run: RunDir) -> str | None:
+    """Return the fingerprint of the feature store that a run's best weights were trained on, None without weights."""
+    path = checkpoint.best_path(run.checkpoints)
+    return checkpoint.read_about(path).get("store") if path.is_file() else None
+
+
+def build(experiment: Experiment, store: FeatureStore) -> Method:
+    """Build an experiment's method for a store. Raises StoreMismatch when the store lacks features it needs."""
+    method = base.build(experiment.method, store.sizes, experiment.options)
+    lacking = sorted(method.needs - store.provides)
+    if lacking:
+        fix = (
+            "tvr precompute-features --word-importance stopwords"
+            if lacking == ["importance"]
+            else ("tvr precompute-features --backbone with one that provides them (tvr methods lists what each needs)")
+        )
+        raise StoreMismatch(
+            f"{experiment.method} needs {', '.join(lacking)}; the feature store of {store.backbone_name} has "
+            f"{', '.join(sorted(store.provides))}. Run: {fix}"
+        )
+    return method
+
+
+def find_run(workspace: Path, run: str | None) -> RunDir | None:
+    """Return a run by name, path, or None when none was asked for. Raises DataError when it does not exist."""
+    if run is None:
+        return None
+    path = Path(run)
+    if os.sep in run and (path / "config.json").is_file():
+        return RunDir.open(path)
+    found = RunDir.at(workspace, path.name if os.sep in run else run)
+    if not found.config_path.is_file():
+        there = sorted(p.parent.name for p in (workspace / "runs").glob("*/config.json"))
+        raise DataError(
+            f"expected a run {run!r} in {str(workspace / 'runs')!r}, found {', '.join(there) or 'no run at all'}"
+        )
+    return found
+
+
+def newest_run(workspace: Path, store: FeatureStore) -> RunDir | None:
+    """Return the newest run whose best weights were trained on this store, or None."""
+    runs = sorted((workspace / "runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    return next((RunDir(p.parent) for p in runs if trained_on(RunDir(p.parent)) == store.fingerprint), None)
+
+
+def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> FeatureStore:
+    """Open the feature store that a run was trained on, or that a backbone made, or the newest.
+
+    Raises DataError when the workspace has none, StoreMismatch when it has none of this run or backbone.
+    """
+    if run is not None:
+        fingerprint = trained_on(run)
+        if fingerprint is None:
+            raise DataError(
+                f"the run {run.name!r} has no weights yet; continue it with: tvr train --resume --run {run.name}"
+            )
+        folder = workspace / "features" / str(fingerprint)
+        if not folder.is_dir():
+            raise StoreMismatch(
+                f"the run {run.name!r} was trained on the feature store {fingerprint}, which is not in "
+                f"{str(workspace / 'features')!r}; run tvr precompute-features with the run's backbone and plans"
+            )
+        return FeatureStore.open(folder)
+    store = FeatureStore.newest(workspace, backbone)
+    if store is None:
+        raise DataError(
+            f"expected features in {str(workspace / 'features')!r}{f' made by {backbone}' if backbone else ''}, found "
+            "none; run: tvr precompute-features" + (f" --backbone {backbone}" if backbone else "")
+        )
+    return store
+
+
+def announce(scorer: Scorer, store: FeatureStore) -> None:
+    """Say on stderr which method, run and store were taken."""
+    what = f"run {scorer.run.name!r} ({scorer.name})" if scorer.run else f"method {scorer.name}, no training"
+    log.logger.info("using %s on features %s (%s)", what, store.fingerprint, store.backbone_name)

@@ -1,0 +1,165 @@
+"""The search index: what a method keeps of every clip, in shards, plus one unit vector a clip for the coarse stage.
+
+    index/
+      store.json         format, identity (feature store, method, run), the shards with their sha256
+      clips.jsonl        one line a clip: id, path, file, span in seconds, number of frames
+      coarse.safetensors coarse [V, D] bf16, ts [V, F] fp64 seconds in the file, n_frames [V]
+      encoding-*.safetensors   `types.Encoding` of up to ENCODING_ROWS clips each
+
+The whole index is written beside the old one and swapped in, so a query sees the old or the new one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.files import disk_errors, read_json, read_lines, sha256_file, write_bytes, write_json
+from tvr_cli.types import Encoding
+
+INDEX_FORMAT = 1
+ENCODING_ROWS = 1024
+_REBUILD = "rebuild it with: tvr index --overwrite"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedClip:
+    """One clip of the index. start, end: its seconds in the file at `path`."""
+
+    id: str
+    file_id: str
+    path: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Index:
+    """An opened index. coarse: [V, D] unit vectors. ts: [V, F] seconds in the file. n_frames: [V]."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+    clips: Sequence[IndexedClip]
+    coarse: Tensor
+    ts: Tensor
+    n_frames: Tensor
+    shards: Sequence[Mapping[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @staticmethod
+    def open(folder: Path) -> Index:
+        """Open an index. Raises DataError when there is none or it is damaged, StoreMismatch on another format."""
+        if not (folder / "store.json").is_file():
+            raise DataError(f"expected an index at {str(folder)!r}, found none; build it with: tvr index")
+        head = read_json(folder / "store.json")
+        if head.get("format") != INDEX_FORMAT:
+            raise StoreMismatch(f"the index has format {head.get('format')}, this tvr reads {INDEX_FORMAT}; {_REBUILD}")
+        tensors = load(_verified(folder, head["coarse"]).read_bytes())
+        clips = [IndexedClip(**record) for record in read_lines(folder / "clips.jsonl")]
+        if len(clips) != len(tensors["coarse"]):
+            raise DataError(
+                f"the index at {str(folder)!r} lists {len(clips)} clips for {len(tensors['coarse'])} rows; {_REBUILD}"
+            )
+        return Index(
+            folder, head["identity"], clips, tensors["coarse"], tensors["ts"], tensors["n_frames"], head["encodings"]
+        )
+
+    def encoding(self, rows: Tensor) -> Encoding:
+        """Read the encodings of some clips, in the order of `rows` ([N] int64), from the shards that hold them."""
+        order = rows.argsort()
+        shard_of = rows[order] // ENCODING_ROWS
+        parts = []
+        for shard in torch.unique(shard_of).tolist():
+            path = _verified(self.folder, self.shards[shard])
+            parts.append(_read_rows(path, (rows[order][shard_of == shard] - shard * ENCODING_ROWS).tolist()))
+        return Encoding.cat(parts).rows(order.argsort())
+
+    def size_bytes(self) -> int:
+        """Return the bytes on disk."""
+        return sum(f.stat().st_size for f in self.folder.iterdir() if f.is_file())
+
+
+@dataclass(frozen=True)
+class IndexBlock:
+    """Up to ENCODING_ROWS clips on their way into an index. coarse: [n, D]. ts: [n, F] seconds. n_frames: [n]."""
+
+    encoding: Encoding
+    coarse: Tensor
+    ts: Tensor
+    n_frames: Tensor
+
+
+def write_index(
+    folder: Path, identity: Mapping[str, Any], clips: Sequence[IndexedClip], blocks: Iterable[IndexBlock]
+) -> Index:
+    """Write an index block by block and swap it in for the old one.
+
+    blocks: in the order of `clips`, ENCODING_ROWS clips each (the last may be shorter).
+    """
+    building = folder.with_name(f"{folder.name}.building")
+    with disk_errors(building):
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+    head: dict[str, Any] = {"format": INDEX_FORMAT, "identity": dict(identity), "encodings": []}
+    small: list[dict[str, Tensor]] = []
+    for i, block in enumerate(blocks):
+        name = f"encoding-{i:05d}.safetensors"
+        head["encodings"].append(_record(name, write_bytes(building / name, block.encoding.save())))
+        small.append({"coarse": block.coarse.to(torch.bfloat16), "ts": block.ts.double(), "n_frames": block.n_frames})
+    width = max((part["ts"].shape[1] for part in small), default=0)
+    for part in small:
+        part["ts"] = torch.nn.functional.pad(part["ts"], (0, width - part["ts"].shape[1]))
+    tensors = {key: torch.cat([part[key] for part in small]).contiguous() for key in ("coarse", "ts", "n_frames")}
+    head["coarse"] = _record("coarse.safetensors", write_bytes(building / "coarse.safetensors", save(tensors)))
+    lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
+    write_bytes(building / "clips.jsonl", lines.encode())
+    write_json(building / "store.json", head)
+    with disk_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    return Index.open(folder)
+
+
+def _record(name: str, sha256: str) -> dict[str, Any]:
+    return {"name": name, "sha256": sha256}
+
+
+def _read_rows(path: Path, rows: list[int]) -> Encoding:
+    """Read some rows (ascending) of a shard by memory map: all of it when they are many, else row by row."""
+    with safe_open(path, "pt") as f:
+        names = list(f.keys())
+        if len(rows) > ENCODING_ROWS // 4:
+            tensors = {name: f.get_tensor(name)[rows] for name in names}
+        else:
+            tensors = {name: torch.cat([f.get_slice(name)[r : r + 1] for r in rows]) for name in names}
+    return Encoding(tensors.pop("key"), {name.removeprefix("t."): x for name, x in tensors.items()})
+
+
+_checked: dict[tuple[str, int, int], str] = {}
+
+
+def _verified(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Return the path of a shard whose checksum is right; a file is hashed once as long as it does not change."""
+    path = folder / record["name"]
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise DataError(f"the index misses its shard {str(path)!r}; {_REBUILD}") from None
+    key = (str(path), stat.st_mtime_ns, stat.st_size)
+    if _checked.get(key) != record["sha256"]:
+        if sha256_file(path) != record["sha256"]:
+            raise DataError(f"the index shard {str(path)!r} is damaged (its checksum differs); {_REBUILD}")
+        _checked[key] = record["sha256"]
+    return path
