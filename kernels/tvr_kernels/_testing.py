@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,3 +86,22 @@ def max_error(got: Tensor, expected: Tensor) -> float:
     if not torch.equal(torch.isnan(a), torch.isnan(b)):
         return float("inf")
     return float((a - b).abs().nan_to_num().max()) if a.numel() else 0.0
+
+
+def random_weights(cls: type, D: int, seed: int = 0, dtype: torch.dtype = torch.float32, **others: float) -> Any:
+    """Draw the parameters of an op whose weights are a NamedTuple of matrices `[D, D]` and vectors `[D]`.
+
+    `norm*` are near 1 and 0; matrices are half the identity plus noise, so that no part of a score is degenerate.
+    others: the fields that are not tensors.
+    """
+    g = torch.Generator().manual_seed(seed)
+    values: dict[str, Any] = dict(others)
+    for field in cls._fields:  # type: ignore[attr-defined]
+        if field in values or field in cls._field_defaults:  # type: ignore[attr-defined]
+            continue
+        if "norm" in field or field.endswith("_bias"):
+            values[field] = 0.1 * torch.randn(D, generator=g) + (1.0 if field.endswith("_weight") else 0.0)
+        else:
+            values[field] = 0.5 * torch.eye(D) + 0.6 * D**-0.5 * torch.randn(D, D, generator=g)
+        values[field] = values[field].to(dtype)
+    return cls(**values)
