@@ -1,0 +1,246 @@
+"""The backbone over open_clip: CLIP and its relatives, towers as open_clip builds them, features as we need them.
+
+open_clip normalises nothing by itself and returns one vector a caption; the text side is in `clip_text.py`, the way of
+the pixels in `pixels.py`, EagleNet's temporal patch shift in `temporal_shift.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tvr_cli.backbones import weights as weights_module
+from tvr_cli.backbones.base import Backbone
+from tvr_cli.backbones.clip_text import TextSide
+from tvr_cli.backbones.pixels import PixelConv, normalize
+from tvr_cli.backbones.source import Source, known_architecture, resolve
+from tvr_cli.backbones.temporal_shift import TemporalShift, shiftable_blocks
+from tvr_cli.backbones.tokenizer import Tokenizer
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.files import sha256_file
+
+
+class OpenClipBackbone(Backbone):
+    """A model that open_clip built, with its source. Use `load` or `from_state_dict`."""
+
+    def __init__(self, model: nn.Module, source: Source, tokenizer: Tokenizer | None, *, temporal_shift: bool = False):
+        super().__init__()
+        self.model = model
+        self.source = source
+        self._tokenizer = tokenizer
+        self._text = TextSide(model, tokenizer.pad_id if tokenizer else 0)
+        visual: Any = model.visual
+        self.name = source.name
+        self.dim, self.image_size = source.dim, source.image_size
+        self.context_length = self._text.context_length
+        provides = {"frames", "pooled"}
+        provides |= {"tokens"} if self._text.has_tokens else set()
+        provides |= {"temporal_shift"} if shiftable_blocks(visual) is not None else set()
+        self.provides = frozenset(provides)
+        self._shift = TemporalShift(visual) if temporal_shift else None
+        self._conv: PixelConv | None = None
+        if isinstance(getattr(visual, "conv1", None), nn.Conv2d):
+            visual.conv1 = self._conv = PixelConv(visual.conv1, source.mean, source.std)
+        if tokenizer is not None and self._text.vocab_size not in (None, tokenizer.vocab_size):
+            raise DataError(
+                f"the backbone {source.name!r} has a vocabulary of {self._text.vocab_size} tokens, but its tokenizer "
+                f"has {tokenizer.vocab_size}; put the matching list of BPE merges (*.txt.gz) beside the weights"
+            )
+
+    # ---------------------------------------------------------------------------------------------------- making one
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        offline: bool = False,
+        device: str | torch.device = "cpu",
+        temporal_shift: bool = False,
+        precision: torch.dtype = torch.float32,
+    ) -> OpenClipBackbone:
+        """See `backbones.base.load`."""
+        source = resolve(name)
+        with weights_module.no_network(offline):
+            file = source.weights_file(offline=offline)
+            tokenizer = source.tokenizer(offline=offline)
+            model = build(source.model)
+        _fill(model, file, source)
+        backbone = cls(model, source, tokenizer, temporal_shift=temporal_shift)
+        backbone.source = Source(**{**vars(source), "weights": file, "state": None})
+        return backbone.to(device=device, dtype=precision).eval()
+
+    @classmethod
+    def from_state_dict(
+        cls, state: Mapping[str, Tensor], *, name: str, temporal_shift: bool = False
+    ) -> OpenClipBackbone:
+        """Build from CLIP weights of any size under OpenAI's names; sizes are inferred, the activation is QuickGELU.
+
+        The prefix `clip.` and EagleNet's `attn.net.` are taken off. fp32, evaluation mode. The tokenizer is CLIP's
+        where the vocabulary has its size, else there is none. Raises DataError when the names are not OpenAI's.
+        """
+        state = {k.removeprefix("clip.").replace(".attn.net.", ".attn."): v for k, v in state.items()}
+        config = weights_module.openai_config(state)
+        vocabulary = "ViT-B-32" if config["text_cfg"]["vocab_size"] == 49408 else None
+        source = Source(name, known_architecture(config), config, None, tokenizer_name=vocabulary, state=state)
+        model = build(config)
+        _fill_exact(model, state, name)
+        return cls(model, source, source.tokenizer(offline=True), temporal_shift=temporal_shift).eval()
+
+    # ------------------------------------------------------------------------------------------------------ protocol
+
+    def identity(self) -> dict[str, Any]:
+        if not hasattr(self, "_sha256"):
+            file, state = self.source.weights, self.source.state
+            self._sha256 = sha256_file(file) if file is not None else weights_module.state_sha256(state or {})
+        return {
+            "name": self.source.architecture,
+            "weights": self._sha256,
+            "preprocessing": {
+                "size": self.image_size,
+                "mean": list(self.source.mean),
+                "std": list(self.source.std),
+                "output_scale": list(self.source.output_scale),
+            },
+            "temporal_shift": self._shift is not None,
+        }
+
+    def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+        return self._need_tokenizer().encode(texts, length)
+
+    def count_tokens(self, texts: Sequence[str]) -> Tensor:
+        return self._need_tokenizer().count(texts)
+
+    def word_pieces(self, text: str) -> list[tuple[str, int]]:
+        return self._need_tokenizer().words(text)
+
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        pooled, tokens = self._text.encode(ids)
+        scale = self.source.output_scale[1]
+        if scale == 1.0:
+            return pooled, tokens
+        return pooled * scale, None if tokens is None else tokens * scale
+
+    def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
+        self._check_frames(pixels, torch.uint8)
+        flat, missing = pixels.flatten(0, 1), ~real.flatten()
+        if self._shift is not None:
+            return self._run(flat, missing, pixels.shape[1]).unflatten(0, pixels.shape[:2])
+        if not missing.any():
+            return self._run(flat, None, 1).unflatten(0, pixels.shape[:2])
+        # All missing frames are one and the same image: it is encoded once, behind the real ones.
+        zero = flat.new_zeros(1, *flat.shape[1:])
+        marks = torch.arange(int((~missing).sum()) + 1, device=flat.device)
+        encoded = self._run(torch.cat([flat[~missing], zero]), marks == len(marks) - 1, 1)
+        row = (~missing).cumsum(0).sub(1).masked_fill(missing, len(encoded) - 1)
+        return encoded[row].unflatten(0, pixels.shape[:2])
+
+    def encode_normalized(self, pixels: Tensor) -> Tensor:
+        self._check_frames(pixels, None)
+        return self._run(pixels.flatten(0, 1), None, pixels.shape[1]).unflatten(0, pixels.shape[:2])
+
+    def text_tower(self) -> Mapping[str, Tensor]:
+        return self._text.tensors()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        model: Any = self.model
+        model.set_grad_checkpointing(enable)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        scale: Any = self.model.logit_scale
+        return scale.reshape(())
+
+    def train(self, mode: bool = True) -> OpenClipBackbone:
+        """Switch the mode; batch normalisation keeps its stored statistics, so a frame never depends on its batch."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    # ------------------------------------------------------------------------------------------------------- private
+
+    def _run(self, images: Tensor, missing: Tensor | None, frames: int) -> Tensor:
+        """Encode images [N, 3, S, S] (uint8, or normalised already) to [N, D]; frames: F, for the temporal shift."""
+        visual: Any = self.model.visual
+        if self._shift is not None:
+            self._shift.frames = frames
+        marked = contextlib.nullcontext()
+        if images.dtype != torch.uint8:
+            images = images.to(self.dtype)
+        elif self._conv is None:
+            real = torch.ones(len(images), dtype=torch.bool, device=images.device) if missing is None else ~missing
+            images = normalize(images, real, self.source.mean, self.source.std, self.dtype)
+        else:
+            marked = self._conv.missing(missing)  # type: ignore[assignment]
+        with marked:
+            out = visual(images)
+        out = out[0] if isinstance(out, tuple) else out
+        scale = self.source.output_scale[0]
+        return out if scale == 1.0 else out * scale
+
+    def _check_frames(self, pixels: Tensor, dtype: torch.dtype | None) -> None:
+        size = self.image_size
+        if pixels.dim() != 5 or pixels.shape[2:] != (3, size, size):
+            raise ValueError(f"expected frames [V, F, 3, {size}, {size}], got {list(pixels.shape)}")
+        if (dtype is None and not pixels.is_floating_point()) or (dtype is not None and pixels.dtype != dtype):
+            raise ValueError(f"expected {dtype or 'floating-point'} pixels, got {pixels.dtype}")
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise ConfigError(
+                f"the backbone {self.name!r} has no tokenizer for its vocabulary of {self._text.vocab_size} tokens; "
+                "put its list of BPE merges (*.txt.gz) into the folder of its weights and say --backbone local:FOLDER"
+            )
+        return self._tokenizer
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Build the model of open_clip's configuration with random weights, as `open_clip.create_model` would."""
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    options = copy.deepcopy(dict(config))
+    custom = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
+    if "timm_model_name" in options["vision_cfg"]:
+        options["vision_cfg"]["timm_model_pretrained"] = False
+    if "hf_model_name" in options["text_cfg"]:
+        options["text_cfg"]["hf_model_pretrained"] = False
+    if not custom:
+        return CLIP(**options)
+    return (CoCa if "multimodal_cfg" in options else CustomTextCLIP)(**options)
+
+
+def _fill(model: nn.Module, file: Any, source: Source) -> None:
+    """Put a weights file into a model. Raises DataError, naming the file, when the two do not fit."""
+    from open_clip.factory import load_checkpoint
+
+    if source.state is not None:
+        return _fill_exact(model, source.state, str(file))
+    if weights_module.is_torchscript(file):
+        return _fill_exact(model, weights_module.read_state(file), str(file))
+    if not file.is_file():
+        weights_module.read_state(file)  # says what is missing
+    try:
+        load_checkpoint(model, str(file))
+    except Exception as e:
+        raise DataError(_misfit(str(file), source.architecture, e)) from e
+    return None
+
+
+def _fill_exact(model: nn.Module, state: Mapping[str, Tensor], shown: str) -> None:
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as e:
+        raise DataError(_misfit(shown, "CLIP", e)) from e
+
+
+def _misfit(file: str, architecture: str, e: Exception) -> str:
+    said = " ".join(str(e).split())
+    return f"the weights {file!r} do not fit the architecture {architecture}: {said[:300]}"
