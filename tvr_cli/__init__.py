@@ -1,3 +1,30 @@
-"""tvr: text-video retrieval from the command line. Import `tvr_cli.engine` functions to script the same steps."""
+"""tvr: text-video retrieval from the command line, and as three names for scripts.
+
+    tvr_cli.evaluate(scores, video_of_caption)       metrics of any score matrix (numpy only)
+    tvr_cli.load_method(workspace, run="glccl")      a trained method, ready to score
+    tvr_cli.Index.open("out/index")                  what `tvr query` searches
+
+Nothing heavy is imported before one of them is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Index", "__version__", "evaluate", "load_method"]
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.models import load_method
+    from tvr_cli.metrics import evaluate
+    from tvr_cli.stores.index import Index
+
+_LAZY = {"evaluate": "tvr_cli.metrics", "load_method": "tvr_cli.engine.models", "Index": "tvr_cli.stores.index"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

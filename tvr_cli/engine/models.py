@@ -44,6 +44,14 @@ class Scorer:
         }
 
 
+def load_method(workspace: Path | str, *, run: str | None = None, method: str | None = None) -> Method:
+    """Return a method ready to score: a run's best weights, or one without training, for the workspace's features."""
+    workspace = Path(workspace)
+    found = find_run(workspace, run)
+    store = store_for(workspace, found, None)
+    return (trained(found, store) if found else untrained(method or DEFAULT_METHOD, store)).method
+
+
 def options_schema(name: str) -> type:
     """Return the dataclass of a method's options, for `config.resolve`."""
     return base.load_class(name).Config

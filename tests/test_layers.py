@@ -1,0 +1,176 @@
+"""Who may import whom (docs/concepts.md): read from the source with `ast`, nothing is imported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "tvr_cli"
+KERNELS = ROOT / "kernels" / "tvr_kernels"
+LEAVES = {"config", "preset_loader", "runs", "metrics", "log", "errors", "files", "types"}
+
+# layer -> the layers below that it may import (besides itself, for files of one package).
+MAY_IMPORT = {
+    "cli": {"engine", *LEAVES},
+    "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
+    "methods": {"nn", "tvr_kernels", "types", "config", "errors"},
+    "nn": {"tvr_kernels", "types", "config", "errors"},
+    "stores": {"types", "config", "errors", "log", "files"},
+    "data": {"types", "config", "errors", "log", "files", "preset_loader"},
+    "backbones": {"types", "config", "errors", "log", "files", "preset_loader"},
+    "metrics": {"types", "errors"},
+    "runs": {"config", "types", "errors", "log", "files"},
+    "log": {"errors"},
+    "files": {"errors"},
+    "config": {"types", "errors", "preset_loader"},
+    "preset_loader": {"errors"},
+    "types": set(),
+    "errors": set(),
+}
+HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
+# These must be importable without torch: `tvr --help`, decoding workers and the referee start through them.
+LIGHT = ("cli", "types", "config", "errors", "files", "log", "metrics", "runs", "preset_loader", "data")
+LIGHT_FILES = ("stores/frames.py", "stores/decode.py", "stores/frame_writer.py", "engine/extract.py")
+
+
+def sources(folder):
+    return sorted(folder.rglob("*.py"))
+
+
+def layer_of(path):
+    part = path.relative_to(PACKAGE).parts[0]
+    return part.removesuffix(".py")
+
+
+def imports(path, *, top_level_only=False):
+    """Yield (module, line) of every import; top-level means executed when the file is imported."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if not top_level_only else _executed_at_import(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield node.module, node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def _executed_at_import(tree):
+    stack = list(tree.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        yield node
+        stack += list(ast.iter_child_nodes(node))
+
+
+def test_layers_import_only_what_lies_below():
+    wrong = []
+    for path in sources(PACKAGE):
+        layer = layer_of(path)
+        if layer == "__init__":
+            continue
+        for module, line in imports(path):
+            parts = module.split(".")
+            if parts[0] == "tvr_kernels":
+                below = "tvr_kernels"
+            elif parts[0] == "tvr_cli" and len(parts) > 1:
+                below = parts[1]
+            else:
+                continue
+            if below.startswith("__") or below == layer:
+                continue
+            if below not in MAY_IMPORT[layer]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {layer} imports {module}")
+    assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+def test_methods_do_not_import_each_other():
+    wrong = []
+    for path in sources(PACKAGE / "methods"):
+        for module, line in imports(path):
+            parts = module.split(".")
+            other = parts[2] if parts[:2] == ["tvr_cli", "methods"] and len(parts) > 2 else None
+            own_part = other is not None and (
+                other == "base" or other.startswith(f"_{path.stem.lstrip('_').split('_')[0]}") or other == path.stem
+            )
+            if other is not None and not own_part and (PACKAGE / "methods" / f"{other}.py").exists():
+                wrong.append(f"{path.name}:{line}: {module}")
+    assert not wrong, wrong
+
+
+def test_kernels_know_nothing_of_the_command_line():
+    wrong = [f"{p}:{n}" for p in sources(KERNELS) for m, n in imports(p) if m.split(".")[0] == "tvr_cli"]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("typer", lambda p: "cli" in p.parts),
+        ("yaml", lambda p: p.name == "config.py"),
+        ("triton", lambda p: p.name == "triton_impl.py" or "triton" in p.stem),
+        ("rich", lambda p: "cli" in p.parts or p.name == "log.py"),
+    ],
+)
+def test_a_library_is_imported_in_one_place_only(library, allowed):
+    wrong = [
+        f"{p.relative_to(ROOT)}:{n}"
+        for p in [*sources(PACKAGE), *sources(KERNELS)]
+        for m, n in imports(p)
+        if m.split(".")[0] == library and not allowed(p.relative_to(ROOT))
+    ]
+    assert not wrong, wrong
+
+
+def test_only_the_command_line_prints_and_exits():
+    wrong = []
+    for path in [*sources(PACKAGE), *sources(KERNELS)]:
+        if "cli" in path.relative_to(PACKAGE.parent).parts[1:2] or path == KERNELS / "bench.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "os._exit"):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}")
+    assert not wrong, wrong
+
+
+def test_light_modules_import_nothing_heavy_at_import():
+    wrong = []
+    for path in sources(PACKAGE):
+        relative = path.relative_to(PACKAGE).as_posix()
+        if layer_of(path) not in LIGHT and relative not in LIGHT_FILES:
+            continue
+        for module, line in imports(path, top_level_only=True):
+            if module.split(".")[0] in HEAVY:
+                wrong.append(f"{relative}:{line}: {module}")
+    assert not wrong, wrong
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from tvr_cli.cli import app;"
+        "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output;"
+        f"heavy = sorted(set({sorted(HEAVY)!r}) & set(sys.modules)); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_presets_hold_no_code_and_kernels_has_no_init():
+    assert not list((ROOT / "presets").rglob("*.py"))
+    assert not (ROOT / "kernels" / "__init__.py").exists(), "it would shadow the PyPI package `kernels`"
+
+
+def test_files_have_one_subject():
+    long = {
+        p.relative_to(ROOT).as_posix(): n
+        for p in [*sources(PACKAGE), *sources(KERNELS)]
+        if (n := len(p.read_text().splitlines())) > 600
+    }
+    assert not long, long

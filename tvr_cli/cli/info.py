@@ -1,0 +1,44 @@
+"""`tvr info`: what a store, a run, an index or a workspace holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json
+
+
+def info(
+    path: Annotated[
+        Path, typer.Argument(help="Frame store, feature store, run, index or workspace.")
+    ] = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Say what a store, a run, an index or a workspace holds.
+
+    Example: tvr info out
+    """
+    from tvr_cli.engine.info import info as describe
+
+    found = describe(path)
+    render.result(found, as_json, lambda: _show(found))
+
+
+def _show(found: dict[str, Any]) -> None:
+    for part in found.get("parts", [found]):
+        render.line(f"{part['kind']} {part['path']}")
+        for key, value in part.items():
+            if key in ("schema", "kind", "path", "identity", "provenance", "config", "env", "results"):
+                continue
+            shown = render.size(value) if key.startswith("bytes") else value
+            if isinstance(value, dict):
+                shown = ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+            elif isinstance(value, list):
+                shown = ", ".join(map(str, value)) or "none"
+            render.line(f"  {key:<12} {shown}")
+        for split, result in part.get("results", {}).items():
+            if "t2v" in result:
+                render.line(f"  result       {split}: t2v R@1 {result['t2v']['R@1']:.1f}, rsum {result['rsum']:.1f}")
