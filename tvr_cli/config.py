@@ -76,6 +76,7 @@ class TrainConfig:
     decay: Literal["matrices", "authors"] = "matrices"
     warmup: float = 0.1
     schedule: Literal["cosine", "authors", "constant"] = "cosine"
+    schedule_epochs: int | None = None  # length of the schedule where it is not the run's own (GARE: always 5)
     grad_clip: float = 1.0
     captions: Literal["one", "all"] = "one"
     negatives: Literal["other-videos", "diagonal"] = "other-videos"
@@ -86,8 +87,10 @@ class TrainConfig:
     grad_checkpointing: bool = False
     grad_cache: int | None = None
     augment: Literal["none", "randaugment"] = "none"
-    validate_every: int | None = None
-    patience: int | None = None
+    validate_every: int | None = None  # steps; None = once an epoch
+    validation_captions: Literal["one", "all"] = "one"
+    patience: int | None = None  # validations without a better one before training stops
+    checkpoint_every: int | None = 500  # steps; every validation writes one too
     select_on: Literal["val", "test"] = "val"
     keep_checkpoints: int = 2
     tensorboard: bool = False

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,17 @@ def read_json(path: Path) -> Any:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON object as a line and fsync; a torn last line of an earlier crash is cut off first."""
-    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")
+    append_lines(path, [record])
+
+
+def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Append JSON objects, one a line, with one fsync for all."""
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+") as f:
             _cut_torn_line(f)
-            f.write(line)
+            f.write(text.encode("utf-8"))
             f.flush()
             os.fsync(f.fileno())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -111,14 +112,12 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checkpoint.require_space(tmp_path / "not" / "yet", model(), keep=2) > 0
+    assert checkpoint.require_space(tmp_path / "not" / "yet", [model()], keep=2) > 0
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 90, 10))
     with pytest.raises(EnvironmentProblem, match="keep_checkpoints"):
-        checkpoint.require_space(tmp_path, model(), keep=2)
+        checkpoint.require_space(tmp_path, [model()], keep=2)
 
 
 def _without(read: checkpoint.Checkpoint, name: str) -> checkpoint.Checkpoint:
-    return checkpoint.Checkpoint(
-        {k: v for k, v in read.model.items() if k != name}, read.optimizer, read.rng, read.about
-    )
+    return dataclasses.replace(read, model={k: v for k, v in read.model.items() if k != name})

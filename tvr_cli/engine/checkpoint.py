@@ -1,8 +1,10 @@
 """One file that holds everything a run needs to go on, and the best weights beside it.
 
 runs/<name>/checkpoints/
-  step-00000120.safetensors   model, optimizer moments, and in the metadata: step, schedule, best, random state, config
+  step-00000120.safetensors   model, optimizer moments, random state; in the metadata: step, best, config hash, store
   best.safetensors            the model of the best validation, and which step and result that was
+
+Tensors are named `model.*` (the method), `clip.*` (a backbone that is tuned too), `optimizer.*`, `rng.*`.
 
 safetensors only: reading a checkpoint never runs code. All that is not a tensor is one JSON text in the metadata, with
 sorted keys, so that equal states give equal bytes. Random numbers need no state of their own (`draws.py`,
@@ -46,6 +48,7 @@ class Checkpoint:
     """A checkpoint as read: tensors on the CPU and the JSON that stood beside them."""
 
     model: dict[str, Tensor]
+    clip: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     rng: dict[str, Tensor]
     about: dict[str, Any]
@@ -83,12 +86,13 @@ def write(
     about: Mapping[str, Any],
     best: Best | None,
     keep: int,
+    backbone: nn.Module | None = None,
 ) -> Path:
     """Write the checkpoint of `step` and delete all but the last `keep`.
 
     named: the trained parameters with their names. about: JSON values that a resume checks (config hash, sizes …).
     """
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors = _weights(model, backbone)
     counters: dict[str, dict[str, Any]] = {}
     for name, p in named:
         for key, value in optimizer.state.get(p, {}).items():
@@ -104,17 +108,19 @@ def write(
     return path
 
 
-def write_best(folder: Path, *, model: nn.Module, about: Mapping[str, Any], best: Best) -> Path:
+def write_best(
+    folder: Path, *, model: nn.Module, about: Mapping[str, Any], best: Best, backbone: nn.Module | None = None
+) -> Path:
     """Write the weights of the best validation."""
     path = best_path(folder)
     described = {"step": best.step, "key": list(best.key), "metrics": best.metrics}
-    _save(path, {f"model.{k}": v for k, v in model.state_dict().items()}, {**about, "best": described})
+    _save(path, _weights(model, backbone), {**about, "best": described})
     return path
 
 
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises DataError for a broken file and StoreMismatch for another format version."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "clip": {}, "optimizer": {}, "rng": {}}
     try:
         with safe_open(path, "pt") as f:
             about = json.loads((f.metadata() or {}).get("tvr", "{}"))
@@ -148,9 +154,12 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     named: Sequence[tuple[str, nn.Parameter]],
+    backbone: nn.Module | None = None,
 ) -> None:
     """Put a checkpoint's model, optimizer and random state back, on the parameters' own devices."""
     load_model(model, checkpoint)
+    if backbone is not None:
+        backbone.load_state_dict(checkpoint.clip)
     counters = checkpoint.about["optimizer"]
     moments: dict[str, dict[str, Any]] = {name: dict(values) for name, values in counters.items()}
     for key, value in checkpoint.optimizer.items():
@@ -174,13 +183,13 @@ def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint.model)
 
 
-def require_space(folder: Path, model: nn.Module, *, keep: int) -> int:
+def require_space(folder: Path, modules: Sequence[nn.Module], *, keep: int) -> int:
     """Return the bytes that a run's checkpoints will take. Raises EnvironmentProblem when the disk has fewer.
 
     Counted: `keep` + 1 files of weights and two moments (the new one is written before an old one goes), and the best.
     """
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    moments = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = sum(t.numel() * t.element_size() for m in modules for t in m.state_dict().values())
+    moments = 2 * sum(p.numel() * p.element_size() for m in modules for p in m.parameters() if p.requires_grad)
     needed = (keep + 1) * (weights + moments) + weights
     existing = folder
     while not existing.exists():
@@ -192,6 +201,13 @@ def require_space(folder: Path, model: nn.Module, *, keep: int) -> int:
             "free some space, choose another workspace with -o, or lower train.keep_checkpoints"
         )
     return needed
+
+
+def _weights(model: nn.Module, backbone: nn.Module | None) -> dict[str, Tensor]:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if backbone is not None:
+        tensors |= {f"clip.{k}": v for k, v in backbone.state_dict().items()}
+    return tensors
 
 
 def _beside(p: nn.Parameter, key: str, value: Any) -> Any:

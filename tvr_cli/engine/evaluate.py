@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from tvr_cli.engine import models, score
 from tvr_cli.engine.models import Scorer
 from tvr_cli.errors import DataError
 from tvr_cli.files import write_bytes, write_json
+from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.types import TextFeatures, VideoFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,14 @@ class EvaluateOptions:
     device: str = "auto"
     noise_seeds: int = 1
     save_scores: Path | None = None
+
+
+class Features(Protocol):
+    """Features by row: a feature store, or a training run's source."""
+
+    def text(self, index: Tensor) -> TextFeatures: ...
+
+    def video(self, index: Tensor) -> VideoFeatures: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: Eval
     for draw in range(options.noise_seeds):
         if hasattr(scorer.method, "noise_draw"):
             scorer.method.noise_draw = draw
-        drawn.append(video_scores(scorer, store, gallery, options.memory_budget).numpy())
+        drawn.append(video_scores(scorer.method, store, gallery, options.memory_budget).numpy())
     result = describe(scorer, store, gallery, options.split)
     result |= summarise(drawn, gallery.video_of_caption)
     run = scorer.run or RunDir.at(workspace, scorer.name)
@@ -81,6 +91,11 @@ def gallery_of(store: FeatureStore, split: str) -> Gallery:
             f"the feature store has no captions of the split {split!r} ({sizes}); name another with --split, or give "
             "captions to tvr precompute-features --captions"
         )
+    return gallery_of_captions(store, captions)
+
+
+def gallery_of_captions(store: FeatureStore, captions: Tensor) -> Gallery:
+    """Collect every clip of the videos that some captions [T] (rows of the store) describe."""
     wanted = [store.captions[i].file_id for i in captions.tolist()]
     videos = sorted(set(wanted))
     column = {video: i for i, video in enumerate(videos)}
@@ -91,12 +106,12 @@ def gallery_of(store: FeatureStore, split: str) -> Gallery:
     )
 
 
-def video_scores(scorer: Scorer, store: FeatureStore, gallery: Gallery, memory_budget: int) -> Tensor:
+def video_scores(method: Method, features: Features, gallery: Gallery, memory_budget: int) -> Tensor:
     """Return scores [T, V] of a gallery: equal items scored once, windows of a file merged by their best."""
-    text, video = store.text(gallery.captions), store.video(gallery.clips)
+    text, video = features.text(gallery.captions), features.video(gallery.clips)
     text_rows, text_of = _first_of_equal(text.key)
     clip_rows, clip_of = _first_of_equal(video.key)
-    scores = score.score_matrix(scorer.method, text.rows(text_rows), video.rows(clip_rows), memory_budget=memory_budget)
+    scores = score.score_matrix(method, text.rows(text_rows), video.rows(clip_rows), memory_budget=memory_budget)
     scores = scores[text_of][:, clip_of]
     if len(gallery.clips) == len(gallery.videos):
         order = gallery.file_of_clip.argsort()

@@ -1,0 +1,132 @@
+"""A feature store in memory and a tiny method, for tests of the training engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tvr_cli.methods import base
+from tvr_cli.methods.base import masked_mean, setting, unit
+from tvr_cli.nn.losses import info_nce
+from tvr_cli.types import (
+    Batch,
+    Draws,
+    Encoding,
+    LossOutput,
+    Sizes,
+    TextFeatures,
+    VideoFeatures,
+    WordPlan,
+    caption_key,
+    clip_key,
+)
+
+
+@dataclass(frozen=True)
+class SyntheticClip:
+    id: str
+    file_id: str
+    key: int
+
+
+@dataclass(frozen=True)
+class SyntheticCaption:
+    id: str
+    text: str
+    key: int
+    split: str | None
+    clips: tuple[int, ...]
+    file_id: str
+    source: str = ""
+
+
+class SyntheticStore:
+    """What training needs of a `FeatureStore`: clips whose captions point, with noise, in their own direction."""
+
+    backbone_name = "synthetic"
+    fingerprint = "synthetic0"
+    word_importance = "none"
+    provides = frozenset({"frames", "pooled", "tokens"})
+
+    def __init__(
+        self,
+        videos: int = 40,
+        captions_per_video: int = 2,
+        *,
+        dim: int = 16,
+        frames: int = 3,
+        words: int = 5,
+        splits: tuple[str | None, ...] = ("train", "train", "train", "val"),
+        seed: int = 0,
+    ):
+        g = torch.Generator().manual_seed(seed)
+        self.sizes = Sizes(dim, frames, words)
+        self.word_plan = WordPlan("fixed", words)
+        self.identity, self.provenance = {"shape": "fixed"}, {}
+        self.clips = [SyntheticClip(f"v{i}.mp4", f"v{i}.mp4", clip_key(str(i), None, None)) for i in range(videos)]
+        self.captions = []
+        for i in range(videos):
+            for j in range(captions_per_video):
+                text = f"caption {j} of video {i}"
+                self.captions.append(
+                    SyntheticCaption(
+                        f"c{i}-{j}", text, caption_key(text), splits[i % len(splits)], (i,), self.clips[i].file_id
+                    )
+                )
+        meaning = torch.randn(videos, dim, generator=g)
+        mix = torch.linalg.qr(torch.randn(dim, dim, generator=g))[0]
+        of = torch.tensor([c.clips[0] for c in self.captions])
+        pooled = (meaning @ mix)[of] + 0.3 * torch.randn(len(of), dim, generator=g)
+        tokens = pooled[:, None] + torch.randn(len(of), words, dim, generator=g)
+        n_tokens = torch.randint(3, words + 1, (len(of),), generator=g)
+        self._text = TextFeatures(torch.tensor([c.key for c in self.captions]), pooled, tokens, n_tokens)
+        shown = meaning[:, None] + 0.5 * torch.randn(videos, frames, dim, generator=g)
+        n_frames = torch.randint(1, frames + 1, (videos,), generator=g)
+        ts = torch.arange(frames).float().expand(videos, -1)
+        self._video = VideoFeatures(torch.tensor([c.key for c in self.clips]), shown, n_frames, ts)
+
+    def text(self, index: Tensor | None = None) -> TextFeatures:
+        return self._text if index is None else self._text.rows(index)
+
+    def video(self, index: Tensor | None = None) -> VideoFeatures:
+        return self._video if index is None else self._video.rows(index)
+
+    def split(self, name: str) -> Tensor:
+        return torch.tensor([i for i, c in enumerate(self.captions) if c.split == name], dtype=torch.int64)
+
+    def content_hash(self) -> str:
+        return "content0"
+
+
+class Method(base.Method):
+    """Cosine of a mapped caption with the mean frame; with dropout, so that draws matter."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        drop: float = setting(0.1)
+
+    summary = "a linear map; for tests"
+
+    def __init__(self, config: Config, sizes: Sizes):
+        super().__init__(config, sizes)
+        self.map = nn.Linear(sizes.dim, sizes.dim)
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+
+    def encode_text(self, text: TextFeatures) -> Encoding:
+        return Encoding(text.key, {"text": unit(self.map(text.pooled))})
+
+    def encode_video(self, video: VideoFeatures) -> Encoding:
+        return Encoding(video.key, {"video": unit(masked_mean(video.frames, video.mask()))})
+
+    def score(self, text: Encoding, video: Encoding) -> Tensor:
+        return text["text"] @ video["video"].T
+
+    def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
+        keep = draws.keep("drop", batch.text.pooled.shape, self.config.drop)
+        text = dataclasses.replace(batch.text, pooled=batch.text.pooled * keep)
+        logits = self.logit_scale.exp() * self.score(self.encode_text(text), self.encode_video(batch.video))
+        nce = info_nce(logits, batch.positives())
+        return LossOutput(nce.total, {"nce": nce.total})

@@ -1,0 +1,71 @@
+"""Gradients of a loss over a large batch while only a chunk's activations of the backbone exist at a time.
+
+Three passes: features of all chunks without a graph; the loss on all features, and its gradient to each of them; every
+chunk again with a graph, through which its part of that gradient flows. Exact: features of one item never depend on
+another item, and everything that looks across the batch (negatives, EagleNet's energies, GARE's statistics) lies in the
+loss, which sees the whole batch. Source: GradCache (Gao et al., arXiv 2101.06983).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tvr_cli.types import LossOutput, Rows, TextFeatures, VideoFeatures
+
+Features = tuple[TextFeatures, VideoFeatures]
+_R = TypeVar("_R", bound=Rows)
+
+
+def backward(
+    encode: Callable[[slice], Features], loss: Callable[[Features], LossOutput], size: int, chunk: int
+) -> LossOutput:
+    """Compute the loss of `size` pairs and add its gradients to every parameter, encoding `chunk` pairs at a time.
+
+    encode: rows of the batch -> their features; called twice with the same rows, it must give the same values.
+    Returns the loss, detached.
+    """
+    blocks = [slice(i, min(i + chunk, size)) for i in range(0, size, chunk)]
+    with torch.no_grad():
+        parts = [encode(block) for block in blocks]
+    leaves = _leaf(_cat([text for text, _ in parts])), _leaf(_cat([video for _, video in parts]))
+    output = loss(leaves)
+    output.total.backward()
+    for block in blocks:
+        _push(encode(block), leaves, block)
+    return LossOutput(output.total.detach(), {k: v.detach() for k, v in output.parts.items()})
+
+
+def _push(features: Features, leaves: Features, block: slice) -> None:
+    """Send the gradients of a chunk's features on, into the backbone's parameters."""
+    values, gradients = [], []
+    for part, leaf in zip(features, leaves, strict=True):
+        for field in dataclasses.fields(part):
+            value, kept = getattr(part, field.name), getattr(leaf, field.name)
+            if value is not None and value.requires_grad and kept.grad is not None:
+                values.append(value)
+                gradients.append(kept.grad[block])
+    if values:
+        torch.autograd.backward(values, gradients)
+
+
+def _leaf(features: _R) -> _R:
+    def make(x: Tensor) -> Tensor:
+        return x.detach().requires_grad_() if x.is_floating_point() else x
+
+    return features.map(make)
+
+
+def _cat(parts: list[_R]) -> _R:
+    fields = [f.name for f in dataclasses.fields(parts[0])]
+    return dataclasses.replace(
+        parts[0],
+        **{
+            name: None if getattr(parts[0], name) is None else torch.cat([getattr(p, name) for p in parts])
+            for name in fields
+        },
+    )

@@ -1,0 +1,88 @@
+"""Where a batch comes from. A method never knows: it sees features, cached or live.
+
+`CachedSource` reads a feature store (backbone frozen). `LiveSource` (`live.py`) runs the backbone inside the step on
+stored frames and token ids, so that gradients reach it. Both take captions, clips and plans from a feature store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tvr_cli.stores.features import FeatureStore
+from tvr_cli.types import TextFeatures, VideoFeatures
+
+Features = tuple[TextFeatures, VideoFeatures]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch before the backbone. pairs: [B, 2] caption and clip rows. raw: what the source encodes."""
+
+    step: int
+    pairs: np.ndarray
+    raw: Any
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+class Source(Protocol):
+    """A stream of batches for training, and features without gradients for validation."""
+
+    def stream(self, plan: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
+        """Yield the inputs of each (step, pairs), in order; may read ahead."""
+        ...
+
+    def encode(self, inputs: Inputs, rows: slice) -> Features:
+        """Return the features of some pairs of a batch on the training device, with a graph where there is one."""
+        ...
+
+    def text(self, index: Tensor | None = None) -> TextFeatures:
+        """Return features of captions for validation, as the weights are now."""
+        ...
+
+    def video(self, index: Tensor | None = None) -> VideoFeatures:
+        """Return features of clips for validation, as the weights are now."""
+        ...
+
+    def close(self) -> None:
+        """Stop workers, if there are any."""
+        ...
+
+
+class CachedSource:
+    """Batches from a feature store; a store that fits `keep_bytes` is held in memory."""
+
+    def __init__(self, store: FeatureStore, device: torch.device, *, keep_bytes: int = 2 * 10**9):
+        self._store, self._device = store, device
+        sizes = store.sizes
+        needed = 4 * sizes.dim * (len(store.clips) * sizes.frames + len(store.captions) * (sizes.words + 1))
+        self._kept: Features | None = (store.text(), store.video()) if needed <= keep_bytes else None
+
+    def stream(self, plan: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
+        for step, pairs in plan:
+            rows = torch.from_numpy(pairs)
+            yield Inputs(step, pairs, (self.text(rows[:, 0]), self.video(rows[:, 1])))
+
+    def encode(self, inputs: Inputs, rows: slice) -> Features:
+        text, video = inputs.raw
+        return text.rows(rows).to(self._device), video.rows(rows).to(self._device)
+
+    def text(self, index: Tensor | None = None) -> TextFeatures:
+        if self._kept is None:
+            return self._store.text(index)
+        return self._kept[0] if index is None else self._kept[0].rows(index)
+
+    def video(self, index: Tensor | None = None) -> VideoFeatures:
+        if self._kept is None:
+            return self._store.video(index)
+        return self._kept[1] if index is None else self._kept[1].rows(index)
+
+    def close(self) -> None:
+        pass
