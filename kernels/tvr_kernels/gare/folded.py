@@ -32,6 +32,11 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Gare
     return by_clips(tile, text, video, pair_bytes=slots * size, saved_bytes=13 * slots * size)
 
 
+def attention(text: Mapping[str, Tensor], video: Mapping[str, Tensor]) -> Tensor:
+    """Return alpha [V, F, T], the increment's weights over frame slots."""
+    return _attention(text, video, _products(text, video))
+
+
 def coefficients(text: Mapping[str, Tensor], video: Mapping[str, Tensor]) -> Tensor:
     """Return c [V, F + 2, T] with `Delta_ij = c_ij . increment_rows_j`; the caption enters Delta only here."""
     return _coefficients(text, video, _products(text, video))
@@ -63,11 +68,14 @@ def _products(text: Mapping[str, Tensor], video: Mapping[str, Tensor]) -> Tensor
 
 
 def _coefficients(text: Mapping[str, Tensor], video: Mapping[str, Tensor], products: Tensor) -> Tensor:
+    a = after_norm2(_attention(text, video, products), video["normal2"])
+    return torch.cat([a * (form(video["normal3"], a) + LAYER_NORM_EPS).rsqrt()[:, None], torch.ones_like(a[:, :1])], 1)
+
+
+def _attention(text: Mapping[str, Tensor], video: Mapping[str, Tensor], products: Tensor) -> Tensor:
     slots, size = video["mask"].shape[1], text["text"].shape[1]
     on_kappa, on_gap = products[:, 2 * slots : 3 * slots], products[:, -1]
-    weights = alpha(on_kappa, on_gap, text["variance"], size, video["shift"], video["offset"], video["variance"])
-    a = after_norm2(weights, video["normal2"])
-    return torch.cat([a * (form(video["normal3"], a) + LAYER_NORM_EPS).rsqrt()[:, None], torch.ones_like(a[:, :1])], 1)
+    return alpha(on_kappa, on_gap, text["variance"], size, video["shift"], video["offset"], video["variance"])
 
 
 def _exp_below_max(logits: Tensor, mask: Tensor, temperature: float) -> Tensor:
