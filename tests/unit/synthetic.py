@@ -130,3 +130,47 @@ class Method(base.Method):
         logits = self.logit_scale.exp() * self.score(self.encode_text(text), self.encode_video(batch.video))
         nce = info_nce(logits, batch.positives())
         return LossOutput(nce.total, {"nce": nce.total})
+
+
+def tiny_clip(
+    dim: int = 64, *, image: int = 16, patch: int = 8, vocabulary: int = 64, context: int = 16, seed: int = 0
+):
+    """Return a CLIP ViT of two small towers with random weights: ids end with 63, the start is 62, 0 pads."""
+    from tvr_cli.backbones.openclip import OpenClipBackbone
+
+    return OpenClipBackbone.from_state_dict(
+        tiny_clip_state(dim, image, patch, vocabulary, context, seed), name="tiny-clip"
+    )
+
+
+def tiny_clip_state(dim: int, image: int, patch: int, vocabulary: int, context: int, seed: int) -> dict[str, Tensor]:
+    """Return random CLIP weights of width 64 under OpenAI's names; layer norms at (1, 0), the rest N(0, 0.1)."""
+    g, width = torch.Generator().manual_seed(seed), 64
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g) * (0.1 if len(shape) > 1 else 0.02)
+
+    def norm(name: str) -> dict[str, Tensor]:
+        return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+
+    def block(name: str) -> dict[str, Tensor]:
+        return {
+            **norm(f"{name}.ln_1"), **norm(f"{name}.ln_2"),
+            f"{name}.attn.in_proj_weight": normal(3 * width, width), f"{name}.attn.in_proj_bias": normal(3 * width),
+            f"{name}.attn.out_proj.weight": normal(width, width), f"{name}.attn.out_proj.bias": normal(width),
+            f"{name}.mlp.c_fc.weight": normal(4 * width, width), f"{name}.mlp.c_fc.bias": normal(4 * width),
+            f"{name}.mlp.c_proj.weight": normal(width, 4 * width), f"{name}.mlp.c_proj.bias": normal(width),
+        }  # fmt: skip
+
+    return {
+        "visual.conv1.weight": normal(width, 3, patch, patch),
+        "visual.class_embedding": normal(width),
+        "visual.positional_embedding": normal((image // patch) ** 2 + 1, width),
+        **norm("visual.ln_pre"), **block("visual.transformer.resblocks.0"), **norm("visual.ln_post"),
+        "visual.proj": normal(width, dim),
+        "token_embedding.weight": normal(vocabulary, width),
+        "positional_embedding": normal(context, width),
+        **block("transformer.resblocks.0"), **block("transformer.resblocks.1"), **norm("ln_final"),
+        "text_projection": normal(width, dim),
+        "logit_scale": torch.tensor(2.0),
+    }  # fmt: skip
