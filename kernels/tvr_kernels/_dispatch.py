@@ -37,12 +37,24 @@ def score(
     op: str, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any, implementation: str | None
 ) -> Tensor:
     """Run `score(text, video, weights)` of the implementation that `choose` picks; the body of every op's `score`."""
+    return run("score", op, text, video, weights, implementation)
+
+
+def run(
+    function: str,
+    op: str,
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: Any,
+    implementation: str | None,
+) -> Tensor:
+    """Run another function of an op, such as `similarities`, of the implementations that have it."""
     tensors = [*text.values(), *video.values(), *(weights or ())]
     available: dict[str, Callable[[], Support]] = {}
     for name in implementations(op):
-        available[name] = lambda name=name: _supports(op, name, text, video, weights)  # type: ignore[misc]
+        available[name] = lambda name=name: supports(function, op, name, text, video, weights)  # type: ignore[misc]
     chosen, _ = choose(op, tensors, available, implementation)
-    return load(op, chosen).score(text, video, weights)
+    return getattr(load(op, chosen), function)(text, video, weights)
 
 
 def choose(
@@ -84,6 +96,20 @@ def load(op: str, name: str) -> ModuleType:
     if not installed:
         raise KernelUnavailable(f"{op}: {name} was asked for, but {why}")
     return importlib.import_module(f"tvr_kernels.{op}.{_FILES[name]}")
+
+
+def supports(
+    function: str, op: str, name: str, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any
+) -> Support:
+    """Return whether one implementation has the function and can run these inputs here, and why (not)."""
+    installed, why = _installed(name)
+    if not installed:
+        return False, why
+    module = load(op, name)
+    if not hasattr(module, function):
+        return False, f"its {name} form has no {function}"
+    supports = getattr(module, "supports", None)
+    return (True, "") if supports is None else supports(text, video, weights)
 
 
 def report() -> list[tuple[str, str, str]]:
@@ -140,14 +166,6 @@ def _insist(op: str, asked: str, source: str, options: Mapping[str, Callable[[],
     if not ok:
         raise KernelUnavailable(f"{op}: {source} asks for {asked!r}, but {why}; TVR_KERNELS=auto picks one that runs")
     return f"asked for by {source}"
-
-
-def _supports(op: str, name: str, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any) -> Support:
-    installed, why = _installed(name)
-    if not installed:
-        return False, why
-    supports = getattr(load(op, name), "supports", None)
-    return (True, "") if supports is None else supports(text, video, weights)
 
 
 def _installed(name: str) -> Support:
