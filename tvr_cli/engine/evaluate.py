@@ -177,7 +177,7 @@ def _keep(
     run: RunDir, split: str, result: Mapping[str, Any], scores: np.ndarray, gallery: Gallery, store: FeatureStore
 ) -> None:
     forward = metrics.text_to_video(scores, gallery.video_of_caption)
-    backward = metrics.video_to_text_max(scores, gallery.video_of_caption)
+    backward = metrics.video_to_text(scores, gallery.video_of_caption)
     tensors = {
         f"{side}.{name}": getattr(ranks, name)
         for side, ranks in (("t2v", forward), ("v2t", backward))

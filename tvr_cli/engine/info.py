@@ -17,7 +17,7 @@ from tvr_cli.stores.index import Index
 
 
 def info(path: Path) -> dict[str, Any]:
-    """Describe the frame store, feature store, run, index or whole workspace at `path`. Raises DataError if it is none."""
+    """Describe the store, run, index or workspace at `path`. Raises DataError if it is none of them."""
     kind, describe = _kind(path)
     return {"schema": "tvr/info@1", "kind": kind, "path": str(path), **describe(path)}
 

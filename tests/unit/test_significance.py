@@ -1,0 +1,83 @@
+"""Intervals cover, tests agree with independent libraries, and the video is the unit."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tvr_cli import metrics, significance
+from tvr_cli.errors import DataError
+
+
+def ranks_with_hits(hits, video=None):
+    better = np.where(hits, 0, 5).astype(np.int64)
+    zeros = np.zeros_like(better)
+    video = np.arange(len(better)) if video is None else video
+    return metrics.Ranks(better, zeros, zeros + 1, video, np.zeros(len(better)))
+
+
+def test_the_bootstrap_interval_is_close_to_the_binomial_one():
+    hits = np.arange(1000) % 10 < 4
+    low, high = significance.intervals(ranks_with_hits(hits))["R@1"]
+    expected = significance.wilson(40.0, 1000)
+    assert (low, high) == pytest.approx(expected, abs=0.5)
+
+
+def test_captions_of_one_video_make_the_interval_wider():
+    hits = np.repeat(np.arange(100) % 2 == 0, 20)  # 100 videos with 20 captions that succeed or fail together
+    single = significance.intervals(ranks_with_hits(hits))["R@1"]
+    clustered = significance.intervals(ranks_with_hits(hits, np.repeat(np.arange(100), 20)))["R@1"]
+    assert clustered[1] - clustered[0] > 3 * (single[1] - single[0])
+
+
+def test_intervals_are_a_function_of_the_seed():
+    ranks = ranks_with_hits(np.arange(50) % 3 == 0)
+    assert significance.intervals(ranks, seed=3) == significance.intervals(ranks, seed=3)
+    assert significance.intervals(ranks, seed=3) != significance.intervals(ranks, seed=4)
+
+
+@pytest.mark.parametrize(("only_b", "only_a"), [(0, 0), (1, 0), (9, 2), (60, 41), (500, 450)])
+def test_mcnemar_is_the_exact_binomial_test(only_b, only_a):
+    expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert significance.mcnemar(only_b, only_a) == pytest.approx(expected, rel=1e-9)
+
+
+def test_wilson_is_the_textbook_interval():
+    low, high = stats.binomtest(470, 1000).proportion_ci(method="wilson")
+    assert significance.wilson(47.0, 1000) == pytest.approx((100 * low, 100 * high))
+
+
+def test_mcnemar_is_used_for_plain_hits_and_permutation_for_ties_or_clusters():
+    a, b = np.arange(200) % 2 == 0, np.arange(200) % 3 > 0
+    plain = significance.compare(ranks_with_hits(a), ranks_with_hits(b))
+    assert plain.test == "McNemar, exact"
+    assert plain.difference == pytest.approx(100 * (b.mean() - a.mean()))
+    assert plain.interval[0] < plain.difference < plain.interval[1]
+    cluster = np.repeat(np.arange(100), 2)
+    assert significance.compare(ranks_with_hits(a, cluster), ranks_with_hits(b, cluster)).test.startswith("permutation")
+    tied = metrics.text_to_video(np.ones((200, 200)), np.arange(200))
+    assert significance.compare(ranks_with_hits(a), tied).test.startswith("permutation")
+
+
+def test_both_tests_agree_where_both_apply():
+    rng = np.random.default_rng(5)
+    a, b = rng.random(300) < 0.45, rng.random(300) < 0.52
+    exact = significance.compare(ranks_with_hits(a), ranks_with_hits(b)).p
+    signs = significance._permutation(100.0 * (b.astype(float) - a), np.arange(300), seed=0, draws=4000)
+    assert signs == pytest.approx(exact, abs=0.03)
+
+
+def test_a_result_does_not_differ_from_itself():
+    ranks = ranks_with_hits(np.arange(40) % 2 == 0)
+    same = significance.compare(ranks, ranks)
+    assert (same.difference, same.p) == (0.0, 1.0)
+
+
+def test_results_on_other_queries_cannot_be_compared():
+    with pytest.raises(DataError, match="same split"):
+        significance.compare(ranks_with_hits(np.ones(4, bool)), ranks_with_hits(np.ones(5, bool)))
+
+
+def test_two_published_rates_differ_only_beyond_their_sampling_error():
+    assert significance.rates_differ(47.0, 1000, 48.5, 1000) > 0.4
+    assert significance.rates_differ(40.0, 1000, 50.0, 1000) < 1e-4
+    assert significance.rates_differ(100.0, 10, 100.0, 10) == 1.0

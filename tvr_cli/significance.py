@@ -1,0 +1,146 @@
+"""How sure a result is: bootstrap intervals, paired tests, and what the sampling error of R@k alone allows. numpy only.
+
+The unit is the video: captions of one video are resampled together, because they stand and fall together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvr_cli.errors import DataError
+from tvr_cli.metrics import Floats, Ints, Ranks, per_query
+
+DRAWS = 2000
+LEVEL = 0.95
+_BLOCK = 200  # bootstrap draws held at once
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """B minus A on one metric. interval: 95 % of the paired bootstrap. p: two-sided, of the test named."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    test: str
+
+
+def intervals(ranks: Ranks, *, seed: int = 0, draws: int = DRAWS) -> dict[str, list[float]]:
+    """Return [low, high] of every mean metric: 95 % percentile bootstrap over videos."""
+    values, video = per_query(ranks)
+    names = [name for name in values if name != "MdR"]
+    stacked = np.stack([values[name] for name in names], axis=1)  # [N, M]
+    means = _resampled_means(stacked, video, seed=seed, draws=draws)
+    low, high = _percentiles(means)
+    return {name: [float(low[i]), float(high[i])] for i, name in enumerate(names)}
+
+
+def compare(a: Ranks, b: Ranks, *, metric: str = "R@1", seed: int = 0, draws: int = DRAWS) -> Comparison:
+    """Compare two results on the same queries.
+
+    McNemar's exact test where every query is a plain hit or miss (no tie straddles k) and videos have one query each;
+    else a permutation test that swaps A and B video by video. Raises DataError when the queries differ.
+    """
+    values_a, video = per_query(a)
+    values_b, video_b = per_query(b)
+    if len(video) != len(video_b) or not np.array_equal(video, video_b):
+        raise DataError(
+            f"the two results have different queries ({len(video)} and {len(video_b)}, or another order); only results "
+            "of the same split and gallery can be compared pair by pair"
+        )
+    difference = values_b[metric] - values_a[metric]
+    means = _resampled_means(difference[:, None], video, seed=seed, draws=draws)
+    low, high = _percentiles(means)
+    binary = metric.startswith("R@") and bool(np.isin(values_a[metric], (0, 100)).all())
+    binary = binary and bool(np.isin(values_b[metric], (0, 100)).all())
+    if binary and len(np.unique(video)) == len(video):
+        p, test = mcnemar(int((difference > 0).sum()), int((difference < 0).sum())), "McNemar, exact"
+    else:
+        p, test = _permutation(difference, video, seed=seed, draws=draws), "permutation over videos"
+    mean_a, mean_b = float(values_a[metric].mean()), float(values_b[metric].mean())
+    return Comparison(metric, mean_a, mean_b, mean_b - mean_a, (float(low[0]), float(high[0])), p, test)
+
+
+def mcnemar(only_b: int, only_a: int) -> float:
+    """Return the exact two-sided p of McNemar's test: the binomial test on the queries that exactly one got right."""
+    n, k = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        return 1.0
+    log_half = n * math.log(0.5)
+    tail = sum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + log_half) for i in range(k + 1)
+    )
+    return min(1.0, 2.0 * tail)
+
+
+def wilson(percent: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval in percent of a rate measured on n independent queries (Wilson, 1927)."""
+    z, rate = 1.959963984540054, percent / 100.0
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
+
+
+def rates_differ(percent_a: float, n_a: int, percent_b: float, n_b: int) -> float:
+    """Return the two-sided p that two independent rates differ (pooled z test), for rows without per-query ranks."""
+    pooled = (percent_a * n_a + percent_b * n_b) / (100.0 * (n_a + n_b))
+    spread = math.sqrt(max(pooled * (1 - pooled) * (1 / n_a + 1 / n_b), 0.0))
+    if spread == 0.0:
+        return 1.0
+    return math.erfc(abs(percent_a - percent_b) / 100.0 / spread / math.sqrt(2))
+
+
+def as_dict(comparison: Comparison) -> Mapping[str, Any]:
+    """Return a comparison as JSON values."""
+    return {
+        "metric": comparison.metric,
+        "a": comparison.a,
+        "b": comparison.b,
+        "difference": comparison.difference,
+        "interval": list(comparison.interval),
+        "p": comparison.p,
+        "test": comparison.test,
+    }
+
+
+def _resampled_means(values: Floats, video: Ints, *, seed: int, draws: int) -> Floats:
+    """Return [draws, M] means of values [N, M] with the videos drawn again with replacement."""
+    _, of_query = np.unique(video, return_inverse=True)
+    groups = int(of_query.max()) + 1
+    sums = np.stack([np.bincount(of_query, values[:, m], groups) for m in range(values.shape[1])], axis=1)  # [G, M]
+    counts = np.bincount(of_query, minlength=groups).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = []
+    for start in range(0, draws, _BLOCK):
+        size = min(_BLOCK, draws - start)
+        picked = rng.integers(0, groups, (size, groups))
+        flat = (picked + np.arange(size)[:, None] * groups).ravel()
+        weight = np.bincount(flat, minlength=size * groups).reshape(size, groups).astype(np.float64)
+        means.append((weight @ sums) / (weight @ counts)[:, None])
+    return np.concatenate(means)
+
+
+def _percentiles(means: Floats) -> tuple[Floats, Floats]:
+    edge = 100.0 * (1.0 - LEVEL) / 2.0
+    low, high = np.percentile(means, [edge, 100.0 - edge], axis=0)
+    return low, high
+
+
+def _permutation(difference: Floats, video: Ints, *, seed: int, draws: int) -> float:
+    _, of_query = np.unique(video, return_inverse=True)
+    sums = np.bincount(of_query, difference)
+    observed = abs(sums.sum())
+    rng = np.random.default_rng(seed)
+    hits = 1  # the observed assignment is one of them
+    for start in range(0, draws, _BLOCK):
+        signs = rng.integers(0, 2, (min(_BLOCK, draws - start), len(sums))) * 2.0 - 1.0
+        hits += int((np.abs(signs @ sums) >= observed - 1e-9).sum())
+    return hits / (draws + 1)
