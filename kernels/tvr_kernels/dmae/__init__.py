@@ -1,0 +1,103 @@
+"""DMAE: token–frame scores in which each word's best frame brings along the frame most like it.
+
+For the rows q_l of a caption (the sentence, then its words) and the frames v_f of a clip, all unit vectors:
+  S_lf = m_l mu_f <q_l, v_f>                      multiplicative masks: a masked entry is 0, and 0 can win a maximum
+  f*   = argmax_f S_lf;  p_l = S_lf* + 1/2 r(f*) S_l,n(f*)
+  r(f) = max_g mu_f mu_g <v_f, v_g> over g != f, not below 0; n(f) = its argmax: the neighbour table, of the clip alone
+  branch score = 1/2 (sum_l a_l p_l + sum_f b_f max_l S_lf)
+over the sentence alone, or the mean of a sentence branch and a word branch. The weights a and b are masked means, or
+masked softmaxes of learned logits.
+
+Source: arXiv 2309.11082 and the authors' port at e7b7dc7, spec sections 3.2-3.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tvr_kernels import _dispatch
+from tvr_kernels._checks import Shapes
+
+
+class DmaeOptions(NamedTuple):
+    """words: mean of sentence and word branch, else the sentence branch alone. neighbours: add the second frame."""
+
+    words: bool
+    neighbours: bool
+
+
+def text_side(
+    sentence: Tensor, words: Tensor, importance: Tensor, options: DmaeOptions, logits: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return what one caption alone decides.
+
+    sentence: [T, D] and words: [T, L, D], unit vectors. importance: [T, L] integers, 0 = pad, 1 = word, 2 = important
+    word, which counts double (not renormalised with logits). logits: [T, L] of the words' softmax weights, or None for
+    the mean. Gives `rows` [T, 1 + L, D] masked (1 row without words), `weight` [T, 1 + L], 1 for the sentence,
+    `length` [T] rows up to the last real one, and `floor` [T]: 0 where a pad may win a frame's maximum, else -inf.
+    """
+    shapes = Shapes("dmae")
+    shapes.check("sentence", sentence, "T D")
+    shapes.check("words", words, "T L D")
+    one = torch.ones_like(sentence[:, :1])
+    if not options.words:
+        count = torch.ones(len(sentence), dtype=torch.long, device=sentence.device)
+        return {"rows": sentence[:, None], "weight": one, "length": count, "floor": one[:, 0] * 0}
+    real = shapes.mask("importance > 0", importance > 0, "T L", nonempty_rows=True)
+    m = importance.to(sentence.dtype)
+    if logits is None:
+        weight = m / m.sum(1, keepdim=True)
+    else:
+        shapes.check("logits", logits, "T L")
+        weight = m * logits.masked_fill(~real, float("-inf")).softmax(1)
+    position = torch.arange(1, real.shape[1] + 1, device=real.device)
+    return {
+        "rows": torch.cat([sentence[:, None], words * real[..., None]], 1),
+        "weight": torch.cat([one, weight], 1),
+        "length": 1 + (position * real).amax(1),
+        "floor": torch.where(real.all(1), float("-inf"), 0.0).to(sentence.dtype),
+    }
+
+
+def video_side(frames: Tensor, mask: Tensor, options: DmaeOptions, logits: Tensor | None = None) -> dict[str, Tensor]:
+    """Return what one clip alone decides.
+
+    frames: [V, F, D], unit vectors unless a temporal head changed them; mask: [V, F] bool, True = real. logits: [V, F]
+    of the frames' softmax weights, or None for the mean. Gives `frames` [V, F, D] masked, `weight` [V, F], and the
+    neighbour table `closeness` [V, F] = r and `neighbour` [V, F] int64 = n (zeros without neighbours).
+    """
+    shapes = Shapes("dmae")
+    shapes.check("frames", frames, "V F D")
+    shapes.mask("mask", mask, "V F", nonempty_rows=True)
+    if logits is None:
+        weight = mask.to(frames.dtype) / mask.sum(1, keepdim=True)
+    else:
+        weight = shapes.check("logits", logits, "V F").masked_fill(~mask, float("-inf")).softmax(1)
+    frames = frames * mask[..., None]
+    if options.neighbours:
+        closeness, neighbour = neighbours(frames)
+    else:
+        closeness, neighbour = torch.zeros_like(weight), torch.zeros_like(mask, dtype=torch.long)
+    return {"frames": frames, "weight": weight, "closeness": closeness, "neighbour": neighbour}
+
+
+def neighbours(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Return r [V, F] and n [V, F] of masked frames [V, F, D]: the closest other frame, r = 0 if none is above 0."""
+    others = ~torch.eye(frames.shape[1], dtype=torch.bool, device=frames.device)
+    closeness, neighbour = (frames @ frames.mT * others).max(-1)
+    return closeness, neighbour
+
+
+def score(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: DmaeOptions,
+    *,
+    implementation: str | None = None,
+) -> Tensor:
+    """Return [T, V] scores in the dtype of the sides, from `text_side` and `video_side` of the same options."""
+    return _dispatch.score("dmae", text, video, weights, implementation)

@@ -1,0 +1,77 @@
+"""The DMAE score a tile at a time: one GEMM of caption rows and frames, reduced while it is in the cache.
+
+Nothing of size T x V x L x F outlives its tile. Captions are taken in order of length, and each tile stops at its
+longest caption: masked rows are exact zeros, of which only `max(., 0)` remains. The best frame is found with maxima
+alone (`_best_frame`): an argmax costs a hundred times as much on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tvr_kernels._tiles import by_clips
+from tvr_kernels.dmae import DmaeOptions
+from tvr_kernels.gemm import matmul
+
+# A tile holds 64 captions and as many clips as keep its table near 1.6 million numbers (6.4 MB, three of them alive):
+# with 33 rows a caption and 12 frames a clip that is 64 clips, large enough for the GEMM to run at full speed.
+_TEXTS = 64
+_TABLE = 64 * 64 * 33 * 12
+
+
+def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: DmaeOptions) -> Tensor:
+    """Return [T, V]; differentiable in rows, frames, weights and closeness."""
+    rows, frames = text["rows"], video["frames"]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (*text.values(), *video.values())):
+        table_bytes = rows.shape[1] * frames.shape[1] * rows.element_size()
+        return by_clips(lambda t, v: _tile(t, v, weights), text, video, table_bytes, 2 * table_bytes)
+    out = rows.new_empty(len(rows), len(frames))
+    order = text["length"].argsort(stable=True)
+    for some in order.split(_TEXTS):
+        longest = int(text["length"][some].max())
+        t = {k: x[some] for k, x in text.items()}
+        t |= {"rows": t["rows"][:, :longest], "weight": t["weight"][:, :longest]}
+        step = max(1, _TABLE // (len(some) * longest * frames.shape[1]))
+        tiles = [_tile(t, {k: x[j : j + step] for k, x in video.items()}, weights) for j in range(0, len(frames), step)]
+        out[some] = torch.cat(tiles, 1)
+    return out
+
+
+def _tile(text: Mapping[str, Tensor], video: Mapping[str, Tensor], options: DmaeOptions) -> Tensor:
+    """Score a tile, [T, V]. Captions are innermost, so that maxima over rows and over frames both run on vectors."""
+    rows, frames = text["rows"].transpose(0, 1), video["frames"]  # [L, T, D], [V, F, D]
+    shape = (*frames.shape[:2], *rows.shape[:2])
+    table = matmul(frames.flatten(0, 1), rows.flatten(0, 1).T).view(shape)  # [V, F, L, T]
+    best = _with_neighbour(table, video) if options.neighbours else table.amax(1)  # [V, L, T]
+    text_part = (best * text["weight"].T).sum(1)  # [V, T], row 0 is the sentence
+    per_frame = table[:, :, 0]
+    if options.words:
+        # The maximum over a caption's words; pads beyond the tile's longest caption would have been zeros.
+        per_frame = per_frame + torch.maximum(table[:, :, 1:].amax(2), text["floor"])
+    video_part = (per_frame * video["weight"][..., None]).sum(1)
+    return (text_part + video_part).T / (4 if options.words else 2)
+
+
+def _with_neighbour(table: Tensor, video: Mapping[str, Tensor]) -> Tensor:
+    """Return p [V, L, T] = S_f* + 1/2 r(f*) S_n(f*) of a table [V, F, L, T]."""
+    flat = table.flatten(2)
+    frame = _best_frame(flat.detach())  # [V, L T]
+    second = video["neighbour"].gather(1, frame)
+    best = flat.gather(1, frame[:, None])[:, 0]
+    beside = flat.gather(1, second[:, None])[:, 0]
+    return (best + video["closeness"].gather(1, frame) * beside / 2).unflatten(1, table.shape[2:])
+
+
+def _best_frame(table: Tensor) -> Tensor:
+    """Return the first argmax over dim 1 of [V, F, N], int64.
+
+    `S_f - max_f S` is 0 at the best frame and negative elsewhere; scaled until the smallest difference of two scores
+    exceeds any index, minus f, its maximum is -f*.
+    """
+    index = torch.arange(table.shape[1], dtype=table.dtype, device=table.device)[:, None]
+    below = table - table.amax(1, keepdim=True)
+    huge = torch.finfo(table.dtype).max ** 0.75
+    return torch.sub(below.mul_(huge), index).amax(1).neg_().round_().long()
