@@ -43,7 +43,7 @@ class Caption:
     """A sentence about a clip or a file.
 
     video: id of a clip, of a file that was cut into clips, or a unique stem. source: where it was read, `file:line`.
-    start, end: seconds of the file that it describes, None = all of it.
+    start, end: seconds of the file that it describes, None = all of it. path: the video's file, where it is named.
     """
 
     id: str
@@ -53,6 +53,7 @@ class Caption:
     start: float | None = None
     end: float | None = None
     source: str = ""
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

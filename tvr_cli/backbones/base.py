@@ -44,6 +44,11 @@ class Backbone(nn.Module):
         """Return the words of a caption in order, each with the number of tokens it is made of."""
         raise NotImplementedError
 
+    @property
+    def first_word_token(self) -> int:
+        """How many tokens stand before the first word (CLIP: the start token)."""
+        raise NotImplementedError
+
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode ids [T, L], L at most the context, to pooled [T, D] and tokens [T, L, D] (None if not provided).
 

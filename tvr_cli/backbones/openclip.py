@@ -105,7 +105,6 @@ class OpenClipBackbone(Backbone):
                 "size": self.image_size,
                 "mean": list(self.source.mean),
                 "std": list(self.source.std),
-                "output_scale": list(self.source.output_scale),
             },
             "temporal_shift": self._shift is not None,
         }
@@ -119,12 +118,12 @@ class OpenClipBackbone(Backbone):
     def word_pieces(self, text: str) -> list[tuple[str, int]]:
         return self._need_tokenizer().words(text)
 
+    @property
+    def first_word_token(self) -> int:
+        return self._need_tokenizer().lead
+
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        pooled, tokens = self._text.encode(ids)
-        scale = self.source.output_scale[1]
-        if scale == 1.0:
-            return pooled, tokens
-        return pooled * scale, None if tokens is None else tokens * scale
+        return self._text.encode(ids)
 
     def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
         self._check_frames(pixels, torch.uint8)
@@ -181,9 +180,7 @@ class OpenClipBackbone(Backbone):
             marked = self._conv.missing(missing)  # type: ignore[assignment]
         with marked:
             out = visual(images)
-        out = out[0] if isinstance(out, tuple) else out
-        scale = self.source.output_scale[0]
-        return out if scale == 1.0 else out * scale
+        return out[0] if isinstance(out, tuple) else out
 
     def _check_frames(self, pixels: Tensor, dtype: torch.dtype | None) -> None:
         size = self.image_size

@@ -21,6 +21,7 @@ from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, did_you_m
 from tvr_cli.log import logger
 
 DEMO_TINY = "demo-tiny"
+_CONFIG = "open_clip_config.json"
 _DEMO_FOLDER = Path(__file__).resolve().parent / "demo_tiny"
 # OpenAI's pixel statistics, open_clip's default where a configuration names none.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -32,8 +33,7 @@ class Source:
     """Everything about a backbone but its tensors.
 
     name: what `load` takes again. architecture: the name in a store's identity, incl. `-quickgelu`. weights: the file,
-    None where it is not on this machine. output_scale: factor on (image, text) features, for backbones that were not
-    trained to CLIP's magnitude. state: tensors that had to be read to infer `model`.
+    None where it is not on this machine. state: tensors that had to be read to infer `model`.
     """
 
     name: str
@@ -42,7 +42,6 @@ class Source:
     weights: Path | None
     mean: tuple[float, ...] = _MEAN
     std: tuple[float, ...] = _STD
-    output_scale: tuple[float, float] = (1.0, 1.0)
     tokenizer_name: str | None = None
     tokenizer_options: Mapping[str, Any] = field(default_factory=dict)
     origin: weights_module.Origin | None = None
@@ -198,7 +197,7 @@ def _usual_statistics(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _local(path: Path) -> Source:
     name = f"local:{path.resolve()}"
     if path.is_dir():
-        return _folder(path, "open_clip_config.json", name)
+        return _folder(path, name)
     if not path.is_file():
         raise EnvironmentProblem(
             f"--backbone {f'local:{path}'!r}: nothing there; expected a folder with 'open_clip_config.json' and "
@@ -213,24 +212,23 @@ def _local(path: Path) -> Source:
 
 
 def _demo_tiny() -> Source:
-    if not (_DEMO_FOLDER / "config.json").is_file():
+    if not (_DEMO_FOLDER / _CONFIG).is_file():
         raise EnvironmentProblem("the backbone 'demo-tiny' is not in this installation; reinstall tvr-cli")
-    return _folder(_DEMO_FOLDER, "config.json", DEMO_TINY)
+    return _folder(_DEMO_FOLDER, DEMO_TINY)
 
 
-def _folder(folder: Path, config_name: str, name: str) -> Source:
+def _folder(folder: Path, name: str) -> Source:
     """A folder of weights and a configuration as open_clip writes it: `model_cfg`, `preprocess_cfg`.
 
-    Our own key `output_scale` (a number, or {"image", "text"}) multiplies the features. A `*.txt.gz` beside it is the
-    list of BPE merges (open_clip would look for it in the working directory).
+    A `*.txt.gz` beside it is the list of BPE merges (open_clip would look for it in the working directory).
     """
-    file = folder / config_name
+    file = folder / _CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         model = config.get("model_cfg", config)
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(model)
     except FileNotFoundError:
-        raise DataError(f"expected {config_name!r} in {str(folder)!r}, found none") from None
+        raise DataError(f"expected {_CONFIG!r} in {str(folder)!r}, found none") from None
     except (ValueError, AttributeError, TypeError) as e:
         raise DataError(f"{str(file)!r} is not a model configuration of open_clip: {e}") from e
     if missing:
@@ -238,18 +236,14 @@ def _folder(folder: Path, config_name: str, name: str) -> Source:
     names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "multimodal_cfg", "init_logit_bias")
     model = {k: copy.deepcopy(model[k]) for k in (*names, "init_logit_scale", "nonscalar_logit_scale") if k in model}
     pixels = config.get("preprocess_cfg", {})
-    scale = config.get("output_scale", 1.0)
-    scales = (scale["image"], scale["text"]) if isinstance(scale, dict) else (scale, scale)
-    demo = name == DEMO_TINY
     tokenizer, options = _folder_tokenizer(folder, model)
     return Source(
         name=name,
-        architecture=DEMO_TINY if demo else known_architecture(model),
+        architecture=DEMO_TINY if name == DEMO_TINY else known_architecture(model),
         model=model,
-        weights=folder / "weights.safetensors" if demo else weights_module.folder_weights(folder),
+        weights=weights_module.folder_weights(folder),
         mean=tuple(pixels.get("mean") or _MEAN),
         std=tuple(pixels.get("std") or _STD),
-        output_scale=(float(scales[0]), float(scales[1])),
         tokenizer_name=tokenizer,
         tokenizer_options=options,
     )

@@ -23,6 +23,14 @@ class Tokenizer:
         self.pad_id = 0 if self._fast is None else int(self._fast.pad_token_id or 0)
 
     @property
+    def lead(self) -> int:
+        """The number of special tokens before the first word."""
+        if self._fast is None:
+            return 1
+        bare = self._fast("a", add_special_tokens=False).input_ids[0]
+        return int(list(self._fast("a").input_ids).index(bare))
+
+    @property
     def vocab_size(self) -> int:
         return len(self._fast) if self._fast is not None else int(self._inner.vocab_size)
 

@@ -1,1 +1,7 @@
 """Datasets: annotation files to a `Manifest`, one file each. No decoding and no tokenising here."""
+
+from __future__ import annotations
+
+from tvr_cli.data.registry import load, names
+
+__all__ = ["load", "names"]

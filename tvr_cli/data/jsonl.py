@@ -1,0 +1,282 @@
+"""Captions of one's own videos: a JSONL file, one object a line, and how its captions find their clips.
+
+    {"video": id or unique stem, "caption": str, "id"?: str, "split"?: "train|val|test", "path"?: file of the video,
+     "start"?: seconds, "end"?: seconds}
+
+`video` names a file by its id (its path below the folder that was extracted), by its path without extension, by its
+bare name or stem where that is unique, or one window of it (`path#t=30,60`). Unknown keys are ignored. Everything is checked
+before any work starts; an error names file and line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from tvr_cli.errors import ConfigError, DataError, did_you_mean
+from tvr_cli.log import warn_once
+from tvr_cli.types import SPLITS, Caption, Clip, Manifest, Split
+
+EXAMPLE = '{"video": "beach.mp4", "caption": "a dog surfing"}'
+_TRAIN, _VAL = 0.8, 0.9  # upper ends of the hash's range
+
+
+class ClipInfo(Protocol):
+    """What resolving needs to know of a clip; `stores.frames.ClipRecord` is one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def file_id(self) -> str: ...
+    @property
+    def span(self) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A caption with the rows of the clips that it describes, all of one file. Its split is never None."""
+
+    caption: Caption
+    clips: tuple[int, ...]
+    file_id: str
+
+
+def load(root: Path, variant: str | None = None) -> Manifest:
+    """Read a captions file (or the `captions.jsonl` of a folder) as a corpus whose videos lie beside it.
+
+    A video is the file at `path`, or at its id, or the only one with its stem; others are listed as missing.
+    """
+    if variant is not None:
+        raise ConfigError(f"captions of one's own have no variants, found {variant!r}; say jsonl:{root}")
+    file = root / "captions.jsonl" if root.is_dir() else root
+    captions = read_captions(file)
+    beside: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(p for p in file.parent.rglob("*") if p.is_file() and p != file):
+        beside[path.stem].append(path)
+    clips: dict[str, Clip] = {}
+    missing: dict[str, None] = {}
+    for caption in captions:
+        found = caption.path or file.parent / caption.video
+        if not found.is_file() and len(beside[PurePosixPath(caption.video).stem]) == 1:
+            found = beside[PurePosixPath(caption.video).stem][0]
+        if found.is_file():
+            clips[caption.video] = Clip(caption.video, found)
+        else:
+            missing[caption.video] = None
+    return Manifest("jsonl", file.parent, tuple(clips.values()), tuple(captions), None, {}, tuple(missing), (file,))
+
+
+def read_captions(path: Path) -> list[Caption]:
+    """Read a captions file. Ids are made where absent: `video#0`, `video#1`, … in the order of the file.
+
+    Raises DataError, with file and line, for anything that is not as the module's docstring says.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise DataError(
+            f"expected a captions file at {str(path)!r}, found none ({e.strerror}); its lines look like {EXAMPLE}"
+        ) from e
+    captions: list[Caption] = []
+    lines: dict[str, int] = {}
+    count: dict[str, int] = defaultdict(int)
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        caption = _caption(_object(line, path, number), path, number)
+        if not caption.id:
+            caption = replace(caption, id=f"{caption.video}#{count[caption.video]}")
+            count[caption.video] += 1
+        if caption.id in lines:
+            raise DataError(f"{path}:{number}: the id {caption.id!r} is that of line {lines[caption.id]} already")
+        lines[caption.id] = number
+        captions.append(caption)
+    if not captions:
+        raise DataError(f"{str(path)!r} holds no captions; expected lines like {EXAMPLE}")
+    return captions
+
+
+def resolve(
+    captions: Iterable[Caption], clips: Sequence[ClipInfo], *, absent: Iterable[str] = (), strict: bool = True
+) -> tuple[list[Resolved], list[Caption]]:
+    """Find the clips of each caption and give each a split; returns (resolved, those of videos that are not there).
+
+    absent: ids of videos that are known but have no clip (unreadable, or named by a data set without a file); their
+    captions are set aside. strict: a video that is neither a clip nor absent is an error, else it is set aside too.
+    Raises DataError with the caption's source for an unknown or ambiguous video, or a time outside of the video.
+    """
+    names = _Names(clips)
+    known_absent = _forms(absent)
+    found: list[Resolved] = []
+    aside: list[Caption] = []
+    for caption in captions:
+        rows = names.find(caption)
+        if not rows and (caption.video in known_absent or not strict):
+            aside.append(caption)
+        elif not rows:
+            raise DataError(names.unknown(caption))
+        else:
+            rows = _in_time(caption, rows, clips)
+            found.append(Resolved(caption, tuple(rows), clips[rows[0]].file_id))
+    return assign_splits(found), aside
+
+
+def assign_splits(captions: Sequence[Resolved]) -> list[Resolved]:
+    """Give a split to each caption without one: that of the video's other captions, else 80/10/10 by its id's hash."""
+    stated: dict[str, set[Split]] = defaultdict(set)
+    for c in captions:
+        if c.caption.split is not None:
+            stated[c.file_id].add(c.caption.split)
+    for file_id, splits in stated.items():
+        if len(splits) > 1:
+            warn_once(f"the video {file_id!r} has captions in the splits {', '.join(sorted(splits))}")
+    return [c if c.caption.split else replace(c, caption=replace(c.caption, split=_split(c, stated))) for c in captions]
+
+
+def split_of(video_id: str) -> Split:
+    """Return the split of a video by the blake2b hash of its id: 80 % train, 10 % val, 10 % test."""
+    share = int.from_bytes(hashlib.blake2b(video_id.encode(), digest_size=8).digest(), "big") / 2**64
+    return "train" if share < _TRAIN else "val" if share < _VAL else "test"
+
+
+def _split(c: Resolved, stated: Mapping[str, set[Split]]) -> Split:
+    others = stated.get(c.file_id, set())
+    return next(iter(others)) if len(others) == 1 else split_of(c.file_id)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as e:
+        raise DataError(
+            f"{path}:{number}: expected UTF-8, found the byte 0x{line[e.start]:02x} at column {e.start + 1} "
+            "(Latin-1?); convert the file, for example with: iconv -f latin1 -t utf-8"
+        ) from e
+    except ValueError as e:
+        raise DataError(f"{path}:{number}: expected a JSON object like {EXAMPLE}, found malformed JSON: {e}") from e
+    if not isinstance(value, dict):
+        raise DataError(f"{path}:{number}: expected a JSON object like {EXAMPLE}, found {type(value).__name__}")
+    return value
+
+
+def _caption(record: Mapping[str, Any], path: Path, number: int) -> Caption:
+    where = f"{path}:{number}"
+    video = _text(record, "video", where, required=True)
+    split = _text(record, "split", where)
+    if split is not None and split not in SPLITS:
+        raise DataError(f"{where}: split: expected train, val or test, found {split!r}{did_you_mean(split, SPLITS)}")
+    start, end = _seconds(record, "start", where), _seconds(record, "end", where)
+    if end is not None and end <= (start or 0.0):
+        raise DataError(f"{where}: expected start < end, found start {start or 0.0} and end {end}")
+    file = _text(record, "path", where)
+    return Caption(
+        id=_text(record, "id", where) or "",
+        video=video or "",
+        text=_text(record, "caption", where, required=True) or "",
+        split=split,
+        start=start,
+        end=end,
+        source=where,
+        path=(path.parent / file).resolve() if file else None,
+    )
+
+
+def _text(record: Mapping[str, Any], key: str, where: str, *, required: bool = False) -> str | None:
+    value = record.get(key)
+    if value is None and not required:
+        return None
+    if value is None:
+        near = did_you_mean(key, [k for k in record if k not in ("video", "caption", "id", "split", "path")])
+        raise DataError(f"{where}: expected the key {key!r}, found {', '.join(map(repr, record)) or 'no key'}{near}")
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {key}: expected a string, found {value!r}")
+    if not value.strip():
+        raise DataError(f"{where}: {key}: expected text, found an empty string")
+    return value.strip() if key != "caption" else value
+
+
+def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise DataError(f"{where}: {key}: expected seconds (a number, 0 or more), found {value!r}")
+    return float(value)
+
+
+# ----------------------------------------------------------------------------------------------------------- resolving
+
+
+class _Names:
+    """All names by which captions may call the clips: from exact (a window's id) to loose (a unique stem)."""
+
+    def __init__(self, clips: Sequence[ClipInfo]):
+        self._clips: dict[str, list[int]] = {}
+        self._files: dict[str, list[int]] = defaultdict(list)
+        self._paths: dict[str, list[int]] = defaultdict(list)
+        self._loose: dict[str, set[str]] = defaultdict(set)
+        for row, clip in enumerate(clips):
+            self._clips[clip.id] = [row]
+            self._files[clip.file_id].append(row)
+            self._paths[clip.path].append(row)
+        for file_id in self._files:
+            for name in _shorter(file_id):
+                self._loose[name].add(file_id)
+
+    def find(self, caption: Caption) -> list[int]:
+        """Return the rows that a caption names, [] if none. Raises DataError when its name fits several files."""
+        if caption.path is not None and str(caption.path) in self._paths:
+            return self._paths[str(caption.path)]
+        for exact in (self._files, self._clips):
+            if caption.video in exact:
+                return exact[caption.video]
+        files = self._loose.get(caption.video, set())
+        if len(files) > 1:
+            raise DataError(
+                f"{caption.source}: the video {caption.video!r} is ambiguous: it may be "
+                f"{', '.join(map(repr, sorted(files)))}; say which by its id"
+            )
+        return self._files[next(iter(files))] if files else []
+
+    def unknown(self, caption: Caption) -> str:
+        near = did_you_mean(caption.video, [*self._files, *self._loose])
+        return (
+            f"{caption.source}: the video {caption.video!r} is not among the {len(self._files)} extracted ones"
+            f"{near or '; extract it first, or correct the line'}"
+        )
+
+
+def _shorter(file_id: str) -> set[str]:
+    """The looser names of a file: its path without extension, its bare name, its stem."""
+    path = PurePosixPath(file_id)
+    return {str(path.with_suffix("")), path.name, path.stem} - {file_id}
+
+
+def _forms(ids: Iterable[str]) -> set[str]:
+    return {form for i in ids for form in (i, *_shorter(i))}
+
+
+def _in_time(caption: Caption, rows: Sequence[int], clips: Sequence[ClipInfo]) -> list[int]:
+    """Keep the windows that overlap the caption's span."""
+    if caption.start is None and caption.end is None:
+        return list(rows)
+    start, end = caption.start or 0.0, math.inf if caption.end is None else caption.end
+    kept = [row for row in rows if clips[row].span[0] < end and start < clips[row].span[1]]
+    if not kept:
+        last = max(clips[row].span[1] for row in rows)
+        raise DataError(
+            f"{caption.source}: expected a time inside of {caption.video!r}, which ends at {last:.1f} s, found "
+            f"start {start:g}"
+        )
+    return kept

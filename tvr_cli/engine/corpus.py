@@ -1,0 +1,88 @@
+"""Which captions belong to the clips of a frame store: from a flag, from the last time, or from beside the videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import data
+from tvr_cli.data import jsonl
+from tvr_cli.data.jsonl import Resolved
+from tvr_cli.errors import DataError
+from tvr_cli.log import logger
+from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.frames import FrameStore
+from tvr_cli.types import Caption, Manifest
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Captions with their clips. aside: captions of videos without a clip. origin: where they came from."""
+
+    captions: list[Resolved] = field(default_factory=list)
+    aside: list[Caption] = field(default_factory=list)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def about(self, frames: FrameStore) -> dict[str, Any]:
+        """Return what a feature store's state says of its corpus."""
+        return {**self.origin, "set_aside": len(self.aside), "frames_content": frames.content_hash()}
+
+
+def read_corpus(captions: Path | Manifest | None, frames: FrameStore, last: FeatureStore | None) -> Corpus:
+    """Read and resolve captions. None: those of `last`, else `captions.jsonl` beside the videos, else none.
+
+    Raises DataError, naming file and line, before anything else is done.
+    """
+    if captions is None:
+        captions = _remembered(last) or frames.captions_beside
+        if captions is None:
+            logger.info("no captions: the features will serve queries, but not training or evaluation")
+            return Corpus()
+        logger.info("captions: %s", captions if isinstance(captions, Path) else f"the data set {captions.name}")
+    if isinstance(captions, Path):
+        resolved, aside = jsonl.resolve(jsonl.read_captions(captions), frames.records, absent=_failed(frames))
+        origin: dict[str, Any] = {"captions": str(captions.resolve())}
+    else:
+        strict = captions.name == "jsonl"
+        absent = [*captions.missing, *_failed(frames)]
+        resolved, aside = jsonl.resolve(captions.captions, frames.records, absent=absent, strict=strict)
+        origin = _origin(captions)
+    if not resolved:
+        raise DataError(
+            f"none of the {len(aside)} captions is about one of the {len(frames.records)} extracted clips "
+            f"(the first is about {aside[0].video!r}, the first clip is {frames.records[0].id!r})"
+        )
+    if aside:
+        videos = len({c.video for c in aside})
+        logger.warning("%d captions of %d videos without frames were set aside", len(aside), videos)
+    return Corpus(resolved, aside, origin)
+
+
+def _origin(manifest: Manifest) -> dict[str, Any]:
+    variant = f":{manifest.variant}" if manifest.variant else ""
+    place = manifest.annotations[0] if manifest.name == "jsonl" else manifest.root
+    return {
+        "data": f"{manifest.name}:{place.resolve()}{variant}",
+        "expected": dict(manifest.expected),
+        "missing": len(manifest.missing),
+        "notes": list(manifest.notes),
+    }
+
+
+def _failed(frames: FrameStore) -> list[str]:
+    return [str(failure["video"]) for failure in frames.failures()]
+
+
+def _remembered(last: FeatureStore | None) -> Path | Manifest | None:
+    if last is None:
+        return None
+    if spec := last.provenance.get("data"):
+        return data.load(str(spec))
+    file = Path(str(last.provenance.get("captions", "")))
+    if file.is_file():
+        return file
+    if last.provenance.get("captions"):
+        logger.warning("the captions of the last time, %s, are gone", file)
+    return None

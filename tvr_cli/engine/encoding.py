@@ -1,0 +1,63 @@
+"""Running a backbone without gradients: captions to text features, frame batches to video features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tvr_cli.backbones.base import Backbone
+from tvr_cli.engine import word_importance
+from tvr_cli.engine.frame_batches import FrameBatch
+from tvr_cli.types import TextFeatures, VideoFeatures, WordPlan, caption_key
+
+TEXT_BATCH = 128
+
+
+@torch.no_grad()
+def encode_captions(
+    backbone: Backbone, texts: Sequence[str], plan: WordPlan, importance: str, *, batch: int = TEXT_BATCH
+) -> TextFeatures:
+    """Encode captions [T] as a feature store of this plan holds them: float32, un-normalised.
+
+    Ragged: token slots beyond a caption's own tokens are zero. importance: the store's rule (`word_importance.RULES`).
+    """
+    parts = [_captions(backbone, texts[i : i + batch], plan, importance) for i in range(0, len(texts), batch)]
+    if not parts:
+        return _captions(backbone, [""], plan, importance).rows(slice(0, 0))
+    fields = {name: [getattr(p, name) for p in parts] for name in ("key", "pooled", "tokens", "n_tokens", "importance")}
+    return TextFeatures(**{k: None if v[0] is None else torch.cat(v) for k, v in fields.items()})
+
+
+@torch.no_grad()
+def encode_batch(backbone: Backbone, batch: FrameBatch, shape: str) -> VideoFeatures:
+    """Encode a batch of clips: `fixed` encodes missing frames too, `ragged` only the real ones (zeros elsewhere)."""
+    pixels, real = batch.pixels.to(backbone.device, non_blocking=True), batch.real.to(backbone.device)
+    if shape == "fixed":
+        frames = backbone.encode_frames(pixels, real)
+    else:
+        encoded = backbone.encode_frames(pixels[real][None], real.new_ones(1, int(real.sum())))[0]
+        frames = encoded.new_zeros(*real.shape, encoded.shape[-1])
+        frames[real] = encoded
+    key = torch.tensor([record.key for record in batch.records], dtype=torch.int64)
+    return VideoFeatures(key, frames.float().cpu(), batch.real.sum(1), batch.ts)
+
+
+def _captions(backbone: Backbone, texts: Sequence[str], plan: WordPlan, importance: str) -> TextFeatures:
+    ids, n_tokens = backbone.tokenize(texts, plan.length)
+    marks = word_importance.mark(backbone, texts, n_tokens, plan.length, importance)
+    used = ids if plan.shape == "fixed" else ids[:, : max(1, int(n_tokens.max()))]
+    pooled, tokens = backbone.encode_text(used.to(backbone.device))
+    if tokens is not None:
+        tokens = _to_plan(tokens.float().cpu(), n_tokens, plan)
+    key = torch.tensor([caption_key(text) for text in texts], dtype=torch.int64)
+    return TextFeatures(key, pooled.float().cpu(), tokens, n_tokens, marks)
+
+
+def _to_plan(tokens: Tensor, n_tokens: Tensor, plan: WordPlan) -> Tensor:
+    if plan.shape == "fixed":
+        return tokens
+    out = tokens.new_zeros(len(tokens), plan.length, tokens.shape[-1])
+    out[:, : tokens.shape[1]] = tokens
+    return out * (torch.arange(plan.length)[None, :, None] < n_tokens[:, None, None])

@@ -1,0 +1,77 @@
+"""Frames from the store to batches of pixels, one batch ahead of the model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tvr_cli.errors import DataError
+from tvr_cli.stores.frames import ClipFrames, ClipRecord, FrameStore, decode_jpeg
+
+_A, _B = TypeVar("_A"), TypeVar("_B")
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Pixels of V clips. pixels: [V, F, 3, S, S] uint8, zero where missing. real: [V, F] bool. ts: [V, F] float64."""
+
+    records: list[ClipRecord]
+    pixels: Tensor
+    real: Tensor
+    ts: Tensor
+
+
+def frame_batches(
+    store: FrameStore, ids: Sequence[str], *, size: int, slots: int | None, clips: int
+) -> Iterator[FrameBatch]:
+    """Yield the clips `ids` in batches of `clips`; slots: F, or None for the longest clip of each batch.
+
+    Decoding runs in a thread, one batch ahead. Raises DataError when a frame is smaller than `size` pixels.
+    """
+    chunks = [ids[i : i + clips] for i in range(0, len(ids), clips)]
+    yield from ahead(chunks, lambda chunk: _batch(list(store.read(chunk)), size, slots))
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """Shrink a square image [H, H, 3] uint8 to [size, size, 3], antialiased bicubic; one of that size stays as is."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    if height != width or height < size:
+        raise DataError(f"expected square frames of at least {size} px, found {width} x {height}")
+    from PIL import Image
+
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def ahead(items: Iterable[_A], make: Callable[[_A], _B], depth: int = 1) -> Iterator[_B]:
+    """Yield `make(item)` of each item in order; up to `depth` of them are made in a thread while the caller works."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: deque[Future[Any]] = deque()
+        for item in items:
+            pending.append(pool.submit(make, item))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _batch(clips: Sequence[ClipFrames], size: int, slots: int | None) -> FrameBatch:
+    width = slots or max(len(clip.jpegs) for clip in clips)
+    pixels = torch.zeros(len(clips), width, 3, size, size, dtype=torch.uint8)
+    real = torch.zeros(len(clips), width, dtype=torch.bool)
+    ts = torch.zeros(len(clips), width, dtype=torch.float64)
+    for row, clip in enumerate(clips):
+        n = len(clip.jpegs)
+        real[row, :n] = True
+        ts[row, :n] = torch.from_numpy(np.asarray(clip.ts, dtype=np.float64))
+        for i, data in enumerate(clip.jpegs):
+            pixels[row, i] = torch.from_numpy(fit(decode_jpeg(data), size)).permute(2, 0, 1)
+    return FrameBatch([clip.record for clip in clips], pixels, real, ts)

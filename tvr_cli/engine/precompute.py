@@ -1,0 +1,452 @@
+"""Computing features: the frames of a frame store and the captions about them, through one backbone, into a store.
+
+Everything that can be refused is refused before the backbone is loaded. Only what is new is encoded: clips are found by
+content, captions by text, and what a run leaves behind when it is stopped is taken over by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tvr_cli import __version__, files
+from tvr_cli.backbones import base as backbones
+from tvr_cli.backbones.base import Backbone
+from tvr_cli.backbones.source import DEMO_TINY, Source, resolve
+from tvr_cli.engine import cost, word_importance
+from tvr_cli.engine.corpus import Corpus, read_corpus
+from tvr_cli.engine.encoding import encode_batch, encode_captions
+from tvr_cli.engine.frame_batches import frame_batches
+from tvr_cli.engine.score import pick_device
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.log import logger, progress, warn_once
+from tvr_cli.stores import features
+from tvr_cli.stores.feature_shards import read_lines
+from tvr_cli.stores.feature_writer import FeatureWriter, header_of
+from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.frames import ClipRecord, FrameStore
+from tvr_cli.types import Manifest, VideoFeatures, WordPlan, caption_key
+
+__all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "repair"]
+
+DEFAULT_BACKBONE = "clip-vit-b32"
+DEFAULT_WORDS = 32
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+# A shard is the unit of resuming: what may be lost when a run is stopped.
+_SHARD_BYTES = 64_000_000
+_SHARD_CLIPS, _SHARD_CAPTIONS = 128, 2048
+_FRAMES_A_BATCH = {"cpu": 48, "cuda": 384}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeOptions:
+    """How to compute features.
+
+    dtype: how they are stored. shape: `fixed` keeps missing frames and pad tokens, `ragged` the real ones. words: shape
+    of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. precision:
+    arithmetic of the towers. batch: frames a forward pass, None = by device.
+    """
+
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    shape: Literal["fixed", "ragged"] = "fixed"
+    words: Literal["fixed", "ragged"] | None = None
+    max_words: int | None = None
+    temporal_shift: bool = False
+    word_importance: str = "none"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    batch: int | None = None
+    device: str = "auto"
+    offline: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PrecomputeReport:
+    """What was done, or with `dry_run` would be. seconds: spent, or estimated. size_bytes: of all shards."""
+
+    store: FeatureStore | None
+    folder: Path
+    backbone: str
+    clips: int
+    encoded_clips: int
+    captions: int
+    texts: int
+    encoded_texts: int
+    truncated: int
+    max_words: int
+    set_aside: int
+    size_bytes: int
+    seconds: float
+    dry_run: bool = False
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `tvr precompute-features --json` prints."""
+        return {
+            "schema": "tvr/precompute-features@1",
+            "dry_run": self.dry_run,
+            "store": str(self.folder),
+            "fingerprint": self.store.fingerprint if self.store else None,
+            "backbone": self.backbone,
+            "clips": {"total": self.clips, "encoded": self.encoded_clips, "kept": self.clips - self.encoded_clips},
+            "captions": {
+                "total": self.captions,
+                "texts": self.texts,
+                "encoded": self.encoded_texts,
+                "truncated": self.truncated,
+                "set_aside": self.set_aside,
+            },
+            "bytes": self.size_bytes,
+            "seconds": self.seconds,
+            **self.counts,
+        }
+
+
+def precompute(
+    workspace: Path,
+    backbone: str | None = None,
+    captions: Path | Manifest | None = None,
+    options: PrecomputeOptions | None = None,
+) -> PrecomputeReport:
+    """Compute the features of a workspace's frames, and of captions about them.
+
+    backbone: see `backbones.base.load`; None = TVR_BACKBONE, else that of the newest feature store, else clip-vit-b32.
+    captions: a JSONL file or a data set; None = those of the last time, else `captions.jsonl` beside the videos, else
+    none. Raises DataError for bad captions or too small frames, ConfigError for an impossible plan, EnvironmentProblem
+    for missing weights.
+    """
+    options = options or PrecomputeOptions()
+    started = time.monotonic()
+    frames = FrameStore.open(workspace / "frames")
+    if not frames.records:
+        raise DataError(
+            f"the frame store {str(frames.root)!r} holds no clip; run: tvr extract-frames VIDEOS -o {workspace}"
+        )
+    corpus = read_corpus(captions, frames, FeatureStore.newest(workspace))
+    source = resolve(choose_backbone(backbone, workspace))
+    plan = _Plan.make(source, frames, options)
+    if source.name == DEMO_TINY:
+        _warn_of_real_videos(frames.records)
+    if options.dry_run:
+        return _dry_run(workspace, source, frames, corpus, plan, options)
+    device = pick_device(options.device)
+    model = backbones.load(
+        source.name,
+        offline=options.offline,
+        device=device,
+        temporal_shift=options.temporal_shift,
+        precision=DTYPES[options.precision],
+    )
+    identity = plan.identity(model.identity(), frames)
+    folder = workspace / "features" / features.fingerprint_of(identity)
+    header = header_of(
+        identity,
+        backbone=source.name,
+        dim=model.dim,
+        provides=(model.provides - {"temporal_shift"}) | plan.extra,
+        provenance=_provenance(frames, options, device),
+    )
+    with files.lock(folder), torch.inference_mode():
+        writer = FeatureWriter(folder, header)
+        new_clips = _new_clips(frames.records, writer)
+        new_texts = _new_texts(corpus, writer)
+        _encode_clips(writer, model, frames, new_clips, plan, options)
+        truncated = _encode_texts(writer, model, new_texts, plan, options)
+        writer.finish(frames.records, _stored(corpus), corpus.about(frames))
+        size = writer.size_bytes()
+    return PrecomputeReport(
+        store=FeatureStore.open(folder),
+        folder=folder,
+        backbone=source.name,
+        clips=len(frames.records),
+        encoded_clips=len(new_clips),
+        captions=len(corpus.captions),
+        texts=len(_unique_texts(corpus)),
+        encoded_texts=len(new_texts),
+        truncated=truncated,
+        max_words=plan.words.length,
+        set_aside=len(corpus.aside),
+        size_bytes=size,
+        seconds=time.monotonic() - started,
+    )
+
+
+def choose_backbone(asked: str | None, workspace: Path) -> str:
+    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest feature store, clip-vit-b32."""
+    if asked:
+        return asked
+    if named := os.environ.get("TVR_BACKBONE"):
+        return named
+    newest = FeatureStore.newest(workspace)
+    return newest.backbone_name if newest is not None else DEFAULT_BACKBONE
+
+
+def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "auto") -> Backbone:
+    """Load the backbone that made a store. Raises StoreMismatch when its weights or settings have changed since."""
+    model = backbones.load(
+        store.backbone_name,
+        offline=offline,
+        device=pick_device(device),
+        temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
+    )
+    command = f"tvr precompute-features --backbone {store.backbone_name} -o {store.root.parent.parent}"
+    features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
+    return model
+
+
+def repair(workspace: Path, shard: str, options: PrecomputeOptions) -> PrecomputeReport:
+    """Make one shard of any feature store of a workspace again, with the settings of its store.
+
+    Only device, batch and offline are taken from `options`. Raises DataError when no store has such a shard.
+    """
+    folders = [p.parent for p in (workspace / "features").glob("*/store.json")]
+    folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
+    if folder is None:
+        raise DataError(f"no feature store in {str(workspace / 'features')!r} has a shard {shard!r}")
+    header = features.read_header(folder)
+    identity = header["identity"]
+    with files.lock(folder):
+        FeatureWriter(folder, header).drop(shard)
+    again = replace(
+        options,
+        dtype=header["provenance"]["dtype"],
+        shape=identity["shape"],
+        words=identity["words"]["shape"],
+        max_words=identity["words"]["length"],
+        temporal_shift=identity["backbone"]["temporal_shift"],
+        word_importance=identity["importance"],
+        dry_run=False,
+    )
+    return precompute(workspace, header["backbone"], None, again)
+
+
+# -------------------------------------------------------------------------------------------------------------- plans
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The plans of a store, checked against backbone and frames. slots: F, None where frames are ragged."""
+
+    shape: str
+    slots: int | None
+    words: WordPlan
+    importance: str
+
+    @staticmethod
+    def make(source: Source, frames: FrameStore, options: PrecomputeOptions) -> _Plan:
+        size, needed = frames.plan.size, source.image_size
+        again = f"tvr extract-frames VIDEOS --size {needed} --overwrite -o {frames.root.parent}"
+        if size < needed:
+            raise DataError(
+                f"the frames in {str(frames.root)!r} are {size} px, but the backbone {source.name} takes {needed} px; "
+                f"run: {again}"
+            )
+        if options.shape == "fixed" and frames.plan.slots is None:
+            raise ConfigError(
+                "--shape fixed needs a largest number of frames a clip, and these frames have none; use --shape "
+                f"ragged, or extract with --max-frames: tvr extract-frames VIDEOS --fps {frames.plan.fps} --max-frames 12"
+            )
+        if options.temporal_shift and options.shape != "fixed":
+            raise ConfigError("--temporal-shift mixes the frames of whole clips; it needs --shape fixed")
+        length = options.max_words or min(DEFAULT_WORDS, source.context_length)
+        if not 3 <= length <= source.context_length:
+            raise ConfigError(
+                f"--max-words: expected 3 to {source.context_length}, the context of {source.name}, found {length}"
+            )
+        words = WordPlan(options.words or options.shape, length)
+        slots = frames.plan.slots if options.shape == "fixed" else None
+        return _Plan(options.shape, slots, words, word_importance.rule_identity(options.word_importance))
+
+    @property
+    def extra(self) -> set[str]:
+        return set() if self.importance == "none" else {"importance"}
+
+    def identity(self, backbone: dict[str, Any], frames: FrameStore) -> dict[str, Any]:
+        return {
+            "backbone": backbone,
+            "frames": dict(frames.identity),
+            "shape": self.shape,
+            "words": {"shape": self.words.shape, "length": self.words.length},
+            "importance": self.importance,
+        }
+
+
+# ----------------------------------------------------------------------------------------------------------- encoding
+
+
+def _encode_clips(
+    writer: FeatureWriter,
+    model: Backbone,
+    frames: FrameStore,
+    records: Sequence[ClipRecord],
+    plan: _Plan,
+    options: PrecomputeOptions,
+) -> None:
+    width = plan.slots or max((r.n_frames for r in records), default=1)
+    rows = _shard_rows(width * model.dim * DTYPES[options.dtype].itemsize, _SHARD_CLIPS)
+    clips = max(1, (options.batch or _FRAMES_A_BATCH.get(model.device.type, 48)) // width)
+    ids = [record.id for record in records]
+    with progress("encoding frames", total=len(records), unit="clips") as bar:
+        for start in range(0, len(ids), rows):
+            parts: list[tuple[list[str], VideoFeatures]] = []
+            chunk = ids[start : start + rows]
+            for batch in frame_batches(frames, chunk, size=model.image_size, slots=plan.slots, clips=clips):
+                keys = [clip_row_key(r.key, r.n_frames) for r in batch.records]
+                parts.append((keys, encode_batch(model, batch, plan.shape)))
+                bar.advance(len(keys))
+            keys = [key for part, _ in parts for key in part]
+            writer.add_video(keys, _cat_videos([video for _, video in parts]), DTYPES[options.dtype])
+
+
+def _encode_texts(
+    writer: FeatureWriter, model: Backbone, texts: dict[str, str], plan: _Plan, options: PrecomputeOptions
+) -> int:
+    """Encode captions by row key; returns how many of them were longer than the plan."""
+    itemsize = DTYPES[options.dtype].itemsize
+    rows = _shard_rows(plan.words.length * model.dim * itemsize, _SHARD_CAPTIONS)
+    keys, truncated = list(texts), 0
+    with progress("encoding captions", total=len(keys), unit="captions") as bar:
+        for start in range(0, len(keys), rows):
+            chunk = keys[start : start + rows]
+            said = [texts[key] for key in chunk]
+            truncated += int((model.count_tokens(said) > plan.words.length).sum())
+            encoded = encode_captions(model, said, plan.words, plan.importance)
+            writer.add_text(chunk, encoded, DTYPES[options.dtype])
+            bar.advance(len(chunk))
+    if truncated:
+        logger.warning(
+            "%d caption%s longer than %d tokens %s truncated (--max-words)",
+            truncated,
+            "" if truncated == 1 else "s",
+            plan.words.length,
+            "was" if truncated == 1 else "were",
+        )
+    return truncated
+
+
+def _shard_rows(row_bytes: int, most: int) -> int:
+    return max(1, min(most, _SHARD_BYTES // max(1, row_bytes)))
+
+
+def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
+    width = max(p.frames.shape[1] for p in parts)
+
+    def widen(x: torch.Tensor) -> torch.Tensor:
+        out = x.new_zeros(len(x), width, *x.shape[2:])
+        out[:, : x.shape[1]] = x
+        return out
+
+    return VideoFeatures(
+        torch.cat([p.key for p in parts]),
+        torch.cat([widen(p.frames) for p in parts]),
+        torch.cat([p.n_frames for p in parts]),
+        torch.cat([widen(p.ts) for p in parts]),
+    )
+
+
+def _new_clips(records: Sequence[ClipRecord], writer: FeatureWriter) -> list[ClipRecord]:
+    """Return one clip of each content that the store lacks."""
+    there = writer.keys("video")
+    new = {clip_row_key(r.key, r.n_frames): r for r in reversed(records)}
+    return [r for key, r in reversed(new.items()) if key not in there]
+
+
+def _unique_texts(corpus: Corpus) -> dict[str, str]:
+    return {text_row_key(c.caption.text): c.caption.text for c in corpus.captions}
+
+
+def _new_texts(corpus: Corpus, writer: FeatureWriter) -> dict[str, str]:
+    there = writer.keys("text")
+    return {key: text for key, text in _unique_texts(corpus).items() if key not in there}
+
+
+def _stored(corpus: Corpus) -> list[StoredCaption]:
+    return [
+        StoredCaption(
+            id=c.caption.id,
+            text=c.caption.text,
+            key=caption_key(c.caption.text),
+            split=c.caption.split or "train",
+            clips=c.clips,
+            file_id=c.file_id,
+            source=c.caption.source,
+            start=c.caption.start,
+            end=c.caption.end,
+        )
+        for c in corpus.captions
+    ]
+
+
+def _provenance(frames: FrameStore, options: PrecomputeOptions, device: torch.device) -> dict[str, Any]:
+    import open_clip
+
+    return {
+        "tvr": __version__,
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "machine": platform.machine(),
+        "dtype": options.dtype,
+        "precision": options.precision,
+        "frames": frames.provenance,
+    }
+
+
+def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
+    """`demo-tiny` has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
+    folders = {Path(r.path).parent for r in records}
+    if any(not any((p / "events.jsonl").is_file() for p in (f, *f.parents[:2])) for f in folders):
+        warn_once(
+            "demo-tiny knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
+            f"Use --backbone {DEFAULT_BACKBONE} for real ones"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- dry run
+
+
+def _dry_run(
+    workspace: Path, source: Source, frames: FrameStore, corpus: Corpus, plan: _Plan, options: PrecomputeOptions
+) -> PrecomputeReport:
+    """Say what would be encoded, its bytes and about how long it would take; weights need not be here."""
+    folder, records, texts = workspace / "features", list(frames.records), _unique_texts(corpus)
+    if source.weights is not None:
+        model = backbones.load(source.name, offline=True, temporal_shift=options.temporal_shift)
+        folder = folder / features.fingerprint_of(plan.identity(model.identity(), frames))
+        lines = read_lines(folder) if folder.is_dir() else []
+        there = {key for line in lines for key in line.keys}
+        records = [r for r in records if clip_row_key(r.key, r.n_frames) not in there]
+        texts = {key: text for key, text in texts.items() if key not in there}
+    itemsize = DTYPES[options.dtype].itemsize
+    slots = sum(plan.slots or r.n_frames for r in records)
+    tokens = len(texts) * (plan.words.length + 1)
+    per_frame, per_caption = cost.tower_flops(source, plan.words.length)
+    flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
+    device = pick_device(options.device)
+    return PrecomputeReport(
+        store=None,
+        folder=folder,
+        backbone=source.name,
+        clips=len(frames.records),
+        encoded_clips=len(records),
+        captions=len(corpus.captions),
+        texts=len(_unique_texts(corpus)),
+        encoded_texts=len(texts),
+        truncated=0,
+        max_words=plan.words.length,
+        set_aside=len(corpus.aside),
+        size_bytes=(slots + tokens) * source.dim * itemsize,
+        seconds=cost.seconds(flops, device, DTYPES[options.precision]) if flops else 0.0,
+        dry_run=True,
+        counts={
+            "sizes": {"frames": slots, "tokens": tokens, "dim": source.dim, "bytes_a_value": itemsize},
+            "weights": str(source.weights) if source.weights is not None else None,
+        },
+    )

@@ -1,0 +1,264 @@
+"""Reading a feature store: what one backbone made of the clips and captions of a workspace, un-normalised.
+
+    <workspace>/features/<fingerprint>/
+        store.json                 format version, identity, sizes, what it provides, provenance
+        shards.jsonl               one line a shard: name, kind, sha256, bytes, the key of each row
+        video-<hash>.safetensors   features of clips, text-<hash>.safetensors of captions (`feature_shards.py`)
+        clips-<hash>.json, captions-<hash>.json     the clips and captions that are in the workspace now
+        state.json                 which of these two files count, and where the captions came from
+
+Shards are found by content (a clip's key, a caption's text), so a renamed video or a caption of two videos costs
+nothing. A shard counts when its line is written, the store when `state.json` is. Writing is in `feature_writer.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tvr_cli import files
+from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.stores.feature_shards import Place, ShardReader, places, read_lines
+from tvr_cli.stores.frames import ClipRecord
+from tvr_cli.types import FramePlan, Sizes, Split, TextFeatures, VideoFeatures, WordPlan, caption_key
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCaption:
+    """A caption and its place in the corpus.
+
+    key: `types.caption_key(text)`. clips: rows of `FeatureStore.clips` that it describes (every window of a file that
+    was cut), the same file's all, `file_id`. source: `file:line` or the annotation file. start, end: seconds, as given.
+    """
+
+    id: str
+    text: str
+    key: int
+    split: Split
+    clips: tuple[int, ...]
+    file_id: str
+    source: str = ""
+    start: float | None = None
+    end: float | None = None
+
+
+class FeatureStore:
+    """A feature store opened for reading. Use `open` or `newest`."""
+
+    def __init__(self, root: Path, header: dict[str, Any], state: dict[str, Any]):
+        self.root = root
+        self.fingerprint: str = header["fingerprint"]
+        self.identity: dict[str, Any] = header["identity"]
+        self.provenance: dict[str, Any] = {**header["provenance"], **state["corpus"]}
+        self.backbone_name: str = header["backbone"]
+        self.word_plan = WordPlan(**self.identity["words"])
+        self.word_importance: str = self.identity["importance"]
+        self.provides: frozenset[str] = frozenset(header["provides"])
+        self._state = state
+        self._header = header
+
+    @classmethod
+    def open(cls, folder: Path) -> FeatureStore:
+        """Open the store in `folder`.
+
+        Raises DataError when there is none or its first run was never finished, StoreMismatch on another format.
+        """
+        header = read_header(folder)
+        if not (folder / "state.json").is_file():
+            raise DataError(
+                f"the feature store {str(folder)!r} was begun but not finished; continue it with: "
+                f"tvr precompute-features --backbone {header['backbone']} -o {folder.parent.parent}"
+            )
+        return cls(folder, header, files.read_json(folder / "state.json"))
+
+    @classmethod
+    def newest(cls, workspace: Path, backbone: str | None = None) -> FeatureStore | None:
+        """Return the store of a workspace that was finished last (of one backbone, if named), or None."""
+        finished = [p for p in (workspace / "features").glob("*/state.json") if (p.parent / "store.json").is_file()]
+        for path in sorted(finished, key=lambda p: (p.stat().st_mtime_ns, p.parent.name), reverse=True):
+            store = cls.open(path.parent)
+            if backbone is None or store.made_by(backbone):
+                return store
+        return None
+
+    def made_by(self, backbone: str) -> bool:
+        """Whether `backbone` is a name of the backbone that made this store: the one given then, or open_clip's."""
+        return backbone in (self.backbone_name, self.identity["backbone"]["name"])
+
+    # ----------------------------------------------------------------------------------------------------- the corpus
+
+    @cached_property
+    def clips(self) -> list[ClipRecord]:
+        """The clips, sorted by id: the rows of `video`."""
+        names = {f.name for f in dataclasses.fields(ClipRecord)}
+        records = files.read_json(self.root / self._state["clips"])
+        return [
+            ClipRecord(**{**{k: v for k, v in r.items() if k in names}, "span": (r["span"][0], r["span"][1])})
+            for r in records
+        ]
+
+    @cached_property
+    def captions(self) -> list[StoredCaption]:
+        """The captions, in the order of their source: the rows of `text`."""
+        records = files.read_json(self.root / self._state["captions"])
+        return [StoredCaption(**{**r, "clips": tuple(r["clips"]), "key": caption_key(r["text"])}) for r in records]
+
+    @property
+    def frame_plan(self) -> FramePlan:
+        known = {f.name for f in dataclasses.fields(FramePlan)}
+        return FramePlan(**{k: v for k, v in self.identity["frames"].items() if k in known})
+
+    @property
+    def shape(self) -> str:
+        """`fixed`: all F slots are kept, missing frames too; `ragged`: the real frames only."""
+        return str(self.identity["shape"])
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(int(self._header["dim"]), self._slots, self.word_plan.length)
+
+    def split(self, name: str) -> Tensor:
+        """Return the rows [n] int64 of a split's captions."""
+        return torch.tensor([i for i, c in enumerate(self.captions) if c.split == name], dtype=torch.int64)
+
+    def content_hash(self) -> str:
+        """Return a hash that changes when the clips, their features or the captions change."""
+        parts = (self.fingerprint, self._state["clips"], self._state["captions"])
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    # -------------------------------------------------------------------------------------------------------- features
+
+    def video(self, index: Tensor | None = None) -> VideoFeatures:
+        """Return features of clips (all, or the rows `index`), float32; ts is float64 seconds in the file.
+
+        Raises DataError when a shard is damaged, naming the command that rebuilds it.
+        """
+        rows = _rows(index, len(self.clips))
+        if not rows:
+            empty = torch.zeros(0, self._slots, self.sizes.dim)
+            none = torch.zeros(0, dtype=torch.int64)
+            return VideoFeatures(none, empty, none, torch.zeros(0, self._slots, dtype=torch.float64))
+        wanted = [self._video_places[i] for i in rows]
+        read, width = self._reader, self._slots
+        if self.shape == "fixed":
+            frames, ts = read.rows(wanted, "frames"), read.rows(wanted, "frame_ts")
+        else:
+            frames = read.padded(wanted, "frames", "frame_offsets", width)
+            ts = read.padded(wanted, "frame_ts", "frame_offsets", width)
+        key = torch.tensor([self.clips[i].key for i in rows], dtype=torch.int64)
+        return VideoFeatures(key, frames.float(), read.rows(wanted, "n_frames"), ts)
+
+    def text(self, index: Tensor | None = None) -> TextFeatures:
+        """Return features of captions (all, or the rows `index`), float32. Raises DataError for a damaged shard."""
+        rows = _rows(index, len(self.captions))
+        key = torch.tensor([self.captions[i].key for i in rows], dtype=torch.int64)
+        length, dim = self.word_plan.length, self.sizes.dim
+        if not rows:
+            tokens = torch.zeros(0, length, dim) if "tokens" in self.provides else None
+            marks = torch.zeros(0, length, dtype=torch.uint8) if "importance" in self.provides else None
+            return TextFeatures(key, torch.zeros(0, dim), tokens, key.clone(), marks)
+        wanted, read = [self._text_places[i] for i in rows], self._reader
+        tokens = marks = None
+        if "tokens" in self.provides:
+            fixed = self.word_plan.shape == "fixed"
+            tokens = read.rows(wanted, "tokens") if fixed else read.padded(wanted, "tokens", "token_offsets", length)
+            tokens = tokens.float()
+        if "importance" in self.provides:
+            marks = read.rows(wanted, "importance")
+        pooled = read.rows(wanted, "pooled").float()
+        return TextFeatures(key, pooled, tokens, read.rows(wanted, "n_tokens"), marks)
+
+    @cached_property
+    def _reader(self) -> ShardReader:
+        return ShardReader(self.root, read_lines(self.root))
+
+    @cached_property
+    def _slots(self) -> int:
+        slots = self.frame_plan.slots
+        return slots if slots is not None else max((c.n_frames for c in self.clips), default=0)
+
+    @cached_property
+    def _video_places(self) -> list[Place]:
+        known = places(read_lines(self.root), "video")
+        return [_found(known, clip_row_key(c.key, c.n_frames), self.root) for c in self.clips]
+
+    @cached_property
+    def _text_places(self) -> list[Place]:
+        known = places(read_lines(self.root), "text")
+        return [_found(known, text_row_key(c.text), self.root) for c in self.captions]
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """Return the name of a store's folder: a hash of its identity, 16 hexadecimal digits."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+
+def check_identity(store: FeatureStore, identity: Mapping[str, Any], command: str) -> None:
+    """Raise StoreMismatch, naming the first field that differs and the command that fixes it, unless all are equal."""
+    found, wanted = _leaves(store.identity), _leaves(identity)
+    for field in sorted(wanted.keys() | found.keys()):
+        if found.get(field) != wanted.get(field):
+            raise StoreMismatch(
+                f"the feature store {str(store.root)!r} was made with {field} = {found.get(field)!r}, but "
+                f"{wanted.get(field)!r} is wanted; run: {command}"
+            )
+
+
+def clip_row_key(key: int, n_frames: int) -> str:
+    """What finds a clip's features: its content key and how many of its frames could be read."""
+    return f"{key & (2**64 - 1):016x}.{n_frames}"
+
+
+def text_row_key(text: str) -> str:
+    """What finds a caption's features: its text, whatever its spacing."""
+    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=12).hexdigest()
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """Read store.json. Raises DataError when there is no store, StoreMismatch on another format version."""
+    if not (folder / "store.json").is_file():
+        raise DataError(
+            f"expected a feature store in {str(folder)!r}, found none; run: "
+            f"tvr precompute-features -o {folder.parent.parent}"
+        )
+    header: dict[str, Any] = files.read_json(folder / "store.json")
+    if header.get("kind") != "features" or header.get("format") != FORMAT_VERSION:
+        raise StoreMismatch(
+            f"{str(folder)!r}: format: this tvr reads feature stores of format {FORMAT_VERSION}, found "
+            f"{header.get('kind')} {header.get('format')}; remove the folder and run: "
+            f"tvr precompute-features -o {folder.parent.parent}"
+        )
+    return header
+
+
+def _rows(index: Tensor | None, n: int) -> Sequence[int]:
+    return range(n) if index is None else index.tolist()
+
+
+def _found(known: Mapping[str, Place], key: str, root: Path) -> Place:
+    if key not in known:
+        raise DataError(
+            f"the feature store {str(root)!r} is incomplete (a shard is missing); complete it with: "
+            f"tvr precompute-features -o {root.parent.parent}"
+        )
+    return known[key]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        out.update(_leaves(value, path + ".") if isinstance(value, Mapping) else {path: value})
+    return out
