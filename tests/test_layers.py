@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
-LEAVES = {"config", "preset_loader", "runs", "metrics", "log", "errors", "files", "types"}
+LEAVES = {"config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"}
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "data": {"types", "config", "errors", "log", "files", "preset_loader"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader"},
     "metrics": {"types", "errors"},
+    "significance": {"metrics", "errors"},
+    "clip4clip": {"metrics", "errors"},
     "runs": {"config", "types", "errors", "log", "files"},
     "log": {"errors"},
     "files": {"errors"},
@@ -32,8 +34,29 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 # These must be importable without torch: `tvr --help`, decoding workers and the referee start through them.
-LIGHT = ("cli", "types", "config", "errors", "files", "log", "metrics", "runs", "preset_loader", "data")
-LIGHT_FILES = ("stores/frames.py", "stores/decode.py", "stores/frame_writer.py", "engine/extract.py")
+LIGHT = (
+    "cli",
+    "types",
+    "config",
+    "errors",
+    "files",
+    "log",
+    "metrics",
+    "significance",
+    "clip4clip",
+    "runs",
+    "preset_loader",
+    "data",
+)
+LIGHT_FILES = (
+    "stores/frames.py",
+    "stores/decode.py",
+    "stores/frame_writer.py",
+    "engine/extract.py",
+    "engine/referee.py",
+    "engine/audit.py",
+    "engine/compare.py",
+)
 
 
 def sources(folder):

@@ -14,7 +14,7 @@ from synthetic import Method, SyntheticStore
 
 from tvr_cli.config import TrainConfig
 from tvr_cli.engine import checkpoint, guards
-from tvr_cli.engine.evaluate import gallery_of_captions, video_scores
+from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.learner import Learner
 from tvr_cli.engine.loop import Loop, Names, Outcome
 from tvr_cli.engine.sampling import PairSampler

@@ -80,6 +80,17 @@ def options(
     log.set_up(quiet=quiet, debug=debug)
 
 
+def _register() -> None:
+    """Add every command. Their modules import nothing heavy; the engine is imported when a command runs."""
+    from tvr_cli.cli import audit, compare, evaluate, index, info, methods, query, train
+
+    for command in (train.train, evaluate.evaluate, audit.audit, index.index, query.query, methods.methods, info.info):
+        app.command(command.__name__.replace("_", "-"))(command)
+
+
+_register()
+
+
 def main() -> None:
     """Entry point of the `tvr` command. SIGTERM ends a command the way Ctrl-C does: the state is saved."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

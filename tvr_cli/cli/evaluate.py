@@ -1,4 +1,4 @@
-"""`tvr evaluate`: the result of a run, or of a method without training."""
+"""`tvr evaluate`: the result of a run, of a method without training, or of any score matrix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, MemoryBudget, Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Backbone, Device, Json, MemoryBudget, Workspace
+from tvr_cli.errors import ConfigError, did_you_mean
+
+_COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 
 
 def evaluate(
@@ -16,61 +19,122 @@ def evaluate(
     method: Annotated[
         str | None, typer.Option("--method", help="A method without training: mean, text_guided.")
     ] = None,
+    scores: Annotated[
+        Path | None, typer.Option("--scores", help="Judge a score matrix of any tool: safetensors or npz.")
+    ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
-    backbone: Backbone = None,
-    device: Device = "auto",
-    memory_budget: MemoryBudget = "512MB",
+    v2t_protocol: Annotated[str, typer.Option("--v2t-protocol", help="max, best-caption or mean-rank.")] = "max",
+    counting: Annotated[
+        str, typer.Option("--metrics", help="fair, or clip4clip to reproduce the counting of older code.")
+    ] = "fair",
+    post: Annotated[list[str] | None, typer.Option("--post", help="Extra labelled rows: dsl, qbnorm.")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Judge an incomplete gallery too.")] = False,
     noise_seeds: Annotated[
         int,
         typer.Option("--noise-seeds", min=1, help="Draws of a method that samples when it scores; mean ± deviation."),
     ] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap intervals.")] = 0,
     save_scores: Annotated[Path | None, typer.Option("--save-scores", help="Also write the score matrix here.")] = None,
+    protocol_card: Annotated[
+        bool, typer.Option("--protocol-card", help="Print a citable block that says how the result came about.")
+    ] = False,
+    backbone: Backbone = None,
+    device: Device = "auto",
+    memory_budget: MemoryBudget = "512MB",
+    stream: Annotated[
+        bool | None,
+        typer.Option("--stream/--no-stream", help="Never hold the whole matrix; default: when it does not fit."),
+    ] = None,
+    assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
     """Score every caption against every video of a split and report recall and rank in both directions.
 
     Example: tvr evaluate --method text_guided --split test
     """
-    from tvr_cli.engine import evaluate as engine
-    from tvr_cli.engine.score import parse_bytes
-    from tvr_cli.errors import ConfigError
+    from tvr_cli.engine import referee
 
-    if run is not None and method is not None:
-        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both")
-    scorer, store = engine.load(workspace, run=run, method=method, backbone=backbone)
-    options = engine.EvaluateOptions(
-        split=split,
-        memory_budget=parse_bytes(memory_budget),
-        device=device,
-        noise_seeds=noise_seeds,
-        save_scores=save_scores,
+    judge = referee.JudgeOptions(
+        v2t=_one_of("--v2t-protocol", v2t_protocol, ("max", "best-caption", "mean-rank")),
+        counting=_one_of("--metrics", counting, ("fair", "clip4clip")),
+        post=referee.parse_posts(post or []),
+        seed=seed,
     )
-    result = engine.evaluate(scorer, store, workspace, options)
+    if scores is not None:
+        if run is not None or method is not None:
+            raise ConfigError("--scores judges a file; leave out the run and --method")
+        result, _ = referee.judge_file(scores, judge)
+    else:
+        from tvr_cli.engine import evaluate as engine
+        from tvr_cli.engine.score import parse_bytes
+
+        scorer, store = engine.load(workspace, run=run, method=method, backbone=backbone, assignments=assignments or [])
+        options = engine.EvaluateOptions(
+            split=_one_of("--split", split, ("train", "val", "test")),
+            memory_budget=parse_bytes(memory_budget),
+            device=device,
+            noise_seeds=noise_seeds,
+            save_scores=save_scores,
+            allow_missing=allow_missing,
+            stream=stream,
+            judge=judge,
+        )
+        result = engine.evaluate(scorer, store, workspace, options)
+    if protocol_card and not as_json:
+        render.line(referee.protocol_card(result))
+        return
     render.result(result, as_json, lambda: show(result))
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print a result for people: what was scored, then one row a direction."""
+    """Print a result for people: what was scored, one row a direction, then post-processed rows with their notes."""
     gallery = result["gallery"]
+    on = f" on {result['backbone']}, split {result['split']}" if result.get("backbone") else ""
+    render.line(f"{result['method']} ({result['fidelity']}){on}")
     render.line(
-        f"{result['method']} ({result['fidelity']}) on {result['backbone']}, split {result['split']}: "
-        f"{result['captions']} captions, {gallery['scored']}/{gallery['expected']} videos"
+        f"{result['captions']} captions; {gallery['scored']}/{gallery['expected']} videos, "
+        f"{gallery['zero_filled']} zero-filled; selected on {result.get('selected_on', 'unknown')}"
     )
-    columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
-    labels = {"t2v": "text to video", "v2t": f"video to text ({result['v2t_protocol']})"}
-    deviation = result.get("deviation")
-    rows = []
-    for side, label in labels.items():
-        values = [result[side][c] for c in columns[1:]]
-        if deviation:
-            rows.append(
-                [label, *[f"{v:.1f} ± {deviation[side][c]:.1f}" for v, c in zip(values, columns[1:], strict=True)]]
-            )
-        else:
-            rows.append([label, *values])
-    render.table(None, columns, rows)
-    ties = result["ties"]
-    render.line(
-        f"rsum {result['rsum']:.1f}; tied queries: {ties['t2v']} t2v, {ties['v2t']} v2t (counted by expected rank)"
-    )
+    if result.get("metrics") == "clip4clip":
+        render.line("metrics: clip4clip (the counting of older code: ties inflate the number of ranks)")
+    if result.get("word_importance", "none") != "none":
+        render.line(f"word importance: {result['word_importance']}")
+    rows = [_row("text to video", result, "t2v"), _row(f"video to text ({result['v2t_protocol']})", result, "v2t")]
+    for extra in result.get("post", []):
+        rows += [_row(f"{side} + {extra['name']}", extra, side) for side in ("t2v", "v2t") if side in extra]
+    render.table(None, ("", *_COLUMNS), rows)
+    for extra in result.get("post", []):
+        render.line(f"{extra['name']}: {extra['note']}; not comparable with the rows above")
+    for side in ("t2v", "v2t"):
+        if interval := result.get("intervals", {}).get(side, {}).get("R@1"):
+            render.line(f"{side} R@1 95 % interval {interval[0]:.1f} to {interval[1]:.1f} (bootstrap over videos)")
+    if "ties" in result:
+        ties = result["ties"]
+        render.line(f"rsum {result['rsum']:.1f}; tied queries: {ties['t2v']} t2v, {ties['v2t']} v2t{_spread(result)}")
+    for note in result.get("data", {}).get("notes", []):
+        render.line(f"note: {note}")
+
+
+def _row(label: str, result: dict[str, Any], side: str) -> list[Any]:
+    values = [result[side].get(c) for c in _COLUMNS]
+    if "deviation" in result:
+        deviation = result["deviation"][side]
+        return [label, *[f"{v:.1f} ± {deviation[c]:.1f}" for v, c in zip(values, _COLUMNS, strict=True)]]
+    return [label, *values]
+
+
+def _spread(result: dict[str, Any]) -> str:
+    """Say what the ties could make of R@1, where that shows."""
+    told = []
+    for side in ("t2v", "v2t"):
+        low, high = result["bounds"][side]["R@1"]
+        if high - low >= 0.05:
+            told.append(f"{side} R@1 between {low:.1f} and {high:.1f}")
+    return f" (by luck: {', '.join(told)})" if told else ""
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> Any:
+    if value not in known:
+        raise ConfigError(f"{flag}: unknown {value!r}{did_you_mean(value, known) or '; there are ' + ', '.join(known)}")
+    return value

@@ -1,164 +1,114 @@
-"""Evaluating a method on a split: score T captions x V videos in tiles, rank both directions, keep the result.
-
-The unit of a result is the video: windows of one file are merged by their best window. Captions with equal text and
-clips with equal content are scored once, so that equal items tie exactly, whatever the tile.
-"""
+"""Evaluating a method on a split: score T captions x V videos, let the referee judge, keep the result and the ranks."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save
-from torch import Tensor
 
-from tvr_cli import __version__, metrics
-from tvr_cli.engine import models, score
+from tvr_cli import __version__, log
+from tvr_cli.engine import models, referee, score
+from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.models import Scorer
-from tvr_cli.errors import DataError
+from tvr_cli.engine.referee import JudgeOptions
+from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import write_bytes, write_json
-from tvr_cli.methods.base import Method
-from tvr_cli.runs import RunDir
+from tvr_cli.metrics import Ranks
+from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.types import TextFeatures, VideoFeatures
+
+_BANK = 5000  # training captions in QB-Norm's query bank, as its authors found enough
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
-    """noise_seeds: draws of a method that samples at evaluation (EagleNet); their mean and deviation are reported."""
+    """noise_seeds: draws of a method that samples at evaluation (EagleNet); their mean and deviation are reported.
+
+    allow_missing: judge an incomplete gallery too; the count is in every output. stream: never hold [T, V] (None = when
+    it does not fit the budget).
+    """
 
     split: str = "test"
     memory_budget: int = score.DEFAULT_BUDGET
     device: str = "auto"
     noise_seeds: int = 1
     save_scores: Path | None = None
-
-
-class Features(Protocol):
-    """Features by row: a feature store, or a training run's source."""
-
-    def text(self, index: Tensor) -> TextFeatures: ...
-
-    def video(self, index: Tensor) -> VideoFeatures: ...
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The queries and candidates of a split.
-
-    captions: [T] rows of the feature store. clips: [C] rows. file_of_clip: [C] column of each clip's video.
-    video_of_caption: [T] column of each caption's video. videos: [V] file ids, sorted.
-    """
-
-    captions: Tensor
-    clips: Tensor
-    file_of_clip: Tensor
-    video_of_caption: np.ndarray
-    videos: tuple[str, ...]
+    allow_missing: bool = False
+    stream: bool | None = None
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: EvaluateOptions) -> dict[str, Any]:
     """Score a split, store the result and per-query ranks in the run's folder, and return the result.
 
-    Raises DataError when the split is empty or a score is NaN.
+    Raises DataError when the split is empty, its gallery is incomplete, or a score is NaN.
     """
     gallery = gallery_of(store, options.split)
+    completeness = _complete(store, gallery, options)
     scorer.method.to(score.pick_device(options.device))
-    drawn = []
-    for draw in range(options.noise_seeds):
-        if hasattr(scorer.method, "noise_draw"):
-            scorer.method.noise_draw = draw
-        drawn.append(video_scores(scorer.method, store, gallery, options.memory_budget).numpy())
-    result = describe(scorer, store, gallery, options.split)
-    result |= summarise(drawn, gallery.video_of_caption)
+    started = time.perf_counter()
+    scores: np.ndarray | None = None
+    ranks: tuple[Ranks, Ranks] | None
+    if _streams(gallery, options):
+        judged, ranks = _judge_streamed(scorer, store, gallery, options)
+    else:
+        judged, ranks, scores = _judge_whole(scorer, store, gallery, options)
+    seconds = time.perf_counter() - started
+    result = {**describe(scorer, store, gallery, options.split), "gallery": completeness, **judged}
+    pairs = len(gallery.captions) * len(gallery.videos) * options.noise_seeds
+    result["cost"] = {"seconds": seconds, "pairs_per_second": pairs / seconds, **_sizes(scorer, store, gallery)}
     run = scorer.run or RunDir.at(workspace, scorer.name)
-    _keep(run, options.split, result, drawn[0], gallery, store)
-    if options.save_scores is not None:
-        write_scores(options.save_scores, drawn[0], gallery, store)
+    _keep(run, options.split, result, ranks, gallery, store)
+    if options.save_scores is not None and scores is not None:
+        write_scores(options.save_scores, scores, gallery, store)
     return result
 
 
-def gallery_of(store: FeatureStore, split: str) -> Gallery:
-    """Collect a split's captions and all clips of the videos they describe. Raises DataError for an empty split."""
-    captions = store.split(split)
-    if len(captions) == 0:
-        sizes = ", ".join(f"{name} {len(store.split(name))}" for name in ("train", "val", "test"))
-        raise DataError(
-            f"the feature store has no captions of the split {split!r} ({sizes}); name another with --split, or give "
-            "captions to tvr precompute-features --captions"
-        )
-    return gallery_of_captions(store, captions)
-
-
-def gallery_of_captions(store: FeatureStore, captions: Tensor) -> Gallery:
-    """Collect every clip of the videos that some captions [T] (rows of the store) describe."""
-    wanted = [store.captions[i].file_id for i in captions.tolist()]
-    videos = sorted(set(wanted))
-    column = {video: i for i, video in enumerate(videos)}
-    clips = [i for i, clip in enumerate(store.clips) if clip.file_id in column]
-    files = torch.tensor([column[store.clips[i].file_id] for i in clips])
-    return Gallery(
-        captions, torch.tensor(clips), files, np.array([column[v] for v in wanted], dtype=np.int64), tuple(videos)
-    )
-
-
-def video_scores(method: Method, features: Features, gallery: Gallery, memory_budget: int) -> Tensor:
-    """Return scores [T, V] of a gallery: equal items scored once, windows of a file merged by their best."""
-    text, video = features.text(gallery.captions), features.video(gallery.clips)
-    text_rows, text_of = _first_of_equal(text.key)
-    clip_rows, clip_of = _first_of_equal(video.key)
-    scores = score.score_matrix(method, text.rows(text_rows), video.rows(clip_rows), memory_budget=memory_budget)
-    scores = scores[text_of][:, clip_of]
-    if len(gallery.clips) == len(gallery.videos):
-        order = gallery.file_of_clip.argsort()
-        return scores[:, order]
-    merged = torch.full((len(scores), len(gallery.videos)), -torch.inf)
-    return merged.scatter_reduce(1, gallery.file_of_clip.expand(len(scores), -1), scores, "amax")
-
-
-def summarise(drawn: Sequence[np.ndarray], video_of_caption: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of one or several draws: their mean, and with several the deviation beside it."""
-    results = [metrics.evaluate(scores, video_of_caption) for scores in drawn]
-    if len(results) == 1:
-        return results[0]
-    mean, deviation = _fold(results, np.mean), _fold(results, lambda x: np.std(x, ddof=1))
-    return {**mean, "ties": results[0]["ties"], "draws": len(results), "deviation": deviation}
-
-
 def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) -> dict[str, Any]:
-    """Return the head of a result: what was scored, with what, and under which protocol."""
-    expected = store.provenance.get("expected", {}).get(split) or len(gallery.videos)
+    """Return the head of a result: what was scored, with what, chosen how."""
+    train = scorer.experiment.train
     return {
         "schema": "tvr/evaluate@1",
         "tvr": __version__,
+        "commit": git_state()["commit"],
         "method": scorer.name,
+        "options": dict(scorer.experiment.options),
         "fidelity": scorer.method.fidelity,
         "run": scorer.run.name if scorer.run else None,
+        "seed": train.seed if scorer.run else None,
+        "tune": train.tune if scorer.run else None,
+        "selected_on": train.select_on if scorer.run else "nothing (no training)",
         "backbone": store.backbone_name,
         "store": store.fingerprint,
         "word_importance": store.word_importance,
+        "checkpoint": scorer.checkpoint,
+        "data": {
+            k: store.provenance.get(k) for k in ("name", "variant", "annotations", "notes") if store.provenance.get(k)
+        },
         "split": split,
         "captions": len(gallery.captions),
         "videos": len(gallery.videos),
-        "gallery": {"expected": expected, "scored": len(gallery.videos)},
-        "v2t_protocol": "max",
-        "checkpoint": scorer.checkpoint,
     }
 
 
 def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: FeatureStore) -> None:
     """Write `scores` [T, V] and `video_of_caption` [T] as safetensors, with the ids in a JSON file beside them."""
     write_bytes(path, save({"scores": np.ascontiguousarray(scores), "video_of_caption": gallery.video_of_caption}))
-    ids = {"captions": [store.captions[i].id for i in gallery.captions.tolist()], "videos": list(gallery.videos)}
-    write_json(path.with_suffix(".ids.json"), ids)
+    write_json(path.with_suffix(".ids.json"), _ids(gallery, store))
 
 
-def load(workspace: Path, *, run: str | None, method: str | None, backbone: str | None) -> tuple[Scorer, FeatureStore]:
+def load(
+    workspace: Path, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
+) -> tuple[Scorer, FeatureStore]:
     """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features."""
+    if run is not None and method is not None:
+        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both")
     found = models.find_run(workspace, run)
     store = models.store_for(workspace, found, backbone)
     if found is None and method is None:
@@ -168,33 +118,90 @@ def load(workspace: Path, *, run: str | None, method: str | None, backbone: str 
                 f"no run in {str(workspace / 'runs')!r} was trained on the features {store.fingerprint}; train one, or "
                 "evaluate a method without training: tvr evaluate --method text_guided"
             )
-    scorer = models.trained(found, store) if found else models.untrained(method or "", store)
+    scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)
     return scorer, store
 
 
-def _keep(
-    run: RunDir, split: str, result: Mapping[str, Any], scores: np.ndarray, gallery: Gallery, store: FeatureStore
-) -> None:
-    forward = metrics.text_to_video(scores, gallery.video_of_caption)
-    backward = metrics.video_to_text(scores, gallery.video_of_caption)
-    tensors = {
-        f"{side}.{name}": getattr(ranks, name)
-        for side, ranks in (("t2v", forward), ("v2t", backward))
-        for name in ("better", "tied", "positives")
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+def _judge_whole(
+    scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions
+) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None, np.ndarray]:
+    bank = _bank(scorer, store, gallery, options) if "qbnorm" in options.judge.post else None
+    draws = []
+    for draw in range(options.noise_seeds):
+        _use_draw(scorer, draw)
+        draws.append(video_scores(scorer.method, store, gallery, options.memory_budget).numpy())
+    judged = [referee.judge(s, gallery.video_of_caption, options.judge, bank=bank) for s in draws]
+    first, ranks = judged[0]
+    return _over_draws([result for result, _ in judged]) if len(judged) > 1 else first, ranks, draws[0]
+
+
+def _judge_streamed(
+    scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions
+) -> tuple[dict[str, Any], tuple[Ranks, Ranks]]:
+    judge = options.judge
+    if judge.post or judge.counting != "fair" or judge.v2t != "max" or options.save_scores or options.noise_seeds > 1:
+        raise ConfigError(
+            "the score matrix does not fit the memory budget, and only the fair counting with the v2t protocol max can "
+            "be streamed (no --post, --metrics, --save-scores, --noise-seeds); raise --memory-budget"
+        )
+    log.logger.info("the score matrix does not fit the memory budget: ranks are streamed in two passes")
+    forward, backward = streamed_ranks(scorer.method, store, gallery, options.memory_budget)
+    return {**referee.judge_ranks(forward, backward, judge), "streamed": True}, (forward, backward)
+
+
+def _streams(gallery: Gallery, options: EvaluateOptions) -> bool:
+    if options.stream is not None:
+        return options.stream
+    return 4 * len(gallery.captions) * len(gallery.clips) > options.memory_budget
+
+
+def _use_draw(scorer: Scorer, draw: int) -> None:
+    if hasattr(scorer.method, "noise_draw"):
+        scorer.method.noise_draw = draw
+
+
+def _bank(scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> np.ndarray | None:
+    """Score up to _BANK training captions, evenly spread, against the gallery."""
+    train = store.split("train")
+    if len(train) == 0:
+        return None
+    chosen = train[torch.linspace(0, len(train) - 1, min(_BANK, len(train))).long()]
+    bank = Gallery(chosen, gallery.clips, gallery.file_of_clip, np.zeros(len(chosen), np.int64), gallery.videos)
+    return video_scores(scorer.method, store, bank, options.memory_budget).numpy()
+
+
+def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> dict[str, Any]:
+    """Return the gallery's completeness. Raises DataError when videos are missing, unless that was allowed."""
+    lost = store.provenance.get("missing", {}).get(options.split, [])
+    expected = store.provenance.get("expected", {}).get(options.split) or len(gallery.videos) + len(lost)
+    scored = len(gallery.videos)
+    if scored < expected and not options.allow_missing:
+        named = f" (missing: {', '.join(map(repr, lost[:5]))}{' …' if len(lost) > 5 else ''})" if lost else ""
+        raise DataError(
+            f"the gallery is incomplete: {scored} of {expected} videos of the split {options.split!r} have "
+            f"features{named}. A smaller gallery makes every recall higher; complete it, or say --allow-missing: the "
+            "result will carry the count"
+        )
+    return {"expected": expected, "scored": scored, "missing": list(lost), "zero_filled": 0}
+
+
+def _sizes(scorer: Scorer, store: FeatureStore, gallery: Gallery) -> dict[str, int]:
+    """Return the trained parameters and the bytes that an index holds for one video."""
+    one = score.encode_videos(scorer.method, store.video(gallery.clips[:1]))
+    return {
+        "parameters": sum(p.numel() for p in scorer.method.parameters()),
+        "index_bytes_per_clip": sum(x.numel() * x.element_size() for x in one.tensors.values()),
     }
-    tensors["video_of_caption"] = gallery.video_of_caption
-    write_bytes(run.results / f"{split}.ranks.safetensors", save(tensors))
-    ids = {"captions": [store.captions[i].id for i in gallery.captions.tolist()], "videos": list(gallery.videos)}
-    write_json(run.results / f"{split}.ids.json", ids)
-    write_json(run.results / f"{split}.json", dict(result))
 
 
-def _first_of_equal(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of the first item of each key [U], and for every item its place among them [N]."""
-    unique, inverse = torch.unique(keys, return_inverse=True)
-    first = torch.full((len(unique),), len(keys)).scatter_reduce(0, inverse, torch.arange(len(keys)), "amin")
-    return first, inverse
+def _over_draws(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean of several draws' metrics and, under `deviation`, their standard deviation."""
+    mean, deviation = _fold(results, np.mean), _fold(results, lambda x: np.std(x, ddof=1))
+    return {**results[0], **mean, "draws": len(results), "deviation": deviation}
 
 
 def _fold(results: Sequence[Mapping[str, Any]], fold: Any) -> dict[str, Any]:
@@ -203,3 +210,21 @@ def _fold(results: Sequence[Mapping[str, Any]], fold: Any) -> dict[str, Any]:
     }
     folded["rsum"] = float(fold([r["rsum"] for r in results]))
     return folded
+
+
+def _keep(
+    run: RunDir,
+    split: str,
+    result: Mapping[str, Any],
+    ranks: tuple[Ranks, Ranks] | None,
+    gallery: Gallery,
+    store: FeatureStore,
+) -> None:
+    if ranks is not None:
+        write_bytes(run.results / f"{split}.ranks.safetensors", save(referee.rank_tensors(ranks)))
+    write_json(run.results / f"{split}.ids.json", _ids(gallery, store))
+    write_json(run.results / f"{split}.json", dict(result))
+
+
+def _ids(gallery: Gallery, store: FeatureStore) -> dict[str, Any]:
+    return {"captions": [store.captions[i].id for i in gallery.captions.tolist()], "videos": list(gallery.videos)}

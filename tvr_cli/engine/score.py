@@ -7,7 +7,7 @@ outer loop (encoded once each), captions the inner one; encodings that do not fi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,17 +94,20 @@ def score_tiles(
     video: VideoFeatures | Encoding,
     *,
     memory_budget: int = DEFAULT_BUDGET,
+    row_ends: Sequence[int] | None = None,
 ) -> Iterator[Tile]:
-    """Yield the score matrix block by block, every clip block against all captions before the next."""
+    """Yield the score matrix block by block, every clip block against all captions before the next.
+
+    row_ends: where a block of captions may end (ascending), so that the captions of one video stay together.
+    """
     rows, columns = tile_shape(method, len(text), len(video), memory_budget)
-    text_blocks = _Blocks(method, text, rows, keep_bytes=memory_budget // 4)
+    blocks = _row_blocks(len(text), rows, row_ends)
+    text_blocks = _Blocks(method, text, keep_bytes=memory_budget // 4)
     for v in range(0, len(video), columns):
         video_slice = slice(v, min(v + columns, len(video)))
         encoded = _encode(method, video, video_slice)
-        for t in range(0, len(text), rows):
-            text_slice = slice(t, min(t + rows, len(text)))
-            scores = method.score(text_blocks.get(text_slice), encoded)
-            yield Tile(text_slice, video_slice, scores.float().cpu())
+        for text_slice in blocks:
+            yield Tile(text_slice, video_slice, method.score(text_blocks.get(text_slice), encoded).float().cpu())
 
 
 @torch.no_grad()
@@ -145,10 +148,23 @@ def tile_shape(method: Method, texts: int, videos: int, memory_budget: int) -> t
     return rows, max(1, min(videos, pairs // rows))
 
 
+def _row_blocks(n: int, rows: int, ends: Sequence[int] | None) -> list[slice]:
+    """Cut n captions into blocks of about `rows`: exactly so, or at the last allowed end before."""
+    if ends is None:
+        return [slice(t, min(t + rows, n)) for t in range(0, n, rows)]
+    blocks, start, last = [], 0, 0
+    for end in [*ends, n]:
+        if end - start > rows and last > start:
+            blocks.append(slice(start, last))
+            start = last
+        last = end
+    return [*blocks, slice(start, n)]
+
+
 class _Blocks:
     """Caption encodings by block, kept as long as they fit in `keep_bytes`."""
 
-    def __init__(self, method: Method, text: TextFeatures | Encoding, rows: int, keep_bytes: int):
+    def __init__(self, method: Method, text: TextFeatures | Encoding, *, keep_bytes: int):
         self._method, self._text, self._room = method, text, keep_bytes
         self._kept: dict[int, Encoding] = {}
 

@@ -1,0 +1,70 @@
+"""`tvr compare`: results side by side, with intervals and paired tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
+
+
+def compare(
+    results: Annotated[
+        list[Path], typer.Argument(help="Runs, result JSONs or score matrices; the first is the baseline.")
+    ],
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    split: Annotated[str, typer.Option("--split", help="Split whose results are compared.")] = "test",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of bootstrap and permutation.")] = 0,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV, unrounded.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Also draw R@1 with intervals and the ranks (needs matplotlib).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare results: a table with 95 % intervals, and a paired test of each one against the first.
+
+    Example: tvr compare mean text_guided
+    """
+    from tvr_cli.engine import compare as engine
+
+    entries = [engine.read_entry(path, split, workspace) for path in results]
+    report = engine.compare(entries, seed=seed)
+    if plot is not None:
+        from tvr_cli.engine.compare_plot import draw
+
+        draw(entries, plot)
+        report["plot"] = str(plot)
+    if as_markdown:
+        render.line(engine.markdown(report))
+    elif as_csv:
+        render.line(engine.csv_text(report).rstrip("\n"))
+    else:
+        render.result(report, as_json, lambda: _show(report))
+
+
+def _show(report: dict[str, Any]) -> None:
+    from tvr_cli.engine.compare import table_of
+
+    header, rows = table_of(report)
+    render.table(None, header, rows, left=3)
+    for test in report["tests"]:
+        if test["metric"] != "R@1":
+            continue
+        name = f"{test['against']} - {report['rows'][0]['label']}"
+        if test["paired"]:
+            low, high = test["interval"]
+            render.line(
+                f"{name}, {test['side']} R@1: {test['difference']:+.1f} [{low:+.1f}, {high:+.1f}], "
+                f"p = {test['p']:.3g} ({test['test']})"
+            )
+        else:
+            render.line(
+                f"{name}, R@1: {test['difference']:+.1f}, p = {test['p']:.3g} (unpaired: no ranks of one of them)"
+            )
+    for label, told in report["protocols"].items():
+        for sentence in told:
+            render.line(f"{label} stands under another protocol: {sentence}")

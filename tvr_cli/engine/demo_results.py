@@ -1,0 +1,123 @@
+"""What `tvr demo` says about a method beyond the usual metrics: recall by kind of caption, intervals, time spans.
+
+Everything is read from what `evaluate` keeps of a run (the rank of every query) and from the ground truth of the toy
+corpus. Pure functions but for `kept_ranks` and `spans`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from tvr_cli.data.demo_world.corpus import Truth
+from tvr_cli.data.demo_world.grammar import KINDS
+from tvr_cli.engine import score
+from tvr_cli.engine.gallery import gallery_of
+from tvr_cli.engine.search import time_span
+from tvr_cli.files import read_json
+from tvr_cli.methods.base import Method
+from tvr_cli.metrics import Floats, Ranks
+from tvr_cli.runs import RunDir
+from tvr_cli.significance import wilson
+from tvr_cli.stores.features import FeatureStore
+
+CUTOFFS = (1, 5, 10)
+_TILE = 32  # captions whose frame weights are asked for at a time
+HIT = 0.5  # temporal IoU from which a span counts as found
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Temporal IoU of each query with its event, in its own video. iou: the returned span. centred: a window of the
+    same length in the middle of the video. length: seconds of the returned spans. All [T]."""
+
+    iou: Floats
+    centred: Floats
+    length: Floats
+
+    def summary(self) -> dict[str, float]:
+        """Return the shares of spans that hit, in percent, and the mean IoUs."""
+        return {
+            "R@1": 100 * float((self.iou >= HIT).mean()),
+            "mean_iou": float(self.iou.mean()),
+            "centred_R@1": 100 * float((self.centred >= HIT).mean()),
+            "centred_mean_iou": float(self.centred.mean()),
+            "mean_seconds": float(self.length.mean()),
+        }
+
+
+def kept_ranks(run: RunDir, split: str) -> tuple[Ranks, list[str]]:
+    """Return the text-to-video ranks that `evaluate` kept, and the video of each query."""
+    kept = load_file(run.results / f"{split}.ranks.safetensors")
+    videos = read_json(run.results / f"{split}.ids.json")["videos"]
+    of_caption = kept["video_of_caption"]
+    better, tied, positives = (kept[f"t2v.{name}"] for name in ("better", "tied", "positives"))
+    ranks = Ranks(better, tied, positives, of_caption, np.zeros(len(better)))
+    return ranks, [videos[i] for i in of_caption]
+
+
+def recalls(ranks: Ranks, kinds: Sequence[str]) -> dict[str, Any]:
+    """Return R@1/5/10 and R@1 by kind, in percent, each as {"value", "low", "high"} with its 95 % interval."""
+    first = ranks.hit(1)
+    labels = np.array(kinds)
+    by_kind = {kind: interval(first[labels == kind]) for kind in KINDS if (labels == kind).any()}
+    return {**{f"R@{k}": interval(ranks.hit(k)) for k in CUTOFFS}, "by_kind": by_kind}
+
+
+def interval(hits: Floats) -> dict[str, float]:
+    """Return the mean of [N] hits (probabilities where ranks are tied) in percent, with Wilson's 95 % interval."""
+    percent = 100 * float(hits.mean())
+    low, high = wilson(percent, len(hits))
+    return {"value": percent, "low": low, "high": high}
+
+
+def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fold the results of several runs: mean of every number, and with more than one run its `deviation` too."""
+    first = results[0]
+    if isinstance(first.get("value"), float):
+        folded = {key: float(np.mean([r[key] for r in results])) for key in first}
+        if len(results) > 1:
+            folded["deviation"] = float(np.std([r["value"] for r in results], ddof=1))
+        return folded
+    return {
+        key: over_seeds([r[key] for r in results])
+        if isinstance(first[key], Mapping)
+        else float(np.mean([r[key] for r in results]))
+        for key in first
+    }
+
+
+@torch.no_grad()
+def spans(method: Method, store: FeatureStore, split: str, truth: Mapping[str, Truth]) -> Spans:
+    """Ask where in its own video each caption of the split is, as `query` would, and compare with the events."""
+    gallery = gallery_of(store, split)
+    captions = [store.captions[i] for i in gallery.captions.tolist()]
+    place = {store.clips[i].file_id: row for row, i in enumerate(gallery.clips.tolist())}
+    rows = torch.tensor([place[c.file_id] for c in captions])
+    text = score.encode_texts(method, store.text(gallery.captions))
+    video = store.video(gallery.clips)
+    encoded = score.encode_videos(method, video)
+    iou, centred, length = [], [], []
+    for start in range(0, len(captions), _TILE):
+        part = slice(start, start + _TILE)
+        weights = method.explain(text.rows(part), encoded.rows(rows[part])).diagonal().T.cpu()  # [tile, F]
+        for w, row in zip(weights, rows[part].tolist(), strict=True):
+            clip, n = store.clips[int(gallery.clips[row])], int(video.n_frames[row])
+            found = time_span(w[:n], video.ts[row, :n], *clip.span)
+            wanted = truth[clip.file_id].span
+            middle, half = sum(clip.span) / 2, (found[1] - found[0]) / 2
+            iou.append(overlap(found, wanted))
+            centred.append(overlap((middle - half, middle + half), wanted))
+            length.append(found[1] - found[0])
+    return Spans(np.array(iou), np.array(centred), np.array(length))
+
+
+def overlap(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Return the temporal IoU of two spans in seconds."""
+    both = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+    return both / (a[1] - a[0] + b[1] - b[0] - both)

@@ -1,0 +1,243 @@
+"""The referee: from a score matrix, whoever made it, to a result that a reviewer can trust. numpy only, no torch.
+
+A score file is safetensors or npz with `scores` [T, V] (larger = more similar) and `video_of_caption` [T] (the column
+of each caption's video); `bank` [Q, V] (training captions against the same videos) is needed only for QB-Norm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tvr_cli import __version__, clip4clip, metrics, significance
+from tvr_cli.errors import ConfigError, DataError, did_you_mean
+from tvr_cli.files import sha256_file
+from tvr_cli.metrics import Floats, Ints, Ranks, Scores, V2TProtocol
+
+Post = Literal["dsl", "qbnorm"]
+POSTS: dict[str, str] = {
+    "dsl": "dual softmax: uses all test queries at once and assumes one video a query",
+    "qbnorm": "QB-Norm: query bank of training captions only",
+}
+TIE_RULE = "expected rank over all orders of tied items"
+DSL_SCALE = 100.0  # CLIP's logit scale, as CAMoE (arXiv 2109.04290) uses it
+QBNORM_BETA = 20.0  # QB-Norm (arXiv 2112.12777), section 4
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOptions:
+    """v2t: protocol of video-to-text. counting: `fair`, or `clip4clip` for the old code's. seed: of the bootstrap."""
+
+    v2t: V2TProtocol = "max"
+    counting: Literal["fair", "clip4clip"] = "fair"
+    post: tuple[Post, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A score matrix as read: scores [T, V], video_of_caption [T], bank [Q, V] or None, sha256 of the file."""
+
+    scores: Scores
+    video_of_caption: Ints
+    bank: Scores | None
+    sha256: str
+
+
+def read_scores(path: Path) -> ScoreFile:
+    """Read a score file. Raises DataError that says which array is missing or malformed."""
+    if not path.is_file():
+        raise DataError(f"expected a score file (safetensors or npz) at {str(path)!r}, found none")
+    arrays = _arrays(path)
+    for name in ("scores", "video_of_caption"):
+        if name not in arrays:
+            raise DataError(
+                f"{str(path)!r} has no array {name!r} (it has {', '.join(sorted(arrays)) or 'none'}); expected "
+                "`scores` [T, V] and `video_of_caption` [T]"
+            )
+    video = arrays["video_of_caption"]
+    if video.ndim != 1 or not np.issubdtype(video.dtype, np.integer):
+        raise DataError(f"{str(path)!r}: video_of_caption must be [T] whole numbers, found {video.dtype} {video.shape}")
+    scores = arrays["scores"]
+    if not np.issubdtype(scores.dtype, np.floating):
+        raise DataError(f"{str(path)!r}: scores must be floating-point numbers, found {scores.dtype}")
+    metrics.checked(scores, video)
+    bank = arrays.get("bank")
+    if bank is not None and (bank.ndim != 2 or bank.shape[1] != scores.shape[1]):
+        raise DataError(f"{str(path)!r}: bank must be [Q, {scores.shape[1]}], found {bank.shape}")
+    return ScoreFile(scores, video.astype(np.int64), bank, sha256_file(path))
+
+
+def judge(
+    scores: Scores, video_of_caption: Ints, options: JudgeOptions, *, bank: Scores | None = None
+) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None]:
+    """Return the metrics part of a result, and the ranks of both directions (None under another counting).
+
+    Post-processed scores come as separate rows under `post`, never as the headline. Raises DataError for NaN, or when
+    QB-Norm has no bank.
+    """
+    if options.counting == "clip4clip":
+        return {"metrics": "clip4clip", **clip4clip.evaluate(scores, video_of_caption)}, None
+    scores = metrics.checked(scores, video_of_caption)
+    forward = metrics.text_to_video(scores, video_of_caption)
+    backward = metrics.video_to_text(scores, video_of_caption, options.v2t)
+    result = judge_ranks(forward, backward, options)
+    if options.post:
+        result["post"] = [_post(name, scores, video_of_caption, options, bank) for name in options.post]
+    return result, (forward, backward)
+
+
+def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions) -> dict[str, Any]:
+    """Return the metrics part of a result from ranks that were counted before (streamed)."""
+    result = {"metrics": "fair", "tie_rule": TIE_RULE, "v2t_protocol": options.v2t}
+    result |= metrics.summarise(forward, backward)
+    result["intervals"] = {
+        "level": significance.LEVEL,
+        "unit": "video",
+        "seed": options.seed,
+        "t2v": significance.intervals(forward, seed=options.seed),
+        "v2t": significance.intervals(backward, seed=options.seed),
+    }
+    return result
+
+
+def judge_file(path: Path, options: JudgeOptions) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None]:
+    """Referee a score file: the whole result that `tvr evaluate --scores` prints."""
+    file = read_scores(path)
+    result, ranks = judge(file.scores, file.video_of_caption, options, bank=file.bank)
+    videos = file.scores.shape[1]
+    head = {
+        "schema": "tvr/evaluate@1",
+        "tvr": __version__,
+        "method": path.name,
+        "fidelity": "scores of another tool",
+        "run": None,
+        "split": None,
+        "captions": len(file.scores),
+        "videos": videos,
+        "gallery": {"expected": videos, "scored": videos, "zero_filled": zero_columns(file.scores)},
+        "precision": str(file.scores.dtype),
+        "scores_sha256": file.sha256,
+        "v2t_protocol": options.v2t,
+    }
+    return {**head, **result}, ranks
+
+
+def zero_columns(scores: Scores) -> int:
+    """Count the videos whose scores are all equal: what a missing video that was filled with zeros looks like."""
+    return int((scores.max(0) == scores.min(0)).sum()) if len(scores) > 1 else 0
+
+
+def parse_posts(names: Sequence[str]) -> tuple[Post, ...]:
+    """Read `--post dsl,qbnorm`. Raises ConfigError with the nearest name."""
+    wanted = [part for name in names for part in name.split(",") if part and part != "none"]
+    for name in wanted:
+        if name not in POSTS:
+            raise ConfigError(
+                f"unknown post-processing {name!r}{did_you_mean(name, POSTS) or '; there are dsl, qbnorm'}"
+            )
+    return tuple(wanted)  # type: ignore[arg-type]
+
+
+def dual_softmax(scores: Scores) -> tuple[Floats, Floats]:
+    """Return scores [T, V] for text-to-video and for video-to-text, each weighted by a softmax over its queries."""
+    scaled = DSL_SCALE * scores.astype(np.float64)
+    return scores * _softmax(scaled, axis=0), scores * _softmax(scaled, axis=1)
+
+
+def qbnorm(scores: Scores, bank: Scores) -> Floats:
+    """Return scores [T, V] of QB-Norm's dynamic inverted softmax with a bank [Q, V] of training captions.
+
+    A query whose best video is also the best of some bank query is normalised by the bank; the others stay as they are
+    (their order does not change, so they are mapped monotonically).
+    """
+    scaled = QBNORM_BETA * bank.astype(np.float64)
+    top = scaled.max(0)
+    log_sum = top + np.log(np.exp(scaled - top).sum(0))  # [V]
+    popular = np.zeros(scores.shape[1], dtype=bool)
+    popular[bank.argmax(1)] = True
+    plain = QBNORM_BETA * scores.astype(np.float64)
+    return np.where(popular[scores.argmax(1)][:, None], plain - log_sum, plain)
+
+
+def rank_tensors(ranks: tuple[Ranks, Ranks]) -> dict[str, np.ndarray]:
+    """Return the arrays of a ranks file: `t2v.better`, `t2v.tied`, … and `v2t.*`, one row a query."""
+    return {
+        f"{side}.{name}": np.ascontiguousarray(getattr(r, name))
+        for side, r in zip(("t2v", "v2t"), ranks, strict=True)
+        for name in ("better", "tied", "positives", "video", "gain")
+    } | {"v2t.averaged": np.array([ranks[1].averaged])}
+
+
+def read_ranks(path: Path) -> tuple[Ranks, Ranks]:
+    """Read a ranks file. Raises DataError when it is missing or malformed."""
+    arrays = _arrays(path) if path.is_file() else {}
+    try:
+        forward, backward = (
+            Ranks(*(arrays[f"{side}.{name}"] for name in ("better", "tied", "positives", "video", "gain")))
+            for side in ("t2v", "v2t")
+        )
+    except KeyError:
+        raise DataError(f"expected per-query ranks at {str(path)!r}, found none; run: tvr evaluate") from None
+    return forward, dataclasses.replace(backward, averaged=bool(arrays["v2t.averaged"][0]))
+
+
+def protocol_card(result: Mapping[str, Any]) -> str:
+    """Return a citable block of text that says how a result came about."""
+    gallery, data = result["gallery"], result.get("data", {})
+    rows = [
+        ("data set", data.get("name") or "not named"),
+        ("variant", data.get("variant")),
+        ("split", result.get("split") or "not named"),
+        ("queries", f"{result['captions']} captions, {result['videos']} videos"),
+        ("gallery", f"{gallery['scored']}/{gallery['expected']} videos, {gallery.get('zero_filled', 0)} zero-filled"),
+        ("annotations", "; ".join(f"{k} sha256 {v}" for k, v in data.get("annotations", {}).items()) or None),
+        ("t2v", "every caption is a query"),
+        ("v2t protocol", result.get("v2t_protocol")),
+        ("tie rule", result.get("tie_rule", "clip4clip (float equality)")),
+        ("intervals", "95 %, bootstrap over videos" if "intervals" in result else None),
+        ("selected on", result.get("selected_on")),
+        ("method", f"{result['method']} ({result['fidelity']})"),
+        ("backbone", result.get("backbone")),
+        ("seed", result.get("seed")),
+        ("code", f"tvr {result['tvr']}, commit {result.get('commit') or 'unknown'}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows if value is not None)
+
+
+def _post(name: Post, scores: Scores, video: Ints, options: JudgeOptions, bank: Scores | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "note": POSTS[name]}
+    if name == "dsl":
+        t2v, v2t = dual_softmax(scores)
+        forward, backward = metrics.text_to_video(t2v, video), metrics.video_to_text(v2t, video, options.v2t)
+        return {**row, **metrics.summarise(forward, backward)}
+    if bank is None:
+        raise DataError(
+            "QB-Norm needs a query bank of training captions: an array `bank` [Q, V] in the score file, or captions of "
+            "the split train in the feature store"
+        )
+    return {**row, "bank": len(bank), "t2v": metrics.summary(metrics.text_to_video(qbnorm(scores, bank), video))}
+
+
+def _softmax(x: Floats, *, axis: int) -> Floats:
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        from safetensors.numpy import load
+
+        return dict(load(path.read_bytes()))
+    except Exception as e:
+        # Two readers and their zip and header errors: whatever they raise, the file is not a score file.
+        raise DataError(f"{str(path)!r} is not a readable safetensors or npz file: {e}") from e

@@ -1,0 +1,321 @@
+"""Training a method in a workspace: find or make the features, build everything, run the loop, say what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvr_cli import __version__, config, files, log, metrics
+from tvr_cli.config import Resolved, TrainConfig
+from tvr_cli.engine import checkpoint, models, optim, resume, score, training_store
+from tvr_cli.engine.gallery import gallery_of_captions, video_scores
+from tvr_cli.engine.learner import Learner
+from tvr_cli.engine.loop import Loop, Names, Outcome
+from tvr_cli.engine.sampling import PairSampler
+from tvr_cli.engine.selection import Selection, numbers_of_videos, select
+from tvr_cli.engine.sources import CachedSource, Source
+from tvr_cli.engine.threads import use_threads
+from tvr_cli.errors import ConfigError, DataError, Interrupted
+from tvr_cli.methods import base
+from tvr_cli.methods.base import Method
+from tvr_cli.runs import RunDir
+from tvr_cli.stores.features import FeatureStore
+from tvr_cli.types import Sizes
+
+SCHEMA = "tvr/train@1"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What is not part of the experiment. run: name, None = the method's, with a number when that is taken.
+
+    threads: None = the cores that stand idle; a resumed run keeps those it began with.
+    """
+
+    run: str | None = None
+    resume: bool = False
+    captions: Path | None = None
+    device: str = "auto"
+    offline: bool = False
+    threads: int | None = None
+    memory_budget: int = score.DEFAULT_BUDGET
+
+
+def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+    """Train as `resolved` says and return the summary that `tvr train --json` prints.
+
+    Raises ConfigError for a method without anything to train, DataError without captions or when a resumed run differs,
+    Interrupted, with the command that continues, when the user stops it.
+    """
+    experiment = resolved.experiment
+    require_trainable(experiment.method, experiment.options, experiment.train)
+    run = RunDir.at(workspace, options.run) if options.run else _fresh_run(workspace, experiment.method)
+    if options.resume:
+        stored = RunDir.open(run.path)
+        resume.require_same_config(run.name, stored.config(), resolved.tree())
+    elif run.config_path.is_file():
+        raise ConfigError(
+            f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
+        )
+    wish = training_store.wish_of(experiment)
+    if options.resume:
+        store = training_store.of_run(workspace, RunDir.open(run.path))
+    else:
+        store = training_store.require(
+            workspace, wish, captions=options.captions, device=options.device, offline=options.offline
+        )
+    with files.lock(run.path):
+        return _train_in(run, store, resolved, options)
+
+
+def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+    """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
+    experiment = resolved.experiment
+    require_trainable(experiment.method, experiment.options, experiment.train)
+    wish = training_store.wish_of(experiment)
+    store, reasons = training_store.find(workspace, wish)
+    sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
+    method = base.build(experiment.method, sizes, experiment.options)
+    learner = Learner(method)
+    payload: dict[str, Any] = {
+        "schema": SCHEMA,
+        "dry_run": True,
+        "method": experiment.method,
+        "fidelity": method.fidelity,
+        "run": options.run or _fresh_run(workspace, experiment.method).name,
+        "store": _store_needed(workspace, wish, store, reasons),
+        "sizes": dataclasses.asdict(sizes),
+        "config": [{"path": p, "value": v, "origin": o} for p, v, o in resolved.leaves()],
+        "groups": optim.group_parameters(learner.named(), experiment.train, learner.dead()).table(),
+        "pairs": None,
+        "steps": experiment.train.steps,
+    }
+    if store is not None and len(store.split("train")):
+        sampler = _sampler(store, select(store, experiment.train), experiment.train)
+        payload |= {"pairs": len(sampler), "steps": experiment.train.steps or experiment.train.epochs * sampler.steps}
+    return payload
+
+
+def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig) -> None:
+    """Raise ConfigError for a method that has no loss, or none of whose parameters would move, or a batch of one."""
+    method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
+    if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
+        tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
+        raise ConfigError(f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}")
+    if train.batch_size < 2:
+        raise ConfigError(
+            f"train.batch_size: expected at least 2, found {train.batch_size}; every loss compares pairs with others"
+        )
+
+
+def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, device: torch.device) -> Learner:
+    """Make the method with its initial weights, a function of the seed and of the backbone's weights."""
+    experiment = resolved.experiment
+    torch.manual_seed(experiment.train.seed)
+    method = models.build(experiment, store)
+    if type(method).init_from_backbone is not Method.init_from_backbone:
+        from tvr_cli import backbones
+
+        backbone = backbones.load(store.backbone_name, offline=offline)
+        with torch.no_grad():
+            method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
+    return Learner(method).to(device)
+
+
+def _train_in(run: RunDir, store: FeatureStore, resolved: Resolved, options: TrainOptions) -> dict[str, Any]:
+    train_config = resolved.experiment.train
+    saved = _saved(run, store) if options.resume else None
+    before = run.env() if options.resume else {}
+    threads = use_threads(options.threads or before.get("threads"))
+    gemm = _fix_gemm(before.get("cpu_gemm"))
+    device = score.pick_device(options.device)
+    chosen = select(store, train_config)
+    sampler = _sampler(store, chosen, train_config)
+    learner = build_learner(resolved, store, offline=options.offline, device=device)
+    source: Source = CachedSource(store, device)
+    about = {
+        "method": resolved.experiment.method,
+        "config": resume.config_hash(resolved.tree()),
+        "store": store.fingerprint,
+        "content": store.content_hash(),
+        "sizes": dataclasses.asdict(store.sizes),
+    }
+    loop = Loop(
+        learner, source, sampler, _names(store), train_config, run,
+        device=device, validate=_validator(learner, source, store, chosen, options.memory_budget), about=about,
+    )  # fmt: skip
+    if saved is not None:
+        loop.resume(saved)
+        log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
+    elif not options.resume:
+        run.write_config(resolved)
+        run.write_env({"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint})
+    log.logger.info(
+        "training %s on features %s (%s): %d pairs an epoch, %d steps, %d thread%s; selected on %s",
+        resolved.experiment.method, store.fingerprint, store.backbone_name, len(sampler), loop.total, threads,
+        "" if threads == 1 else "s", chosen.where,
+    )  # fmt: skip
+    try:
+        outcome = loop.run()
+    except Interrupted as e:
+        workspace = run.path.parent.parent
+        raise Interrupted(f"{e}; continue with: tvr train --resume --run {run.name} -o {workspace}") from e
+    finally:
+        source.close()
+    return _summary(run, store, resolved, outcome)
+
+
+def _saved(run: RunDir, store: FeatureStore) -> checkpoint.Checkpoint | None:
+    path = checkpoint.last_path(run.checkpoints)
+    if path is None:
+        log.logger.info("run %r has no checkpoint yet; it starts from the beginning", run.name)
+        return None
+    saved = checkpoint.read(path)
+    resume.require_same_data(run.name, saved.about, store.fingerprint, store.content_hash())
+    return saved
+
+
+def _sampler(store: FeatureStore, chosen: Selection, train: TrainConfig) -> PairSampler:
+    rows = chosen.train.tolist()
+    sampler = PairSampler(
+        rows,
+        [store.captions[i].clips for i in rows],
+        batch_size=train.batch_size,
+        per_video=train.captions,
+        seed=train.seed,
+    )
+    if len(sampler) < 2:
+        raise DataError(
+            f"expected at least two pairs to compare with each other, found {len(sampler)} training caption(s) of "
+            "distinct videos; add captions of more videos"
+        )
+    return sampler
+
+
+def _validator(
+    learner: Learner, source: Source, store: FeatureStore, chosen: Selection, memory_budget: int
+) -> Callable[[], dict[str, Any]] | None:
+    if len(chosen.validation) == 0:
+        log.logger.warning("warning: no validation captions; the last weights are kept instead of the best")
+        return None
+    gallery = gallery_of_captions(store, chosen.validation)
+
+    def validate() -> dict[str, Any]:
+        scores = video_scores(learner.method, source, gallery, memory_budget)
+        return metrics.evaluate(scores.numpy(), gallery.video_of_caption)
+
+    return validate
+
+
+def _names(store: FeatureStore) -> Names:
+    captions, clips = store.captions, store.clips
+    return Names(lambda i: captions[i].id, lambda i: clips[i].id, numbers_of_videos(store))
+
+
+def _fix_gemm(before: str | None) -> str:
+    """Fix the matrix product of scores for this run: the one it began with, else the faster one here."""
+    from tvr_kernels import gemm
+
+    return gemm.use(before or gemm.setting())
+
+
+def _fresh_run(workspace: Path, method: str) -> RunDir:
+    """Return the first free name: the method's, then the method's with a number."""
+    stem = method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method
+    number = 1
+    while True:
+        run = RunDir.at(workspace, stem if number == 1 else f"{stem}-{number}")
+        if not run.config_path.is_file():
+            return run
+        number += 1
+
+
+def _store_needed(
+    workspace: Path, wish: training_store.Wish, store: FeatureStore | None, reasons: list[str]
+) -> dict[str, Any]:
+    if store is not None:
+        return {
+            "exists": True, "fingerprint": store.fingerprint, "backbone": store.backbone_name,
+            "captions": len(store.captions), "clips": len(store.clips),
+        }  # fmt: skip
+    frames = (workspace / "frames" / "store.json").is_file()
+    return {
+        "exists": False,
+        "backbone": training_store.backbone_name(workspace, wish),
+        "shape": wish.shape, "frames": wish.frames, "words": wish.words, "importance": wish.importance,
+        "temporal_shift": wish.temporal_shift,
+        "next": "tvr train computes it from the frames" if frames else f"tvr extract-frames VIDEOS -o {workspace}",
+        "why_not_the_newest": reasons,
+    }  # fmt: skip
+
+
+def _summary(run: RunDir, store: FeatureStore, resolved: Resolved, outcome: Outcome) -> dict[str, Any]:
+    best = outcome.best
+    return {
+        "schema": SCHEMA,
+        "tvr": __version__,
+        "dry_run": False,
+        "method": resolved.experiment.method,
+        "fidelity": base.load_class(resolved.experiment.method).fidelity,
+        "run": run.name,
+        "path": str(run.path),
+        "store": store.fingerprint,
+        "backbone": store.backbone_name,
+        "tune": resolved.experiment.train.tune,
+        "steps": outcome.steps,
+        "stopped": outcome.stopped,
+        "seconds": outcome.seconds,
+        "samples_per_s": outcome.samples_per_s,
+        "selected_on": resolved.experiment.train.select_on,
+        "best": None if best is None else {"step": best.step, **best.metrics},
+    }
+
+
+def resolve(layers: list[config.Layer]) -> Resolved:
+    """Resolve the layers of a training run against the method's own options."""
+    return config.resolve(layers, models.options_schema)
+
+
+def experiment_of(
+    workspace: Path,
+    options: TrainOptions,
+    *,
+    method: str | None = None,
+    recipe: str | None = None,
+    config_file: Path | None = None,
+    assignments: list[str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[Resolved, TrainOptions]:
+    """Resolve what the command line says; a resumed run starts from its own stored configuration.
+
+    Returns the experiment, and the options with the name of the run that is continued filled in.
+    """
+    layers: list[config.Layer] = []
+    if options.resume:
+        run = _run_to_resume(workspace, options.run)
+        options = dataclasses.replace(options, run=run.name)
+        stored = {k: v for k, v in run.config().items() if v is not None}
+        layers.append(config.Layer(stored, str(run.config_path)))
+    if method is not None:
+        named = config.Layer({"method": {method: {}}}, "flag")
+        layers += [named] if options.resume or "." in method else config.preset_layers("methods", method)
+    if recipe is not None:
+        layers += config.preset_layers("recipes", recipe)
+    if config_file is not None:
+        layers += config.file_layers(config_file)
+    layers += [config.set_layer(assignments or []), config.flag_layer(flags or {})]
+    return resolve(layers), options
+
+
+def _run_to_resume(workspace: Path, name: str | None) -> RunDir:
+    run = models.find_run(workspace, name) if name else RunDir.newest(workspace)
+    if run is None:
+        raise DataError(f"expected a run to resume in {str(workspace / 'runs')!r}, found none")
+    if name is None:
+        log.logger.info("resuming the newest run, %r", run.name)
+    return run
