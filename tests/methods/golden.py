@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -157,22 +157,31 @@ def golden_dir() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def params(method: str, *variants: Iterable[str], needs: str | None = None) -> list[Any]:
+def params(
+    method: str, *variants: Iterable[str] | Callable[[Path], Iterable[str]], needs: str | None = None
+) -> list[Any]:
     """Return pytest params (path, *variant, dtype) with ids `<method>-<file stem>-<variant>…-<dtype>`.
 
-    needs: a tensor name (or its beginning) without which a file is left out; compact files hold only some groups.
+    variants: strings, or a function of the path such as `cases_with(".out.sim")`. needs: a tensor name (or its
+    beginning) without which a file is left out; compact files hold only some groups.
     """
     out = []
     for name, path in cases(method):
         if needs is not None and not any(k.startswith(needs) for k in _names(path)):
             continue
         combos: list[tuple[str, ...]] = [()]
-        for choices in variants:
+        for variant in variants:
+            choices = list(variant(path) if callable(variant) else variant)
             combos = [(*c, v) for c in combos for v in choices]
         for combo in combos:
             for label, dtype in DTYPES.items():
                 out.append(pytest.param(path, *combo, dtype, id="-".join((name, *combo, label))))
     return out
+
+
+def cases_with(ending: str) -> Callable[[Path], list[str]]:
+    """Return a function path -> cases, those that have a tensor `<case><ending>`."""
+    return lambda path: sorted(name.removesuffix(ending) for name in _names(path) if name.endswith(ending))
 
 
 def _names(path: Path) -> list[str]:

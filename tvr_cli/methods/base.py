@@ -137,3 +137,14 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Average [N, F, D] over real frames, mask [N, F] bool, to [N, D]."""
     weight = mask.to(x.dtype).unsqueeze(-1)
     return (x * weight).sum(1) / weight.sum(1).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Cast half precision to float32, as the papers do behind CLIP; float32 and float64 stay."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def mean_direction(frames: Tensor, mask: Tensor) -> Tensor:
+    """Return [N, D] unit vectors: the mean of the real frames' directions. frames: [N, F, D]; mask: [N, F] bool."""
+    directions = unit(frames.masked_fill(~mask[..., None], 1.0))  # a missing slot must not divide by zero
+    return unit(masked_mean(directions, mask))

@@ -1,0 +1,30 @@
+"""Token features where a method's parameters are tied to the number of token slots (GLCCL, TC-MGC)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tvr_cli.errors import DataError
+from tvr_cli.types import TextFeatures
+
+
+def check_slots(method: str, text: TextFeatures, slots: int) -> Tensor:
+    """Return the token features [T, L, D] after checking that they are there and that L is `slots`."""
+    if text.tokens is None:
+        raise DataError(
+            f"{method} compares single tokens, but the text features have pooled vectors only; "
+            "run tvr precompute-features with a backbone that provides tokens"
+        )
+    if text.tokens.shape[1] != slots:
+        raise DataError(
+            f"{method} was made for {slots} token slots a caption, but the text features have {text.tokens.shape[1]}; "
+            f"run tvr precompute-features --set words.length={slots}"
+        )
+    return text.tokens
+
+
+def real_words(text: TextFeatures) -> Tensor:
+    """Return [T, L] bool, True = a real token (start and end included)."""
+    assert text.tokens is not None
+    return torch.arange(text.tokens.shape[1], device=text.n_tokens.device) < text.n_tokens[:, None]
