@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from tvr_cli.methods import base
 from tvr_cli.methods.base import masked_mean, setting, unit
 from tvr_cli.nn.losses import info_nce
+from tvr_cli.stores.feature_writer import FeatureWriter, header_of
+from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.frames import ClipRecord
 from tvr_cli.types import (
     Batch,
     Draws,
@@ -78,7 +82,7 @@ class SyntheticStore:
                 )
         meaning = torch.randn(videos, dim, generator=g)
         mix = torch.linalg.qr(torch.randn(dim, dim, generator=g))[0]
-        of = torch.tensor([c.clips[0] for c in self.captions])
+        of = torch.tensor([c.clips[0] for c in self.captions], dtype=torch.int64)
         pooled = (meaning @ mix)[of] + 0.3 * torch.randn(len(of), dim, generator=g)
         tokens = pooled[:, None] + torch.randn(len(of), words, dim, generator=g)
         n_tokens = torch.randint(3, words + 1, (len(of),), generator=g)
@@ -99,6 +103,36 @@ class SyntheticStore:
 
     def content_hash(self) -> str:
         return "content0"
+
+    def write(self, workspace: Path, backbone: str = "synthetic") -> FeatureStore:
+        """Write everything as a real feature store of a workspace and open it."""
+        identity = {
+            "backbone": {"name": backbone, "weights": "0" * 64, "temporal_shift": False},
+            "frames": {"kind": "uniform", "num_frames": self.sizes.frames, "size": 16, "quality": 90},
+            "shape": "fixed",
+            "words": {"shape": "fixed", "length": self.sizes.words},
+            "importance": "none",
+        }
+        header = header_of(identity, backbone=backbone, dim=self.sizes.dim, provides=self.provides, provenance={})
+        records = [
+            ClipRecord(
+                c.id, f"/videos/{c.id}", None, None, c.key, c.file_id, str(i), int(self._video.n_frames[i]), 3.0,
+                (0.0, 3.0), 16, 16, "synthetic", False,
+            )
+            for i, c in enumerate(self.clips)
+        ]  # fmt: skip
+        order = sorted(range(len(records)), key=lambda i: records[i].id)  # a real store sorts its clips
+        place = {old: new for new, old in enumerate(order)}
+        captions = [
+            StoredCaption(c.id, c.text, c.key, c.split, tuple(place[i] for i in c.clips), c.file_id)  # type: ignore[arg-type]
+            for c in self.captions
+        ]
+        folder = workspace / "features" / header["fingerprint"]
+        writer = FeatureWriter(folder, header)
+        writer.add_video([clip_row_key(r.key, r.n_frames) for r in records], self._video, torch.float32)
+        writer.add_text([text_row_key(c.text) for c in captions], self._text, torch.float32)
+        writer.finish([records[i] for i in order], captions, {})
+        return FeatureStore.open(folder)
 
 
 class Method(base.Method):

@@ -1,0 +1,191 @@
+"""`engine.train` on a small feature store on disk: what a user asks for, what is refused, what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from synthetic import SyntheticStore
+
+from tvr_cli.engine import models
+from tvr_cli.engine.train import TrainOptions, dry_run, experiment_of, train
+from tvr_cli.errors import ConfigError, DataError, StoreMismatch
+from tvr_cli.runs import RunDir
+
+METHOD = "tests.synthetic"
+OPTIONS = TrainOptions(device="cpu", threads=1)
+FLAGS = {"train.batch_size": 8, "train.epochs": 2, "train.lr": 1e-2}
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def workspace_in(folder: Path, **store) -> Path:
+    SyntheticStore(**store).write(folder)
+    return folder
+
+
+def run_train(workspace: Path, options: TrainOptions = OPTIONS, method: str | None = METHOD, **flags):
+    resolved, options = experiment_of(
+        workspace, options, method=method, flags={**({} if options.resume else FLAGS), **flags}
+    )
+    return train(resolved, workspace, options)
+
+
+def test_a_run_holds_configuration_environment_metrics_and_weights(tmp_path: Path) -> None:
+    result = run_train(workspace_in(tmp_path))
+    run = RunDir.open(tmp_path / "runs" / "synthetic")
+    assert result["run"] == "synthetic" and result["steps"] == 6 and result["stopped"] == "finished"
+    assert run.config()["train"]["batch_size"] == 8
+    assert json.loads((run.path / "origins.json").read_text())["train.batch_size"] == "flag"
+    assert run.env()["threads"] == 1 and run.env()["cpu_gemm"] in ("mkl", "onednn") and "commit" in run.env()["git"]
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == [
+        "best.safetensors", "step-00000003.safetensors", "step-00000006.safetensors",
+    ]  # fmt: skip
+    assert {r["event"] for r in run.logged()} == {"step", "validation"}
+    assert 0 <= result["best"]["t2v"]["R@1"] <= 100
+
+
+def test_a_trained_run_can_be_scored(tmp_path: Path) -> None:
+    from tvr_cli.engine.evaluate import EvaluateOptions, evaluate
+
+    workspace = workspace_in(tmp_path, splits=("train", "train", "val", "test"))
+    run_train(workspace)
+    store = models.store_for(workspace, RunDir.open(tmp_path / "runs" / "synthetic"), None)
+    scorer = models.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store)
+    result = evaluate(scorer, store, workspace, EvaluateOptions(device="cpu"))
+    assert result["run"] == "synthetic" and result["videos"] == 10
+
+
+def test_a_second_run_takes_a_new_name_and_a_named_one_is_not_overwritten(tmp_path: Path) -> None:
+    workspace = workspace_in(tmp_path)
+    assert [run_train(workspace)["run"] for _ in range(2)] == ["synthetic", "synthetic-2"]
+    with pytest.raises(ConfigError, match="--resume"):
+        run_train(workspace, TrainOptions(run="synthetic"))
+
+
+def test_resuming_with_another_configuration_names_the_leaves(tmp_path: Path) -> None:
+    workspace = workspace_in(tmp_path)
+    run_train(workspace)
+    again = TrainOptions(run="synthetic", resume=True)
+    with pytest.raises(DataError, match=r"train\.epochs was 2, now 5; train\.lr was 0\.01, now 0\.5\."):
+        run_train(workspace, again, **{"train.lr": 0.5, "train.epochs": 5})
+    assert run_train(workspace, again, **{"train.lr": 1e-2, "train.keep_checkpoints": 7})["steps"] == 6
+    assert run_train(workspace, TrainOptions(resume=True), method=None)["run"] == "synthetic"
+
+
+def test_resuming_on_changed_captions_is_refused(tmp_path: Path) -> None:
+    workspace = workspace_in(tmp_path)
+    run_train(workspace)
+    SyntheticStore(videos=41).write(workspace)
+    with pytest.raises(StoreMismatch, match="have changed"):
+        run_train(workspace, TrainOptions(run="synthetic", resume=True))
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run to resume"):
+        run_train(workspace_in(tmp_path), TrainOptions(resume=True))
+
+
+def test_a_method_without_parameters_points_to_evaluate(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tvr evaluate --method mean"):
+        train_resolved(tmp_path, "mean")
+
+
+def train_resolved(workspace: Path, method: str):
+    from tvr_cli import config
+    from tvr_cli.engine.train import resolve
+
+    return train(resolve([config.Layer({"method": {method: {}}}, "test")]), workspace, OPTIONS)
+
+
+def test_a_batch_of_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 2, found 1"):
+        run_train(workspace_in(tmp_path), **{"train.batch_size": 1})
+
+
+def test_a_single_training_pair_is_refused(tmp_path: Path) -> None:
+    workspace = workspace_in(tmp_path, videos=3, captions_per_video=1, splits=("train", "val", "val"))
+    with pytest.raises(DataError, match="two pairs to compare"):
+        run_train(workspace)
+
+
+def test_an_empty_workspace_and_missing_captions_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="tvr extract-frames"):
+        run_train(tmp_path)
+    workspace = workspace_in(tmp_path / "w", captions_per_video=0)
+    with pytest.raises(DataError, match=r'captions\.jsonl like this(?s:.*)"caption": "a dog runs along the beach"'):
+        run_train(workspace)
+
+
+def test_a_store_of_another_plan_is_refused_by_field(tmp_path: Path) -> None:
+    with pytest.raises(StoreMismatch, match=r"words\.length is 5, 32 is wanted"):
+        run_train(workspace_in(tmp_path), **{"words.length": 32})
+
+
+def test_a_dry_run_shows_store_configuration_and_groups_and_writes_nothing(tmp_path: Path) -> None:
+    workspace = workspace_in(tmp_path)
+    before = sorted(p for p in tmp_path.rglob("*"))
+    resolved, options = experiment_of(workspace, OPTIONS, method=METHOD, flags=FLAGS)
+    plan = dry_run(resolved, workspace, options)
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+    assert plan["store"]["exists"] and plan["pairs"] == 30 and plan["steps"] == 6
+    assert {"path": "train.lr", "value": 0.01, "origin": "flag"} in plan["config"]
+    assert {g["group"]: g["parameters"] for g in plan["groups"]} == {"head": 16, "logit scale": 1} or sum(
+        g["parameters"] for g in plan["groups"]
+    ) == 16 * 16 + 16 + 1
+
+
+def test_a_dry_run_without_any_store_says_what_it_needs(tmp_path: Path) -> None:
+    flags = {**FLAGS, "backbone.name": "clip-vit-b32", "frames.num_frames": 12, "shape": "fixed"}
+    resolved, options = experiment_of(tmp_path, OPTIONS, method=METHOD, flags=flags)
+    plan = dry_run(resolved, tmp_path, options)
+    assert plan["store"]["exists"] is False and plan["store"]["backbone"] == "clip-vit-b32"
+    assert plan["sizes"] == {"dim": 512, "frames": 12, "words": 32}
+    assert "tvr extract-frames" in plan["store"]["next"]
+
+
+def test_sigkill_in_the_middle_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
+    flags = ["--set", "train.batch_size=8", "--set", "train.lr=1e-2", "--set", "train.checkpoint_every=2"]
+    train_args = ["train", "--method", METHOD, "--epochs", "60", *flags, "--threads", "1", "--device", "cpu"]
+    whole, killed = workspace_in(tmp_path / "whole"), workspace_in(tmp_path / "killed")
+    tvr(*train_args, "-o", str(whole)).wait()
+    process = tvr(*train_args, "-o", str(killed))
+    checkpoints = killed / "runs" / "synthetic" / "checkpoints"
+    deadline = time.monotonic() + 60
+    while not list(checkpoints.glob("step-0000002?.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(checkpoints.glob("step-00000180.safetensors")), "it finished before it was killed"
+    assert tvr("train", "--resume", "-o", str(killed)).wait() == 0
+    assert contents(checkpoints) == contents(whole / "runs" / "synthetic" / "checkpoints")
+
+
+def tvr(*args: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'kernels'}", "OMP_NUM_THREADS": "1"}
+    program = "from tvr_cli.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "--quiet", *args], env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
+
+
+def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
+    from tvr_cli.engine.train import build_learner
+
+    store = SyntheticStore().write(tmp_path)
+    made = []
+    for seed in (1, 1, 2):
+        torch.rand(3)
+        resolved, _ = experiment_of(tmp_path, OPTIONS, method=METHOD, flags={"train.seed": seed})
+        made.append(build_learner(resolved, store, offline=True, device=torch.device("cpu")).method.map.weight)
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
