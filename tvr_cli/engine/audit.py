@@ -18,6 +18,7 @@ from tvr_cli import clip4clip, significance
 from tvr_cli.engine import referee
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
+from tvr_cli.metrics import Ints
 
 LIMIT = 70_000  # the largest test set in use: MSR-VTT full has 59 800 queries
 # Test sizes that people report on (docs/datasets.md): queries of text-to-video, videos of video-to-text.
@@ -34,6 +35,7 @@ KNOWN: dict[int, str] = {
     1500: "VATEX HGR (videos)",
     15000: "VATEX HGR (captions)",
 }
+_TYPED_DIGITS = 10  # more decimals than that nobody types; int64 holds them all
 TIE_SLACK = 0.05  # tie inflation adds a few entries, not half a test set
 
 
@@ -149,7 +151,11 @@ def _read(path: Path) -> tuple[Row, Mapping[str, Any], list[str]]:
 
 def possible_counts(row: Row) -> list[int]:
     """Return every number of queries up to LIMIT for which all R@k are a count over it, to the digits typed."""
-    return [n for n in range(1, LIMIT + 1) if all(_count(v, n) is not None for v in row.recalls.values())]
+    queries = np.arange(1, LIMIT + 1, dtype=np.int64)
+    fits = np.ones(LIMIT, dtype=bool)
+    for value in row.recalls.values():
+        fits &= _hits(value, queries) >= 0
+    return queries[fits].tolist()
 
 
 def differ(a: Row, b: Row) -> list[dict[str, Any]]:
@@ -185,17 +191,21 @@ def protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str
 
 def _count(value: Decimal, queries: int | None) -> int | None:
     """Return the count of hits that gives `value` over `queries` to its digits, or None."""
-    if not queries:
-        return None
+    hits = int(_hits(value, np.array([queries or 0]))[0])
+    return hits if queries and hits >= 0 else None
+
+
+def _hits(value: Decimal, queries: Ints) -> Ints:
+    """Return [N] the count of hits that gives `value` percent over each number of queries, -1 where none does."""
     places = _decimals(value)
-    if places > 10:  # an unrounded binary float
-        hits = round(float(value) * queries / 100)
-        return hits if abs(100.0 * hits / queries - float(value)) < 1e-9 else None
+    if places > _TYPED_DIGITS:  # an unrounded binary float, from a JSON
+        hits = np.rint(float(value) * queries / 100.0).astype(np.int64)
+        return np.where(np.abs(100.0 * hits / np.maximum(queries, 1) - float(value)) < 1e-9, hits, -1)
     # Half a unit of the last digit, ends included: people round and people cut, and ties fall either way.
-    half = Decimal(1).scaleb(-places)
-    low, high = (value - half / 2) * queries / 100, (value + half / 2) * queries / 100
-    hits = int(high)
-    return hits if Decimal(hits) >= low and 0 <= hits <= queries else None
+    scaled = int(value.scaleb(places))
+    scale = 200 * 10**places
+    hits = np.minimum((2 * scaled + 1) * queries // scale, queries)
+    return np.where(hits * scale >= (2 * scaled - 1) * queries, hits, -1)
 
 
 def _decimals(value: Decimal) -> int:

@@ -1,4 +1,4 @@
-"""Setting results side by side: a table of runs, and a paired test of the first against each of the others. No torch."""
+"""Setting results side by side: a table of runs, and a paired test of the first against each other. No torch."""
 
 from __future__ import annotations
 

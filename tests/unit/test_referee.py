@@ -1,0 +1,135 @@
+"""Score files, post-processing rows, protocol cards."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tvr_cli import metrics
+from tvr_cli.engine import referee
+from tvr_cli.engine.referee import JudgeOptions
+from tvr_cli.errors import ConfigError, DataError
+
+
+def example(seed=0, n=30):
+    rng = np.random.default_rng(seed)
+    return (rng.random((n, n)) + np.eye(n)).astype(np.float32), np.arange(n)
+
+
+def write(path, **arrays):
+    save_file(arrays, path) if path.suffix == ".safetensors" else np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.npz"])
+def test_both_formats_give_the_same_result(tmp_path, name):
+    scores, video = example()
+    result, ranks = referee.judge_file(write(tmp_path / name, scores=scores, video_of_caption=video), JudgeOptions())
+    assert result["t2v"] == metrics.evaluate(scores, video)["t2v"]
+    assert result["gallery"] == {"expected": 30, "scored": 30, "zero_filled": 0}
+    assert ranks is not None and len(ranks[0]) == 30
+    low, high = result["intervals"]["t2v"]["R@1"]
+    assert low <= result["t2v"]["R@1"] <= high
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"scores": np.eye(3, dtype=np.float32)}, "no array 'video_of_caption'"),
+        ({"scores": np.eye(3, dtype=np.float32), "video_of_caption": np.arange(4)}, "found shape"),
+        ({"scores": np.eye(3, dtype=np.float32), "video_of_caption": np.arange(3) + 1}, "columns 0..2"),
+        ({"scores": np.eye(3, dtype=np.float32), "video_of_caption": np.arange(3.0)}, "whole numbers"),
+        ({"scores": np.eye(3, dtype=np.int64), "video_of_caption": np.arange(3)}, "floating-point"),
+        ({"scores": np.full((3, 3), np.nan, np.float32), "video_of_caption": np.arange(3)}, "hold NaN"),
+    ],
+)
+def test_a_wrong_score_file_is_a_sentence(tmp_path, arrays, message):
+    with pytest.raises(DataError, match=message):
+        referee.read_scores(write(tmp_path / "a.npz", **arrays))
+
+
+def test_a_file_that_is_no_score_file_is_a_sentence(tmp_path):
+    (tmp_path / "a.safetensors").write_text("hello")
+    with pytest.raises(DataError, match="not a readable safetensors"):
+        referee.read_scores(tmp_path / "a.safetensors")
+    with pytest.raises(DataError, match="found none"):
+        referee.read_scores(tmp_path / "b.npz")
+
+
+def test_a_pickle_in_an_npz_is_not_executed(tmp_path):
+    np.savez(tmp_path / "a.npz", scores=np.array([print], dtype=object), video_of_caption=np.arange(1))
+    with pytest.raises(DataError, match="not a readable"):
+        referee.read_scores(tmp_path / "a.npz")
+
+
+def test_zero_filled_videos_are_counted(tmp_path):
+    scores, video = example()
+    scores[:, 3] = 0.0
+    result, _ = referee.judge_file(write(tmp_path / "a.npz", scores=scores, video_of_caption=video), JudgeOptions())
+    assert result["gallery"]["zero_filled"] == 1
+
+
+def test_dual_softmax_is_a_row_of_its_own_and_never_the_headline():
+    scores, video = example()
+    plain, _ = referee.judge(scores, video, JudgeOptions())
+    posted, _ = referee.judge(scores, video, JudgeOptions(post=("dsl",)))
+    assert posted["t2v"] == plain["t2v"]
+    assert posted["post"][0]["name"] == "dsl" and "all test queries" in posted["post"][0]["note"]
+
+
+def test_dual_softmax_written_as_a_loop():
+    scores, _ = example(n=5)
+    t2v, v2t = referee.dual_softmax(scores)
+    e = np.exp(referee.DSL_SCALE * scores.astype(np.float64))
+    for i in range(5):
+        for j in range(5):
+            assert t2v[i, j] == pytest.approx(scores[i, j] * e[i, j] / e[:, j].sum())
+            assert v2t[i, j] == pytest.approx(scores[i, j] * e[i, j] / e[i, :].sum())
+
+
+def test_qbnorm_takes_a_hub_away_from_queries_that_it_attracts():
+    # Video 0 is a hub: it is the best of every bank query and a little better than the right one for query 1.
+    scores = np.array([[0.9, 0.1, 0.1], [0.55, 0.5, 0.1], [0.2, 0.1, 0.6]])
+    bank = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]])
+    assert scores.argmax(1).tolist() == [0, 0, 2]
+    normed = referee.qbnorm(scores, bank)
+    assert normed.argmax(1).tolist() == [0, 1, 2]
+    beta = referee.QBNORM_BETA
+    expected = beta * scores[1] - np.log(np.exp(beta * bank).sum(0))
+    assert normed[1] == pytest.approx(expected)
+    assert np.argsort(normed[2]).tolist() == np.argsort(scores[2]).tolist()  # not attracted by the hub: its order stays
+
+
+def test_qbnorm_without_a_bank_says_what_it_needs():
+    scores, video = example()
+    with pytest.raises(DataError, match="training captions"):
+        referee.judge(scores, video, JudgeOptions(post=("qbnorm",)))
+
+
+def test_the_old_counting_is_labelled():
+    scores, video = example()
+    result, ranks = referee.judge(scores, video, JudgeOptions(counting="clip4clip"))
+    assert result["metrics"] == "clip4clip" and ranks is None
+
+
+def test_posts_are_parsed():
+    assert referee.parse_posts(["none"]) == () and referee.parse_posts(["dsl,qbnorm"]) == ("dsl", "qbnorm")
+    with pytest.raises(ConfigError, match="did you mean dsl"):
+        referee.parse_posts(["dls"])
+
+
+def test_ranks_survive_a_file(tmp_path):
+    scores, _ = example()
+    video = np.repeat(np.arange(15), 2)
+    for protocol in metrics.V2T_PROTOCOLS:
+        ranks = metrics.text_to_video(scores, video), metrics.video_to_text(scores, video, protocol)
+        save_file(referee.rank_tensors(ranks), tmp_path / "r.safetensors")
+        again = referee.read_ranks(tmp_path / "r.safetensors")
+        assert metrics.summarise(*again) == metrics.summarise(*ranks)
+
+
+def test_a_protocol_card_names_what_a_reader_must_know(tmp_path):
+    scores, video = example()
+    result, _ = referee.judge_file(write(tmp_path / "a.npz", scores=scores, video_of_caption=video), JudgeOptions())
+    card = referee.protocol_card(result)
+    for word in ("30 captions, 30 videos", "30/30 videos, 0 zero-filled", "v2t protocol", "tie rule", "bootstrap over"):
+        assert word in card
