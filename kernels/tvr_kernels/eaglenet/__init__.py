@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tvr_kernels import _dispatch
 from tvr_kernels._checks import Shapes
-from tvr_kernels.eaglenet.folded import fold_weights, graph_side, text_message
+from tvr_kernels.eaglenet.folded import fold_weights, frame_attention, graph_side, text_message
 from tvr_kernels.eaglenet.pooled import pool_side
 from tvr_kernels.eaglenet.weights import (
     EagleNetWeights,
@@ -37,6 +37,7 @@ __all__ = [
     "Options",
     "Pooling",
     "Relation",
+    "frame_attention",
     "score",
     "text_side",
     "video_side",

@@ -14,7 +14,7 @@ Pair tensors are clip-major here, [V, T, ...], so that all captions of a block s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tvr_kernels.eaglenet import noise
-from tvr_kernels.eaglenet.pooled import pooled_cosine
+from tvr_kernels.eaglenet.pooled import attention, pooled_cosine
 from tvr_kernels.eaglenet.reference import unit_or_zero
 from tvr_kernels.eaglenet.weights import EagleNetWeights, GraphLayer, Options
 from tvr_kernels.gemm import matmul
@@ -53,18 +53,35 @@ class Enriched(NamedTuple):
 
 def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: EagleNetWeights) -> Tensor:
     """Return [T, V] scores from the tensors of `text_side` and `video_side`."""
+    return _by_blocks(text, video, weights, pooled_cosine)
+
+
+def frame_attention(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: EagleNetWeights) -> Tensor:
+    """Return [T, V, F], X-Pool's softmax over frames given the enriched text, averaged over its heads."""
+    return _by_blocks(text, video, weights, attention)
+
+
+def _by_blocks(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: EagleNetWeights,
+    finish: Callable[[Tensor, Mapping[str, Tensor], EagleNetWeights], Tensor],
+) -> Tensor:
+    """Return `finish(enriched [V', T', D], clips, weights)` [V', T', ...] of all blocks as [T, V, ...]."""
     fold = fold_weights(weights)
     texts, videos = len(text["text"]), len(video["frames"])
-    out = text["text"].new_empty(texts, videos)
-    rows, columns = _block(texts, videos, weights, video["frames"].shape[1], out)
+    rows, columns = _block(texts, videos, weights, video["frames"])
+    out = []
     for v in range(0, videos, columns):
         some_video = {name: x[v : v + columns] for name, x in video.items()}
+        parts = []
         for t in range(0, texts, rows):
             some_text = {name: x[t : t + rows] for name, x in text.items()}
             sigma = _noise(some_text, some_video, weights, slice(t, t + rows), slice(v, v + columns))
             enriched = enrich(some_text, some_video, weights, fold, sigma).text
-            out[t : t + rows, v : v + columns] = pooled_cosine(enriched, some_video, weights).T
-    return out
+            parts.append(finish(enriched, some_video, weights).transpose(0, 1))
+        out.append(torch.cat(parts))
+    return torch.cat(out, 1)
 
 
 def fold_weights(weights: EagleNetWeights) -> Fold:
@@ -166,8 +183,7 @@ def _hidden_nodes(
     """Return the first layer's output after its ReLU: texts [V, T, 1 + S, D] and frames [V, T, F, D]."""
     sent = matmul(moved.flatten(0, 2), fold.message.T).unflatten(0, moved.shape[:3])  # (d), [V, T, S, M]
     run = _gat_nodes if weights.hidden.out is None else _rgat_nodes
-    texts, frames = run(text["message"], video, weights.options, sent, moved.shape[-1])
-    return texts.relu_(), frames.relu_()
+    return run(text["message"], video, weights.options, sent, moved.shape[-1])
 
 
 def _rgat_nodes(
@@ -190,9 +206,8 @@ def _rgat_nodes(
     # (c): weights sum to one, so the caption's own share is the same in every row
     own = own_tt + own_out.repeat(1, heads)  # [T, D]
     out = F.pad(sent_out, (0, 0, 1, 0)).repeat(1, 1, 1, heads)  # every head gets the same vector
-    return torch.cat(texts, -1).add_(own[:, None]).add_(out), torch.cat(frames, -1).add_(
-        video["base"][:, None] + own_ft[:, None]
-    )
+    to_frame = video["base"][:, None] + own_ft[:, None]
+    return torch.cat(texts, -1).add_(own[:, None]).add_(out).relu_(), torch.cat(frames, -1).add_(to_frame).relu_()
 
 
 def _gat_nodes(
@@ -213,7 +228,7 @@ def _gat_nodes(
         base = _times_clip(rows[..., :slots], video["values"][..., head])
         base = base + rows[..., slots:].sum(-1, keepdim=True) * own[:, None, head]
         nodes.append(_plus_product(base, rows[..., slots + 1 :], sent[..., head]))
-    joined = torch.cat(nodes, -1)
+    joined = torch.cat(nodes, -1).relu_()
     return joined[:, :, slots:], joined[:, :, :slots]
 
 
@@ -282,11 +297,13 @@ def _logit_rows(value: Tensor, vector: Tensor, heads: int) -> Tensor:
     return torch.einsum("hkd,k->hd", value.unflatten(0, (heads, -1)), vector)
 
 
-def _block(texts: int, videos: int, weights: EagleNetWeights, frames: int, like: Tensor) -> tuple[int, int]:
+def _block(texts: int, videos: int, weights: EagleNetWeights, frames: Tensor) -> tuple[int, int]:
     """Return (captions, clips) of a block: as many captions a clip as fit, then as many clips."""
-    dim, options = weights.radius.weight.shape[0], weights.options
+    slots, dim = frames.shape[1:]
+    options = weights.options
     # y, its messages, the hidden nodes about three times over
-    numbers = options.candidates * (2 * dim + 2 * dim + dim // options.heads) + 3 * (options.candidates + frames) * dim
-    pairs = max(1, _BLOCK_BYTES.get(like.device.type, _BLOCK_BYTES["cpu"]) // (numbers * like.element_size()))
+    numbers = options.candidates * (4 * dim + dim // options.heads) + 3 * (options.candidates + slots) * dim
+    budget = _BLOCK_BYTES.get(frames.device.type, _BLOCK_BYTES["cpu"])
+    pairs = max(1, budget // (numbers * frames.element_size()))
     rows = max(1, min(texts, pairs))
     return rows, max(1, min(videos, pairs // rows))

@@ -1,0 +1,61 @@
+"""The X-Pool block: frames of a clip pooled by attention from a text, for where the vector is needed.
+
+Parameters carry the authors' names (`cross_attn.q_proj.weight`, `layer_norm1.weight`, …), so that their
+checkpoints load without renaming. Scores alone need no pooled vector: `tvr_kernels.xpool` folds the block away.
+Source: X-Pool (Gorti et al., CVPR 2022, arXiv 2203.15086), and its use in EagleNet with one query a pair.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-5
+
+
+class XPool(nn.Module):
+    """y = LN3(o + dropout(W_l o + b_l)), o = LN2(W_o sum_f p_f value_f + b_o), p = softmax_f(q . key_f / sqrt(D / h)).
+
+    The query comes from LN1 of the text, keys and values from LN1 of the frames. Matrices start as the identity.
+    """
+
+    def __init__(self, dim: int, heads: int = 1):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"X-Pool needs a width that its heads divide, found {dim} and {heads} heads")
+        self.heads = heads
+        self.cross_attn = nn.ModuleDict({f"{name}_proj": nn.Linear(dim, dim) for name in ("q", "k", "v", "out")})
+        self.linear_proj = nn.Linear(dim, dim)
+        self.layer_norm1, self.layer_norm2, self.layer_norm3 = (nn.LayerNorm(dim, LAYER_NORM_EPS) for _ in range(3))
+        for layer in (*self.cross_attn.values(), self.linear_proj):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, text: Tensor, frames: Tensor, attend: Tensor | None = None, linear_keep: Tensor | None = None
+    ) -> Tensor:
+        """Return y of every pair, [A, B, D].
+
+        text: [A, D], or [A, B, D] where the query differs from clip to clip. frames: [B, F, D]. attend: [B, F] bool,
+        True = may be pooled, None = all. linear_keep: [A, B, D], multiplies the linear branch (a dropout mask,
+        already divided by the kept share).
+        """
+        attention = self.attention(text, frames, attend)  # [A, B, heads, F]
+        values = self.cross_attn["v_proj"](self.layer_norm1(frames))  # [B, F, D]
+        # the output projection moves in front of the sum: it acts once a frame instead of once a pair
+        pieces = zip(values.chunk(self.heads, -1), self.cross_attn["out_proj"].weight.chunk(self.heads, 1), strict=True)
+        outputs = torch.stack([part @ columns.T for part, columns in pieces], 1)  # [B, heads, F, D]
+        pooled = torch.einsum("abhf,bhfd->abd", attention, outputs) + self.cross_attn["out_proj"].bias
+        out = self.layer_norm2(pooled)
+        branch = self.linear_proj(out)
+        return self.layer_norm3(out + (branch if linear_keep is None else branch * linear_keep))
+
+    def attention(self, text: Tensor, frames: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Return p, [A, B, heads, F]; arguments as in `forward`."""
+        query = self.cross_attn["q_proj"](self.layer_norm1(text)).unflatten(-1, (self.heads, -1))
+        keys = self.cross_attn["k_proj"](self.layer_norm1(frames)).unflatten(-1, (self.heads, -1))  # [B, F, h, c]
+        equation = "ahc,bfhc->abhf" if text.dim() == 2 else "abhc,bfhc->abhf"
+        logits = torch.einsum(equation, query, keys) / keys.shape[-1] ** 0.5
+        if attend is not None:
+            logits = logits.masked_fill(~attend[:, None], float("-inf"))
+        return logits.softmax(-1)
