@@ -20,7 +20,7 @@ SHAPES = [
 DTYPES = [torch.float32, torch.float64]
 VALUE = {torch.float32: 1e-6, torch.float64: 1e-13}
 GRAD = {torch.float32: 1e-4, torch.float64: 1e-11}
-VARIANTS = list(itertools.product([True, False], [True, False], [True, False]))  # words, neighbours, learned weights
+VARIANTS = list(itertools.product([True, False], repeat=4))  # words, neighbours, learned weights, mask padding
 
 
 def make(shape, dtype, learned=False):
@@ -54,12 +54,12 @@ def assert_same_gradients(got, expected, dtype):
         assert max_error(a, b) <= GRAD[dtype] * max(float(b.abs().max()), 1e-3)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "".join("wnl"[i] if on else "-" for i, on in enumerate(v)))
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "".join("wnlm"[i] if on else "-" for i, on in enumerate(v)))
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "fp64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_folded_equals_reference_in_value_and_gradient(shape, dtype, variant):
-    words, neighbours, learned = variant
-    options = DmaeOptions(words, neighbours)
+    words, neighbours, learned, mask_padding = variant
+    options = DmaeOptions(words, neighbours, mask_padding)
     leaves, importance, mask = make(shape, dtype, learned)
     text, video = sides(leaves, importance, mask, options)
     expected = reference.score(text, video, options)
@@ -133,6 +133,20 @@ def test_masked_words_and_frames_are_zeros_that_can_win(form):
     )
     sentence_branch = (0.0 + -1.0) / 2  # the sentence has no pad, so its frame side is the cosine itself
     assert abs(float(got) - (sentence_branch + 0.0) / 2) < 1e-12
+
+
+@pytest.mark.parametrize("form", ["reference", "folded"])
+def test_masked_padding_never_wins(form):
+    """As above: with `mask_padding` every maximum is a real cosine, -1."""
+    sentence = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    words = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]], dtype=torch.float64)
+    frames = torch.tensor([[[-1.0, 0.0], [-1.0, 0.0]]], dtype=torch.float64)
+    importance, mask = torch.tensor([[1, 0]]), torch.tensor([[True, False]])
+    options = DmaeOptions(words=True, neighbours=True, mask_padding=True)
+    got = dmae.score(
+        *sides([sentence, words, frames, None, None], importance, mask, options), options, implementation=form
+    )
+    assert abs(float(got) + 1.0) < 1e-12
 
 
 def test_caption_without_a_real_word_is_refused():

@@ -24,10 +24,12 @@ from tvr_kernels._checks import Shapes
 
 
 class DmaeOptions(NamedTuple):
-    """words: mean of sentence and word branch, else the sentence branch alone. neighbours: add the second frame."""
+    """words: mean of sentence and word branch, else the sentence branch alone. neighbours: add the second frame.
+    mask_padding: masked entries never win a maximum, unlike in the authors' code, where they take part as 0."""
 
     words: bool
     neighbours: bool
+    mask_padding: bool = False
 
 
 def text_side(
@@ -38,7 +40,8 @@ def text_side(
     sentence: [T, D] and words: [T, L, D], unit vectors. importance: [T, L] integers, 0 = pad, 1 = word, 2 = important
     word, which counts double (not renormalised with logits). logits: [T, L] of the words' softmax weights, or None for
     the mean. Gives `rows` [T, 1 + L, D] masked (1 row without words), `weight` [T, 1 + L], 1 for the sentence,
-    `length` [T] rows up to the last real one, and `floor` [T]: 0 where a pad may win a frame's maximum, else -inf.
+    `length` [T] rows up to the last real one, and `floor` [T]: 0 where a pad may win a frame's maximum, else -inf;
+    with `mask_padding` also `bias` [T, 1 + L], -inf on pads.
     """
     shapes = Shapes("dmae")
     shapes.check("sentence", sentence, "T D")
@@ -46,7 +49,8 @@ def text_side(
     one = torch.ones_like(sentence[:, :1])
     if not options.words:
         count = torch.ones(len(sentence), dtype=torch.long, device=sentence.device)
-        return {"rows": sentence[:, None], "weight": one, "length": count, "floor": one[:, 0] * 0}
+        alone = {"rows": sentence[:, None], "weight": one, "length": count, "floor": one[:, 0] * 0}
+        return alone | ({"bias": one * 0} if options.mask_padding else {})
     real = shapes.mask("importance > 0", importance > 0, "T L", nonempty_rows=True)
     m = importance.to(sentence.dtype)
     if logits is None:
@@ -55,12 +59,16 @@ def text_side(
         shapes.check("logits", logits, "T L")
         weight = m * logits.masked_fill(~real, float("-inf")).softmax(1)
     position = torch.arange(1, real.shape[1] + 1, device=real.device)
-    return {
+    pads_win = torch.zeros_like(real[:, 0]) if options.mask_padding else ~real.all(1)
+    side = {
         "rows": torch.cat([sentence[:, None], words * real[..., None]], 1),
         "weight": torch.cat([one, weight], 1),
         "length": 1 + (position * real).amax(1),
-        "floor": torch.where(real.all(1), float("-inf"), 0.0).to(sentence.dtype),
+        "floor": torch.where(pads_win, 0.0, float("-inf")).to(sentence.dtype),
     }
+    if options.mask_padding:
+        side["bias"] = torch.cat([one * 0, _bias(real, sentence)], 1)
+    return side
 
 
 def video_side(frames: Tensor, mask: Tensor, options: DmaeOptions, logits: Tensor | None = None) -> dict[str, Tensor]:
@@ -68,7 +76,8 @@ def video_side(frames: Tensor, mask: Tensor, options: DmaeOptions, logits: Tenso
 
     frames: [V, F, D], unit vectors unless a temporal head changed them; mask: [V, F] bool, True = real. logits: [V, F]
     of the frames' softmax weights, or None for the mean. Gives `frames` [V, F, D] masked, `weight` [V, F], and the
-    neighbour table `closeness` [V, F] = r and `neighbour` [V, F] int64 = n (zeros without neighbours).
+    neighbour table `closeness` [V, F] = r and `neighbour` [V, F] int64 = n (zeros without neighbours); with
+    `mask_padding` also `bias` [V, F], -inf on missing frames.
     """
     shapes = Shapes("dmae")
     shapes.check("frames", frames, "V F D")
@@ -82,7 +91,8 @@ def video_side(frames: Tensor, mask: Tensor, options: DmaeOptions, logits: Tenso
         closeness, neighbour = neighbours(frames)
     else:
         closeness, neighbour = torch.zeros_like(weight), torch.zeros_like(mask, dtype=torch.long)
-    return {"frames": frames, "weight": weight, "closeness": closeness, "neighbour": neighbour}
+    side = {"frames": frames, "weight": weight, "closeness": closeness, "neighbour": neighbour}
+    return side | ({"bias": _bias(mask, frames)} if options.mask_padding else {})
 
 
 def neighbours(frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,3 +111,7 @@ def score(
 ) -> Tensor:
     """Return [T, V] scores in the dtype of the sides, from `text_side` and `video_side` of the same options."""
     return _dispatch.score("dmae", text, video, weights, implementation)
+
+
+def _bias(mask: Tensor, like: Tensor) -> Tensor:
+    return torch.where(mask, 0.0, float("-inf")).to(like.dtype)

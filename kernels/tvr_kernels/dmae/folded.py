@@ -33,7 +33,7 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Dmae
     for some in order.split(_TEXTS):
         longest = int(text["length"][some].max())
         t = {k: x[some] for k, x in text.items()}
-        t |= {"rows": t["rows"][:, :longest], "weight": t["weight"][:, :longest]}
+        t |= {k: t[k][:, :longest] for k in ("rows", "weight", "bias") if k in t}
         step = max(1, _TABLE // (len(some) * longest * frames.shape[1]))
         tiles = [_tile(t, {k: x[j : j + step] for k, x in video.items()}, weights) for j in range(0, len(frames), step)]
         out[some] = torch.cat(tiles, 1)
@@ -45,20 +45,24 @@ def _tile(text: Mapping[str, Tensor], video: Mapping[str, Tensor], options: Dmae
     rows, frames = text["rows"].transpose(0, 1), video["frames"]  # [L, T, D], [V, F, D]
     shape = (*frames.shape[:2], *rows.shape[:2])
     table = matmul(frames.flatten(0, 1), rows.flatten(0, 1).T).view(shape)  # [V, F, L, T]
-    best = _with_neighbour(table, video) if options.neighbours else table.amax(1)  # [V, L, T]
+    choice = table + video["bias"][..., None, None] if options.mask_padding else table
+    best = _with_neighbour(table, choice, video) if options.neighbours else choice.amax(1)  # [V, L, T]
     text_part = (best * text["weight"].T).sum(1)  # [V, T], row 0 is the sentence
     per_frame = table[:, :, 0]
     if options.words:
+        words = table[:, :, 1:]
+        if options.mask_padding:
+            words = words + text["bias"].T[1:]
         # The maximum over a caption's words; pads beyond the tile's longest caption would have been zeros.
-        per_frame = per_frame + torch.maximum(table[:, :, 1:].amax(2), text["floor"])
+        per_frame = per_frame + torch.maximum(words.amax(2), text["floor"])
     video_part = (per_frame * video["weight"][..., None]).sum(1)
     return (text_part + video_part).T / (4 if options.words else 2)
 
 
-def _with_neighbour(table: Tensor, video: Mapping[str, Tensor]) -> Tensor:
-    """Return p [V, L, T] = S_f* + 1/2 r(f*) S_n(f*) of a table [V, F, L, T]."""
+def _with_neighbour(table: Tensor, choice: Tensor, video: Mapping[str, Tensor]) -> Tensor:
+    """Return p [V, L, T] = S_f* + 1/2 r(f*) S_n(f*) of a table S [V, F, L, T], f* the best of `choice`."""
     flat = table.flatten(2)
-    frame = _best_frame(flat.detach())  # [V, L T]
+    frame = _best_frame(choice.detach().flatten(2))  # [V, L T]
     second = video["neighbour"].gather(1, frame)
     best = flat.gather(1, frame[:, None])[:, 0]
     beside = flat.gather(1, second[:, None])[:, 0]

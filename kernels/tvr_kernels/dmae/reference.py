@@ -19,11 +19,15 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Dmae
 def branch(rows: slice, text: Mapping[str, Tensor], video: Mapping[str, Tensor], options: DmaeOptions) -> Tensor:
     """Return the score [T, V] of one branch: the sentence (row 0) or the words (rows 1..L)."""
     table = torch.einsum("tld,vfd->tvlf", text["rows"][:, rows], video["frames"])
-    best, frame = table.max(-1)  # [T, V, L]
+    per_word, per_frame = table, table
+    if options.mask_padding:
+        per_word = table + video["bias"][:, None]
+        per_frame = table + text["bias"][:, None, rows, None]
+    best, frame = per_word.max(-1)  # [T, V, L]
     if options.neighbours:
         clip = torch.arange(table.shape[1], device=table.device)[None, :, None]
         second = video["neighbour"][clip, frame]
         best = best + video["closeness"][clip, frame] * table.gather(-1, second[..., None])[..., 0] / 2
     text_part = torch.einsum("tl,tvl->tv", text["weight"][:, rows], best)
-    video_part = torch.einsum("vf,tvf->tv", video["weight"], table.max(-2).values)
+    video_part = torch.einsum("vf,tvf->tv", video["weight"], per_frame.max(-2).values)
     return (text_part + video_part) / 2
