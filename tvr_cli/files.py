@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes, read in blocks."""
+def sha256_file(path: Path, *, each_block: Callable[[], None] = lambda: None) -> str:
+    """Return the sha256 of a file's bytes, read in blocks; `each_block` is called after each of them."""
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(_BLOCK):
             digest.update(block)
+            each_block()
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli import files
-from tvr_cli.errors import StoreMismatch
+from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores import frames
 from tvr_cli.stores.frames import Shard, StoredClip
 
@@ -46,6 +46,11 @@ class Failure:
     kind: str
     size: int
     mtime_ns: int
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Failure:
+        """Read a line of failures.jsonl."""
+        return cls(**{f.name: line[f.name] for f in dataclasses.fields(cls)})
 
 
 class FrameWriter:
@@ -151,9 +156,7 @@ class FrameWriter:
 
     def failures(self) -> dict[str, Failure]:
         """Return the recorded failures by video."""
-        known = {f.name for f in dataclasses.fields(Failure)}
-        lines = files.read_lines(self.root / "failures.jsonl")
-        return {x["video"]: Failure(**{k: v for k, v in x.items() if k in known}) for x in lines}
+        return {line["video"]: Failure.from_json(line) for line in frames.read_failures(self.root)}
 
     def add_failure(self, failure: Failure) -> None:
         """Record a video that could not be read. The last line of a video counts."""
@@ -165,7 +168,7 @@ class FrameWriter:
         videos = set(videos)
         path = self.root / "failures.jsonl"
         with _locked(self.root):
-            lines = files.read_lines(path)
+            lines = frames.read_failures(self.root)
             left = [f for f in self.failures().values() if f.video not in videos]
             if len(left) == len(lines):
                 return
@@ -209,7 +212,11 @@ class FrameWriter:
             if len(rows) >= _LIVE_SHARE * shard.rows:
                 result.append(shard)
                 continue
-            data = frames.pack_shard(frames.read_rows(self.root, shard, rows))
+            try:
+                data = frames.pack_shard(frames.read_rows(self.root, shard, rows))
+            except DataError:  # damaged: left for --repair, which needs to know what was in it
+                result.append(shard)
+                continue
             digest = files.write_bytes(self.root / f"{_sha256(data)[:20]}.safetensors", data)
             name, place = f"{digest[:20]}.safetensors", {row: i for i, row in enumerate(rows)}
             clips = tuple(dataclasses.replace(c, shard=name, row=place[c.row]) for c in shard.clips)

@@ -149,7 +149,7 @@ class FrameStore:
 
     def failures(self) -> list[dict[str, Any]]:
         """Return the videos that could not be read: `{"video", "path", "reason", "kind", …}`."""
-        return files.read_lines(self.root / "failures.jsonl")
+        return read_failures(self.root)
 
     def _reader(self, name: str) -> _ShardReader:
         if name not in self._open:
@@ -199,6 +199,11 @@ def read_manifest(folder: Path) -> list[Shard]:
     return [shard_from_json(line) for line in files.read_lines(folder / "manifest.jsonl")]
 
 
+def read_failures(folder: Path) -> list[dict[str, Any]]:
+    """Read failures.jsonl; the last line of a video counts."""
+    return files.read_lines(folder / "failures.jsonl")
+
+
 def shard_to_json(shard: Shard) -> dict[str, Any]:
     """Return the manifest line of a shard."""
     clips = []
@@ -232,6 +237,14 @@ def pack_shard(clips: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:
         "clip_offsets": _ends([len(frames) for frames, _ in clips]),
     }
     return save(arrays, metadata={"format": f"tvr/frames@{FORMAT_VERSION}"})
+
+
+def is_whole(folder: Path, shard: Shard) -> bool:
+    """Return whether a shard's file is what the manifest says, by its checksum."""
+    try:
+        return files.sha256_file(folder / shard.name) == shard.sha256
+    except OSError:
+        return False
 
 
 def damaged_shard(folder: Path, name: str, found: str) -> DataError:

@@ -1,0 +1,189 @@
+"""Small clips made on the spot with PyAV. Every frame carries its number as a barcode that survives crop and resize."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+BITS = 12
+
+
+def barcode(number: int, width: int = 160, height: int = 120) -> np.ndarray:
+    """Draw one frame: [height, width, 3] uint8, a 12-bit number in a band across the centre square."""
+    side = min(width, height)
+    ys, xs = np.mgrid[0:height, 0:width]
+    frame = np.stack([(xs * 2 + number * 3) % 200, (ys * 2) % 200, np.full_like(xs, 60)], axis=2).astype(np.uint8)
+    left, top, cell = (width - side) // 2, (height - side) // 2, side / BITS
+    for bit in range(BITS):
+        x0, x1 = left + round(bit * cell), left + round((bit + 1) * cell)
+        frame[top + side // 3 : top + 2 * side // 3, x0:x1] = 255 if number >> bit & 1 else 0
+    return frame
+
+
+def read_barcode(frame: np.ndarray) -> int:
+    """Read the number from a frame of any size, whole or cropped to its centre square."""
+    height, width = frame.shape[:2]
+    side = min(width, height)
+    square = frame[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
+    band, cell = square[side * 5 // 12 : side * 7 // 12], side / BITS
+    bits = [band[:, round((b + 0.25) * cell) : round((b + 0.75) * cell) + 1].mean() > 127 for b in range(BITS)]
+    return sum(int(bit) << b for b, bit in enumerate(bits))
+
+
+def make_video(
+    path: Path,
+    frames: int = 60,
+    *,
+    fps: int = 30,
+    size: tuple[int, int] = (160, 120),
+    codec: str = "libx264",
+    gop: int = 12,
+    bframes: int = 0,
+    options: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
+    pix_fmt: str = "yuv420p",
+    times: Sequence[float] | None = None,
+    turned: int = 0,
+    audio: bool = False,
+    pictures: Sequence[np.ndarray] | None = None,
+) -> Path:
+    """Encode frames 0 … frames - 1.
+
+    times: seconds of each frame (variable frame rate). turned: store the picture turned clockwise by this many degrees
+    and mark the file so that players turn it back. pictures: what to show instead of barcodes.
+    """
+    with av.open(str(path), "w", options=muxer or {}) as out:
+        stream = out.add_stream(codec, rate=fps, options=_encoder_options(codec, gop, bframes) | (options or {}))
+        picture = np.rot90(barcode(0, *size), -turned // 90)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.gop_size = gop
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if codec != "gif":
+            stream.codec_context.thread_count = 1
+        sound = _add_sound(out) if audio else None
+        for i in range(frames):
+            shown = barcode(i, *size) if pictures is None else pictures[i]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(shown, -turned // 90)), format="rgb24")
+            frame.pts = i if times is None else round(times[i] * 1000)
+            frame.time_base = Fraction(1, fps) if times is None else Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        if sound is not None:
+            _write_sound(out, sound, frames / fps)
+    if turned:
+        _mark_turned(path, turned)
+    return path
+
+
+def make_audio(path: Path, seconds: float = 1.0) -> Path:
+    """Write a file with sound only."""
+    with av.open(str(path), "w") as out:
+        _write_sound(out, _add_sound(out), seconds)
+    return path
+
+
+def make_two_streams(path: Path) -> Path:
+    """Write a file whose first video stream shows 4095 only, and whose second, the default, shows barcodes."""
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("libx264", rate=30, options=_encoder_options("libx264", 12, 0)) for _ in range(2)]
+        sizes = [(64, 48), (160, 120)]
+        for stream, (width, height) in zip(streams, sizes, strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        streams[1].disposition = av.stream.Disposition.default
+        for i in range(30):
+            for stream, number, size in zip(streams, (4095, i), sizes, strict=True):
+                frame = av.VideoFrame.from_ndarray(barcode(number, *size), format="rgb24")
+                frame.pts, frame.time_base = i, Fraction(1, 30)
+                out.mux(stream.encode(frame))
+        for stream in streams:
+            out.mux(stream.encode(None))
+    return path
+
+
+def cut_with_edit_list(source: Path, path: Path, start_frame: int, *, fps: int = 30) -> Path:
+    """Copy `source` without re-encoding from `start_frame` on: earlier frames stay in the file, hidden."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        track = old.streams.video[0]
+        copy = new.add_stream_from_template(track)
+        shift = round(start_frame / fps / track.time_base)
+        packets = [p for p in old.demux(track) if p.size]
+        keys = [i for i, p in enumerate(packets) if p.is_keyframe and p.pts <= shift]
+        for packet in packets[keys[-1] :]:
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+            new.mux(packet)
+    return path
+
+
+def make_open_gop(path: Path, frames: int = 120) -> Path:
+    """Write a stream in which frames follow a keyframe in the file, precede it on screen and need the one before."""
+    parameters = "open-gop=1:keyint=24:min-keyint=24:scenecut=0:b-adapt=0"
+    return make_video(path, frames, gop=24, bframes=3, options={"preset": "veryfast", "x264-params": parameters})
+
+
+def truncate(source: Path, path: Path, share: float) -> Path:
+    """Keep the first `share` of the bytes."""
+    data = source.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def decode_all(path: Path) -> list[np.ndarray]:
+    """Decode every frame from the start, the plain way: what exact frames are compared with."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams.best("video"))]
+
+
+def can_encode(codec: str) -> bool:
+    """Return whether the installed PyAV has this encoder."""
+    try:
+        av.codec.Codec(codec, "w")
+    except Exception:
+        return False
+    return True
+
+
+def _encoder_options(codec: str, gop: int, bframes: int) -> dict[str, str]:
+    if codec == "libx264":
+        return {"preset": "ultrafast", "crf": "23", "g": str(gop), "bf": str(bframes), "sc_threshold": "0"}
+    if codec == "libx265":
+        extra = f"log-level=none:keyint={gop}:bframes={bframes}:pools=1:frame-threads=1"
+        return {"preset": "ultrafast", "x265-params": extra}
+    if codec == "libsvtav1":
+        return {"preset": "12", "g": str(gop), "svtav1-params": "lp=1"}
+    if codec.startswith("libvpx"):
+        return {"deadline": "realtime", "cpu-used": "8", "g": str(gop)}
+    if codec == "mpeg4":
+        return {"g": str(gop), "bf": str(bframes), "qscale": "3"}
+    return {}
+
+
+def _add_sound(out: av.container.OutputContainer) -> av.AudioStream:
+    return out.add_stream("aac" if out.format.name != "webm" else "libopus", rate=48000, layout="mono")
+
+
+def _write_sound(out: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:
+    size = stream.codec_context.frame_size or 960
+    for i in range(max(1, round(seconds * 48000 / size))):
+        wave = np.sin(np.arange(i * size, (i + 1) * size) * 0.05).astype(np.float32)[None] * 0.1
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48000, i * size
+        out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))
+
+
+def _mark_turned(path: Path, degrees: int) -> None:
+    """Write the display matrix into the track header so that players turn the picture back, anticlockwise."""
+    a, b, c, d = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}[degrees]
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4
+    at += 4 + (20 if data[at] == 0 else 32) + 16  # version and flags, times and ids, layer … volume
+    one = 1 << 16
+    data[at : at + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)

@@ -1,0 +1,200 @@
+"""`tvr extract-frames`: from videos to a frame store."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvr_cli import log
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, DryRun, Json, Workspace
+
+
+def extract_frames(
+    videos: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help='Folders, video files, or manifests (.jsonl with {"path", "id"?, "start"?, "end"?} a line).'
+        ),
+    ] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    num_frames: Annotated[
+        int | None, typer.Option("--num-frames", min=1, help="Frames spread evenly over each clip; default 12.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option("--fps", help="Take frames at this rate instead.")] = None,
+    max_frames: Annotated[
+        int | None, typer.Option("--max-frames", min=1, help="With --fps: keep at most this many, spread evenly.")
+    ] = None,
+    size: Annotated[int, typer.Option("--size", help="Short side and centre crop, pixels.")] = 224,
+    quality: Annotated[int, typer.Option("--quality", help="JPEG quality, 1 to 95.")] = 90,
+    segment: Annotated[
+        str,
+        typer.Option(
+            "--segment",
+            help="Cut long files: auto (30 s windows with 5 s overlap above 45 s), none, or LENGTH/OVERLAP in seconds.",
+        ),
+    ] = "auto",
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only files that match; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No files that match; repeatable.")
+    ] = None,
+    decoder: Annotated[str, typer.Option("--decoder", help="auto, pyav or decord.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Videos read at once; default one a processor.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Give a video up after this many seconds without progress.")
+    ] = 120.0,
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="Only part I of N, for several machines or jobs.")
+    ] = "1/1",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try again what is in failures.jsonl.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Empty the frame store first.")] = False,
+    keep_truncated: Annotated[
+        bool, typer.Option("--keep-truncated", help="Store the readable part of truncated files, instead of failing.")
+    ] = False,
+    repair: Annotated[
+        str | None,
+        typer.Option("--repair", metavar="SHARD", help="Rebuild a damaged shard (or `all` damaged ones); no VIDEOS."),
+    ] = None,
+    allow_failures: Annotated[
+        bool, typer.Option("--allow-failures", help="Exit with 0 even if some videos failed.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Read videos and store a few frames of each; run it again to add, refresh and forget.
+
+    Example: tvr extract-frames videos/ -o out
+    """
+    from tvr_cli.engine import extract as engine
+    from tvr_cli.errors import ConfigError
+
+    options = engine.ExtractOptions(
+        decoder=decoder,  # type: ignore[arg-type]  # checked by the engine
+        segment=segment,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        workers=workers,
+        timeout_s=timeout,
+        shard=_shard(shard),
+        retry_failed=retry_failed,
+        overwrite=overwrite,
+        keep_truncated=keep_truncated,
+        command=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
+    )
+    if repair is not None:
+        if videos:
+            raise ConfigError("--repair reads the videos that the store names; leave out VIDEOS")
+        _finish(engine.repair(workspace, repair, options), as_json, allow_failures)
+        return
+    if not videos:
+        raise ConfigError("name the videos: tvr extract-frames videos/ (a folder, files, or a manifest.jsonl)")
+    plan = _plan(num_frames, fps, max_frames, size, quality)
+    if dry_run:
+        from tvr_cli.engine.extract_estimate import estimate
+
+        _show_estimate(estimate(videos, workspace, plan, options), as_json)
+        return
+    _finish(engine.extract(videos, workspace, plan, options), as_json, allow_failures)
+
+
+def _plan(num_frames: int | None, fps: float | None, max_frames: int | None, size: int, quality: int) -> Any:
+    from tvr_cli.errors import ConfigError
+    from tvr_cli.types import FramePlan
+
+    if fps is None:
+        if max_frames is not None:
+            raise ConfigError("--max-frames goes with --fps; use --num-frames for frames spread evenly over the clip")
+        return FramePlan("uniform", num_frames=num_frames or 12, size=size, quality=quality)
+    if num_frames is not None:
+        raise ConfigError("--num-frames and --fps are two ways to choose frames; give one of them")
+    return FramePlan("fps", fps=fps, max_frames=max_frames, size=size, quality=quality)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    from tvr_cli.errors import ConfigError
+
+    part, slash, of = text.partition("/")
+    if not (slash and part.isdigit() and of.isdigit()):
+        raise ConfigError(f"--shard: expected I/N such as 3/16, found {text!r}")
+    return int(part), int(of)
+
+
+def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
+    """Print what was done; exit with 5 when videos failed."""
+    from tvr_cli.errors import PartialFailure
+
+    payload = {
+        "schema": "tvr/extract-frames@1",
+        "videos": report.videos,
+        "ok": report.ok,
+        "kept": report.kept,
+        "failed": report.failed,
+        "frames": report.frames,
+        "seconds": report.seconds,
+        "failures": [{"video": video, "reason": reason} for video, reason in report.failures],
+        "clips": report.clips,
+        "bytes": report.size_bytes,
+        "renamed": report.renamed,
+        "forgotten": report.forgotten,
+        "workspace": str(report.workspace),
+    }
+    render.result(payload, as_json, lambda: _show(report))
+    where = f" ({report.workspace / 'frames' / 'failures.jsonl'})" if report.failed else ""
+    log.logger.info(
+        "%d videos: %d ok, %d kept, %d failed%s", report.videos, report.ok, report.kept, report.failed, where
+    )
+    if report.ok or report.kept:
+        log.logger.info('next: tvr query "a dog surfing" --index %s', shlex.quote(str(report.workspace)))
+    if report.failed and not allow_failures:
+        raise PartialFailure(
+            f"{report.failed} of {report.videos} videos failed; --retry-failed tries them again, "
+            "--allow-failures accepts them"
+        )
+
+
+def _show(report: Any) -> None:
+    render.line(
+        f"{report.clips} clips, {report.frames} frames, {render.size(report.size_bytes)} in "
+        f"{render.duration(report.seconds)}: {report.workspace / 'frames'}"
+    )
+    for video, reason in report.failures[:20]:
+        render.line(f"failed: {video}: {reason}")
+    if report.failed > 20:
+        render.line(f"failed: … and {report.failed - 20} more")
+
+
+def _show_estimate(found: Any, as_json: bool) -> None:
+    payload = {
+        "schema": "tvr/extract-frames@1",
+        "dry_run": True,
+        "ok": 0,
+        "failures": [],
+        **asdict(found),
+        "bytes": found.size_bytes,
+    }
+    del payload["size_bytes"]
+
+    def human() -> None:
+        render.line(f"{found.videos} videos: {found.todo} to read, {found.kept} kept, {found.failed} failed before")
+        if found.todo and found.frames is not None:
+            render.line(
+                f"about {found.frames} frames, {render.size(found.size_bytes)}, {render.duration(found.seconds)} "
+                f"(estimated from {found.tried} of them)"
+            )
+        for video in found.first:
+            render.line(f"  {video}")
+        if found.todo > len(found.first):
+            render.line(f"  … and {found.todo - len(found.first)} more")
+
+    render.result(payload, as_json, human)

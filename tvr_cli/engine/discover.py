@@ -1,0 +1,275 @@
+"""Finding the videos that the user means: folders, files, manifest files, the manifest of a data set."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvr_cli.errors import DataError, did_you_mean
+from tvr_cli.log import logger, warn_once
+from tvr_cli.stores.frame_plan import Segmenting, Span, clip_id
+from tvr_cli.types import Manifest
+
+# What people and data sets call videos. A file named as an argument, or in a manifest, is read whatever it is called.
+EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("3g2", "3gp", "3gpp", "asf", "avi", "divx", "dv", "f4v", "flv", "gif", "h264", "hevc", "ivf", "m1v", "m2t"),
+        *("m2ts", "m2v", "m4v", "mjpeg", "mjpg", "mkv", "mov", "mp4", "mpe", "mpeg", "mpg", "mpv", "mts", "mxf", "nut"),
+        *("ogg", "ogm", "ogv", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv", "wtv", "y4m"),
+    )
+)
+# First bytes (at an offset) of common containers, for files without an extension.
+_SIGNATURES = (
+    (4, b"ftyp"),
+    (4, b"moov"),
+    (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
+    (8, b"AVI "),
+    (0, b"FLV\x01"),
+    (0, b"OggS"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),  # ASF, WMV
+    (0, b"\x00\x00\x01\xba"),  # MPEG program stream
+    (0, b"\x00\x00\x01\xb3"),  # MPEG video
+)
+_MANIFEST_KEYS = ("path", "id", "start", "end")
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """What counts as one video: a file, or a line of a manifest.
+
+    id: unique in the store. source: the folder, manifest file or data set that named it. spans, clip_ids: the clips
+    wanted, as pairs; empty = the whole file, cut as `segmenting` says.
+    """
+
+    id: str
+    path: Path
+    source: str
+    spans: tuple[Span, ...] = ()
+    clip_ids: tuple[str, ...] = ()
+    segmenting: Segmenting | None = None
+
+    def clip_id(self, i: int, span: Span) -> str:
+        """Return the id of clip `i`, which is the span `span`."""
+        return self.clip_ids[i] if self.clip_ids else clip_id(self.id, span)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The videos found, by ascending id. roots: sources, as in `Video.source`. captions: captions.jsonl beside them."""
+
+    videos: list[Video]
+    roots: frozenset[str]
+    captions: Path | None
+
+
+def discover(
+    sources: Sequence[Path] | Manifest,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    segmenting: Segmenting | None = None,
+    cut_manifests: bool = False,
+) -> Selection:
+    """Find every video of the sources.
+
+    include, exclude: globs, matched against the path below the source (or, without a slash, against the name).
+    segmenting: how files are cut; lines of a manifest say themselves what a clip is, unless `cut_manifests`.
+    Raises DataError when a source is missing, holds no video, or two videos would have the same id.
+    """
+    if isinstance(sources, Manifest):
+        return _of_dataset(sources)
+    keep = _Globs(tuple(include), tuple(exclude))
+    found: list[Video] = []
+    roots, captions = set(), None
+    for source in sources:
+        path = Path(os.path.abspath(source))
+        if path.is_dir():
+            here, root, beside = _of_folder(path, source, keep, segmenting), str(path), path
+        elif path.is_file() and path.suffix.lower() == ".jsonl":
+            here = _of_manifest(path, segmenting if cut_manifests else None, keep)
+            root, beside = str(path), path.parent
+        elif path.is_file():
+            root, beside = str(path.parent), path.parent
+            here = [Video(path.name, path, root, segmenting=segmenting)]
+        else:
+            raise DataError(
+                f"{str(source)!r}: no such file or folder{_near(path)}; expected a folder of videos, a video, or a "
+                'manifest (.jsonl with one {"path": …} a line)'
+            )
+        found += here
+        roots.add(root)
+        captions = captions or next((p for p in [beside / "captions.jsonl"] if p.is_file() and p != path), None)
+    return Selection(_unique(found), frozenset(roots), captions)
+
+
+def in_shard(video: Video, part: int, of: int) -> bool:
+    """Return whether a video belongs to part `part` (from 1) of `of`: a fixed split by the hash of its id."""
+    digest = hashlib.blake2b(video.id.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % of == part - 1
+
+
+@dataclass(frozen=True)
+class _Globs:
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def wants(self, relative: str) -> bool:
+        if any(_matches(relative, glob) for glob in self.exclude):
+            return False
+        return not self.include or any(_matches(relative, glob) for glob in self.include)
+
+    def names_extension(self, relative: str) -> bool:
+        """Return whether an include glob spells out the file's extension, known to us or not."""
+        suffix = Path(relative).suffix
+        return bool(suffix) and any(g.endswith(suffix) and _matches(relative, g) for g in self.include)
+
+
+def _of_folder(folder: Path, given: Path, keep: _Globs, segmenting: Segmenting | None) -> list[Video]:
+    videos, others = [], 0
+    for path in _walk(folder):
+        relative = path.relative_to(folder).as_posix()
+        if not keep.wants(relative):
+            continue
+        if not (_is_video(path) or keep.names_extension(relative)):
+            others += 1
+        elif not _is_text(relative):
+            warn_once(f"ignored {os.fsencode(path)!r}: its name is not valid UTF-8; rename it")
+        else:
+            videos.append(Video(relative, path, str(folder), segmenting=segmenting))
+    if not videos:
+        wanted = f"files that match {' or '.join(keep.include)}" if keep.include else "files ending in " + _known()
+        raise DataError(f"no video in {str(given)!r}: looked for {wanted}, found {others} other files")
+    if others:
+        logger.debug("%s: %d files are not videos by their name", given, others)
+    return videos
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below `folder` by name, hidden ones left out; links are followed, each folder is entered once."""
+    seen: set[tuple[int, int]] = set()
+    for current, folders, names in os.walk(folder, followlinks=True):
+        info = os.stat(current)
+        if (info.st_dev, info.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(current, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _is_video(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix and suffix != ".ts":
+        return suffix in EXTENSIONS
+    try:
+        with open(path, "rb") as f:
+            head = f.read(16)
+    except OSError:
+        return False
+    if suffix == ".ts":  # MPEG transport stream, or TypeScript
+        return head[:1] == b"G" and not head[1:2].isalpha()
+    return any(head[at : at + len(mark)] == mark for at, mark in _SIGNATURES)
+
+
+def _of_manifest(path: Path, segmenting: Segmenting | None, keep: _Globs) -> list[Video]:
+    """Read a manifest file: `{"path", "id"?, "start"?, "end"?}` a line, paths relative to its folder."""
+    videos = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{str(path)!r} is not readable as UTF-8 text: {e}") from e
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            video = _manifest_line(line, f"{path}:{number}", path, segmenting)
+            if keep.wants(video.id):
+                videos.append(video)
+    if not videos:
+        raise DataError(f'{str(path)!r} names no video: expected one {{"path": "a.mp4"}} a line')
+    return videos
+
+
+def _manifest_line(line: str, where: str, manifest: Path, segmenting: Segmenting | None) -> Video:
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError as e:
+        raise DataError(f"{where}: not a JSON object: {e}") from e
+    if not isinstance(record, dict) or not isinstance(record.get("path"), str) or not record["path"]:
+        raise DataError(f'{where}: expected {{"path": "a.mp4"}}, optionally with id, start, end; found {line[:80]!r}')
+    for key in record:
+        if key not in _MANIFEST_KEYS:
+            warn_once(f"{where}: key {key!r} is not used here{did_you_mean(key, _MANIFEST_KEYS)}")
+    span = Span(_second(record, "start", where), _second(record, "end", where))
+    if (span.start or 0.0) < 0 or (span.end is not None and span.end <= (span.start or 0.0)):
+        raise DataError(f"{where}: expected 0 <= start < end in seconds, found {span.start} and {span.end}")
+    path = Path(os.path.abspath(manifest.parent / record["path"]))
+    name = os.path.relpath(path, manifest.parent)
+    file_id = path.name if name.startswith("..") else Path(name).as_posix()
+    video_id = record.get("id", clip_id(file_id, span))
+    if not isinstance(video_id, str) or not video_id:
+        raise DataError(f"{where}: expected id to be a text, found {video_id!r}")
+    if span == Span():
+        return Video(video_id, path, str(manifest), segmenting=segmenting)
+    return Video(video_id, path, str(manifest), (span,), (video_id,))
+
+
+def _second(record: dict[str, Any], key: str, where: str) -> float | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: expected {key} in seconds, found {value!r}")
+    return float(value)
+
+
+def _of_dataset(manifest: Manifest) -> Selection:
+    root = f"{manifest.name}:{manifest.root}"
+    videos = []
+    for clip in manifest.clips:
+        span = Span(clip.start, clip.end)
+        spans = () if span == Span() else (span,)
+        videos.append(Video(clip.id, Path(os.path.abspath(clip.path)), root, spans, (clip.id,) if spans else ()))
+    if not videos:
+        raise DataError(f"data set {manifest.name!r}: no video found below {str(manifest.root)!r}")
+    return Selection(_unique(videos), frozenset({root}), None)
+
+
+def _unique(videos: Sequence[Video]) -> list[Video]:
+    by_id: dict[str, Video] = {}
+    for video in videos:
+        other = by_id.setdefault(video.id, video)
+        if other is not video and (other.path, other.spans) != (video.path, video.spans):
+            raise DataError(
+                f"two videos would have the id {video.id!r}: {str(other.path)!r} and {str(video.path)!r}; "
+                "give the folder that holds both, or a manifest with an id for each"
+            )
+    return [by_id[i] for i in sorted(by_id)]
+
+
+def _matches(relative: str, glob: str) -> bool:
+    return fnmatch.fnmatchcase(relative if "/" in glob else relative.rpartition("/")[2], glob)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _known() -> str:
+    return ", ".join(sorted(EXTENSIONS))
+
+
+def _near(path: Path) -> str:
+    try:
+        return did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError:
+        return ""

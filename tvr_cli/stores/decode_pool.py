@@ -1,0 +1,231 @@
+"""Reading videos in processes of their own, so that a bad one can neither hang nor take down the run.
+
+Each worker is spawned (never forked), imports no torch, reads one video at a time with one decoder thread and is
+replaced after many videos (leaks), after a crash, and when a video gives no sign of life for `timeout_s`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+from tvr_cli.errors import DecodeError, EnvironmentProblem
+from tvr_cli.stores.decode import Beat
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_START_LIMIT_S = 120.0
+_RECYCLE_AFTER = 500
+_LOOK_AROUND_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A video that gave no frames. kind: permanent (the file is bad) or transient (another try may succeed)."""
+
+    reason: str
+    kind: str
+
+
+class DecodePool(Generic[_T, _R]):
+    """Apply `read(task, beat)` to tasks in `workers` processes.
+
+    read: importable function that calls `beat` while it makes progress. timeout_s: seconds without a beat after which
+    a task is given up. Use as a context manager: leaving it ends the workers, whatever they do.
+    """
+
+    def __init__(self, read: Callable[[_T, Beat], _R], *, workers: int, timeout_s: float):
+        self._read, self._timeout_s = read, timeout_s
+        self._slots = [_Slot(read) for _ in range(workers)]
+
+    def __enter__(self) -> DecodePool[_T, _R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for slot in self._slots:
+            slot.stop()
+
+    def run(self, tasks: Iterable[tuple[str, _T]], *, until: float | None = None) -> Iterator[tuple[str, _R | Unread]]:
+        """Yield (name, result) for each (name, task), in the order in which they finish.
+
+        until: time.monotonic() at which to stop, whatever is left.
+        Raises EnvironmentProblem when workers cannot start or a decoder is not installed.
+        """
+        waiting = iter(tasks)
+        while True:
+            for slot in self._slots:
+                if slot.name is None and (item := next(waiting, None)) is not None:
+                    slot.give(*item)
+            busy = [slot for slot in self._slots if slot.name is not None]
+            if not busy or (until is not None and time.monotonic() > until):
+                return
+            ready = wait([x for slot in busy for x in (slot.pipe, slot.process.sentinel)], timeout=_LOOK_AROUND_S)
+            for slot in busy:
+                if (done := slot.collect(ready, self._timeout_s)) is not None:
+                    yield done
+
+
+class _Slot:
+    """One worker process and what it is doing."""
+
+    def __init__(self, read: Callable[..., Any]):
+        self._read = read
+        self.process: Any = None
+        self.pipe: Connection
+        self.name: str | None = None
+        self._started, self._served, self._last_sign = False, 0, 0.0
+
+    def give(self, name: str, task: object) -> None:
+        if self.process is None or self._served >= _RECYCLE_AFTER or not self.process.is_alive():
+            self._start()
+        self.name, self._last_sign = name, time.monotonic()
+        self._served += 1
+        with contextlib.suppress(OSError):  # a worker that died in between is found by `collect`
+            self.pipe.send(task)
+
+    def collect(self, ready: list[Any], timeout_s: float) -> tuple[str, Any] | None:
+        """Return (name, result) when the task is over, for whatever reason."""
+        if self.pipe in ready:
+            try:
+                kind, value = self.pipe.recv()
+            except (EOFError, OSError):
+                return self._crashed()
+            self._last_sign = time.monotonic()
+            if kind == "started":
+                self._started = True
+            elif kind == "environment":
+                raise EnvironmentProblem(value)
+            elif kind != "beat":
+                return self._over(value)
+            return None
+        if self.process.sentinel in ready and not self.pipe.poll():
+            return self._crashed()
+        limit = timeout_s if self._started else max(timeout_s, _START_LIMIT_S)
+        if time.monotonic() - self._last_sign > limit:
+            self.stop()
+            return self._over(Unread(f"timeout: no progress for {limit:g} s", "transient"))
+        return None
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.pipe.close()
+            self.process = None
+
+    def _start(self) -> None:
+        self.stop()
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self._read, os.getpid()), daemon=True)
+        with _no_main_module():
+            self.process.start()
+        theirs.close()
+        self._started, self._served = False, 0
+
+    def _crashed(self) -> tuple[str, Any]:
+        self.process.join()
+        code, started = self.process.exitcode, self._started
+        self.stop()
+        if not started:
+            raise EnvironmentProblem(
+                f"a decoding process ended with code {code} before it was ready; see: tvr doctor, or try --workers 1"
+            )
+        what = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return self._over(Unread(f"the decoding process crashed ({what})", "transient"))
+
+    def _over(self, value: object) -> tuple[str, Any]:
+        name, self.name = self.name, None
+        assert name is not None
+        return name, value
+
+
+def default_workers() -> int:
+    """Return how many videos to read at once: the processors that this process may use, at most 16."""
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        usable = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max") as f:  # a container's share
+        quota, period = f.read().split()
+        usable = min(usable, max(1, round(int(quota) / int(period))))
+    return max(1, min(usable, 16))
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Hide the main module from a spawned child, which would import it again, and with it whatever a script imports."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(pipe: Connection, read: Callable[[Any, Beat], Any], parent: int) -> None:
+    """Read videos until the pipe closes. The body of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _silence()
+    last_beat = [0.0]
+
+    def beat() -> None:
+        now = time.monotonic()
+        if now - last_beat[0] > 0.25:
+            last_beat[0] = now
+            pipe.send(("beat", None))
+
+    pipe.send(("started", None))
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            reply = ("done", read(task, beat))
+        except EnvironmentProblem as e:
+            reply = ("environment", str(e))
+        except Exception as e:
+            reply = ("done", _unread(e))
+        try:
+            pipe.send(reply)
+        except OSError:
+            return
+
+
+def _unread(e: Exception) -> Unread:
+    if isinstance(e, DecodeError):
+        return Unread(str(e), "permanent")
+    if isinstance(e, FileNotFoundError):
+        return Unread("there is no file at its path", "transient")
+    if isinstance(e, OSError):
+        return Unread(f"the file cannot be read: {e.strerror or e}", "transient")
+    if isinstance(e, MemoryError):
+        return Unread("out of memory while reading it", "transient")
+    return Unread(f"unexpected {type(e).__name__}: {e}", "transient")
+
+
+def _silence() -> None:
+    """Send what C libraries print to nowhere; the reasons that matter travel through the pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(nowhere, stream.fileno())
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has gone, even while a decoder hangs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)

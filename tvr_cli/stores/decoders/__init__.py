@@ -1,0 +1,1 @@
+"""Back-ends of `tvr_cli.stores.decode.Decoder`, one file each."""

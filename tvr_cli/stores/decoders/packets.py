@@ -1,0 +1,131 @@
+"""What the packets of a video say without decoding: timestamps, keyframes, hidden frames, missing content.
+
+Reading packets costs a fraction of decoding them. PyAV only; decord's guard uses it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvr_cli.errors import DecodeError
+from tvr_cli.stores.decode import Beat
+
+# Containers whose header declares a duration (others estimate one from the bit rate or from the last timestamp).
+_DECLARES_DURATION = ("mov", "matroska", "avi", "asf", "flv")
+# Missing content is reported above this share, and above this many frames (or seconds, where frames are not declared).
+_MISSING_SHARE, _MISSING_FRAMES, _MISSING_S = 0.02, 2, 0.5
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """The packets of one video stream.
+
+    pts: sorted presentation times of the frames that are shown, in units of the stream's time base. keys: sorted times
+    of the keyframes, hidden ones included. hidden: packets that an edit list hides (they are decoded, never shown).
+    open_gop: frames that follow a keyframe in the file but precede it on screen. regular: every packet has a time of
+    its own that the decoder hands on, so that frames can be found by seeking. first: time of the first frame. end: time
+    at which the last frame ends.
+    """
+
+    pts: np.ndarray
+    keys: np.ndarray
+    total: int
+    hidden: int
+    open_gop: bool
+    regular: bool
+    first: int
+    end: int
+
+
+def choose_stream(container: Any) -> Any:
+    """Return the default or best video stream; a cover picture is no video. Raises DecodeError when there is none."""
+    streams = [s for s in container.streams.video if not _is_cover(s)]
+    if not streams:
+        audio = "only audio" if container.streams.audio else "no video stream"
+        raise DecodeError(f"{audio} in this file, expected a video stream")
+    best = container.streams.best("video")
+    return best if best in streams else streams[0]
+
+
+def read_index(container: Any, stream: Any, beat: Beat) -> PacketIndex:
+    """Read all packets of `stream` once. Raises DecodeError when there are none."""
+    pts: list[int | None] = []
+    first_dts: int | None = None
+    shown: list[int] = []
+    keys: list[int] = []
+    end, last_key, open_gop = 0, None, False
+    for packet in container.demux(stream):
+        beat()
+        if packet.pts is None and packet.size == 0:
+            continue
+        pts.append(packet.pts)
+        first_dts = packet.dts if first_dts is None else first_dts
+        if packet.pts is None:
+            continue
+        if packet.is_keyframe:
+            last_key = packet.pts
+            keys.append(packet.pts)
+        elif last_key is not None and packet.pts < last_key:
+            open_gop = True
+        if not packet.is_discard:
+            shown.append(packet.pts)
+            end = max(end, packet.pts + (packet.duration or 0))
+    if not pts:
+        raise DecodeError("the video stream has no frames")
+    # AVI stores no presentation times; the demuxer's guesses are wrong around B-frames.
+    regular = None not in pts and len(set(pts)) == len(pts) and bool(keys) and bool(shown)
+    regular = regular and container.format.name != "avi"
+    first = min(shown) if regular else (first_dts or 0)
+    ordered = np.array(sorted(set(shown)), dtype=np.int64)
+    if len(ordered) > 1 and end <= ordered[-1]:
+        end = int(ordered[-1] + np.median(np.diff(ordered)))
+    hidden = sum(p is not None for p in pts) - len(shown)
+    unique_keys = np.array(sorted(set(keys)), dtype=np.int64)
+    return PacketIndex(ordered, unique_keys, len(pts), hidden, open_gop, regular, first, end)
+
+
+def missing_content(container: Any, stream: Any, index: PacketIndex, start_s: float) -> str | None:
+    """Return a sentence when the file holds clearly less than its header declares, else None."""
+    if stream.frames:
+        lost = stream.frames - index.total
+        if lost > max(_MISSING_FRAMES, _MISSING_SHARE * stream.frames):
+            return f"truncated: the header declares {stream.frames} frames, the file holds {index.total}"
+        return None
+    if container.duration is None or not container.format.name.startswith(_DECLARES_DURATION):
+        return None
+    declared = container.duration / 1e6
+    allowed = declared - max(_MISSING_S, _MISSING_SHARE * declared)
+    end = float(index.end * stream.time_base) - start_s
+    if end >= allowed or _end_of_all(container, start_s) >= allowed:
+        return None
+    return f"truncated: the header declares {declared:.1f} s, the file holds {end:.1f} s"
+
+
+def display_matrix(frame: Any) -> tuple[int, ...] | None:
+    """Return the nine numbers of the frame's display matrix, None when it has none."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return tuple(int(x) for x in np.frombuffer(bytes(data), dtype=np.int32)[:9])
+    return None
+
+
+def start_seconds(container: Any) -> float:
+    """Return the time that players show as 0, in seconds of the streams' clocks."""
+    return (container.start_time or 0) / 1e6
+
+
+def _end_of_all(container: Any, start_s: float) -> float:
+    """Return when the longest stream ends, seconds: sound may go on after the last picture."""
+    container.seek(0)
+    end = 0.0
+    for packet in container.demux():
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start_s)
+    return end
+
+
+def _is_cover(stream: Any) -> bool:
+    return "attached_pic" in str(getattr(stream, "disposition", ""))

@@ -1,0 +1,241 @@
+"""Exact frames through PyAV (FFmpeg inside the wheel) at little cost.
+
+Packets are indexed without decoding; for each wanted frame the decoder starts at the keyframe that governs it and skips
+the frames that no other frame refers to. A damaged packet costs only the frames that need it. Streams whose packets
+carry no usable times are decoded from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvr_cli.errors import DecodeError
+from tvr_cli.stores.decode import MAX_PIXELS, Beat, Timeline, upright
+from tvr_cli.stores.decoders.packets import (
+    PacketIndex,
+    choose_stream,
+    display_matrix,
+    missing_content,
+    read_index,
+    start_seconds,
+)
+
+# Codecs in which a frame marked non-reference is never needed by another one. In HEVC the mark is about one temporal
+# layer only, so frames of other layers may need it; VP9 and AV1 decoders ignore the request.
+_SKIPPABLE = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
+
+
+class PyavDecoder:
+    """See `tvr_cli.stores.decode.Decoder`."""
+
+    name = "pyav"
+
+    def __init__(self, path: Path, beat: Beat, *, from_start: bool = False):
+        self._path, self._beat, self.problem = path, beat, ""
+        # Times of the packets between damage and the next keyframe.
+        self._broken, self._suspect = False, set[int | None]()
+        self._container, self._stream = _open(path)
+        try:
+            self._start_s = start_seconds(self._container)
+            self._index = read_index(self._container, self._stream, beat)
+            truncated = missing_content(self._container, self._stream, self._index, self._start_s)
+            self._reopen()
+            self._by_order = from_start or not self._index.regular
+            ts, end = self._ts_by_order() if self._by_order else self._ts_by_packet()
+            self.timeline = Timeline(ts, end, truncated)
+        except _av_error() as e:
+            self.close()
+            raise DecodeError(f"not readable as a video: {_reason(e)}") from e
+        except BaseException:
+            self.close()
+            raise
+
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        if self._by_order:
+            return self._frames_by_order(indices)
+        return self._frames_by_seeking(indices)
+
+    def sequential(self) -> PyavDecoder:
+        return PyavDecoder(self._path, self._beat, from_start=True)
+
+    def close(self) -> None:
+        self._container.close()
+
+    def unfit_for_decord(self) -> str:
+        """Say why decord's frames of this stream are not to be trusted, "" when they are.
+
+        Found by comparing barcodes: tests/unit/test_decode.py.
+        """
+        if self._index.hidden:
+            return f"an edit list ({self._index.hidden} hidden frames)"
+        if self._index.open_gop:
+            return "open groups of pictures"
+        if self._container.format.name.split(",")[0] not in ("mov", "matroska"):
+            return f"{self._container.format.long_name}"
+        return ""
+
+    # ------------------------------------------------------------------------------------------------- by seeking
+
+    def _ts_by_packet(self) -> tuple[np.ndarray, float]:
+        unit = float(self._stream.time_base)
+        return self._index.pts * unit - self._start_s, self._index.end * unit - self._start_s
+
+    def _frames_by_seeking(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        wanted = {int(self._index.pts[i]): int(i) for i in indices}
+        for key, group in _by_keyframe(sorted(wanted), self._index):
+            left = set(group)
+            for frame in self._decode_from(key, left):
+                if frame.pts in left and self._is_good(frame):
+                    left.discard(frame.pts)
+                    yield wanted[frame.pts], _pixels(frame)
+                if not left or (frame.pts is not None and frame.pts > group[-1]):
+                    break
+            self._stream.codec_context.flush_buffers()
+
+    def _decode_from(self, key: int, wanted: set[int]) -> Iterator[Any]:
+        """Decode from keyframe `key` on, in full only what `wanted` and later frames need."""
+        context = self._stream.codec_context
+        may_skip = context.codec.name in _SKIPPABLE
+        skipping = None
+        for packet in self._packets_from(key):
+            skip = may_skip and packet.pts not in wanted
+            if skip is not skipping:
+                context.skip_frame, skipping = ("NONREF" if skip else "DEFAULT"), skip
+            yield from self._decode(packet)
+
+    def _packets_from(self, key: int) -> Iterator[Any]:
+        """Yield packets from keyframe `key`, or from an earlier one where the container cannot seek that precisely."""
+        before = self._index.keys[self._index.keys <= key][::-1]
+        for target in [*before[:4], None]:
+            packets = self._seek(None if target is None else int(target))
+            first = next((p for p in packets if p.is_keyframe), None)
+            if first is not None and first.pts is not None and first.pts <= key:
+                yield first
+                yield from packets
+                return
+
+    def _seek(self, target: int | None) -> Iterator[Any]:
+        """Return the packets after seeking to `target`; None, or a container that cannot seek: from the start."""
+        try:
+            if target is not None:
+                self._container.seek(target, stream=self._stream, backward=True, any_frame=False)
+                return iter(self._container.demux(self._stream))
+        except _av_error():
+            pass
+        self._reopen()
+        return iter(self._container.demux(self._stream))
+
+    # -------------------------------------------------------------------------------------------------- from start
+
+    def _ts_by_order(self) -> tuple[np.ndarray, float]:
+        """Decode everything once and return when each good frame is shown, and when the last one ends, seconds."""
+        frames = [(frame.pts, frame.dts) for frame in self._good_frames()]
+        if not frames:
+            raise DecodeError(f"corrupt: none of {self._index.total} frames can be decoded ({self.problem})")
+        unit, first = float(self._stream.time_base), self._index.first
+        for kind in (0, 1):
+            times = [f[kind] for f in frames]
+            if None not in times and all(a < b for a, b in zip(times, times[1:])):  # noqa: B905, RUF007
+                # A frame's dts is that of the packet which pushed it out, late by the decoder's delay.
+                ticks = np.array(times) - ((times[0] - first) if kind else 0)
+                break
+        else:
+            ticks = first + np.arange(len(frames)) / (float(self._stream.average_rate or 25) * unit)
+        ts = ticks * unit - self._start_s
+        step = float(np.median(np.diff(ts))) if len(ts) > 1 else 1 / float(self._stream.average_rate or 25)
+        return ts, float(ts[-1] + step)
+
+    def _frames_by_order(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        wanted = set(map(int, indices))
+        if not wanted:
+            return
+        self._reopen()
+        last = max(wanted)
+        for i, frame in enumerate(self._good_frames()):
+            if i in wanted:
+                yield i, _pixels(frame)
+            if i >= last:
+                return
+
+    def _good_frames(self) -> Iterator[Any]:
+        for packet in self._container.demux(self._stream):
+            yield from (frame for frame in self._decode(packet) if self._is_good(frame))
+
+    # ------------------------------------------------------------------------------------------------------ shared
+
+    def _decode(self, packet: Any) -> list[Any]:
+        """Return the frames that `packet` completes; a damaged packet gives none and is noted.
+
+        Decoders go on after damage with whatever picture they have, so nothing is trusted up to the next keyframe.
+        """
+        self._beat()
+        flush = packet.pts is None and packet.size == 0
+        if packet.is_keyframe:
+            self._broken = False
+        try:
+            frames = list(self._stream.codec_context.decode(None if flush else packet))
+        except _av_error() as e:
+            self.problem = self.problem or _reason(e)
+            self._broken, frames = True, []
+        if self._broken and not flush:
+            self._suspect.add(packet.pts)
+        return frames
+
+    def _is_good(self, frame: Any) -> bool:
+        return not frame.is_corrupt and frame.pts not in self._suspect
+
+    def _reopen(self) -> None:
+        self._broken = False
+        self._container.close()
+        self._container, self._stream = _open(self._path)
+
+
+def _open(path: Path) -> tuple[Any, Any]:
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        # Only the file itself: a playlist in disguise must not open others or the network.
+        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
+    except av.error.FFmpegError as e:
+        raise DecodeError(f"not readable as a video: {_reason(e)}") from e
+    try:
+        stream = choose_stream(container)
+        context = stream.codec_context
+        if context is None:
+            raise DecodeError("no decoder for the codec of this video in the installed PyAV")
+        if context.width * context.height > MAX_PIXELS:
+            raise DecodeError(f"a frame of {context.width}x{context.height} pixels is too large to be a video")
+        context.thread_count = 1
+        stream.thread_type = "SLICE"
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def _pixels(frame: Any) -> np.ndarray:
+    return upright(frame.to_ndarray(format="rgb24"), display_matrix(frame))
+
+
+def _by_keyframe(wanted: Sequence[int], index: PacketIndex) -> list[tuple[int, list[int]]]:
+    """Group ascending times by the last keyframe that is shown no later."""
+    groups: dict[int, list[int]] = {}
+    at = np.maximum(np.searchsorted(index.keys, wanted, side="right") - 1, 0)
+    for time, j in zip(wanted, at, strict=True):
+        groups.setdefault(int(index.keys[j]), []).append(time)
+    return list(groups.items())
+
+
+def _av_error() -> type[Exception]:
+    import av
+
+    return av.error.FFmpegError
+
+
+def _reason(e: Exception) -> str:
+    return str(getattr(e, "strerror", None) or e).rstrip(".")

@@ -1,0 +1,127 @@
+"""Which frames of a clip are kept, and how a long file is cut into windows. Arithmetic on times only; no decoding.
+
+Nothing here repeats a frame: a clip with fewer frames than the plan asks for keeps the frames that it has.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvr_cli.errors import ConfigError
+from tvr_cli.types import FramePlan
+
+# A frame that starts this little after the wanted instant counts as on screen: containers round times to milliseconds.
+_ROUNDING_S = 5e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Segmenting:
+    """How a file is cut: windows of `length_s` that share `overlap_s`, where the file is longer than `above_s`."""
+
+    length_s: float
+    overlap_s: float
+    above_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a file in seconds; None = from its beginning, to its end."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def within(self, duration: float) -> tuple[float, float]:
+        """Return the seconds of the file that the span covers."""
+        return (self.start or 0.0, duration if self.end is None else min(self.end, duration))
+
+
+WHOLE = Span()
+AUTO = Segmenting(30.0, 5.0, 45.0)
+
+
+def parse_segment(text: str) -> Segmenting | None:
+    """Read `--segment`: auto, none or LENGTH/OVERLAP in seconds. Raises ConfigError."""
+    if text in ("auto", "none"):
+        return AUTO if text == "auto" else None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", text)
+    if not match:
+        raise ConfigError(f"--segment: expected auto, none or LENGTH/OVERLAP in seconds such as 30/5, found {text!r}")
+    length, overlap = float(match[1]), float(match[2])
+    if length <= 0 or overlap >= length:
+        raise ConfigError(f"--segment {text}: the length must be above 0 and the overlap below the length")
+    return Segmenting(length, overlap, length)
+
+
+def cut(duration: float, how: Segmenting | None) -> list[Span]:
+    """Return the windows of a file of `duration` seconds; one WHOLE span where it is not cut.
+
+    A remainder that would add less than the overlap (or a sixth of the length) is joined to the window before it.
+    """
+    if how is None or duration <= how.above_s:
+        return [WHOLE]
+    step = how.length_s - how.overlap_s
+    least = max(how.overlap_s, how.length_s / 6)
+    spans = []
+    for i in range(math.ceil(duration / step)):
+        start, end = _milli(i * step), _milli(i * step + how.length_s)
+        if duration - end < least:
+            spans.append(Span(start, _milli(duration)))
+            break
+        spans.append(Span(start, end))
+    return spans if len(spans) > 1 else [WHOLE]
+
+
+def clip_id(file_id: str, span: Span) -> str:
+    """Return `file_id#t=start,end` (W3C media fragment), or the bare id for a whole file."""
+    if span == WHOLE:
+        return file_id
+    start = _number(span.start or 0.0)
+    return f"{file_id}#t={start}" if span.end is None else f"{file_id}#t={start},{_number(span.end)}"
+
+
+def choose_frames(ts: np.ndarray, end: float, span: Span, plan: FramePlan) -> np.ndarray:
+    """Return the ascending indices of the frames that `plan` keeps of one span.
+
+    ts: [n] seconds, ascending. end: seconds at which the last frame ends. The frames of a span are those that start in
+    [start, end); a span between two frames has the one that is on screen. Empty only when the span lies outside.
+
+    uniform: of the n frames of the span, number floor((i + 1/2) n / N) for i < N.
+    fps: the frame on screen (the last one that has started) at start + k / fps for k = 0, 1, … while inside the span,
+    counted from the first frame where the span has no start; then numbers floor(linspace(0, n - 1, F)) of these, if
+    there are more than F.
+    """
+    start_s, end_s = span.within(end)
+    first, last = (int(x) for x in np.searchsorted(ts, [start_s - _ROUNDING_S, end_s - _ROUNDING_S]))
+    if span.start is None:
+        first = 0
+    if first >= last:
+        on_screen = int(np.searchsorted(ts, start_s, side="right")) - 1
+        inside = on_screen >= 0 and start_s < end_s
+        return np.array([on_screen] if inside else [], dtype=np.int64)
+    if plan.kind == "uniform":
+        n = last - first
+        return first + np.unique((2 * np.arange(plan.num_frames) + 1) * n // (2 * plan.num_frames))
+    return _at_rate(ts, first, last, start_s if span.start is not None else float(ts[0]), end_s, plan)
+
+
+def _at_rate(ts: np.ndarray, first: int, last: int, start_s: float, end_s: float, plan: FramePlan) -> np.ndarray:
+    if plan.fps is None or plan.fps <= 0:
+        raise ConfigError(f"a frame plan by rate needs fps above 0, found {plan.fps}")
+    instants = start_s + np.arange(max(1, math.ceil((end_s - start_s) * plan.fps - 1e-9))) / plan.fps
+    on_screen = np.searchsorted(ts, instants + _ROUNDING_S, side="right") - 1
+    chosen = np.unique(np.clip(on_screen, first, last - 1))
+    if plan.max_frames is not None and len(chosen) > plan.max_frames:
+        chosen = chosen[np.floor(np.linspace(0, len(chosen) - 1, plan.max_frames)).astype(np.int64)]
+    return chosen
+
+
+def _milli(seconds: float) -> float:
+    return round(seconds, 3)
+
+
+def _number(seconds: float) -> str:
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")

@@ -1,0 +1,164 @@
+"""One video in, JPEG frames of its clips out. Runs in a worker process; imports neither torch nor the store."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tvr_cli.errors import DecodeError
+from tvr_cli.files import sha256_file
+from tvr_cli.stores.decode import Beat, Decoder, DecoderName, open_video
+from tvr_cli.stores.frame_plan import Segmenting, Span, choose_frames, cut
+from tvr_cli.types import FramePlan
+
+# A file of which a larger share of frames cannot be decoded is corrupt; below it the frames that can be are used.
+_CORRUPT_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One file to read. spans: the clips wanted; empty = the whole file, cut as `segmenting` says."""
+
+    path: Path
+    plan: FramePlan
+    spans: tuple[Span, ...] = ()
+    segmenting: Segmenting | None = None
+    decoder: DecoderName = "auto"
+    keep_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SampledClip:
+    """The frames of one span. reason: why there are none ("" = there are some)."""
+
+    span: Span
+    jpegs: list[bytes] = field(default_factory=list)
+    ts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    damaged: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What reading a file gave. duration: seconds; width, height: upright frame before resizing."""
+
+    clips: list[SampledClip]
+    sha256: str
+    size: int
+    mtime_ns: int
+    duration: float
+    width: int
+    height: int
+    decoder: str
+    truncated: bool
+
+
+def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
+    """Read a file and return the frames that its plan asks for.
+
+    Raises DecodeError when the file is not a video, is truncated (unless `keep_truncated`) or corrupt, and OSError when
+    it cannot be opened.
+    """
+    info = task.path.stat()
+    decoder = open_video(task.path, task.decoder, beat=beat)
+    try:
+        if decoder.timeline.truncated and not task.keep_truncated:
+            raise DecodeError(f"{decoder.timeline.truncated}; --keep-truncated stores what is readable")
+        spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
+        chosen, jpegs, size = _read(decoder, spans, task.plan)
+        wanted = {int(i) for c in chosen for i in c}
+        lost = [sum(int(i) not in jpegs for i in c) for c in chosen]
+        if len(jpegs) < len(wanted):
+            decoder, problem = _good_frames_only(decoder)
+            spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
+            chosen, jpegs, size = _read(decoder, spans, task.plan)
+            if any(int(i) not in jpegs for c in chosen for i in c):
+                raise DecodeError(f"corrupt: frames cannot be decoded ({problem})")
+            lost = lost if len(lost) == len(spans) else [0] * len(spans)
+        clips = [_clip(s, c, jpegs, decoder, n) for s, c, n in zip(spans, chosen, lost, strict=True)]
+        return Sampled(
+            clips=clips,
+            sha256=sha256_file(task.path, each_block=beat),
+            size=info.st_size,
+            mtime_ns=info.st_mtime_ns,
+            duration=decoder.timeline.end,
+            width=size[0],
+            height=size[1],
+            decoder=decoder.name,
+            truncated=decoder.timeline.truncated is not None,
+        )
+    finally:
+        decoder.close()
+
+
+def sample_timed(task: Task, beat: Beat = lambda: None) -> tuple[Sampled, float]:
+    """Do what `sample` does and also return the processor time that it took, seconds."""
+    started = time.process_time()
+    return sample(task, beat), time.process_time() - started
+
+
+def resize_and_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Bring the short side to `size` (antialiased bicubic) and crop the centre: [H, W, 3] -> [size, size, 3] uint8.
+
+    The arithmetic of CLIP's own preprocessing (Pillow's filter; torchvision's rounding of the long side and the crop).
+    """
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    short, long = min(height, width), max(height, width)
+    scaled = int(size * long / short)
+    target = (size, scaled) if width < height else (scaled, size)
+    image = Image.fromarray(pixels)
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.BICUBIC)
+    left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """Encode [H, W, 3] uint8 RGB as a baseline JPEG with 4:2:0 chroma."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=quality, subsampling="4:2:0")
+    return out.getvalue()
+
+
+def _read(
+    decoder: Decoder, spans: Sequence[Span], plan: FramePlan
+) -> tuple[list[np.ndarray], dict[int, bytes], tuple[int, int]]:
+    """Return the chosen frame numbers of each span, the JPEG of each frame that decodes, and (width, height)."""
+    timeline = decoder.timeline
+    chosen = [choose_frames(timeline.ts, timeline.end, span, plan) for span in spans]
+    union = sorted({int(i) for c in chosen for i in c})
+    jpegs, size = {}, (0, 0)
+    for i, pixels in decoder.frames(union):
+        size = (pixels.shape[1], pixels.shape[0])
+        jpegs[i] = encode_jpeg(resize_and_crop(pixels, plan.size), plan.quality)
+    return chosen, jpegs, size
+
+
+def _good_frames_only(decoder: Decoder) -> tuple[Decoder, str]:
+    """Return a decoder whose timeline has only the frames that decode. Raises DecodeError when too many do not."""
+    expected = len(decoder.timeline)
+    problem = decoder.problem
+    decoder.close()
+    good = decoder.sequential()
+    problem = problem or good.problem
+    if len(good.timeline) < (1 - _CORRUPT_SHARE) * expected:
+        good.close()
+        raise DecodeError(f"corrupt: only {len(good.timeline)} of {expected} frames can be decoded ({problem})")
+    return good, problem
+
+
+def _clip(span: Span, chosen: np.ndarray, jpegs: dict[int, bytes], decoder: Decoder, lost: int) -> SampledClip:
+    timeline = decoder.timeline
+    if not len(chosen):
+        start, end = span.within(float("inf"))
+        return SampledClip(span, reason=f"no frame between {start:g} s and {end:g} s: it ends at {timeline.end:.2f} s")
+    return SampledClip(span, [jpegs[int(i)] for i in chosen], timeline.ts[chosen], lost)
