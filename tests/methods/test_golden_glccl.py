@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from golden import Closeness, GoldenFile, RecordedDraws, cases_with, load, params
-from golden_inputs import check_end_to_end, features, inputs
+from golden_inputs import check_end_to_end, closeness, features, inputs
 from tvr_kernels.glccl import reference
 
 from tvr_cli.methods import glccl
@@ -53,7 +53,8 @@ def encoded(golden: GoldenFile, case: str) -> tuple[glccl.Method, Encoding, Enco
 @pytest.mark.parametrize(("path", "case", "form", "dtype"), params("glccl", cases_with(".out.sim"), FORMS))
 def test_golden_glccl_scores(path, case, form, dtype, monkeypatch):
     monkeypatch.setenv("TVR_KERNELS", form)
-    golden, close = load(path, dtype), Closeness("glccl", dtype)
+    golden = load(path, dtype)
+    close = closeness("glccl", golden, case)
     with torch.no_grad():
         method, text, video = encoded(golden, case)
         scaled, score = method.similarities(text, video), method.score(text, video)
@@ -67,7 +68,8 @@ def test_golden_glccl_scores(path, case, form, dtype, monkeypatch):
 
 @pytest.mark.parametrize(("path", "case", "dtype"), params("glccl", cases_with(".out.glim_video_raw")))
 def test_golden_glccl_pooled_vectors(path, case, dtype):
-    golden, close = load(path, dtype), Closeness("glccl", dtype)
+    golden = load(path, dtype)
+    close = closeness("glccl", golden, case)
     with torch.no_grad():
         method, text, video = encoded(golden, case)
         query = text["query"] * text["norm"][..., None]
@@ -80,7 +82,8 @@ def test_golden_glccl_pooled_vectors(path, case, dtype):
 @pytest.mark.parametrize(("path", "case", "form", "dtype"), params("glccl", cases_with(".out.loss_nce"), FORMS))
 def test_golden_glccl_loss_and_gradients(path, case, form, dtype, monkeypatch):
     monkeypatch.setenv("TVR_KERNELS", form)
-    golden, close = load(path, dtype), Closeness("glccl", dtype)
+    golden = load(path, dtype)
+    close = closeness("glccl", golden, case)
     method, leaves = build(golden), inputs(golden, case)
     text, video = features(golden, case, leaves)
     loss = method.loss(Batch(text, video), step=0, draws=RecordedDraws())

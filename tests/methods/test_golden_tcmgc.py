@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from golden import Closeness, GoldenFile, RecordedDraws, cases_with, load, params
-from golden_inputs import check_end_to_end, features, inputs
+from golden_inputs import check_end_to_end, closeness, features, inputs
 from tvr_kernels.tcmgc import dropout, reference
 
 from tvr_cli.methods import tcmgc
@@ -64,7 +64,8 @@ def masks(golden: GoldenFile, case: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("path", "case", "form", "dtype"), params("tcmgc", cases_with(".out.sim"), FORMS))
 def test_golden_tcmgc_scores(path, case, form, dtype, monkeypatch):
     monkeypatch.setenv("TVR_KERNELS", form)
-    golden, close = load(path, dtype), Closeness("tcmgc", dtype)
+    golden = load(path, dtype)
+    close = closeness("tcmgc", golden, source(golden, case))
     method = build(golden, case)
     with torch.no_grad():
         text_features, video_features = features(golden, source(golden, case), inputs(golden, source(golden, case)))
@@ -85,7 +86,8 @@ def test_golden_tcmgc_scores(path, case, form, dtype, monkeypatch):
 
 @pytest.mark.parametrize(("path", "case", "dtype"), params("tcmgc", cases_with(".out.lva_video_raw")))
 def test_golden_tcmgc_conditioned_vectors(path, case, dtype):
-    golden, close = load(path, dtype), Closeness("tcmgc", dtype)
+    golden = load(path, dtype)
+    close = closeness("tcmgc", golden, source(golden, case))
     method, shared = build(golden, case), source(golden, case)
     with torch.no_grad():
         text, video = features(golden, shared, inputs(golden, shared))
@@ -106,7 +108,8 @@ def test_golden_tcmgc_conditioned_vectors(path, case, dtype):
 @pytest.mark.parametrize(("path", "case", "form", "dtype"), params("tcmgc", cases_with(".out.loss_nce"), FORMS))
 def test_golden_tcmgc_loss_and_gradients(path, case, form, dtype, monkeypatch):
     monkeypatch.setenv("TVR_KERNELS", form)
-    golden, close = load(path, dtype), Closeness("tcmgc", dtype)
+    golden = load(path, dtype)
+    close = closeness("tcmgc", golden, source(golden, case))
     method, leaves = build(golden, case), inputs(golden, source(golden, case))
     text, video = features(golden, source(golden, case), leaves)
     draws = RecordedDraws(masks(golden, case) if method.config.dropout else None)

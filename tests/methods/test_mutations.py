@@ -1,0 +1,87 @@
+"""Every plausible mistake in `mutations/<method>.py` makes a golden test of that method fail."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from golden import COMMITTED, REPOSITORY
+from mutations import Mutation
+
+from tvr_cli.methods.base import names
+
+METHODS = sorted(p.stem for p in (Path(__file__).parent / "mutations").glob("[a-z]*.py"))
+LISTS: dict[str, list[Mutation]] = {name: importlib.import_module(f"mutations.{name}").MUTATIONS for name in METHODS}
+ALL = [pytest.param(name, m, id=f"{name}-{m.name.replace(' ', '-')}") for name in METHODS for m in LISTS[name]]
+SOURCES = ("tvr_cli", "kernels/tvr_kernels", "presets", "tests/methods")
+
+
+def test_every_method_with_golden_files_lists_at_least_ten_mistakes():
+    with_golden = {name for name in names() if (COMMITTED / name).is_dir()}
+    assert with_golden <= set(METHODS), f"no tests/methods/mutations/<method>.py for {with_golden - set(METHODS)}"
+    assert {name: len(found) for name, found in LISTS.items() if len(found) < 10} == {}
+    for found in LISTS.values():
+        assert len({m.name for m in found}) == len(found)
+
+
+@pytest.mark.parametrize(("method", "mutation"), ALL)
+def test_mutation_still_applies(method, mutation):
+    source = (REPOSITORY / mutation.file).read_text()
+    assert source.count(mutation.old) == 1, (
+        f"{mutation.file} has it {source.count(mutation.old)} times; update the list"
+    )
+    compile(source.replace(mutation.old, mutation.new), mutation.file, "exec")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """A copy of the sources and of the committed golden files, to be edited."""
+    root = tmp_path_factory.mktemp("sources")
+    for part in SOURCES:
+        shutil.copytree(REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", root)
+    (root / "tests" / "golden").symlink_to(COMMITTED)
+    (root / "none").mkdir()
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_golden_tests_pass_on_the_unchanged_copy(method, sources):
+    done = run_golden(method, sources)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "mutation"), ALL)
+def test_mutation_is_caught(method, mutation, sources):
+    file = sources / mutation.file
+    original = file.read_text()
+    file.write_text(original.replace(mutation.old, mutation.new))
+    try:
+        done = run_golden(method, sources)
+    finally:
+        file.write_text(original)
+    assert done.returncode != 0, f"no golden test of {method} notices: {mutation.name}"
+    # 1 = a test failed; anything else means that the edit broke the run itself and proves nothing
+    assert done.returncode == 1, done.stdout[-3000:]
+
+
+def run_golden(method: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """Run the golden tests of a method and of the shared parts on the copy, committed golden files only."""
+    here = f"{root}{os.pathsep}{root / 'kernels'}"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": here,
+        "TVR_GOLDEN_DIR": str(root / "none"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    environment.pop("TVR_KERNELS", None)
+    files = [f"tests/methods/test_golden_{method}.py", "tests/methods/test_temporal.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "golden", "-p", "no:cacheprovider", *files]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
