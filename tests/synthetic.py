@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tvr_cli.methods import base
@@ -14,11 +18,13 @@ from tvr_cli.methods.base import masked_mean, setting, unit
 from tvr_cli.nn.losses import info_nce
 from tvr_cli.stores.feature_writer import FeatureWriter, header_of
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.frames import ClipRecord
+from tvr_cli.stores.frame_writer import FrameWriter, NewClip
+from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
 from tvr_cli.types import (
     Batch,
     Draws,
     Encoding,
+    FramePlan,
     LossOutput,
     Sizes,
     TextFeatures,
@@ -208,3 +214,66 @@ def tiny_clip_state(dim: int, image: int, patch: int, vocabulary: int, context: 
         "text_projection": normal(width, dim),
         "logit_scale": torch.tensor(2.0),
     }  # fmt: skip
+
+
+SHADES = ("black", "grey", "white", "red", "green", "blue", "yellow", "orange")
+_RGB = {
+    "black": (10, 10, 10), "grey": (128, 128, 128), "white": (245, 245, 245), "red": (220, 20, 20),
+    "green": (20, 200, 20), "blue": (20, 20, 220), "yellow": (230, 230, 20), "orange": (240, 140, 10),
+}  # fmt: skip
+
+
+def write_frames(
+    workspace: Path, videos: int = 16, *, num_frames: int = 3, size: int = 16, captions: bool = True
+) -> Path:
+    """Write a frame store of plain coloured clips, some shorter than the plan, and captions.jsonl beside them."""
+    sources = workspace.parent / f"{workspace.name}-videos"
+    sources.mkdir(parents=True, exist_ok=True)
+    plan, clips, lines = FramePlan(num_frames=num_frames, size=size), [], []
+    for i in range(videos):
+        first, then = SHADES[i % 8], SHADES[(i // 8 + i + 1) % 8]
+        n = 1 + i % num_frames
+        colours = [_RGB[first]] * ((n + 1) // 2) + [_RGB[then]] * (n // 2)
+        name, sha = f"v{i:02d}.mp4", f"sha{i}"
+        record = ClipRecord(
+            name, str(sources / name), None, None, clip_key(sha, None, None), name, sha, n, 3.0, (0.0, 3.0), size, size,
+            "synthetic", False,
+        )  # fmt: skip
+        stored = StoredClip(record, name, str(sources), 1000, 17, 3.0, "", 0)
+        clips.append(NewClip(stored, [_jpeg(c, size) for c in colours], np.arange(n, dtype=np.float64)))
+        split = "val" if i % 4 == 3 else "train"
+        lines.append(json.dumps({"video": name, "caption": f"a {first} square, then a {then} box {i}", "split": split}))
+        lines.append(json.dumps({"video": name, "caption": f"{first} and {then} number {i}", "split": split}))
+    writer = FrameWriter.open(workspace / "frames", identity_of(plan), {"tvr": "test"})
+    writer.add(clips)
+    if captions:
+        (sources / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        writer.set_header(captions_beside=str(sources / "captions.jsonl"))
+    return sources / "captions.jsonl"
+
+
+def write_backbone(folder: Path, *, dim: int = 64, seed: int = 0) -> str:
+    """Write a tiny CLIP ViT with the tokenizer of `demo-tiny` and return its name for `--backbone`."""
+    from safetensors.torch import save_file
+
+    from tvr_cli.backbones import openclip
+
+    shipped = Path(openclip.__file__).parent / "demo_tiny"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bpe.txt.gz").write_bytes((shipped / "bpe.txt.gz").read_bytes())
+    vocabulary = json.loads((shipped / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]["vocab_size"]
+    state = tiny_clip_state(dim, 16, 8, vocabulary, 16, seed)
+    model = {
+        "embed_dim": dim, "quick_gelu": True,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 64, "layers": 1},
+        "text_cfg": {"context_length": 16, "vocab_size": vocabulary, "width": 64, "heads": 1, "layers": 2},
+    }  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
+    save_file(state, folder / "open_clip_model.safetensors")
+    return f"local:{folder}"
+
+
+def _jpeg(colour: tuple[int, int, int], size: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(out, "JPEG", quality=90)
+    return out.getvalue()

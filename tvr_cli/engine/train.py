@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tvr_cli import __version__, config, files, log, metrics
-from tvr_cli.config import Resolved, TrainConfig
+from tvr_cli.config import DataConfig, Resolved, TrainConfig
 from tvr_cli.engine import checkpoint, models, optim, resume, score, training_store
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.learner import Learner
@@ -25,7 +25,7 @@ from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.types import Sizes
+from tvr_cli.types import Manifest, Sizes
 
 SCHEMA = "tvr/train@1"
 
@@ -67,8 +67,9 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[st
         store = training_store.of_run(workspace, RunDir.open(run.path))
     else:
         store = training_store.require(
-            workspace, wish, captions=options.captions, device=options.device, offline=options.offline
-        )
+            workspace, wish, captions=_captions(resolved.experiment.data, options),
+            device=options.device, offline=options.offline,
+        )  # fmt: skip
     with files.lock(run.path):
         return _train_in(run, store, resolved, options)
 
@@ -119,9 +120,9 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     torch.manual_seed(experiment.train.seed)
     method = models.build(experiment, store)
     if type(method).init_from_backbone is not Method.init_from_backbone:
-        from tvr_cli import backbones
+        from tvr_cli.engine.precompute import backbone_of
 
-        backbone = backbones.load(store.backbone_name, offline=offline)
+        backbone = backbone_of(store, offline=offline, device="cpu")
         with torch.no_grad():
             method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
     return Learner(method).to(device)
@@ -168,6 +169,15 @@ def _train_in(run: RunDir, store: FeatureStore, resolved: Resolved, options: Tra
     finally:
         source.close()
     return _summary(run, store, resolved, outcome)
+
+
+def _captions(named: DataConfig, options: TrainOptions) -> Path | Manifest | None:
+    """Return the captions that were named: a file, else the experiment's data set, where it says its root."""
+    if options.captions is not None or not (named.name and named.root):
+        return options.captions
+    from tvr_cli import data
+
+    return data.load(f"{named.name}:{named.root}{f':{named.variant}' if named.variant else ''}")
 
 
 def _saved(run: RunDir, store: FeatureStore) -> checkpoint.Checkpoint | None:
@@ -243,10 +253,12 @@ def _store_needed(
             "exists": True, "fingerprint": store.fingerprint, "backbone": store.backbone_name,
             "captions": len(store.captions), "clips": len(store.clips),
         }  # fmt: skip
-    frames = (workspace / "frames" / "store.json").is_file()
+    from tvr_cli.engine.precompute import choose_backbone
+
+    frames = training_store.has_frames(workspace)
     return {
         "exists": False,
-        "backbone": training_store.backbone_name(workspace, wish),
+        "backbone": choose_backbone(wish.backbone, workspace),
         "shape": wish.shape, "frames": wish.frames, "words": wish.words, "importance": wish.importance,
         "temporal_shift": wish.temporal_shift,
         "next": "tvr train computes it from the frames" if frames else f"tvr extract-frames VIDEOS -o {workspace}",

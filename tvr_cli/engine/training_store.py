@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,8 @@ from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.types import Sizes
-
-DEFAULT_BACKBONE = "clip-vit-b32"
+from tvr_cli.stores.frames import FrameStore
+from tvr_cli.types import Manifest, Sizes
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,21 @@ def find(workspace: Path, wish: Wish) -> tuple[FeatureStore | None, list[str]]:
 
 
 def require(
-    workspace: Path, wish: Wish, *, captions: Path | None = None, device: str = "auto", offline: bool = False
+    workspace: Path,
+    wish: Wish,
+    *,
+    captions: Path | Manifest | None = None,
+    device: str = "auto",
+    offline: bool = False,
 ) -> FeatureStore:
-    """Return the store to train on, computing features first where only frames exist (which is said).
+    """Return the store to train on, computing features first where they are missing or stale (which is said).
 
     Raises DataError when there are no frames or no captions, StoreMismatch when the frames do not have the wanted plan.
     """
     store, reasons = find(workspace, wish)
-    if store is None or captions is not None or not store.captions:
-        store = _compute(workspace, wish, store, reasons, captions, device, offline)
+    why = "; ".join(reasons) or _stale(workspace, store, captions)
+    if store is None or why:
+        store = _compute(workspace, wish, store, why, captions, device, offline)
     if not store.captions:
         raise DataError(
             "expected captions to train on, found none beside the videos. Write a captions.jsonl like this and give it "
@@ -99,23 +105,14 @@ def require(
 def expected_sizes(workspace: Path, wish: Wish) -> Sizes:
     """Return the sizes of features that do not exist yet: from the plans, the frames and the backbone's name."""
     from tvr_cli.backbones.source import resolve
+    from tvr_cli.engine.precompute import choose_backbone
 
-    source = resolve(backbone_name(workspace, wish))
+    source = resolve(choose_backbone(wish.backbone, workspace))
     slots = wish.frames.get("num_frames") or wish.frames.get("max_frames")
-    if slots is None and (workspace / "frames" / "store.json").is_file():
-        from tvr_cli.stores.frames import FrameStore
-
+    if slots is None and has_frames(workspace):
         slots = FrameStore.open(workspace / "frames").plan.slots
     words = wish.words.get("length") or min(32, source.context_length)
     return Sizes(source.dim, slots or 12, words)
-
-
-def backbone_name(workspace: Path, wish: Wish) -> str:
-    """Return the backbone to make features with: the one wished for, the newest store's, or the default."""
-    if wish.backbone is not None:
-        return wish.backbone
-    newest = FeatureStore.newest(workspace)
-    return newest.backbone_name if newest else DEFAULT_BACKBONE
 
 
 def of_run(workspace: Path, run: RunDir) -> FeatureStore:
@@ -130,30 +127,67 @@ def of_run(workspace: Path, run: RunDir) -> FeatureStore:
     return FeatureStore.open(folder)
 
 
+def _stale(workspace: Path, store: FeatureStore | None, captions: Path | Manifest | None) -> str:
+    """Return, in words, why the features are to be looked at again; empty = they are as the frames and captions are."""
+    if store is None or not has_frames(workspace):
+        return ""
+    if captions is not None:
+        return "captions were named"
+    if store.provenance.get("frames_content") != FrameStore.open(workspace / "frames").content_hash():
+        return "the frames have changed"
+    file = Path(str(store.provenance.get("captions", "")))
+    if file.is_file() and file.stat().st_mtime_ns > (store.root / "state.json").stat().st_mtime_ns:
+        return f"{str(file)!r} has changed"
+    return "" if store.captions else "there are no captions yet"
+
+
+def has_frames(workspace: Path) -> bool:
+    """Whether a workspace has a frame store."""
+    return (workspace / "frames" / "store.json").is_file()
+
+
 def _compute(
     workspace: Path,
     wish: Wish,
     store: FeatureStore | None,
-    reasons: list[str],
-    captions: Path | None,
+    why: str,
+    captions: Path | Manifest | None,
     device: str,
     offline: bool,
 ) -> FeatureStore:
     from tvr_cli.engine import precompute
 
-    if not (workspace / "frames" / "store.json").is_file():
-        if reasons:
+    if not has_frames(workspace):
+        if why:
             raise StoreMismatch(
-                f"no feature store of {str(workspace)!r} fits (the newest: {'; '.join(reasons)}), and there are no "
-                "frames to make one from; run: tvr extract-frames VIDEOS"
+                f"no feature store of {str(workspace)!r} fits (the newest: {why}), and there are no frames to make one "
+                "from; run: tvr extract-frames VIDEOS"
             )
-        if store is not None:
-            return store
         raise DataError(
             f"expected frames or features in {str(workspace)!r}, found none; start with: "
             f"tvr extract-frames VIDEOS -o {workspace}"
         )
-    why = "; ".join(reasons) or ("the captions are to be read" if store is not None else "there are none yet")
-    log.logger.info("computing features first (tvr precompute-features): %s", why)
-    options = precompute.PrecomputeOptions(device=device, offline=offline)
-    return precompute.precompute(workspace, wish.backbone, captions, options).store
+    log.logger.info("computing features first (tvr precompute-features): %s", why or "there are none yet")
+    # A store that only needs a refresh keeps its own plans.
+    plans = wish if store is None else dataclasses.replace(
+        wish, shape=store.shape, importance=store.word_importance,
+        words={"shape": store.word_plan.shape, "length": store.word_plan.length},
+        temporal_shift=bool(store.identity["backbone"]["temporal_shift"]), backbone=store.backbone_name,
+    )  # fmt: skip
+    options = precompute.PrecomputeOptions(
+        shape=plans.shape or "fixed",  # type: ignore[arg-type]
+        words=plans.words.get("shape"),
+        max_words=plans.words.get("length"),
+        temporal_shift=bool(plans.temporal_shift),
+        word_importance=plans.importance or "none",
+        device=device,
+        offline=offline,
+    )
+    made = precompute.precompute(workspace, plans.backbone, captions, options).store
+    assert made is not None, "only a dry run makes no store"
+    if differences := wish.differences(made):
+        raise StoreMismatch(
+            f"the frames in {str(workspace / 'frames')!r} do not fit: {'; '.join(differences)}; extract them again: "
+            "tvr extract-frames VIDEOS --overwrite, with the wanted plan"
+        )
+    return made

@@ -1,0 +1,107 @@
+"""`tvr train` as it is typed: streams, exit codes, JSON, and the words of each refusal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from synthetic import SyntheticStore, write_backbone, write_frames
+from typer.testing import CliRunner, Result
+
+from tvr_cli.cli import app
+
+METHOD = "tests.synthetic"
+FAST = ["--epochs", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
+
+
+def tvr(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def test_three_lines_of_json_and_a_table(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path)
+    result = tvr("train", "--method", METHOD, *FAST, "--json", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    payload = json.loads(result.stdout)
+    assert payload["schema"] == "tvr/train@1" and payload["run"] == "synthetic" and payload["steps"] == 14
+    assert "training tests.synthetic on features" in result.stderr
+    again = tvr("train", "--method", METHOD, *FAST, "-o", tmp_path)
+    assert "best on val" in again.stdout and "tvr evaluate synthetic-2" in again.stdout
+
+
+def test_features_are_computed_from_frames_and_that_is_said(tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "clip")
+    write_frames(tmp_path / "out")
+    result = tvr("train", "--method", METHOD, "--backbone", backbone, *FAST, "--json", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "computing features first (tvr precompute-features)" in result.stderr
+    assert json.loads(result.stdout)["steps"] == 6  # 12 training videos, batches of 4, two epochs
+
+
+def test_without_captions_the_file_is_shown(tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "clip")
+    write_frames(tmp_path / "out", captions=False)
+    result = tvr("train", "--method", METHOD, "--backbone", backbone, *FAST, "-o", tmp_path / "out")
+    assert result.exit_code == 3
+    assert '{"video": "dogs/beach.mp4", "caption": "a dog runs along the beach"}\n{"video": "surf.mov"' in result.stderr
+
+
+def test_captions_that_were_edited_are_read_again(tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "clip")
+    captions = write_frames(tmp_path / "out")
+    args = ("train", "--method", METHOD, "--backbone", backbone, *FAST, "--json", "-o", tmp_path / "out")
+    assert tvr(*args).exit_code == 0
+    lines = captions.read_text().splitlines()
+    captions.write_text("\n".join(lines[:16]) + "\n")
+    result = tvr(*args)
+    assert "captions.jsonl' has changed" in result.stderr
+    assert json.loads(result.stdout)["steps"] == 2  # 6 training videos: one batch of 4 an epoch
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--method", "mean"], 2, "tvr evaluate --method mean"),
+        (["--method", "glcl"], 2, "did you mean glccl?"),
+        (["--method", METHOD, "--set", "train.epoch=3"], 2, "did you mean epochs?"),
+        (["--method", METHOD, "--set", "train.epochs=many"], 2, "expected a whole number, found 'many'"),
+        (["--method", METHOD, "--set", "method.tests.synthetic.drop=1"], 2, ""),
+        (["--method", METHOD, "--batch-size", "1"], 2, "at least 2, found 1"),
+        (["--method", METHOD, "--tune", "all"], 2, "one of head, full"),
+        (["--method", METHOD, "--set", "train.freeze=[nothing]"], 2, "matches no parameter"),
+        ([], 2, "give --method NAME"),
+        (["--resume"], 3, "run to resume"),
+        (["--resume", "--run", "nowhere"], 3, "expected a run 'nowhere'"),
+        (["--method", METHOD, "--run", "../x"], 2, "a run's name holds letters"),
+    ],
+)
+def test_each_refusal_has_its_exit_code_and_says_what_to_do(
+    tmp_path: Path, args: list[str], code: int, words: str
+) -> None:
+    SyntheticStore().write(tmp_path)
+    result = tvr("train", *args, "--threads", "1", "-o", tmp_path)
+    assert result.exit_code == code, result.stderr
+    assert words in result.stderr and result.stdout == ""
+
+
+def test_an_empty_workspace_is_refused(tmp_path: Path) -> None:
+    result = tvr("train", "--method", METHOD, "-o", tmp_path)
+    assert result.exit_code == 3 and "tvr extract-frames VIDEOS -o" in result.stderr
+
+
+def test_a_dry_run_prints_origins_and_groups(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path)
+    result = tvr("train", "--method", METHOD, "--epochs", "3", "--set", "train.lr=1e-3", "--dry-run", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    lines = {" ".join(line.split()) for line in result.stdout.splitlines()}
+    assert "train.epochs 3 flag" in lines and "train.lr 0.001 --set" in lines and "train.seed 0 default" in lines
+    assert any(line.startswith("head 0.001 0.2 1 256") for line in lines)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_resume_with_another_seed_names_the_leaf(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path)
+    assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
+    result = tvr("train", "--resume", "--seed", "7", "-o", tmp_path)
+    assert result.exit_code == 3 and "train.seed was 0, now 7" in result.stderr
