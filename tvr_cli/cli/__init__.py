@@ -82,9 +82,36 @@ def options(
 
 def _register() -> None:
     """Add every command. Their modules import nothing heavy; the engine is imported when a command runs."""
-    from tvr_cli.cli import audit, compare, evaluate, index, info, methods, query, train
+    from tvr_cli.cli import (
+        audit,
+        compare,
+        demo,
+        doctor,
+        evaluate,
+        extract_frames,
+        index,
+        info,
+        methods,
+        precompute_features,
+        query,
+        train,
+    )
 
-    for command in (train.train, evaluate.evaluate, audit.audit, index.index, query.query, methods.methods, info.info):
+    commands = (
+        demo.demo,
+        extract_frames.extract_frames,
+        precompute_features.precompute_features,
+        train.train,
+        evaluate.evaluate,
+        compare.compare,
+        audit.audit,
+        index.index,
+        query.query,
+        methods.methods,
+        info.info,
+        doctor.doctor,
+    )
+    for command in commands:
         app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -63,10 +63,13 @@ def size(n: float) -> str:
 
 
 def seconds(s: float) -> str:
-    """Format a position in a video: 0:07, 12:34, 1:02:03."""
-    whole = round(s)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+    """Format a position in a video to a tenth of a second: 0:07.5, 12:34.0, 1:02:03.1."""
+    tenths = round(s * 10)
+    hours, rest = divmod(tenths, 36_000)
+    clock = (
+        f"{rest // 600}:{rest % 600 / 10:04.1f}" if not hours else f"{hours}:{rest // 600:02d}:{rest % 600 / 10:04.1f}"
+    )
+    return clock
 
 
 def duration(s: float) -> str:

@@ -11,22 +11,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__
-from tvr_cli.errors import TvrError
+from tvr_cli import __version__, log
+from tvr_cli.engine.discover import discover
+from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.runs import version
+from tvr_cli.stores.decode import open_video
+from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
 
 _FREE_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. fatal: tvr cannot run before it is fixed. fix: what to do, empty when ok."""
+    """One finding. fix: what to do, empty when ok. fatal: tvr cannot run before it is fixed.
+
+    incomplete: a data set cannot be used for its benchmark before it is fixed.
+    """
 
     name: str
     ok: bool
     detail: str
     fix: str = ""
     fatal: bool = False
+    incomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What opening a video told. problem: empty when all is well."""
+
+    detail: str
+    problem: str
 
 
 def environment_checks(workspace: Path) -> list[Check]:
@@ -42,10 +57,69 @@ def environment_checks(workspace: Path) -> list[Check]:
     ]
 
 
+def examine(target: str | None, workspace: Path, *, deep: bool = False) -> list[Check]:
+    """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
+
+    Raises DataError when the target does not exist.
+    """
+    if target is None:
+        return environment_checks(workspace)
+    from tvr_cli import data
+
+    if target.partition(":")[0] in data.names() and ":" in target:
+        from tvr_cli.engine.dataset_doctor import dataset_checks
+
+        return dataset_checks(target, deep=deep)
+    return video_checks(Path(target), deep=deep)
+
+
+def video_checks(path: Path, *, deep: bool) -> list[Check]:
+    """Open every video below a path, each in a process of its own; `deep` decodes 12 frames of it as well."""
+    videos = discover([path]).videos
+    tasks = [(video.id, (video.path, deep)) for video in videos]
+    checks = []
+    with (
+        log.progress("opening videos", total=len(tasks), unit="videos") as bar,
+        DecodePool(_probe, workers=default_workers(), timeout_s=60.0) as pool,
+    ):
+        for name, found in pool.run(tasks):
+            bar.advance()
+            if isinstance(found, Unread):
+                checks.append(
+                    Check(name, False, found.reason, "it is left out by tvr extract-frames, which records it")
+                )
+            else:
+                checks.append(Check(name, not found.problem, found.detail, found.problem))
+    return sorted(checks, key=lambda c: (c.ok, c.name))
+
+
+def exit_code(checks: list[Check]) -> int:
+    """Return 4 when tvr cannot run, 3 when a data set is incomplete, else 0."""
+    if any(c.fatal and not c.ok for c in checks):
+        return EnvironmentProblem.exit_code
+    return DataError.exit_code if any(c.incomplete and not c.ok for c in checks) else 0
+
+
 def payload(checks: list[Check], target: str) -> dict[str, Any]:
     """Return what `tvr doctor --json` prints."""
-    listed = [{k: v for k, v in asdict(c).items() if k != "fatal"} for c in checks]
+    listed = [{k: v for k, v in asdict(c).items() if k not in ("fatal", "incomplete")} for c in checks]
     return {"schema": "tvr/doctor@1", "target": target, "checks": listed}
+
+
+def _probe(task: tuple[Path, bool], beat: Callable[[], None]) -> _Probed:
+    path, deep = task
+    decoder = open_video(path, beat=beat)
+    try:
+        timeline = decoder.timeline
+        detail = f"{len(timeline)} frames, {timeline.end:.1f} s"
+        if not deep:
+            return _Probed(detail, timeline.truncated or "")
+        wanted = sorted({int((i + 0.5) * len(timeline) / 12) for i in range(12)})
+        read = sum(1 for _ in decoder.frames(wanted))
+        lost = f"{len(wanted) - read} of {len(wanted)} sampled frames cannot be decoded" if read < len(wanted) else ""
+        return _Probed(detail, timeline.truncated or lost)
+    finally:
+        decoder.close()
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:
@@ -104,12 +178,17 @@ def _kernels() -> list[Check]:
 
 
 def _weights() -> list[Check]:
-    from tvr_cli import backbones
+    from tvr_cli.backbones.source import resolve
+    from tvr_cli.preset_loader import preset_names
 
     checks = []
-    for name, where in backbones.weights_found().items():
-        fix = "" if where else "needed only for this backbone: it is downloaded at first use, or give local:PATH"
-        checks.append(Check(f"weights {name}", where is not None, where or "not found on this machine", fix))
+    for name in preset_names("backbones"):
+        try:
+            found, why = str(resolve(name).weights_file(offline=True)), ""
+        except TvrError as e:
+            found, why = "", str(e)
+        # Missing weights are no fault of the machine: most people need one backbone.
+        checks.append(Check(f"weights {name}", bool(found), found or "not on this machine", why))
     return checks
 
 

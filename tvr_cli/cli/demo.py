@@ -1,0 +1,146 @@
+"""`tvr demo`: the whole pipeline on a toy world that is made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import Assignments, Device, DryRun, Json
+
+DEFAULT_FOLDER = Path("out/demo")
+
+
+def demo(
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-o", help="Folder for the toy videos and everything made from them.")
+    ] = DEFAULT_FOLDER,
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="A,B|all", help="Methods to compare, or all.")
+    ] = "mean,text_guided,glccl",
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N,M", help="One training run a seed; the table shows mean ± deviation.")
+    ] = "0",
+    tune: Annotated[
+        str, typer.Option("--tune", metavar="head|full", help="full trains the backbone as well (minutes more).")
+    ] = "head",
+    small: Annotated[bool, typer.Option("--small", help="160 videos instead of 2 700: seconds, for tests.")] = False,
+    keep: Annotated[bool, typer.Option("--keep/--clean", help="Keep what was made, or delete it at the end.")] = True,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that make and decode videos; default 1 a core.")
+    ] = None,
+    device: Device = "auto",
+    assignments: Assignments = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a toy world of captioned videos, run every command on it, and compare methods.
+
+    Needs no data, no network and no GPU. Running it again keeps what is done.
+
+    Example: tvr demo --small -o out/demo
+    """
+    from tvr_cli.engine import demo as engine
+
+    options = engine.DemoOptions(
+        methods=engine.check_methods(_words(methods)),
+        seeds=engine.check_seeds(_words(seeds)),
+        tune=engine.check_tune(tune),
+        small=small,
+        workers=workers,
+        device=device,
+        assignments=tuple(assignments or ()),
+    )
+    planned = engine.Demo(workspace, options)
+    if dry_run:
+        plan = planned.plan()
+        render.result(plan, as_json, lambda: _show_plan(plan))
+        return
+    result = planned.run()
+    render.result(result, as_json, lambda: show(result, kept=keep))
+    if not keep:
+        engine.clean(workspace)
+
+
+def show(result: dict[str, Any], *, kept: bool) -> None:
+    """Print the demo for people: the tables, the question with its answers, and what to type next."""
+    rows = result["methods"]
+    render.table(
+        f"{result['title']}\n{result['queries']} test captions, each one against {result['queries']} videos; text to "
+        f"video, {_uncertainty(result)}",
+        ("method", "R@1", "R@5", "R@10", "trained in"),
+        [[r["method"], *(_rate(r["t2v"][f"R@{k}"]) for k in (1, 5, 10)), _training(r["train_seconds"])] for r in rows],
+    )
+    kinds = list(rows[0]["t2v"]["by_kind"])
+    render.table(
+        "R@1 by kind of caption: a quarter of the captions in base, order, motion and binding has three near copies",
+        ("method", *kinds),
+        [[r["method"], *(_rate(r["t2v"]["by_kind"][kind]) for kind in kinds)] for r in rows],
+    )
+    render.table(
+        "Where in its video? Share of returned spans with temporal IoU ≥ 0.5, and mean IoU, in %",
+        ("method", "IoU ≥ 0.5", "centred window", "mean IoU", "centred window", "seconds"),
+        [[r["method"], *_moments(r["moments"])] for r in rows],
+    )
+    _show_query(result["query"])
+    render.line()
+    render.line(
+        f"{render.duration(result['seconds'])} in all." + (f" Everything is in {result['workspace']}" if kept else "")
+    )
+    render.line("Your own videos:")
+    render.line("  tvr extract-frames YOUR_VIDEOS/ -o out")
+    render.line('  tvr query "a dog surfing" --index out/')
+
+
+def _show_query(query: dict[str, Any]) -> None:
+    start, end = query["event"]
+    render.table(
+        f"{query['query']!r}, answered by {query['method']} (the event: second {start:g} to {end:g})",
+        ("#", "video", "where", "score", ""),
+        [
+            [
+                h["rank"],
+                h["path"],
+                f"{h['start']:.1f}–{h['end']:.1f} s",
+                f"{h['score']:.3f}",
+                "right" if h["right"] else "",
+            ]
+            for h in query["hits"]
+        ],
+        left=2,
+    )
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    render.line(f"would make {plan['videos']} videos and {plan['captions']} captions in {plan['workspace']}/videos")
+    render.line(f"would take about {render.size(plan['bytes'])} and extract {plan['frames']} frames")
+    for row in plan["methods"]:
+        trained = f"train {row['runs']} run(s), {row['epochs']} epochs each" if row["trains"] else "nothing to train"
+        render.line(f"  {row['method']}: {trained}")
+
+
+def _rate(value: dict[str, float]) -> str:
+    if "deviation" in value:
+        return f"{value['value']:.1f} ± {value['deviation']:.1f}"
+    return f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
+
+
+def _moments(m: dict[str, float]) -> list[float]:
+    return [m["R@1"], m["centred_R@1"], 100 * m["mean_iou"], 100 * m["centred_mean_iou"], m["mean_seconds"]]
+
+
+def _uncertainty(result: dict[str, Any]) -> str:
+    n = len(result["seeds"])
+    if n > 1:
+        return f"mean ± deviation over {n} seeds"
+    return "95 % intervals of the sampling of captions"
+
+
+def _training(seconds: float) -> str:
+    return render.duration(seconds) if seconds else "–"
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

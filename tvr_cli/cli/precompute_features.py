@@ -1,0 +1,124 @@
+"""`tvr precompute-features`: features of frames and captions, once for all methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Json, Offline, Workspace
+from tvr_cli.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.precompute import PrecomputeReport
+
+
+def precompute_features(
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="Captions, one JSON object a line; default captions.jsonl there.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME:ROOT[:VARIANT]", help="Captions of a data set instead.")
+    ] = None,
+    backbone: Backbone = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="How features are stored: fp16, bf16 or fp32.")] = "fp16",
+    shape: Annotated[
+        str, typer.Option("--shape", help="fixed keeps missing frames and pad tokens; ragged the real ones only.")
+    ] = "fixed",
+    words: Annotated[
+        str | None, typer.Option("--word-shape", help="The same for tokens alone; default: as --shape.")
+    ] = None,
+    max_words: Annotated[
+        int | None,
+        typer.Option("--max-words", min=1, help="Tokens a caption keeps; default 32, or the context if shorter."),
+    ] = None,
+    temporal_shift: Annotated[
+        bool, typer.Option("--temporal-shift", help="Shift patches between frames (EagleNet); needs a ViT.")
+    ] = False,
+    word_importance: Annotated[
+        str, typer.Option("--word-importance", help="Mark content words (DMAE): none, stopwords or spacy.")
+    ] = "none",
+    precision: Annotated[
+        str, typer.Option("--precision", help="Arithmetic of the backbone: fp32, bf16 (faster) or fp16 (GPU).")
+    ] = "fp32",
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Frames a forward pass.")] = None,
+    repair: Annotated[
+        str | None, typer.Option("--repair", metavar="SHARD", help="Make one damaged shard again, nothing else.")
+    ] = None,
+    device: Device = "auto",
+    offline: Offline = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Compute per-frame features of the extracted clips and token features of captions, and keep them.
+
+    Only what is new is computed. Example: tvr precompute-features --captions captions.jsonl
+    """
+    _one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
+    _one_of("--shape", shape, ("fixed", "ragged"))
+    _one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+    if words is not None:
+        _one_of("--word-shape", words, ("fixed", "ragged"))
+    if captions is not None and data is not None:
+        raise ConfigError("give --captions or --data, not both")
+
+    from tvr_cli import data as datasets
+    from tvr_cli.engine import precompute as engine
+
+    options = engine.PrecomputeOptions(
+        dtype=dtype,  # type: ignore[arg-type]
+        shape=shape,  # type: ignore[arg-type]
+        words=words,  # type: ignore[arg-type]
+        max_words=max_words,
+        temporal_shift=temporal_shift,
+        word_importance=word_importance,
+        precision=precision,  # type: ignore[arg-type]
+        batch=batch,
+        device=device,
+        offline=offline,
+        dry_run=dry_run,
+    )
+    if repair is not None:
+        report = engine.repair(workspace, repair, options)
+    else:
+        report = engine.precompute(workspace, backbone, datasets.load(data) if data else captions, options)
+    render.result(report.to_json(), as_json, lambda: _show(report))
+
+
+def _show(report: PrecomputeReport) -> None:
+    if report.dry_run:
+        _show_plan(report)
+        return
+    kept = report.clips - report.encoded_clips
+    render.line(f"{report.clips} clips: {report.encoded_clips} encoded, {kept} kept")
+    if report.captions:
+        texts = f"{report.encoded_texts} encoded, {report.texts - report.encoded_texts} kept"
+        render.line(f"{report.captions} captions ({report.texts} different texts): {texts}")
+    render.line(
+        f"features of {report.backbone} in {report.folder} ({render.size(report.size_bytes)}), "
+        f"{render.duration(report.seconds)}"
+    )
+    following = "tvr train --method glccl" if report.captions else 'tvr query "a dog surfing"'
+    render.line(f"next: {following}")
+
+
+def _show_plan(report: PrecomputeReport) -> None:
+    sizes: dict[str, Any] = report.more["sizes"]
+    render.line(f"{report.clips} clips, {report.encoded_clips} of them to encode with {report.backbone}")
+    if report.captions:
+        render.line(f"{report.captions} captions, {report.encoded_texts} different texts to encode")
+    frames, tokens, each = sizes["frames"], sizes["tokens"], sizes["bytes_a_value"]
+    render.line(
+        f"({frames} frames + {tokens} tokens) x {sizes['dim']} values x {each} bytes = {render.size(report.size_bytes)}"
+    )
+    render.line(f"about {render.duration(report.seconds)} on this device; nothing was written")
+    if report.more["weights"] is None:
+        render.line("the weights are not on this machine: they would be downloaded first")
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{flag}: unknown {value!r}{did_you_mean(value, known) or '; there are ' + ', '.join(known)}")
