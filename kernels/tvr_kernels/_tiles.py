@@ -89,3 +89,38 @@ def _named(
     of_text, of_video = names
     n = len(of_text)
     return dict(zip(of_text, tensors[:n], strict=True)), dict(zip(of_video, tensors[n:], strict=True))
+
+
+Score = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Any], Tensor]
+
+
+def fused_forward(
+    fused: Score, folded: Score, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any
+) -> Tensor:
+    """Return `fused(text, video, weights)`, whose gradient is that of `folded`, recomputed in the backward pass."""
+    tensors = [*text.values(), *video.values()]
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        return fused(text, video, weights)
+    names = (tuple(text), tuple(video))
+    return cast(Tensor, _FusedForward.apply(fused, folded, weights, names, *tensors))
+
+
+class _FusedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, fused: Score, folded: Score, weights: Any, names: Any, *tensors: Tensor):
+        ctx.folded, ctx.weights, ctx.names = folded, weights, names
+        ctx.save_for_backward(*tensors)
+        return fused(*_named(names, tensors), weights)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        wanted = [i for i, want in enumerate(ctx.needs_input_grad[4:]) if want]
+        leaves = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(ctx.saved_tensors)]
+        with torch.enable_grad():
+            scores = ctx.folded(*_named(ctx.names, leaves), ctx.weights)
+        parts = torch.autograd.grad(scores, [leaves[i] for i in wanted], grad, allow_unused=True)
+        grads: list[Tensor | None] = [None] * len(leaves)
+        for i, part in zip(wanted, parts, strict=True):
+            grads[i] = part
+        return (None, None, None, None, *grads)

@@ -1,0 +1,129 @@
+"""The inputs on which every Triton kernel is checked, and its launches at the shape of the presets.
+
+Run as a script (with TRITON_INTERPRET=1, or on a GPU) it prints the errors against the reference, one JSON object a
+line: `test_triton_parity.py` runs it in a fresh process, because Triton decides at import whether it interprets.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+
+import torch
+from tvr_kernels._testing import Shape, features, max_error, poisoned, random_weights
+
+# Odd sizes: captions and clips over several tiles, padded clips, D no multiple of a block, one of everything.
+SHAPES = (Shape(70, 9, 12, 6, 33), Shape(3, 5, 7, 3, 20), Shape(1, 1, 1, 1, 16), Shape(5, 3, 20, 4, 40))
+PRESETS = (Shape(64, 64, 12, 32, 512), Shape(64, 64, 64, 64, 512))  # MSR-VTT; DiDeMo and ActivityNet
+
+
+def sides(op: str, shape: Shape, dtype: torch.dtype = torch.float32):
+    """Return (text side, video side, weights) of an op with padded clips and, where it has them, padded captions."""
+    x = features(shape, unit=op in ("text_pooling", "dmae"))
+    text, frames = x.text.to(dtype), x.frames.to(dtype)
+    module = importlib.import_module(f"tvr_kernels.{op}")
+    if op == "text_pooling":
+        weights = module.TextPoolingWeights(0.05)
+        return module.text_side(text), module.video_side(frames, x.frame_mask), weights
+    if op == "xpool":
+        weights = random_weights(module.XPoolWeights, shape.D, dtype=dtype)
+        return module.text_side(text, weights), module.video_side(frames, weights, x.frame_mask), weights
+    if op == "gare":
+        weights = random_weights(module.GareWeights, shape.D, dtype=dtype, temperature=3.0)
+        return module.text_side(text, weights), module.video_side(frames, x.frame_mask, weights), weights
+    raise KeyError(op)
+
+
+def launches(ops: list[str]):
+    """Yield (op, shape, dtype, launch) at the shapes of the presets."""
+    for op in ops:
+        module = importlib.import_module(f"tvr_kernels.{op}.triton_impl")
+        for shape in PRESETS:
+            text, video, weights = sides(op, shape)
+            out = torch.empty(shape.T, shape.V)
+            for dtype in (torch.float32, torch.bfloat16):
+                cast = [
+                    {k: v.to(dtype) if k in module.VECTORS else v for k, v in side.items()} for side in (text, video)
+                ]
+                yield op, str(shape), str(dtype).removeprefix("torch."), module.launch(*cast, weights, out)
+
+
+def low_precision(side: dict, names: tuple[str, ...], dtype: torch.dtype) -> dict:
+    """Cast the tensors that the products read; the small forms stay fp32."""
+    return {k: v.to(dtype) if k in names else v for k, v in side.items()}
+
+
+def errors(op: str, shape: Shape, device: str) -> dict:
+    """Return the largest error of the kernel, and of the folded form, against the reference in fp64."""
+    package = importlib.import_module(f"tvr_kernels.{op}")
+    exact = exact_scores(op, shape)
+    text, video, weights = on(device, *sides(op, shape))
+    with torch.no_grad():
+        found = [package.score(text, video, weights, implementation=name).cpu() for name in ("triton", "folded")]
+    error, folded_error = (max_error(scores, exact) for scores in found)
+    return {"check": "score", "op": op, "shape": str(shape), "error": error, "folded_error": folded_error}
+
+
+def low_precision_errors(op: str, shape: Shape, device: str) -> dict:
+    """Return the error of the kernel on bf16 vectors, and of the folded form in plain bf16."""
+    package, module = (importlib.import_module(f"tvr_kernels.{op}{end}") for end in ("", ".triton_impl"))
+    exact = exact_scores(op, shape)
+    text, video, weights = on(device, *sides(op, shape))
+    low = [low_precision(side, module.VECTORS, torch.bfloat16) for side in (text, video)]
+    plain = [low_precision(side, tuple(side), torch.bfloat16) for side in (text, video)]
+    with torch.no_grad():
+        error = max_error(package.score(*low, weights, implementation="triton").cpu(), exact)
+        plain_error = max_error(package.score(*plain, weights, implementation="folded").cpu(), exact)
+    return {"check": "bfloat16", "op": op, "shape": str(shape), "error": error, "plain_error": plain_error}
+
+
+def gradient_error(op: str, shape: Shape, device: str) -> dict:
+    """Return the largest difference of a gradient through the kernel and through the folded form."""
+    package = importlib.import_module(f"tvr_kernels.{op}")
+    found = []
+    for name in ("triton", "folded"):
+        text, video, weights = on(device, *sides(op, shape))
+        leaves = [x.requires_grad_() for x in (*text.values(), *video.values()) if x.is_floating_point()]
+        package.score(text, video, weights, implementation=name).square().sum().backward()
+        found.append([x.grad for x in leaves if x.grad is not None])
+    pairs = list(zip(*found, strict=True))
+    error, largest = max(max_error(a, b) for a, b in pairs), max(float(a.abs().max()) for a, _ in pairs)
+    return {"check": "gradient", "op": op, "shape": str(shape), "error": error, "largest": largest}
+
+
+def exact_scores(op: str, shape: Shape) -> torch.Tensor:
+    with torch.no_grad():
+        return importlib.import_module(f"tvr_kernels.{op}.reference").score(*sides(op, shape, torch.float64))
+
+
+def on(device: str, text: dict, video: dict, weights):
+    """Move a case to a device, its floating tensors between NaNs."""
+    text, video = ({k: place(v.detach(), device) for k, v in side.items()} for side in (text, video))
+    return text, video, move(weights, device)
+
+
+def place(x: torch.Tensor, device: str) -> torch.Tensor:
+    return poisoned(x.to(device)) if x.is_floating_point() else x.to(device)
+
+
+def move(weights, device: str):
+    if isinstance(weights, torch.Tensor):
+        return weights.to(device)
+    if isinstance(weights, tuple):
+        parts = (move(w, device) for w in weights)
+        return type(weights)._make(parts) if hasattr(weights, "_make") else tuple(parts)
+    return weights
+
+
+if __name__ == "__main__":
+    device = "cuda" if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
+    for op in sys.argv[1:]:
+        results = [errors(op, shape, device) for shape in SHAPES]
+        if op in ("text_pooling", "xpool", "gare"):
+            results.append(gradient_error(op, SHAPES[1], device))
+        if device == "cuda":
+            results.append(low_precision_errors(op, PRESETS[0], device))
+        for result in results:
+            print(json.dumps(result), flush=True)
