@@ -50,12 +50,14 @@ def make_video(
     times: Sequence[float] | None = None,
     turned: int = 0,
     audio: bool = False,
+    audio_s: float | None = None,
     pictures: Sequence[np.ndarray] | None = None,
 ) -> Path:
     """Encode frames 0 … frames - 1.
 
     times: seconds of each frame (variable frame rate). turned: store the picture turned clockwise by this many degrees
-    and mark the file so that players turn it back. pictures: what to show instead of barcodes.
+    and mark the file so that players turn it back. pictures: what to show instead of barcodes. audio_s: seconds of
+    sound, default as long as the picture.
     """
     with av.open(str(path), "w", options=muxer or {}) as out:
         stream = out.add_stream(codec, rate=fps, options=_encoder_options(codec, gop, bframes) | (options or {}))
@@ -76,7 +78,7 @@ def make_video(
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
         if sound is not None:
-            _write_sound(out, sound, frames / fps)
+            _write_sound(out, sound, audio_s or frames / fps)
     if turned:
         _mark_turned(path, turned)
     return path

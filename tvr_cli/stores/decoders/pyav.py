@@ -27,6 +27,8 @@ from tvr_cli.stores.decoders.packets import (
 # Codecs in which a frame marked non-reference is never needed by another one. In HEVC the mark is about one temporal
 # layer only, so frames of other layers may need it; VP9 and AV1 decoders ignore the request.
 _SKIPPABLE = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
+# What FFmpeg opens as a video although it is a list of other files, or text.
+_NO_VIDEOS = {"concat": "playlist", "hls": "playlist", "dash": "playlist", "imf": "playlist", "tty": "text file"}
 
 
 class PyavDecoder:
@@ -204,6 +206,8 @@ def _open(path: Path) -> tuple[Any, Any]:
     except av.error.FFmpegError as e:
         raise DecodeError(f"not readable as a video: {_reason(e)}") from e
     try:
+        if container.format.name in _NO_VIDEOS:
+            raise DecodeError(f"a {_NO_VIDEOS[container.format.name]} ({container.format.name}), not a video")
         stream = choose_stream(container)
         context = stream.codec_context
         if context is None:
