@@ -164,8 +164,8 @@ MUTATIONS = [
     Mutation(
         "energies are averaged over frames instead of their largest",
         ENERGY,
-        old='if self.pool == "max":\n            return (energies if real is None else energies.masked_fill(~real, -torch.inf)).amax(-1)',
-        new='if self.pool == "max":\n            return energies.mean(-1)',
+        old='if self.pool == "max":\n            return (',
+        new='if self.pool == "max":\n            return energies.mean(-1)\n            return (',
     ),
     Mutation(
         "the support energy takes the caption",
