@@ -22,7 +22,6 @@ from tvr_cli.backbones.source import Source, known_architecture, resolve
 from tvr_cli.backbones.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.tokenizer import Tokenizer
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import sha256_file
 
 
 class OpenClipBackbone(Backbone):
@@ -43,6 +42,7 @@ class OpenClipBackbone(Backbone):
         provides |= {"temporal_shift"} if shiftable_blocks(visual) is not None else set()
         self.provides = frozenset(provides)
         self._shift = TemporalShift(visual) if temporal_shift else None
+        self._identity: dict[str, Any] | None = None
         self._conv: PixelConv | None = None
         if isinstance(getattr(visual, "conv1", None), nn.Conv2d):
             visual.conv1 = self._conv = PixelConv(visual.conv1, source.mean, source.std)
@@ -95,19 +95,9 @@ class OpenClipBackbone(Backbone):
     # ------------------------------------------------------------------------------------------------------ protocol
 
     def identity(self) -> dict[str, Any]:
-        if not hasattr(self, "_sha256"):
-            file, state = self.source.weights, self.source.state
-            self._sha256 = sha256_file(file) if file is not None else weights_module.state_sha256(state or {})
-        return {
-            "name": self.source.architecture,
-            "weights": self._sha256,
-            "preprocessing": {
-                "size": self.image_size,
-                "mean": list(self.source.mean),
-                "std": list(self.source.std),
-            },
-            "temporal_shift": self._shift is not None,
-        }
+        if self._identity is None:
+            self._identity = self.source.identity(temporal_shift=self._shift is not None)
+        return copy.deepcopy(self._identity)
 
     def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         return self._need_tokenizer().encode(texts, length)
@@ -209,9 +199,9 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         options["vision_cfg"]["timm_model_pretrained"] = False
     if "hf_model_name" in options["text_cfg"]:
         options["text_cfg"]["hf_model_pretrained"] = False
-    if not custom:
-        return CLIP(**options)
-    return (CoCa if "multimodal_cfg" in options else CustomTextCLIP)(**options)
+    kind = CLIP if not custom else CoCa if "multimodal_cfg" in options else CustomTextCLIP
+    with torch.random.fork_rng(devices=[]):  # the random weights are replaced: leave the caller's generator alone
+        return kind(**options)
 
 
 def _fill(model: nn.Module, file: Any, source: Source) -> None:

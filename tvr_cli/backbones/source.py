@@ -18,6 +18,7 @@ from torch import Tensor
 from tvr_cli.backbones import weights as weights_module
 from tvr_cli.backbones.tokenizer import Tokenizer
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, did_you_mean
+from tvr_cli.files import sha256_file
 from tvr_cli.log import logger
 
 DEMO_TINY = "demo-tiny"
@@ -69,6 +70,20 @@ class Source:
         if offline:
             raise self.origin.missing("and --offline forbids to download them")
         return self.origin.download()
+
+    def identity(self, *, temporal_shift: bool) -> dict[str, Any]:
+        """Return what decides the values of the backbone's features; see `Backbone.identity`."""
+        if self.weights is not None:
+            sha256 = sha256_file(self.weights)
+        else:
+            sha256 = weights_module.state_sha256(self.state or {})
+        preprocessing = {"size": self.image_size, "mean": list(self.mean), "std": list(self.std)}
+        return {
+            "name": self.architecture,
+            "weights": sha256,
+            "preprocessing": preprocessing,
+            "temporal_shift": temporal_shift,
+        }
 
     def tokenizer(self, *, offline: bool) -> Tokenizer | None:
         """Return the tokenizer, None for an unknown vocabulary. Raises EnvironmentProblem when it is not there."""

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -169,7 +170,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             state: Any = load_file(path)
         elif is_torchscript(path):
-            state = torch.jit.load(path, map_location="cpu").state_dict()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's files stay what they are
+                state = torch.jit.load(path, map_location="cpu").state_dict()
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -4,8 +4,8 @@
      "start"?: seconds, "end"?: seconds}
 
 `video` names a file by its id (its path below the folder that was extracted), by its path without extension, by its
-bare name or stem where that is unique, or one window of it (`path#t=30,60`). Unknown keys are ignored. Everything is checked
-before any work starts; an error names file and line.
+bare name or stem where that is unique, or one window of it (`path#t=30,60`). Unknown keys are ignored. Everything is
+checked before any work starts; an error names file and line.
 """
 
 from __future__ import annotations

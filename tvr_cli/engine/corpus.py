@@ -19,7 +19,11 @@ from tvr_cli.types import Caption, Manifest
 
 @dataclass(frozen=True)
 class Corpus:
-    """Captions with their clips. aside: captions of videos without a clip. origin: where they came from."""
+    """Captions with their clips. aside: captions of videos without a clip. origin: where they came from.
+
+    `about` is what evaluation tells the reader: name and variant of the data set, its annotation files and notes, the
+    official number of videos of each split (`expected`), and the ids of those without frames (`missing`).
+    """
 
     captions: list[Resolved] = field(default_factory=list)
     aside: list[Caption] = field(default_factory=list)
@@ -27,7 +31,10 @@ class Corpus:
 
     def about(self, frames: FrameStore) -> dict[str, Any]:
         """Return what a feature store's state says of its corpus."""
-        return {**self.origin, "set_aside": len(self.aside), "frames_content": frames.content_hash()}
+        missing: dict[str, list[str]] = {}
+        for split, video in sorted({(c.split or jsonl.split_of(c.video), c.video) for c in self.aside}):
+            missing.setdefault(split, []).append(video)
+        return {**self.origin, "missing": missing, "frames_content": frames.content_hash()}
 
 
 def read_corpus(captions: Path | Manifest | None, frames: FrameStore, last: FeatureStore | None) -> Corpus:
@@ -65,9 +72,11 @@ def _origin(manifest: Manifest) -> dict[str, Any]:
     place = manifest.annotations[0] if manifest.name == "jsonl" else manifest.root
     return {
         "data": f"{manifest.name}:{place.resolve()}{variant}",
-        "expected": dict(manifest.expected),
-        "missing": len(manifest.missing),
+        "name": manifest.name,
+        "variant": manifest.variant,
+        "annotations": [str(path) for path in manifest.annotations],
         "notes": list(manifest.notes),
+        "expected": dict(manifest.expected),
     }
 
 

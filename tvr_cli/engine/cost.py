@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tvr_cli.backbones.clip_text import TextSide
@@ -17,16 +18,19 @@ _PROBE = 768  # side of the matrices that are multiplied to measure the machine
 _EFFICIENCY = 0.7
 
 
-def tower_flops(source: Source, words: int) -> tuple[int, int]:
-    """Return the floating-point operations of (one frame, one caption of `words` slots); no weights are needed."""
+def skeleton(source: Source) -> nn.Module:
+    """Build a backbone without weights; on the device `meta`, which computes shapes only, where its towers allow."""
     try:
         with torch.device("meta"):
-            model = build(source.model)
-        device = "meta"
+            return build(source.model)
     except (RuntimeError, NotImplementedError):  # towers that compute with tensors while they are built
-        model, device = build(source.model), "cpu"
+        return build(source.model)
+
+
+def tower_flops(model: nn.Module, source: Source, words: int) -> tuple[int, int]:
+    """Return the floating-point operations of (one frame, one caption of `words` slots) of a skeleton."""
     model.eval()
-    text = TextSide(model)
+    device, text = next(model.parameters()).device, TextSide(model)
     pixels = torch.zeros(1, 3, source.image_size, source.image_size, device=device)
     ids = torch.zeros(1, words, dtype=torch.int64, device=device)
     return _count(lambda: model.visual(pixels)), _count(lambda: text.encode(ids))  # type: ignore[operator]

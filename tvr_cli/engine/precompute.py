@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,51 +20,29 @@ from tvr_cli import __version__, files
 from tvr_cli.backbones import base as backbones
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.source import DEMO_TINY, Source, resolve
-from tvr_cli.engine import cost, word_importance
+from tvr_cli.backbones.temporal_shift import TemporalShift
+from tvr_cli.engine import cost
 from tvr_cli.engine.corpus import Corpus, read_corpus
 from tvr_cli.engine.encoding import encode_batch, encode_captions
+from tvr_cli.engine.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
 from tvr_cli.engine.frame_batches import frame_batches
 from tvr_cli.engine.score import pick_device
-from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.stores import features
 from tvr_cli.stores.feature_shards import read_lines
 from tvr_cli.stores.feature_writer import FeatureWriter, header_of
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord, FrameStore
-from tvr_cli.types import Manifest, VideoFeatures, WordPlan, caption_key
+from tvr_cli.types import Manifest, VideoFeatures, caption_key
 
 __all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "repair"]
 
 DEFAULT_BACKBONE = "clip-vit-b32"
-DEFAULT_WORDS = 32
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # A shard is the unit of resuming: what may be lost when a run is stopped.
 _SHARD_BYTES = 64_000_000
 _SHARD_CLIPS, _SHARD_CAPTIONS = 128, 2048
 _FRAMES_A_BATCH = {"cpu": 48, "cuda": 384}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrecomputeOptions:
-    """How to compute features.
-
-    dtype: how they are stored. shape: `fixed` keeps missing frames and pad tokens, `ragged` the real ones. words: shape
-    of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. precision:
-    arithmetic of the towers. batch: frames a forward pass, None = by device.
-    """
-
-    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
-    shape: Literal["fixed", "ragged"] = "fixed"
-    words: Literal["fixed", "ragged"] | None = None
-    max_words: int | None = None
-    temporal_shift: bool = False
-    word_importance: str = "none"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    batch: int | None = None
-    device: str = "auto"
-    offline: bool = False
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ class PrecomputeReport:
     size_bytes: int
     seconds: float
     dry_run: bool = False
-    counts: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `tvr precompute-features --json` prints."""
@@ -105,7 +83,7 @@ class PrecomputeReport:
             },
             "bytes": self.size_bytes,
             "seconds": self.seconds,
-            **self.counts,
+            **self.more,
         }
 
 
@@ -131,7 +109,7 @@ def precompute(
         )
     corpus = read_corpus(captions, frames, FeatureStore.newest(workspace))
     source = resolve(choose_backbone(backbone, workspace))
-    plan = _Plan.make(source, frames, options)
+    plan = FeaturePlan.make(source, frames, options)
     if source.name == DEMO_TINY:
         _warn_of_real_videos(frames.records)
     if options.dry_run:
@@ -155,7 +133,7 @@ def precompute(
     )
     with files.lock(folder), torch.inference_mode():
         writer = FeatureWriter(folder, header)
-        new_clips = _new_clips(frames.records, writer)
+        new_clips = _new_clips(frames.records, writer.keys("video"))
         new_texts = _new_texts(corpus, writer)
         _encode_clips(writer, model, frames, new_clips, plan, options)
         truncated = _encode_texts(writer, model, new_texts, plan, options)
@@ -227,57 +205,6 @@ def repair(workspace: Path, shard: str, options: PrecomputeOptions) -> Precomput
     return precompute(workspace, header["backbone"], None, again)
 
 
-# -------------------------------------------------------------------------------------------------------------- plans
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The plans of a store, checked against backbone and frames. slots: F, None where frames are ragged."""
-
-    shape: str
-    slots: int | None
-    words: WordPlan
-    importance: str
-
-    @staticmethod
-    def make(source: Source, frames: FrameStore, options: PrecomputeOptions) -> _Plan:
-        size, needed = frames.plan.size, source.image_size
-        again = f"tvr extract-frames VIDEOS --size {needed} --overwrite -o {frames.root.parent}"
-        if size < needed:
-            raise DataError(
-                f"the frames in {str(frames.root)!r} are {size} px, but the backbone {source.name} takes {needed} px; "
-                f"run: {again}"
-            )
-        if options.shape == "fixed" and frames.plan.slots is None:
-            raise ConfigError(
-                "--shape fixed needs a largest number of frames a clip, and these frames have none; use --shape "
-                f"ragged, or extract with --max-frames: tvr extract-frames VIDEOS --fps {frames.plan.fps} --max-frames 12"
-            )
-        if options.temporal_shift and options.shape != "fixed":
-            raise ConfigError("--temporal-shift mixes the frames of whole clips; it needs --shape fixed")
-        length = options.max_words or min(DEFAULT_WORDS, source.context_length)
-        if not 3 <= length <= source.context_length:
-            raise ConfigError(
-                f"--max-words: expected 3 to {source.context_length}, the context of {source.name}, found {length}"
-            )
-        words = WordPlan(options.words or options.shape, length)
-        slots = frames.plan.slots if options.shape == "fixed" else None
-        return _Plan(options.shape, slots, words, word_importance.rule_identity(options.word_importance))
-
-    @property
-    def extra(self) -> set[str]:
-        return set() if self.importance == "none" else {"importance"}
-
-    def identity(self, backbone: dict[str, Any], frames: FrameStore) -> dict[str, Any]:
-        return {
-            "backbone": backbone,
-            "frames": dict(frames.identity),
-            "shape": self.shape,
-            "words": {"shape": self.words.shape, "length": self.words.length},
-            "importance": self.importance,
-        }
-
-
 # ----------------------------------------------------------------------------------------------------------- encoding
 
 
@@ -286,7 +213,7 @@ def _encode_clips(
     model: Backbone,
     frames: FrameStore,
     records: Sequence[ClipRecord],
-    plan: _Plan,
+    plan: FeaturePlan,
     options: PrecomputeOptions,
 ) -> None:
     width = plan.slots or max((r.n_frames for r in records), default=1)
@@ -306,7 +233,7 @@ def _encode_clips(
 
 
 def _encode_texts(
-    writer: FeatureWriter, model: Backbone, texts: dict[str, str], plan: _Plan, options: PrecomputeOptions
+    writer: FeatureWriter, model: Backbone, texts: dict[str, str], plan: FeaturePlan, options: PrecomputeOptions
 ) -> int:
     """Encode captions by row key; returns how many of them were longer than the plan."""
     itemsize = DTYPES[options.dtype].itemsize
@@ -351,9 +278,8 @@ def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
     )
 
 
-def _new_clips(records: Sequence[ClipRecord], writer: FeatureWriter) -> list[ClipRecord]:
-    """Return one clip of each content that the store lacks."""
-    there = writer.keys("video")
+def _new_clips(records: Sequence[ClipRecord], there: set[str]) -> list[ClipRecord]:
+    """Return one clip of each content that is not `there`."""
     new = {clip_row_key(r.key, r.n_frames): r for r in reversed(records)}
     return [r for key, r in reversed(new.items()) if key not in there]
 
@@ -413,21 +339,25 @@ def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
 
 
 def _dry_run(
-    workspace: Path, source: Source, frames: FrameStore, corpus: Corpus, plan: _Plan, options: PrecomputeOptions
+    workspace: Path, source: Source, frames: FrameStore, corpus: Corpus, plan: FeaturePlan, options: PrecomputeOptions
 ) -> PrecomputeReport:
     """Say what would be encoded, its bytes and about how long it would take; weights need not be here."""
     folder, records, texts = workspace / "features", list(frames.records), _unique_texts(corpus)
+    skeleton: Any = cost.skeleton(source)
+    if options.temporal_shift:
+        TemporalShift(skeleton.visual)  # refuses a tower that cannot shift
+    fingerprint = None
     if source.weights is not None:
-        model = backbones.load(source.name, offline=True, temporal_shift=options.temporal_shift)
-        folder = folder / features.fingerprint_of(plan.identity(model.identity(), frames))
-        lines = read_lines(folder) if folder.is_dir() else []
-        there = {key for line in lines for key in line.keys}
-        records = [r for r in records if clip_row_key(r.key, r.n_frames) not in there]
+        identity = source.identity(temporal_shift=options.temporal_shift)
+        fingerprint = features.fingerprint_of(plan.identity(identity, frames))
+        folder = folder / fingerprint
+        there = {key for line in read_lines(folder) for key in line.keys}
+        records = _new_clips(records, there)
         texts = {key: text for key, text in texts.items() if key not in there}
     itemsize = DTYPES[options.dtype].itemsize
     slots = sum(plan.slots or r.n_frames for r in records)
     tokens = len(texts) * (plan.words.length + 1)
-    per_frame, per_caption = cost.tower_flops(source, plan.words.length)
+    per_frame, per_caption = cost.tower_flops(skeleton, source, plan.words.length)
     flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
     device = pick_device(options.device)
     return PrecomputeReport(
@@ -445,7 +375,8 @@ def _dry_run(
         size_bytes=(slots + tokens) * source.dim * itemsize,
         seconds=cost.seconds(flops, device, DTYPES[options.precision]) if flops else 0.0,
         dry_run=True,
-        counts={
+        more={
+            "fingerprint": fingerprint,
             "sizes": {"frames": slots, "tokens": tokens, "dim": source.dim, "bytes_a_value": itemsize},
             "weights": str(source.weights) if source.weights is not None else None,
         },
