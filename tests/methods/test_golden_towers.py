@@ -21,7 +21,7 @@ def _ids(golden: GoldenFile, name: str) -> Tensor:
     return golden[name].long().flatten(0, -2)
 
 
-@pytest.mark.parametrize(("path", "dtype"), params("gare", needs="feat.cls"))
+@pytest.mark.parametrize(("path", "dtype"), params("gare", needs="param.clip.visual."))
 def test_golden_gare_towers(path: Path, dtype: torch.dtype) -> None:
     golden = load(path, dtype)
     close = Closeness("gare", dtype, reference="fp32")
@@ -36,7 +36,7 @@ def test_golden_gare_towers(path: Path, dtype: torch.dtype) -> None:
     close.value("feat.frames_raw", frames, golden["feat.frames_raw"])
 
 
-@pytest.mark.parametrize(("path", "dtype"), params("eaglenet", needs="clip_param/"))
+@pytest.mark.parametrize(("path", "dtype"), params("eaglenet", needs="clip_param/visual."))
 def test_golden_eaglenet_towers(path: Path, dtype: torch.dtype) -> None:
     golden = load(path, dtype)
     close = Closeness("eaglenet", dtype)

@@ -22,10 +22,11 @@ from tvr_kernels import dmae as kernel
 from tvr_cli.errors import DataError
 from tvr_cli.methods import base
 from tvr_cli.methods._dmae_tpm import Eraser, PartialMargin, Tokens, TokenWeights
-from tvr_cli.methods.base import setting, unit
+from tvr_cli.methods.base import full_precision, setting, unit
 from tvr_cli.nn.losses import info_nce
 from tvr_cli.nn.negnce import neg_nce
 from tvr_cli.nn.temporal import TemporalTransformer, contextualize_frames, frame_positions, start_from_text_tower
+from tvr_cli.nn.words import real_words
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 README = "authors' README recipe"
@@ -122,11 +123,11 @@ class Method(base.Method):
     # ------------------------------------------------------------------------------------------------------- scoring
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        return Encoding(text.key, self.text_side(unit(_full(text.pooled)), *self._word_features(text)))
+        return Encoding(text.key, self.text_side(unit(full_precision(text.pooled)), *self._word_features(text)))
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         mask = video.mask()
-        return Encoding(video.key, {**self.video_side(_full(video.frames), mask), "mask": mask})
+        return Encoding(video.key, {**self.video_side(full_precision(video.frames), mask), "mask": mask})
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
         return kernel.score(text.tensors, video.tensors, self._options)
@@ -152,8 +153,8 @@ class Method(base.Method):
         """Draws nothing: the method has no dropout and no noise."""
         words, importance = self._word_features(batch.text)
         positives = None if batch.video_id is None else batch.positives()
-        frames, mask = _full(batch.video.frames), batch.video.mask()
-        return self.objective(unit(_full(batch.text.pooled)), words, importance, frames, mask, positives)
+        frames, mask = full_precision(batch.video.frames), batch.video.mask()
+        return self.objective(unit(full_precision(batch.text.pooled)), words, importance, frames, mask, positives)
 
     def objective(
         self,
@@ -248,9 +249,8 @@ class Method(base.Method):
         if text.tokens is None:
             return text.pooled.new_zeros(len(text), 0, text.pooled.shape[1]), text.n_tokens.new_zeros(len(text), 0)
         if self.config.word_importance and text.importance is not None:
-            return _full(text.tokens), text.importance
-        real = torch.arange(text.tokens.shape[1], device=text.tokens.device) < text.n_tokens[:, None]
-        return _full(text.tokens), real.long()
+            return full_precision(text.tokens), text.importance
+        return full_precision(text.tokens), real_words(text).long()
 
     @property
     def _words(self) -> bool:
@@ -290,7 +290,3 @@ def _unit_or_zero(x: Tensor) -> Tensor:
     """Divide by the length; the zero rows of a ragged store stay zero."""
     length = x.norm(dim=-1, keepdim=True)
     return x / length.masked_fill(length == 0, 1)
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x

@@ -22,7 +22,7 @@ from tvr_kernels.gare.increments import increments as make_increments
 from tvr_cli.errors import DataError
 from tvr_cli.methods import _gare_regularisers as regularisers
 from tvr_cli.methods import base
-from tvr_cli.methods.base import masked_mean, setting, unit
+from tvr_cli.methods.base import full_precision, masked_mean, setting, unit
 from tvr_cli.nn.losses import info_nce
 from tvr_cli.nn.temporal import TemporalTransformer, contextualize_frames, frame_positions, start_from_text_tower
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
@@ -106,11 +106,11 @@ class Method(base.Method):
     # ------------------------------------------------------------------------------------------------------- scoring
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        return Encoding(text.key, kernel.text_side(_full(text.pooled), self.weights()))
+        return Encoding(text.key, kernel.text_side(full_precision(text.pooled), self.weights()))
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         mask = video.mask()
-        frames = self.contextualize(_full(video.frames), mask)
+        frames = self.contextualize(full_precision(video.frames), mask)
         return Encoding(video.key, kernel.video_side(frames, mask, self.weights(), attend=self._attend(mask)))
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
@@ -137,9 +137,9 @@ class Method(base.Method):
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         mask = batch.video.mask()
-        frames = self.contextualize(_full(batch.video.frames), mask)
+        frames = self.contextualize(full_precision(batch.video.frames), mask)
         positives = None if batch.video_id is None else batch.positives()
-        return self.objective(_full(batch.text.pooled), frames, mask, draws, positives)
+        return self.objective(full_precision(batch.text.pooled), frames, mask, draws, positives)
 
     def objective(
         self, text: Tensor, frames: Tensor, mask: Tensor, draws: Draws, positives: Tensor | None = None
@@ -272,8 +272,3 @@ class _CrossAttention(nn.Module):
 
 def _pair(module: nn.Linear | nn.LayerNorm) -> tuple[Tensor, Tensor]:
     return module.weight, module.bias
-
-
-def _full(x: Tensor) -> Tensor:
-    """Cast half precision to fp32, as the authors do behind CLIP; fp32 and fp64 stay."""
-    return x.float() if x.dtype.itemsize < 4 else x
