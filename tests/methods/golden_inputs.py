@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from golden import Closeness, GoldenFile, RecordedDraws
 
-from tvr_cli.backbones.openclip import OpenClipBackbone
 from tvr_cli.methods.base import Method
 from tvr_cli.types import Batch, TextFeatures, VideoFeatures
 
@@ -47,6 +46,8 @@ def features(golden: GoldenFile, case: str, leaves: dict[str, torch.Tensor]) -> 
 
 def check_end_to_end(golden: GoldenFile, method: Method, close: Closeness) -> None:
     """From token ids and pixels through CLIP to the loss and CLIP's gradients."""
+    from tvr_cli.backbones.openclip import OpenClipBackbone  # slow to import, and compact files do without
+
     clip = {k: v for k, v in golden.under("param.").items() if k.startswith("clip.")}
     backbone = OpenClipBackbone.from_state_dict(clip, name="golden").to(golden.dtype)
     ids, pixels = golden["e2e.in.input_ids"].flatten(0, 1), golden["e2e.in.video"].flatten(3, 4).flatten(1, 2)

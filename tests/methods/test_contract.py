@@ -1,6 +1,7 @@
-"""What every method must hold, whatever it computes: run for each name in `methods.base.names()`, no edit for a new one.
+"""What every method must hold, whatever it computes: run for each name in `methods.base.names()`.
 
-Sizes are small, features synthetic with CLIP's lengths; captions and clips are padded. Exactness is checked in float64.
+A new method needs no edit here. Sizes are small, features synthetic, captions and clips padded. Exactness is checked in
+float64.
 """
 
 from __future__ import annotations
