@@ -1,0 +1,279 @@
+"""The commands chained as a user chains them, on a small toy world: streams, JSON, exit codes, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from typer.testing import CliRunner, Result
+
+from tvr_cli.cli import app
+from tvr_cli.data.demo_world.corpus import WorldPlan, make
+from tvr_cli.files import lock, read_json, write_json
+
+PLAN = WorldPlan(train=8, val=4, test=8, captions=2)
+
+
+def tvr(*args: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args], input=stdin)
+
+
+def ok(*args: object, stdin: str | None = None) -> dict:
+    result = tvr(*args, "--json", stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    make(folder, PLAN)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with frames and features."""
+    out = tmp_path_factory.mktemp("made") / "out"
+    extracted = ok("extract-frames", world, "-o", out, "--size", 64, "--workers", 1)
+    assert extracted["schema"] == "tvr/extract-frames@1"
+    assert (extracted["videos"], extracted["ok"], extracted["kept"], extracted["failed"]) == (20, 20, 0, 0)
+    ok("precompute-features", "-o", out, "--backbone", "demo-tiny")
+    return out
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    """A copy of that workspace that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def test_evaluate_prints_the_documented_json_and_keeps_it(out):
+    result = ok("evaluate", "--method", "mean", "-o", out)
+    assert result["schema"] == "tvr/evaluate@1" and result["method"] == "mean" and result["split"] == "test"
+    assert result["captions"] == result["videos"] == 8
+    assert result["gallery"] == {"expected": 8, "scored": 8, "missing": [], "zero_filled": 0}
+    for side in ("t2v", "v2t"):
+        assert {"R@1", "R@5", "R@10", "R@50", "MdR", "MnR"} <= set(result[side])
+    six = [result[side][k] for side in ("t2v", "v2t") for k in ("R@1", "R@5", "R@10")]
+    assert result["rsum"] == pytest.approx(sum(six))
+    assert read_json(out / "runs" / "mean" / "results" / "test.json")["t2v"] == result["t2v"]
+    assert len(load_file(out / "runs" / "mean" / "results" / "test.ranks.safetensors")["t2v.better"]) == 8
+
+
+def test_evaluate_for_people_names_protocol_and_completeness(out):
+    result = tvr("evaluate", "--method", "mean", "-o", out, "--post", "dsl", "--post", "qbnorm")
+    assert result.exit_code == 0, result.stderr
+    for words in ("8/8 videos, 0 zero-filled", "video to text (max)", "t2v + dsl", "uses all test queries"):
+        assert words in result.stdout, result.stdout
+    assert "query bank of training captions only" in result.stdout
+
+
+@pytest.mark.parametrize("budget", ["1kB", "20kB", "1GB"])
+def test_the_budget_and_streaming_change_no_result(out, budget):
+    whole = ok("evaluate", "--method", "text_guided", "-o", out, "--no-stream")
+    for flag in ("--stream", "--no-stream"):
+        again = ok("evaluate", "--method", "text_guided", "-o", out, "--memory-budget", budget, flag)
+        assert again["t2v"] == whole["t2v"] and again["v2t"] == whole["v2t"]
+
+
+def test_saved_scores_are_refereed_to_the_same_result(out, tmp_path):
+    direct = ok("evaluate", "--method", "mean", "-o", out, "--save-scores", tmp_path / "s.safetensors")
+    judged = ok("evaluate", "--scores", tmp_path / "s.safetensors")
+    assert judged["t2v"] == direct["t2v"] and judged["v2t"] == direct["v2t"]
+
+
+def test_an_incomplete_gallery_is_refused_unless_said(out):
+    store = next((out / "features").iterdir())
+    state = read_json(store / "state.json")
+    state["corpus"]["expected"] = {"test": 9}
+    write_json(store / "state.json", state)
+    refused = tvr("evaluate", "--method", "mean", "-o", out)
+    assert refused.exit_code == 3 and "8 of 9 videos" in refused.stderr
+    allowed = ok("evaluate", "--method", "mean", "-o", out, "--allow-missing")
+    assert allowed["gallery"]["expected"] == 9 and allowed["gallery"]["scored"] == 8
+
+
+def test_a_protocol_card_is_printed(out):
+    result = tvr("evaluate", "--method", "mean", "-o", out, "--protocol-card")
+    assert result.exit_code == 0 and "tie rule" in result.stdout and "8/8 videos" in result.stdout
+
+
+def test_query_answers_without_training_and_its_spans_lie_in_the_video(out):
+    caption = json.loads((Path(next(iter_captions(out))).read_text()).splitlines()[-1])
+    answer = ok("query", caption["caption"], "--index", out, "-k", 3)
+    assert answer["schema"] == "tvr/query@1"
+    (result,) = answer["results"]
+    assert result["query"] == caption["caption"] and len(result["hits"]) == 3
+    for rank, hit in enumerate(result["hits"], start=1):
+        assert hit["rank"] == rank and Path(hit["path"]).is_file() and hit["path"].endswith(hit["video_id"])
+        assert 0 <= hit["start"] < hit["end"] <= 4.2
+
+
+def iter_captions(out: Path):
+    store = next((out / "features").iterdir())
+    yield read_json(store / "state.json")["corpus"]["captions"]
+
+
+def test_query_prints_bare_paths_and_reads_stdin(out):
+    lines = tvr("query", "a red star", "--index", out, "--paths", "-k", 2).stdout.splitlines()
+    assert len(lines) == 2 and all(Path(line).is_file() for line in lines)
+    zero = tvr("query", "a red star", "--index", out, "--paths", "-0", "-k", 2).stdout
+    assert zero.split("\0")[:2] == lines
+    several = ok("query", "-", "--index", out, stdin="a red star\n\na blue box\n")
+    assert [r["query"] for r in several["results"]] == ["a red star", "a blue box"]
+
+
+def test_query_says_when_nothing_is_confident(out):
+    result = tvr("query", "a red star", "--index", out, "--min-score", "2")
+    assert result.exit_code == 0 and "no confident match" in result.stdout
+    assert tvr("query", " ", "--index", out).exit_code == 2
+
+
+def test_query_makes_what_is_missing_and_sees_new_videos(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    files = sorted(world.rglob("*.mp4"))[:3]
+    names = [f.name for f in files]
+    for file in files[:2]:
+        shutil.copy(file, videos)
+    out = tmp_path / "out"
+    assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
+    first = tvr("query", "a star", "--index", out, "--json")
+    assert "no features yet; computing features first" in first.stderr
+    assert len(json.loads(first.stdout)["results"][0]["hits"]) == 2
+    shutil.copy(files[2], videos)
+    (videos / names[0]).unlink()
+    assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
+    second = tvr("query", "a star", "--index", out, "--json")
+    assert "the frames have changed" in second.stderr and "the index is out of date" in second.stderr
+    assert {h["video_id"] for h in json.loads(second.stdout)["results"][0]["hits"]} == set(names[1:])
+
+
+def test_an_index_of_another_method_is_refused_when_a_flag_names_it(out):
+    assert ok("index", "-o", out, "--method", "mean")["built"]
+    assert not ok("index", "-o", out, "--method", "mean")["built"]
+    refused = tvr("query", "a star", "--index", out, "--method", "text_guided")
+    assert refused.exit_code == 3 and "method" in refused.stderr and "tvr index" in refused.stderr
+    other = tvr("query", "a star", "--index", out, "--backbone", "clip-vit-b32")
+    assert other.exit_code == 3 and "backbone" in other.stderr
+
+
+def test_index_dry_run_writes_nothing(out):
+    report = ok("index", "-o", out, "--dry-run")
+    assert report["clips"] == 20 and not (out / "index").exists()
+
+
+def test_a_flipped_bit_in_a_feature_shard_names_the_shard_and_its_repair(out):
+    shard = next((out / "features").glob("*/video-*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1
+    shard.write_bytes(data)
+    result = tvr("evaluate", "--method", "mean", "-o", out)
+    assert result.exit_code == 3 and shard.name in result.stderr and "tvr precompute-features" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("evaluate", "nothing"), 3, "expected a run 'nothing'"),
+        (("evaluate", "--method", "meen"), 2, "did you mean mean?"),
+        (("evaluate", "--method", "glccl"), 2, "tvr train --method glccl"),
+        (("evaluate", "--method", "mean", "--split", "tset"), 2, "did you mean test?"),
+        (("evaluate", "--method", "mean", "--v2t-protocol", "maks"), 2, "did you mean max?"),
+        (("evaluate", "--method", "mean", "--post", "dls"), 2, "did you mean dsl?"),
+        (("evaluate", "--method", "mean", "--memory-budget", "much"), 2, "512MB"),
+        (("evaluate", "--method", "mean", "--device", "tpu9"), 4, "--device cpu"),
+        (("evaluate", "run", "--method", "mean"), 2, "not both"),
+        (("evaluate",), 3, "tvr evaluate --method text_guided"),
+        (("query", "a star", "--run", "nothing"), 3, "expected a run"),
+    ],
+)
+def test_refusals_are_sentences(made, args, code, words):
+    result = tvr(*args, "--index" if args[0] == "query" else "-o", made)
+    assert result.exit_code == code and words in result.stderr, (result.exit_code, result.stderr)
+    assert "Traceback" not in result.stderr
+
+
+def test_an_empty_workspace_says_where_to_start(tmp_path):
+    for command, flag in (
+        (("query", "a star"), "--index"),
+        (("evaluate", "--method", "mean"), "-o"),
+        (("info",), None),
+    ):
+        where = [flag, tmp_path] if flag else [tmp_path]
+        result = tvr(*command, *where)
+        assert result.exit_code == 3 and "tvr " in result.stderr, result.stderr
+
+
+def test_a_second_writer_stops_with_4(out, monkeypatch):
+    code = (
+        "import sys; from pathlib import Path; from tvr_cli.files import lock\n"
+        "with lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        monkeypatch.setattr("tvr_cli.engine.index.lock", lambda folder: lock(folder, wait_s=0.2))
+        result = tvr("index", "-o", out)
+        assert result.exit_code == 4 and "another tvr process" in result.stderr
+    finally:
+        holder.communicate("")
+    assert ok("index", "-o", out)["built"]
+
+
+def test_info_describes_every_part(out):
+    ok("index", "-o", out)
+    kinds = [part["kind"] for part in ok("info", out)["parts"]]
+    assert kinds == ["frames", "features", "index"]
+    assert tvr("info", out).exit_code == 0
+    assert ok("info", out / "frames")["clips"] == 20
+
+
+def test_doctor_speaks_of_this_machine_and_of_videos(world, tmp_path):
+    found = ok("doctor", "-o", tmp_path)
+    assert found["schema"] == "tvr/doctor@1"
+    names = {c["name"]: c for c in found["checks"]}
+    assert names["torch"]["ok"] and names["decoder pyav"]["ok"] and names["workspace"]["ok"]
+    assert names["weights demo-tiny"]["ok"] and set(names["torch"]) == {"name", "ok", "detail", "fix"}
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(next(world.rglob("*.mp4")), folder / "good.mp4")
+    (folder / "bad.mp4").write_bytes(b"no video at all" * 50)
+    checks = ok("doctor", folder, "--deep")["checks"]
+    assert [(c["name"], c["ok"]) for c in checks] == [("bad.mp4", False), ("good.mp4", True)]
+    assert tvr("doctor", tmp_path / "nowhere").exit_code == 3
+
+
+def test_methods_are_listed_with_needs_and_sources(made):
+    listed = ok("methods")["methods"]
+    assert {"mean", "text_guided", "glccl"} <= {m["name"] for m in listed}
+    shown = tvr("methods", "show", "glccl")
+    assert shown.exit_code == 0 and "temperature" in shown.stdout and "authors-code" in shown.stdout
+    assert "@" in tvr("methods", "--cite").stdout
+    assert tvr("methods", "list").exit_code == 2 and tvr("methods", "show").exit_code == 2
+
+
+def test_scores_of_another_tool_need_no_torch(tmp_path):
+    np.savez(tmp_path / "s.npz", scores=np.eye(4, dtype=np.float32), video_of_caption=np.arange(4))
+    code = (
+        "import sys; from typer.testing import CliRunner; from tvr_cli.cli import app;"
+        f"r = CliRunner().invoke(app, ['evaluate', '--scores', {str(tmp_path / 's.npz')!r}, '--json']);"
+        "assert r.exit_code == 0, r.output; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version_names_the_parts():
+    shown = tvr("--version").stdout
+    for part in ("tvr", "torch", "pyav", "decord", "open_clip"):
+        assert part in shown
