@@ -19,7 +19,7 @@ def check_slots(method: str, text: TextFeatures, slots: int) -> Tensor:
     if text.tokens.shape[1] != slots:
         raise DataError(
             f"{method} was made for {slots} token slots a caption, but the text features have {text.tokens.shape[1]}; "
-            f"run tvr precompute-features --set words.length={slots}"
+            f"run tvr precompute-features --word-shape fixed --max-words {slots}"
         )
     return text.tokens
 
