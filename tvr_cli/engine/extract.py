@@ -20,7 +20,7 @@ from tvr_cli.engine.discover import Selection, Video, discover, in_shard
 from tvr_cli.engine.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.stores import frames
-from tvr_cli.stores.decode import DecoderName, decoder_versions
+from tvr_cli.stores.decode import DecoderName, check_decoder, decoder_versions
 from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
 from tvr_cli.stores.frame_plan import Span, parse_segment
 from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity
@@ -149,6 +149,7 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> tuple
         raise ConfigError(f"--shard: expected i/n with 1 <= i <= n, found {part}/{of}")
     if options.overwrite and of > 1:
         raise ConfigError("--overwrite with --shard would delete what the other parts wrote; delete the store first")
+    check_decoder(options.decoder)
     selection = discover(
         sources,
         include=options.include,

@@ -80,6 +80,13 @@ def open_video(path: Path, decoder: DecoderName = "auto", *, beat: Beat = lambda
     return PyavDecoder(path, beat)
 
 
+def check_decoder(name: str) -> None:
+    """Raise ConfigError when there is no decoder of this name."""
+    known = get_args(DecoderName)
+    if name not in known:
+        raise ConfigError(f"unknown decoder {name!r}; expected auto, pyav or decord{did_you_mean(name, known)}")
+
+
 def decoder_versions() -> dict[str, str]:
     """Return the version of each decoder that is installed, without importing it."""
     from importlib import metadata

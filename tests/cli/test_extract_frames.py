@@ -1,0 +1,460 @@
+"""`tvr extract-frames` as people use it: first run, second run, bad files, changed files, interruption, repair."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import videos
+from typer.testing import CliRunner
+from videos import read_barcode
+
+from tvr_cli import files
+from tvr_cli.cli import app
+from tvr_cli.stores.frames import FrameStore, decode_jpeg
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "videos"
+SMALL = ["--size", "48", "--num-frames", "4", "--workers", "1"]
+
+
+def run(*arguments: str | Path, code: int = 0, plan: list[str] = SMALL) -> Any:
+    """Run `tvr extract-frames` in process and check its exit code."""
+    result = CliRunner().invoke(app, ["extract-frames", *map(str, arguments), *plan])
+    assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
+    return result
+
+
+def report(*arguments: str | Path, code: int = 0, plan: list[str] = SMALL) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(*arguments, "--json", code=code, plan=plan).stdout)
+    return found
+
+
+def shown(store: FrameStore, clip_id: str) -> list[int]:
+    return [read_barcode(decode_jpeg(data)) for data in next(store.read([clip_id])).jpegs]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips of 20, 30 and 40 frames in a tree."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "cats").mkdir()
+    videos.make_video(folder / "a.mp4", 20)
+    videos.make_video(folder / "b.webm", 30, codec="libvpx")
+    videos.make_video(folder / "cats" / "a.mkv", 40)
+    return folder
+
+
+@pytest.fixture
+def clips(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "videos"))
+
+
+# ---------------------------------------------------------------------------------------------------------- first run
+
+
+def test_a_folder_becomes_a_store(clips: Path, tmp_path: Path) -> None:
+    (clips / "captions.jsonl").write_text('{"video": "a.mp4", "caption": "bars"}\n')
+    (clips / "notes.txt").write_text("not a video")
+    (clips / ".hidden.mp4").write_text("not looked at")
+    out = tmp_path / "out"
+    result = run(clips, "-o", out)
+    assert "3 videos: 3 ok, 0 kept, 0 failed\n" in result.stderr
+    assert f'next: tvr query "a dog surfing" --index {out}' in result.stderr
+    assert result.stdout.startswith("3 clips, 12 frames, ")
+
+    store = FrameStore.open(out / "frames")
+    assert [r.id for r in store.records] == ["a.mp4", "b.webm", "cats/a.mkv"]
+    assert shown(store, "a.mp4") == [2, 7, 12, 17]
+    assert shown(store, "cats/a.mkv") == [5, 15, 25, 35]
+    assert store.captions_beside == clips / "captions.jsonl"
+    record = store.records[0]
+    assert (record.path, record.width, record.height) == (str(clips / "a.mp4"), 160, 120)
+    assert record.source_sha256 == files.sha256_file(clips / "a.mp4")
+    assert record.span == (0.0, pytest.approx(20 / 30, abs=0.01)) and record.start is None
+    assert decode_jpeg(next(store.read(["a.mp4"])).jpegs[0]).shape == (48, 48, 3)
+
+
+def test_json_has_the_published_keys(clips: Path, tmp_path: Path) -> None:
+    (clips / "empty.mp4").touch()
+    found = report(clips, "-o", tmp_path / "out", code=5)
+    assert found["schema"] == "tvr/extract-frames@1"
+    assert {k: found[k] for k in ("videos", "ok", "kept", "failed", "frames")} == {
+        "videos": 4, "ok": 3, "kept": 0, "failed": 1, "frames": 12,
+    }  # fmt: skip
+    assert found["failures"] == [{"video": "empty.mp4", "reason": "the file is empty (0 bytes)"}]
+    assert isinstance(found["seconds"], float)
+
+
+def test_a_dry_run_counts_and_writes_nothing(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = report(clips, "-o", out, "--dry-run")
+    assert (found["videos"], found["todo"], found["kept"], found["dry_run"]) == (3, 3, 0, True)
+    assert found["frames"] == 12 and 3000 < found["bytes"] < 100_000 and found["seconds"] > 0
+    assert found["first"] == ["a.mp4", "b.webm", "cats/a.mkv"]
+    assert not out.exists()
+    run(clips, "-o", out)
+    before = sorted(p.name for p in (out / "frames").rglob("*"))
+    assert "3 videos: 0 to read, 3 kept" in run(clips, "-o", out, "--dry-run").stdout
+    assert sorted(p.name for p in (out / "frames").rglob("*")) == before
+
+
+def test_long_files_are_cut_into_windows(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "long.mp4", 120, fps=2)
+    out = tmp_path / "out"
+    run(path, "-o", out)
+    store = FrameStore.open(out / "frames")
+    assert [r.id for r in store.records] == ["long.mp4#t=0,30", "long.mp4#t=25,55", "long.mp4#t=50,60"]
+    assert {r.file_id for r in store.records} == {"long.mp4"} and len({r.key for r in store.records}) == 3
+    assert shown(store, "long.mp4#t=25,55") == [57, 72, 87, 102]
+    assert next(store.read(["long.mp4#t=25,55"])).ts.tolist() == pytest.approx([28.5, 36.0, 43.5, 51.0])
+    # another way to cut reads the file again and replaces its clips
+    assert report(path, "-o", out, "--segment", "none")["ok"] == 1
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ["long.mp4"]
+    assert report(path, "-o", out, "--segment", "none")["kept"] == 1
+
+
+def test_the_papers_plan_takes_frames_at_a_rate(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips, "-o", out, plan=["--size", "48", "--fps", "10", "--max-frames", "5"])
+    store = FrameStore.open(out / "frames")
+    assert shown(store, "a.mp4") == [0, 3, 6, 9, 18] or shown(store, "a.mp4") == [0, 3, 9, 12, 18]
+    assert store.plan.kind == "fps" and store.plan.slots == 5
+
+
+def test_globs_choose_files(clips: Path, tmp_path: Path) -> None:
+    shutil.copy(clips / "a.mp4", clips / "odd.xyz")
+    ids = []
+    for i, flags in enumerate((["--include", "*.mp4"], ["--exclude", "cats/*"], ["--include", "*.xyz"])):
+        run(clips, "-o", tmp_path / str(i), *flags)
+        ids.append([r.id for r in FrameStore.open(tmp_path / str(i) / "frames").records])
+    assert ids == [["a.mp4"], ["a.mp4", "b.webm"], ["odd.xyz"]]
+
+
+def test_a_manifest_names_ids_and_spans(clips: Path, tmp_path: Path) -> None:
+    lines = [
+        {"path": "cats/a.mkv", "id": "early", "start": 0, "end": 0.5},
+        {"path": "cats/a.mkv", "start": 0.5},
+        {"path": "b.webm"},
+        {"path": "gone.mp4"},
+    ]
+    manifest = clips / "list.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = report(manifest, "-o", tmp_path / "out", code=5)
+    assert found["failures"] == [{"video": "gone.mp4", "reason": "there is no file at its path"}]
+    store = FrameStore.open(tmp_path / "out" / "frames")
+    assert [r.id for r in store.records] == ["b.webm", "cats/a.mkv#t=0.5", "early"]
+    assert shown(store, "early") == [1, 5, 9, 13]
+    assert shown(store, "cats/a.mkv#t=0.5")[0] >= 15
+    assert store.records[1].file_id == "cats/a.mkv"
+    # a line that is gone from the manifest is forgotten
+    manifest.write_text(json.dumps(lines[2]) + "\n")
+    assert report(manifest, "-o", tmp_path / "out")["kept"] == 1
+    assert [r.id for r in FrameStore.open(tmp_path / "out" / "frames").records] == ["b.webm"]
+
+
+def test_links_in_circles_end(clips: Path, tmp_path: Path) -> None:
+    (clips / "cats" / "up").symlink_to(clips, target_is_directory=True)
+    assert report(clips, "-o", tmp_path / "out")["videos"] == 3
+
+
+def test_a_file_without_extension_is_known_by_its_first_bytes(clips: Path, tmp_path: Path) -> None:
+    (clips / "a.mp4").rename(clips / "id@with.dots_and_no extension@")
+    os.rename(clips / "b.webm", clips / "bare")
+    (clips / "README").write_text("text")
+    assert report(clips, "-o", tmp_path / "out")["videos"] == 2
+
+
+# --------------------------------------------------------------------------------------------------------- second run
+
+
+def test_a_second_run_reads_only_what_is_new_changed_or_renamed(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips, "-o", out)
+    assert report(clips, "-o", out)["kept"] == 3
+
+    (clips / "b.webm").rename(clips / "renamed.webm")  # the same content under another name
+    os.utime(clips / "a.mp4", (1, 1))  # touched
+    videos.make_video(clips / "cats" / "a.mkv", 24)  # changed
+    shutil.copy(clips / "a.mp4", clips / "copy.mp4")  # a copy
+    videos.make_video(clips / "new.mp4", 10)
+    found = report(clips, "-o", out)
+    assert (found["ok"], found["kept"], found["renamed"], found["forgotten"]) == (2, 3, 1, 0)
+    store = FrameStore.open(out / "frames")
+    assert [r.id for r in store.records] == ["a.mp4", "cats/a.mkv", "copy.mp4", "new.mp4", "renamed.webm"]
+    assert shown(store, "cats/a.mkv") == [3, 9, 15, 21]
+    assert shown(store, "copy.mp4") == shown(store, "a.mp4") == [2, 7, 12, 17]
+    assert shown(store, "renamed.webm") == [3, 11, 18, 26]
+    assert store.records[-1].path == str(clips / "renamed.webm")
+
+    for name in ("a.mp4", "new.mp4"):
+        (clips / name).unlink()
+    found = report(clips, "-o", out)
+    assert (found["ok"], found["kept"], found["forgotten"]) == (0, 3, 2)
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ["cats/a.mkv", "copy.mp4", "renamed.webm"]
+
+
+def test_a_changed_file_that_can_no_longer_be_read_leaves_the_store(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips, "-o", out)
+    (clips / "a.mp4").write_bytes(b"overwritten by mistake")
+    assert report(clips, "-o", out, code=5)["failed"] == 1
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ["b.webm", "cats/a.mkv"]
+
+
+def test_failures_stay_until_they_are_retried_or_gone(clips: Path, tmp_path: Path) -> None:
+    out, bad = tmp_path / "out", clips / "bad.mp4"
+    bad.write_text("text, not a video")
+    assert report(clips, "-o", out, code=5)["failed"] == 1
+    again = report(clips, "-o", out, code=5)
+    assert (again["ok"], again["kept"], again["failed"]) == (0, 3, 1)
+    assert report(clips, "-o", out, "--allow-failures")["failed"] == 1
+    assert report(clips, "-o", out, "--retry-failed", code=5)["failed"] == 1
+    assert len((out / "frames" / "failures.jsonl").read_text().splitlines()) >= 1
+
+    videos.make_video(bad, 10)  # mended: a changed file is tried without a flag
+    assert report(clips, "-o", out)["ok"] == 1
+    assert (out / "frames" / "failures.jsonl").read_text() == ""
+
+    (clips / "worse.mp4").touch()
+    assert report(clips, "-o", out, code=5)["failed"] == 1
+    (clips / "worse.mp4").unlink()
+    assert report(clips, "-o", out)["failed"] == 0
+
+
+def test_each_kind_of_bad_file_is_recorded_and_the_rest_is_read(clips: Path, tmp_path: Path) -> None:
+    (clips / "empty.mp4").touch()
+    (clips / "text.avi").write_text("text")
+    videos.make_audio(clips / "sound.mp4")
+    whole = videos.make_video(tmp_path / "whole.mp4", 60, muxer={"movflags": "+faststart"})
+    videos.truncate(whole, clips / "half.mp4", 0.5)
+    found = report(clips, "-o", tmp_path / "out", code=5)
+    reasons = {f["video"]: f["reason"] for f in found["failures"]}
+    assert sorted(reasons) == ["empty.mp4", "half.mp4", "sound.mp4", "text.avi"] and found["ok"] == 3
+    assert reasons["half.mp4"].startswith("truncated") and reasons["sound.mp4"].startswith("only audio")
+    assert len(FrameStore.open(tmp_path / "out" / "frames")) == 3
+    kept = report(clips, "-o", tmp_path / "out", "--retry-failed", "--keep-truncated", code=5)
+    assert kept["ok"] == 1
+    record = next(r for r in FrameStore.open(tmp_path / "out" / "frames").records if r.id == "half.mp4")
+    assert record.truncated
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_a_missing_path_and_a_folder_without_videos_exit_3(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "notes.txt").touch()
+    out = tmp_path / "out"
+    assert "did you mean videos?" in run(tmp_path / "vidoes", "-o", out, code=3).stderr
+    error = run(tmp_path / "videos", "-o", out, code=3).stderr
+    assert "no video in" in error and ".mp4" in error and "found 1 other files" in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "list.jsonl:2: not a JSON object"),
+        ('{"video": "a.mp4", "caption": "x"}', 'list.jsonl:2: expected {"path"'),
+        ('{"path": "a.mp4", "start": "one"}', "list.jsonl:2: expected start in seconds, found 'one'"),
+        ('{"path": "a.mp4", "start": 5, "end": 2}', "list.jsonl:2: expected 0 <= start < end"),
+        ('{"path": "b.webm", "id": "a.mp4"}', "two videos would have the id 'a.mp4'"),
+    ],
+)
+def test_a_bad_manifest_line_is_named_before_any_work(clips: Path, tmp_path: Path, line: str, message: str) -> None:
+    (clips / "list.jsonl").write_text('{"path": "a.mp4"}\n' + line + "\n")
+    assert message in run(clips / "list.jsonl", "-o", tmp_path / "out", code=3).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_folders_with_the_same_name_inside_are_refused(clips: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    videos.make_video(other / "a.mp4", 5)
+    error = run(clips, other, "-o", tmp_path / "out", code=3).stderr
+    assert "two videos would have the id 'a.mp4'" in error and str(other / "a.mp4") in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fps", "1", "--num-frames", "3"], "--num-frames and --fps"),
+        (["--max-frames", "3"], "--max-frames goes with --fps"),
+        (["--fps", "0"], "--fps: expected a rate above 0"),
+        (["--segment", "30"], "--segment: expected auto, none or LENGTH/OVERLAP"),
+        (["--decoder", "decrod"], "unknown decoder 'decrod'"),
+        (["--shard", "3/2"], "--shard: expected i/n with 1 <= i <= n"),
+        (["--size", "4"], "--size: expected 16 to 2048"),
+        ([], None),
+    ],
+)
+def test_flags_that_do_not_fit_exit_2(clips: Path, tmp_path: Path, flags: list[str], message: str | None) -> None:
+    if message is None:
+        assert "name the videos" in run("-o", tmp_path / "out", code=2, plan=[]).stderr
+        return
+    assert message in run(clips, "-o", tmp_path / "out", *flags, code=2, plan=[]).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_plan_is_refused_unless_overwritten(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips, "-o", out)
+    other = ["--size", "48", "--num-frames", "5", "--workers", "1"]
+    error = run(clips, "-o", out, code=3, plan=other).stderr
+    assert "num_frames = 4" in error and "num_frames = 5" in error and "--overwrite" in error
+    run(clips, "-o", out, "--dry-run", code=3, plan=other)
+    assert report(clips, "-o", out, "--overwrite", plan=other)["ok"] == 3
+    assert FrameStore.open(out / "frames").plan.num_frames == 5
+
+
+# ------------------------------------------------------------------------------------------------ several runs, damage
+
+
+def test_shards_of_a_run_add_up_in_one_workspace(clips: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        videos.make_video(clips / f"{i}.mp4", 8 + i)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(clips, "-o", whole)
+    counts = [report(clips, "-o", parts, "--shard", f"{i}/3")["ok"] for i in (1, 2, 3)]
+    assert sum(counts) == 9 and min(counts) >= 1
+    first, second = FrameStore.open(whole / "frames"), FrameStore.open(parts / "frames")
+    assert first.content_hash() == second.content_hash()
+    assert "--overwrite with --shard" in run(clips, "-o", parts, "--shard", "1/3", "--overwrite", code=2).stderr
+
+
+def test_a_second_run_of_the_same_part_stops_with_4(clips: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    lock = files.lock
+    monkeypatch.setattr(files, "lock", lambda folder, *, wait_s=0.3: lock(folder, wait_s=wait_s))
+    out = tmp_path / "out"
+    with lock(out / "frames" / "locks" / "1-of-1"):
+        error = run(clips, "-o", out, code=4).stderr
+    assert "another tvr process is writing" in error and "-o" in error
+    assert report(clips, "-o", out)["ok"] == 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_repair_rebuilds_only_the_damaged_shard(clips: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    for name in ("a.mp4", "b.webm"):
+        run(clips / name, "-o", out)
+    before = FrameStore.open(out / "frames").content_hash()
+    shards = {line["shard"]: line for line in files.read_lines(out / "frames" / "manifest.jsonl")}
+    hurt = next(name for name, line in shards.items() if line["clips"][0]["id"] == "b.webm")
+    path = out / "frames" / hurt
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data[: len(data) // 2] if damage == "truncate" else data)
+    if damage == "delete":
+        path.unlink()
+
+    found = json.loads(CliRunner().invoke(app, ["extract-frames", "--repair", hurt, "-o", str(out), "--json"]).stdout)
+    assert (found["videos"], found["ok"], found["failed"]) == (1, 1, 0)
+    store = FrameStore.open(out / "frames")
+    assert shown(store, "b.webm") == [3, 11, 18, 26] and shown(store, "a.mp4") == [2, 7, 12, 17]
+    assert store.content_hash() == before
+    again = json.loads(CliRunner().invoke(app, ["extract-frames", "--repair", "all", "-o", str(out), "--json"]).stdout)
+    assert again["videos"] == 0
+
+
+def test_a_plain_run_rebuilds_a_shard_that_is_cut_short(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips / "a.mp4", "-o", out)
+    run(clips, "-o", out)
+    shard = next(x["shard"] for x in files.read_lines(out / "frames" / "manifest.jsonl") if len(x["clips"]) == 2)
+    path = out / "frames" / shard
+    path.write_bytes(path.read_bytes()[:100])
+    found = report(clips, "-o", out)
+    assert (found["ok"], found["kept"]) == (2, 1)
+    assert len(list(FrameStore.open(out / "frames").read(["a.mp4", "b.webm", "cats/a.mkv"]))) == 3
+
+
+def start(clips: Path, out: Path) -> subprocess.Popen[str]:
+    """Start a run in a process of its own that writes a shard after each video."""
+    code = (
+        "import sys; from tvr_cli.engine import extract; extract._SHARD_CLIPS = 1; "
+        "from tvr_cli.cli import main; sys.argv = ['tvr', *sys.argv[1:]]; main()"
+    )
+    command = [sys.executable, "-c", code, "extract-frames", str(clips), "-o", str(out), *SMALL]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_shards(out: Path, n: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if len(files.read_lines(out / "frames" / "manifest.jsonl")) >= n:
+            return
+        time.sleep(0.02)
+    raise AssertionError("no shard was written in time")
+
+
+@pytest.fixture
+def many(made: Path, tmp_path: Path) -> Path:
+    """Forty different clips."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    data = (made / "a.mp4").read_bytes()
+    for i in range(40):
+        (folder / f"{i:02d}.mp4").write_bytes(data + bytes([i]))
+    return folder
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(many, out)
+    wait_for_shards(out, 2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "are saved" in error and f"continue with: tvr extract-frames {many}" in error
+    saved = len(FrameStore.open(out / "frames"))
+    assert 2 <= saved < 40
+    found = report(many, "-o", out)
+    assert (found["kept"], found["ok"]) == (saved, 40 - saved)
+
+
+def test_a_killed_run_is_continued_from_whole_shards(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(many, out)
+    wait_for_shards(out, 2)
+    process.kill()
+    process.communicate(timeout=60)
+    saved = len(FrameStore.open(out / "frames"))
+    assert 2 <= saved < 40
+    found = report(many, "-o", out)
+    assert (found["kept"], found["ok"], found["failed"]) == (saved, 40 - saved, 0)
+    assert len(list(FrameStore.open(out / "frames").read([f"{i:02d}.mp4" for i in range(40)]))) == 40
+
+
+def test_a_full_disk_exits_4_and_keeps_what_is_whole(clips: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out = tmp_path / "out"
+    run(clips / "a.mp4", "-o", out)
+    write = files.write_bytes
+
+    def full(path: Path, data: bytes) -> str:
+        if path.suffix == ".safetensors":
+            with files.disk_errors(path):
+                raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", full)
+    assert "no space left" in run(clips, "-o", out, code=4).stderr
+    monkeypatch.undo()
+    assert report(clips, "-o", out)["ok"] == 2
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared clips are not here")
+@pytest.mark.slow
+def test_every_readable_shared_clip_is_read(tmp_path: Path) -> None:
+    found = report(SHARED, "-o", tmp_path / "out", code=5, plan=[])
+    assert (found["videos"], found["ok"], found["failed"]) == (28, 27, 1)
+    assert found["failures"][0]["video"] == "decord_corrupted.mp4"
+    expected = {e["file"] for e in json.loads((SHARED / "manifest.json").read_text()) if not e["decode_error"]}
+    assert {r.file_id for r in FrameStore.open(tmp_path / "out" / "frames").records} == expected

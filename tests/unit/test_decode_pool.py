@@ -1,0 +1,126 @@
+"""The worker processes: what one video does to its worker must not touch the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tvr_cli.errors import DecodeError, EnvironmentProblem
+from tvr_cli.stores import decode_pool
+from tvr_cli.stores.decode_pool import DecodePool, Unread
+
+
+def act(task: str, beat: Callable[[], None]) -> str:
+    """What the workers of these tests do; runs in another process."""
+    what, _, argument = task.partition(" ")
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "hang":
+        time.sleep(60)
+    if what == "slow":
+        for _ in range(8):
+            time.sleep(0.3)
+            beat()
+    if what == "bad":
+        raise DecodeError("no video stream")
+    if what == "denied":
+        raise PermissionError(13, "Permission denied")
+    if what == "bug":
+        raise ZeroDivisionError("division by zero")
+    if what == "environment":
+        raise EnvironmentProblem("decord is not installed")
+    if what == "modules":
+        return " ".join(sorted(sys.modules))
+    if what == "pid":
+        return str(os.getpid())
+    if what == "noise":
+        os.write(1, b"a C library talks to stdout\n")
+        os.write(2, b"and to stderr\n")
+    return argument
+
+
+def run(tasks: list[str], *, workers: int = 2, timeout_s: float = 30.0) -> dict[str, str | Unread]:
+    with DecodePool(act, workers=workers, timeout_s=timeout_s) as pool:
+        return dict(pool.run((task, task) for task in tasks))
+
+
+def test_every_task_has_its_result() -> None:
+    tasks = [f"echo {i}" for i in range(20)]
+    assert run(tasks) == {f"echo {i}": str(i) for i in range(20)}
+
+
+def test_workers_import_no_torch_even_if_the_main_script_does() -> None:
+    loaded = str(run(["modules"], workers=1)["modules"]).split()
+    assert "tvr_cli.stores.decode_pool" in loaded
+    assert not {"torch", "open_clip", "typer", "decord", "av"} & set(loaded)
+
+
+def test_reading_a_video_imports_no_torch() -> None:
+    code = "import sys, tvr_cli.stores.sample, tvr_cli.stores.decoders.pyav, tvr_cli.engine.extract, av, PIL.Image; "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_crash_is_the_failure_of_that_video_only() -> None:
+    results = run(["echo a", "crash", "echo b", "echo c"], workers=1)
+    assert results["crash"] == Unread("the decoding process crashed (signal SIGSEGV)", "transient")
+    assert [results[f"echo {x}"] for x in "abc"] == ["a", "b", "c"]
+
+
+def test_a_hang_is_ended_and_the_worker_replaced() -> None:
+    started = time.monotonic()
+    results = run(["hang", "echo a"], workers=1, timeout_s=1.0)
+    assert results == {"hang": Unread("timeout: no progress for 1 s", "transient"), "echo a": "a"}
+    assert time.monotonic() - started < 20
+
+
+def test_slow_progress_is_no_timeout() -> None:
+    assert run(["slow x"], workers=1, timeout_s=1.0) == {"slow x": "x"}
+
+
+@pytest.mark.parametrize(
+    ("task", "reason", "kind"),
+    [
+        ("bad", "no video stream", "permanent"),
+        ("denied", "the file cannot be read: Permission denied", "transient"),
+        ("bug", "unexpected ZeroDivisionError: division by zero", "transient"),
+    ],
+)
+def test_errors_become_reasons(task: str, reason: str, kind: str) -> None:
+    assert run([task], workers=1) == {task: Unread(reason, kind)}
+
+
+def test_a_missing_decoder_ends_the_run() -> None:
+    with pytest.raises(EnvironmentProblem, match="decord is not installed"):
+        run(["environment"], workers=1)
+
+
+def test_workers_are_replaced_after_many_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_pool, "_RECYCLE_AFTER", 2)
+    with DecodePool(act, workers=1, timeout_s=30.0) as pool:
+        pids = [value for _, value in pool.run((str(i), "pid") for i in range(5))]
+    assert pids[0] == pids[1] and pids[2] == pids[3] and len(set(pids)) == 3
+
+
+def test_what_libraries_print_does_not_reach_the_user(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["noise x"], workers=1) == {"noise x": "x"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_leaving_the_pool_ends_its_workers() -> None:
+    with DecodePool(act, workers=1, timeout_s=60.0) as pool:
+        _, pid = next(pool.run([("a", "pid"), ("b", "hang")]))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(str(pid)), 0)
+
+
+def test_there_are_as_many_workers_as_processors_at_most() -> None:
+    assert 1 <= decode_pool.default_workers() <= min(16, os.cpu_count() or 1)
