@@ -1,0 +1,115 @@
+"""VATEX (Wang et al., ICCV 2019), English captions, in the three layouts that are in use.
+
+hgr: `trn_names.npy`, `val_names.npy`, `tst_names.npy` and `ref_captions.json` (25 991 / 1500 / 1500, the official
+validation set halved). lists: `train_list.txt`, `test_list.txt` and `ref_captions.json` (TS2-Net, EagleNet; they
+validate on test). official: `vatex_training_v1.0.json`, `vatex_validation_v1.0.json`,
+`vatex_public_test_english_v1.1.json`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tvr_cli.data import annotations as ann
+from tvr_cli.data.official import expected_videos
+from tvr_cli.errors import DataError
+from tvr_cli.types import Caption, Manifest
+
+VARIANTS = ("hgr", "lists", "official")
+_OFFICIAL = {
+    "train": ("vatex_training_v1.0.json",),
+    "val": ("vatex_validation_v1.0.json",),
+    "test": ("vatex_public_test_english_v1.1.json",),
+}
+
+
+def load(root: Path, variant: str | None = None) -> Manifest:
+    """Read VATEX. Without a variant, the layout that is found: hgr, else lists, else official."""
+    variant = ann.check_variant("vatex", variant, VARIANTS) if variant else _found(root)
+    sources: list[Path] = []
+    notes: list[str] = []
+    texts: dict[str, list[str]]
+    videos: dict[str, list[str]]
+    if variant == "official":
+        videos, texts = _read_official(root, sources)
+    else:
+        source = ann.find_file(root, "VATEX captions", "ref_captions.json")
+        texts = ann.read_json(source)
+        sources.append(source)
+        videos = _read_names(root, sources) if variant == "hgr" else _read_lists(root, sources)
+        if variant == "lists":
+            notes.append("this layout has no validation split: training holds out a tenth of the training videos")
+    ann.refuse_leaks("vatex", videos)
+    captions: list[Caption] = []
+    for split, ids in videos.items():
+        for video in ids:
+            if video not in texts:
+                raise DataError(f"{sources[0]}: the video {video!r} of the split {split} has no captions")
+            captions += ann.captions_of(video, texts[video], split, sources[0])
+    clips, missing = ann.clips_of((v for ids in videos.values() for v in ids), ann.VideoFiles(root))
+    return Manifest(
+        "vatex",
+        root,
+        tuple(clips),
+        tuple(captions),
+        variant,
+        expected_videos("vatex", variant),
+        tuple(missing),
+        tuple(sources),
+        tuple(notes),
+    )
+
+
+def _found(root: Path) -> str:
+    if ann.optional_file(root, "trn_names.npy"):
+        return "hgr"
+    if ann.optional_file(root, "ref_captions.json"):
+        return "lists"
+    if ann.optional_file(root, *_OFFICIAL["train"]):
+        return "official"
+    raise DataError(
+        f"VATEX: expected below {str(root)!r} trn_names.npy and ref_captions.json (hgr), train_list.txt and "
+        f"ref_captions.json (lists), or {_OFFICIAL['train'][0]} (official); found none of them"
+    )
+
+
+def _read_official(root: Path, sources: list[Path]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    videos: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
+    for split, names in _OFFICIAL.items():
+        path = ann.find_file(root, "VATEX", *names)
+        sources.append(path)
+        videos[split] = []
+        for i, record in enumerate(ann.read_json(path)):
+            video = ann.field(record, "videoID", str, path, f"record {i}")
+            texts[video] = ann.field(record, "enCap", list, path, f"record {i}")
+            videos[split].append(video)
+    return videos, texts
+
+
+def _read_names(root: Path, sources: list[Path]) -> dict[str, list[str]]:
+    import numpy as np
+
+    videos = {}
+    for split, prefix in (("train", "trn"), ("val", "val"), ("test", "tst")):
+        path = ann.find_file(root, "VATEX split", f"{prefix}_names.npy")
+        sources.append(path)
+        try:
+            names: Any = np.load(path, allow_pickle=False)
+        except ValueError:
+            raise DataError(
+                f"{str(path)!r} holds pickled objects, which could run code; save it as text with: "
+                f"np.save(path, np.load(path, allow_pickle=True).astype(str))"
+            ) from None
+        videos[split] = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
+    return videos
+
+
+def _read_lists(root: Path, sources: list[Path]) -> dict[str, list[str]]:
+    videos = {}
+    for split in ("train", "test"):
+        path = ann.find_file(root, "VATEX split", f"{split}_list.txt")
+        sources.append(path)
+        videos[split] = [name for _, name in ann.read_lines(path)]
+    return videos
