@@ -71,6 +71,9 @@ class Method(base.Method):
         temporal_init: Literal["random", "backbone"] = setting(
             "random", source=CODE, note="backbone (ours): from CLIP's text tower, as the other methods do"
         )
+        normalize: Literal["before-head", "behind-head"] = setting(
+            "before-head", source=CODE, note="behind-head (ours): raw frames pass the temporal head, as in CLIP4Clip"
+        )
         weight_layers: Literal[1, 2, 3] = setting(1, symbol="l3_wti_arch", source=CODE)
         mask_padding: bool = setting(
             False, source="ours", note="true: pads and missing frames never win a maximum; the authors give them 0"
@@ -201,7 +204,7 @@ class Method(base.Method):
             word_weights=self.v2t_linear_xwp,
             frame_weights=self.t2v_linear_xwp,
             eraser=self.tis_selector,
-            head=self._contextual,
+            head=self._contextual if self.config.normalize == "before-head" else lambda erased, mask: erased,
             frame_logits=(lambda x: self.video_weight_fc(x)[..., 0]) if self._learned else None,
             partial_type=self.config.partial_type,
             margin=self.config.margin,
@@ -209,7 +212,10 @@ class Method(base.Method):
         )
 
     def tokens(self, sentence: Tensor, words: Tensor, frames: Tensor, mask: Tensor) -> Tokens:
-        """Return the batch as TPM-CL takes it: unit vectors, padded to the sizes that its predictors were built for."""
+        """Return the batch as TPM-CL takes it: unit vectors, padded to the sizes that its predictors were built for.
+
+        With `normalize: behind-head` its frames have passed the temporal head, and erased ones do not pass it again.
+        """
         more_words, more_frames = self.sizes.words - words.shape[1], self.sizes.frames - frames.shape[1]
         if more_words < 0 or more_frames < 0:
             raise DataError(
@@ -217,10 +223,11 @@ class Method(base.Method):
                 f"{words.shape[1]} and {frames.shape[1]}; train on the store that the run was made for, or set "
                 "method.dmae.partial_type=-1 (TPM-CL's predictors have fixed sizes)"
             )
+        frames = _unit_or_zero(frames) if self.config.normalize == "before-head" else self._frames(frames, mask)
         return Tokens(
             sentence,
             pad(_unit_or_zero(words), (0, 0, 0, more_words)),
-            pad(_unit_or_zero(frames), (0, 0, 0, more_frames)),
+            pad(frames, (0, 0, 0, more_frames)),
             pad(mask, (0, more_frames)),
         )
 
@@ -234,12 +241,18 @@ class Method(base.Method):
 
     def video_side(self, frames: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Return the clip's part of the op from frames of any length."""
-        frames = self._contextual(_unit_or_zero(frames), mask)
+        frames = self._frames(frames, mask)
         logits = self.video_weight_fc(frames)[..., 0] if self._learned else None
         return kernel.video_side(frames, mask, self._options, logits)
 
+    def _frames(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Return the frames that scores are made of; normalised before the head, they are not of length 1 behind it."""
+        if self.config.normalize == "before-head":
+            return self._contextual(_unit_or_zero(frames), mask)
+        return _unit_or_zero(self._contextual(frames, mask))
+
     def _contextual(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """The temporal head with its input residual; the result is not normalised again."""
+        """The temporal head with its input residual, or nothing."""
         if self.config.temporal == "meanP":
             return frames
         return contextualize_frames(frames, mask, self.transformerClip, self.frame_position_embeddings)
