@@ -22,7 +22,7 @@ from tvr_cli import log
 from tvr_cli.backbones import load
 from tvr_cli.engine import precompute as engine
 from tvr_cli.engine.frame_batches import ahead, fit
-from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, encode_captions, precompute, repair
+from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, encode_captions, precompute, refresh, repair
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.frames import FrameStore, decode_jpeg
@@ -218,6 +218,17 @@ def test_repair_makes_one_shard_again(
     torch.testing.assert_close(report.store.video().frames, before.frames, rtol=1e-2, atol=1e-2)
     with pytest.raises(DataError, match=r"no feature store .* has a shard 'x\.safetensors'"):
         repair(workspace, "x.safetensors", PrecomputeOptions(device="cpu"))
+
+
+def test_refreshing_keeps_a_stores_own_plans(workspace: Path, weights: str, encoded: dict[str, list[str]]) -> None:
+    options = PrecomputeOptions(**{**vars(EXACT), "shape": "ragged", "max_words": 7})
+    store = precompute(workspace, weights, None, options).store
+    assert store is not None
+    tiny_frames.simple(workspace, {"d.mp4": 3})
+    encoded["clips"].clear()
+    again = refresh(store, PrecomputeOptions(device="cpu")).store
+    assert again is not None and again.root == store.root and len(again.clips) == 4
+    assert encoded["clips"] == ["d.mp4"]
 
 
 def test_a_lost_shard_is_noticed_by_the_next_run(

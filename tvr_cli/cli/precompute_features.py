@@ -65,7 +65,6 @@ def precompute_features(
     if captions is not None and data is not None:
         raise ConfigError("give --captions or --data, not both")
 
-    from tvr_cli import data as datasets
     from tvr_cli.engine import precompute as engine
 
     options = engine.PrecomputeOptions(
@@ -84,7 +83,7 @@ def precompute_features(
     if repair is not None:
         report = engine.repair(workspace, repair, options)
     else:
-        report = engine.precompute(workspace, backbone, datasets.load(data) if data else captions, options)
+        report = engine.precompute(workspace, backbone, data or captions, options)
     render.result(report.to_json(), as_json, lambda: _show(report))
 
 

@@ -37,10 +37,10 @@ class Corpus:
         return {**self.origin, "missing": missing, "frames_content": frames.content_hash()}
 
 
-def read_corpus(captions: Path | Manifest | None, frames: FrameStore, last: FeatureStore | None) -> Corpus:
-    """Read and resolve captions. None: those of `last`, else `captions.jsonl` beside the videos, else none.
+def read_corpus(captions: Path | Manifest | str | None, frames: FrameStore, last: FeatureStore | None) -> Corpus:
+    """Read and resolve captions.
 
-    Raises DataError, naming file and line, before anything else is done.
+    A string is `NAME:ROOT[:VARIANT]`; None: those of `last`, else `captions.jsonl` beside the videos, else none. Raises DataError, naming file and line, before anything else is done.
     """
     if captions is None:
         captions = _remembered(last) or frames.captions_beside
@@ -48,6 +48,8 @@ def read_corpus(captions: Path | Manifest | None, frames: FrameStore, last: Feat
             logger.info("no captions: the features will serve queries, but not training or evaluation")
             return Corpus()
         logger.info("captions: %s", captions if isinstance(captions, Path) else f"the data set {captions.name}")
+    if isinstance(captions, str):
+        captions = data.load(captions)
     if isinstance(captions, Path):
         resolved, aside = jsonl.resolve(jsonl.read_captions(captions), frames.records, absent=_failed(frames))
         origin: dict[str, Any] = {"captions": str(captions.resolve())}

@@ -36,7 +36,7 @@ from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, t
 from tvr_cli.stores.frames import ClipRecord, FrameStore
 from tvr_cli.types import Manifest, VideoFeatures, caption_key
 
-__all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "repair"]
+__all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "refresh", "repair"]
 
 DEFAULT_BACKBONE = "clip-vit-b32"
 # A shard is the unit of resuming: what may be lost when a run is stopped.
@@ -90,14 +90,14 @@ class PrecomputeReport:
 def precompute(
     workspace: Path,
     backbone: str | None = None,
-    captions: Path | Manifest | None = None,
+    captions: Path | Manifest | str | None = None,
     options: PrecomputeOptions | None = None,
 ) -> PrecomputeReport:
     """Compute the features of a workspace's frames, and of captions about them.
 
     backbone: see `backbones.base.load`; None = TVR_BACKBONE, else that of the newest feature store, else clip-vit-b32.
-    captions: a JSONL file or a data set; None = those of the last time, else `captions.jsonl` beside the videos, else
-    none. Raises DataError for bad captions or too small frames, ConfigError for an impossible plan, EnvironmentProblem
+    captions: a JSONL file, a data set or its `NAME:ROOT[:VARIANT]`; None = those of the last time, else
+    `captions.jsonl` beside the videos, else none. Raises DataError for bad captions or too small frames, ConfigError for an impossible plan, EnvironmentProblem
     for missing weights.
     """
     options = options or PrecomputeOptions()
@@ -189,12 +189,25 @@ def repair(workspace: Path, shard: str, options: PrecomputeOptions) -> Precomput
     if folder is None:
         raise DataError(f"no feature store in {str(workspace / 'features')!r} has a shard {shard!r}")
     header = features.read_header(folder)
-    identity = header["identity"]
     with files.lock(folder):
         FeatureWriter(folder, header).drop(shard)
-    again = replace(
+    return _again(workspace, header, options)
+
+
+def refresh(store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
+    """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
+
+    Only device, batch and offline are taken from `options`.
+    """
+    return _again(store.root.parent.parent, features.read_header(store.root), options)
+
+
+def _again(workspace: Path, header: dict[str, Any], options: PrecomputeOptions) -> PrecomputeReport:
+    identity = header["identity"]
+    own = replace(
         options,
         dtype=header["provenance"]["dtype"],
+        precision=header["provenance"]["precision"],
         shape=identity["shape"],
         words=identity["words"]["shape"],
         max_words=identity["words"]["length"],
@@ -202,7 +215,7 @@ def repair(workspace: Path, shard: str, options: PrecomputeOptions) -> Precomput
         word_importance=identity["importance"],
         dry_run=False,
     )
-    return precompute(workspace, header["backbone"], None, again)
+    return precompute(workspace, header["backbone"], None, own)
 
 
 # ----------------------------------------------------------------------------------------------------------- encoding

@@ -57,4 +57,8 @@ def _refresh_features(workspace: Path, backbone: str | None, *, device: str, off
         return
     why = "no features yet" if store is None else "the frames have changed"
     log.logger.info("%s; computing features first (tvr precompute-features)", why)
-    precompute.precompute(workspace, backbone, None, precompute.PrecomputeOptions(device=device, offline=offline))
+    options = precompute.PrecomputeOptions(device=device, offline=offline)
+    if store is None:
+        precompute.precompute(workspace, backbone, None, options)
+    else:  # with the plans that it was made with: a run may have been trained on them
+        precompute.refresh(store, options)
