@@ -40,7 +40,8 @@ class Corpus:
 def read_corpus(captions: Path | Manifest | str | None, frames: FrameStore, last: FeatureStore | None) -> Corpus:
     """Read and resolve captions.
 
-    A string is `NAME:ROOT[:VARIANT]`; None: those of `last`, else `captions.jsonl` beside the videos, else none. Raises DataError, naming file and line, before anything else is done.
+    A string is `NAME:ROOT[:VARIANT]`; None: those of `last`, else `captions.jsonl` beside the videos, else none.
+    Raises DataError, naming file and line, before anything else is done.
     """
     if captions is None:
         captions = _remembered(last) or frames.captions_beside

@@ -97,8 +97,8 @@ def precompute(
 
     backbone: see `backbones.base.load`; None = TVR_BACKBONE, else that of the newest feature store, else clip-vit-b32.
     captions: a JSONL file, a data set or its `NAME:ROOT[:VARIANT]`; None = those of the last time, else
-    `captions.jsonl` beside the videos, else none. Raises DataError for bad captions or too small frames, ConfigError for an impossible plan, EnvironmentProblem
-    for missing weights.
+    `captions.jsonl` beside the videos, else none. Raises DataError for bad captions or too small frames, ConfigError
+    for an impossible plan, EnvironmentProblem for missing weights.
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
