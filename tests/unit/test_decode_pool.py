@@ -122,5 +122,32 @@ def test_leaving_the_pool_ends_its_workers() -> None:
         os.kill(int(str(pid)), 0)
 
 
+def test_workers_end_when_their_parent_is_killed() -> None:
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; from test_decode_pool import act, DecodePool\n"
+        "with DecodePool(act, workers=1, timeout_s=60.0) as pool:\n"
+        "    for _, pid in pool.run([('a', 'pid'), ('b', 'hang')]): print(pid, flush=True)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    os.kill(pid, 0)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _runs(pid):
+        time.sleep(0.1)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a process runs; one that has ended but was not collected does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_there_are_as_many_workers_as_processors_at_most() -> None:
     assert 1 <= decode_pool.default_workers() <= min(16, os.cpu_count() or 1)

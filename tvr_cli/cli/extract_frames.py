@@ -150,7 +150,7 @@ def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
         "workspace": str(report.workspace),
     }
     render.result(payload, as_json, lambda: _show(report))
-    where = f" ({report.workspace / 'frames' / 'failures.jsonl'})" if report.failed else ""
+    where = " (failures.jsonl)" if report.failed else ""
     log.logger.info(
         "%d videos: %d ok, %d kept, %d failed%s", report.videos, report.ok, report.kept, report.failed, where
     )
@@ -158,16 +158,19 @@ def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
         log.logger.info('next: tvr query "a dog surfing" --index %s', shlex.quote(str(report.workspace)))
     if report.failed and not allow_failures:
         raise PartialFailure(
-            f"{report.failed} of {report.videos} videos failed; --retry-failed tries them again, "
-            "--allow-failures accepts them"
+            f"{report.failed} of {report.videos} videos failed, see {report.workspace / 'frames' / 'failures.jsonl'}; "
+            "--retry-failed tries them again, --allow-failures accepts them"
         )
 
 
 def _show(report: Any) -> None:
-    render.line(
-        f"{report.clips} clips, {report.frames} frames, {render.size(report.size_bytes)} in "
-        f"{render.duration(report.seconds)}: {report.workspace / 'frames'}"
-    )
+    if not report.ok:
+        render.line(f"nothing new in {report.workspace / 'frames'}: {report.kept} videos kept")
+    else:
+        render.line(
+            f"{report.clips} clips, {report.frames} frames, {render.size(report.size_bytes)} in "
+            f"{render.duration(report.seconds)}: {report.workspace / 'frames'}"
+        )
     for video, reason in report.failures[:20]:
         render.line(f"failed: {video}: {reason}")
     if report.failed > 20:

@@ -135,7 +135,7 @@ def _of_folder(folder: Path, given: Path, keep: _Globs, segmenting: Segmenting |
     videos, others = [], 0
     for path in _walk(folder):
         relative = path.relative_to(folder).as_posix()
-        if not keep.wants(relative):
+        if not keep.wants(relative) or (path.exists() and not path.is_file()):  # pipes and sockets are no videos
             continue
         if not (_is_video(path) or keep.names_extension(relative)):
             others += 1

@@ -301,7 +301,7 @@ class _Sink:
         self._report.failures.append((video.id, reason))
         if video.id in self._stored:
             self._gone.add(video.id)
-        log.logger.info("failed: %s: %s", video.id, reason)
+        log.logger.debug("failed: %s: %s", video.id, reason)
 
     def _flush(self) -> None:
         shard = self._writer.add(self._clips)

@@ -109,7 +109,7 @@ class FrameWriter:
             files.write_bytes(self.root / name, data)
             if stale:  # one atomic rewrite, so that old and new clips of a video are never both in the manifest
                 kept = _keep(self.shards, lambda c: c.video not in videos and c.record.id not in ids)
-                self._rewrite([*(s for s in kept if s.name != name), shard])
+                self._rewrite([*kept, shard])
             else:
                 files.append_line(self.root / "manifest.jsonl", frames.shard_to_json(shard))
                 self.shards.append(shard)

@@ -108,7 +108,7 @@ class FrameStore:
         self.provenance: dict[str, Any] = header.get("provenance", {})
         self.plan = plan_of(self.identity)
         captions = header.get("captions_beside")
-        self.captions_beside: Path | None = Path(captions) if captions else None
+        self.captions_beside: Path | None = Path(captions) if captions and Path(captions).is_file() else None
         self._shards = {shard.name: shard for shard in shards}
         self._clips = {clip.record.id: clip for shard in shards for clip in shard.clips}
         self._open: dict[str, _ShardReader] = {}

@@ -75,9 +75,9 @@ def read_index(container: Any, stream: Any, beat: Beat) -> PacketIndex:
             end = max(end, packet.pts + (packet.duration or 0))
     if not pts:
         raise DecodeError("the video stream has no frames")
-    # AVI stores no presentation times; the demuxer's guesses are wrong around B-frames.
     regular = None not in pts and len(set(pts)) == len(pts) and bool(keys) and bool(shown)
-    regular = regular and container.format.name != "avi"
+    # AVI stores no presentation times; the demuxer's guesses are wrong around B-frames.
+    regular = regular and (container.format.name != "avi" or len(keys) == len(pts))
     first = min(shown) if regular else (first_dts or 0)
     ordered = np.array(sorted(set(shown)), dtype=np.int64)
     if len(ordered) > 1 and end <= ordered[-1]:
