@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tvr_cli.data import annotations as ann
+from tvr_cli.data import annotation_files as ann
 from tvr_cli.data.official import expected_videos
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest

@@ -48,7 +48,7 @@ def split_spec(spec: str) -> tuple[str, Path, str | None]:
 
 
 # Modules of this package that are not data sets.
-_INTERNAL = ("registry", "loader", "annotations", "official")
+_INTERNAL = ("registry", "loader", "annotation_files", "official")
 
 
 def _has_load(folder: Path, name: str) -> bool:

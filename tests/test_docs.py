@@ -1,0 +1,162 @@
+"""README and docs tell the truth: every command in an `sh` block runs, has a page, and links lead somewhere.
+
+The commands of a page run in order, in a folder of their own with a small toy world as `videos/`, with the shipped
+backbone. What needs data sets runs on the miniature ones of `tests/miniature.py`. The two blocks that `.ci/run` runs
+itself, installing and benchmarking lines are checked for form only.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tvr_cli.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "kernels" / "README.md"]
+PAGES = [p for p in PAGES if p.is_file()]
+# Run by .ci/run (the two commands), by other tests, or by people: installing, benchmarks, training the demo backbone.
+NOT_HERE = re.compile(
+    r"^(python3? -m (pip|pytest|venv|tvr_kernels\.bench)|pip |git |cd |source |python3? scripts/|TVR_KERNELS=)"
+)
+# `tvr demo` takes minutes; tests/cli/test_demo.py runs it in small.
+SHORTER = {"tvr demo": ["--dry-run"], "tvr reproduce": ["--dry-run"]}
+FAST_PAGES = {"README.md", "quickstart.md", "errors.md", "concepts.md", "evaluation.md"}
+
+
+def blocks(page, language="sh"):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    for block in blocks(page):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            line = line.split("  #")[0].strip()
+            if line and not line.startswith("#"):
+                yield line
+
+
+def page_params():
+    for page in PAGES:
+        if any(line.startswith("tvr ") for line in commands(page)):
+            slow = () if page.name in FAST_PAGES else (pytest.mark.slow,)
+            yield pytest.param(page, id=page.relative_to(ROOT).as_posix(), marks=slow)
+
+
+@pytest.fixture(scope="session")
+def toy_videos(tmp_path_factory):
+    from tvr_cli.data.demo_world.corpus import WorldPlan, make
+
+    folder = tmp_path_factory.mktemp("toy") / "videos"
+    make(folder, WorldPlan(train=12, val=4, test=8, captions=2))
+    return folder
+
+
+@pytest.mark.parametrize("page", page_params())
+def test_every_command_of_a_page_runs(page, toy_videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
+    monkeypatch.delenv("TVR_WORKSPACE", raising=False)
+    (tmp_path / "videos").symlink_to(toy_videos)
+    ready = {"frames": False}
+    for line in commands(page):
+        if line.startswith("tvr "):
+            run_line(line, page, ready)
+        else:
+            assert NOT_HERE.match(line), f"{page.name}: {line!r} is neither a tvr command nor a known other one"
+
+
+def run_line(line, page, ready):
+    words = shlex.split(line)[1:]
+    for start, extra in SHORTER.items():
+        if line.startswith(start):
+            words += [w for w in extra if w not in words]
+    words = with_data(words)
+    if words[0] in ("query", "train", "evaluate", "index", "precompute-features") and not ready["frames"]:
+        prepare("--scores" not in words)
+    ready["frames"] = True
+    result = CliRunner().invoke(app, words)
+    allowed = (0, 5) if words[0] == "extract-frames" else (0,)
+    if words[0] == "doctor":
+        allowed = (0, 3)  # a data set's doctor may find the miniature incomplete
+    assert result.exit_code in allowed, f"{page.name}: {line}\n{result.stderr[-2000:]}"
+
+
+def prepare(needed):
+    """Let a page start in the middle: frames and features of `videos/`, and a trained run."""
+    if not needed or Path("out/frames").exists():
+        return
+    for words in (
+        ["extract-frames", "videos", "--size", "64"],
+        ["precompute-features"],
+        ["train", "--method", "glccl", "--epochs", "1", "--batch-size", "6", "--threads", "1"],
+        ["evaluate"],
+        ["evaluate", "--method", "mean"],
+        ["evaluate", "--method", "text_guided"],
+    ):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (words, result.stderr[-2000:])
+
+
+def with_data(words):
+    """Put miniature data sets where a command names one: `msrvtt:/data/MSRVTT` becomes a folder of 20 videos."""
+    return [miniature_spec(word) if re.fullmatch(r"[a-z]+:/data/[^ ]*", word) else word for word in words]
+
+
+def miniature_spec(word):
+    from miniature import write_dataset
+
+    name, root, *variant = word.split(":")
+    folder = Path(root).name
+    write_dataset(name, Path(folder), *variant)
+    return ":".join([name, folder, *variant])
+
+
+def test_the_cli_page_is_what_help_prints():
+    script = ROOT / "scripts" / "make_cli_docs.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, f"run: python scripts/make_cli_docs.py ({done.stderr.strip()[-300:]})"
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda c: c.name)
+def test_every_command_is_documented_with_an_example(command):
+    result = CliRunner().invoke(app, [command.name, "--help"])
+    assert result.exit_code == 0 and f"Example: tvr {command.name}" in result.stdout
+    pages = "".join(p.read_text() for p in PAGES if p.name != "cli.md")
+    assert f"tvr {command.name}" in pages, f"no page shows `tvr {command.name}`"
+
+
+def test_the_readme_starts_with_two_blocks_of_one_line():
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Two commands")[1].split("\n## ")[0]
+    found = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(found) == 2 and all(len(block.strip().splitlines()) == 1 for block in found)
+    assert "tvr demo" in found[0] and "pytest" in found[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_method_has_a_page():
+    from tvr_cli.methods import base
+
+    assert {p.stem for p in (ROOT / "docs" / "methods").glob("*.md")} >= set(base.names())
+
+
+def test_every_schema_is_in_the_formats_page():
+    formats = (ROOT / "docs" / "formats.md").read_text()
+    schemas = set()
+    for path in (ROOT / "tvr_cli").rglob("*.py"):
+        schemas |= set(re.findall(r"\"(tvr/[a-z-]+@\d+)\"", path.read_text()))
+    missing = sorted(s for s in schemas if s not in formats)
+    assert schemas and not missing, missing
