@@ -39,6 +39,9 @@ def train(
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes that decode frames for --tune full.")
+    ] = None,
     memory_budget: MemoryBudget = "512MB",
     offline: Offline = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -58,7 +61,7 @@ def train(
     }  # fmt: skip
     options = engine.TrainOptions(
         run=run, resume=resume, captions=captions, device=device, offline=offline, threads=threads,
-        memory_budget=parse_bytes(memory_budget),
+        workers=workers, memory_budget=parse_bytes(memory_budget),
     )  # fmt: skip
     resolved, options = engine.experiment_of(
         workspace, options, method=method, recipe=recipe, config_file=config_file, assignments=assignments, flags=flags

@@ -7,18 +7,13 @@ different numbers from the same seed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-def derive(*parts: object) -> int:
-    """Return a non-negative 63-bit seed from any printable parts: the first bytes of their blake2b."""
-    text = "/".join(str(p) for p in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+from tvr_cli.engine.seeds import derive
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Running a backbone without gradients: captions to text features, frame batches to video features."""
+"""Running a backbone: captions and frames to features, as the plans of a feature store have them."""
 
 from __future__ import annotations
 
@@ -34,25 +34,34 @@ def encode_captions(
 def encode_batch(backbone: Backbone, batch: FrameBatch, shape: str) -> VideoFeatures:
     """Encode a batch of clips: `fixed` encodes missing frames too, `ragged` only the real ones (zeros elsewhere)."""
     pixels, real = batch.pixels.to(backbone.device, non_blocking=True), batch.real.to(backbone.device)
-    if shape == "fixed":
-        frames = backbone.encode_frames(pixels, real)
-    else:
-        encoded = backbone.encode_frames(pixels[real][None], real.new_ones(1, int(real.sum())))[0]
-        frames = encoded.new_zeros(*real.shape, encoded.shape[-1])
-        frames[real] = encoded
+    frames = frame_features(backbone, pixels, real, shape)
     key = torch.tensor([record.key for record in batch.records], dtype=torch.int64)
     return VideoFeatures(key, frames.float().cpu(), batch.real.sum(1), batch.ts)
+
+
+def frame_features(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str) -> Tensor:
+    """Return features [V, F, D] of uint8 frames [V, F, 3, S, S]; gradients flow. shape: as in `encode_batch`."""
+    if shape == "fixed":
+        return backbone.encode_frames(pixels, real)
+    encoded = backbone.encode_frames(pixels[real][None], real.new_ones(1, int(real.sum())))[0]
+    frames = encoded.new_zeros(*real.shape, encoded.shape[-1])
+    frames[real] = encoded
+    return frames
+
+
+def caption_features(backbone: Backbone, ids: Tensor, n_tokens: Tensor, plan: WordPlan) -> tuple[Tensor, Tensor | None]:
+    """Return pooled [T, D] and tokens [T, L, D] (None if the backbone has none) of ids [T, L]; gradients flow."""
+    used = ids if plan.shape == "fixed" else ids[:, : max(1, int(n_tokens.max()))]
+    pooled, tokens = backbone.encode_text(used.to(backbone.device))
+    return pooled.float(), None if tokens is None else _to_plan(tokens.float(), n_tokens.to(tokens.device), plan)
 
 
 def _captions(backbone: Backbone, texts: Sequence[str], plan: WordPlan, importance: str) -> TextFeatures:
     ids, n_tokens = backbone.tokenize(texts, plan.length)
     marks = word_importance.mark(backbone, texts, n_tokens, plan.length, importance)
-    used = ids if plan.shape == "fixed" else ids[:, : max(1, int(n_tokens.max()))]
-    pooled, tokens = backbone.encode_text(used.to(backbone.device))
-    if tokens is not None:
-        tokens = _to_plan(tokens.float().cpu(), n_tokens, plan)
+    pooled, tokens = caption_features(backbone, ids, n_tokens, plan)
     key = torch.tensor([caption_key(text) for text in texts], dtype=torch.int64)
-    return TextFeatures(key, pooled.float().cpu(), tokens, n_tokens, marks)
+    return TextFeatures(key, pooled.cpu(), None if tokens is None else tokens.cpu(), n_tokens, marks)
 
 
 def _to_plan(tokens: Tensor, n_tokens: Tensor, plan: WordPlan) -> Tensor:
@@ -60,4 +69,4 @@ def _to_plan(tokens: Tensor, n_tokens: Tensor, plan: WordPlan) -> Tensor:
         return tokens
     out = tokens.new_zeros(len(tokens), plan.length, tokens.shape[-1])
     out[:, : tokens.shape[1]] = tokens
-    return out * (torch.arange(plan.length)[None, :, None] < n_tokens[:, None, None])
+    return out * (torch.arange(plan.length, device=tokens.device)[None, :, None] < n_tokens[:, None, None])

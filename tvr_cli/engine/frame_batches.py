@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.errors import DataError
+from tvr_cli.engine.frame_loader import fit
 from tvr_cli.stores.frames import ClipFrames, ClipRecord, FrameStore, decode_jpeg
 
 _A, _B = TypeVar("_A"), TypeVar("_B")
@@ -37,18 +37,6 @@ def frame_batches(
     """
     chunks = [ids[i : i + clips] for i in range(0, len(ids), clips)]
     yield from ahead(chunks, lambda chunk: _batch(list(store.read(chunk)), size, slots))
-
-
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Shrink a square image [H, H, 3] uint8 to [size, size, 3], antialiased bicubic; one of that size stays as is."""
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    if height != width or height < size:
-        raise DataError(f"expected square frames of at least {size} px, found {width} x {height}")
-    from PIL import Image
-
-    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def ahead(items: Iterable[_A], make: Callable[[_A], _B], depth: int = 1) -> Iterator[_B]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from tvr_cli.engine.sources import cat
 from tvr_cli.types import LossOutput, Rows, TextFeatures, VideoFeatures
 
 Features = tuple[TextFeatures, VideoFeatures]
@@ -32,7 +33,7 @@ def backward(
     blocks = [slice(i, min(i + chunk, size)) for i in range(0, size, chunk)]
     with torch.no_grad():
         parts = [encode(block) for block in blocks]
-    leaves = _leaf(_cat([text for text, _ in parts])), _leaf(_cat([video for _, video in parts]))
+    leaves = _leaf(cat([text for text, _ in parts])), _leaf(cat([video for _, video in parts]))
     output = loss(leaves)
     output.total.backward()
     for block in blocks:
@@ -58,14 +59,3 @@ def _leaf(features: _R) -> _R:
         return x.detach().requires_grad_() if x.is_floating_point() else x
 
     return features.map(make)
-
-
-def _cat(parts: list[_R]) -> _R:
-    fields = [f.name for f in dataclasses.fields(parts[0])]
-    return dataclasses.replace(
-        parts[0],
-        **{
-            name: None if getattr(parts[0], name) is None else torch.cat([getattr(p, name) for p in parts])
-            for name in fields
-        },
-    )

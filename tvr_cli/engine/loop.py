@@ -88,6 +88,8 @@ class Loop:
         self.total = train.steps or train.epochs * sampler.steps
         self.schedule_total = (train.schedule_epochs or 0) * sampler.steps or self.total
         self.groups = optim.group_parameters(learner.named(), train, learner.dead())
+        for _, p in (*self.groups.frozen, *self.groups.dead):
+            p.requires_grad_(False)
         self.optimizer = optim.build(self.groups, train, self.schedule_total)
         self.step, self.waited = 0, 0
         self.best: Best | None = None

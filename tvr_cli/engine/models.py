@@ -93,9 +93,15 @@ def trained(run: RunDir, store: FeatureStore) -> Scorer:
 
 
 def trained_on(run: RunDir) -> str | None:
-    """Return the fingerprint of the feature store that a run's best weights were trained on, None without weights."""
+    """Return the fingerprint of the feature store that a run's best weights go with, None without weights.
+
+    That is the one it was trained on; of a fully tuned run the one that its own backbone made when it was finished.
+    """
     path = checkpoint.best_path(run.checkpoints)
-    return checkpoint.read_about(path).get("store") if path.is_file() else None
+    if not path.is_file():
+        return None
+    about = checkpoint.read_about(path)
+    return run.env().get("tuned_store") if about.get("tune") == "full" else about.get("store")
 
 
 def build(experiment: Experiment, store: FeatureStore) -> Method:

@@ -6,18 +6,20 @@ stored frames and token ids, so that gradients reach it. Both take captions, cli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.types import TextFeatures, VideoFeatures
+from tvr_cli.types import Rows, TextFeatures, VideoFeatures
 
 Features = tuple[TextFeatures, VideoFeatures]
+_R = TypeVar("_R", bound=Rows)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+
+def cat(parts: Sequence[_R]) -> _R:
+    """Concatenate features along the items; a field that is None stays None."""
+    values = {f.name: [getattr(p, f.name) for p in parts] for f in dataclasses.fields(parts[0])}
+    return dataclasses.replace(parts[0], **{k: None if v[0] is None else torch.cat(v) for k, v in values.items()})
 
 
 class Source(Protocol):

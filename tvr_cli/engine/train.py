@@ -8,24 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tvr_cli import __version__, config, files, log, metrics
 from tvr_cli.config import DataConfig, Resolved, TrainConfig
 from tvr_cli.engine import checkpoint, models, optim, resume, score, training_store
+from tvr_cli.engine.assemble import build_learner, build_source, require_trainable, skeleton
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.learner import Learner
 from tvr_cli.engine.loop import Loop, Names, Outcome
 from tvr_cli.engine.sampling import PairSampler
 from tvr_cli.engine.selection import Selection, numbers_of_videos, select
-from tvr_cli.engine.sources import CachedSource, Source
+from tvr_cli.engine.sources import Source
 from tvr_cli.engine.threads import use_threads
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.methods import base
-from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.types import Manifest, Sizes
+from tvr_cli.types import Manifest
 
 SCHEMA = "tvr/train@1"
 
@@ -34,7 +32,8 @@ SCHEMA = "tvr/train@1"
 class TrainOptions:
     """What is not part of the experiment. run: name, None = the method's, with a number when that is taken.
 
-    threads: None = the cores that stand idle; a resumed run keeps those it began with.
+    threads: None = the cores that stand idle; a resumed run keeps those it began with. workers: processes that decode
+    frames for `tune: full`, None = all cores but one, 0 = none.
     """
 
     run: str | None = None
@@ -43,6 +42,7 @@ class TrainOptions:
     device: str = "auto"
     offline: bool = False
     threads: int | None = None
+    workers: int | None = None
     memory_budget: int = score.DEFAULT_BUDGET
 
 
@@ -82,7 +82,7 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
     store, reasons = training_store.find(workspace, wish)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
     method = base.build(experiment.method, sizes, experiment.options)
-    learner = Learner(method)
+    learner = Learner(method, skeleton(workspace, wish, store) if experiment.train.tune == "full" else None)
     payload: dict[str, Any] = {
         "schema": SCHEMA,
         "dry_run": True,
@@ -102,32 +102,6 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
     return payload
 
 
-def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig) -> None:
-    """Raise ConfigError for a method that has no loss, or none of whose parameters would move, or a batch of one."""
-    method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
-    if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
-        tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
-        raise ConfigError(f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}")
-    if train.batch_size < 2:
-        raise ConfigError(
-            f"train.batch_size: expected at least 2, found {train.batch_size}; every loss compares pairs with others"
-        )
-
-
-def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, device: torch.device) -> Learner:
-    """Make the method with its initial weights, a function of the seed and of the backbone's weights."""
-    experiment = resolved.experiment
-    torch.manual_seed(experiment.train.seed)
-    method = models.build(experiment, store)
-    if type(method).init_from_backbone is not Method.init_from_backbone:
-        from tvr_cli.engine.precompute import backbone_of
-
-        backbone = backbone_of(store, offline=offline, device="cpu")
-        with torch.no_grad():
-            method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
-    return Learner(method).to(device)
-
-
 def _train_in(run: RunDir, store: FeatureStore, resolved: Resolved, options: TrainOptions) -> dict[str, Any]:
     train_config = resolved.experiment.train
     saved = _saved(run, store) if options.resume else None
@@ -138,9 +112,12 @@ def _train_in(run: RunDir, store: FeatureStore, resolved: Resolved, options: Tra
     chosen = select(store, train_config)
     sampler = _sampler(store, chosen, train_config)
     learner = build_learner(resolved, store, offline=options.offline, device=device)
-    source: Source = CachedSource(store, device)
+    source = build_source(
+        store, learner, train_config, device, workspace=run.path.parent.parent, workers=options.workers
+    )
     about = {
         "method": resolved.experiment.method,
+        "tune": train_config.tune,
         "config": resume.config_hash(resolved.tree()),
         "store": store.fingerprint,
         "content": store.content_hash(),
@@ -168,6 +145,10 @@ def _train_in(run: RunDir, store: FeatureStore, resolved: Resolved, options: Tra
         raise Interrupted(f"{e}; continue with: tvr train --resume --run {run.name} -o {workspace}") from e
     finally:
         source.close()
+    if train_config.tune == "full":
+        from tvr_cli.engine import tuned
+
+        store = tuned.finish(run, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline))
     return _summary(run, store, resolved, outcome)
 
 

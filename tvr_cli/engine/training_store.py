@@ -64,18 +64,17 @@ def wish_of(experiment: Experiment) -> Wish:
 
 def find(workspace: Path, wish: Wish) -> tuple[FeatureStore | None, list[str]]:
     """Return the newest finished store that fits, or None and what kept the newest one from fitting."""
-    newest = FeatureStore.newest(workspace, wish.backbone)
-    if newest is None:
-        return None, []
-    reasons = wish.differences(newest)
-    if not reasons:
-        return newest, []
-    stores = [p.parent for p in (workspace / "features").glob("*/state.json")]
-    for folder in sorted(stores, key=lambda p: (p / "state.json").stat().st_mtime_ns, reverse=True):
-        store = FeatureStore.open(folder)
-        if not wish.differences(store):
+    folders = [p.parent for p in (workspace / "features").glob("*/state.json")]
+    folders.sort(key=lambda p: ((p / "state.json").stat().st_mtime_ns, p.name), reverse=True)
+    newest: list[str] = []
+    for store in map(FeatureStore.open, folders):
+        # What a run's own backbone made is for scoring that run; to train on it, name it.
+        if wish.backbone is None and store.backbone_name.startswith(f"local:{(workspace / 'runs').resolve()}"):
+            continue
+        if not (reasons := wish.differences(store)):
             return store, []
-    return None, reasons
+        newest = newest or reasons
+    return None, newest
 
 
 def require(

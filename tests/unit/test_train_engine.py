@@ -180,7 +180,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
-    from tvr_cli.engine.train import build_learner
+    from tvr_cli.engine.assemble import build_learner
 
     store = SyntheticStore().write(tmp_path)
     made = []

@@ -1,0 +1,90 @@
+"""Putting a training run together: what is trained, and where its batches come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvr_cli.backbones.base import Backbone
+from tvr_cli.backbones.openclip import OpenClipBackbone
+from tvr_cli.backbones.source import resolve
+from tvr_cli.config import Resolved, TrainConfig
+from tvr_cli.engine import cost, models, precision, training_store
+from tvr_cli.engine.learner import Learner
+from tvr_cli.engine.live import LiveSource
+from tvr_cli.engine.precompute import backbone_of, choose_backbone
+from tvr_cli.engine.sources import CachedSource, Source
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.methods import base
+from tvr_cli.methods.base import Method
+from tvr_cli.stores.features import FeatureStore
+from tvr_cli.types import Sizes
+
+
+def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig) -> None:
+    """Raise ConfigError for a method that has no loss, or none of whose parameters would move, or a batch of one."""
+    method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
+    if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
+        tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
+        raise ConfigError(f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}")
+    if train.batch_size < 2:
+        raise ConfigError(
+            f"train.batch_size: expected at least 2, found {train.batch_size}; every loss compares pairs with others"
+        )
+
+
+def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, device: torch.device) -> Learner:
+    """Make what is trained: the method with its initial weights, a function of the seed and of the backbone's weights.
+
+    With `tune: full` the backbone comes with it, in the precision that the experiment asks for.
+    """
+    experiment = resolved.experiment
+    torch.manual_seed(experiment.train.seed)
+    method = models.build(experiment, store)
+    full = experiment.train.tune == "full"
+    backbone = None
+    if full or type(method).init_from_backbone is not Method.init_from_backbone:
+        backbone = backbone_of(store, offline=offline, device="cpu")
+        with torch.no_grad():
+            method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
+    learner = Learner(method, backbone if full else None).to(device)
+    if learner.clip is not None:
+        _prepare(learner.clip, experiment.train)
+    return learner
+
+
+def skeleton(workspace: Path, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
+    """Return the backbone without its weights, for its parameters' names and shapes. Raises like the backbone would."""
+    source = resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
+    return OpenClipBackbone(cost.skeleton(source), source, None, temporal_shift=bool(wish.temporal_shift))
+
+
+def build_source(
+    store: FeatureStore,
+    learner: Learner,
+    train: TrainConfig,
+    device: torch.device,
+    *,
+    workspace: Path,
+    workers: int | None,
+) -> Source:
+    """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
+    if learner.clip is None:
+        return CachedSource(store, device)
+    if not training_store.has_frames(workspace):
+        raise DataError(
+            f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
+            f"run: tvr extract-frames VIDEOS -o {workspace}"
+        )
+    return LiveSource(store, workspace / "frames", learner.clip, train, device, workers=workers)
+
+
+def _prepare(backbone: Backbone, train: TrainConfig) -> None:
+    backbone.requires_grad_(True)
+    if train.clip_precision == "fp16":
+        precision.to_half_towers(backbone)
+    if train.grad_checkpointing:
+        backbone.set_grad_checkpointing(True)

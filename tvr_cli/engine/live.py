@@ -1,0 +1,165 @@
+"""The live source: the backbone runs inside the step, on stored frames and token ids, and gradients reach it.
+
+Captions, clips, splits and plans come from the feature store that the backbone made before it was tuned; its features
+are not used. A missing frame counts as the all-zero normalised image, as in the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tvr_cli import log
+from tvr_cli.backbones.base import Backbone
+from tvr_cli.config import TrainConfig
+from tvr_cli.engine import precision
+from tvr_cli.engine.augment import RandAugment
+from tvr_cli.engine.encoding import caption_features, frame_features
+from tvr_cli.engine.frame_loader import FrameLoader, Pixels
+from tvr_cli.engine.seeds import derive
+from tvr_cli.engine.sources import Features, Inputs, cat
+from tvr_cli.stores.features import FeatureStore
+from tvr_cli.types import TextFeatures, VideoFeatures
+
+_CHUNK = 32  # clips or captions a forward pass of validation
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A batch before the backbone. pixels: [B, F, 3, S, S] uint8. real: [B, F] bool. marks: [B, L] uint8 or None."""
+
+    ids: Tensor
+    n_tokens: Tensor
+    marks: Tensor | None
+    pixels: Tensor
+    real: Tensor
+    ts: Tensor
+
+
+class LiveSource:
+    """Batches of pixels and token ids, decoded ahead in worker processes; implements `sources.Source`."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        frames: Path,
+        backbone: Backbone,
+        train: TrainConfig,
+        device: torch.device,
+        *,
+        workers: int | None = None,
+    ):
+        self._store, self._backbone, self._train, self._device = store, backbone, train, device
+        self._clip_key = torch.tensor([clip.key for clip in store.clips], dtype=torch.int64)
+        self._caption_key = torch.tensor([caption.key for caption in store.captions], dtype=torch.int64)
+        self._truncated: set[int] = set()
+        self._loader = FrameLoader(
+            frames,
+            slots=store.sizes.frames,
+            size=backbone.image_size,
+            augment=RandAugment() if train.augment == "randaugment" else None,
+            workers=default_workers() if workers is None else workers,
+        )
+
+    def stream(self, plan: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
+        asked: list[tuple[int, np.ndarray]] = []
+
+        def wanted() -> Iterator[tuple[Sequence[str], Sequence[int] | None]]:
+            for step, pairs in plan:
+                asked.append((step, pairs))
+                yield (
+                    self._clips(pairs[:, 1]),
+                    [derive(self._train.seed, "augment", step, i) for i in range(len(pairs))],
+                )
+
+        for pixels in self._loader.stream(wanted()):
+            step, pairs = asked.pop(0)
+            yield Inputs(step, pairs, self._raw(pairs[:, 0], pixels))
+
+    def encode(self, inputs: Inputs, rows: slice) -> Features:
+        raw: Raw = inputs.raw
+        pairs = torch.from_numpy(inputs.pairs[rows])
+        marks = None if raw.marks is None else raw.marks[rows]
+        text = self._text(pairs[:, 0], raw.ids[rows], raw.n_tokens[rows], marks)
+        video = self._video(pairs[:, 1], raw.pixels[rows], raw.real[rows], raw.ts[rows])
+        return text, video
+
+    @torch.no_grad()
+    def text(self, index: Tensor | None = None) -> TextFeatures:
+        rows = torch.arange(len(self._store.captions)) if index is None else index
+        parts = []
+        for chunk in rows.split(_CHUNK):
+            ids, n_tokens, marks = self._tokens(chunk.tolist())
+            parts.append(self._text(chunk, ids, n_tokens, marks).to("cpu"))
+        return cat(parts)
+
+    @torch.no_grad()
+    def video(self, index: Tensor | None = None) -> VideoFeatures:
+        rows = torch.arange(len(self._store.clips)) if index is None else index
+        chunks = rows.split(_CHUNK)
+        parts = []
+        loaded = self._loader.stream((self._clips(chunk.numpy()), None) for chunk in chunks)
+        for chunk, pixels in zip(chunks, loaded, strict=True):
+            frames, real, ts = _tensors(pixels)
+            parts.append(self._video(chunk, frames, real, ts).to("cpu"))
+        return cat(parts)
+
+    def close(self) -> None:
+        self._loader.close()
+        if self._truncated:
+            log.logger.warning(
+                "%d training caption%s longer than %d tokens %s cut (words.length)",
+                len(self._truncated), "" if len(self._truncated) == 1 else "s", self._store.word_plan.length,
+                "was" if len(self._truncated) == 1 else "were",
+            )  # fmt: skip
+
+    def _clips(self, rows: np.ndarray) -> list[str]:
+        return [self._store.clips[i].id for i in rows.tolist()]
+
+    def _raw(self, captions: np.ndarray, pixels: Pixels) -> Raw:
+        ids, n_tokens, marks = self._tokens(captions.tolist())
+        return Raw(ids, n_tokens, marks, *_tensors(pixels))
+
+    def _tokens(self, captions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        texts = [self._store.captions[i].text for i in captions]
+        length = self._store.word_plan.length
+        ids, n_tokens = self._backbone.tokenize(texts, length)
+        self._truncated |= {
+            i for i, n in zip(captions, self._backbone.count_tokens(texts).tolist(), strict=True) if n > length
+        }
+        marks = None
+        if "importance" in self._store.provides:
+            marks = self._store.text(torch.tensor(captions, dtype=torch.int64)).importance
+        return ids, n_tokens, marks
+
+    def _text(self, rows: Tensor, ids: Tensor, n_tokens: Tensor, marks: Tensor | None) -> TextFeatures:
+        with precision.towers(self._train, self._device):
+            pooled, tokens = caption_features(self._backbone, ids, n_tokens, self._store.word_plan)
+        provided = tokens if "tokens" in self._store.provides else None
+        return TextFeatures(self._caption_key[rows], pooled, provided, n_tokens, marks).to(self._device)
+
+    def _video(self, rows: Tensor, pixels: Tensor, real: Tensor, ts: Tensor) -> VideoFeatures:
+        n_frames = real.sum(1)
+        pixels, on_device = pixels.to(self._device, non_blocking=True), real.to(self._device)
+        with precision.towers(self._train, self._device):
+            frames = frame_features(self._backbone, pixels, on_device, self._store.shape)
+        return VideoFeatures(self._clip_key[rows], frames.float(), n_frames, ts).to(self._device)
+
+
+def default_workers() -> int:
+    """Return how many processes decode frames: all cores but one, at least one, at most eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores - 1))
+
+
+def _tensors(pixels: Pixels) -> tuple[Tensor, Tensor, Tensor]:
+    frames = torch.from_numpy(pixels.frames).permute(0, 1, 4, 2, 3)  # [B, F, 3, S, S]
+    real = torch.arange(frames.shape[1])[None] < torch.from_numpy(pixels.n_frames)[:, None]
+    return frames, real, torch.from_numpy(pixels.ts)

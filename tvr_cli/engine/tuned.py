@@ -1,0 +1,44 @@
+"""What a fully tuned run leaves for scoring: its backbone as a folder, and the features that this backbone makes.
+
+    runs/<name>/backbone/     the best weights' backbone, `--backbone local:…` loads it
+    features/<fingerprint>/   its features of the same frames and captions; env.json of the run names them
+
+Evaluation, index and queries then work as for any run: the run's store is the one its own backbone made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tvr_cli import files, log
+from tvr_cli.backbones.export import save_folder
+from tvr_cli.backbones.openclip import OpenClipBackbone
+from tvr_cli.engine import checkpoint, precompute
+from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
+from tvr_cli.runs import RunDir
+from tvr_cli.stores.features import FeatureStore
+
+
+def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> FeatureStore:
+    """Write the tuned backbone of a run's best weights, compute its features with the plans of `store`, return them.
+
+    options: device, batch and offline are taken from it.
+    """
+    backbone = backbone_of(store, offline=options.offline, device="cpu")
+    if not isinstance(backbone, OpenClipBackbone):
+        raise TypeError(f"expected an open_clip backbone, got {type(backbone).__name__}")
+    backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
+    name = save_folder(backbone, run.path / "backbone")
+    log.logger.info("computing the features of the tuned backbone (tvr precompute-features)")
+    plans = dataclasses.replace(
+        options,
+        shape=store.shape,  # type: ignore[arg-type]
+        words=store.word_plan.shape,
+        max_words=store.word_plan.length,
+        temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
+        word_importance=store.word_importance,
+    )
+    made = precompute.precompute(run.path.parent.parent, name, None, plans).store
+    assert made is not None, "only a dry run makes no store"
+    files.write_json(run.path / "env.json", {**run.env(), "tuned_store": made.fingerprint})
+    return made
