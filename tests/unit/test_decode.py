@@ -195,6 +195,14 @@ def test_what_is_not_a_video_says_so(tmp_path: Path) -> None:
         sample(Task(tmp_path / "nothing.mp4", FramePlan()))
 
 
+def test_metadata_in_another_encoding_is_no_obstacle(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "a.mkv", 10)
+    data = path.read_bytes()
+    assert data.count(b"Lavf") >= 1
+    path.write_bytes(data.replace(b"Lavf", b"\xb3\xe9\xfc\xff"))
+    assert numbers(path) == {i: i for i in range(10)}
+
+
 def test_a_playlist_cannot_open_other_files(tmp_path: Path) -> None:
     videos.make_video(tmp_path / "real.mp4", 10)
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile real.mp4\n")
@@ -286,6 +294,13 @@ def test_windows_share_frames_and_keep_the_times_of_the_file(tmp_path: Path) -> 
         want = [round(clip.span.start * 10) + k for k in (5, 15, 25, 35)]
         assert [read_barcode(decode_jpeg(j)) for j in clip.jpegs] == want
         np.testing.assert_allclose(clip.ts, np.array(want) / 10, atol=1e-3)
+
+
+def test_a_single_frame_is_a_video(tmp_path: Path) -> None:
+    for name in ("one.mp4", "one.wmv", "one.avi"):
+        path = videos.make_video(tmp_path / name, 1, codec="wmv2" if name.endswith("wmv") else "mpeg4")
+        read = sample(Task(path, FramePlan(num_frames=12, size=64)))
+        assert [read_barcode(decode_jpeg(j)) for j in read.clips[0].jpegs] == [0] and read.duration > 0
 
 
 def test_a_short_clip_keeps_its_few_frames(tmp_path: Path) -> None:

@@ -80,8 +80,10 @@ def read_index(container: Any, stream: Any, beat: Beat) -> PacketIndex:
     regular = regular and (container.format.name != "avi" or len(keys) == len(pts))
     first = min(shown) if regular else (first_dts or 0)
     ordered = np.array(sorted(set(shown)), dtype=np.int64)
-    if len(ordered) > 1 and end <= ordered[-1]:
-        end = int(ordered[-1] + np.median(np.diff(ordered)))
+    if len(ordered) and end <= ordered[-1]:  # no duration in the packets
+        frame_s = 1 / float(stream.average_rate or 25)
+        step = np.median(np.diff(ordered)) if len(ordered) > 1 else frame_s / stream.time_base
+        end = int(ordered[-1] + max(1, round(float(step))))
     hidden = sum(p is not None for p in pts) - len(shown)
     unique_keys = np.array(sorted(set(keys)), dtype=np.int64)
     return PacketIndex(ordered, unique_keys, len(pts), hidden, open_gop, regular, first, end)

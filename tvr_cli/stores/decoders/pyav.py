@@ -202,7 +202,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     av.logging.set_level(av.logging.PANIC)
     try:
         # Only the file itself: a playlist in disguise must not open others or the network.
-        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
+        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except av.error.FFmpegError as e:
         raise DecodeError(f"not readable as a video: {_reason(e)}") from e
     try:
