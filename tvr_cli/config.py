@@ -166,6 +166,15 @@ def preset_layers(kind: Literal["methods", "datasets", "backbones", "recipes"], 
     return file_layers(preset_path(kind, name))
 
 
+def dataset_plans(name: str) -> tuple[FramesConfig, WordsConfig]:
+    """Return the frame and word plan of a data set's preset, None where it leaves a value open."""
+    sections: dict[str, dict[str, Any]] = {}
+    for layer in preset_layers("datasets", name):
+        for key, schema in (("frames", FramesConfig), ("words", WordsConfig)):
+            _merge(sections, key, schema, layer.tree.get(key), layer, {})
+    return FramesConfig(**sections.get("frames", {})), WordsConfig(**sections.get("words", {}))
+
+
 def set_layer(assignments: Sequence[str]) -> Layer:
     """Read `--set a.b=c` arguments; the value is YAML. Raises ConfigError."""
     tree: dict[str, Any] = {}

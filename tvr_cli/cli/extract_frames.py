@@ -22,6 +22,10 @@ def extract_frames(
             help='Folders, video files, or manifests (.jsonl with {"path", "id"?, "start"?, "end"?} a line).'
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="NAME:ROOT[:VARIANT]", help="Videos and frame plan of a data set, not VIDEOS."),
+    ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     num_frames: Annotated[
         int | None, typer.Option("--num-frames", min=1, help="Frames spread evenly over each clip; default 12.")
@@ -30,7 +34,9 @@ def extract_frames(
     max_frames: Annotated[
         int | None, typer.Option("--max-frames", min=1, help="With --fps: keep at most this many, spread evenly.")
     ] = None,
-    size: Annotated[int, typer.Option("--size", help="Short side and centre crop, pixels.")] = 224,
+    size: Annotated[
+        int | None, typer.Option("--size", min=16, help="Short side and centre crop, pixels; default 224.")
+    ] = None,
     quality: Annotated[int, typer.Option("--quality", help="JPEG quality, 1 to 95.")] = 90,
     segment: Annotated[
         str,
@@ -93,19 +99,42 @@ def extract_frames(
         command=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
     )
     if repair is not None:
-        if videos:
+        if videos or data:
             raise ConfigError("--repair reads the videos that the store names; leave out VIDEOS")
         _finish(engine.repair(workspace, repair, options), as_json, allow_failures)
         return
-    if not videos:
-        raise ConfigError("name the videos: tvr extract-frames videos/ (a folder, files, or a manifest.jsonl)")
-    plan = _plan(num_frames, fps, max_frames, size, quality)
+    if bool(videos) == bool(data):
+        raise ConfigError(
+            "name the videos: tvr extract-frames videos/ (a folder, files, or a manifest.jsonl), or --data NAME:ROOT"
+        )
+    sources: Any = videos
+    if data is not None:
+        from tvr_cli.data import load
+
+        sources = load(data)
+        num_frames, fps, max_frames, size = _plan_of_data(sources.name, num_frames, fps, max_frames, size)
+    plan = _plan(num_frames, fps, max_frames, size or 224, quality)
     if dry_run:
         from tvr_cli.engine.extract_estimate import estimate
 
-        _show_estimate(estimate(videos, workspace, plan, options), as_json)
+        _show_estimate(estimate(sources, workspace, plan, options), as_json)
         return
-    _finish(engine.extract(videos, workspace, plan, options), as_json, allow_failures)
+    _finish(engine.extract(sources, workspace, plan, options), as_json, allow_failures)
+
+
+def _plan_of_data(
+    name: str, num_frames: int | None, fps: float | None, max_frames: int | None, size: int | None
+) -> tuple[int | None, float | None, int | None, int | None]:
+    """Fill in the data set's own plan where no flag says otherwise."""
+    from tvr_cli.config import dataset_plans
+
+    preset, _ = dataset_plans(name)
+    size = size or preset.size
+    if num_frames is not None or fps is not None:
+        return num_frames, fps, max_frames, size
+    if preset.kind == "fps":
+        return None, preset.fps, max_frames or preset.max_frames, size
+    return preset.num_frames, None, None, size
 
 
 def _plan(num_frames: int | None, fps: float | None, max_frames: int | None, size: int, quality: int) -> Any:

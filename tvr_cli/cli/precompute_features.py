@@ -67,6 +67,13 @@ def precompute_features(
 
     from tvr_cli.engine import precompute as engine
 
+    corpus: Any = captions
+    if data is not None:
+        from tvr_cli.config import dataset_plans
+        from tvr_cli.data import load
+
+        corpus = load(data)
+        max_words = max_words or dataset_plans(corpus.name)[1].length
     options = engine.PrecomputeOptions(
         dtype=dtype,  # type: ignore[arg-type]
         shape=shape,  # type: ignore[arg-type]
@@ -83,7 +90,7 @@ def precompute_features(
     if repair is not None:
         report = engine.repair(workspace, repair, options)
     else:
-        report = engine.precompute(workspace, backbone, data or captions, options)
+        report = engine.precompute(workspace, backbone, corpus, options)
     render.result(report.to_json(), as_json, lambda: _show(report))
 
 

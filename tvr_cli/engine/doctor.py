@@ -7,41 +7,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tvr_cli import __version__, log
 from tvr_cli.engine.discover import discover
+from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.runs import version
-from tvr_cli.stores.decode import open_video
-from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
 
 _FREE_BYTES = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding. fix: what to do, empty when ok. fatal: tvr cannot run before it is fixed.
-
-    incomplete: a data set cannot be used for its benchmark before it is fixed.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
-    fatal: bool = False
-    incomplete: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Probed:
-    """What opening a video told. problem: empty when all is well."""
-
-    detail: str
-    problem: str
 
 
 def environment_checks(workspace: Path) -> list[Check]:
@@ -65,32 +41,24 @@ def examine(target: str | None, workspace: Path, *, deep: bool = False) -> list[
     if target is None:
         return environment_checks(workspace)
     from tvr_cli import data
+    from tvr_cli.engine.dataset_doctor import dataset_checks, recognise
 
-    if target.partition(":")[0] in data.names() and ":" in target:
-        from tvr_cli.engine.dataset_doctor import dataset_checks
-
+    if ":" in target and target.partition(":")[0] in data.names():
         return dataset_checks(target, deep=deep)
-    return video_checks(Path(target), deep=deep)
+    path = Path(target)
+    if path.is_dir() and (name := recognise(path)) is not None:
+        log.logger.info("%r holds the annotation files of %s", target, name)
+        return dataset_checks(f"{name}:{path}", deep=deep)
+    return video_checks(path, deep=deep)
 
 
 def video_checks(path: Path, *, deep: bool) -> list[Check]:
     """Open every video below a path, each in a process of its own; `deep` decodes 12 frames of it as well."""
-    videos = discover([path]).videos
-    tasks = [(video.id, (video.path, deep)) for video in videos]
-    checks = []
-    with (
-        log.progress("opening videos", total=len(tasks), unit="videos") as bar,
-        DecodePool(_probe, workers=default_workers(), timeout_s=60.0) as pool,
-    ):
-        for name, found in pool.run(tasks):
-            bar.advance()
-            if isinstance(found, Unread):
-                checks.append(
-                    Check(name, False, found.reason, "it is left out by tvr extract-frames, which records it")
-                )
-            else:
-                checks.append(Check(name, not found.problem, found.detail, found.problem))
-    return sorted(checks, key=lambda c: (c.ok, c.name))
+    videos = {video.id: video.path for video in discover([path]).videos}
+    with log.progress("opening videos", total=len(videos), unit="videos") as bar:
+        checks = probe_videos(videos, deep=deep, advance=bar.advance)
+    # A bad video of one's own is news, not an incomplete benchmark: extract-frames leaves it out.
+    return [replace(c, incomplete=False) for c in sorted(checks, key=lambda c: (c.ok, c.name))]
 
 
 def exit_code(checks: list[Check]) -> int:
@@ -104,22 +72,6 @@ def payload(checks: list[Check], target: str) -> dict[str, Any]:
     """Return what `tvr doctor --json` prints."""
     listed = [{k: v for k, v in asdict(c).items() if k not in ("fatal", "incomplete")} for c in checks]
     return {"schema": "tvr/doctor@1", "target": target, "checks": listed}
-
-
-def _probe(task: tuple[Path, bool], beat: Callable[[], None]) -> _Probed:
-    path, deep = task
-    decoder = open_video(path, beat=beat)
-    try:
-        timeline = decoder.timeline
-        detail = f"{len(timeline)} frames, {timeline.end:.1f} s"
-        if not deep:
-            return _Probed(detail, timeline.truncated or "")
-        wanted = sorted({int((i + 0.5) * len(timeline) / 12) for i in range(12)})
-        read = sum(1 for _ in decoder.frames(wanted))
-        lost = f"{len(wanted) - read} of {len(wanted)} sampled frames cannot be decoded" if read < len(wanted) else ""
-        return _Probed(detail, timeline.truncated or lost)
-    finally:
-        decoder.close()
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:

@@ -18,7 +18,7 @@ from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_sc
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import write_bytes, write_json
+from tvr_cli.files import sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
@@ -88,9 +88,7 @@ def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) 
         "store": store.fingerprint,
         "word_importance": store.word_importance,
         "checkpoint": scorer.checkpoint,
-        "data": {
-            k: store.provenance.get(k) for k in ("name", "variant", "annotations", "notes") if store.provenance.get(k)
-        },
+        "data": _data_of(store),
         "split": split,
         "captions": len(gallery.captions),
         "videos": len(gallery.videos),
@@ -172,6 +170,14 @@ def _bank(scorer: Scorer, store: FeatureStore, gallery: Gallery, options: Evalua
     chosen = train[torch.linspace(0, len(train) - 1, min(_BANK, len(train))).long()]
     bank = Gallery(chosen, gallery.clips, gallery.file_of_clip, np.zeros(len(chosen), np.int64), gallery.videos)
     return video_scores(scorer.method, store, bank, options.memory_budget).numpy()
+
+
+def _data_of(store: FeatureStore) -> dict[str, Any]:
+    """Return name, variant and notes of the corpus, and the sha256 of its annotation files."""
+    about = store.provenance
+    files = [Path(p) for p in about.get("annotations", [about["captions"]] if about.get("captions") else [])]
+    hashes = {path.name: sha256_file(path) for path in files if path.is_file()}
+    return {k: about[k] for k in ("name", "variant", "notes") if about.get(k)} | {"annotations": hashes}
 
 
 def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""The doctor of data sets: what is there, what is missing, what is suspicious, and the exact next command."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tvr_cli import data, log
+from tvr_cli.data import official
+from tvr_cli.data.annotation_files import VideoFiles
+from tvr_cli.data.registry import split_spec
+from tvr_cli.engine.probing import Check, probe_videos
+from tvr_cli.errors import DataError
+from tvr_cli.types import SPLITS, Manifest
+
+_SHOWN = 5
+
+
+def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
+    """Check a data set named as NAME:ROOT[:VARIANT].
+
+    The first check is whether the annotations can be read; when they cannot, it is the only one. deep: decode videos.
+    Raises ConfigError for an unknown name, DataError when the root does not exist.
+    """
+    name, root, _ = split_spec(spec)
+    if not root.exists():
+        raise DataError(f"expected the data set {name} at {str(root)!r}, found nothing there")
+    try:
+        manifest = data.load(spec)
+    except DataError as e:
+        return [
+            Check("annotations", False, str(e), "see docs/datasets.md for the files that are accepted", incomplete=True)
+        ]
+    checks = [_annotations(manifest), *_counts(manifest), _missing(manifest), _unused(manifest)]
+    checks += [_duplicate_files(manifest), _empty_files(manifest), _repeated_captions(manifest)]
+    checks += [Check("note", True, note) for note in manifest.notes]
+    if deep:
+        checks += _decoded(manifest)
+    return [*checks, _next(spec, manifest, checks)]
+
+
+def recognise(root: Path) -> str | None:
+    """Return the name of the data set whose annotation files lie below a folder, or None."""
+    for name in data.names():
+        if name in ("jsonl", "demo"):
+            continue
+        try:
+            data.load(f"{name}:{root}")
+        except DataError:
+            continue
+        return name
+    return None
+
+
+def _annotations(manifest: Manifest) -> Check:
+    variant = f", variant {manifest.variant}" if manifest.variant else ""
+    files = ", ".join(p.name for p in manifest.annotations)
+    return Check("annotations", True, f"{manifest.name}{variant}: read {files}")
+
+
+def _counts(manifest: Manifest) -> list[Check]:
+    """Compare videos and captions of each split with the official numbers."""
+    checks = []
+    sizes = official.sizes(manifest.name, manifest.variant)
+    captions = Counter(c.split for c in manifest.captions)
+    videos: dict[str | None, set[str]] = defaultdict(set)
+    for caption in manifest.captions:
+        videos[caption.split].add(caption.video)
+    for split in SPLITS:
+        if not captions[split] and split not in sizes:
+            continue
+        found = f"{len(videos[split])} videos, {captions[split]} captions"
+        wanted = sizes.get(split)
+        if wanted is None:
+            checks.append(Check(f"split {split}", True, found))
+            continue
+        right = wanted.videos in (None, len(videos[split])) and wanted.captions in (None, captions[split])
+        expected = f"{wanted.videos or 'unknown'} videos, {wanted.captions or 'unknown'} captions"
+        fix = "" if right else f"the official numbers are {expected}; get the split and caption files again"
+        checks.append(Check(f"split {split}", right, found, fix, incomplete=True))
+    return checks
+
+
+def _missing(manifest: Manifest) -> Check:
+    n, total = len(manifest.missing), len(manifest.missing) + len(manifest.clips)
+    if not n:
+        return Check("videos", True, f"all {total} videos have a file")
+    split_of = {c.video: c.split for c in manifest.captions}
+    by_split = Counter(split_of.get(v) for v in manifest.missing)
+    where = ", ".join(f"{by_split[s]} of {s}" for s in SPLITS if by_split[s])
+    fix = "a smaller gallery makes every recall higher; complete the videos, or evaluate with --allow-missing"
+    return Check(
+        "videos", False, f"{n} of {total} have no file ({where}): {_some(manifest.missing)}", fix, incomplete=True
+    )
+
+
+def _unused(manifest: Manifest) -> Check:
+    used = {clip.path for clip in manifest.clips}
+    extra = [p for p in VideoFiles(manifest.root).all() if p not in used]
+    detail = f"{len(extra)} files belong to no id" + (f": {_some([p.name for p in extra])}" if extra else "")
+    return Check("files without an id", True, detail)
+
+
+def _duplicate_files(manifest: Manifest) -> Check:
+    by_path: dict[Path, list[str]] = defaultdict(list)
+    for clip in manifest.clips:
+        by_path[clip.path].append(clip.id)
+    shared = [ids for ids in by_path.values() if len(ids) > 1]
+    if not shared:
+        return Check("one file an id", True, "no two ids share a file")
+    shown = _some(["=".join(ids) for ids in shared])
+    return Check(
+        "one file an id", False, f"{len(shared)} files serve several ids: {shown}", "rename the files by their ids"
+    )
+
+
+def _empty_files(manifest: Manifest) -> Check:
+    empty = [clip.id for clip in manifest.clips if clip.path.stat().st_size == 0]
+    if not empty:
+        return Check("file sizes", True, "no file is empty")
+    return Check(
+        "file sizes", False, f"{len(empty)} files are empty: {_some(empty)}", "get them again", incomplete=True
+    )
+
+
+def _repeated_captions(manifest: Manifest) -> Check:
+    """Count test captions that stand for several videos: no method can tell those apart."""
+    videos: dict[str, set[str]] = defaultdict(set)
+    rows = [c for c in manifest.captions if c.split == "test"]
+    for caption in rows:
+        videos[" ".join(caption.text.lower().split())].add(caption.video)
+    repeated = [text for text, of in videos.items() if len(of) > 1]
+    detail = f"{len(videos)} distinct of {len(rows)} test captions; {len(repeated)} stand for several videos"
+    return Check("test captions", True, detail + (f": {_some(repeated)}" if repeated else ""))
+
+
+def _decoded(manifest: Manifest) -> list[Check]:
+    """Open and sample every video; only what is wrong becomes a check of its own."""
+    with log.progress("decoding", total=len(manifest.clips), unit="videos") as bar:
+        tasks: Mapping[str, Path] = {clip.id: clip.path for clip in manifest.clips}
+        advance: Callable[[], None] = bar.advance
+        found = probe_videos(tasks, deep=True, advance=advance)
+    bad = [c for c in found if not c.ok]
+    summary = Check("decoding", not bad, f"{len(found) - len(bad)} of {len(found)} videos are whole", incomplete=True)
+    return [summary, *bad]
+
+
+def _next(spec: str, manifest: Manifest, checks: list[Check]) -> Check:
+    command = f"tvr extract-frames --data {shlex.quote(spec)}"
+    if any(not c.ok and c.incomplete for c in checks):
+        return Check("next", True, f"fix the above, then: {command}")
+    return Check("next", True, command)
+
+
+def _some(items: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(map(repr, items[:_SHOWN]))
+    return shown + (f" … and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

@@ -1,0 +1,67 @@
+"""What a check of `tvr doctor` is, and opening videos in processes of their own to find out whether they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvr_cli.stores.decode import open_video
+from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
+
+_TIMEOUT_S = 60.0
+_SAMPLED = 12  # frames that a deep check decodes
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. fix: what to do, empty when ok. fatal: tvr cannot run before it is fixed.
+
+    incomplete: a data set cannot be used for its benchmark before it is fixed.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    fatal: bool = False
+    incomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What opening a video told. problem: empty when all is well."""
+
+    detail: str
+    problem: str
+
+
+def probe_videos(videos: Mapping[str, Path], *, deep: bool, advance: Callable[[], None]) -> list[Check]:
+    """Open each video (id -> file) in a process of its own; `deep` decodes some of its frames as well."""
+    checks = []
+    tasks = [(name, (path, deep)) for name, path in videos.items()]
+    with DecodePool(_probe, workers=default_workers(), timeout_s=_TIMEOUT_S) as pool:
+        for name, found in pool.run(tasks):
+            advance()
+            if isinstance(found, Unread):
+                fix = "tvr extract-frames leaves it out and records it in failures.jsonl"
+                checks.append(Check(name, False, found.reason, fix, incomplete=True))
+            else:
+                checks.append(Check(name, not found.problem, found.detail, found.problem, incomplete=True))
+    return checks
+
+
+def _probe(task: tuple[Path, bool], beat: Callable[[], None]) -> _Probed:
+    path, deep = task
+    decoder = open_video(path, beat=beat)
+    try:
+        timeline = decoder.timeline
+        detail = f"{len(timeline)} frames, {timeline.end:.1f} s"
+        if not deep:
+            return _Probed(detail, timeline.truncated or "")
+        wanted = sorted({int((i + 0.5) * len(timeline) / _SAMPLED) for i in range(_SAMPLED)})
+        lost = len(wanted) - sum(1 for _ in decoder.frames(wanted))
+        damaged = f"{lost} of {len(wanted)} sampled frames cannot be decoded" if lost else ""
+        return _Probed(detail, timeline.truncated or damaged)
+    finally:
+        decoder.close()
