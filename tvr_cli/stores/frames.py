@@ -79,6 +79,11 @@ class StoredClip:
     row: int
 
 
+# The fields of a clip's manifest entry, in the order of the classes; the shard's name is said once a line.
+_RECORD = tuple(f.name for f in dataclasses.fields(ClipRecord))
+_PLACE = tuple(f.name for f in dataclasses.fields(StoredClip) if f.name not in ("record", "shard"))
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One line of the manifest. `rows` counts the clips in the file, of which `clips` are still wanted."""
@@ -144,7 +149,7 @@ class FrameStore:
         """Return a hash that changes when the plan or any record changes, and not when frames move on disk."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
         for record in self.records:
-            digest.update(json.dumps(dataclasses.asdict(record), sort_keys=True).encode())
+            digest.update(json.dumps([getattr(record, name) for name in _RECORD]).encode())
         return digest.hexdigest()
 
     def failures(self) -> list[dict[str, Any]]:
@@ -206,22 +211,20 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
 
 def shard_to_json(shard: Shard) -> dict[str, Any]:
     """Return the manifest line of a shard."""
-    clips = []
-    for clip in shard.clips:
-        flat = dataclasses.asdict(clip)
-        del flat["shard"]
-        clips.append({**flat.pop("record"), **flat})
+    clips = [
+        {**{n: getattr(clip.record, n) for n in _RECORD}, **{n: getattr(clip, n) for n in _PLACE}}
+        for clip in shard.clips
+    ]
     return {"shard": shard.name, "sha256": shard.sha256, "bytes": shard.size_bytes, "rows": shard.rows, "clips": clips}
 
 
 def shard_from_json(line: dict[str, Any]) -> Shard:
     """Read a manifest line."""
-    names = [f.name for f in dataclasses.fields(ClipRecord)]
     clips = []
     for flat in line["clips"]:
-        record = ClipRecord(**{**{n: flat[n] for n in names}, "span": (flat["span"][0], flat["span"][1])})
-        place = {n: flat[n] for n in ("video", "source", "size", "mtime_ns", "file_duration", "row")}
-        clips.append(StoredClip(record=record, shard=line["shard"], **place))
+        flat["span"] = tuple(flat["span"])
+        record = ClipRecord(*[flat[name] for name in _RECORD])
+        clips.append(StoredClip(record, *[flat[name] for name in _PLACE[:-1]], line["shard"], flat["row"]))
     return Shard(line["shard"], line["sha256"], line["bytes"], line["rows"], tuple(clips))
 
 
