@@ -92,8 +92,10 @@ def _register() -> None:
         index,
         info,
         methods,
+        plot,
         precompute_features,
         query,
+        rerun,
         train,
     )
 
@@ -102,6 +104,8 @@ def _register() -> None:
         extract_frames.extract_frames,
         precompute_features.precompute_features,
         train.train,
+        rerun.rerun,
+        plot.plot,
         evaluate.evaluate,
         compare.compare,
         audit.audit,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,13 +46,14 @@ class Names:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. steps: done in all, earlier sessions included. stopped: why."""
+    """How a run ended. steps: done in all, earlier sessions included. stopped: why. peak: of the process or the GPU."""
 
     steps: int
     best: Best | None
     seconds: float
     samples_per_s: float
     stopped: str  # "finished" or "early"
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class Loop:
                     raise Interrupted(f"stopped after step {self.step} of {self.total}; the state is saved")
         seconds = time.monotonic() - started
         samples = (self.step - first) * min(self.sampler.batch_size, len(self.sampler))
-        return Outcome(self.step, self.best, seconds, samples / max(seconds, 1e-9), stopped)
+        return Outcome(
+            self.step, self.best, seconds, samples / max(seconds, 1e-9), stopped, peak_memory_bytes(self.device)
+        )
 
     def train_step(self, inputs: Inputs) -> StepReport:
         """Do one step: loss, gradients, guards, update, clamp of the logit scale."""
@@ -263,6 +267,18 @@ class Loop:
         if self.device.type == "cuda":
             shown.append(f"{torch.cuda.max_memory_allocated(self.device) / 1e9:.1f} GB")
         return " · ".join(shown)
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Return the most memory so far: allocated on a CUDA device, else resident in this process; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager

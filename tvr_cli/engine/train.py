@@ -10,7 +10,7 @@ from typing import Any
 
 from tvr_cli import __version__, config, files, log, metrics
 from tvr_cli.config import DataConfig, Resolved, TrainConfig
-from tvr_cli.engine import checkpoint, models, optim, resume, score, training_store
+from tvr_cli.engine import board, checkpoint, models, optim, resume, score, training_store
 from tvr_cli.engine.assemble import build_learner, build_source, require_trainable, skeleton
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.learner import Learner
@@ -21,7 +21,7 @@ from tvr_cli.engine.sources import Source
 from tvr_cli.engine.threads import use_threads
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.methods import base
-from tvr_cli.runs import RunDir
+from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Manifest
 
@@ -32,7 +32,8 @@ SCHEMA = "tvr/train@1"
 class TrainOptions:
     """What is not part of the experiment. run: name, None = the method's, with a number when that is taken.
 
-    threads: None = the cores that stand idle; a resumed run keeps those it began with. workers: processes that decode
+    like: a run whose features, threads and matrix product this one takes over. threads: None = the cores that stand
+    idle; a resumed run keeps those it began with. workers: processes that decode
     frames for `tune: full`, None = all cores but one, 0 = none.
     """
 
@@ -41,6 +42,7 @@ class TrainOptions:
     captions: Path | None = None
     device: str = "auto"
     offline: bool = False
+    like: RunDir | None = None
     threads: int | None = None
     workers: int | None = None
     memory_budget: int = score.DEFAULT_BUDGET
@@ -62,16 +64,16 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[st
         raise ConfigError(
             f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
         )
-    wish = training_store.wish_of(experiment)
-    if options.resume:
-        store = training_store.of_run(workspace, RunDir.open(run.path))
+    origin = RunDir.open(run.path) if options.resume else options.like
+    if origin is not None:
+        store = training_store.of_run(workspace, origin)
     else:
         store = training_store.require(
-            workspace, wish, captions=_captions(resolved.experiment.data, options),
+            workspace, training_store.wish_of(experiment), captions=_captions(resolved.experiment.data, options),
             device=options.device, offline=options.offline,
         )  # fmt: skip
     with files.lock(run.path):
-        return _train_in(run, store, resolved, options)
+        return _train_in(run, store, resolved, options, {} if origin is None else origin.env())
 
 
 def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[str, Any]:
@@ -102,10 +104,12 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
     return payload
 
 
-def _train_in(run: RunDir, store: FeatureStore, resolved: Resolved, options: TrainOptions) -> dict[str, Any]:
+def _train_in(
+    run: RunDir, store: FeatureStore, resolved: Resolved, options: TrainOptions, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train in a run's folder. before: environment of the run that is continued or repeated; its settings are kept."""
     train_config = resolved.experiment.train
     saved = _saved(run, store) if options.resume else None
-    before = run.env() if options.resume else {}
     threads = use_threads(options.threads or before.get("threads"))
     gemm = _fix_gemm(before.get("cpu_gemm"))
     device = score.pick_device(options.device)
@@ -124,13 +128,17 @@ def _train_in(run: RunDir, store: FeatureStore, resolved: Resolved, options: Tra
         "sizes": dataclasses.asdict(store.sizes),
     }
     loop = Loop(
-        learner, source, sampler, _names(store), train_config, run,
-        device=device, validate=_validator(learner, source, store, chosen, options.memory_budget), about=about,
+        learner, source, sampler, _names(store), train_config, run, device=device, about=about,
+        validate=_validator(learner, source, store, chosen, options.memory_budget),
+        watch=board.watcher(run.path / "tensorboard") if train_config.tensorboard else None,
     )  # fmt: skip
     if saved is not None:
         loop.resume(saved)
         log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
-    elif not options.resume:
+    if options.resume:
+        session = {"step": loop.step, **environment()}
+        files.write_json(run.path / "env.json", {**before, "resumed": [*before.get("resumed", []), session]})
+    else:
         run.write_config(resolved)
         run.write_env({"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint})
     log.logger.info(
@@ -264,6 +272,7 @@ def _summary(run: RunDir, store: FeatureStore, resolved: Resolved, outcome: Outc
         "stopped": outcome.stopped,
         "seconds": outcome.seconds,
         "samples_per_s": outcome.samples_per_s,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
         "selected_on": resolved.experiment.train.select_on,
         "best": None if best is None else {"step": best.step, **best.metrics},
     }

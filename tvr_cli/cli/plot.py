@@ -1,0 +1,39 @@
+"""`tvr plot`: the curves of runs as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
+from tvr_cli.errors import DataError
+
+
+def plot(
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs by name or path; default: the newest.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Picture to write, .png, .svg or .pdf; default: RUN/curves.png.")
+    ] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Draw loss, validation recall, rates and gradient norms of one or several runs.
+
+    Example: tvr plot glccl --out curves.svg
+    """
+    from tvr_cli.engine import models
+    from tvr_cli.engine.plot import plot as engine
+    from tvr_cli.runs import RunDir
+
+    found = [run for name in runs or [] if (run := models.find_run(workspace, name))]
+    if not found:
+        newest = RunDir.newest(workspace)
+        if newest is None:
+            raise DataError(f"expected a run in {str(workspace / 'runs')!r}, found none; train one: tvr train")
+        found = [newest]
+    path = engine(found, out or found[0].path / "curves.png")
+    payload = {"schema": "tvr/plot@1", "runs": [run.name for run in found], "path": str(path)}
+    render.result(payload, as_json, lambda: render.line(str(path)))

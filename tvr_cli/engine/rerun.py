@@ -1,0 +1,59 @@
+"""Repeating a run from what its folder says, and comparing the outcome to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import config
+from tvr_cli.engine import checkpoint, models
+from tvr_cli.engine.train import TrainOptions, train
+from tvr_cli.errors import DataError
+from tvr_cli.files import sha256_file
+from tvr_cli.runs import RunDir
+
+SCHEMA = "tvr/rerun@1"
+_COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
+
+
+def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+    """Train again with a run's configuration, features and settings, under a new name, and compare.
+
+    Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
+    Raises DataError when the first run has no weights to compare with.
+    """
+    if not checkpoint.best_path(first.checkpoints).is_file():
+        raise DataError(f"the run {first.name!r} has no weights to compare with; finish it: tvr train --resume")
+    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+    name = options.run or _free_name(workspace, f"{first.name}-again")
+    summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
+    second = RunDir.at(workspace, name)
+    return {
+        "schema": SCHEMA,
+        "of": first.name,
+        "identical": _digest(first) == _digest(second),
+        "environment": environment_differences(first.env(), second.env()),
+        "before": checkpoint.read_about(checkpoint.best_path(first.checkpoints))["best"],
+        "after": checkpoint.read_about(checkpoint.best_path(second.checkpoints))["best"],
+        "train": summary,
+    }
+
+
+def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return path -> [before, now] of everything that may change numbers and is not the same."""
+    old, new = (config.flatten({k: env.get(k) for k in _COMPARED}) for env in (before, now))
+    return {k: [old.get(k), new.get(k)] for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+
+
+def _digest(run: RunDir) -> str:
+    return sha256_file(checkpoint.best_path(run.checkpoints))
+
+
+def _free_name(workspace: Path, stem: str) -> str:
+    name, number = stem, 1
+    while RunDir.at(workspace, name).config_path.is_file():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
