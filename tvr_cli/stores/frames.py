@@ -224,7 +224,8 @@ def shard_from_json(line: dict[str, Any]) -> Shard:
     for flat in line["clips"]:
         flat["span"] = tuple(flat["span"])
         record = ClipRecord(*[flat[name] for name in _RECORD])
-        clips.append(StoredClip(record, *[flat[name] for name in _PLACE[:-1]], line["shard"], flat["row"]))
+        place = {name: flat[name] for name in _PLACE}
+        clips.append(StoredClip(record=record, shard=line["shard"], **place))
     return Shard(line["shard"], line["sha256"], line["bytes"], line["rows"], tuple(clips))
 
 
