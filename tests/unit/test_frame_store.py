@@ -105,6 +105,14 @@ def test_overwrite_empties_the_store(tmp_path: Path) -> None:
     assert len(store) == 0 and store.plan.fps == 1.0 and not list(tmp_path.glob("*.safetensors"))
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"precious")
+    for overwrite in (False, True):
+        with pytest.raises(StoreMismatch, match="something else than a frame store"):
+            writer(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "weights.safetensors").read_bytes() == b"precious"
+
+
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
     writer(tmp_path)
     header = json.loads((tmp_path / "store.json").read_text())

@@ -68,9 +68,13 @@ class FrameWriter:
     ) -> FrameWriter:
         """Open the store in `root`, creating it when there is none; with `overwrite`, empty it first.
 
-        Raises StoreMismatch when the store was made with another plan.
+        Raises StoreMismatch when the store was made with another plan, or the folder holds something else.
         """
         with _locked(root):
+            if not (root / "store.json").exists() and any(root.glob("*.safetensors")):
+                raise StoreMismatch(
+                    f"{str(root)!r} holds files of something else than a frame store; choose another -o"
+                )
             if overwrite:
                 clear(root)
             if (root / "store.json").exists():
@@ -237,8 +241,8 @@ def check_identity(root: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
 
 
 def clear(root: Path) -> None:
-    """Delete a store's files; nothing else in the folder."""
-    for path in [root / "store.json", root / "manifest.jsonl", root / "failures.jsonl", *root.glob("*.safetensors")]:
+    """Delete a store's files; nothing else in the folder. store.json goes last, so that a stop leaves a store."""
+    for path in [root / "manifest.jsonl", root / "failures.jsonl", *root.glob("*.safetensors"), root / "store.json"]:
         path.unlink(missing_ok=True)
 
 
