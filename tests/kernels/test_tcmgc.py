@@ -118,8 +118,8 @@ def test_dropout_equals_the_direct_form(heads, masked, blocks, monkeypatch):
     )
     expected = reference.compare(y, text, weights)
     if blocks:
-        monkeypatch.setattr(_blocks, "SAVED_BYTES", 1)
-    got = dropout.similarities(text, video, weights, lambda row: kept[row], rate)
+        monkeypatch.setattr(dropout, "SAVED_BYTES", 1)
+    got = dropout.similarities(text, video, weights, lambda row: kept[row].transpose(0, 1), rate)
     assert max_error(got, expected) < 1e-12
     leaves = [*inputs, *weights[:PARAMETERS]]
     assert_same_gradients(gradients(got, leaves), gradients(expected, leaves), torch.float64)
@@ -131,7 +131,12 @@ def test_a_tournament_finds_the_largest_values_with_duplicates(size, kept):
     x = torch.randint(0, 9, (4, size, 3), generator=generator).float()  # ties everywhere
     expected = x.sort(1, descending=True).values[:, :kept]
     assert torch.equal(ranks.descending(x, kept, 1), expected)
-    assert torch.equal(ranks.descending(x.requires_grad_(), kept, 1), expected)
+
+
+def test_a_rank_gives_its_gradient_to_the_slots_that_hold_it():
+    x = torch.tensor([[3.0, 5.0, 4.0, 1.0], [2.0, 7.0, 7.0, 0.0]], requires_grad=True)
+    (ranks.descending(x, 2, 1) * torch.tensor([[1.0, 10.0], [1.0, 10.0]])).sum().backward()
+    assert x.grad.tolist() == [[0.0, 1.0, 10.0, 0.0], [0.0, 5.5, 5.5, 0.0]]
 
 
 def test_best_and_rest_by_hand():

@@ -97,7 +97,12 @@ def test_golden_tcmgc_conditioned_vectors(path, case, dtype):
             frame, clip = (golden[f"{case}.noise.dropout_{name}"].to(dtype) for name in ("frame", "video"))
             kept = torch.cat([frame.permute(1, 2, 0, 3), clip.transpose(0, 1)[:, None]], 1) != 0  # [T, L + 1, V, D]
             multiplier = kept.to(dtype) / (1 - method.config.dropout)
-            fast = dropout.condition(text["query"], video.tensors, weights, kept, method.config.dropout)
+            frames, rate = dropout.project(video.tensors, weights, method.config.dropout), method.config.dropout
+            by_caption = [
+                dropout.condition(query, video.tensors, weights, mask.transpose(0, 1), frames, rate)
+                for query, mask in zip(text["query"], kept, strict=True)
+            ]
+            fast = torch.stack(by_caption).transpose(1, 2)
         y = reference.condition(text["query"], reference.frames_of(video, weights.heads), weights, None, multiplier)
     for vectors in (y,) if multiplier is None else (y, fast):
         close.value("lva_video_raw", vectors[:, -1], golden[f"{case}.out.lva_video_raw"])

@@ -170,7 +170,7 @@ class Method(base.Method):
         def keep(caption: int) -> Tensor:
             for_words = draws.keep(f"dropout_frame.{caption}", (clips, words, dim), self.config.dropout)
             for_sentence = draws.keep(f"dropout_video.{caption}", (clips, dim), self.config.dropout)
-            return torch.cat([for_words.transpose(0, 1), for_sentence[None]])  # [L + 1, V, D]
+            return torch.cat([for_words, for_sentence[:, None]], 1)  # [V, L + 1, D]
 
         similarities = with_dropout.similarities(text.tensors, video.tensors, self.weights(), keep, self.config.dropout)
         return self.logit_scale.exp() * similarities

@@ -49,7 +49,7 @@ def _block(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Tcm
     dots = matmul(columns[:, slots:].flatten(0, 1), text["unit"].flatten(0, 1).T).view(-1, 2 * slots, t, rows)
     mapped = matmul(columns[:, slots : 2 * slots].flatten(0, 1), text["mapped"].T).view(-1, slots, t)
 
-    attention = _attention(logits.view(-1, slots, t * rows), video.get("mask"), weights.heads)
+    attention = frame_attention(logits.view(-1, slots, t * rows), video.get("mask"), weights.heads)
     share = _coordinates(attention, video["forms"], constants).view(-1, slots + 2, t, rows)
     by_words, by_sentence = share[..., :-1], share[..., -1]  # [v, N + 2, t, L], [v, N + 2, t]
 
@@ -64,7 +64,7 @@ def _block(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Tcm
     return reorganise(answer, weights, text.get("mask")).mT
 
 
-def _attention(logits: Tensor, mask: Tensor | None, heads: int) -> Tensor:
+def frame_attention(logits: Tensor, mask: Tensor | None, heads: int) -> Tensor:
     """Return the frame weights [v, N, n] of each head from logits of the same shape."""
     logits = logits.unflatten(1, (heads, -1))  # [v, H, F, n]
     if mask is not None:

@@ -6,10 +6,11 @@ ranks, the empty ranks get no weight and count as zero.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tvr_kernels.tcmgc import TcmgcWeights
 
@@ -69,13 +70,35 @@ def best_and_rest(e: Tensor, kept: int, real: Tensor | None = None) -> Tensor:
 
 
 def descending(x: Tensor, k: int, dim: int) -> Tensor:
-    """Return the k largest values along `dim` in descending order, duplicates included.
+    """Return the k largest values along `dim` in descending order, duplicates included; differentiable.
 
-    Scoring runs a tournament of element-wise minima and maxima, which at 32 words is eight times faster than topk on a
-    CPU; training uses topk, whose gradient needs only the positions.
+    A tournament of element-wise minima and maxima: at 32 words eight times faster than topk on a CPU.
     """
-    if torch.is_grad_enabled() and x.requires_grad:
-        return x.topk(k, dim).values
+    return _Descending.apply(x, k, dim)
+
+
+class _Descending(torch.autograd.Function):
+    """The gradient of a rank goes to the slots that hold its value, in equal parts where several do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int, dim: int) -> Tensor:
+        ranked = _tournament(x, k, dim)
+        ctx.dim = dim
+        ctx.save_for_backward(x, ranked)
+        return ranked
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        x, ranked = ctx.saved_tensors
+        total = torch.zeros_like(x)
+        for value, grad in zip(ranked.split(1, ctx.dim), grads[0].split(1, ctx.dim), strict=True):
+            holds = (x == value).to(x.dtype)
+            total.addcmul_(holds, grad / holds.sum(ctx.dim, keepdim=True))
+        return total, None, None
+
+
+def _tournament(x: Tensor, k: int, dim: int) -> Tensor:
     lists = [x]  # lists[m] along dim: the (m + 1)-th largest of a group of slots
     while (size := lists[0].shape[dim]) > 1:
         if size % 2:

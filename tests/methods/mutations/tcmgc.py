@@ -76,12 +76,20 @@ MUTATIONS = [
         "scaled.var(0).diagonal().mean()",
         "(scaled / self.logit_scale.exp()).var(0).diagonal().mean()",
     ),
-    Mutation("kept entries not divided", DROPOUT, "branch * kept / (1 - rate)", "branch * kept"),
+    Mutation(
+        "kept entries not divided", DROPOUT, "@ weights.linear_weight.T / (1 - rate)", "@ weights.linear_weight.T"
+    ),
     Mutation(
         "dropout on the sum",
         DROPOUT,
-        "y = u + w.norm2_bias + branch * kept / (1 - rate)",
-        "y = (u + w.norm2_bias + branch) * kept / (1 - rate)",
+        "u + w.norm2_bias + (branch + constant) * kept",
+        "(u + w.norm2_bias + branch + constant) * kept",
+    ),
+    Mutation(
+        "biases of the linear branch not dropped",
+        DROPOUT,
+        "(branch + constant) * kept",
+        "branch * kept + constant * (1 - rate)",
     ),
     Mutation(
         "missing frames masked by default",
