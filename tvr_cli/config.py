@@ -68,10 +68,11 @@ class TrainConfig:
     epochs: int = 5
     steps: int | None = None
     batch_size: int = 128
+    accumulate: int = 1  # batches whose mean gradient makes one update; none of them sees the others' pairs
     optimizer: Literal["adamw", "bertadam"] = "adamw"
     lr: float = 1e-4
     backbone_lr: float = 1e-6
-    logit_scale_lr: float | None = None
+    logit_scale_lr: float | None = None  # None: backbone_lr where the backbone is tuned (it is CLIP's), else lr
     weight_decay: float = 0.2
     decay: Literal["matrices", "authors"] = "matrices"
     warmup: float = 0.1
@@ -270,6 +271,24 @@ def experiment_tree(experiment: Experiment) -> dict[str, Any]:
 def from_tree(tree: Mapping[str, Any], options_schema: Callable[[str], type], origin: str) -> Resolved:
     """Resolve a stored tree again (a run's `config.json`)."""
     return resolve([Layer({k: v for k, v in tree.items() if v is not None}, origin)], options_schema)
+
+
+# Changing these does not make it another experiment: luck, book-keeping, memory, and our better choice of the epoch.
+_FREE = frozenset(
+    f"train.{name}"
+    for name in (
+        *("seed", "select_on", "validate_every", "validation_captions", "patience", "keep_checkpoints"),
+        *("checkpoint_every", "tensorboard", "grad_checkpointing", "grad_cache"),
+    )
+) | {"data.root"}
+
+
+def recipe_changes(origins: Mapping[str, str]) -> list[str]:
+    """Return the paths of a resolved recipe that were changed behind it, by a file, `--set` or a flag."""
+    shipped = ("presets/", "default")
+    return sorted(
+        p for p, o in origins.items() if p not in _FREE and not p.startswith("recipe") and not o.startswith(shipped)
+    )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -225,6 +225,11 @@ def test_bf16_without_a_gpu_is_refused(world: tuple[Path, str], tmp_path: Path) 
         run(world, tmp_path / "out", **{"train.precision": "bf16"})
 
 
+def test_half_towers_without_a_gpu_name_the_way_out(world: tuple[Path, str], tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"train\.clip_precision=fp32 --set train\.backbone_lr=1e-6"):
+        run(world, tmp_path / "out", **{"train.clip_precision": "fp16"})
+
+
 def test_half_towers_hold_fp16_weights_and_finite_gradients(world: tuple[Path, str]) -> None:
     source, store = source_of(world)
     wanted = store.video().frames

@@ -215,3 +215,19 @@ def test_selection_prefers_val_and_holds_out_training_videos_where_there_is_none
 def test_nothing_to_train_on_shows_two_lines_of_captions() -> None:
     with pytest.raises(DataError, match=r'(?s)"caption": "a dog runs.*\n.*"caption": "someone rides'):
         select(SyntheticStore(splits=("test",)), TrainConfig())
+
+
+def test_accumulating_batches_gives_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    plain, summed = loop_in(tmp_path / "a"), loop_in(tmp_path / "b", accumulate=3)
+    (inputs,) = plain.source.stream([(0, plain.sampler.epoch(0)[:24])])
+    wanted: list[torch.Tensor] = []
+    losses = []
+    for i in range(3):
+        plain.learner.train()
+        part = plain._backward_batch(inputs, i, 1, 8)
+        losses.append(part.total.item())
+        wanted.append(plain.learner.method.map.weight.grad.clone())
+        plain.optimizer.zero_grad()
+    output = summed._backward(inputs)
+    assert output.total.item() == pytest.approx(np.mean(losses), rel=1e-6)
+    torch.testing.assert_close(summed.learner.method.map.weight.grad, sum(wanted) / 3, rtol=1e-4, atol=1e-7)

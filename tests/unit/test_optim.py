@@ -109,6 +109,11 @@ def test_the_authors_rule_decays_everything_but_biases() -> None:
     assert found["transformerClip.resblocks.0.attn.in_proj_bias"] == (1.0, 0.0)
 
 
+def test_the_logit_scale_is_clips_where_clip_is_tuned() -> None:
+    assert rates(TrainConfig(lr=1.0, backbone_lr=0.01, tune="full"))["logit_scale"] == (0.01, 0.0)
+    assert rates(TrainConfig(lr=1.0, backbone_lr=0.01))["logit_scale"] == (1.0, 0.0)
+
+
 def test_the_logit_scale_has_a_rate_of_its_own() -> None:
     assert rates(TrainConfig(lr=1.0, logit_scale_lr=0.5, weight_decay=0.2))["logit_scale"] == (0.5, 0.0)
 

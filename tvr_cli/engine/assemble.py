@@ -17,7 +17,7 @@ from tvr_cli.engine.learner import Learner
 from tvr_cli.engine.live import LiveSource
 from tvr_cli.engine.precompute import backbone_of, choose_backbone
 from tvr_cli.engine.sources import CachedSource, Source
-from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.features import FeatureStore
@@ -52,7 +52,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
             method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
     learner = Learner(method, backbone if full else None).to(device)
     if learner.clip is not None:
-        _prepare(learner.clip, experiment.train)
+        _prepare(learner.clip, experiment.train, device)
     return learner
 
 
@@ -82,9 +82,14 @@ def build_source(
     return LiveSource(store, workspace / "frames", learner.clip, train, device, workers=workers)
 
 
-def _prepare(backbone: Backbone, train: TrainConfig) -> None:
+def _prepare(backbone: Backbone, train: TrainConfig, device: torch.device) -> None:
     backbone.requires_grad_(True)
     if train.clip_precision == "fp16":
+        if device.type == "cpu":
+            raise EnvironmentProblem(
+                "train.clip_precision: fp16 towers need a GPU, this run has none. In fp32 another rate does as much:"
+                " --set train.clip_precision=fp32 --set train.backbone_lr=1e-6 (docs/training.md says why)"
+            )
         precision.to_half_towers(backbone)
     if train.grad_checkpointing:
         backbone.set_grad_checkpointing(True)

@@ -163,22 +163,34 @@ class Loop:
         return StepReport(loss, parts, grad_norm, scale, {g.side: g.lr * factor for g in self.groups.trained})
 
     def _backward(self, inputs: Inputs) -> LossOutput:
-        draws = SeededDraws(self.settings.seed, inputs.step, self.device)
+        """Add the gradients of the mean loss over the step's batches; return that loss, detached."""
+        size, n = self.settings.batch_size, max(len(inputs) // self.settings.batch_size, 1)
+        outputs = [self._backward_batch(inputs, i, n, size if n > 1 else len(inputs)) for i in range(n)]
+        parts = {name: sum((o.parts[name] for o in outputs), torch.zeros(())) / n for name in outputs[0].parts}
+        return LossOutput(sum((o.total for o in outputs), torch.zeros(())) / n, parts)
+
+    def _backward_batch(self, inputs: Inputs, i: int, n: int, size: int) -> LossOutput:
+        """Add 1/n of the gradients of the loss on batch `i` of a step's `n`."""
+        rows = slice(i * size, (i + 1) * size)
+        draws = SeededDraws(self.settings.seed, inputs.step * self.settings.accumulate + i, self.device)
         video_id = None
         if self.settings.negatives == "other-videos":
-            video_id = self.names.video_of_clip[torch.from_numpy(inputs.pairs[:, 1])].to(self.device)
+            video_id = self.names.video_of_clip[torch.from_numpy(inputs.pairs[rows, 1])].to(self.device)
 
         def loss(features: Features) -> LossOutput:
-            return self.learner.method.loss(Batch(*features, video_id), step=inputs.step, draws=draws)
+            found = self.learner.method.loss(Batch(*features, video_id), step=inputs.step, draws=draws)
+            return found if n == 1 else LossOutput(found.total / n, found.parts)
 
-        def encode(rows: slice) -> Features:
-            return self.source.encode(inputs, rows)
+        def encode(block: slice) -> Features:
+            return self.source.encode(inputs, slice(rows.start + block.start, rows.start + block.stop))
 
         if self.settings.grad_cache:
-            return gradcache.backward(encode, loss, len(inputs), self.settings.grad_cache)
-        output = loss(encode(slice(0, len(inputs))))
-        output.total.backward()
-        return output
+            output = gradcache.backward(encode, loss, size, self.settings.grad_cache)
+        else:
+            output = loss(encode(slice(0, size)))
+            output.total.backward()
+        parts = {name: value.detach().cpu() for name, value in output.parts.items()}
+        return LossOutput(output.total.detach().cpu() * n, parts)
 
     def _plan(self, first: int) -> Iterator[tuple[int, Any]]:
         step = first

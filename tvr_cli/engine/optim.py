@@ -148,9 +148,9 @@ def group_parameters(
     """Sort parameters into groups by name and shape.
 
     Names that begin with `clip.` belong to the backbone and take `backbone_lr`; `logit_scale` takes `logit_scale_lr`
-    (None = the head's rate); all others take `lr`. Weight decay: `decay: authors` decays all but names containing
-    "bias"; `decay: matrices` spares vectors and scalars too. `freeze` holds shell patterns of names that are not
-    trained; a pattern that matches nothing raises ConfigError with the nearest name.
+    (None = the backbone's rate where it is tuned, else the head's); all others take `lr`. Weight decay: `authors`
+    decays all but names containing "bias"; `matrices` spares vectors and scalars too. `freeze` holds shell patterns of
+    names that are not trained; a pattern that matches nothing raises ConfigError with the nearest name.
     """
     named = list(named)
     frozen_names = _matches([name for name, _ in named], train.freeze)
@@ -195,7 +195,8 @@ def _clip_each(gradients: Sequence[Tensor], max_norm: float) -> None:
 
 def _side(name: str, train: TrainConfig) -> tuple[str, float]:
     if name.rpartition(".")[2] == "logit_scale":
-        return "logit scale", train.lr if train.logit_scale_lr is None else train.logit_scale_lr
+        own = train.backbone_lr if train.tune == "full" else train.lr
+        return "logit scale", own if train.logit_scale_lr is None else train.logit_scale_lr
     return ("backbone", train.backbone_lr) if name.startswith(BACKBONE_PREFIX) else ("head", train.lr)
 
 

@@ -184,7 +184,7 @@ def _sampler(store: FeatureStore, chosen: Selection, train: TrainConfig) -> Pair
     sampler = PairSampler(
         rows,
         [store.captions[i].clips for i in rows],
-        batch_size=train.batch_size,
+        batch_size=train.batch_size * train.accumulate,
         per_video=train.captions,
         seed=train.seed,
     )
