@@ -134,12 +134,20 @@ def test_compare_needs_two(tmp_path):
 
 
 def test_a_published_number_stands_beside_the_recipe_only():
-    entry = compare.Entry("a", {"t2v": {"R@1": 40.0}, "v2t": {}, "split": "test"}, None, None)
-    recipe = {"published": {"t2v": {"R@1": 51.0}}, "code_revision": "unknown"}
-    assert compare._published(entry) is None
-    for unchanged, expected in ((True, {"t2v R@1": 51.0, "exact": False}), (False, None)):
-        tree = {"recipe": recipe, "recipe_unchanged": unchanged}
-        assert compare._published(compare.Entry("a", entry.result, None, tree)) == expected
+    result, recipe = (
+        {"split": "test"},
+        {"published": {"t2v": {"R@1": 51.0}}, "code_revision": "unknown", "selected_on": "test"},
+    )
+    shipped = {"train.lr": "presets/recipes/a.yaml:3", "train.seed": "flag", "data.root": "flag"}
+    assert compare.published(result, {"recipe": recipe}, shipped) == {
+        "t2v R@1": 51.0,
+        "exact": False,
+        "selected_on": "test",
+    }
+    assert compare.published(result, {"recipe": recipe}, {**shipped, "train.lr": "--set"}) is None
+    assert compare.published({"split": "val"}, {"recipe": recipe}, shipped) is None
+    assert compare.published(result, {"recipe": {**recipe, "published": None}}, shipped) is None
+    assert compare.published(result, None, None) is None
 
 
 def test_the_referee_needs_no_torch():

@@ -95,6 +95,7 @@ def _register() -> None:
         plot,
         precompute_features,
         query,
+        reproduce,
         rerun,
         train,
     )
@@ -108,6 +109,7 @@ def _register() -> None:
         plot.plot,
         evaluate.evaluate,
         compare.compare,
+        reproduce.reproduce,
         audit.audit,
         index.index,
         query.query,

@@ -20,12 +20,16 @@ COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to compare: a label, its result, its ranks (None where only numbers are known), its resolved config."""
+    """One thing to compare: a label, its result, its ranks (None where only numbers are known).
+
+    tree, origins: the resolved configuration of a run and where its values came from, None of anything else.
+    """
 
     label: str
     result: Mapping[str, Any]
     ranks: tuple[Ranks, Ranks] | None
-    tree: Mapping[str, Any] | None
+    tree: Mapping[str, Any] | None = None
+    origins: Mapping[str, str] | None = None
 
 
 def read_entry(path: Path, split: str, workspace: Path) -> Entry:
@@ -40,13 +44,14 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
         tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
-        return Entry(folder.name, read_json(result_path), ranks, tree)
+        origins = read_json(folder / "origins.json") if (folder / "origins.json").is_file() else None
+        return Entry(folder.name, read_json(result_path), ranks, tree, origins)
     if path.suffix == ".json" and path.is_file():
         ranks_path = path.with_suffix(".ranks.safetensors")
-        return Entry(path.stem, read_json(path), referee.read_ranks(ranks_path) if ranks_path.is_file() else None, None)
+        return Entry(path.stem, read_json(path), referee.read_ranks(ranks_path) if ranks_path.is_file() else None)
     if path.is_file():
         result, ranks = referee.judge_file(path, referee.JudgeOptions())
-        return Entry(path.name, result, ranks, None)
+        return Entry(path.name, result, ranks)
     raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing")
 
 
@@ -135,19 +140,24 @@ def _row(entry: Entry) -> dict[str, Any]:
         "rsum": result.get("rsum"),
         "interval": result.get("intervals", {}).get("t2v", {}).get("R@1"),
         "cost": result.get("cost", {}),
-        "published": _published(entry),
+        "published": published(result, entry.tree, entry.origins),
     }
 
 
-def _published(entry: Entry) -> dict[str, Any] | None:
-    """Return the authors' number where the run is the recipe's experiment: its tuning, backbone and plans unchanged."""
-    recipe = (entry.tree or {}).get("recipe")
-    if not recipe or not recipe.get("published") or entry.result.get("split") != "test":
-        return None
-    if not (entry.tree or {}).get("recipe_unchanged", False):
+def published(
+    result: Mapping[str, Any], tree: Mapping[str, Any] | None, origins: Mapping[str, str] | None
+) -> dict[str, Any] | None:
+    """Return the authors' t2v R@1 where a run is the recipe's experiment: tuning, backbone and plans unchanged.
+
+    exact: False where the revision of the code behind the number is unknown.
+    """
+    recipe = (tree or {}).get("recipe")
+    if not recipe or not recipe.get("published") or origins is None or config.recipe_changes(origins):
         return None
     value = recipe["published"].get("t2v", {}).get("R@1")
-    return None if value is None else {"t2v R@1": float(value), "exact": recipe["code_revision"] == "known"}
+    if value is None or result.get("split") != "test" or result.get("metrics", "fair") != "fair":
+        return None
+    return {"t2v R@1": float(value), "exact": recipe["code_revision"] == "known", "selected_on": recipe["selected_on"]}
 
 
 def _tests(first: Entry, other: Entry, seed: int) -> list[dict[str, Any]]:

@@ -1,0 +1,187 @@
+"""From a recipe and a data set to the result beside the published one: doctor, frames, features, training, evaluation.
+
+Every step is the command of its name and skips what is done, so that an interrupted reproduction continues when it is
+started again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import config, data, log
+from tvr_cli.config import Resolved
+from tvr_cli.data import official
+from tvr_cli.data.registry import split_spec
+from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, extract_estimate, models, precompute, train
+from tvr_cli.engine.precompute import PrecomputeOptions
+from tvr_cli.engine.train import TrainOptions
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.files import read_json
+from tvr_cli.runs import RunDir
+from tvr_cli.types import FramePlan, Manifest
+
+STEPS = ("doctor", "extract-frames", "precompute-features", "train", "evaluate")
+_FRAME_BYTES = 18_000  # a JPEG of 224 x 224 at quality 90, about
+_FEATURE_BYTES = 2  # fp16
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """allow_missing: go on with an incomplete data set; every output then carries the count."""
+
+    assignments: tuple[str, ...] = ()
+    device: str = "auto"
+    offline: bool = False
+    allow_missing: bool = False
+    workers: int | None = None
+
+
+def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resolved, Manifest]:
+    """Resolve a recipe for a data set. Raises ConfigError when the data set is not the recipe's."""
+    name, root, _ = split_spec(spec)
+    manifest = data.load(spec)
+    layers = [*config.preset_layers("recipes", recipe), config.flag_layer({"data.root": str(root)})]
+    resolved = config.resolve([*layers, config.set_layer(assignments)], models.options_schema)
+    wanted = resolved.experiment.data
+    if name != wanted.name:
+        raise ConfigError(f"the recipe {recipe} is for the data set {wanted.name}, found {name} in {spec!r}")
+    if wanted.variant is not None and manifest.variant != wanted.variant:
+        raise ConfigError(
+            f"the recipe {recipe} is for the variant {wanted.variant}; say --data {name}:{root}:{wanted.variant}"
+        )
+    return resolved, manifest
+
+
+def plan(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> dict[str, Any]:
+    """Return what `reproduce` would do: every step with its size, writing nothing."""
+    resolved, manifest = resolve(recipe, spec, options.assignments)
+    experiment = resolved.experiment
+    frames = frame_plan(resolved)
+    slots = frames.slots or 0
+    estimate = extract_estimate.estimate(manifest, workspace, frames, _extract_options(options))
+    words, dim = experiment.words.length or 32, 512
+    texts = len({c.text for c in manifest.captions})
+    features = _FEATURE_BYTES * dim * (len(manifest.clips) * slots + texts * (words + 1))
+    steps = [
+        {"step": "doctor", "does": f"checks {len(manifest.clips)} videos, {len(manifest.captions)} captions"},
+        {
+            "step": "extract-frames",
+            "does": f"{estimate.todo} videos to read, {estimate.kept} kept",
+            "bytes": len(manifest.clips) * slots * _FRAME_BYTES,
+            "seconds": estimate.seconds,
+        },
+        {
+            "step": "precompute-features",
+            "does": "for evaluation, with the tuned backbone" if experiment.train.tune == "full" else "once",
+            "bytes": features,
+        },
+        {"step": "train", "does": _training(resolved, manifest)},
+        {"step": "evaluate", "does": "split test, both directions"},
+    ]
+    return {**_head(recipe, resolved, manifest), "dry_run": True, "steps": steps}
+
+
+def reproduce(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> dict[str, Any]:
+    """Run every step of a recipe and return the result beside the published one.
+
+    Raises DataError when the data set is incomplete, unless that is allowed.
+    """
+    resolved, manifest = resolve(recipe, spec, options.assignments)
+    _examine(spec, options)
+    log.logger.info("extract-frames: %d videos", len(manifest.clips))
+    extract.extract(manifest, workspace, frame_plan(resolved), _extract_options(options))
+    if resolved.experiment.train.tune == "head":
+        log.logger.info("precompute-features: %s", resolved.experiment.backbone.name)
+    _precompute(resolved, manifest, workspace, options)
+    run = RunDir.at(workspace, recipe)
+    if models.trained_on(run) is None or not (run.path / "results" / "test.json").is_file():
+        _train(resolved, workspace, run, options)
+    scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
+    log.logger.info("evaluate: split test")
+    result = evaluate.evaluate(
+        scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, allow_missing=options.allow_missing)
+    )
+    tree, origins = read_json(run.config_path), read_json(run.path / "origins.json")
+    return {
+        **_head(recipe, resolved, manifest),
+        "dry_run": False,
+        "run": run.name,
+        "result": result,
+        "published": compare.published(result, tree, origins) if not manifest.missing else None,
+        "changed": config.recipe_changes(origins),
+    }
+
+
+def frame_plan(resolved: Resolved) -> FramePlan:
+    """Return the frame plan that a resolved experiment asks for."""
+    frames = resolved.experiment.frames
+    values = {k: getattr(frames, k) for k in ("kind", "num_frames", "fps", "max_frames", "size")}
+    return FramePlan(**{k: v for k, v in values.items() if v is not None})
+
+
+def _head(recipe: str, resolved: Resolved, manifest: Manifest) -> dict[str, Any]:
+    experiment = resolved.experiment
+    return {
+        "schema": "tvr/reproduce@1",
+        "recipe": recipe,
+        "method": experiment.method,
+        "backbone": experiment.backbone.name,
+        "data": {"name": manifest.name, "variant": manifest.variant, "missing": len(manifest.missing)},
+        "reports": dict(experiment.recipe.published or {}) if experiment.recipe else {},
+    }
+
+
+def _examine(spec: str, options: ReproduceOptions) -> None:
+    wrong = [c for c in dataset_doctor.dataset_checks(spec) if not c.ok and c.incomplete]
+    for check in wrong:
+        log.logger.warning("warning: %s: %s", check.name, check.detail)
+    if wrong and not options.allow_missing:
+        raise DataError(
+            f"the data set is incomplete ({', '.join(c.name for c in wrong)}; see tvr doctor {spec}); complete it, or "
+            "say --allow-missing and every output will carry the count"
+        )
+
+
+def _extract_options(options: ReproduceOptions) -> extract.ExtractOptions:
+    return extract.ExtractOptions(workers=options.workers)
+
+
+def _precompute(resolved: Resolved, manifest: Manifest, workspace: Path, options: ReproduceOptions) -> None:
+    experiment = resolved.experiment
+    precompute.precompute(
+        workspace,
+        experiment.backbone.name,
+        manifest,
+        PrecomputeOptions(
+            shape=experiment.shape or "fixed",
+            max_words=experiment.words.length,
+            temporal_shift=bool(experiment.backbone.temporal_shift),
+            word_importance=experiment.words.importance or "none",
+            device=options.device,
+            offline=options.offline,
+        ),
+    )
+
+
+def _train(resolved: Resolved, workspace: Path, run: RunDir, options: ReproduceOptions) -> None:
+    resume = run.config_path.is_file()
+    log.logger.info("train: %s", "continuing" if resume else run.name)
+    train.train(
+        resolved,
+        workspace,
+        TrainOptions(run=run.name, resume=resume, device=options.device, offline=options.offline),
+    )
+
+
+def _training(resolved: Resolved, manifest: Manifest) -> str:
+    experiment = resolved.experiment.train
+    train_captions = [c for c in manifest.captions if c.split == "train"]
+    samples = len(train_captions) if experiment.captions == "all" else len({c.video for c in train_captions})
+    steps = experiment.epochs * (samples // experiment.batch_size)
+    size = official.sizes(manifest.name, manifest.variant).get("train")
+    whole = f" (the whole set: {size.captions} captions)" if size and size.captions != len(train_captions) else ""
+    return (
+        f"{experiment.tune} tuning, {experiment.epochs} epochs, about {steps} steps of {experiment.batch_size}{whole}"
+    )
