@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Closeness, GoldenFile, RecordedDraws, load, params
+from golden import Closeness, GoldenFile, RecordedDraws, cases_with, load, params
 from tvr_kernels.eaglenet import reference
 from tvr_kernels.eaglenet.folded import enrich, fold_weights
 
@@ -21,8 +21,6 @@ from tvr_cli.methods.eaglenet import Method
 from tvr_cli.nn.losses import negatives
 from tvr_cli.types import Batch, Sizes, TextFeatures, VideoFeatures
 
-CASES = ["A", "B", "C"]
-STEPS = ["A-train0", "B-train0", "B-train1", "C-train0"]
 INERT = "pool_frames.cross_attn.k_proj.bias"  # zero gradient by analysis
 # the authors' names of options whose values are the same
 SAME = {
@@ -35,7 +33,6 @@ SAME = {
     "pool_heads": "pooling_head",
     "pool_dropout": "pooling_dropout",
     "support_weight": "support_loss_weight",
-    "energy": "energy_fn",
     "energy_weight": "eam_loss_weight",
     "energy_support_weight": "eam_support_loss_weight",
     "energy_regularizer": "mcmc_coef_reg",
@@ -53,6 +50,7 @@ def build(golden: GoldenFile, case: str) -> Method:
     options: dict[str, Any] = {ours: theirs[name] for ours, name in SAME.items()}
     options["prior"] = {"uniform01": "uniform", "normal": "normal"}[theirs["stochastic_prior"]]
     options["energy_pool"] = {"avg": "mean", "max": "max", "min": "min"}[theirs["energy_pooling"]]
+    options["energy"] = {"mlp": "mlp", "bilinear": "bilinear", "cossim": "cosine"}[theirs["energy_fn"]]
     options["loss"] = {"sig": "sigmoid", "clip": "softmax"}[theirs["loss_fn"]]
     options["frame_positions"] = bool(theirs["framepe"])
     state = {
@@ -83,7 +81,7 @@ def features(golden: GoldenFile, stage: str, *, stored: bool = False) -> tuple[T
         frames = clip.encode_normalized(golden["in/pixels"])
     else:
         pooled, frames = golden[f"{stage}/text_feat"], golden[f"{stage}/video_feat"]
-    frames = frames[: len(golden[f"{stage}/video_feat"])]
+    pooled, frames = pooled[: len(golden[f"{stage}/text_feat"])], frames[: len(golden[f"{stage}/video_feat"])]
     texts, videos = len(pooled), len(frames)
     return (
         TextFeatures(torch.arange(texts), pooled, None, torch.ones(texts, dtype=torch.long)),
@@ -115,28 +113,24 @@ def closeness(dtype: torch.dtype) -> Closeness:
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["reference", "folded"])
-@pytest.mark.parametrize(("path", "case", "dtype"), params("eaglenet", CASES, needs="A/eval/sim"))
+@pytest.mark.parametrize(("path", "case", "dtype"), params("eaglenet", cases_with("/eval/sim")))
 def test_golden_scores(path, case, dtype, form):
-    golden, close = load(path, dtype), closeness(dtype)
-    if f"{case}/eval/sim" not in golden:
-        pytest.skip("not in this compact file")
+    golden, close, stage = load(path, dtype), closeness(dtype), f"{case}/eval"
     method = build(golden, case)
-    text, video = features(golden, f"{case}/eval")
-    sigma = golden[f"{case}/eval/noise/sigma"].unflatten(1, (len(text), len(video)))
+    text, video = features(golden, stage)
+    sigma = golden[f"{stage}/noise/sigma"].unflatten(1, (len(text), len(video)))
     scores = method.score_with(method.encode_text(text), method.encode_video(video), sigma, form)
-    close.value(f"{case}/eval/sim", scores, golden[f"{case}/eval/sim"])
+    close.value(f"{stage}/sim", scores, golden[f"{stage}/sim"])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("path", "case", "dtype"), params("eaglenet", CASES, needs="A/eval/eij_frame_text"))
+@pytest.mark.parametrize(("path", "case", "dtype"), params("eaglenet", cases_with("/eval/eij_frame_text")))
 def test_golden_steps_to_the_score(path, case, dtype):
-    golden, close = load(path, dtype), closeness(dtype)
-    if f"{case}/eval/eij_frame_text" not in golden:
-        pytest.skip("not in this compact file")
+    golden, close, stage = load(path, dtype), closeness(dtype), f"{case}/eval"
     method = build(golden, case)
-    text, video = features(golden, f"{case}/eval", stored=dtype == torch.float32)
+    text, video = features(golden, stage, stored=dtype == torch.float32)
     texts, videos = len(text), len(video)
-    sigma = golden[f"{case}/eval/noise/sigma"]  # [S, A * B, D]
+    sigma = golden[f"{stage}/noise/sigma"]  # [S, A * B, D]
     weights = method.weights()
     sides = method.encode_text(text).tensors, method.encode_video(video).tensors
 
@@ -148,14 +142,14 @@ def test_golden_steps_to_the_score(path, case, dtype):
         (direct.enriched.unflatten(0, (texts, videos)), direct.frame_text),
         (folded.text.transpose(0, 1), folded.frame_text.transpose(0, 1).flatten(0, 1)),
     ):
-        expected = golden[f"{case}/eval/eij_frame_text"]
+        expected = golden[f"{stage}/eij_frame_text"]
         # a logit near zero is the difference of terms as large as the largest one, whose rounding in float32 remains
         scale = expected.abs().max().clamp_min(1.0) if dtype == torch.float32 else 1.0
-        close.value(f"{case}/eval/eij_frame_text", frame_text / scale, expected / scale)
-        close.value(f"{case}/eval/text_gen", enriched, golden[f"{case}/eval/text_gen"])
+        close.value(f"{stage}/eij_frame_text", frame_text / scale, expected / scale)
+        close.value(f"{stage}/text_gen", enriched, golden[f"{stage}/text_gen"])
         pooled = method.pool_frames(enriched, video.frames)
-        close.value(f"{case}/eval/pooled", pooled.transpose(0, 1), golden[f"{case}/eval/pooled"])
-    close.value(f"{case}/eval/log_var", direct.log_radius.unflatten(0, (texts, videos)), golden[f"{case}/eval/log_var"])
+        close.value(f"{stage}/pooled", pooled.transpose(0, 1), golden[f"{stage}/pooled"])
+    close.value(f"{stage}/log_var", direct.log_radius.unflatten(0, (texts, videos)), golden[f"{stage}/log_var"])
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -173,18 +167,16 @@ def replay(
     return Batch(text, video), recorded(golden, case, stage, len(text))
 
 
-def step_of(name: str) -> tuple[str, int]:
-    case, _, stage = name.partition("-train")
-    return case, int(stage)
+def step_of(stage: str) -> tuple[str, int]:
+    """`B/train1` -> B, 1."""
+    case, _, step = stage.partition("/train")
+    return case, int(step)
 
 
-@pytest.mark.parametrize(("path", "name", "dtype"), params("eaglenet", STEPS, needs="A/train0/loss/total"))
-def test_golden_loss_and_gradients(path, name, dtype):
+@pytest.mark.parametrize(("path", "stage", "dtype"), params("eaglenet", cases_with("/loss/total")))
+def test_golden_loss_and_gradients(path, stage, dtype):
     golden, close = load(path, dtype), closeness(dtype)
-    case, step = step_of(name)
-    stage = f"{case}/train{step}"
-    if f"{stage}/loss/total" not in golden:
-        pytest.skip("not in this compact file")
+    case, step = step_of(stage)
     method = build(golden, case)
     batch, draws = replay(golden, method, case, step)
     out = method.loss(batch, step=step, draws=draws)
@@ -213,13 +205,10 @@ def test_golden_loss_and_gradients(path, name, dtype):
             close.grad(f"{stage}/grad/{key}", dict(clip.model.named_parameters())[theirs].grad, expected)
 
 
-@pytest.mark.parametrize(("path", "name", "dtype"), params("eaglenet", STEPS, needs="A/train0/text_gen"))
-def test_golden_steps_to_the_loss(path, name, dtype):
+@pytest.mark.parametrize(("path", "stage", "dtype"), params("eaglenet", cases_with("/ebm0/sample_txt")))
+def test_golden_steps_to_the_loss(path, stage, dtype):
     golden, close = load(path, dtype), closeness(dtype)
-    case, step = step_of(name)
-    stage = f"{case}/train{step}"
-    if f"{stage}/text_gen" not in golden:
-        pytest.skip("not in this compact file")
+    case, step = step_of(stage)
     method = build(golden, case)
     batch, draws = replay(golden, method, case, step, stored=dtype == torch.float32)
     text, frames, real = batch.text.pooled, batch.video.frames, batch.video.mask()
