@@ -77,13 +77,13 @@ def test_the_report_counts_adds_up_and_is_one_object(out: Path, weights: str) ->
 def test_people_are_told_what_was_done_and_what_comes_next(out: Path, weights: str) -> None:
     result = run(out, "--backbone", weights)
     assert result.stdout.splitlines()[0] == "2 clips: 2 encoded, 0 kept"
-    assert result.stdout.splitlines()[-1] == 'next: tvr query "a dog surfing"'
+    assert result.stdout.splitlines()[-1] == f'next: tvr query "a dog surfing" --index {out}'
     assert "no captions: the features will serve queries" in result.stderr
     file = captions(out, *['{"video": "a", "caption": "%s"}' % ("word " * n) for n in (40, 50, 60)])
     result = run(out, "--backbone", weights, "--captions", file)
     assert "3 captions longer than 16 tokens were truncated (--max-words)" in result.stderr
     assert "3 captions (3 different texts): 3 encoded, 0 kept" in result.stdout
-    assert result.stdout.splitlines()[-1] == "next: tvr train --method glccl"
+    assert result.stdout.splitlines()[-1] == f"next: tvr train --method glccl -o {out}"
 
 
 def test_a_dry_run_multiplies_and_writes_nothing(out: Path, weights: str) -> None:
@@ -171,6 +171,25 @@ def test_a_second_writer_waits_then_stops_with_4(out: Path, weights: str, monkey
         monkeypatch.setattr(files, "lock", lambda folder: real(folder, wait_s=0.2))
         assert "another tvr process is writing" in run(out, code=4).stderr
     assert {p.name: p.read_bytes() for p in store.root.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_every_readable_real_video_gets_features(tmp_path: Path) -> None:
+    shared = Path(__file__).resolve().parents[3] / "shared" / "videos"
+    if not shared.is_dir():
+        pytest.skip("the real videos are not here")
+    manifest = json.loads((shared / "manifest.json").read_text())
+    out = tmp_path / "out"
+    extracted = CliRunner().invoke(app, ["extract-frames", str(shared), "-o", str(out), "--workers", "1", "--json"])
+    assert extracted.exit_code == 5, extracted.stderr  # one of them is corrupt
+    records = [{"video": v["file"], "caption": c} for v in manifest for c in v.get("captions", [])]
+    file = captions(out, *map(json.dumps, records))
+    made = report(out, "--backbone", "demo-tiny", "--captions", file)
+    readable = json.loads(extracted.stdout)["ok"]
+    assert made["captions"]["total"] + made["captions"]["set_aside"] == len(records)
+    store = FeatureStore.newest(out)
+    assert store is not None and len({c.file_id for c in store.clips}) == readable
+    assert bool(store.video().frames.isfinite().all()) and bool(store.text().pooled.isfinite().all())
 
 
 def test_help_imports_no_torch() -> None:

@@ -91,10 +91,10 @@ def precompute_features(
         report = engine.repair(workspace, repair, options)
     else:
         report = engine.precompute(workspace, backbone, corpus, options)
-    render.result(report.to_json(), as_json, lambda: _show(report))
+    render.result(report.to_json(), as_json, lambda: _show(report, workspace))
 
 
-def _show(report: PrecomputeReport) -> None:
+def _show(report: PrecomputeReport, workspace: Path) -> None:
     if report.dry_run:
         _show_plan(report)
         return
@@ -107,8 +107,10 @@ def _show(report: PrecomputeReport) -> None:
         f"features of {report.backbone} in {report.folder} ({render.size(report.size_bytes)}), "
         f"{render.duration(report.seconds)}"
     )
-    following = "tvr train --method glccl" if report.captions else 'tvr query "a dog surfing"'
-    render.line(f"next: {following}")
+    if report.captions:
+        render.line(f"next: tvr train --method glccl -o {workspace}")
+    else:
+        render.line(f'next: tvr query "a dog surfing" --index {workspace}')
 
 
 def _show_plan(report: PrecomputeReport) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tvr_kernels import gemm
 
 from tvr_cli import __version__, files
 from tvr_cli.backbones import base as backbones
@@ -24,6 +25,7 @@ from tvr_cli.backbones.temporal_shift import TemporalShift
 from tvr_cli.engine import cost
 from tvr_cli.engine.corpus import Corpus, read_corpus
 from tvr_cli.engine.encoding import encode_batch, encode_captions
+from tvr_cli.engine.fast_linear import use_fast_linear
 from tvr_cli.engine.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
 from tvr_cli.engine.frame_batches import frame_batches
 from tvr_cli.engine.score import pick_device
@@ -122,6 +124,7 @@ def precompute(
         temporal_shift=options.temporal_shift,
         precision=DTYPES[options.precision],
     )
+    use_fast_linear(model)
     identity = plan.identity(model.identity(), frames)
     folder = workspace / "features" / features.fingerprint_of(identity)
     header = header_of(
@@ -167,7 +170,7 @@ def choose_backbone(asked: str | None, workspace: Path) -> str:
 
 
 def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "auto") -> Backbone:
-    """Load the backbone that made a store. Raises StoreMismatch when its weights or settings have changed since."""
+    """Load the backbone that made a store. Raises StoreMismatch when its weights or settings have changed."""
     model = backbones.load(
         store.backbone_name,
         offline=offline,
@@ -334,6 +337,7 @@ def _provenance(frames: FrameStore, options: PrecomputeOptions, device: torch.de
         "machine": platform.machine(),
         "dtype": options.dtype,
         "precision": options.precision,
+        "gemm": gemm.setting(),
         "frames": frames.provenance,
     }
 
