@@ -2,9 +2,9 @@
 
     python scripts/compact_golden.py ../shared/methods tests/golden
 
-GLCCL and TC-MGC keep their heads: the case's frames after the temporal transformer stand for its CLIP frames, so that
-scores, losses and gradients of the head, the sentence and the words stay checkable. The temporal transformer itself
-goes to shared/temporal.safetensors. Values are copied, never computed.
+GLCCL's temporal transformer and its CLIP frames go to shared/temporal.safetensors, its head to glccl/, with a reference
+to the former. TC-MGC keeps its head only: the frames after the temporal transformer stand for the CLIP frames, so that
+scores, losses and gradients of the head, the sentence and the words stay checkable. Values are copied, never computed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BEHIND = (
     "*.grad.transformerClip.*",
     "*.grad.frame_position_embeddings.*",
 )
-GLCCL_OUT = (*HEAD_OUT, *BEHIND, "param.visual_logit_weight", "train.out.glim_*")
+GLCCL_OUT = (*HEAD_OUT, "*.in.visual_output", "*.in.video_mask", "*.out.frames_temporal", "train.out.glim_*")
 # TC-MGC's train_l10 has every gradient; train and train_drop differ from it in their masks and in lambda.
 TCMGC_OUT = (
     *HEAD_OUT,
@@ -47,7 +47,6 @@ TCMGC_OUT = (
     "train_drop.out.frames_temporal",
     "eval.out.lva_frame_raw",
 )
-LARGE_MAPS = ("global_mat_weight", "local_mat_weight")
 POSITION_ROWS = 8  # enough for the frames of the cases
 LIMIT = {"glccl": 2**20, "tcmgc": 2**20, "shared": 2**21}
 
@@ -58,7 +57,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the compact files")
     options = parser.parse_args()
     tensors, config = read(options.full / "glccl" / "golden" / "public.safetensors")
-    write(options.out / "glccl" / "head.safetensors", without(tensors, GLCCL_OUT), config)
+    head = without(tensors, GLCCL_OUT)
+    head["train.grad.in.visual_output"] = tensors["train.grad.in.visual_output"]
+    write(options.out / "glccl" / "head.safetensors", head, config, {"with": "../shared/temporal.safetensors"})
     write(options.out / "shared" / "temporal.safetensors", *temporal(tensors, config))
     tensors, config = read(options.full / "tcmgc" / "golden" / "public.safetensors")
     head = without(tensors, TCMGC_OUT)
@@ -89,9 +90,9 @@ def temporal(tensors: dict[str, Tensor], config: dict) -> tuple[dict[str, Tensor
     return kept, {"heads_temporal": config["heads_temporal"], "cases": cases}
 
 
-def write(path: Path, tensors: dict[str, Tensor], config: dict) -> None:
+def write(path: Path, tensors: dict[str, Tensor], config: dict, more: dict[str, str] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"config": json.dumps(config), "generator": "scripts/compact_golden.py"}
+    metadata = {"config": json.dumps(config), "generator": "scripts/compact_golden.py", **(more or {})}
     save_file({name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, path, metadata)
     size, limit = path.stat().st_size, LIMIT[path.parent.name]
     if size > limit:

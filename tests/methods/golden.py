@@ -223,11 +223,16 @@ class GoldenFile:
 
 
 def load(path: Path, dtype: torch.dtype) -> GoldenFile:
-    """Read a golden file; floating-point tensors come in `dtype`, integers and masks as stored."""
+    """Read a golden file; floating-point tensors come in `dtype`, integers and masks as stored.
+
+    The metadata key `with` names another file, relative to this one, whose tensors are added (its own win).
+    """
     with safe_open(path, "pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
         metadata = file.metadata() or {}
     tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+    if "with" in metadata:
+        tensors = {**load(path.parent / metadata["with"], dtype).tensors, **tensors}
     return GoldenFile(path, dtype, tensors, _parse(metadata))
 
 
