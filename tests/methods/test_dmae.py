@@ -10,7 +10,9 @@ import torch
 from golden import RecordedDraws
 
 from tvr_cli import config
-from tvr_cli.errors import DataError
+from tvr_cli.config import TrainConfig
+from tvr_cli.engine.assemble import require_trainable
+from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import base
 from tvr_cli.methods._dmae_tpm import Eraser
 from tvr_cli.methods.dmae import Method
@@ -174,3 +176,10 @@ def test_other_captions_of_a_video_are_no_hard_negatives():
     assert hard_negatives(scores).any() and not hard_negatives(scores, positives).any()
     told, papers = neg_nce(scores, positives=positives), neg_nce(scores)
     assert told.total < papers.total and told.negative_t2v.item() == 0
+
+
+def test_training_the_papers_form_on_frozen_features_is_refused_with_the_way_out():
+    with pytest.raises(ConfigError, match=r"dmae has nothing to train .* tvr train --method dmae-frozen"):
+        require_trainable("dmae", {}, TrainConfig(tune="head"))
+    require_trainable("dmae", {}, TrainConfig(tune="full"))
+    require_trainable("dmae", {"interaction": "att_wti"}, TrainConfig(tune="head"))

@@ -29,7 +29,11 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
     method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
     if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
         tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
-        raise ConfigError(f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}")
+        other = f", or train its form for frozen features: tvr train --method {method.trainable_preset}"
+        raise ConfigError(
+            f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}"
+            + (other if method.trainable_preset and tuned else "")
+        )
     if train.batch_size < 2:
         raise ConfigError(
             f"train.batch_size: expected at least 2, found {train.batch_size}; every loss compares pairs with others"

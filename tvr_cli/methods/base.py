@@ -33,7 +33,7 @@ class Method(nn.Module):
 
     needs: features among {"frames", "pooled", "tokens", "importance"}. fidelity: where the code comes from
     ("authors-code@sha", "authors-port@sha", "patched-release@sha", "ours"), printed wherever results are. summary: one
-    line for `tvr methods`. trains_on_frozen: False when no trainable parameter reaches the score on frozen features.
+    line for `tvr methods`. trainable_preset: the preset to train on frozen features where the default one cannot be.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +45,7 @@ class Method(nn.Module):
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
+    trainable_preset: ClassVar[str] = ""
 
     def __init__(self, config: Any, sizes: Sizes):
         super().__init__()

@@ -40,6 +40,7 @@ class Method(base.Method):
     fidelity = "authors-port@e7b7dc7"
     summary = "best frame of each token and its neighbour frame; hard negatives, partial margins"
     paper = "arXiv 2309.11082, ACM MM 2023"
+    trainable_preset = "dmae-frozen"
     # Keys of the authors' checkpoints (below `dmae_utils.`) that nothing reads.
     ignored_keys: ClassVar[tuple[str, ...]] = ("*_linear_xwp.q_proj.*", "*_linear_xwp.k_proj.*")
     bibtex = """@inproceedings{jiang2023dual,

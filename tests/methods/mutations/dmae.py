@@ -12,12 +12,7 @@ TPM = "tvr_cli/methods/_dmae_tpm.py"
 NEGNCE = "tvr_cli/nn/negnce.py"
 
 MUTATIONS = [
-    Mutation(
-        "a pad cannot win a frame's maximum",
-        OP,
-        old="else ~real.all(1)\n",
-        new="else torch.zeros_like(real[:, 0])\n",
-    ),
+    Mutation("pads keep their features", OP, old="words * real[..., None]], 1)", new="words], 1)"),
     Mutation(
         "missing frames keep their features",
         OP,
