@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tvr_cli.methods import base
-from tvr_cli.methods.base import masked_mean, unit
+from tvr_cli.methods.base import full_precision, masked_mean, unit
 from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 
 # Softmax temperature of the frame cosines that stand for this method's frame weights in `query`.
@@ -23,13 +23,11 @@ class Method(base.Method):
     paper = "CLIP4Clip, arXiv 2104.08860, section 3.3 (parameter-free type)"
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        return Encoding(
-            text.key, {"text": unit(text.pooled.float() if text.pooled.dtype.itemsize < 4 else text.pooled)}
-        )
+        return Encoding(text.key, {"text": unit(full_precision(text.pooled))})
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
-        frames = video.frames.float() if video.frames.dtype.itemsize < 4 else video.frames
-        frames = unit(frames.masked_fill(~video.mask()[..., None], 1.0))  # a missing slot must not divide by zero
+        # A missing slot must not divide by zero.
+        frames = unit(full_precision(video.frames).masked_fill(~video.mask()[..., None], 1.0))
         pooled = unit(masked_mean(frames, video.mask()))  # [V, D]
         return Encoding(video.key, {"video": pooled, "frames": frames, "mask": video.mask()})
 
