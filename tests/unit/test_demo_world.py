@@ -208,6 +208,9 @@ def test_events_carry_exact_times(made):
         assert record["span"] == [record["scenes"][i]["start"], record["scenes"][j]["end"]] == [float(i), float(j + 1)]
     truth = corpus.read_truth(folder)
     assert len(truth) == 40 and {t.split for t in truth.values()} == {"train", "val", "test"}
+    name, _, video = next(corpus.world(TINY))
+    i, j = video.pair
+    assert truth[name].events == ((i, i + 1), (j, j + 1)) and truth[name].span == (i, j + 1)
 
 
 def test_videos_decode_to_what_was_drawn(made):

@@ -67,21 +67,26 @@ def demo(
 def show(result: dict[str, Any], *, kept: bool) -> None:
     """Print the demo for people: the tables, the question with its answers, and what to type next."""
     rows = result["methods"]
+    render.line(result["title"])
+    render.line()
+    n = result["queries"]
+    render.line(f"Text to video on {result['backbone']}: {n} test captions against {n} videos; {_uncertainty(result)}")
     render.table(
-        f"{result['title']}\n{result['queries']} test captions, each one against {result['queries']} videos; text to "
-        f"video, {_uncertainty(result)}",
+        None,
         ("method", "R@1", "R@5", "R@10", "trained in"),
         [[r["method"], *(_rate(r["t2v"][f"R@{k}"]) for k in (1, 5, 10)), _training(r["train_seconds"])] for r in rows],
     )
     kinds = list(rows[0]["t2v"]["by_kind"])
+    render.line("R@1 by kind of caption; base, order, motion and binding are near copies of each other")
     render.table(
-        "R@1 by kind of caption: a quarter of the captions in base, order, motion and binding has three near copies",
+        None,
         ("method", *kinds),
         [[r["method"], *(_rate(r["t2v"]["by_kind"][kind]) for kind in kinds)] for r in rows],
     )
+    render.line("Where in its own video? Spans by the method (by a window of the same length in the middle), in %")
     render.table(
-        "Where in its video? Share of returned spans with temporal IoU ≥ 0.5, and mean IoU, in %",
-        ("method", "IoU ≥ 0.5", "centred window", "mean IoU", "centred window", "seconds"),
+        None,
+        ("method", "IoU ≥ 0.5", "mean IoU", "middle in an event", "seconds"),
         [[r["method"], *_moments(r["moments"])] for r in rows],
     )
     _show_query(result["query"])
@@ -96,21 +101,12 @@ def show(result: dict[str, Any], *, kept: bool) -> None:
 
 def _show_query(query: dict[str, Any]) -> None:
     start, end = query["event"]
-    render.table(
-        f"{query['query']!r}, answered by {query['method']} (the event: second {start:g} to {end:g})",
-        ("#", "video", "where", "score", ""),
-        [
-            [
-                h["rank"],
-                h["path"],
-                f"{h['start']:.1f}–{h['end']:.1f} s",
-                f"{h['score']:.3f}",
-                "right" if h["right"] else "",
-            ]
-            for h in query["hits"]
-        ],
-        left=2,
-    )
+    render.line(f'Question: "{query["query"]}" (asked of {query["method"]}; it happens from {start:g} to {end:g} s)')
+    rows = [
+        [h["rank"], h["path"], f"{h['start']:.1f}–{h['end']:.1f} s", f"{h['score']:.3f}", "right" if h["right"] else ""]
+        for h in query["hits"]
+    ]
+    render.table(None, ("#", "video", "where", "score", ""), rows, left=2)
 
 
 def _show_plan(plan: dict[str, Any]) -> None:
@@ -127,8 +123,13 @@ def _rate(value: dict[str, float]) -> str:
     return f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
 
 
-def _moments(m: dict[str, float]) -> list[float]:
-    return [m["R@1"], m["centred_R@1"], 100 * m["mean_iou"], 100 * m["centred_mean_iou"], m["mean_seconds"]]
+def _moments(m: dict[str, float]) -> list[str]:
+    return [
+        f"{m['R@1']:.1f} ({m['centred_R@1']:.1f})",
+        f"{100 * m['mean_iou']:.1f} ({100 * m['centred_mean_iou']:.1f})",
+        f"{m['inside']:.1f} ({m['centred_inside']:.1f})",
+        f"{m['seconds']:.2f}",
+    ]
 
 
 def _uncertainty(result: dict[str, Any]) -> str:

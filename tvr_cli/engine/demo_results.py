@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from tvr_cli.data.demo_world.corpus import Truth
 from tvr_cli.data.demo_world.grammar import KINDS
 from tvr_cli.engine import score
 from tvr_cli.engine.gallery import gallery_of
+from tvr_cli.engine.referee import read_ranks
 from tvr_cli.engine.search import time_span
 from tvr_cli.files import read_json
 from tvr_cli.methods.base import Method
@@ -33,32 +33,36 @@ HIT = 0.5  # temporal IoU from which a span counts as found
 
 @dataclass(frozen=True)
 class Spans:
-    """Temporal IoU of each query with its event, in its own video. iou: the returned span. centred: a window of the
-    same length in the middle of the video. length: seconds of the returned spans. All [T]."""
+    """How well the returned span of each query fits its event, in its own video. All [T].
+
+    iou: temporal IoU with the span of both named events. inside: whether its middle lies in one of the two. length:
+    seconds. centred_*: the same of a window of that length in the middle of the video, which anybody could return.
+    """
 
     iou: Floats
-    centred: Floats
+    inside: Floats
     length: Floats
+    centred_iou: Floats
+    centred_inside: Floats
 
     def summary(self) -> dict[str, float]:
-        """Return the shares of spans that hit, in percent, and the mean IoUs."""
+        """Return means over queries: shares in percent, IoU as a fraction, seconds."""
         return {
             "R@1": 100 * float((self.iou >= HIT).mean()),
+            "centred_R@1": 100 * float((self.centred_iou >= HIT).mean()),
             "mean_iou": float(self.iou.mean()),
-            "centred_R@1": 100 * float((self.centred >= HIT).mean()),
-            "centred_mean_iou": float(self.centred.mean()),
-            "mean_seconds": float(self.length.mean()),
+            "centred_mean_iou": float(self.centred_iou.mean()),
+            "inside": 100 * float(self.inside.mean()),
+            "centred_inside": 100 * float(self.centred_inside.mean()),
+            "seconds": float(self.length.mean()),
         }
 
 
 def kept_ranks(run: RunDir, split: str) -> tuple[Ranks, list[str]]:
     """Return the text-to-video ranks that `evaluate` kept, and the video of each query."""
-    kept = load_file(run.results / f"{split}.ranks.safetensors")
     videos = read_json(run.results / f"{split}.ids.json")["videos"]
-    of_caption = kept["video_of_caption"]
-    better, tied, positives = (kept[f"t2v.{name}"] for name in ("better", "tied", "positives"))
-    ranks = Ranks(better, tied, positives, of_caption, np.zeros(len(better)))
-    return ranks, [videos[i] for i in of_caption]
+    ranks, _ = read_ranks(run.results / f"{split}.ranks.safetensors")
+    return ranks, [videos[i] for i in ranks.video]
 
 
 def recalls(ranks: Ranks, kinds: Sequence[str]) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def interval(hits: Floats) -> dict[str, float]:
     """Return the mean of [N] hits (probabilities where ranks are tied) in percent, with Wilson's 95 % interval."""
     percent = 100 * float(hits.mean())
     low, high = wilson(percent, len(hits))
-    return {"value": percent, "low": low, "high": high}
+    return {"value": percent, "low": min(low, percent), "high": max(high, percent)}  # rounding at 0 and 100
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -102,19 +106,23 @@ def spans(method: Method, store: FeatureStore, split: str, truth: Mapping[str, T
     text = score.encode_texts(method, store.text(gallery.captions))
     video = store.video(gallery.clips)
     encoded = score.encode_videos(method, video)
-    iou, centred, length = [], [], []
+    measured = []
     for start in range(0, len(captions), _TILE):
         part = slice(start, start + _TILE)
         weights = method.explain(text.rows(part), encoded.rows(rows[part])).diagonal().T.cpu()  # [tile, F]
         for w, row in zip(weights, rows[part].tolist(), strict=True):
             clip, n = store.clips[int(gallery.clips[row])], int(video.n_frames[row])
             found = time_span(w[:n], video.ts[row, :n], *clip.span)
-            wanted = truth[clip.file_id].span
             middle, half = sum(clip.span) / 2, (found[1] - found[0]) / 2
-            iou.append(overlap(found, wanted))
-            centred.append(overlap((middle - half, middle + half), wanted))
-            length.append(found[1] - found[0])
-    return Spans(np.array(iou), np.array(centred), np.array(length))
+            centred = middle - half, middle + half
+            shown = truth[clip.file_id]
+            measured.append((*_fit(found, shown), found[1] - found[0], *_fit(centred, shown)))
+    return Spans(*np.array(measured, dtype=np.float64).T)
+
+
+def _fit(found: tuple[float, float], shown: Truth) -> tuple[float, bool]:
+    middle = sum(found) / 2
+    return overlap(found, shown.span), any(start <= middle < end for start, end in shown.events)
 
 
 def overlap(a: tuple[float, float], b: tuple[float, float]) -> float:

@@ -70,13 +70,18 @@ class WorldReport:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a video shows, by its id. span: seconds from the start of the first named event to the end of the second."""
+    """What a video shows, by its id. events: seconds of the two named events. span: from the first to the second."""
 
     video: str
     split: Split
     kind: str
     family: int | None
-    span: tuple[float, float]
+    events: tuple[tuple[float, float], tuple[float, float]]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From the start of the first named event to the end of the second, in seconds."""
+        return self.events[0][0], self.events[1][1]
 
 
 def make(folder: Path, plan: WorldPlan, *, workers: int = 1) -> WorldReport:
@@ -115,9 +120,13 @@ def read_truth(folder: Path) -> dict[str, Truth]:
     records = read_lines(folder / "events.jsonl")
     if not records:
         raise DataError(f"expected the toy corpus of `tvr demo` in {str(folder)!r}, found no events.jsonl there")
-    return {
-        r["video"]: Truth(r["video"], r["split"], r["kind"], r["family"], (r["span"][0], r["span"][1])) for r in records
-    }
+    return {r["video"]: _truth(r) for r in records}
+
+
+def _truth(record: Mapping[str, Any]) -> Truth:
+    first, second = (record["scenes"][i] for i in record["named"])
+    events = (first["start"], first["end"]), (second["start"], second["end"])
+    return Truth(record["video"], record["split"], record["kind"], record["family"], events)
 
 
 def _seed(plan: WorldPlan, split_number: int) -> int:
