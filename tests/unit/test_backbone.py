@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tvr_cli.backbones import load
-from tvr_cli.backbones.openclip import OpenClipBackbone
+from tvr_cli.backbones.openclip import OpenClipBackbone, build
+from tvr_cli.backbones.source import resolve
 from tvr_cli.backbones.temporal_shift import shift_patches
 from tvr_cli.errors import ConfigError
 
@@ -217,3 +218,25 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
         grads.append({n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["mobileclip2-s0", "pe-core-b16", "RN50-quickgelu/openai", "coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k"],
+)
+def test_published_architectures_run_with_random_weights(name: str) -> None:
+    source = resolve(name)
+    backbone = OpenClipBackbone(build(source.model), source, source.tokenizer(offline=True)).eval()
+    pixels = tiny_clip.pixels(1, 2, source.image_size)
+    with torch.no_grad():
+        frames = backbone.encode_frames(pixels, torch.ones(1, 2, dtype=torch.bool))
+        pooled, tokens = backbone.encode_text(backbone.tokenize(["a dog surfing"], 12)[0])
+        full = backbone.tokenize(["a dog surfing"], backbone.context_length)[0]
+        options = {"normalize": False}
+        expected = backbone.model.encode_text(full, **options)  # type: ignore[operator]
+        plain = _plain(backbone, pixels)
+    torch.testing.assert_close(frames, plain, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-4)
+    assert frames.shape == (1, 2, source.dim) and pooled.shape == (1, source.dim)
+    assert (tokens is not None) == ("tokens" in backbone.provides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +180,21 @@ def test_another_format_version_is_a_mismatch(tmp_path: Path) -> None:
 
 
 def test_the_newest_finished_store_is_found_by_backbone(tmp_path: Path) -> None:
-    import os
-
     first, second = _write(tmp_path, "fixed").root, _write(tmp_path, "ragged").root
     os.utime(first / "state.json", ns=(1, 1))
     found = FeatureStore.newest(tmp_path)
     assert found is not None and found.root == second
     assert FeatureStore.newest(tmp_path, "tiny") is not None
     assert FeatureStore.newest(tmp_path, "clip-vit-b32") is None
+
+
+def test_the_store_asked_for_last_is_the_newest(tmp_path: Path) -> None:
+    first, second = _write(tmp_path, "fixed"), _write(tmp_path, "ragged")
+    for writer in (first, second):
+        os.utime(writer.root / "state.json", ns=(1, 1))
+    first.finish(_records(), _captions(), {"expected": {"test": 2}})
+    found = FeatureStore.newest(tmp_path)
+    assert found is not None and found.root == first.root
 
 
 def test_an_identity_that_differs_names_field_and_command(tmp_path: Path) -> None:
@@ -221,9 +229,9 @@ def test_forgotten_clips_and_captions_leave_no_file(tmp_path: Path) -> None:
 
 def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:
     writer = _write(tmp_path)
-    stamps = {p.name: p.stat().st_mtime_ns for p in writer.root.iterdir()}
+    inodes = {p.name: (p.stat().st_ino, p.read_bytes()) for p in writer.root.iterdir()}
     assert writer.finish(_records(), _captions(), {"expected": {"test": 2}}) is False
-    assert {p.name: p.stat().st_mtime_ns for p in writer.root.iterdir()} == stamps
+    assert {p.name: (p.stat().st_ino, p.read_bytes()) for p in writer.root.iterdir()} == inodes
 
 
 def test_a_torn_line_and_a_lost_file_are_taken_as_missing(tmp_path: Path) -> None:

@@ -116,6 +116,18 @@ def test_features_are_the_backbones_own(workspace: Path, weights: str, shape: An
     assert text.n_tokens.tolist() == n_tokens.tolist()
 
 
+def test_bf16_arithmetic_stays_close_and_in_the_same_store(workspace: Path, weights: str) -> None:
+    exact = precompute(workspace, weights, _three(workspace), EXACT).store
+    assert exact is not None
+    frames = exact.video().frames
+    for shard in exact.root.glob("*.safetensors"):
+        shard.unlink()
+    low = precompute(workspace, weights, None, PrecomputeOptions(**{**vars(EXACT), "precision": "bf16"})).store
+    assert low is not None and low.fingerprint == exact.fingerprint
+    error = (low.video().frames - frames).norm() / frames.norm()
+    assert 1e-5 < error < 0.03
+
+
 def test_a_query_gets_what_the_store_holds(workspace: Path, weights: str) -> None:
     for words in ("fixed", "ragged"):
         options = PrecomputeOptions(**{**vars(EXACT), "words": words, "word_importance": "stopwords"})

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ class FeatureWriter:
         before = files.read_json(path) if path.is_file() else None
         if before != state:
             files.write_json(path, state)
+        else:
+            os.utime(path)  # the store that was asked for last is the newest
         live = {features.clip_row_key(c.key, c.n_frames) for c in clips}
         self._sweep(live | {features.text_row_key(c.text) for c in captions}, state)
         return before != state
