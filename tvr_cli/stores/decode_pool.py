@@ -118,8 +118,9 @@ class _Slot:
 
     def stop(self) -> None:
         if self.process is not None:
-            self.process.kill()
-            self.process.join()
+            if self.process.pid is not None:  # None: interrupted before it was started
+                self.process.kill()
+                self.process.join()
             self.pipe.close()
             self.process = None
 
@@ -128,7 +129,7 @@ class _Slot:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self._read, os.getpid()), daemon=True)
-        with _no_main_module():
+        with _no_main_module(), _no_interrupt():
             self.process.start()
         theirs.close()
         self._started, self._served = False, 0
@@ -171,6 +172,19 @@ def _no_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back while a child starts: the child never sees one, the parent gets its own afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(pipe: Connection, read: Callable[[Any, Beat], Any], parent: int) -> None:
