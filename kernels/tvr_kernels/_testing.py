@@ -88,11 +88,11 @@ def max_error(got: Tensor, expected: Tensor) -> float:
     return float((a - b).abs().nan_to_num().max()) if a.numel() else 0.0
 
 
-def random_weights(cls: type, D: int, seed: int = 0, dtype: torch.dtype = torch.float32, **others: float) -> Any:
+def random_weights(cls: type, D: int, seed: int = 0, dtype: torch.dtype = torch.float32, **others: Any) -> Any:
     """Draw the parameters of an op whose weights are a NamedTuple of matrices `[D, D]` and vectors `[D]`.
 
     `norm*` are near 1 and 0; matrices are half the identity plus noise, so that no part of a score is degenerate.
-    others: the fields that are not tensors.
+    others: the fields that are something else.
     """
     g = torch.Generator().manual_seed(seed)
     values: dict[str, Any] = dict(others)

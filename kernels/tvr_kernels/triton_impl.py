@@ -81,6 +81,14 @@ def vectors(base, clips, live, n, stride, offset, step, other, FP: tl.constexpr)
 
 
 @triton.jit
+def square_matrix(base, index, n, NP: tl.constexpr):
+    """Load matrix `index` of a stack of n x n matrices, zero beyond n: [NP, NP]."""
+    i = tl.arange(0, NP)
+    inside = (i < n)[:, None] & (i < n)[None, :]
+    return tl.load(base + index * n * n + i[:, None] * n + i[None, :], mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def bilinear(x, matrix, y, PRECISION: tl.constexpr):
     """Return x' M y [BV, BT]: x, y [BV, BT, FP], matrix [BV, FP, FP]."""
     return tl.sum(tl.dot(x, matrix, input_precision=PRECISION) * y, 2)
@@ -116,8 +124,9 @@ class Blocks:
     def __init__(self, texts: int, clips: int, frames: int, dtype: torch.dtype, *, rows: int, columns: int):
         self.FP = max(16, triton.next_power_of_2(frames))
         self.BV = max(1, columns // self.FP)
-        self.BT = rows
-        self.BK = 32 if dtype == torch.float32 else 64
+        # one clip of up to 64 slots fills a tile: its fp32 forms leave registers for half as many captions
+        self.BT = rows // 2 if self.FP > 32 and dtype == torch.float32 and rows > 16 else rows
+        self.BK = 16 if dtype == torch.float32 else 64  # the three terms of an fp32 product take registers
         self.PRECISION = "tf32x3" if dtype == torch.float32 else "tf32"
         self.grid = (triton.cdiv(texts, self.BT) * triton.cdiv(clips, self.BV),)
 

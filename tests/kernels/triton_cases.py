@@ -33,7 +33,38 @@ def sides(op: str, shape: Shape, dtype: torch.dtype = torch.float32):
     if op == "gare":
         weights = random_weights(module.GareWeights, shape.D, dtype=dtype, temperature=3.0)
         return module.text_side(text, weights), module.video_side(frames, x.frame_mask, weights), weights
+    if op == "dmae":
+        options = module.DmaeOptions(words=True, neighbours=True)
+        importance = x.word_mask.long() + (x.word_mask & (torch.arange(shape.L) % 3 == 1))
+        logits = torch.linspace(-1, 1, shape.L).to(dtype).expand(shape.T, -1)
+        words = module.text_side(text, x.words.to(dtype), importance, options, logits)
+        return words, module.video_side(frames, x.frame_mask, options), options
+    if op == "glccl":
+        g = torch.Generator().manual_seed(1)
+        maps = [torch.eye(n) + 0.3 * n**-0.5 * torch.randn(n, n, generator=g) for n in 2 * [shape.D] + 6 * [shape.L]]
+        weights = module.GlcclWeights(*(m.to(dtype) for m in maps))
+        words = module.text_side(text, x.words.to(dtype), weights, x.word_mask)
+        return words, module.video_side(frames, weights, x.frame_mask), weights
+    if op == "tcmgc":
+        weights = tcmgc_weights(module.TcmgcWeights, shape, dtype)
+        words = module.text_side(text, x.words.to(dtype), weights, x.word_mask)
+        return words, module.video_side(frames, weights, x.frame_mask), weights
     raise KeyError(op)
+
+
+def tcmgc_weights(cls: type, shape: Shape, dtype: torch.dtype):
+    """Return weights with three ranks, fewer where captions are shorter."""
+    g, k = torch.Generator().manual_seed(1), min(3, shape.L - 1)
+
+    def near_identity(n: int) -> torch.Tensor:
+        return (torch.eye(n) + 0.3 * max(n, 1) ** -0.5 * torch.randn(n, n, generator=g)).to(dtype)
+
+    ranks = {"video_word": k, "sentence_frame": k + 1, "fusion": 4}
+    ranks |= dict.fromkeys(("over_words", "over_frames", "then_frames", "then_words"), k)
+    matrices = {name: near_identity(n) for name, n in ranks.items()}
+    maps = {"global_map": near_identity(shape.D), "local_map": near_identity(shape.D)}
+    scale = torch.tensor(20.0, dtype=dtype)
+    return random_weights(cls, shape.D, dtype=dtype, scale=scale, sharpness=20.0, heads=1, **matrices, **maps)
 
 
 def launches(ops: list[str]):
@@ -44,6 +75,8 @@ def launches(ops: list[str]):
             text, video, weights = sides(op, shape)
             out = torch.empty(shape.T, shape.V)
             for dtype in (torch.float32, torch.bfloat16):
+                if dtype == torch.float32 and getattr(module, "FP32_SLOTS", shape.F) < shape.F:
+                    continue  # its `supports` refuses this
                 cast = [
                     {k: v.to(dtype) if k in module.VECTORS else v for k, v in side.items()} for side in (text, video)
                 ]

@@ -142,8 +142,7 @@ def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Gar
     """Return the launch that turns `out` [T, V], the products with the mean frames, into scores."""
     t, columns = text["text"].contiguous(), video["columns"].contiguous()
     (T, D), (V, F) = t.shape, video["mask"].shape
-    rows = 32 if t.dtype == torch.float32 else 64  # larger tiles spill registers
-    blocks = Blocks(T, V, F, t.dtype, rows=rows, columns=64)
+    blocks = Blocks(T, V, F, t.dtype, rows=64, columns=64)  # larger tiles spill registers
     small = ("normal2", "normal3", "qq", "qv", "vv", "shift", "offset", "variance")
     tensors = (
         *(t, text["variance"].float(), text["square"].float(), text["on_shared"].float().contiguous(), columns),

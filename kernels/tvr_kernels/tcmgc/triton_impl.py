@@ -32,6 +32,7 @@ from tvr_kernels.triton_impl import (
 if TYPE_CHECKING:
     from tvr_kernels.tcmgc import TcmgcWeights
 
+FP32_SLOTS = 32  # words or frames of an item in fp32: the forms of longer ones do not fit in the registers
 VECTORS = ("query", "unit", "mapped", "columns")  # what may be bf16 or fp16; the rest is fp32
 MAX_WORDS, MAX_RANKS = 64, 7
 KP = tl.constexpr(8)  # slots of a rank vector
@@ -233,7 +234,10 @@ def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: T
         return False, f"{words} word slots and {ranks} ranks; {limits}"
     if weights.heads != 1:
         return False, f"the attention has {weights.heads} heads, the kernel knows one"
-    return supported({**tensors, **text}, video["forms"].shape[-1], VECTORS)
+    frames = video["forms"].shape[-1]
+    if text["query"].dtype == torch.float32 and max(words, frames) > FP32_SLOTS:
+        return False, f"{words} words and {frames} frames in fp32; the kernel holds at most {FP32_SLOTS}, or 64 in bf16"
+    return supported({**tensors, **text}, frames, VECTORS)
 
 
 def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TcmgcWeights) -> Tensor:

@@ -112,8 +112,8 @@ def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: XPo
     """Return the launch that fills `out` [T, V]."""
     query, key = text["query"].contiguous(), video["key"].contiguous()
     (T, D), (V, F, _) = query.shape, key.shape
-    rows, columns = (32, 64) if query.dtype == torch.float32 else (64, 128)  # larger tiles spill registers
-    blocks = Blocks(T, V, F, query.dtype, rows=rows, columns=columns)
+    columns = 64 if query.dtype == torch.float32 else 128  # larger tiles spill registers
+    blocks = Blocks(T, V, F, query.dtype, rows=64, columns=columns)
     tensors = (
         *(query, text["unit"].contiguous(), text["offset"].float(), text["bias"].float()),
         *(key, video["value"].contiguous(), video["key_bias"].float().contiguous()),
