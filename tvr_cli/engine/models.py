@@ -101,7 +101,17 @@ def trained_on(run: RunDir) -> str | None:
     if not path.is_file():
         return None
     about = checkpoint.read_about(path)
+    if imported := about.get("imported"):  # its own CLIP made them, or (DMAE) any backbone may
+        store = FeatureStore.newest(run.path.parent.parent, imported if isinstance(imported, str) else None)
+        return store.fingerprint if store else None
     return run.env().get("tuned_store") if about.get("tune") == "full" else about.get("store")
+
+
+def _imported(run: RunDir) -> str | None:
+    """Return the backbone that an imported run brought along, None of any other run."""
+    path = checkpoint.best_path(run.checkpoints)
+    imported = checkpoint.read_about(path).get("imported") if path.is_file() else None
+    return imported if isinstance(imported, str) else None
 
 
 def build(experiment: Experiment, store: FeatureStore) -> Method:
@@ -150,6 +160,11 @@ def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> Feat
     """
     if run is not None:
         fingerprint = trained_on(run)
+        if fingerprint is None and (imported := _imported(run)):
+            raise StoreMismatch(
+                f"the run {run.name!r} was imported with its own CLIP, and there are no features of it; run: "
+                f"tvr precompute-features --backbone {imported}"
+            )
         if fingerprint is None:
             raise DataError(
                 f"the run {run.name!r} has no weights yet; continue it with: tvr train --resume --run {run.name}"

@@ -45,6 +45,11 @@ class Method(nn.Module):
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
+    # Patterns of names in the authors' checkpoints that nothing reads, and the prefix that their wrapper puts in front.
+    ignored_keys: ClassVar[tuple[str, ...]] = ()
+    checkpoint_prefix: ClassVar[str] = ""
+    # Whether the authors' CLIP shifts patches between frames whatever the options (EagleNet).
+    shifts_patches: ClassVar[bool] = False
     trainable_preset: ClassVar[str] = ""
 
     def __init__(self, config: Any, sizes: Sizes):
@@ -68,6 +73,14 @@ class Method(nn.Module):
         text_tower: CLIP's text side under OpenAI's names (`transformer.resblocks.N.*`, `positional_embedding`), empty
         for a backbone without one. logit_scale: scalar, the natural logarithm of the scale. Default: do nothing.
         """
+
+    @classmethod
+    def read_checkpoint(cls, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Sizes]:
+        """Infer options and sizes from the authors' head weights; a size that they do not fix is 0.
+
+        state: the authors' names, without the prefix of a wrapper. Raises ConfigError where the authors have none.
+        """
+        raise ConfigError("there is no checkpoint format of authors to import for this method")
 
     def encode_text(self, text: TextFeatures) -> Encoding:
         """Encode captions, no video involved. Tensors have T rows."""
@@ -127,6 +140,11 @@ def build(name: str, sizes: Sizes, options: Mapping[str, Any] | None = None) -> 
     """Make a method with its defaults changed by `options` (already checked against its `Config`)."""
     cls = load_class(name)
     return cls(cls.Config(**(options or {})), sizes)
+
+
+def temporal_layers(state: Mapping[str, Tensor]) -> int:
+    """Count the blocks of the temporal transformer in a checkpoint."""
+    return len({name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")})
 
 
 def unit(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class Method(base.Method):
     trainable_preset = "dmae-frozen"
     # Keys of the authors' checkpoints (below `dmae_utils.`) that nothing reads.
     ignored_keys: ClassVar[tuple[str, ...]] = ("*_linear_xwp.q_proj.*", "*_linear_xwp.k_proj.*")
+    checkpoint_prefix = "dmae_utils."
     bibtex = """@inproceedings{jiang2023dual,
   title     = {Dual-Modal Attention-Enhanced Text-Video Retrieval with Triplet Partial Margin Contrastive Learning},
   author    = {Jiang, Chen and Liu, Hong and Yu, Xuzheng and Wang, Qing and Cheng, Yuan and Xu, Jia and Liu, Zhongyi
@@ -118,6 +119,25 @@ class Method(base.Method):
         if not self._words:
             dead |= {name for name in names if name.startswith("text_weight_fc.")}
         return frozenset(dead & names)
+
+    @classmethod
+    def read_checkpoint(cls, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Sizes]:
+        layers, partial = base.temporal_layers(state), "v2t_linear_xwp.qk_proj.weight" in state
+        fc = [name for name in state if name.startswith("text_weight_fc.") and name.endswith("weight")]
+        options: dict[str, Any] = {
+            "temporal": "seqTransf" if layers else "meanP",
+            "temporal_layers": layers or 4,
+            "interaction": "att_wti" if fc else "att_ti",
+            "weight_layers": len(fc) or 1,
+        }
+        words, frames, dim = 0, 0, 0
+        if partial:
+            words, frames = state["v2t_linear_xwp.qk_proj.weight"].shape
+            dim = state["v2t_linear_xwp.attn_proj.0.weight"].shape[1] // 2
+        else:
+            options["partial_type"] = -1
+            dim = state[fc[0]].shape[1] if fc else 0
+        return options, Sizes(dim, frames, words)
 
     @torch.no_grad()
     def init_from_backbone(self, text_tower: Mapping[str, Tensor], logit_scale: Tensor) -> None:

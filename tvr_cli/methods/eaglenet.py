@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class Method(base.Method):
     fidelity = "authors-code@193feac"
     summary = "enriches each caption by a graph over its stochastic neighbours and the clip's frames"
     paper = "arXiv 2603.25267, CVPR 2026"
+    shifts_patches = True
     # Keys of the authors' checkpoints that nothing reads: built and never called, or computed and discarded.
     ignored_keys: ClassVar[tuple[str, ...]] = (
         "transformerClip.*",
@@ -139,6 +140,20 @@ class Method(base.Method):
         if not self.config.energy_weight and not self.config.energy_support_weight:
             dead |= {f"ebm.{name}" for name, _ in self.ebm.named_parameters()}
         return frozenset(dead)
+
+    @classmethod
+    def read_checkpoint(cls, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Sizes]:
+        dim, frames = state["stochastic.std_branch.linear_proj.weight"].shape
+        relational = "gnn.layers.0.lin_rels.0.weight" in state
+        head_width = state["gnn.layers.0.att_l_rels.0.weight" if relational else "gnn.layers.0.att_l.weight"].shape[1]
+        options = {
+            "graph": "rgat" if relational else "gat",
+            "graph_heads": dim // head_width,
+            "frame_positions": "frame_pe" in state,
+            "energy": "bilinear" if "ebm.energy_net.weight" in state else "mlp",
+            "replay_rows": len(state["ebm.replay_buffer_txt"]) if "ebm.replay_buffer_txt" in state else 500,
+        }
+        return options, Sizes(dim, frames, 0)
 
     @torch.no_grad()
     def init_from_backbone(self, text_tower: Mapping[str, Tensor], logit_scale: Tensor) -> None:

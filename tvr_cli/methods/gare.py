@@ -97,6 +97,12 @@ class Method(base.Method):
         """The key bias adds one constant to the logits of all frames, so its gradient is zero by analysis."""
         return frozenset({"psi.layers.0.cross_attn.k_proj.bias"})
 
+    @classmethod
+    def read_checkpoint(cls, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Sizes]:
+        layers = base.temporal_layers(state)
+        options = {"temporal": "transformer" if layers else "none", "temporal_layers": layers or 4}
+        return options, Sizes(len(state["psi.mean_proj.weight"]), 0, 0)
+
     @torch.no_grad()
     def init_from_backbone(self, text_tower: Mapping[str, Tensor], logit_scale: Tensor) -> None:
         self.logit_scale.copy_(logit_scale.reshape(()))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,13 @@ class Method(base.Method):
         if config.temporal == "transformer":
             self.transformerClip = TemporalTransformer(dim, config.temporal_layers)
             self.frame_position_embeddings = frame_positions(dim)
+
+    @classmethod
+    def read_checkpoint(cls, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Sizes]:
+        layers = base.temporal_layers(state)
+        options = {"temporal": "transformer" if layers else "none", "temporal_layers": layers or 4}
+        frames = len(state["visual_logit_weight"]) if "visual_logit_weight" in state else 0
+        return options, Sizes(len(state["global_mat_weight"]), frames, len(state["word_logit_weight"]))
 
     @torch.no_grad()
     def init_from_backbone(self, text_tower: Mapping[str, Tensor], logit_scale: Tensor) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,14 @@ class Method(base.Method):
         if config.temporal == "transformer":
             self.transformerClip = TemporalTransformer(dim, config.temporal_layers)
             self.frame_position_embeddings = frame_positions(dim)
+
+    @classmethod
+    def read_checkpoint(cls, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Sizes]:
+        # k ranks are int(L rho), and a checkpoint holds k alone: the papers' L are tried with their rho, 0.1.
+        kept, layers = len(state["attentive_word_logit_weight"]), base.temporal_layers(state)
+        words = next((length for length in (32, 64) if int(length * 0.1) == kept), 0)
+        options = {"temporal": "transformer" if layers else "none", "temporal_layers": layers or 4}
+        return options, Sizes(len(state["global_mat_weight"]), 0, words)
 
     @torch.no_grad()
     def init_from_backbone(self, text_tower: Mapping[str, Tensor], logit_scale: Tensor) -> None:

@@ -1,0 +1,43 @@
+"""`tvr import-checkpoint`: the authors' weights as a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvr_cli.cli import render
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Json, Workspace
+
+
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="The authors' checkpoint: a state dict of torch, or safetensors.")],
+    method: Annotated[str, typer.Option("--method", help="Method that the checkpoint is of.")],
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    run: Annotated[str | None, typer.Option("--run", help="Name of the run; default: the file's.")] = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run from a checkpoint of a method's authors; its CLIP becomes a backbone inside the run.
+
+    Example: tvr import-checkpoint pytorch_model.bin.4 --method eaglenet --run eaglenet-authors
+    """
+    from tvr_cli.engine import importer
+
+    report = importer.import_checkpoint(file, method, workspace, run=run, assignments=tuple(assignments or ()))
+    render.result(report, as_json, lambda: _show(report))
+
+
+def _show(report: dict[str, Any]) -> None:
+    sizes = ", ".join(f"{k} {v}" for k, v in report["sizes"].items() if v)
+    render.line(
+        f"{report['method']} ({report['fidelity']}), run {report['run']!r}: {report['parameters']:,} weights, {sizes}"
+    )
+    if report["backbone"]:
+        render.line(f"its CLIP: {report['backbone']}")
+    if report["dropped"]:
+        render.line(
+            f"{len(report['dropped'])} names that nothing reads were dropped: {', '.join(report['dropped'][:6])} …"
+        )
+    render.line(f"next: {report['next']}, then: tvr evaluate {report['run']}")
