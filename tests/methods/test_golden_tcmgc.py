@@ -45,6 +45,8 @@ def build(golden: GoldenFile, case: str) -> tcmgc.Method:
     if layers:
         rows, width = state["frame_position_embeddings.weight"].shape
         method.frame_position_embeddings = frame_positions(width, rows)
+        for block in method.transformerClip.resblocks:
+            block.attn.heads = golden.config["heads_temporal"]
     method.to(golden.dtype).load_state_dict(state)
     return method
 

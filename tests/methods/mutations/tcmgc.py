@@ -53,7 +53,10 @@ MUTATIONS = [
     ),
     Mutation("the rest averaged with the best in it", RANKS, "rest = ordered[..., kept:]", "rest = ordered"),
     Mutation(
-        "one rank fewer", METHOD, "int(sizes.words * config.keep_rate)", "round(sizes.words * config.keep_rate - 0.5)"
+        "ranks in ascending order",
+        RANKS,
+        "return ranked\n\n    @staticmethod",
+        "return ranked.flip(dim)\n\n    @staticmethod",
     ),
     Mutation(
         "frame-word not halved",
@@ -97,5 +100,10 @@ MUTATIONS = [
         "mask if self.config.mask_padding else None)\n        return Encoding(video.key",
         "mask)\n        return Encoding(video.key",
     ),
-    Mutation("scale detached", METHOD, "scale=self.logit_scale.exp(),", "scale=self.logit_scale.exp().detach(),"),
+    Mutation(
+        "scale detached",
+        METHOD,
+        "return self.logit_scale.exp() * kernel.similarities(",
+        "return self.logit_scale.exp().detach() * kernel.similarities(",
+    ),
 ]
