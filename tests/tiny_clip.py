@@ -42,9 +42,9 @@ def model(cfg: dict[str, Any], seed: int = 0) -> nn.Module:
             if name != "logit_scale":
                 spread = 0.3 if value.ndim == 1 else value[0].numel() ** -0.5
                 value.add_(spread * torch.randn(value.shape, generator=generator))
-        for name, value in made.named_buffers():
+        for name, buffer in made.named_buffers():
             if name.endswith("running_mean"):
-                value.copy_(0.2 * torch.randn(value.shape, generator=generator))
+                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
     return made.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,9 @@ def encode_captions(
     parts = [_captions(backbone, texts[i : i + batch], plan, importance) for i in range(0, len(texts), batch)]
     if not parts:
         return _captions(backbone, [""], plan, importance).rows(slice(0, 0))
-    fields = {name: [getattr(p, name) for p in parts] for name in ("key", "pooled", "tokens", "n_tokens", "importance")}
-    return TextFeatures(**{k: None if v[0] is None else torch.cat(v) for k, v in fields.items()})
+    fields: dict[str, list[Any]] = {f: [getattr(part, f) for part in parts] for f in vars(parts[0])}
+    joined: dict[str, Any] = {f: None if values[0] is None else torch.cat(values) for f, values in fields.items()}
+    return TextFeatures(**joined)
 
 
 @torch.no_grad()
