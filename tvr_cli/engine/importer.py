@@ -64,7 +64,7 @@ def import_checkpoint(
     }
     layers += [config.flag_layer(named), config.set_layer(assignments)]
     resolved = config.resolve(layers, models.options_schema)
-    sizes = Sizes(sizes.dim, sizes.frames, sizes.words or resolved.experiment.words.length or 0)
+    sizes = Sizes(sizes.dim, sizes.frames, resolved.experiment.words.length or sizes.words)
     built = _fill(resolved.experiment.options, sizes, parts.head, cls, file)
     if parts.clip:
         save_folder(OpenClipBackbone.from_state_dict(parts.clip, name=f"{file.name} (CLIP)"), folder.path / "backbone")
