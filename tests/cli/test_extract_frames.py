@@ -362,6 +362,7 @@ def test_repair_rebuilds_only_the_damaged_shard(clips: Path, tmp_path: Path, dam
     store = FrameStore.open(out / "frames")
     assert shown(store, "b.webm") == [3, 11, 18, 26] and shown(store, "a.mp4") == [2, 7, 12, 17]
     assert store.content_hash() == before
+    assert "--repair all checks every shard" in run("--repair", "nothing", "-o", out, code=3, plan=[]).stderr
     again = json.loads(CliRunner().invoke(app, ["extract-frames", "--repair", "all", "-o", str(out), "--json"]).stdout)
     assert again["videos"] == 0
 

@@ -116,12 +116,12 @@ def repair(workspace: Path, shard: str, options: ExtractOptions) -> ExtractRepor
     plan = frames.plan_of(identity)
     with files.lock(root / "locks" / "1-of-1"):
         writer = FrameWriter.open(root, identity, _provenance())
-        known = {s.name: s for s in writer.shards}
-        if shard != "all" and shard not in known:
+        asked = [s for s in writer.shards if shard in ("all", s.name)]
+        if shard != "all" and not asked:
             raise DataError(f"the frame store {str(root)!r} has no shard {shard!r}; --repair all checks every shard")
-        damaged = [s for s in known.values() if shard in ("all", s.name) and not frames.is_whole(root, s)]
+        damaged = [s for s in asked if not frames.is_whole(root, s)]
         videos = _videos_of([clip for s in damaged for clip in s.clips])
-        log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(known), len(videos))
+        log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
         report = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
     report.videos = len(videos)
     report.seconds = time.monotonic() - started
