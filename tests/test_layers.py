@@ -16,8 +16,8 @@ LEAVES = {"config", "preset_loader", "runs", "metrics", "significance", "clip4cl
 MAY_IMPORT = {
     "cli": {"engine", *LEAVES},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "methods": {"nn", "tvr_kernels", "types", "config", "errors"},
-    "nn": {"tvr_kernels", "types", "config", "errors"},
+    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log"},
+    "nn": {"tvr_kernels", "types", "config", "errors", "log"},
     "stores": {"types", "config", "errors", "log", "files"},
     "data": {"types", "config", "errors", "log", "files", "preset_loader"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader"},

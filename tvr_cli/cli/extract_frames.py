@@ -109,10 +109,10 @@ def extract_frames(
         )
     sources: Any = videos
     if data is not None:
-        from tvr_cli.data import load
+        from tvr_cli.engine.dataset import named
 
-        sources = load(data)
-        num_frames, fps, max_frames, size = _plan_of_data(sources.name, num_frames, fps, max_frames, size)
+        sources, preset, _ = named(data)
+        num_frames, fps, max_frames, size = _with_preset(preset, num_frames, fps, max_frames, size)
     plan = _plan(num_frames, fps, max_frames, size or 224, quality)
     if dry_run:
         from tvr_cli.engine.extract_estimate import estimate
@@ -122,13 +122,10 @@ def extract_frames(
     _finish(engine.extract(sources, workspace, plan, options), as_json, allow_failures)
 
 
-def _plan_of_data(
-    name: str, num_frames: int | None, fps: float | None, max_frames: int | None, size: int | None
+def _with_preset(
+    preset: Any, num_frames: int | None, fps: float | None, max_frames: int | None, size: int | None
 ) -> tuple[int | None, float | None, int | None, int | None]:
     """Fill in the data set's own plan where no flag says otherwise."""
-    from tvr_cli.config import dataset_plans
-
-    preset, _ = dataset_plans(name)
     size = size or preset.size
     if num_frames is not None or fps is not None:
         return num_frames, fps, max_frames, size

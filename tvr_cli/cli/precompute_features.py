@@ -69,11 +69,10 @@ def precompute_features(
 
     corpus: Any = captions
     if data is not None:
-        from tvr_cli.config import dataset_plans
-        from tvr_cli.data import load
+        from tvr_cli.engine.dataset import named
 
-        corpus = load(data)
-        max_words = max_words or dataset_plans(corpus.name)[1].length
+        corpus, _, plan = named(data)
+        max_words = max_words or plan.length
     options = engine.PrecomputeOptions(
         dtype=dtype,  # type: ignore[arg-type]
         shape=shape,  # type: ignore[arg-type]
