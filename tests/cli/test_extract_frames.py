@@ -294,7 +294,7 @@ def test_two_folders_with_the_same_name_inside_are_refused(clips: Path, tmp_path
         (["--segment", "30"], "--segment: expected auto, none or LENGTH/OVERLAP"),
         (["--decoder", "decrod"], "unknown decoder 'decrod'"),
         (["--shard", "3/2"], "--shard: expected i/n with 1 <= i <= n"),
-        (["--size", "4"], "--size: expected 16 to 2048"),
+        (["--size", "5000"], "--size: expected 16 to 2048"),
         ([], None),
     ],
 )
