@@ -76,8 +76,8 @@ def video_side(frames: Tensor, mask: Tensor, options: DmaeOptions, logits: Tenso
 
     frames: [V, F, D], unit vectors unless a temporal head changed them; mask: [V, F] bool, True = real. logits: [V, F]
     of the frames' softmax weights, or None for the mean. Gives `frames` [V, F, D] masked, `weight` [V, F], and the
-    neighbour table `closeness` [V, F] = r and `neighbour` [V, F] int64 = n (zeros without neighbours); with
-    `mask_padding` also `bias` [V, F], -inf on missing frames.
+    neighbour table `closeness` [V, F] = r and `neighbour` [V, F] int64 = n (zeros without neighbours), `length` [V]
+    slots up to the last real one; with `mask_padding` also `bias` [V, F], -inf on missing frames.
     """
     shapes = Shapes("dmae")
     shapes.check("frames", frames, "V F D")
@@ -91,7 +91,8 @@ def video_side(frames: Tensor, mask: Tensor, options: DmaeOptions, logits: Tenso
         closeness, neighbour = neighbours(frames)
     else:
         closeness, neighbour = torch.zeros_like(weight), torch.zeros_like(mask, dtype=torch.long)
-    side = {"frames": frames, "weight": weight, "closeness": closeness, "neighbour": neighbour}
+    length = (torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask).amax(1)
+    side = {"frames": frames, "weight": weight, "closeness": closeness, "neighbour": neighbour, "length": length}
     return side | ({"bias": _bias(mask, frames)} if options.mask_padding else {})
 
 

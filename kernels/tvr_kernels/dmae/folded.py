@@ -1,8 +1,8 @@
 """The DMAE score a tile at a time: one GEMM of caption rows and frames, reduced while it is in the cache.
 
-Nothing of size T x V x L x F outlives its tile. Captions are taken in order of length, and each tile stops at its
-longest caption: masked rows are exact zeros, of which only `max(., 0)` remains. The best frame is found with maxima
-alone (`_best_frame`): an argmax costs a hundred times as much on a CPU.
+Nothing of size T x V x L x F outlives its tile. Captions and clips are taken in order of length, and each tile stops at
+its longest caption, and one slot behind its longest clip: masked slots are exact zeros, so one of them (or `floor`)
+stands for all. The best frame is found with maxima alone (`_best_frame`): an argmax costs a hundred times as much on a CPU.
 """
 
 from __future__ import annotations
@@ -29,15 +29,25 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Dmae
         table_bytes = rows.shape[1] * frames.shape[1] * rows.element_size()
         return by_clips(lambda t, v: _tile(t, v, weights), text, video, table_bytes, 2 * table_bytes)
     out = rows.new_empty(len(rows), len(frames))
-    order = text["length"].argsort(stable=True)
-    for some in order.split(_TEXTS):
-        longest = int(text["length"][some].max())
-        t = {k: x[some] for k, x in text.items()}
-        t |= {k: t[k][:, :longest] for k in ("rows", "weight", "bias") if k in t}
-        step = max(1, _TABLE // (len(some) * longest * frames.shape[1]))
-        tiles = [_tile(t, {k: x[j : j + step] for k, x in video.items()}, weights) for j in range(0, len(frames), step)]
-        out[some] = torch.cat(tiles, 1)
+    clips = video["length"].argsort(stable=True)
+    video = {k: x[clips] for k, x in video.items()}
+    for some in text["length"].argsort(stable=True).split(_TEXTS):
+        t = _cropped({k: x[some] for k, x in text.items()}, ("rows", "weight", "bias"), 0)
+        t["rows"] = t["rows"].transpose(0, 1).contiguous().transpose(0, 1)  # in the order of a tile, once for all clips
+        step = max(1, _TABLE // (t["rows"].shape[0] * t["rows"].shape[1] * frames.shape[1]))
+        for j in range(0, len(frames), step):
+            v = {k: x[j : j + step] for k, x in video.items()}
+            v = _cropped(v, ("frames", "weight", "closeness", "neighbour", "bias"), 1)
+            # A neighbour beyond the crop has closeness 0; it only has to exist.
+            v["neighbour"] = v["neighbour"].clamp_max(v["frames"].shape[1] - 1)
+            out[some[:, None], clips[j : j + step]] = _tile(t, v, weights)
     return out
+
+
+def _cropped(side: dict[str, Tensor], names: tuple[str, ...], pads: int) -> dict[str, Tensor]:
+    """Cut dimension 1 of the named tensors `pads` slots behind the longest item, where there are so many."""
+    end = int(side["length"].max()) + pads
+    return side | {k: side[k][:, :end] for k in names if k in side}
 
 
 def _tile(text: Mapping[str, Tensor], video: Mapping[str, Tensor], options: DmaeOptions) -> Tensor:
@@ -61,21 +71,22 @@ def _tile(text: Mapping[str, Tensor], video: Mapping[str, Tensor], options: Dmae
 
 def _with_neighbour(table: Tensor, choice: Tensor, video: Mapping[str, Tensor]) -> Tensor:
     """Return p [V, L, T] = S_f* + 1/2 r(f*) S_n(f*) of a table S [V, F, L, T], f* the best of `choice`."""
-    flat = table.flatten(2)
-    frame = _best_frame(choice.detach().flatten(2))  # [V, L T]
+    flat, choice = table.flatten(2), choice.flatten(2)
+    best = choice.amax(1, keepdim=True)  # [V, 1, L T]
+    frame = _best_frame(choice.detach(), best.detach())
     second = video["neighbour"].gather(1, frame)
-    best = flat.gather(1, frame[:, None])[:, 0]
-    beside = flat.gather(1, second[:, None])[:, 0]
-    return (best + video["closeness"].gather(1, frame) * beside / 2).unflatten(1, table.shape[2:])
+    beside = flat.gather(1, second[:, None])
+    closeness = video["closeness"].gather(1, frame) / 2
+    return torch.addcmul(best, closeness[:, None], beside)[:, 0].unflatten(1, table.shape[2:])
 
 
-def _best_frame(table: Tensor) -> Tensor:
-    """Return the first argmax over dim 1 of [V, F, N], int64.
+def _best_frame(table: Tensor, best: Tensor) -> Tensor:
+    """Return the first argmax over dim 1 of [V, F, N], int64. best: its maxima [V, 1, N].
 
     `S_f - max_f S` is 0 at the best frame and negative elsewhere; scaled until the smallest difference of two scores
     exceeds any index, minus f, its maximum is -f*.
     """
     index = torch.arange(table.shape[1], dtype=table.dtype, device=table.device)[:, None]
-    below = table - table.amax(1, keepdim=True)
-    huge = torch.finfo(table.dtype).max ** 0.75
-    return torch.sub(below.mul_(huge), index).amax(1).neg_().round_().long()
+    below = table - best
+    torch.add(-index, below, alpha=torch.finfo(table.dtype).max ** 0.75, out=below)
+    return below.amax(1).neg_().round_().long()
