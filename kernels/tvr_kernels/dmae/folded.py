@@ -2,7 +2,7 @@
 
 Nothing of size T x V x L x F outlives its tile. Captions and clips are taken in order of length, and each tile stops at
 its longest caption, and one slot behind its longest clip: masked slots are exact zeros, so one of them (or `floor`)
-stands for all. The best frame is found with maxima alone (`_best_frame`): an argmax costs a hundred times as much on a CPU.
+stands for all. The best frame is found with maxima alone (`_best_frame`): a CPU's argmax costs as much as the GEMM.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ MUTATIONS = [
     Mutation(
         "the neighbour counts in full",
         FOLDED,
-        old='video["closeness"].gather(1, frame) * beside / 2',
-        new='video["closeness"].gather(1, frame) * beside',
+        old='closeness = video["closeness"].gather(1, frame) / 2',
+        new='closeness = video["closeness"].gather(1, frame)',
     ),
     Mutation(
         "the neighbour's closeness is not trained",
