@@ -57,11 +57,11 @@ class Ranks:
 
     def expected(self) -> Floats:
         """Return [N] expected ranks, 1 = first."""
-        return self.better + (self.tied + self.positives + 1) / (self.positives + 1)
+        return np.asarray(self.better + (self.tied + self.positives + 1) / (self.positives + 1), dtype=np.float64)
 
     def optimistic(self) -> Floats:
         """Return [N] ranks if every tie fell out well."""
-        return self.better + 1.0
+        return np.asarray(self.better + 1.0, dtype=np.float64)
 
     def pessimistic(self) -> Floats:
         """Return [N] ranks if every tie fell out badly."""
@@ -76,11 +76,11 @@ class Ranks:
             # C(e, j) / C(e + m, j) is the product over i = 1..m of (e - j + i) / (e + i).
             factor = np.clip(self.tied - drawn + i, 0, None) / (self.tied + i)
             miss = np.where(i <= self.positives, miss * factor, miss)
-        return 1.0 - miss
+        return np.asarray(1.0 - miss, dtype=np.float64)
 
     def reciprocal(self) -> Floats:
         """Return [N] expected reciprocal ranks."""
-        result = 1.0 / (self.better + 1.0)
+        result = np.asarray(1.0 / (self.better + 1.0), dtype=np.float64)
         for n in np.flatnonzero(self.tied):
             e, m, g = int(self.tied[n]), int(self.positives[n]), int(self.better[n])
             first = np.arange(1, e + 2)  # position of the first positive among e + m tied items

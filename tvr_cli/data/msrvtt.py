@@ -134,7 +134,7 @@ def _read_test(path: Path) -> list[Caption]:
     reader = csv.DictReader(lines)
     if not {"video_id", "sentence"} <= set(reader.fieldnames or ()):
         raise DataError(f"{path}:1: expected the header key,vid_key,video_id,sentence, found {reader.fieldnames}")
-    captions = []
+    captions: list[Caption] = []
     for row in reader:
         video, sentence = (row["video_id"] or "").strip(), " ".join((row["sentence"] or "").split())
         if not video or not sentence:

@@ -159,7 +159,7 @@ def _streams(gallery: Gallery, options: EvaluateOptions) -> bool:
 
 def _use_draw(scorer: Scorer, draw: int) -> None:
     if hasattr(scorer.method, "noise_draw"):
-        scorer.method.noise_draw = draw
+        scorer.method.noise_draw = draw  # type: ignore[assignment]
 
 
 def _bank(scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> np.ndarray | None:

@@ -94,7 +94,7 @@ def judge(
 
 def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions) -> dict[str, Any]:
     """Return the metrics part of a result from ranks that were counted before (streamed)."""
-    result = {"metrics": "fair", "tie_rule": TIE_RULE, "v2t_protocol": options.v2t}
+    result: dict[str, Any] = {"metrics": "fair", "tie_rule": TIE_RULE, "v2t_protocol": options.v2t}
     result |= metrics.summarise(forward, backward)
     result["intervals"] = {
         "level": significance.LEVEL,
@@ -111,7 +111,7 @@ def judge_file(path: Path, options: JudgeOptions) -> tuple[dict[str, Any], tuple
     file = read_scores(path)
     result, ranks = judge(file.scores, file.video_of_caption, options, bank=file.bank)
     videos = file.scores.shape[1]
-    head = {
+    head: dict[str, Any] = {
         "schema": "tvr/evaluate@1",
         "tvr": __version__,
         "method": path.name,
@@ -178,13 +178,17 @@ def read_ranks(path: Path) -> tuple[Ranks, Ranks]:
     """Read a ranks file. Raises DataError when it is missing or malformed."""
     arrays = _arrays(path) if path.is_file() else {}
     try:
-        forward, backward = (
-            Ranks(*(arrays[f"{side}.{name}"] for name in ("better", "tied", "positives", "video", "gain")))
-            for side in ("t2v", "v2t")
-        )
+        forward, backward = (_ranks_of(arrays, side) for side in ("t2v", "v2t"))
     except KeyError:
         raise DataError(f"expected per-query ranks at {str(path)!r}, found none; run: tvr evaluate") from None
     return forward, dataclasses.replace(backward, averaged=bool(arrays["v2t.averaged"][0]))
+
+
+def _ranks_of(arrays: Mapping[str, Any], side: str) -> Ranks:
+    better, tied, positives, video, gain = (
+        arrays[f"{side}.{name}"] for name in ("better", "tied", "positives", "video", "gain")
+    )
+    return Ranks(better, tied, positives, video, gain)
 
 
 def protocol_card(result: Mapping[str, Any]) -> str:
