@@ -185,6 +185,15 @@ def test_every_parameter_gets_a_gradient_or_is_declared_dead(name):
     assert method.dead() & reached == set(), "these are in dead(), but have a gradient"
 
 
+@pytest.mark.parametrize("name", PADDED)
+def test_gradients_with_mask_padding_are_finite(name):
+    method = make(name, mask_padding=True)
+    if not method.trains:
+        return
+    method.train().loss(batch(), step=0, draws=SeededDraws(seed=0, step=0)).total.backward()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_distinct_videos_are_the_papers_loss(name):
     method, pairs = make(name), batch()
