@@ -11,7 +11,10 @@ def signature(f):
 
 
 def test_the_public_api():
-    assert signature(tvr_cli.evaluate) == "(scores: 'Scores', video_of_caption: 'Ints') -> 'dict[str, Any]'"
+    assert (
+        signature(tvr_cli.evaluate)
+        == "(scores: 'Scores', video_of_caption: 'Ints', protocol: 'V2TProtocol' = 'max') -> 'dict[str, Any]'"
+    )
     assert (
         signature(tvr_cli.load_method)
         == "(workspace: 'Path | str', *, run: 'str | None' = None, method: 'str | None' = None) -> 'Method'"

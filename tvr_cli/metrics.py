@@ -65,7 +65,7 @@ class Ranks:
 
     def pessimistic(self) -> Floats:
         """Return [N] ranks if every tie fell out badly."""
-        return self.better + self.tied + 1.0
+        return np.asarray(self.better + self.tied + 1.0, dtype=np.float64)
 
     def hit(self, k: int) -> Floats:
         """Return [N] probabilities that a positive is among the first k."""
