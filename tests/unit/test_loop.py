@@ -186,14 +186,18 @@ def test_a_loss_at_chance_after_the_warm_up_is_said(caplog: pytest.LogCaptureFix
         assert guards.say_if_at_chance([{"nce": 2.08}] * 5, batch_size=8)  # ln 8 = 2.079
         assert not guards.say_if_at_chance([{"nce": 1.5}] * 5, batch_size=8)
         assert not guards.say_if_at_chance([{"energy": 9.0}] * 5, batch_size=8)
+        assert not guards.say_if_at_chance([{"nce": 9.0}] * 5, batch_size=8, start=[{"nce": 12.0}] * 5)
+        assert guards.say_if_at_chance([{"nce": 12.0}] * 5, batch_size=8, start=[{"nce": 12.0}] * 5)
     assert "guessing gives 2.079" in caplog.text
 
 
 def test_a_run_that_learns_nothing_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = []
-    monkeypatch.setattr(guards, "say_if_at_chance", lambda parts, size: said.append((len(parts), size)))
+    monkeypatch.setattr(
+        guards, "say_if_at_chance", lambda parts, size, start: said.append((len(parts), size, len(start)))
+    )
     loop_in(tmp_path, epochs=12, warmup=0.1).run()
-    assert said == [(20, 8)]
+    assert said == [(20, 8, 5)]
 
 
 def test_steps_override_epochs_and_the_schedule_may_be_longer(tmp_path: Path) -> None:

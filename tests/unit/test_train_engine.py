@@ -189,3 +189,40 @@ def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
         resolved, _ = experiment_of(tmp_path, OPTIONS, method=METHOD, flags={"train.seed": seed})
         made.append(build_learner(resolved, store, offline=True, device=torch.device("cpu")).method.map.weight)
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+
+
+def test_a_store_that_does_not_fit_in_memory_gives_the_same_batches(tmp_path: Path) -> None:
+    from tvr_cli.engine.sampling import PairSampler
+    from tvr_cli.engine.sources import CachedSource
+
+    store = SyntheticStore().write(tmp_path)
+    cpu = torch.device("cpu")
+    kept, read = CachedSource(store, cpu), CachedSource(store, cpu, keep_bytes=0)
+    sampler = PairSampler(range(len(store.captions)), [c.clips for c in store.captions], batch_size=8)
+    plan = list(enumerate(sampler.batches(0)))
+    for a, b in zip(kept.stream(plan), read.stream(plan), strict=True):
+        assert a.step == b.step
+        for x, y in zip(kept.encode(a, slice(2, 5)), read.encode(b, slice(2, 5)), strict=True):
+            assert all(
+                torch.equal(getattr(x, n), getattr(y, n))
+                for n in ("key", "pooled", "tokens", "frames")
+                if hasattr(x, n)
+            )
+
+
+def test_idle_cores_decide_the_threads_unless_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvr_cli.engine import threads
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads.default_threads() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for idle, wanted in ((0.2, 1), (1.9, 2), (40.0, 4)):
+        monkeypatch.setattr(threads, "idle_cores", lambda idle=idle: idle)
+        assert threads.default_threads() == wanted
+    monkeypatch.undo()
+    assert 0 <= threads.idle_cores() <= (os.cpu_count() or 1)
+    before = torch.get_num_threads()
+    try:
+        assert threads.use_threads(2) == 2 == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

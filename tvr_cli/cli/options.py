@@ -21,7 +21,7 @@ Offline = Annotated[bool, typer.Option("--offline", envvar="TVR_OFFLINE", help="
 Device = Annotated[str, typer.Option("--device", help="auto (cuda, then mps, then cpu), or a device by name.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, envvar="TVR_THREADS", help="Threads for arithmetic; default 1 a core up to 4."),
+    typer.Option("--threads", min=1, envvar="TVR_THREADS", help="Threads for arithmetic; default: idle cores, up to 4."),
 ]
 Backbone = Annotated[
     str | None,

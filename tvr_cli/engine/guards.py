@@ -49,16 +49,27 @@ def require_finite(
     )
 
 
-def say_if_at_chance(parts: Sequence[Mapping[str, float]], batch_size: int) -> bool:
-    """Warn when the contrastive loss after the warm-up is what guessing gives, and return whether it is."""
+def say_if_at_chance(
+    parts: Sequence[Mapping[str, float]], batch_size: int, start: Sequence[Mapping[str, float]] = ()
+) -> bool:
+    """Warn when the contrastive loss after the warm-up is no better than guessing, and return whether it is so.
+
+    start: the same of the first steps. A loss that began above what guessing gives (a sharp logit scale on features
+    that do not fit yet) and has fallen since is learning, and nothing is said.
+    """
     chance = math.log(max(batch_size, 2))
     for name in CONTRASTIVE:
-        values = [p[name] for p in parts if name in p]
-        if values and sum(values) / len(values) > _AT_CHANCE * chance:
+        now, before = _mean(parts, name), _mean(start, name)
+        if now is not None and now > _AT_CHANCE * chance and (before is None or now > _AT_CHANCE * before):
             log.logger.warning(
                 "warning: after the warm-up the loss %s is %.3f, and guessing gives %.3f: nothing is learned yet. "
                 "Check that captions belong to their clips, or try another train.lr",
-                name, sum(values) / len(values), chance,
+                name, now, chance,
             )  # fmt: skip
             return True
     return False
+
+
+def _mean(parts: Sequence[Mapping[str, float]], name: str) -> float | None:
+    values = [p[name] for p in parts if name in p]
+    return sum(values) / len(values) if values else None

@@ -32,7 +32,8 @@ from tvr_cli.errors import Interrupted
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Batch, LossOutput
 
-_LOOK_AFTER = 20  # steps after the warm-up whose mean loss is compared with guessing
+_FIRST = 5  # steps at the beginning, and
+_LOOK_AFTER = 20  # steps after the warm-up whose mean losses are compared with guessing
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Loop:
         self.best: Best | None = None
         self._parameters = [p for _, p in self.groups.named()]
         self._journal = Journal(run.metrics_path)
+        self._first: list[dict[str, float]] = []
         self._after_warm_up: list[dict[str, float]] = []
 
     def resume(self, saved: Checkpoint) -> None:
@@ -259,11 +261,14 @@ class Loop:
                 "logit_scale": report.logit_scale, "lr": report.rates, "samples_per_s": rate,
             }
         )  # fmt: skip
+        if self.step <= _FIRST:
+            self._first.append(report.parts)
         warm = math.ceil(self.settings.warmup * self.schedule_total)
         if warm < self.step <= warm + _LOOK_AFTER:
             self._after_warm_up.append(report.parts)
             if self.step in (warm + _LOOK_AFTER, self.total):
-                guards.say_if_at_chance(self._after_warm_up, min(self.sampler.batch_size, len(self.sampler)))
+                size = min(self.settings.batch_size, len(self.sampler))
+                guards.say_if_at_chance(self._after_warm_up, size, self._first)
 
     def _record(self, record: Mapping[str, Any]) -> None:
         full = {"event": record["event"], "step": self.step, "epoch": self.step / self.sampler.steps, **record}

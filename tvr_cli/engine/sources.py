@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tvr_cli.engine.frame_batches import ahead
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Rows, TextFeatures, VideoFeatures
 
@@ -74,9 +75,14 @@ class CachedSource:
         self._kept: Features | None = (store.text(), store.video()) if needed <= keep_bytes else None
 
     def stream(self, plan: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
-        for step, pairs in plan:
-            rows = torch.from_numpy(pairs)
-            yield Inputs(step, pairs, (self.text(rows[:, 0]), self.video(rows[:, 1])))
+        if self._kept is not None:
+            return map(self._inputs, plan)
+        return ahead(plan, self._inputs)  # reading shards overlaps with the step
+
+    def _inputs(self, batch: tuple[int, np.ndarray]) -> Inputs:
+        step, pairs = batch
+        rows = torch.from_numpy(pairs)
+        return Inputs(step, pairs, (self.text(rows[:, 0]), self.video(rows[:, 1])))
 
     def encode(self, inputs: Inputs, rows: slice) -> Features:
         text, video = inputs.raw
