@@ -25,6 +25,7 @@ _NEEDS = {"compiled": "numba", "triton": "triton"}  # the package that an implem
 _INSTALL = {"compiled": "pip install 'tvr-cli[fast]'", "triton": "pip install triton (Linux)"}
 
 Support = tuple[bool, str]
+COMPILED_PAIRS = 2**16  # `auto` leaves smaller jobs to the folded form: compiling or loading takes seconds
 _log = logging.getLogger("tvr.kernels")
 _said: set[tuple[str, str, str]] = set()
 
@@ -49,12 +50,28 @@ def run(
     implementation: str | None,
 ) -> Tensor:
     """Run another function of an op, such as `similarities`, of the implementations that have it."""
+    chosen, _ = select(function, op, text, video, weights, implementation)
+    return getattr(load(op, chosen), function)(text, video, weights)
+
+
+def select(
+    function: str,
+    op: str,
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: Any,
+    implementation: str | None,
+) -> tuple[str, str]:
+    """Return (implementation, reason) for these inputs: `choose` among the op's files."""
     tensors = [*text.values(), *video.values(), *(weights or ())]
+    pairs = len(next(iter(text.values()))) * len(next(iter(video.values())))
     available: dict[str, Callable[[], Support]] = {}
     for name in implementations(op):
-        available[name] = lambda name=name: supports(function, op, name, text, video, weights)  # type: ignore[misc]
-    chosen, _ = choose(op, tensors, available, implementation)
-    return getattr(load(op, chosen), function)(text, video, weights)
+        if name == "compiled" and _asked(implementation)[0] == "auto" and pairs < COMPILED_PAIRS:
+            available[name] = lambda: (False, f"it takes longer to load than {COMPILED_PAIRS} pairs to score")
+        else:
+            available[name] = lambda name=name: supports(function, op, name, text, video, weights)  # type: ignore[misc]
+    return choose(op, tensors, available, implementation)
 
 
 def choose(

@@ -57,7 +57,7 @@ class Case:
     texts: int = 16
 
 
-def scoring(case: Case, device: str) -> list[Contender]:
+def scoring(case: Case, device: str, *, reference: bool = True) -> list[Contender]:
     """Return the contenders of a case: the naive forms and the reference on slices of captions, the others whole."""
     text, video, weights = case.sides(torch.float32)
     some = slice(0, min(8, case.shape.T))
@@ -70,12 +70,12 @@ def scoring(case: Case, device: str) -> list[Contender]:
     def part(of: Callable[[slice], Tensor]) -> Callable[[int], object]:
         return lambda turn: of(slice(starts[turn % len(starts)], starts[turn % len(starts)] + n))
 
-    def reference(rows: slice) -> Tensor:
+    def direct(rows: slice) -> Tensor:
         return _dispatch.load(case.op, "reference").score({k: v[rows] for k, v in text.items()}, video, weights)
 
     contenders = [
         Contender(name, part(of), lambda of=of: max_error(of(some).cpu(), exact), scale, sliced)  # type: ignore[misc]
-        for name, of in {**case.naive, "reference": reference}.items()
+        for name, of in {**case.naive, **({"reference": direct} if reference else {})}.items()
     ]
     ms = 1e3 * min(_seconds(lambda: case.sides(torch.float32), device) for _ in range(2))
     for name in _runnable(case.op, text, video, weights, device):

@@ -57,11 +57,11 @@ def measure(op: str, *, quick: bool, rounds: int | None, device: str) -> list[di
         shape = getattr(module, "SMALL", SMALL)
     else:
         shape = getattr(module, "TARGET", TARGET)
-    rounds = rounds or (3 if quick else 5)
+    rounds = rounds or (2 if quick else 5)
     _say(f"{op} at {shape}, {rounds} rounds")
     with torch.no_grad():
         case = module.case(shape, device)
-        table = _measure.rows(op, str(shape), _measure.scoring(case, device), rounds, device)
+        table = _measure.rows(op, str(shape), _measure.scoring(case, device, reference=not quick), rounds, device)
     extra = getattr(module, "extra_rows", None)
     if extra is not None and not quick:
         table += extra(rounds, device)
@@ -83,7 +83,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tvr_kernels.bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="under 60 s on 2 cores; most ops at a small shape")
     parser.add_argument("--op", action="append", choices=OPS, help="measure this op only (repeatable)")
-    parser.add_argument("--rounds", type=int, help="alternated rounds (default 5, with --quick 3; at least 2)")
+    parser.add_argument("--rounds", type=int, help="alternated rounds (default 5, with --quick 2; at least 2)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--gemm", choices=gemm.NAMES, help="fix the CPU's GEMM instead of measuring which is faster")
     parser.add_argument("--json", action="store_true", help="print a list of objects")

@@ -19,6 +19,12 @@ SHAPES = (Shape(70, 9, 12, 6, 33), Shape(3, 5, 7, 3, 20), Shape(1, 1, 1, 1, 16),
 PRESETS = (Shape(64, 64, 12, 32, 512), Shape(64, 64, 64, 64, 512))  # MSR-VTT; DiDeMo and ActivityNet
 
 
+def shapes(op: str) -> tuple[Shape, ...]:
+    """Return the shapes that an op is checked at: few captions where a program owns one, as the interpreter is slow."""
+    first, *others = SHAPES
+    return (first._replace(T=4) if op in ("glccl", "tcmgc") else first, *others)
+
+
 def sides(op: str, shape: Shape, dtype: torch.dtype = torch.float32):
     """Return (text side, video side, weights) of an op with padded clips and, where it has them, padded captions."""
     x = features(shape, unit=op in ("text_pooling", "dmae"))
@@ -153,7 +159,7 @@ def move(weights, device: str):
 if __name__ == "__main__":
     device = "cuda" if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
     for op in sys.argv[1:]:
-        results = [errors(op, shape, device) for shape in SHAPES]
+        results = [errors(op, shape, device) for shape in shapes(op)]
         if op in ("text_pooling", "xpool", "gare"):
             results.append(gradient_error(op, SHAPES[1], device))
         if device == "cuda":

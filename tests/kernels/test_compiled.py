@@ -1,0 +1,67 @@
+"""The compiled CPU tier: the folded formulas in one pass, chosen where it pays, absent without numba."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from triton_cases import sides
+from tvr_kernels import _dispatch, text_pooling
+from tvr_kernels._testing import ODD_SHAPES, Shape, max_error, poisoned
+
+pytest.importorskip("numba")
+
+# Several blocks of 64 captions, the last one not full.
+SHAPES = (*ODD_SHAPES, Shape(150, 4, 12, 1, 24))
+OPS = ["text_pooling", *(pytest.param(op, marks=pytest.mark.slow) for op in ("xpool", "gare"))]  # slow to compile
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_compiled_equals_the_reference(op):
+    package = importlib.import_module(f"tvr_kernels.{op}")
+    for shape in SHAPES:
+        exact = package.score(*sides(op, shape, torch.float64), implementation="reference")
+        text, video, weights = sides(op, shape)
+        text, video = ({k: poisoned(v) if v.is_floating_point() else v for k, v in d.items()} for d in (text, video))
+        got = package.score(text, video, weights, implementation="compiled")
+
+        assert got.dtype == torch.float32 and got.shape == (shape.T, shape.V)
+        assert max_error(got, exact) < 2e-6, shape
+
+
+def test_exp_is_exact_to_a_unit_in_the_last_place_and_ends_in_zero():
+    import numpy as np
+    from tvr_kernels.compiled import LANES, exp_below_max
+
+    x = np.linspace(-90.0, 0.0, 40 * LANES, dtype=np.float32).reshape(40, LANES)
+    x[0] = 0.0  # the maximum of every lane
+    e = np.empty_like(x)
+    work = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
+    exp_below_max(x, np.ones(40, bool), np.float32(1.0), e, *work)
+
+    exact = np.exp(x.astype(np.float64))
+    above = x > -87.0
+    assert np.all(np.abs(e[above] / exact[above] - 1) < 2.4e-7)
+    assert np.all(e[~above] < 2e-38)
+
+
+def test_auto_takes_it_for_many_pairs_only():
+    few, many = (sides("text_pooling", Shape(n, n, 2, 1, 4)) for n in (8, 256))
+
+    def chosen(case):
+        return _dispatch.select("score", "text_pooling", *case, None)[0]
+
+    assert chosen(few) == "folded"
+    assert chosen(many) == "compiled"
+
+
+def test_gradients_and_fp64_are_left_to_the_folded_form():
+    text, video, weights = sides("text_pooling", Shape(256, 256, 2, 1, 4))
+    text["text"].requires_grad_()
+
+    assert _dispatch.select("score", "text_pooling", text, video, weights, None)[0] == "folded"
+    with pytest.raises(_dispatch.KernelUnavailable, match="no backward pass"):
+        text_pooling.score(text, video, weights, implementation="compiled")
+    exact = sides("text_pooling", Shape(256, 256, 2, 1, 4), torch.float64)
+    assert _dispatch.select("score", "text_pooling", *exact, None)[0] == "folded"
