@@ -100,6 +100,12 @@ def test_a_dry_run_prints_origins_and_groups(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_recipe_that_needs_a_vit_is_refused_on_a_resnet(tmp_path: Path) -> None:
+    result = tvr("train", "--recipe", "eaglenet-msrvtt-b16", "--backbone", "demo-tiny", "--dry-run", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert "temporal shift needs a ViT" in result.stderr and "ModifiedResNet" in result.stderr
+
+
 def test_resume_with_another_seed_names_the_leaf(tmp_path: Path) -> None:
     SyntheticStore().write(tmp_path)
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0

@@ -98,7 +98,8 @@ def show_plan(payload: dict[str, Any]) -> None:
         render.line(f"needs features of {store['backbone']}, which do not exist yet; next: {store['next']}")
     if payload["pairs"]:
         render.line(f"{payload['pairs']} pairs an epoch, {payload['steps']} steps")
-    leaves = [[leaf["path"], str(leaf["value"]), leaf["origin"]] for leaf in payload["config"]]
+    shown = [leaf for leaf in payload["config"] if not leaf["path"].startswith("recipe.")]  # prose, in --json only
+    leaves = [[leaf["path"], str(leaf["value"]), leaf["origin"]] for leaf in shown]
     render.table(
         f"{payload['method']} ({payload['fidelity']}), run {payload['run']!r}",
         ("leaf", "value", "origin"),
