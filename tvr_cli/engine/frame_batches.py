@@ -15,7 +15,8 @@ from torch import Tensor
 from tvr_cli.engine.frame_loader import fit
 from tvr_cli.stores.frames import ClipFrames, ClipRecord, FrameStore, decode_jpeg
 
-_A, _B = TypeVar("_A"), TypeVar("_B")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 @dataclass(frozen=True)

@@ -78,18 +78,24 @@ def _figure(logged: dict[str, list[dict[str, Any]]]) -> Any:
 def _draw(axes: Any, records: list[dict[str, Any]], label: str) -> None:
     steps = [r for r in records if r["event"] == "step"]
 
-    def add(axis: Any, name: str, event: str, value: Callable[[dict[str, Any]], float | None], mark: str = "") -> None:
-        x, y = curve(records, event, value)
+    def add(axis: Any, name: str, event: str, *path: str, mark: str = "") -> None:
+        x, y = curve(records, event, lambda record: _at(record, path))
         if x:
             axis.plot(x, y if mark else smooth(y), mark, label=f"{label}{name}", linewidth=1)
 
-    add(axes[0], "loss", "step", lambda r: r["loss"])
+    add(axes[0], "loss", "step", "loss")
     for part in sorted({p for r in steps for p in r["parts"]}):
-        add(axes[1], part, "step", lambda r, part=part: r["parts"].get(part))
+        add(axes[1], part, "step", "parts", part)
     for side in ("t2v", "v2t"):
-        add(axes[2], side, "validation", lambda r, side=side: r[side]["R@1"], mark="o-")
+        add(axes[2], side, "validation", side, "R@1", mark="o-")
     for group in sorted({g for r in steps for g in r["lr"]}):
-        add(axes[3], group, "step", lambda r, group=group: r["lr"].get(group), mark="-")
+        add(axes[3], group, "step", "lr", group, mark="-")
     axes[3].set_yscale("log")
-    add(axes[4], "norm", "step", lambda r: r["grad_norm"])
-    add(axes[5], "scale", "step", lambda r: r["logit_scale"])
+    add(axes[4], "norm", "step", "grad_norm")
+    add(axes[5], "scale", "step", "logit_scale")
+
+
+def _at(record: Any, path: Sequence[str]) -> float | None:
+    for key in path:
+        record = record.get(key, {})
+    return record if isinstance(record, int | float) else None
