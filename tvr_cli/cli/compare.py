@@ -50,7 +50,7 @@ def _show(report: dict[str, Any]) -> None:
     from tvr_cli.engine.compare import table_of
 
     header, rows = table_of(report)
-    render.table(None, header, rows, left=3)
+    render.table(None, header, rows, left=header.index("t2v R@1 [95 %]"))
     for test in report["tests"]:
         if test["metric"] != "R@1":
             continue

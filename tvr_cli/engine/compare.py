@@ -93,7 +93,7 @@ def csv_text(report: Mapping[str, Any]) -> str:
 
 
 def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the table as text."""
+    """Return header and rows of the table as text, without columns in which nothing is known."""
     header = ["run", "method", "fidelity", "t2v R@1 [95 %]", "R@5", "R@10", "MdR", "MnR", "v2t R@1", "rsum"]
     header += ["published t2v R@1", "difference", "parameters", "index B/clip", "pairs/s"]
     rows = []
@@ -104,7 +104,7 @@ def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 row["label"],
-                row["method"],
+                "–" if row["method"] == row["label"] else row["method"],
                 row["fidelity"],
                 shown,
                 *[f"{t2v[c]:.1f}" if c in t2v else "–" for c in COLUMNS[1:]],
@@ -117,7 +117,8 @@ def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 *[_count(cost.get(k)) for k in ("parameters", "index_bytes_per_clip", "pairs_per_second")],
             ]
         )
-    return header, rows
+    known = [i for i in range(len(header)) if any(row[i] != "–" for row in rows)]
+    return [header[i] for i in known], [[row[i] for i in known] for row in rows]
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
             ranks = np.sort(entry.ranks[0].expected())
             right.step(ranks, np.arange(1, len(ranks) + 1) / len(ranks) * 100, where="post", label=entry.label)
     right.set_xscale("log")
+    right.xaxis.set_major_formatter("{x:g}")
     right.set_xlabel("rank of the right video")
     right.set_ylabel("queries at or above it (%)")
     right.set_ylim(0, 100)
