@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tvr_cli.engine import gradcache
 from tvr_cli.engine.draws import SeededDraws
+from tvr_cli.methods import base
 from tvr_cli.types import Batch, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 B, F, L = 7, 2, 6
@@ -37,10 +38,15 @@ class Statistics(Method):
         return LossOutput(plain.total + spread, {**plain.parts, "spread": spread})
 
 
-def gradients(chunk: int | None) -> tuple[float, dict[str, Tensor]]:
+PUBLISHED = {"gare": {}, "eaglenet": {"candidates": 3, "langevin_steps": 2, "replay_rows": 8}}
+
+
+def gradients(chunk: int | None, name: str | None = None) -> tuple[float, dict[str, Tensor]]:
     backbone = tiny_clip(dim=64).double()
     torch.manual_seed(0)
-    method = Statistics(Method.Config(drop=0.3), Sizes(64, F, L)).double()
+    sizes = Sizes(64, F, L)
+    method = base.build(name, sizes, PUBLISHED[name]) if name else Statistics(Method.Config(drop=0.3), sizes)
+    method = method.double()
     ids, pixels, real = inputs()
     key, n = torch.arange(B), (ids > 0).sum(1)
 
@@ -72,6 +78,17 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole_batch(chunk: int) -> No
     for name, gradient in wanted.items():
         scale = gradient.abs().max().clamp_min(1e-9)
         assert (got[name] - gradient).abs().max() < 1e-9 * scale, name
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_terms_across_the_batch_of_published_methods_are_exact(name: str) -> None:
+    """GARE's statistics over texts, EagleNet's in-batch energies and its sampler, which must run once a step."""
+    wanted_loss, wanted = gradients(None, name)
+    loss, got = gradients(3, name)
+    assert loss == pytest.approx(wanted_loss, rel=1e-12)
+    assert got.keys() == wanted.keys()
+    for key, gradient in wanted.items():
+        assert (got[key] - gradient).abs().max() < 1e-8 * gradient.abs().max().clamp_min(1e-6), key
 
 
 def test_features_without_a_graph_need_no_second_pass() -> None:

@@ -16,7 +16,7 @@ from synthetic import SyntheticStore
 
 from tvr_cli.engine import models
 from tvr_cli.engine.train import TrainOptions, dry_run, experiment_of, train
-from tvr_cli.errors import ConfigError, DataError, StoreMismatch
+from tvr_cli.errors import ConfigError, DataError, Interrupted, StoreMismatch
 from tvr_cli.runs import RunDir
 
 METHOD = "tests.synthetic"
@@ -177,6 +177,23 @@ def tvr(*args: str) -> subprocess.Popen:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
+
+
+def test_ctrl_c_prints_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvr_cli.engine.loop import Loop
+
+    workspace, original = workspace_in(tmp_path), Loop.train_step
+
+    def step(self, inputs):
+        if inputs.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, inputs)
+
+    monkeypatch.setattr(Loop, "train_step", step)
+    with pytest.raises(Interrupted, match=rf"tvr train --resume --run synthetic -o {workspace}"):
+        run_train(workspace)
+    monkeypatch.undo()
+    assert run_train(workspace, TrainOptions(run="synthetic", resume=True))["steps"] == 6
 
 
 def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
