@@ -6,8 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tvr_cli.engine.sampling import PairSampler, hold_out
 
@@ -69,13 +67,6 @@ def test_batches_are_cut_in_order_and_the_rest_is_left_out() -> None:
 def test_a_single_small_batch_is_kept() -> None:
     s = sampler(batch_size=100)
     assert s.steps == 1 and len(s.batches(0)[0]) == 3
-
-
-@given(st.integers(0, 50))
-@settings(max_examples=25, deadline=None)
-def test_the_batch_of_a_step_equals_the_batch_of_its_epoch(step: int) -> None:
-    s = sampler(per_video="all", seed=3)
-    assert np.array_equal(s.batch(step), s.batches(step // 2)[step % 2])
 
 
 def test_no_captions_is_the_callers_mistake() -> None:

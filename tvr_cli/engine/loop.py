@@ -32,6 +32,7 @@ from tvr_cli.errors import Interrupted
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Batch, LossOutput
 
+_SHOWN_PARTS = 4  # parts of the loss in the live line; metrics.jsonl has all
 _FIRST = 5  # steps at the beginning, and
 _LOOK_AFTER = 20  # steps after the warm-up whose mean losses are compared with guessing
 
@@ -277,7 +278,8 @@ class Loop:
             self.watch(full)
 
     def _status(self, report: StepReport, rate: float) -> str:
-        shown = [f"loss {report.loss:.3f}"]
+        parts = ", ".join(f"{name} {value:.3g}" for name, value in list(report.parts.items())[:_SHOWN_PARTS])
+        shown = [f"loss {report.loss:.3f} ({parts})" if len(report.parts) > 1 else f"loss {report.loss:.3f}"]
         if self.best is not None:
             shown.append(f"best R@1 {self.best.key[0]:.1f}")
         shown.append(f"{rate:.0f} pairs/s")

@@ -66,11 +66,6 @@ class PairSampler:
         pairs = self.epoch(epoch)
         return [pairs[i * self.batch_size : (i + 1) * self.batch_size] for i in range(self.steps)]
 
-    def batch(self, step: int) -> np.ndarray:
-        """Return the batch of a step counted from the beginning of the run; the same as `batches` gives."""
-        epoch, within = divmod(step, self.steps)
-        return self.epoch(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
-
     def _choose_captions(self, stream: np.random.Philox) -> np.ndarray:
         if self._groups is None:
             return np.arange(len(self._captions))

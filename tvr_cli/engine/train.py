@@ -48,6 +48,42 @@ class TrainOptions:
     memory_budget: int = score.DEFAULT_BUDGET
 
 
+def resolve(layers: list[config.Layer]) -> Resolved:
+    """Resolve the layers of a training run against the method's own options."""
+    return config.resolve(layers, models.options_schema)
+
+
+def experiment_of(
+    workspace: Path,
+    options: TrainOptions,
+    *,
+    method: str | None = None,
+    recipe: str | None = None,
+    config_file: Path | None = None,
+    assignments: list[str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[Resolved, TrainOptions]:
+    """Resolve what the command line says; a resumed run starts from its own stored configuration.
+
+    Returns the experiment, and the options with the name of the run that is continued filled in.
+    """
+    layers: list[config.Layer] = []
+    if options.resume:
+        run = _run_to_resume(workspace, options.run)
+        options = dataclasses.replace(options, run=run.name)
+        stored = {k: v for k, v in run.config().items() if v is not None}
+        layers.append(config.Layer(stored, str(run.config_path)))
+    if method is not None:
+        named = config.Layer({"method": {method: {}}}, "flag")
+        layers += [named] if options.resume or "." in method else config.preset_layers("methods", method)
+    if recipe is not None:
+        layers += config.preset_layers("recipes", recipe)
+    if config_file is not None:
+        layers += config.file_layers(config_file)
+    layers += [config.set_layer(assignments or []), config.flag_layer(flags or {})]
+    return resolve(layers), options
+
+
 def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[str, Any]:
     """Train as `resolved` says and return the summary that `tvr train --json` prints.
 
@@ -158,6 +194,15 @@ def _train_in(
 
         store = tuned.finish(run, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline))
     return _summary(run, store, resolved, outcome)
+
+
+def _run_to_resume(workspace: Path, name: str | None) -> RunDir:
+    run = models.find_run(workspace, name) if name else RunDir.newest(workspace)
+    if run is None:
+        raise DataError(f"expected a run to resume in {str(workspace / 'runs')!r}, found none")
+    if name is None:
+        log.logger.info("resuming the newest run, %r", run.name)
+    return run
 
 
 def _captions(named: DataConfig, options: TrainOptions) -> Path | Manifest | None:
@@ -276,48 +321,3 @@ def _summary(run: RunDir, store: FeatureStore, resolved: Resolved, outcome: Outc
         "selected_on": resolved.experiment.train.select_on,
         "best": None if best is None else {"step": best.step, **best.metrics},
     }
-
-
-def resolve(layers: list[config.Layer]) -> Resolved:
-    """Resolve the layers of a training run against the method's own options."""
-    return config.resolve(layers, models.options_schema)
-
-
-def experiment_of(
-    workspace: Path,
-    options: TrainOptions,
-    *,
-    method: str | None = None,
-    recipe: str | None = None,
-    config_file: Path | None = None,
-    assignments: list[str] | None = None,
-    flags: Mapping[str, Any] | None = None,
-) -> tuple[Resolved, TrainOptions]:
-    """Resolve what the command line says; a resumed run starts from its own stored configuration.
-
-    Returns the experiment, and the options with the name of the run that is continued filled in.
-    """
-    layers: list[config.Layer] = []
-    if options.resume:
-        run = _run_to_resume(workspace, options.run)
-        options = dataclasses.replace(options, run=run.name)
-        stored = {k: v for k, v in run.config().items() if v is not None}
-        layers.append(config.Layer(stored, str(run.config_path)))
-    if method is not None:
-        named = config.Layer({"method": {method: {}}}, "flag")
-        layers += [named] if options.resume or "." in method else config.preset_layers("methods", method)
-    if recipe is not None:
-        layers += config.preset_layers("recipes", recipe)
-    if config_file is not None:
-        layers += config.file_layers(config_file)
-    layers += [config.set_layer(assignments or []), config.flag_layer(flags or {})]
-    return resolve(layers), options
-
-
-def _run_to_resume(workspace: Path, name: str | None) -> RunDir:
-    run = models.find_run(workspace, name) if name else RunDir.newest(workspace)
-    if run is None:
-        raise DataError(f"expected a run to resume in {str(workspace / 'runs')!r}, found none")
-    if name is None:
-        log.logger.info("resuming the newest run, %r", run.name)
-    return run
