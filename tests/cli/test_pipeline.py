@@ -75,6 +75,14 @@ def test_evaluate_for_people_names_protocol_and_completeness(out):
     assert "query bank of training captions only" in result.stdout
 
 
+def test_the_old_counting_is_labelled_and_names_its_protocol(out):
+    result = tvr("evaluate", "--method", "mean", "-o", out, "--metrics", "clip4clip")
+    assert result.exit_code == 0, result.stderr
+    assert "video to text (max)" in result.stdout and "metrics: clip4clip" in result.stdout
+    refused = tvr("evaluate", "--method", "mean", "-o", out, "--metrics", "clip4clip", "--v2t-protocol", "mean-rank")
+    assert refused.exit_code == 2 and "mean-rank" in refused.stderr
+
+
 @pytest.mark.parametrize("budget", ["1kB", "20kB", "1GB"])
 def test_the_budget_and_streaming_change_no_result(out, budget):
     whole = ok("evaluate", "--method", "text_guided", "-o", out, "--no-stream")

@@ -108,7 +108,29 @@ def test_qbnorm_without_a_bank_says_what_it_needs():
 def test_the_old_counting_is_labelled():
     scores, video = example()
     result, ranks = referee.judge(scores, video, JudgeOptions(counting="clip4clip"))
-    assert result["metrics"] == "clip4clip" and ranks is None
+    assert result["metrics"] == "clip4clip" and ranks is None and result["v2t_protocol"] == "max"
+    assert {"t2v", "v2t", "rsum", "ties"} <= result.keys()
+
+
+def test_the_old_counting_shows_how_many_queries_tie():
+    scores = np.zeros((4, 4), dtype=np.float32)
+    result, _ = referee.judge(scores, np.arange(4), JudgeOptions(counting="clip4clip"))
+    assert result["t2v"]["R@1"] == 25.0 and result["rank_entries"] == {"t2v": 16, "v2t": 16}
+    assert result["ties"] == {"t2v": 4, "v2t": 4}
+
+
+@pytest.mark.parametrize("options", [{"v2t": "best-caption"}, {"post": ("dsl",)}])
+def test_the_old_counting_takes_no_other_protocol_and_no_post(options):
+    scores, video = example()
+    with pytest.raises(ConfigError, match="clip4clip knows the v2t protocol max alone"):
+        referee.judge(scores, video, JudgeOptions(counting="clip4clip", **options))
+
+
+def test_the_old_counting_refuses_nan_too():
+    scores, video = example()
+    scores[3, 4] = np.nan
+    with pytest.raises(DataError, match="hold NaN"):
+        referee.judge(scores, video, JudgeOptions(counting="clip4clip"))
 
 
 def test_posts_are_parsed():

@@ -128,7 +128,7 @@ def _spread(result: dict[str, Any]) -> str:
     """Say what the ties could make of R@1, where that shows."""
     told = []
     for side in ("t2v", "v2t"):
-        low, high = result["bounds"][side]["R@1"]
+        low, high = result.get("bounds", {}).get(side, {}).get("R@1", (0.0, 0.0))
         if high - low >= 0.05:
             told.append(f"{side} R@1 between {low:.1f} and {high:.1f}")
     return f" (by luck: {', '.join(told)})" if told else ""

@@ -79,11 +79,11 @@ def judge(
     """Return the metrics part of a result, and the ranks of both directions (None under another counting).
 
     Post-processed scores come as separate rows under `post`, never as the headline. Raises DataError for NaN, or when
-    QB-Norm has no bank.
+    QB-Norm has no bank, ConfigError for what the old counting cannot do.
     """
-    if options.counting == "clip4clip":
-        return {"metrics": "clip4clip", **clip4clip.evaluate(scores, video_of_caption)}, None
     scores = metrics.checked(scores, video_of_caption)
+    if options.counting == "clip4clip":
+        return _judge_as_clip4clip(scores, video_of_caption, options), None
     forward = metrics.text_to_video(scores, video_of_caption)
     backward = metrics.video_to_text(scores, video_of_caption, options.v2t)
     result = judge_ranks(forward, backward, options)
@@ -213,6 +213,18 @@ def protocol_card(result: Mapping[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows if value is not None)
+
+
+def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOptions) -> dict[str, Any]:
+    """Return the old code's numbers under their label; ties are counted fairly, to show what inflates them."""
+    if options.v2t != "max" or options.post:
+        asked = f"--v2t-protocol {options.v2t}" if options.v2t != "max" else f"--post {','.join(options.post)}"
+        raise ConfigError(f"--metrics clip4clip knows the v2t protocol max alone and no --post; leave out {asked}")
+    forward = metrics.text_to_video(scores, video_of_caption)
+    backward = metrics.video_to_text(scores, video_of_caption)
+    ties = {"t2v": int((forward.tied > 0).sum()), "v2t": int((backward.tied > 0).sum())}
+    result = clip4clip.evaluate(scores, video_of_caption)
+    return {"metrics": "clip4clip", "v2t_protocol": "max", **result, "ties": ties}
 
 
 def _post(name: Post, scores: Scores, video: Ints, options: JudgeOptions, bank: Scores | None) -> dict[str, Any]:
