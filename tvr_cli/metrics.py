@@ -113,7 +113,10 @@ def video_to_text(scores: Scores, video_of_caption: Ints, protocol: V2TProtocol 
     scores = checked(scores, video_of_caption)
     if protocol == "max":
         videos, grouped = group_by_video(scores, video_of_caption)
-        return text_to_video(np.ascontiguousarray(grouped[:, videos].T), np.arange(len(videos)))
+        candidates = grouped if len(videos) == scores.shape[1] else grouped[:, videos]  # [G candidates, G queries]
+        best = candidates.diagonal()
+        better = (candidates > best).sum(0, dtype=np.int64)
+        return _single(better, (candidates == best).sum(0, dtype=np.int64) - 1, np.arange(len(videos)))
     own = [np.flatnonzero(video_of_caption == v) for v in np.unique(video_of_caption)]
     if protocol == "best-caption":
         return _stack([_best_of(scores[:, video_of_caption[rows[0]]], rows) for rows in own])
@@ -125,6 +128,9 @@ def video_to_text(scores: Scores, video_of_caption: Ints, protocol: V2TProtocol 
 def group_by_video(scores: Scores, video_of_caption: Ints) -> tuple[Ints, Scores]:
     """Return the videos that have captions [G], and [G, V] the best score of each one's captions with every video."""
     videos, group = np.unique(video_of_caption, return_inverse=True)
+    if len(videos) == len(scores):  # one caption each: nothing to merge, and a matrix in order needs no copy
+        in_order = bool((np.diff(group) > 0).all())
+        return videos, scores if in_order else scores[np.argsort(group)]
     grouped = np.full((len(videos), scores.shape[1]), -np.inf, dtype=scores.dtype)
     np.maximum.at(grouped, group, scores)
     return videos, grouped

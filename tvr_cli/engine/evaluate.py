@@ -24,6 +24,7 @@ from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
 
 _BANK = 5000  # training captions in QB-Norm's query bank, as its authors found enough
+_COPIES = 2  # of the score matrix at a time while it is made and judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _judge_whole(
     draws = []
     for draw in range(options.noise_seeds):
         _use_draw(scorer, draw)
-        draws.append(video_scores(scorer.method, store, gallery, options.memory_budget).numpy())
+        draws.append(video_scores(scorer.method, store, gallery, _for_tiles(gallery, options)).numpy())
     judged = [referee.judge(s, gallery.video_of_caption, options.judge, bank=bank) for s in draws]
     first, ranks = judged[0]
     return _over_draws([result for result, _ in judged]) if len(judged) > 1 else first, ranks, draws[0]
@@ -154,7 +155,16 @@ def _judge_streamed(
 def _streams(gallery: Gallery, options: EvaluateOptions) -> bool:
     if options.stream is not None:
         return options.stream
-    return 4 * len(gallery.captions) * len(gallery.clips) > options.memory_budget
+    return _matrix_bytes(gallery) > options.memory_budget
+
+
+def _matrix_bytes(gallery: Gallery) -> int:
+    return _COPIES * 4 * len(gallery.captions) * len(gallery.clips)
+
+
+def _for_tiles(gallery: Gallery, options: EvaluateOptions) -> int:
+    """Return what the matrix leaves of the budget for tiles: at least a quarter, also where `stream` is off."""
+    return max(options.memory_budget - _matrix_bytes(gallery), options.memory_budget // 4)
 
 
 def _use_draw(scorer: Scorer, draw: int) -> None:

@@ -6,8 +6,9 @@ clips with equal content are scored once, so that equal items tie exactly, whate
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -72,10 +73,10 @@ def gallery_of_captions(store: FeatureStore, captions: Tensor) -> Gallery:
 
 def video_scores(method: Method, features: Features, gallery: Gallery, memory_budget: int) -> Tensor:
     """Return scores [T, V] of a gallery."""
-    text, video = features.text(gallery.captions), features.video(gallery.clips)
+    text, video = _texts(method, features, gallery.captions), _videos(features, gallery.clips)
     text_rows, text_of = first_of_equal(text.key)
     clip_rows, clip_of = first_of_equal(video.key)
-    scores = score.score_matrix(method, text.rows(text_rows), video.rows(clip_rows), memory_budget=memory_budget)
+    scores = score.score_matrix(method, text.only(text_rows), video.only(clip_rows), memory_budget=memory_budget)
     if len(text_rows) < len(text) or len(clip_rows) < len(video):
         scores = scores[text_of][:, clip_of]
     if len(gallery.clips) == len(gallery.videos):
@@ -95,8 +96,8 @@ def streamed_ranks(method: Method, features: Features, gallery: Gallery, memory_
         raise DataError("a gallery of files that were cut into windows cannot be streamed; raise --memory-budget")
     order = torch.from_numpy(np.argsort(gallery.video_of_caption, kind="stable"))
     video_of_caption = gallery.video_of_caption[order.numpy()]
-    text = features.text(gallery.captions[order])
-    video = features.video(gallery.clips[gallery.file_of_clip.argsort()])
+    text = _texts(method, features, gallery.captions[order])
+    video = _videos(features, gallery.clips[gallery.file_of_clip.argsort()])
     ends = [i for i in range(1, len(text)) if video_of_caption[i] != video_of_caption[i - 1]]
 
     def tiles() -> Iterable[metrics.Tile]:
@@ -112,3 +113,38 @@ def first_of_equal(keys: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.full((len(unique),), len(keys)).scatter_reduce(0, inverse, torch.arange(len(keys)), "amin")
     rows, place = first.sort()
     return rows, place.argsort()[inverse]
+
+
+@dataclass(frozen=True)
+class _Items:
+    """N items of a split. key: [N]. read: gives features of some items of `index` [N], when they are needed."""
+
+    key: Tensor
+    read: Callable[[Tensor], TextFeatures | VideoFeatures]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def only(self, rows: Tensor) -> _Items:
+        return _Items(self.key[rows], self.read, self.index[rows])
+
+    def rows(self, block: slice, /) -> TextFeatures | VideoFeatures:
+        return self.read(self.index[block])
+
+
+def _texts(method: Method, features: Features, captions: Tensor) -> _Items:
+    """Return captions by row. A store's are read block by block, and their tokens only where the method uses them."""
+    if isinstance(features, FeatureStore):
+        keys = torch.tensor([features.captions[i].key for i in captions.tolist()])
+        return _Items(keys, partial(features.text, tokens="tokens" in method.needs), captions)
+    held = features.text(captions)
+    return _Items(held.key, held.rows, torch.arange(len(held)))
+
+
+def _videos(features: Features, clips: Tensor) -> _Items:
+    """Return clips by row; a store's are read block by block."""
+    if isinstance(features, FeatureStore):
+        return _Items(torch.tensor([features.clips[i].key for i in clips.tolist()]), features.video, clips)
+    held = features.video(clips)
+    return _Items(held.key, held.rows, torch.arange(len(held)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 
 DEFAULT_BUDGET = 512_000_000  # bytes: one tile, its encodings and what the method's score needs in between
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Items(Protocol):
+    """Features or encodings by row: held (`TextFeatures`, `Encoding` …), or read when a block of them is needed."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: slice, /) -> TextFeatures | VideoFeatures | Encoding: ...
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,8 @@ def encode_videos(method: Method, video: VideoFeatures, *, batch: int = 256) -> 
 
 def score_matrix(
     method: Method,
-    text: TextFeatures | Encoding,
-    video: VideoFeatures | Encoding,
+    text: Items,
+    video: Items,
     *,
     memory_budget: int = DEFAULT_BUDGET,
 ) -> Tensor:
@@ -90,8 +99,8 @@ def score_matrix(
 @torch.no_grad()
 def score_tiles(
     method: Method,
-    text: TextFeatures | Encoding,
-    video: VideoFeatures | Encoding,
+    text: Items,
+    video: Items,
     *,
     memory_budget: int = DEFAULT_BUDGET,
     row_ends: Sequence[int] | None = None,
@@ -113,8 +122,8 @@ def score_tiles(
 @torch.no_grad()
 def top_k(
     method: Method,
-    text: TextFeatures | Encoding,
-    video: VideoFeatures | Encoding,
+    text: Items,
+    video: Items,
     k: int,
     *,
     memory_budget: int = DEFAULT_BUDGET,
@@ -164,7 +173,7 @@ def _row_blocks(n: int, rows: int, ends: Sequence[int] | None) -> list[slice]:
 class _Blocks:
     """Caption encodings by block, kept as long as they fit in `keep_bytes`."""
 
-    def __init__(self, method: Method, text: TextFeatures | Encoding, *, keep_bytes: int):
+    def __init__(self, method: Method, text: Items, *, keep_bytes: int):
         self._method, self._text, self._room = method, text, keep_bytes
         self._kept: dict[int, Encoding] = {}
 
@@ -179,7 +188,7 @@ class _Blocks:
         return encoded
 
 
-def _encode(method: Method, items: TextFeatures | VideoFeatures | Encoding, block: slice) -> Encoding:
+def _encode(method: Method, items: Items, block: slice) -> Encoding:
     part = items.rows(block)
     if isinstance(part, Encoding):
         return part.to(_device_of(method))

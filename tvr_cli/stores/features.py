@@ -159,25 +159,29 @@ class FeatureStore:
         key = torch.tensor([self.clips[i].key for i in rows], dtype=torch.int64)
         return VideoFeatures(key, frames.float(), read.rows(wanted, "n_frames"), ts)
 
-    def text(self, index: Tensor | None = None) -> TextFeatures:
-        """Return features of captions (all, or the rows `index`), float32. Raises DataError for a damaged shard."""
+    def text(self, index: Tensor | None = None, *, tokens: bool = True) -> TextFeatures:
+        """Return features of captions (all, or the rows `index`), float32. Raises DataError for a damaged shard.
+
+        tokens: False leaves the features of single tokens unread, which are most of the bytes.
+        """
         rows = _rows(index, len(self.captions))
         key = torch.tensor([self.captions[i].key for i in rows], dtype=torch.int64)
         length, dim = self.word_plan.length, self.sizes.dim
+        with_tokens = tokens and "tokens" in self.provides
         if not rows:
-            tokens = torch.zeros(0, length, dim) if "tokens" in self.provides else None
+            none = torch.zeros(0, length, dim) if with_tokens else None
             marks = torch.zeros(0, length, dtype=torch.uint8) if "importance" in self.provides else None
-            return TextFeatures(key, torch.zeros(0, dim), tokens, key.clone(), marks)
+            return TextFeatures(key, torch.zeros(0, dim), none, key.clone(), marks)
         wanted, read = [self._text_places[i] for i in rows], self._reader
-        tokens = marks = None
-        if "tokens" in self.provides:
+        each = marks = None
+        if with_tokens:
             fixed = self.word_plan.shape == "fixed"
-            tokens = read.rows(wanted, "tokens") if fixed else read.padded(wanted, "tokens", "token_offsets", length)
-            tokens = tokens.float()
+            each = read.rows(wanted, "tokens") if fixed else read.padded(wanted, "tokens", "token_offsets", length)
+            each = each.float()
         if "importance" in self.provides:
             marks = read.rows(wanted, "importance")
         pooled = read.rows(wanted, "pooled").float()
-        return TextFeatures(key, pooled, tokens, read.rows(wanted, "n_tokens"), marks)
+        return TextFeatures(key, pooled, each, read.rows(wanted, "n_tokens"), marks)
 
     @cached_property
     def _reader(self) -> ShardReader:

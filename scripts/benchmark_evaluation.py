@@ -1,0 +1,159 @@
+"""Measure `tvr evaluate` on N captions x N clips of synthetic features: rate, time and peak memory of the process.
+
+The features are random (D 512, F 12, L 32, fp16, as CLIP ViT-B/32 leaves them), the run is an initialised, untrained
+GARE: what is measured is arithmetic and memory, not recall. Each size runs in a process of its own; peak memory is the
+largest resident set that the system counted for it, libraries included.
+
+    python scripts/benchmark_evaluation.py                                  1 000 x 1 000 and 10 000 x 10 000
+    python scripts/benchmark_evaluation.py --sizes 1000 --method glccl      one size, another method
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tvr_cli import config
+from tvr_cli.engine import checkpoint, models
+from tvr_cli.engine.checkpoint import Best
+from tvr_cli.methods import base
+from tvr_cli.runs import RunDir
+from tvr_cli.stores.feature_writer import FeatureWriter, header_of
+from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.frames import ClipRecord
+from tvr_cli.types import TextFeatures, VideoFeatures, caption_key, clip_key
+
+DIM, FRAMES, WORDS = 512, 12, 32
+ROWS = 512  # of one shard
+PROVIDES = ("frames", "pooled", "tokens", "importance")
+COMMAND = "from tvr_cli.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation. seconds: of scoring and ranking. wall, cpu: of the whole process, seconds. peak: bytes."""
+
+    n: int
+    streamed: bool
+    seconds: float
+    pairs_per_second: float
+    wall: float
+    cpu: float
+    peak: int
+
+
+def write_store(workspace: Path, n: int) -> FeatureStore:
+    """Write a store of n clips with one test caption each, whose features lean towards their clip's."""
+    identity = {
+        "backbone": {"name": "synthetic", "weights": "0" * 64, "preprocessing": {}, "temporal_shift": False},
+        "frames": {"kind": "uniform", "num_frames": FRAMES, "size": 224, "quality": 90},
+        "shape": "fixed",
+        "words": {"shape": "fixed", "length": WORDS},
+        "importance": "stopwords",
+    }
+    header = header_of(identity, backbone="synthetic", dim=DIM, provides=PROVIDES, provenance={})
+    writer = FeatureWriter(workspace / "features" / header["fingerprint"], header)
+    clips, captions = [], []
+    for start in range(0, n, ROWS):
+        some = [_clip(i) for i in range(start, min(start + ROWS, n))]
+        told = [_caption(i) for i in range(start, min(start + ROWS, n))]
+        text, video = _features(some, told, seed=start)
+        writer.add_video([clip_row_key(c.key, c.n_frames) for c in some], video, torch.float16)
+        writer.add_text([text_row_key(c.text) for c in told], text, torch.float16)
+        clips += some
+        captions += told
+    writer.finish(clips, captions, {"name": "synthetic"})
+    return FeatureStore.open(writer.root)
+
+
+def write_run(workspace: Path, store: FeatureStore, method: str) -> None:
+    """Write a run of a method as it is initialised, as if training had kept its first weights."""
+    torch.manual_seed(0)
+    resolved = config.resolve(config.preset_layers("methods", method), models.options_schema)
+    built = base.build(method, store.sizes, resolved.experiment.options)
+    run = RunDir.at(workspace, method)
+    about = {"method": method, "tune": "head", "store": store.fingerprint}
+    checkpoint.write_best(run.checkpoints, model=built, about=about, best=Best(0, (0.0, 0.0)))
+    run.write_env({"store": store.fingerprint})
+    run.write_config(resolved)
+
+
+def measure(workspace: Path, n: int, method: str, budget: str) -> Measured:
+    """Run `tvr evaluate` on the CPU in a process of its own."""
+    args = ["evaluate", method, "--memory-budget", budget, "--device", "cpu", "--json", "-o", str(workspace)]
+    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", COMMAND, *args], stdout=subprocess.PIPE, text=True, check=True)
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = json.loads(done.stdout)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    # The largest child so far: sizes must be measured in ascending order.
+    peak = after.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    cost = result["cost"]
+    return Measured(n, bool(result.get("streamed")), cost["seconds"], cost["pairs_per_second"], wall, cpu, peak)
+
+
+def row(m: Measured, method: str, budget: str) -> str:
+    """Return a line of the table in docs/benchmarks.md."""
+    cells = [f"`{method}`", f"{m.n} x {m.n}", budget, "streamed" if m.streamed else "held", f"{m.seconds:.1f}"]
+    cells += [f"{m.pairs_per_second:,.0f}", f"{m.wall:.1f}", f"{m.cpu:.1f}", f"{m.peak / 1e9:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _clip(i: int) -> ClipRecord:
+    name, sha = f"v{i:06d}.mp4", f"{i:064x}"
+    key = clip_key(sha, None, None)
+    return ClipRecord(
+        name, f"/videos/{name}", None, None, key, name, sha, FRAMES, 12.0, (0.0, 12.0), 320, 240, "synthetic", False
+    )
+
+
+def _caption(i: int) -> StoredCaption:
+    text = f"caption number {i}"
+    return StoredCaption(f"c{i:06d}", text, caption_key(text), "test", (i,), f"v{i:06d}.mp4")
+
+
+def _features(clips: list[ClipRecord], captions: list[StoredCaption], seed: int) -> tuple[TextFeatures, VideoFeatures]:
+    g, n = torch.Generator().manual_seed(seed), len(clips)
+    meaning = torch.randn(n, DIM, generator=g)
+    frames = meaning[:, None] + 2 * torch.randn(n, FRAMES, DIM, generator=g)
+    pooled = meaning + 2 * torch.randn(n, DIM, generator=g)
+    tokens = pooled[:, None] + torch.randn(n, WORDS, DIM, generator=g)
+    n_tokens = torch.randint(5, WORDS + 1, (n,), generator=g)
+    marks = (torch.arange(WORDS) < n_tokens[:, None]).to(torch.uint8)
+    ts = torch.arange(FRAMES, dtype=torch.float64).expand(n, -1)
+    text = TextFeatures(torch.tensor([c.key for c in captions]), pooled, tokens, n_tokens, marks)
+    return text, VideoFeatures(torch.tensor([c.key for c in clips]), frames, torch.full((n,), FRAMES), ts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="captions = clips, ascending")
+    parser.add_argument("--method", default="gare")
+    parser.add_argument("--memory-budget", default="2GB")
+    parser.add_argument("--work", type=Path, help="where the features are written; default: a temporary folder")
+    args = parser.parse_args()
+    print(f"{os.cpu_count()} CPUs, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}", file=sys.stderr)
+    print("| method | captions x clips | budget | matrix | scoring s | pairs/s | wall s | CPU s | peak GB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for n in sorted(args.sizes):
+        with tempfile.TemporaryDirectory(dir=args.work) as folder:
+            workspace = Path(folder)
+            write_run(workspace, write_store(workspace, n), args.method)
+            print(row(measure(workspace, n, args.method, args.memory_budget), args.method, args.memory_budget))
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
