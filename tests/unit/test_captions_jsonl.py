@@ -141,7 +141,29 @@ def test_an_unknown_video_names_line_and_nearest() -> None:
 def test_captions_of_an_unreadable_video_are_set_aside() -> None:
     found, aside = jsonl.resolve([_caption("bad"), _caption("a")], [_clip("a.mp4")], absent=["x/bad.mp4"])
     assert [c.file_id for c in found] == ["a.mp4"]
-    assert [c.video for c in aside] == ["bad"]
+    assert [c.video for c in aside] == ["x/bad.mp4"]  # under its id, however the caption called it
+
+
+def test_a_stem_of_a_read_and_an_unread_video_is_ambiguous() -> None:
+    with pytest.raises(DataError, match=r"captions\.jsonl:7: .*'a' is ambiguous.*'a\.avi', 'a\.mp4'"):
+        jsonl.resolve([_caption("a")], [_clip("a.mp4")], absent=["a.avi"])
+
+
+def test_the_exact_id_of_an_unread_video_is_not_another_file_of_that_name() -> None:
+    found, aside = jsonl.resolve([_caption("a.mp4"), _caption("x/a.mp4")], [_clip("x/a.mp4")], absent=["a.mp4"])
+    assert [c.file_id for c in found] == ["x/a.mp4"] and [c.video for c in aside] == ["a.mp4"]
+
+
+def test_a_window_of_an_unread_video_is_set_aside_too() -> None:
+    _, aside = jsonl.resolve([_caption("a.mp4"), _caption("b.mp4#t=0,30")], [_clip("a.mp4")], absent=["b.mp4"])
+    assert [c.video for c in aside] == ["b.mp4"]
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_a_video_to_train_on_and_to_be_judged_by_is_a_leak(other: str) -> None:
+    captions = [_caption("a", split="train"), _caption("a.mp4", split=other)]
+    with pytest.raises(DataError, match=rf"'a\.mp4'.*train at .*captions\.jsonl:7, {other} at .*captions\.jsonl:7"):
+        jsonl.resolve(captions, [_clip("a.mp4")])
 
 
 _WINDOWS = [_clip("film.mp4", s, s + 30, window=True) for s in (0.0, 25.0, 50.0)]

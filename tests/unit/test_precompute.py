@@ -275,7 +275,7 @@ def test_captions_of_failed_videos_are_set_aside_and_counted(
     )
     report = precompute(workspace, weights, file, EXACT)
     assert (report.captions, report.set_aside) == (1, 1)
-    assert report.store is not None and report.store.provenance["missing"] == {"test": ["broken"]}
+    assert report.store is not None and report.store.provenance["missing"] == {"test": ["broken.mp4"]}
     assert "1 captions of 1 videos without frames were set aside" in caplog.text
 
 

@@ -110,17 +110,19 @@ def resolve(
     """Find the clips of each caption and give each a split; returns (resolved, those of videos that are not there).
 
     absent: ids of videos that are known but have no clip (unreadable, or named by a data set without a file); their
-    captions are set aside. strict: a video that is neither a clip nor absent is an error, else it is set aside too.
-    Raises DataError with the caption's source for an unknown or ambiguous video, or a time outside of the video.
+    captions are set aside, under that id. strict: a video that is neither a clip nor absent is an error, else it is
+    set aside too.
+    Raises DataError with the caption's source for an unknown or ambiguous video, a time outside of the video, or a
+    video that is in train and in another split.
     """
-    names = _Names(clips)
-    known_absent = _forms(absent)
+    names = _Names(clips, absent)
     found: list[Resolved] = []
     aside: list[Caption] = []
     for caption in captions:
         rows = names.find(caption)
-        if not rows and (caption.video in known_absent or not strict):
-            aside.append(caption)
+        known_as = names.absent(caption.video)
+        if not rows and (known_as or not strict):
+            aside.append(replace(caption, video=known_as or caption.video))
         elif not rows:
             raise DataError(names.unknown(caption))
         else:
@@ -130,12 +132,21 @@ def resolve(
 
 
 def assign_splits(captions: Sequence[Resolved]) -> list[Resolved]:
-    """Give a split to each caption without one: that of the video's other captions, else 80/10/10 by its id's hash."""
-    stated: dict[str, set[Split]] = defaultdict(set)
+    """Give a split to each caption without one: that of the video's other captions, else 80/10/10 by its id's hash.
+
+    Raises DataError for a video with captions in train and in another split: its result would be inflated.
+    """
+    stated: dict[str, dict[Split, str]] = defaultdict(dict)  # file id -> split -> where that is said first
     for c in captions:
         if c.caption.split is not None:
-            stated[c.file_id].add(c.caption.split)
+            stated[c.file_id].setdefault(c.caption.split, c.caption.source)
     for file_id, splits in stated.items():
+        if "train" in splits and len(splits) > 1:
+            said = ", ".join(f"{split} at {source}" for split, source in splits.items())
+            raise DataError(
+                f"the video {file_id!r} has captions to train on and to be judged by ({said}); a result would be "
+                "inflated. Give all captions of a video one split"
+            )
         if len(splits) > 1:
             warn_once(f"the video {file_id!r} has captions in the splits {', '.join(sorted(splits))}")
     return [c if c.caption.split else replace(c, caption=replace(c.caption, split=_split(c, stated))) for c in captions]
@@ -147,8 +158,8 @@ def split_of(video_id: str) -> Split:
     return "train" if share < _TRAIN else "val" if share < _VAL else "test"
 
 
-def _split(c: Resolved, stated: Mapping[str, set[Split]]) -> Split:
-    others = stated.get(c.file_id, set())
+def _split(c: Resolved, stated: Mapping[str, Mapping[Split, str]]) -> Split:
+    others = stated.get(c.file_id, {})
     return next(iter(others)) if len(others) == 1 else split_of(c.file_id)
 
 
@@ -219,9 +230,13 @@ def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:
 
 
 class _Names:
-    """All names by which captions may call the clips: from exact (a window's id) to loose (a unique stem)."""
+    """All names by which captions may call the clips: from exact (a window's id) to loose (a unique stem).
 
-    def __init__(self, clips: Sequence[ClipInfo]):
+    absent: ids of videos without a clip. They take part, so that `dog` does not mean dog.mp4 where dog.avi failed.
+    """
+
+    def __init__(self, clips: Sequence[ClipInfo], absent: Iterable[str] = ()):
+        self._absent = set(absent)
         self._clips: dict[str, list[int]] = {}
         self._files: dict[str, list[int]] = defaultdict(list)
         self._paths: dict[str, list[int]] = defaultdict(list)
@@ -230,9 +245,16 @@ class _Names:
             self._clips[clip.id] = [row]
             self._files[clip.file_id].append(row)
             self._paths[clip.path].append(row)
-        for file_id in self._files:
+        self._absent -= self._files.keys()
+        for file_id in (*self._files, *self._absent):
             for name in _shorter(file_id):
                 self._loose[name].add(file_id)
+
+    def absent(self, video: str) -> str | None:
+        """Return the id of the video without a clip that a name means, or None."""
+        video = video.partition("#t=")[0]
+        ids = {video} if video in self._absent else self._loose.get(video, set()) & self._absent
+        return next(iter(ids)) if len(ids) == 1 else None
 
     def find(self, caption: Caption) -> list[int]:
         """Return the rows that a caption names, [] if none. Raises DataError when its name fits several files."""
@@ -241,13 +263,15 @@ class _Names:
         for exact in (self._files, self._clips):
             if caption.video in exact:
                 return exact[caption.video]
+        if caption.video in self._absent:
+            return []
         files = self._loose.get(caption.video, set())
         if len(files) > 1:
             raise DataError(
                 f"{caption.source}: the video {caption.video!r} is ambiguous: it may be "
                 f"{', '.join(map(repr, sorted(files)))}; say which by its id"
             )
-        return self._files[next(iter(files))] if files else []
+        return self._files.get(next(iter(files)), []) if files else []
 
     def unknown(self, caption: Caption) -> str:
         near = did_you_mean(caption.video, [*self._files, *self._loose])
@@ -261,10 +285,6 @@ def _shorter(file_id: str) -> set[str]:
     """The looser names of a file: its path without extension, its bare name, its stem."""
     path = PurePosixPath(file_id)
     return {str(path.with_suffix("")), path.name, path.stem} - {file_id}
-
-
-def _forms(ids: Iterable[str]) -> set[str]:
-    return {form for i in ids for form in (i, *_shorter(i))}
 
 
 def _in_time(caption: Caption, rows: Sequence[int], clips: Sequence[ClipInfo]) -> list[int]:

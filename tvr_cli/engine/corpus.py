@@ -32,7 +32,8 @@ class Corpus:
     def about(self, frames: FrameStore) -> dict[str, Any]:
         """Return what a feature store's state says of its corpus."""
         missing: dict[str, list[str]] = {}
-        for split, video in sorted({(c.split or jsonl.split_of(c.video), c.video) for c in self.aside}):
+        stated = {c.video: c.split for c in self.aside if c.split}
+        for split, video in sorted({(stated.get(c.video) or jsonl.split_of(c.video), c.video) for c in self.aside}):
             missing.setdefault(split, []).append(video)
         return {**self.origin, "missing": missing, "frames_content": frames.content_hash()}
 
