@@ -43,10 +43,11 @@ def demo(
     Example: tvr demo --small -o out/demo
     """
     from tvr_cli.engine import demo as engine
+    from tvr_cli.engine.seeds import check_seeds
 
     options = engine.DemoOptions(
         methods=engine.check_methods(_words(methods)),
-        seeds=engine.check_seeds(_words(seeds)),
+        seeds=check_seeds(_words(seeds)),
         tune=engine.check_tune(tune),
         small=small,
         workers=workers,

@@ -21,13 +21,15 @@ Offline = Annotated[bool, typer.Option("--offline", envvar="TVR_OFFLINE", help="
 Device = Annotated[str, typer.Option("--device", help="auto (cuda, then mps, then cpu), or a device by name.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, envvar="TVR_THREADS", help="Threads for arithmetic; default: idle cores, up to 4."),
+    typer.Option(
+        "--threads", min=1, envvar="TVR_THREADS", help="Threads for arithmetic; default: idle cores, at most 4."
+    ),
 ]
 Backbone = Annotated[
     str | None,
     typer.Option("--backbone", help="Preset, open_clip ARCH/TAG, local:PATH or demo-tiny. Also TVR_BACKBONE."),
 ]
-MemoryBudget = Annotated[str, typer.Option("--memory-budget", help="Memory for one tile of scores, like 512MB or 2GB.")]
+MemoryBudget = Annotated[str, typer.Option("--memory-budget", help="Memory for scores, like 512MB or 2GB.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the configuration; repeatable."),

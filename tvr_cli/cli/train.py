@@ -20,6 +20,7 @@ from tvr_cli.cli.options import (
     Threads,
     Workspace,
 )
+from tvr_cli.errors import ConfigError
 
 
 def train(
@@ -32,6 +33,10 @@ def train(
     captions: Annotated[Path | None, typer.Option("--captions", help="captions.jsonl, if not beside videos.")] = None,
     backbone: Backbone = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Initial weights, order and noise depend on it.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="N,M", help="A run of each seed, evaluated on test; reports mean ± deviation."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1)] = None,
     tune: Annotated[
@@ -63,15 +68,69 @@ def train(
         run=run, resume=resume, captions=captions, device=device, offline=offline, threads=threads,
         workers=workers, memory_budget=parse_bytes(memory_budget),
     )  # fmt: skip
-    resolved, options = engine.experiment_of(
-        workspace, options, method=method, recipe=recipe, config_file=config_file, assignments=assignments, flags=flags
-    )
+    asked: dict[str, Any] = {
+        "method": method, "recipe": recipe, "config_file": config_file, "assignments": assignments,
+    }  # fmt: skip
+    if seeds is not None:
+        if resume or seed is not None:
+            raise ConfigError("--seeds names all seeds and goes on by itself; leave out --seed and --resume")
+        _train_seeds(seeds, workspace, options, {**asked, "flags": flags}, dry_run=dry_run, as_json=as_json)
+        return
+    resolved, options = engine.experiment_of(workspace, options, **asked, flags=flags)
     if dry_run:
         payload = engine.dry_run(resolved, workspace, options)
         render.result(payload, as_json, lambda: show_plan(payload))
         return
     result = engine.train(resolved, workspace, options)
     render.result(result, as_json, lambda: show(result))
+
+
+def _train_seeds(
+    text: str, workspace: Path, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
+) -> None:
+    from tvr_cli.engine import train_seeds as engine
+    from tvr_cli.engine.seeds import check_seeds
+    from tvr_cli.engine.train import experiment_of
+
+    def resolve(seed: int) -> Any:
+        flags = {**asked["flags"], "train.seed": seed}
+        return experiment_of(workspace, options, **{**asked, "flags": flags})[0]
+
+    seeds = check_seeds([word.strip() for word in text.split(",") if word.strip()])
+    if dry_run:
+        plan = engine.dry_run(resolve, seeds, workspace, options)
+        render.result(plan, as_json, lambda: show_seeds_plan(plan))
+        return
+    result = engine.train_seeds(resolve, seeds, workspace, options)
+    render.result(result, as_json, lambda: show_seeds(result))
+
+
+def show_seeds(result: dict[str, Any]) -> None:
+    """Print what several seeds gave: a row each, then mean ± deviation, on validation and on test."""
+    count = len(result["seeds"])
+    render.line(f"{result['method']} ({result['fidelity']}), {count} seeds, selected on {result['selected_on']}")
+    columns = ("seed", "t2v R@1", "R@5", "R@10", "MdR", "MnR", "v2t R@1", "R@5", "R@10", "rsum")
+    for split, mean in result["mean"].items():
+        rows = [[str(row["seed"]), *_numbers(row[split])] for row in result["runs"]]
+        if count > 1:
+            spread = _numbers(result["deviation"][split])
+            pairs = zip(_numbers(mean), spread, strict=True)
+            rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
+        render.table(split, columns, rows)
+    render.line(f"next: tvr compare {' '.join(row['run'] for row in result['runs'])}")
+
+
+def show_seeds_plan(payload: dict[str, Any]) -> None:
+    """Print the dry run of several seeds: the runs, then the plan of the first."""
+    for row in payload["runs"]:
+        render.line(f"seed {row['seed']}: {row['run']}{' (begun; goes on)' if row['begun'] else ''}")
+    show_plan({**payload, "run": payload["runs"][0]["run"]})
+
+
+def _numbers(metrics: dict[str, Any]) -> list[float]:
+    t2v, v2t = metrics["t2v"], metrics["v2t"]
+    names = ("R@1", "R@5", "R@10")
+    return [*(t2v[c] for c in (*names, "MdR", "MnR")), *(v2t[c] for c in names), metrics["rsum"]]
 
 
 def show(result: dict[str, Any]) -> None:

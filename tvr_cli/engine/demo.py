@@ -292,13 +292,6 @@ def check_methods(wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def check_seeds(wanted: Sequence[str]) -> tuple[int, ...]:
-    """Return the seeds as numbers. Raises ConfigError for anything else or for none."""
-    if not wanted or not all(word.isdecimal() for word in wanted):
-        raise ConfigError(f"--seeds: expected whole numbers like 0,1,2, found {','.join(wanted)!r}")
-    return tuple(dict.fromkeys(int(word) for word in wanted))
-
-
 def check_tune(wanted: str) -> str:
     """Return what is tuned. Raises ConfigError for anything but head and full."""
     if wanted not in ("head", "full"):
