@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tvr_kernels import OPS, _dispatch
+from tvr_kernels import OPS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
-FUSED = [op for op in OPS if "triton" in _dispatch.implementations(op)]
 SCRIPT = Path(__file__).parent / "triton_aot.py"
 
 
@@ -38,7 +37,8 @@ def test_a_kernel_compiles_for_both_architectures(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", FUSED)
+@pytest.mark.parametrize("op", OPS)
 def test_every_kernel_compiles_without_spills(op, tmp_path):
-    # two shapes, two dtypes, two architectures; glccl and tcmgc refuse fp32 at 64 slots
-    check(compile_kernels(op, tmp_path), 6 if op in ("glccl", "tcmgc") else 8)
+    # two shapes, two dtypes, two architectures; glccl and tcmgc refuse fp32 at 64 frames, eaglenet 64 frames
+    refused = {"glccl": 2, "tcmgc": 2, "eaglenet": 4}
+    check(compile_kernels(op, tmp_path), 8 - refused.get(op, 0))

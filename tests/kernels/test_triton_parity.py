@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from triton_cases import SHAPES
-from tvr_kernels import OPS, _dispatch
+from triton_cases import shapes
+from tvr_kernels import OPS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 HERE = Path(__file__).parent
-FUSED = [op for op in OPS if "triton" in _dispatch.implementations(op)]
 
 
 def run(interpret: bool, *arguments: str) -> list[dict]:
@@ -33,14 +32,14 @@ def run(interpret: bool, *arguments: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def interpreted():
-    return run(True, *FUSED)
+    return run(True, *OPS)
 
 
-@pytest.mark.parametrize("op", FUSED)
+@pytest.mark.parametrize("op", OPS)
 def test_interpreted_kernels_equal_the_reference(interpreted, op):
     rows = [row for row in interpreted if row["op"] == op and row["check"] == "score"]
 
-    assert len(rows) == len(SHAPES)
+    assert len(rows) == len(shapes(op))
     assert all(row["error"] <= max(2 * row["folded_error"], 5e-7) for row in rows), rows
 
 
@@ -52,7 +51,7 @@ def test_gradients_through_the_kernel_are_those_of_the_folded_form(interpreted, 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("op", FUSED)
+@pytest.mark.parametrize("op", OPS)
 def test_kernels_on_a_gpu_equal_the_reference(op):
     rows = run(False, op)
 
@@ -60,7 +59,7 @@ def test_kernels_on_a_gpu_equal_the_reference(op):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("op", FUSED)
+@pytest.mark.parametrize("op", OPS)
 def test_bf16_kernels_err_at_most_twice_as_much_as_plain_bf16(op):
     rows = [row for row in run(False, op) if row["check"] == "bfloat16"]
 

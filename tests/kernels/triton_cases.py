@@ -22,6 +22,8 @@ PRESETS = (Shape(64, 64, 12, 32, 512), Shape(64, 64, 64, 64, 512))  # MSR-VTT; D
 def shapes(op: str) -> tuple[Shape, ...]:
     """Return the shapes that an op is checked at: few captions where a program owns one, as the interpreter is slow."""
     first, *others = SHAPES
+    if op == "eaglenet":  # four heads of 16 or more dimensions, a program a pair
+        return Shape(3, 2, 12, 6, 64), Shape(2, 2, 20, 1, 128), Shape(1, 1, 1, 1, 64)
     return (first._replace(T=4) if op in ("glccl", "tcmgc") else first, *others)
 
 
@@ -55,6 +57,11 @@ def sides(op: str, shape: Shape, dtype: torch.dtype = torch.float32):
         weights = tcmgc_weights(module.TcmgcWeights, shape, dtype)
         words = module.text_side(text, x.words.to(dtype), weights, x.word_mask)
         return words, module.video_side(frames, weights, x.frame_mask), weights
+    if op == "eaglenet":
+        weights = importlib.import_module("tvr_kernels.eaglenet.bench").draw_weights(shape, "cpu", dtype)
+        text_key, video_key = torch.arange(shape.T) * 2**61 - 5, 3 * 2**60 - 2**40 * torch.arange(shape.V)
+        video = module.video_side(frames, x.frame_mask, video_key, weights)
+        return module.text_side(text, text_key, weights), video, weights
     raise KeyError(op)
 
 
@@ -78,6 +85,8 @@ def launches(ops: list[str]):
     for op in ops:
         module = importlib.import_module(f"tvr_kernels.{op}.triton_impl")
         for shape in PRESETS:
+            if getattr(module, "MAX_FRAMES", shape.F) < shape.F:
+                continue  # its `supports` refuses this
             text, video, weights = sides(op, shape)
             out = torch.empty(shape.T, shape.V)
             for dtype in (torch.float32, torch.bfloat16):

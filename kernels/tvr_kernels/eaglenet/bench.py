@@ -30,10 +30,10 @@ def case(shape: Shape, device: str) -> Case:
     text, frames = x.text.to(device), x.frames.to(device)
     real = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
     text_key, video_key = torch.arange(shape.T, device=device), torch.arange(shape.V, device=device) + 2**40
-    weights = _weights(shape, device, torch.float32)
+    weights = draw_weights(shape, device, torch.float32)
 
     def sides(dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
-        cast = _weights(shape, device, dtype)
+        cast = draw_weights(shape, device, dtype)
         return (
             eaglenet.text_side(text.to(dtype), text_key, cast),
             eaglenet.video_side(frames.to(dtype), real, video_key, cast),
@@ -100,7 +100,7 @@ def _linear(x: Tensor, matrix: Tensor) -> Tensor:
     return matmul(x.reshape(-1, x.shape[-1]), matrix.T).view(*x.shape[:-1], -1)
 
 
-def _weights(shape: Shape, device: str, dtype: torch.dtype) -> EagleNetWeights:
+def draw_weights(shape: Shape, device: str, dtype: torch.dtype) -> EagleNetWeights:
     """Draw the parameters of the published head (RGAT, four heads, 20 candidates, frame positions)."""
     g, options, dim = torch.Generator().manual_seed(0), Options(), shape.D
 
