@@ -121,6 +121,18 @@ def test_large_training_batches_recompute_with_the_same_gradients(monkeypatch):
     assert_same_gradients(gradients(folded.score(text, video, inputs[-1]), leaves), direct, NAMES, torch.float64)
 
 
+@pytest.mark.parametrize("dropped", [False, True], ids=["no-dropout", "dropout"])
+def test_large_batches_recompute_their_increments(dropped, monkeypatch):
+    text, frames, _, attend, weights = make(Shape(7, 11, 4, 1, 16), torch.float64)
+    leaves = [text, frames, *weights[:-1]]
+    keep = torch.rand(7, 11, 16, generator=torch.Generator().manual_seed(7)) >= 0.3 if dropped else None
+    whole = increments.increments(text, frames, attend, weights, keep, 0.3)
+    monkeypatch.setattr(increments, "SAVED_BYTES", 7 * 11 * 16 * 25 - 1)  # one number too many: blocks of one clip
+    blocks = increments.increments(text, frames, attend, weights, keep, 0.3)
+    assert max_error(blocks, whole) <= 1e-12
+    assert_same_gradients(gradients(blocks, leaves), gradients(whole, leaves), NAMES, torch.float64)
+
+
 @torch.no_grad()
 def test_missing_frames_count_in_the_increment_unless_hidden():
     text, frames, mask, everything, weights = make(Shape(4, 8, 6, 1, 16), torch.float64)

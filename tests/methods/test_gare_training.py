@@ -65,7 +65,7 @@ def test_diversity_in_blocks_of_captions_is_the_whole(monkeypatch):
     delta = torch.randn(7, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
     whole = regularisers.direction(regularisers.explicit(delta), 2.0)
     (expected,) = torch.autograd.grad(whole.sum(), delta)
-    monkeypatch.setattr(regularisers, "_KEPT", 2 * 5 * (5 + 32))
+    monkeypatch.setattr(regularisers, "_BLOCK", 2 * 5 * (5 + 32))
     blocks = regularisers.direction(regularisers.explicit(delta), 2.0)
     (got,) = torch.autograd.grad(blocks.sum(), delta)
     torch.testing.assert_close(blocks, whole)

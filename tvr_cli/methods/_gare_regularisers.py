@@ -17,28 +17,30 @@ from torch.utils.checkpoint import checkpoint
 STD_EPS = 1e-6  # added to the standard deviation over captions
 LOG_EPS = 1e-8  # added inside the logarithm of the diversity term
 
-# Numbers of V x V and V x D a block of captions may keep for the backward pass before it is recomputed instead:
-# 2^25 floats = 134 MB, so a batch of 128 at D = 512 (10.5 M) is kept whole and one of 512 goes in blocks of 64.
-_KEPT = 1 << 25
+# Numbers of V x V and V x D that a block of captions holds at a time: 2^20 floats = 4 MB, so that a block's handful of
+# such tensors stays in the cache. With 128 pairs at D = 512 that is 12 captions; larger blocks are slower.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Increments:
     """What the regularisers need of Delta, whichever way it is held.
 
-    radius: [T, V] lengths. mean, std: [V, D] over captions, std unbiased. of_texts: a slice of captions -> their
-    Delta [t, V, D].
+    radius: [T, V] lengths. mean, std: [V, D] over captions, std unbiased. held: Delta itself or what it is made of;
+    captions: its dimension of T; expand: a part of `held` -> the Delta [t, V, D] of its captions.
     """
 
     radius: Tensor
     mean: Tensor
     std: Tensor
-    of_texts: Callable[[slice], Tensor]
+    held: Tensor
+    captions: int
+    expand: Callable[[Tensor], Tensor]
 
 
 def explicit(delta: Tensor) -> Increments:
     """delta: [T, V, D]."""
-    return Increments(delta.norm(dim=-1), delta.mean(0), delta.std(0), lambda texts: delta[texts])
+    return Increments(delta.norm(dim=-1), delta.mean(0), delta.std(0), delta, 0, lambda part: part)
 
 
 def folded(coefficients: Tensor, rows: Tensor) -> Increments:
@@ -54,9 +56,11 @@ def folded(coefficients: Tensor, rows: Tensor) -> Increments:
     varies = variance > 0  # one frame alone: no caption changes its weight, and sqrt has no slope at zero
     std = torch.where(varies, torch.where(varies, variance, 1).sqrt(), 0)
     radius = ((rows @ rows.mT @ coefficients) * coefficients).sum(1).clamp_min(0).sqrt().T
-    return Increments(
-        radius, (rows * mean).sum(1), std, lambda texts: torch.einsum("vkt,vkd->tvd", coefficients[..., texts], rows)
-    )
+
+    def expand(part: Tensor) -> Tensor:
+        return (part.mT @ rows).transpose(0, 1)
+
+    return Increments(radius, (rows * mean).sum(1), std, coefficients, 2, expand)
 
 
 def bottleneck(increments: Increments) -> Tensor:
@@ -70,18 +74,16 @@ def direction(increments: Increments, sharpness: float) -> Tensor:
 
     Lower = the increments of a caption point in more different ways.
     """
-    captions, clips = increments.radius.shape
-    size = increments.mean.shape[-1]
+    clips, size = increments.mean.shape
 
-    def block(texts: slice) -> Tensor:
-        units = normalize(increments.of_texts(texts), dim=-1, eps=1e-12)  # [t, V, D]
+    def block(part: Tensor) -> Tensor:
+        units = normalize(increments.expand(part), dim=-1, eps=1e-12)  # [t, V, D]
         cosines = units @ units.mT  # [t, V, V]
         return ((-sharpness * (1 - cosines)).exp().mean((1, 2)) + LOG_EPS).log()
 
-    step = max(1, _KEPT // (clips * (clips + size)))
-    if step >= captions:
-        return block(slice(None))
-    parts = [slice(i, i + step) for i in range(0, captions, step)]
+    parts = increments.held.split(max(1, _BLOCK // (clips * (clips + size))), increments.captions)
+    if len(parts) == 1:
+        return block(increments.held)
     return torch.cat([checkpoint(block, part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
