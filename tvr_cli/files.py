@@ -100,16 +100,20 @@ def sha256_file(path: Path, *, each_block: Callable[[], None] = lambda: None) ->
 
 
 @contextlib.contextmanager
-def lock(folder: Path, *, wait_s: float = 10.0) -> Iterator[None]:
+def lock(folder: Path, *, wait_s: float = 10.0, shared: bool = False) -> Iterator[None]:
     """Hold the one writer's lock of `folder`; a second writer waits, then raises EnvironmentProblem.
 
     The lock is the operating system's (it vanishes with its process), so a killed writer never blocks the next.
+    shared: a reader's lock. Readers keep only writers waiting; where nobody can write none is needed.
     """
+    if shared and not os.access(folder, os.W_OK):
+        yield
+        return
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         f = open(folder / ".lock", "a+")  # noqa: SIM115 - held open for as long as the lock is held
     try:
-        _wait_for_lock(f, folder, wait_s)
+        _wait_for_lock(f, folder, wait_s, shared)
         yield
     finally:
         f.close()
@@ -144,9 +148,9 @@ def _cut_torn_line(f: Any) -> None:
     f.seek(0, os.SEEK_END)
 
 
-def _wait_for_lock(f: Any, folder: Path, wait_s: float) -> None:
+def _wait_for_lock(f: Any, folder: Path, wait_s: float, shared: bool) -> None:
     deadline = time.monotonic() + wait_s
-    while not _try_lock(f):
+    while not _try_lock(f, shared):
         if time.monotonic() >= deadline:
             raise EnvironmentProblem(
                 f"another tvr process is writing {str(folder)!r}; waited {wait_s:.0f} s for it. "
@@ -155,10 +159,10 @@ def _wait_for_lock(f: Any, folder: Path, wait_s: float) -> None:
         time.sleep(0.05)
 
 
-def _try_lock(f: Any) -> bool:
+def _try_lock(f: Any, shared: bool) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:  # Windows, where a reader's lock is a writer's
         import msvcrt
 
         try:
@@ -168,7 +172,7 @@ def _try_lock(f: Any) -> bool:
             return False
         return True
     try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

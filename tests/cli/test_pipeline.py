@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldPlan, make
+from tvr_cli.errors import EnvironmentProblem
 from tvr_cli.files import lock, read_json, write_json
 
 PLAN = WorldPlan(train=8, val=4, test=8, captions=2)
@@ -171,7 +172,43 @@ def test_an_index_of_another_method_is_refused_when_a_flag_names_it(out):
     refused = tvr("query", "a star", "--index", out, "--method", "text_guided")
     assert refused.exit_code == 3 and "method" in refused.stderr and "tvr index" in refused.stderr
     other = tvr("query", "a star", "--index", out, "--backbone", "clip-vit-b32")
-    assert other.exit_code == 3 and "backbone" in other.stderr
+    assert other.exit_code == 3 and "the index was made with backbone 'demo-tiny'" in other.stderr
+
+
+def test_a_query_keeps_to_what_the_index_was_built_for(out, monkeypatch):
+    ok("index", "-o", out, "--method", "mean")
+    answer = ok("query", "a red star", "--index", out, "-k", 1)
+    assert ok("query", "a red star", "--index", out, "-k", 1, "--method", "mean") == answer
+    state = next((out / "features").glob("*/state.json"))
+    write_json(state, {**read_json(state), "corpus": {**read_json(state)["corpus"], "frames_content": "older"}})
+    ok("query", "a red star", "--index", out)
+    head = read_json(out / "index" / "store.json")
+    assert head["identity"]["method"] == "mean" and head["asked"] == {"method": "mean"}
+    assert ok("index", "-o", out)["method"] == "text_guided"  # without flags: the newest run, else text_guided
+
+
+def test_several_queries_read_at_once_and_wait_for_a_writer(out, monkeypatch):
+    from tvr_cli import files
+
+    ok("index", "-o", out)
+    with lock(out, shared=True):
+        assert tvr("query", "a star", "--index", out).exit_code == 0
+        with pytest.raises(EnvironmentProblem, match="another tvr process"), lock(out, wait_s=0.1):
+            pass
+    waits = files.lock
+    monkeypatch.setattr(
+        "tvr_cli.engine.index.lock", lambda folder, shared=False: waits(folder, wait_s=0.1, shared=shared)
+    )
+    with lock(out):
+        result = tvr("query", "a star", "--index", out)
+    assert result.exit_code == 4 and "another tvr process" in result.stderr
+
+
+def test_the_variable_names_the_features_where_no_flag_does(out, monkeypatch):
+    monkeypatch.setenv("TVR_BACKBONE", "clip-vit-b32")
+    result = tvr("evaluate", "--method", "mean", "-o", out)
+    assert result.exit_code == 3 and "made by clip-vit-b32" in result.stderr
+    assert tvr("evaluate", "--method", "mean", "-o", out, "--backbone", "demo-tiny").exit_code == 0
 
 
 def test_index_dry_run_writes_nothing(out):

@@ -28,9 +28,8 @@ def index(
     """
     from tvr_cli.engine import index as engine
 
-    report = engine.index(
-        workspace, run=run, method=method, backbone=backbone, device=device, overwrite=overwrite, dry_run=dry_run
-    )
+    asked = engine.Asked(run, method, backbone)
+    report = engine.index(workspace, asked, device=device, overwrite=overwrite, dry_run=dry_run)
 
     def human() -> None:
         what = "would index" if dry_run else "indexed" if report["built"] else "up to date:"

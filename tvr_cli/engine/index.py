@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import torch
 from tvr_cli import log
 from tvr_cli.engine import models, score
 from tvr_cli.engine.models import Scorer
-from tvr_cli.errors import StoreMismatch
+from tvr_cli.errors import EnvironmentProblem, StoreMismatch
 from tvr_cli.files import lock, read_json
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.index import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
+
+_TRIES = 3  # to find the index as it was built: others may build theirs in between
 
 
 def index_folder(workspace: Path) -> Path:
@@ -26,29 +30,36 @@ def identity_of(scorer: Scorer, store: FeatureStore) -> dict[str, Any]:
     """Return what an index is made from; an index with another identity is stale."""
     return {
         "backbone": store.backbone_name,
+        "architecture": store.identity["backbone"]["name"],
         "store": store.fingerprint,
         "content": store.content_hash(),
         **scorer.identity(),
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was named to score with; None = whatever is there."""
+
+    run: str | None = None
+    method: str | None = None
+    backbone: str | None = None
+
+
 def index(
-    workspace: Path,
-    *,
-    run: str | None,
-    method: str | None,
-    backbone: str | None,
-    device: str = "auto",
-    overwrite: bool = False,
-    dry_run: bool = False,
+    workspace: Path, asked: Asked, *, device: str = "auto", overwrite: bool = False, dry_run: bool = False
 ) -> dict[str, Any]:
     """Build the index unless it is up to date, and return what `tvr index --json` prints.
 
     An existing index made with another run, method or backbone is replaced: naming them is asking for that.
     """
-    scorer, store = _wanted(workspace, run=run, method=method, backbone=backbone)
+    scorer, store = _wanted(workspace, asked)
+    asked = _by_name(asked, scorer)
     folder = index_folder(workspace)
-    current = not overwrite and _head(folder) == identity_of(scorer, store)
+    head = _head(folder)
+    current = not overwrite and head is not None and (head["identity"], _asked_of(head)) == (
+        identity_of(scorer, store), asked,
+    )  # fmt: skip
     report: dict[str, Any] = {
         "schema": "tvr/index@1",
         "path": str(folder),
@@ -63,13 +74,15 @@ def index(
     if dry_run:
         return report
     models.announce(scorer, store)
-    made = Index.open(folder) if current else build_index(scorer, store, workspace, device=device)
-    return {**report, "bytes": made.size_bytes()}
+    if not current:
+        with lock(workspace):
+            build_index(scorer, store, workspace, asked, device=device)
+    return {**report, "bytes": Index.open(folder).size_bytes()}
 
 
 @torch.no_grad()
-def build_index(scorer: Scorer, store: FeatureStore, workspace: Path, *, device: str = "auto") -> Index:
-    """Encode every clip of the store and write the index. Runs under the workspace's index lock."""
+def build_index(scorer: Scorer, store: FeatureStore, workspace: Path, asked: Asked, *, device: str = "auto") -> Index:
+    """Encode every clip of the store and write the index. The caller holds the workspace's lock."""
     scorer.method.to(score.pick_device(device))
     clips = [IndexedClip(c.id, c.file_id, c.path, c.span[0], c.span[1]) for c in store.clips]
 
@@ -82,55 +95,90 @@ def build_index(scorer: Scorer, store: FeatureStore, workspace: Path, *, device:
                 yield IndexBlock(encoded.to("cpu"), coarse, video.ts, video.n_frames)
                 bar.advance(len(video))
 
-    with lock(workspace):
-        return write_index(index_folder(workspace), identity_of(scorer, store), clips, blocks())
+    return write_index(index_folder(workspace), identity_of(scorer, store), clips, blocks(), asked=asdict(asked))
 
 
-def fresh_index(
-    workspace: Path, *, run: str | None, method: str | None, backbone: str | None, device: str = "auto"
-) -> tuple[Index, Scorer, FeatureStore]:
-    """Open the workspace's index, building or refreshing it where it is missing or older than its store or run.
+def asked_for(workspace: Path, flags: Asked) -> Asked:
+    """Return what a query is to be answered with: its flags, else what the index was built for.
 
-    Without flags the newest run of the features answers, else the untrained `text_guided`. Raises StoreMismatch when a
-    flag names another run, method or backbone than the index was made with.
+    Raises StoreMismatch when a flag names another run, method or backbone than the index was made with.
+    """
+    head = _head(index_folder(workspace))
+    if head is None:
+        return flags
+    made = head["identity"]
+    _refuse_other(made, flags)
+    before = _asked_of(head)
+    if before.run is not None and not (workspace / "runs" / before.run / "config.json").is_file():
+        log.logger.info("the run %r that the index was built for is gone", before.run)
+        before = replace(before, run=None)
+    return Asked(flags.run or before.run, flags.method or before.method, flags.backbone or before.backbone)
+
+
+@contextmanager
+def fresh_index(workspace: Path, asked: Asked, *, device: str = "auto") -> Iterator[tuple[Index, Scorer, FeatureStore]]:
+    """Give the workspace's index, building or refreshing it where it is missing or older than its store or run.
+
+    Nobody replaces it while it is held. Where nothing was asked for the newest run of the features answers, else the
+    untrained `text_guided`.
     """
     folder = index_folder(workspace)
-    head = _head(folder)
-    if head is not None:
-        _refuse_other(head, run=run, method=method, backbone=backbone)
-    scorer, store = _wanted(workspace, run=run, method=method, backbone=backbone)
+    scorer, store = _wanted(workspace, asked)
     wanted = identity_of(scorer, store)
-    if head == wanted:
-        return Index.open(folder), scorer, store
-    if head is not None:
-        changed = [key for key in wanted if head.get(key) != wanted[key]]
-        log.logger.info("the index is out of date (%s changed); refreshing it", ", ".join(changed))
-    models.announce(scorer, store)
-    return build_index(scorer, store, workspace, device=device), scorer, store
+    for _ in range(_TRIES):
+        with lock(workspace, shared=True):
+            head = _head(folder)
+            if head is not None and head["identity"] == wanted:
+                yield Index.open(folder), scorer, store
+                return
+        with lock(workspace):
+            head = _head(folder)
+            if head is not None and head["identity"] == wanted:
+                continue  # another process was faster
+            if head is not None:
+                changed = [key for key in wanted if head["identity"].get(key) != wanted[key]]
+                log.logger.info("the index is out of date (%s changed); refreshing it", ", ".join(changed))
+            models.announce(scorer, store)
+            build_index(scorer, store, workspace, _by_name(asked, scorer), device=device)
+    raise EnvironmentProblem(
+        f"other tvr processes keep rebuilding the index of {str(workspace)!r} for other runs; wait until they end"
+    )
 
 
-def _wanted(
-    workspace: Path, *, run: str | None, method: str | None, backbone: str | None
-) -> tuple[Scorer, FeatureStore]:
-    found = models.find_run(workspace, run)
-    store = models.store_for(workspace, found, backbone)
-    if found is None and method is None:
+def _wanted(workspace: Path, asked: Asked) -> tuple[Scorer, FeatureStore]:
+    found = models.find_run(workspace, asked.run)
+    store = models.store_for(workspace, found, asked.backbone)
+    if found is None and asked.method is None:
         found = models.newest_run(workspace, store)
-    scorer = models.trained(found, store) if found else models.untrained(method or models.DEFAULT_METHOD, store)
+    scorer = models.trained(found, store) if found else models.untrained(asked.method or models.DEFAULT_METHOD, store)
     return scorer, store
 
 
+def _by_name(asked: Asked, scorer: Scorer) -> Asked:
+    """Return `asked` with a run's name where its path was given."""
+    return replace(asked, run=scorer.run.name) if asked.run and scorer.run else asked
+
+
 def _head(folder: Path) -> dict[str, Any] | None:
-    """Return the identity of an existing index, or None."""
-    return read_json(folder / "store.json").get("identity", {}) if (folder / "store.json").is_file() else None
+    """Return the store.json of an existing index, or None."""
+    if not (folder / "store.json").is_file():
+        return None
+    head = read_json(folder / "store.json")
+    return {"identity": {}, **head} if isinstance(head, dict) else None
 
 
-def _refuse_other(head: dict[str, Any], *, run: str | None, method: str | None, backbone: str | None) -> None:
-    asked = {"run": Path(run).name if run else None, "method": method, "backbone": backbone}
-    for field, value in asked.items():
-        if value is not None and head.get(field) != value:
-            flag = f"--{field} {value}"
-            raise StoreMismatch(
-                f"the index was made with {field} {head.get(field)!r}, but {flag} asks for {value!r}; rebuild it with: "
-                f"tvr index {flag}"
-            )
+def _asked_of(head: Mapping[str, Any]) -> Asked:
+    return Asked(**head.get("asked", {}))
+
+
+def _refuse_other(made: Mapping[str, Any], flags: Asked) -> None:
+    named = {"run": Path(flags.run).name if flags.run else None, "method": flags.method}
+    wrong = [(field, value) for field, value in named.items() if value is not None and made.get(field) != value]
+    if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
+        wrong.append(("backbone", flags.backbone))
+    for field, value in wrong:
+        flag = f"--{field} {value}"
+        raise StoreMismatch(
+            f"the index was made with {field} {made.get(field)!r}, but {flag} asks for {value!r}; rebuild it with: "
+            f"tvr index {flag}"
+        )

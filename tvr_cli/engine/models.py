@@ -154,7 +154,8 @@ def newest_run(workspace: Path, store: FeatureStore) -> RunDir | None:
 
 
 def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> FeatureStore:
-    """Open the feature store that a run was trained on, or that a backbone made, or the newest.
+    """Open the feature store that a run was trained on, or that a backbone made (the flag's, else TVR_BACKBONE's), or
+    the newest.
 
     Raises DataError when the workspace has none, StoreMismatch when it has none of this run or backbone.
     """
@@ -176,6 +177,7 @@ def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> Feat
                 f"{str(workspace / 'features')!r}; run tvr precompute-features with the run's backbone and plans"
             )
         return FeatureStore.open(folder)
+    backbone = backbone or os.environ.get("TVR_BACKBONE")
     store = FeatureStore.newest(workspace, backbone)
     if store is None:
         raise DataError(

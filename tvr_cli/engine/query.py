@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvr_cli import log
-from tvr_cli.engine import precompute, score
-from tvr_cli.engine.index import fresh_index
+from tvr_cli.engine import models, precompute, score
+from tvr_cli.engine.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
 from tvr_cli.stores.features import FeatureStore
@@ -31,20 +31,23 @@ def query(
     Raises DataError when the workspace holds no frames, StoreMismatch when a flag names another run or backbone than
     the index was made with.
     """
-    backbone = backbone or os.environ.get("TVR_BACKBONE")
-    if run is None:
-        _refresh_features(workspace, backbone, device=device, offline=offline)
-    index, scorer, store = fresh_index(workspace, run=run, method=method, backbone=backbone, device=device)
-    model = precompute.backbone_of(store, offline=offline, device=device)
-    text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
-    scorer.method.to("cpu")
-    encoded = score.encode_texts(scorer.method, text.to("cpu"))
-    return search(scorer.method, index, encoded, options)
+    asked = asked_for(workspace, Asked(run, method, backbone))
+    _refresh_features(workspace, asked, device=device, offline=offline)
+    with fresh_index(workspace, asked, device=device) as (index, scorer, store):
+        model = precompute.backbone_of(store, offline=offline, device=device)
+        text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
+        scorer.method.to("cpu")
+        encoded = score.encode_texts(scorer.method, text.to("cpu"))
+        return search(scorer.method, index, encoded, options)
 
 
-def _refresh_features(workspace: Path, backbone: str | None, *, device: str, offline: bool) -> None:
+def _refresh_features(workspace: Path, asked: Asked, *, device: str, offline: bool) -> None:
     """Compute the features where there are none, or where the frames have changed since."""
-    store = FeatureStore.newest(workspace, backbone)
+    found = models.find_run(workspace, asked.run)
+    if found is not None:
+        store: FeatureStore | None = models.store_for(workspace, found, None)
+    else:
+        store = FeatureStore.newest(workspace, asked.backbone or os.environ.get("TVR_BACKBONE"))
     if not (workspace / "frames" / "store.json").is_file():
         if store is None:
             raise DataError(
@@ -59,6 +62,6 @@ def _refresh_features(workspace: Path, backbone: str | None, *, device: str, off
     log.logger.info("%s; computing features first (tvr precompute-features)", why)
     options = precompute.PrecomputeOptions(device=device, offline=offline)
     if store is None:
-        precompute.precompute(workspace, backbone, None, options)
+        precompute.precompute(workspace, asked.backbone, None, options)
     else:  # with the plans that it was made with: a run may have been trained on them
         precompute.refresh(store, options)

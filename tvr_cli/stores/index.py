@@ -1,12 +1,13 @@
 """The search index: what a method keeps of every clip, in shards, plus one unit vector a clip for the coarse stage.
 
     index/
-      store.json         format, identity (feature store, method, run), the shards with their sha256
+      store.json         format, identity (feature store, method, run), what was asked for, the shards with their sha256
       clips.jsonl        one line a clip: id, path, file, span in seconds, number of frames
       coarse.safetensors coarse [V, D] bf16, ts [V, F] fp64 seconds in the file, n_frames [V]
       encoding-*.safetensors   `types.Encoding` of up to ENCODING_ROWS clips each
 
-The whole index is written beside the old one and swapped in, so a query sees the old or the new one, never a mixture.
+The whole index is written beside the old one and swapped in under the workspace's lock, which readers share: a query
+sees the old or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -102,17 +103,28 @@ class IndexBlock:
 
 
 def write_index(
-    folder: Path, identity: Mapping[str, Any], clips: Sequence[IndexedClip], blocks: Iterable[IndexBlock]
+    folder: Path,
+    identity: Mapping[str, Any],
+    clips: Sequence[IndexedClip],
+    blocks: Iterable[IndexBlock],
+    *,
+    asked: Mapping[str, str | None] | None = None,
 ) -> Index:
     """Write an index block by block and swap it in for the old one.
 
-    blocks: in the order of `clips`, ENCODING_ROWS clips each (the last may be shorter).
+    blocks: in the order of `clips`, ENCODING_ROWS clips each (the last may be shorter). asked: the run, method and
+    backbone that were named for it; a refresh keeps to them.
     """
     building = folder.with_name(f"{folder.name}.building")
     with disk_errors(building):
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-    head: dict[str, Any] = {"format": INDEX_FORMAT, "identity": dict(identity), "encodings": []}
+    head: dict[str, Any] = {
+        "format": INDEX_FORMAT,
+        "identity": dict(identity),
+        "asked": {k: v for k, v in (asked or {}).items() if v},
+        "encodings": [],
+    }
     small: list[dict[str, Tensor]] = []
     for i, block in enumerate(blocks):
         name = f"encoding-{i:05d}.safetensors"
