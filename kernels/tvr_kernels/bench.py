@@ -39,9 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     _say(f"device {_machine(device)}, torch {torch.__version__}, commit {_measure.commit() or 'unknown'}")
     table: list[dict[str, Any]] = []
     for op in options.op or OPS:
-        table += measure(op, quick=options.quick, rounds=options.rounds, device=device)
-    if options.csv:
-        append(options.csv, table, _machine(device))
+        rows = measure(op, quick=options.quick, rounds=options.rounds, device=device)
+        table += rows
+        if options.csv:
+            append(options.csv, rows, _machine(device))
     if options.json:
         print(json.dumps([{k: row[k] for k in _measure.FIELDS} for row in table], indent=1))
     else:

@@ -41,7 +41,7 @@ def extra_rows(rounds: int, device: str) -> list[dict[str, Any]]:
     def contender(impl: str, score: Callable[..., Tensor]) -> Contender:
         step = _step(score, x.text, x.frames, device)
         return Contender(
-            impl, lambda turn: step(), lambda: abs(step()[0] - exact), note="training step, error of the loss"
+            impl, lambda turn: step(), lambda result: abs(result[0] - exact), note="training step, error of the loss"
         )
 
     contenders = [contender("naive", pooled), contender("folded", _folded)]
