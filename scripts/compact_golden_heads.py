@@ -39,7 +39,7 @@ LEAVE = {
         "*.grad.transformerClip.*",
         "*.grad.frame_position_embeddings.*",
         "train.grad.psi.*weight",
-        "train_nodrop.grad.psi.layers.0.linear1.weight",
+        "train_nodrop.grad.psi.*weight",
         "train_strong.grad.psi.mean_proj.weight",
     ),
     "dmae": (
@@ -49,7 +49,7 @@ LEAVE = {
         "seqtransf.*",
     ),
 }
-LIMIT = 2**20
+LIMIT = 10**6
 
 
 def main() -> None:
