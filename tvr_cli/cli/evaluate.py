@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Backbone, Device, Json, MemoryBudget, Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Backbone, Device, DryRun, Json, MemoryBudget, Workspace
 from tvr_cli.errors import ConfigError, did_you_mean
 
 _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
@@ -47,6 +47,7 @@ def evaluate(
         typer.Option("--stream/--no-stream", help="Never hold the whole matrix; default: when it does not fit."),
     ] = None,
     assignments: Assignments = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Score every caption against every video of a split and report recall and rank in both directions.
@@ -80,6 +81,10 @@ def evaluate(
             stream=stream,
             judge=judge,
         )
+        if dry_run:
+            planned = engine.plan(scorer, store, workspace, options)
+            render.result(planned, as_json, lambda: _show_plan(planned))
+            return
         result = engine.evaluate(scorer, store, workspace, options)
     if protocol_card and not as_json:
         render.line(referee.protocol_card(result))
@@ -94,7 +99,7 @@ def show(result: dict[str, Any]) -> None:
     render.line(f"{result['method']} ({result['fidelity']}){on}")
     render.line(
         f"{result['captions']} captions; {gallery['scored']}/{gallery['expected']} videos, "
-        f"{gallery['zero_filled']} zero-filled; selected on {result.get('selected_on', 'unknown')}"
+        f"{gallery['zero_filled']} zero-filled; selected on {_selection(result)}"
     )
     if result.get("metrics") == "clip4clip":
         render.line("metrics: clip4clip (the counting of older code: ties inflate the number of ranks)")
@@ -114,6 +119,20 @@ def show(result: dict[str, Any]) -> None:
         render.line(f"rsum {result['rsum']:.1f}; tied queries: {ties['t2v']} t2v, {ties['v2t']} v2t{_spread(result)}")
     for note in result.get("data", {}).get("notes", []):
         render.line(f"note: {note}")
+
+
+def _selection(result: dict[str, Any]) -> str:
+    """Say on what the weights were chosen: the split, and which captions stood in for it."""
+    split, validation = result.get("selected_on", "unknown"), result.get("validation")
+    return f"{split} ({validation})" if split == "val" and validation not in (None, "the validation split") else split
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    gallery = plan["gallery"]
+    render.line(f"{plan['method']} ({plan['fidelity']}) on {plan['backbone']}, split {plan['split']}")
+    render.line(f"{plan['captions']} captions; {gallery['scored']}/{gallery['expected']} videos; {plan['pairs']} pairs")
+    how = "ranks are streamed" if plan["streamed"] else f"the matrix takes {render.size(plan['bytes'])}"
+    render.line(f"{how}; the result would be in {plan['writes']}; nothing was written")
 
 
 def _row(label: str, result: dict[str, Any], side: str) -> list[Any]:

@@ -41,4 +41,5 @@ def _show(found: dict[str, Any]) -> None:
             render.line(f"  {key:<12} {shown}")
         for split, result in part.get("results", {}).items():
             if "t2v" in result:
-                render.line(f"  result       {split}: t2v R@1 {result['t2v']['R@1']:.1f}, rsum {result['rsum']:.1f}")
+                numbers = f"t2v R@1 {result['t2v']['R@1']:.1f}, rsum {result['rsum']:.1f}"
+                render.line(f"  result       {split}: {numbers}, selected on {result.get('selected_on', 'unknown')}")

@@ -42,6 +42,9 @@ def train(
     tune: Annotated[
         str | None, typer.Option("--tune", help="head: backbone frozen, cached features. full: gradients reach it.")
     ] = None,
+    select_on: Annotated[
+        str | None, typer.Option("--select-on", help="val, or test as many papers do: every result will say so.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     workers: Annotated[
@@ -62,7 +65,7 @@ def train(
 
     flags = {
         "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,
-        "backbone.name": backbone,
+        "train.select_on": select_on, "backbone.name": backbone,
     }  # fmt: skip
     options = engine.TrainOptions(
         run=run, resume=resume, captions=captions, device=device, offline=offline, threads=threads,

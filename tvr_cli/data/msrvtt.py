@@ -44,7 +44,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         videos["test"] = [c.video for c in test]
         notes.append(
             "1k-A has no validation split: training holds out a tenth of the training videos by their id "
-            "(train.select_on: test trains on all of them and chooses on the test set, as most papers did)"
+            "(--select-on test trains on all of them and chooses on the test set, as most papers did)"
         )
     ann.refuse_leaks("msrvtt", videos)
     captions: list[Caption] = []

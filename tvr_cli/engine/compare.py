@@ -95,7 +95,7 @@ def csv_text(report: Mapping[str, Any]) -> str:
 def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table as text, without columns in which nothing is known."""
     header = ["run", "method", "fidelity", "t2v R@1 [95 %]", "R@5", "R@10", "MdR", "MnR", "v2t R@1", "rsum"]
-    header += ["published t2v R@1", "difference", "parameters", "index B/clip", "pairs/s"]
+    header += ["selected on", "published t2v R@1", "difference", "parameters", "index B/clip", "pairs/s"]
     rows = []
     for row in report["rows"]:
         t2v, interval, cost = row["t2v"], row["interval"], row["cost"]
@@ -110,6 +110,7 @@ def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 *[f"{t2v[c]:.1f}" if c in t2v else "–" for c in COLUMNS[1:]],
                 f"{row['v2t']['R@1']:.1f}",
                 f"{row['rsum']:.1f}",
+                row["selected_on"] or "–",
                 "–"
                 if published is None
                 else f"{published['t2v R@1']:.1f}" + ("" if published["exact"] else " (indicative)"),

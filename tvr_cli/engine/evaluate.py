@@ -18,7 +18,7 @@ from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_sc
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import sha256_file, write_bytes, write_json
+from tvr_cli.files import lock, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
@@ -71,6 +71,22 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: Eval
     return result
 
 
+def plan(scorer: Scorer, store: FeatureStore, workspace: Path, options: EvaluateOptions) -> dict[str, Any]:
+    """Return what `evaluate` would do, writing nothing. Raises DataError for what it would refuse."""
+    gallery = gallery_of(store, options.split)
+    completeness = _complete(store, gallery, options)
+    run = scorer.run or RunDir.at(workspace, scorer.name)
+    return {
+        **describe(scorer, store, gallery, options.split),
+        "dry_run": True,
+        "gallery": completeness,
+        "pairs": len(gallery.captions) * len(gallery.clips) * options.noise_seeds,
+        "streamed": _streams(gallery, options),
+        "bytes": _matrix_bytes(gallery),
+        "writes": str(run.results),
+    }
+
+
 def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) -> dict[str, Any]:
     """Return the head of a result: what was scored, with what, chosen how."""
     train = scorer.experiment.train
@@ -85,6 +101,7 @@ def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) 
         "seed": train.seed if scorer.run else None,
         "tune": train.tune if scorer.run else None,
         "selected_on": train.select_on if scorer.run else "nothing (no training)",
+        "validation": scorer.run.env().get("validation") if scorer.run else None,
         "backbone": store.backbone_name,
         "store": store.fingerprint,
         "word_importance": store.word_importance,
@@ -236,10 +253,14 @@ def _keep(
     gallery: Gallery,
     store: FeatureStore,
 ) -> None:
-    if ranks is not None:
+    """Write the result. Its files belong together, so one process writes them at a time; old counting has its own."""
+    with lock(run.results):
+        if ranks is None:
+            write_json(run.results / f"{split}.{result['metrics']}.json", dict(result))
+            return
         write_bytes(run.results / f"{split}.ranks.safetensors", save(referee.rank_tensors(ranks)))
-    write_json(run.results / f"{split}.ids.json", _ids(gallery, store))
-    write_json(run.results / f"{split}.json", dict(result))
+        write_json(run.results / f"{split}.ids.json", _ids(gallery, store))
+        write_json(run.results / f"{split}.json", dict(result))
 
 
 def _ids(gallery: Gallery, store: FeatureStore) -> dict[str, Any]:

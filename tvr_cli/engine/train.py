@@ -176,7 +176,8 @@ def _train_in(
         files.write_json(run.path / "env.json", {**before, "resumed": [*before.get("resumed", []), session]})
     else:
         run.write_config(resolved)
-        run.write_env({"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint})
+        kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
+        run.write_env({**kept, "validation": chosen.where})
     log.logger.info(
         "training %s on features %s (%s): %d pairs an epoch, %d steps, %d thread%s; selected on %s",
         resolved.experiment.method, store.fingerprint, store.backbone_name, len(sampler), loop.total, threads,
