@@ -89,6 +89,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def is_text(name: str) -> bool:
+    """Return whether a string can be written as UTF-8: names and input with undecodable bytes hold lone surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sha256_file(path: Path, *, each_block: Callable[[], None] = lambda: None) -> str:
     """Return the sha256 of a file's bytes, read in blocks; `each_block` is called after each of them."""
     digest = hashlib.sha256()

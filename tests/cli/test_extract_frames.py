@@ -84,6 +84,13 @@ def test_a_folder_becomes_a_store(clips: Path, tmp_path: Path) -> None:
     assert decode_jpeg(next(store.read(["a.mp4"])).jpegs[0]).shape == (48, 48, 3)
 
 
+def test_captions_written_after_the_extraction_are_found(clips: Path, tmp_path: Path) -> None:
+    run(clips, "-o", tmp_path / "out")
+    assert FrameStore.open(tmp_path / "out" / "frames").captions_beside is None
+    (clips / "captions.jsonl").write_text('{"video": "a.mp4", "caption": "bars"}\n')
+    assert FrameStore.open(tmp_path / "out" / "frames").captions_beside == clips / "captions.jsonl"
+
+
 def test_json_has_the_published_keys(clips: Path, tmp_path: Path) -> None:
     (clips / "empty.mp4").touch()
     found = report(clips, "-o", tmp_path / "out", code=5)

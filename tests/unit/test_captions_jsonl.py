@@ -67,7 +67,10 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ("[1]", "expected a JSON object"),
         ('{"caption": "a dog"}', "expected the key 'video'"),
         ('{"video": "a"}', "expected the key 'caption'"),
-        ('{"video": "a", "captoin": "a dog"}', "did you mean captoin"),
+        ('{"video": "a", "captoin": "a dog"}', "found 'video', 'captoin'; rename 'captoin' to 'caption'"),
+        ('{"video": null, "caption": "a dog"}', "expected the key 'video' with text, found null"),
+        ('{"video": "a", "caption": "half a \\ud83d"}', "found half of a surrogate pair"),
+        ("[" * 100_000, "found malformed JSON"),
         ('{"video": 3, "caption": "a dog"}', "video: expected a string, found 3"),
         ('{"video": "a", "caption": ["a dog"]}', "caption: expected a string"),
         ('{"video": "a", "caption": "  "}', "caption: expected text"),
@@ -136,6 +139,8 @@ def test_a_path_settles_what_a_stem_leaves_open() -> None:
 def test_an_unknown_video_names_line_and_nearest() -> None:
     with pytest.raises(DataError, match=r"captions\.jsonl:7: .*'beech\.mp4'.*did you mean beach\.mp4"):
         jsonl.resolve([_caption("beech.mp4")], [_clip("beach.mp4")])
+    with pytest.raises(DataError, match=r"did you mean beach\.mp4"):
+        jsonl.resolve([_caption("BEACH.MP4")], [_clip("beach.mp4")])
 
 
 def test_captions_of_an_unreadable_video_are_set_aside() -> None:

@@ -10,6 +10,7 @@ checked before any work starts; an error names file and line.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -20,10 +21,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
+from tvr_cli.files import is_text
 from tvr_cli.log import warn_once
 from tvr_cli.types import SPLITS, Caption, Clip, Manifest, Split
 
 EXAMPLE = '{"video": "beach.mp4", "caption": "a dog surfing"}'
+_KEYS = ("video", "caption", "id", "split", "path", "start", "end")
 _TRAIN, _VAL = 0.8, 0.9  # upper ends of the hash's range
 
 
@@ -174,7 +177,7 @@ def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
             f"{path}:{number}: expected UTF-8, found the byte 0x{line[e.start]:02x} at column {e.start + 1} "
             "(Latin-1?); convert the file, for example with: iconv -f latin1 -t utf-8"
         ) from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(f"{path}:{number}: expected a JSON object like {EXAMPLE}, found malformed JSON: {e}") from e
     if not isinstance(value, dict):
         raise DataError(f"{path}:{number}: expected a JSON object like {EXAMPLE}, found {type(value).__name__}")
@@ -208,12 +211,18 @@ def _text(record: Mapping[str, Any], key: str, where: str, *, required: bool = F
     if value is None and not required:
         return None
     if value is None:
-        near = did_you_mean(key, [k for k in record if k not in ("video", "caption", "id", "split", "path")])
-        raise DataError(f"{where}: expected the key {key!r}, found {', '.join(map(repr, record)) or 'no key'}{near}")
+        found = "null" if key in record else ", ".join(map(repr, record)) or "no key"
+        near = difflib.get_close_matches(key, [k for k in record if k not in _KEYS], n=1, cutoff=0.5)
+        fix = f"; rename {near[0]!r} to {key!r}" if near else ""
+        raise DataError(f"{where}: expected the key {key!r} with text, found {found}{fix}")
     if not isinstance(value, str):
         raise DataError(f"{where}: {key}: expected a string, found {value!r}")
     if not value.strip():
         raise DataError(f"{where}: {key}: expected text, found an empty string")
+    if not is_text(value):
+        raise DataError(
+            f"{where}: {key}: expected text, found half of a surrogate pair in {value!r}; write the character"
+        )
     return value.strip() if key != "caption" else value
 
 

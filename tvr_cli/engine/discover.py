@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli.errors import DataError, did_you_mean
+from tvr_cli.files import is_text
 from tvr_cli.log import logger, warn_once
 from tvr_cli.stores.frame_plan import Segmenting, Span, clip_id
 from tvr_cli.types import Manifest
@@ -139,7 +140,7 @@ def _of_folder(folder: Path, given: Path, keep: _Globs, segmenting: Segmenting |
             continue
         if not (_is_video(path) or keep.names_extension(relative)):
             others += 1
-        elif not _is_text(relative):
+        elif not is_text(relative):
             warn_once(f"ignored {os.fsencode(path)!r}: its name is not valid UTF-8; rename it")
         else:
             videos.append(Video(relative, path, str(folder), segmenting=segmenting))
@@ -254,14 +255,6 @@ def _unique(videos: Sequence[Video]) -> list[Video]:
 
 def _matches(relative: str, glob: str) -> bool:
     return fnmatch.fnmatchcase(relative if "/" in glob else relative.rpartition("/")[2], glob)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _known() -> str:

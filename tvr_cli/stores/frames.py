@@ -112,8 +112,7 @@ class FrameStore:
         self.identity: dict[str, Any] = header["identity"]
         self.provenance: dict[str, Any] = header.get("provenance", {})
         self.plan = plan_of(self.identity)
-        captions = header.get("captions_beside")
-        self.captions_beside: Path | None = Path(captions) if captions and Path(captions).is_file() else None
+        self._captions = header.get("captions_beside")
         self._shards = {shard.name: shard for shard in shards}
         self._clips = {clip.record.id: clip for shard in shards for clip in shard.clips}
         self._open: dict[str, _ShardReader] = {}
@@ -129,6 +128,16 @@ class FrameStore:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def captions_beside(self) -> Path | None:
+        """The `captions.jsonl` beside the videos, looked for now: people write it after the frames were extracted."""
+        sources = dict.fromkeys(Path(clip.source) for clip in self._clips.values())
+        beside = [
+            (source if source.is_dir() else source.parent) / "captions.jsonl" for source in sources if source.exists()
+        ]
+        found = [Path(self._captions)] if self._captions else []
+        return next((p for p in [*found, *beside] if p.is_file() and p not in sources), None)
 
     def read(self, ids: Sequence[str]) -> Iterator[ClipFrames]:
         """Yield the frames of each clip, in the order asked for.
