@@ -148,6 +148,24 @@ def renamed(old, new):
     return lambda root: (root / old).rename(root / new)
 
 
+def leaking(source, target):
+    """Make the split of `target` hold the first record of `source` too, and leave its list out."""
+
+    def damage(root):
+        read, into = (json.loads((root / f).read_text()) for f in (source, target))
+        if isinstance(into, dict):
+            first = next(iter(read))
+            into[first] = read[first]
+            (root / "val_ids.json").unlink()
+        else:
+            into.append(read[0])
+            (root / "test_list.txt").unlink()
+        (root / target).write_text(json.dumps(into))
+
+    return damage
+
+
+LSMDC_ROW = f"1012_Unbreakable_00.00.06.065-00.00.09.941\t0\t1\t0\t1\t{sentence(0)}\n"
 JSON, TEST_CSV, VAL_CSV = "MSRVTT_data.json", "MSRVTT_JSFUSION_test.csv", "LSMDC16_annos_val.csv"
 BAD = [
     ("msrvtt", "9k", renamed(JSON, "MSRVTT-data.json"), "did you mean the file MSRVTT-data"),
@@ -155,8 +173,23 @@ BAD = [
     ("msrvtt", "9k", replace(JSON, '"caption"', '"captoin"'), "'caption' is missing"),
     ("msrvtt", "9k", replace("MSRVTT_train.9k.csv", "video_id", "id"), r"\.csv:1: expected the header"),
     ("msrvtt", "9k", append(TEST_CSV, "ret9,msr1,video1,\n"), r"\.csv:6: the video_id or the sent"),
-    ("msrvtt", "9k", append("MSRVTT_train.9k.csv", "video7019\n"), "in train and in test"),
+    (
+        "msrvtt",
+        "9k",
+        append("MSRVTT_train.9k.csv", "video7019\n"),
+        r"test .'video7019'; .*9k\.csv:18 and .*test\.csv:5",
+    ),
     ("msrvtt", "full", replace(JSON, '"validate"', '"dev"'), "unknown split 'dev'"),
+    ("msvd", None, append("test_list.txt", "-3wsuPCjDBc_3_10\n"), r"train_list\.txt:4 and .*test_list\.txt:5"),
+    ("didemo", None, leaking("train_data.json", "test_data.json"), r"train and in test.*train_list\.txt:1"),
+    ("activitynet", None, leaking("train.json", "val_1.json"), r"train_ids\.json:1 and .*val_1\.json:1"),
+    (
+        "vatex",
+        "lists",
+        append("test_list.txt", "Ptf_2VRj-V2_000002_000012\n"),
+        r"train_list\.txt:3 and .*test_list\.txt:5",
+    ),
+    ("lsmdc", None, append(VAL_CSV, LSMDC_ROW), r"training\.csv:1 and .*val\.csv:5"),
     ("msvd", None, append("test_list.txt", "nobody_1_2\n"), r"test_list\.txt:5: the video 'nobody_1_2' has no"),
     ("didemo", None, replace("val_data.json", "description", "text"), "'description' is missing"),
     ("didemo", None, append("test_list.txt", "nobody@1.mov\n"), r"test_list\.txt:5: the video 'nobody@1"),

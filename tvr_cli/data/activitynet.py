@@ -23,6 +23,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
     videos: dict[str, list[str]] = {}
     captions: list[Caption] = []
     sources: list[Path] = []
+    lists: dict[str, Path] = {}
     for split, names in _FILES.items():
         path = ann.find_file(root, "ActivityNet", *names)
         sources.append(path)
@@ -30,11 +31,11 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         if not isinstance(data, dict):
             raise DataError(f"{path}: expected a mapping from video id to its annotation, found {type(data).__name__}")
         ids = _ids(root, split, path, data, sources)
-        videos[split] = ids
+        videos[split], lists[split] = ids, sources[-1]
         for video in ids:
             sentences = ann.field(data[video], "sentences", list, path, f"video {video!r}")
             captions += ann.captions_of(video, [" ".join(map(str, sentences))], split, path)
-    ann.refuse_leaks("activitynet", videos)
+    ann.refuse_leaks("activitynet", videos, lists)
     files = ann.VideoFiles(root)
     clips, missing = [], []
     for video in dict.fromkeys(v for ids in videos.values() for v in ids):

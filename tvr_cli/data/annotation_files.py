@@ -141,15 +141,19 @@ def check_variant(name: str, variant: str | None, known: Sequence[str]) -> str:
     return variant
 
 
-def refuse_leaks(name: str, videos: Mapping[str, Iterable[str]]) -> None:
-    """Raise DataError when a video is in train and in test (or val), naming some."""
+def refuse_leaks(name: str, videos: Mapping[str, Iterable[str]], files: Mapping[str, Path]) -> None:
+    """Raise DataError when a video is in train and in test (or val), naming some, and the lines of the first.
+
+    files: the file that lists each split's videos.
+    """
     train = set(videos.get("train", ()))
     for split in ("val", "test"):
         if both := sorted(train & set(videos.get(split, ()))):
             shown = ", ".join(map(repr, both[:5]))
+            places = " and ".join(dict.fromkeys(_place(files[s], both[0]) for s in ("train", split)))
             raise DataError(
-                f"{name}: {len(both)} videos are in train and in {split} ({shown}); a result would be inflated. "
-                "Check the split files"
+                f"{name}: {len(both)} videos are in train and in {split} ({shown}; the first in {places}); a result "
+                "would be inflated. Check the split files"
             )
 
 
@@ -174,6 +178,14 @@ def captions_of(video: str, texts: Sequence[str], split: str, path: Path, where:
             raise DataError(f"{path}: {where or video}: caption {i} is empty")
         made.append(Caption(f"{video}#{i}", video, cleaned, split, source=str(path)))  # type: ignore[arg-type]
     return made
+
+
+def _place(path: Path, name: str) -> str:
+    """Return `path:line` where a name stands first in a text file, else the path."""
+    if path.suffix in (".npy", ".pkl"):
+        return str(path)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((f"{path}:{number}" for number, line in enumerate(lines, start=1) if name in line), str(path))
 
 
 def _line(path: Path, record: Any) -> str:

@@ -24,6 +24,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
     videos: dict[str, list[str]] = {}
     captions: list[Caption] = []
     sources: list[Path] = []
+    lists: dict[str, Path] = {}
     for split in ("train", "val", "test"):
         path = ann.find_file(root, "DiDeMo", f"{split}_data.json")
         sources.append(path)
@@ -32,11 +33,12 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             video = ann.field(record, "video", str, path, f"record {i}")
             sentences[video].append(ann.field(record, "description", str, path, f"record {i}"))
         listed = _listed(root, split, sources)
+        lists[split] = sources[-1]
         by_stem = {Path(v).stem: v for v in sentences}
         videos[split] = [v if v in sentences else by_stem[Path(v).stem] for v in listed] if listed else list(sentences)
         for video in videos[split]:
             captions += ann.captions_of(video, [" ".join(sentences[video])], split, path)
-    ann.refuse_leaks("didemo", videos)
+    ann.refuse_leaks("didemo", videos, lists)
     clips, missing = ann.clips_of((v for ids in videos.values() for v in ids), ann.VideoFiles(root), end=SECONDS)
     return Manifest(
         "didemo",

@@ -49,7 +49,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             )
             seen[video] += 1
         videos[split] = list(seen)
-    ann.refuse_leaks("lsmdc", videos)
+    ann.refuse_leaks("lsmdc", videos, dict(zip(_FILES, sources, strict=True)))
     clips, missing = ann.clips_of((v for ids in videos.values() for v in ids), ann.VideoFiles(root))
     return Manifest(
         "lsmdc",

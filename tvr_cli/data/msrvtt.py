@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             "1k-A has no validation split: training holds out a tenth of the training videos by their id "
             "(--select-on test trains on all of them and chooses on the test set, as most papers did)"
         )
-    ann.refuse_leaks("msrvtt", videos)
+    ann.refuse_leaks("msrvtt", videos, _lists(sources, videos))
     captions: list[Caption] = []
     for split, ids in videos.items():
         if split == "test" and test:
@@ -68,6 +69,12 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         tuple(sources),
         tuple(notes),
     )
+
+
+def _lists(sources: list[Path], splits: Iterable[str]) -> dict[str, Path]:
+    """Return the file that lists the videos of each split: a CSV where there is one, else that of the sentences."""
+    csvs = [path for path in sources if path.suffix == ".csv"]
+    return {split: next((p for p in csvs if f"_{split}" in p.name.lower()), sources[0]) for split in splits}
 
 
 def _read_data(root: Path) -> tuple[dict[str, Any], list[Path]]:

@@ -34,7 +34,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             videos[split].append(video)
             texts = [c if isinstance(c, str) else " ".join(map(str, c)) for c in raw[video]]
             captions += ann.captions_of(video, texts, split, source)
-    ann.refuse_leaks("msvd", videos)
+    ann.refuse_leaks("msvd", videos, dict(zip(videos, sources[1:], strict=True)))
     clips, missing = ann.clips_of((v for ids in videos.values() for v in ids), ann.VideoFiles(root))
     return Manifest(
         "msvd",

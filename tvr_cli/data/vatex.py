@@ -40,7 +40,8 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         videos = _read_names(root, sources) if variant == "hgr" else _read_lists(root, sources)
         if variant == "lists":
             notes.append("this layout has no validation split: training holds out a tenth of the training videos")
-    ann.refuse_leaks("vatex", videos)
+    lists = sources if variant == "official" else sources[1:]
+    ann.refuse_leaks("vatex", videos, dict(zip(videos, lists, strict=True)))
     captions: list[Caption] = []
     for split, ids in videos.items():
         for video in ids:
