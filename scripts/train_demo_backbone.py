@@ -1,9 +1,9 @@
 """Train `demo-tiny`, the backbone that tvr ships for its toy world, from nothing, on one CPU thread.
 
-    python scripts/train_demo_backbone.py --work /tmp/demo-tiny                # stages: bpe text vision joint export
+    python scripts/train_demo_backbone.py --work /tmp/demo-tiny                # continues where it was stopped
     python scripts/train_demo_backbone.py --work /tmp/demo-tiny --install      # and copy the result into the package
 
-The stages, each with a checkpoint, so that the same command continues where it was stopped:
+The stages, each with a checkpoint:
 
   bpe     cut a small vocabulary out of CLIP's byte-pair merges: the first 400, and all that the toy captions and a list
           of everyday words need
@@ -14,6 +14,8 @@ The stages, each with a checkpoint, so that the same command continues where it 
           in order or motion are not counted as wrong, because no mean of frames can tell them apart; contrastive on an
           ordered head, which can; single frames against the names of things; the attribute losses of both warm-ups;
           and frame features of even length. All heads are thrown away afterwards
+  settle  the same at CLIP's logit scale of 100, so that cosines spread as little as CLIP's: only then does GLIM's
+          temperature of 5 weigh the frames of both events instead of the best single frame
   export  fold "mean feature norm = 10", CLIP's magnitude, into the last linear layers and write fp16 weights as a
           folder that open_clip loads: open_clip_config.json, open_clip_model.safetensors, bpe.txt.gz
 
@@ -61,7 +63,7 @@ EVERYDAY = (
     "other his her their"
 )
 
-STAGES = ("bpe", "text", "vision", "joint", "export")
+STAGES = ("bpe", "text", "vision", "joint", "settle", "export")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +75,14 @@ class Settings:
     text_steps: int = 300
     vision_steps: int = 800
     joint_steps: int = 700
+    settle_steps: int = 250
     captions: int = 96  # a step of `text`
     frames: int = 96  # a step of `vision`
     clips: int = 48  # a step of `joint`, of two scenes and four frames each
     text_rate: float = 1.5e-3
     vision_rate: float = 2e-3
     joint_rate: float = 1.2e-3
+    settle_rate: float = 8e-4
     weight_decay: float = 0.02
     pool: int = 6000  # scenes drawn at a time
     refresh: int = 400  # steps before new scenes are drawn
@@ -318,21 +322,33 @@ class Run:
         return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(labels))
 
     def joint(self) -> None:
+        s = self.settings
+        self.train("joint", s.joint_steps, s.joint_rate, list(self.model.parameters()), self._pairs("joint"))
+
+    def settle(self) -> None:
+        s, scale = self.settings, self.model.clip.logit_scale
+        with torch.no_grad():
+            scale.fill_(math.log(100))
+        others = [p for p in self.model.parameters() if p is not scale]
+        self.train("settle", s.settle_steps, s.settle_rate, others, self._pairs("settle"))
+
+    def _pairs(self, stage: str) -> StepOf:
+        """Return the step of clips with their captions: `joint` and `settle`."""
         s, model = self.settings, self.model
 
         def step(rng: Random, number: int) -> tuple[Tensor, dict[str, float]]:
-            batch = clip_batch(rng, self.pool("joint", number), s.clips)
+            batch = clip_batch(rng, self.pool(stage, number), s.clips)
             n, per_clip = batch.frames.shape[:2]
             images = model.images(batch.frames.flatten(0, 1))
             labels = batch.labels.flatten(0, 1)
             attributes, seen = frame_loss(model.frame_head(images), labels)
             length = images.norm(dim=-1)
             even = ((length / length.mean() - 1) ** 2).mean()  # GLIM's temperature acts on raw dot products
-            images = F.normalize(images, dim=-1)
-            frames = images.unflatten(0, (n, per_clip))
-            text = F.normalize(model.sentences(self.tokens(batch.captions)), dim=-1)
-            called = F.normalize(model.sentences(self.tokens(batch.names)), dim=-1)  # [N, D]
-            ordered = F.normalize(model.ordered(frames), dim=-1)
+            frames = clip_scale(images).unflatten(0, (n, per_clip))  # [N, 4, D]
+            text = clip_scale(model.sentences(self.tokens(batch.captions)))
+            called = clip_scale(model.sentences(self.tokens(batch.names)))  # [N, D]
+            ordered = F.normalize(model.ordered(F.normalize(frames, dim=-1)), dim=-1)
+            unit_frames, unit_text = F.normalize(frames, dim=-1), F.normalize(text, dim=-1)
             scale = model.clip.logit_scale.exp().clamp(max=100)
 
             # For text-guided pooling every clip gets scenes of two others as distractors, never of its twin.
@@ -343,30 +359,36 @@ class Run:
             at = 2 * torch.arange(n // 2)[batch.twins]
             same[at, at + 1] = same[at + 1, at] = True
 
-            by_mean, r1_mean = contrast((scale * text @ F.normalize(frames.mean(1), dim=-1).T).masked_fill(same, -1e4))
+            pooled = F.normalize(unit_frames.mean(1), dim=-1)
+            by_mean, r1_mean = contrast((scale * unit_text @ pooled.T).masked_fill(same, -1e4))
             by_guided, r1_guided = contrast((scale * guided(text, longer)).masked_fill(same, -1e4))
-            by_order, r1_order = contrast(scale * text @ ordered.T)
-            by_name, r1_name = name_loss(
-                scale * frames[:, :2].flatten(0, 1) @ called.T, batch.labels[:, :2].flatten(0, 1)
-            )
+            by_order, r1_order = contrast(scale * unit_text @ ordered.T)
+            own = unit_frames[:, :2].flatten(0, 1)  # of the scene that is named
+            names = scale * own @ F.normalize(called, dim=-1).T
+            by_name, r1_name = name_loss(names, batch.labels[:, :2].flatten(0, 1))
             text_says, hits = says_loss(model.says_head(spread(text)), batch.says)
             video_says, video_hits = says_loss(model.says_head(spread(ordered)), batch.says)
             loss = 0.5 * by_mean + by_guided + by_order + 0.5 * by_name
-            loss = loss + 0.25 * attributes + text_says + video_says + even
+            loss = loss + 0.25 * attributes + text_says + video_says + 5 * even
             metrics = {"mean": r1_mean, "guided": r1_guided, "ordered": r1_order, "name": r1_name}
             metrics |= {"place": seen["place"], "shape": seen["shape"], "even": even.item()}
             metrics |= {"text_action": hits["action"], "video_action": video_hits["action"]}
             return loss, metrics
 
-        self.train("joint", s.joint_steps, s.joint_rate, list(model.parameters()), step)
+        return step
 
 
-def guided(text: Tensor, frames: Tensor, temperature: float = 5 / NORM**2) -> Tensor:
-    """Score by text-guided pooling, as GLIM does with features of norm 10: [T, D], [V, F, D] unit -> [T, V] cosines."""
+def clip_scale(features: Tensor) -> Tensor:
+    """Bring features [N, D] to a mean length of 10, as the exported weights do."""
+    return features * (NORM / features.detach().norm(dim=-1).mean())
+
+
+def guided(text: Tensor, frames: Tensor) -> Tensor:
+    """Score by text-guided pooling as GLIM does, on raw dot products: [T, D], [V, F, D] -> [T, V] cosines."""
     dots = torch.einsum("td,vfd->tvf", text, frames)
-    weights = (dots / temperature).softmax(-1)
+    weights = (dots / 5).softmax(-1)
     length = torch.einsum("tvf,vfg,tvg->tv", weights, frames @ frames.mT, weights).sqrt()
-    return (weights * dots).sum(-1) / length
+    return (weights * dots).sum(-1) / (length * text.norm(dim=-1)[:, None])
 
 
 def spread(x: Tensor) -> Tensor:
@@ -442,6 +464,7 @@ def main() -> None:
     run.text()
     run.vision()
     run.joint()
+    run.settle()
     export(run, args.work / "demo_tiny")
     if args.install:
         target = Path(__file__).resolve().parents[1] / "tvr_cli" / "backbones" / "demo_tiny"

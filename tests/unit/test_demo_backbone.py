@@ -1,0 +1,167 @@
+"""The shipped backbone: its size, its vocabulary, its scale, what it tells apart; and the script that trains it."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import tvr_cli.backbones
+from tvr_cli.data.demo_world import grammar, render
+
+FOLDER = Path(tvr_cli.backbones.__file__).parent / "demo_tiny"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_demo_backbone.py"
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tvr_cli.backbones.load("demo-tiny", offline=True, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def script():
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("train_demo_backbone", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def encode_texts(backbone, texts):
+    ids, _ = backbone.tokenize(texts, 32)
+    with torch.no_grad():
+        return backbone.encode_text(ids)[0]
+
+
+def encode_scenes(backbone, scenes):
+    """Return [scenes, 3, D]: one frame of each pose, shrunk as the frame store does."""
+    frames = [
+        np.asarray(Image.fromarray(f).resize((64, 64), Image.Resampling.BICUBIC))
+        for scene in scenes
+        for f in render.scene_frames(scene, at=(1, 4, 7))
+    ]
+    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).unflatten(0, (len(scenes), 3))
+    with torch.no_grad():
+        return backbone.encode_frames(pixels, torch.ones(len(scenes), 3, dtype=torch.bool))
+
+
+def test_it_is_small_and_in_half_precision():
+    assert sum(p.stat().st_size for p in FOLDER.iterdir() if p.is_file()) <= 4_000_000
+    state = load_file(FOLDER / "open_clip_model.safetensors")
+    assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float16}
+    assert sum(v.numel() for v in state.values()) < 2_000_000
+
+
+def test_open_clip_loads_the_folder_as_it_is(backbone):
+    model = open_clip.create_model(f"local-dir:{FOLDER}").eval()
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(bpe_path=str(FOLDER / "bpe.txt.gz"), context_length=32)
+    texts = ["a red star moves left, then a blue box grows", "first a disc rises, after that an orange hoop spins"]
+    with torch.no_grad():
+        torch.testing.assert_close(encode_texts(backbone, texts), model.encode_text(tokenizer(texts)))
+
+
+def test_captions_of_the_world_fit_its_words_and_context(backbone):
+    videos = grammar.make_split(9, 200, unseen_pairs=True)
+    captions = [grammar.caption(Random(i), v) for i, v in enumerate(videos)]
+    _, n_tokens = backbone.tokenize(captions, 32)
+    assert int(n_tokens.max()) <= 32 and int((n_tokens > 24).sum()) <= 10
+    words = sorted({w.strip(",") for c in captions for w in c.split()})
+    full = open_clip.tokenizer.SimpleTokenizer()
+    _, pieces = backbone.tokenize(words, 32)
+    assert (pieces - 2).tolist() == [len(full.encode(w)) for w in words]  # cut as CLIP's whole vocabulary cuts them
+
+
+def test_features_have_clips_magnitude(backbone):
+    draw = grammar.Draw(3, unseen_pairs=True)
+    frames = encode_scenes(backbone, [draw.scene([]) for _ in range(64)])
+    texts = encode_texts(backbone, [grammar.caption(draw.rng, draw.video(2)) for _ in range(64)])
+    for features in (frames, texts):
+        length = features.norm(dim=-1)
+        assert float(length.mean()) == pytest.approx(10, rel=0.1)
+    assert float(frames.norm(dim=-1).std()) < 2.5  # GLIM's temperature acts on raw dot products
+
+
+def test_text_tells_order_and_direction_apart(backbone):
+    said = [
+        "a red star moves left, then a blue box grows",
+        "a red star moves right, then a blue box grows",
+        "a blue box grows, then a red star moves left",
+        "a red star slides to the left before a blue square expands",  # a paraphrase of the first
+    ]
+    unit = torch.nn.functional.normalize(encode_texts(backbone, said), dim=-1)
+    direction, order, paraphrase = (unit[0] @ unit[1:].T).tolist()
+    assert paraphrase > direction and paraphrase > order
+    assert direction < 0.98 and order < 0.98
+
+
+def test_a_frame_is_nearest_to_the_name_of_its_thing(backbone):
+    rng, hits, n = Random(5), 0, 0
+    things = [grammar.Thing(s, c) for s in grammar.SHAPES for c in grammar.COLOURS if (s, c) not in grammar.TEST_ONLY]
+    names = torch.nn.functional.normalize(encode_texts(backbone, [f"a {t.colour} {t.shape}" for t in things]), dim=-1)
+    scenes = [grammar.Scene(t, "left", None, rng.randrange(1 << 30)) for t in things]
+    frames = torch.nn.functional.normalize(encode_scenes(backbone, scenes).flatten(0, 1), dim=-1)
+    best = (frames @ names.T).argmax(1)
+    hits, n = int((best == torch.arange(len(things)).repeat_interleave(3)).sum()), len(best)
+    assert hits / n > 0.5  # chance: 1 of 56
+
+
+def test_the_script_cuts_the_shipped_vocabulary(script, tmp_path):
+    script.cut_vocabulary(tmp_path / "bpe.txt.gz")
+    assert (tmp_path / "bpe.txt.gz").read_bytes() == (FOLDER / "bpe.txt.gz").read_bytes()
+
+
+def test_the_script_trains_on_no_pair_of_the_test_split(script):
+    pool = script.Pool(7, 300)
+    assert not [s for s in pool.shots if s.scene.thing.look in grammar.TEST_ONLY]
+    batch = script.clip_batch(Random(1), pool, 12)
+    assert batch.frames.shape == (12, 4, 64, 64, 3) and batch.says.shape == (12, 6)
+    assert len(batch.captions) == len(batch.names) == 12 and batch.twins.shape == (6,)
+
+
+@pytest.mark.slow
+def test_the_script_continues_to_the_same_bytes(tmp_path):
+    def train(work, *more):
+        steps = ["--text-steps", "4", "--vision-steps", "4", "--joint-steps", "4", "--pool", "100", "--clips", "8"]
+        command = [sys.executable, str(SCRIPT), "--work", str(work), "--save-every", "2", *steps, *more]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert train(tmp_path / "whole").returncode == 0
+    first = subprocess.Popen(
+        [sys.executable, "-c", _STOP_AT_3.format(script=str(SCRIPT), work=str(tmp_path / "cut"))],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert first.wait() == 17
+    assert (tmp_path / "cut" / "joint.partial.pt").exists() and not (tmp_path / "cut" / "joint.pt").exists()
+    assert train(tmp_path / "cut").returncode == 0
+    whole, cut = (load_file(tmp_path / p / "demo_tiny" / "open_clip_model.safetensors") for p in ("whole", "cut"))
+    assert all(torch.equal(whole[k], cut[k]) for k in whole)
+
+
+# Runs the script, but dies in the third step of the joint stage, after the checkpoint of the second.
+_STOP_AT_3 = """
+import os, sys
+sys.path.insert(0, os.path.dirname({script!r}))
+import train_demo_backbone as script
+real = script.clip_batch
+calls = []
+def clip_batch(*args):
+    calls.append(1)
+    if len(calls) == 3:
+        os._exit(17)
+    return real(*args)
+script.clip_batch = clip_batch
+sys.argv = [{script!r}, "--work", {work!r}, "--save-every", "2", "--text-steps", "4", "--vision-steps", "4",
+            "--joint-steps", "4", "--pool", "100", "--clips", "8"]
+script.main()
+"""
