@@ -44,14 +44,12 @@ def test_smoothing_keeps_short_curves_and_averages_long_ones() -> None:
     assert smooth([0.0, 2.0] * 50)[-1] == 1.0
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_one_and_several_runs_are_drawn(tmp_path: Path, suffix: str) -> None:
+def test_one_and_several_runs_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     runs = [run_in(tmp_path / name, RECORDS) for name in ("a", "b")]
-    one, both = plot(runs[:1], tmp_path / f"one.{suffix}"), plot(runs, tmp_path / f"both.{suffix}")
-    assert one.read_bytes() != both.read_bytes()
-    assert one.read_bytes()[:4] == (b"\x89PNG" if suffix == "png" else b"<?xm")
-    assert plot(runs[:1], tmp_path / f"again.{suffix}").read_bytes() == one.read_bytes()
+    one, both = plot(runs[:1], tmp_path / "one.svg").read_text(), plot(runs, tmp_path / "both.svg").read_text()
+    assert one.startswith("<?xm") and len(both) > len(one)
+    assert plot(runs[:1], tmp_path / "again.svg").read_text() == one
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
