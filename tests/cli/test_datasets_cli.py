@@ -68,11 +68,38 @@ def test_doctor_finds_missing_extra_empty_and_repeated(copy):
     assert found["decoding"]["detail"].startswith("18 of 19") and not found["video7017"]["ok"]
 
 
+@pytest.mark.parametrize("name", ["msrvtt", "msvd", "didemo", "activitynet", "vatex", "lsmdc"])
+def test_doctor_lists_every_missing_file_of_an_empty_folder(name, tmp_path):
+    result = tvr("doctor", f"{name}:{tmp_path}", "--json")
+    assert result.exit_code == 3
+    files = [c for n, c in checks(result).items() if n.startswith("file ")]
+    assert len(files) >= 2 and not any(c["ok"] for c in files)
+
+
+def test_doctor_finds_an_id_with_two_files(copy):
+    videos = copy / "videos"
+    shutil.copy(videos / "video7018.mp4", videos / "video7018.webm")
+    found = checks(tvr("doctor", f"msrvtt:{copy}", "--json"))["one id a file"]
+    assert not found["ok"] and "video7018.mp4 taken, not video7018.webm" in found["detail"]
+
+
+def test_a_folder_of_ones_own_is_no_benchmark(tmp_path):
+    (tmp_path / "train.json").write_text("{}")
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    result = tvr("doctor", tmp_path)
+    assert result.exit_code == 0 and "annotation files" not in result.stderr
+
+
 def test_doctor_says_what_it_accepts_when_a_file_is_missing(copy):
     (copy / "MSRVTT_JSFUSION_test.csv").unlink()
     result = tvr("doctor", f"msrvtt:{copy}", "--json")
     assert result.exit_code == 3
     assert "MSRVTT_JSFUSION_test.csv" in checks(result)["annotations"]["detail"]
+    found = checks(result)
+    assert found["file MSRVTT_data.json"]["ok"] and not found["file MSRVTT_JSFUSION_test.csv"]["ok"]
+    assert "also accepted: msrvtt_jsfusion_test.csv" in found["file MSRVTT_JSFUSION_test.csv"]["detail"]
+    unnamed = tvr("doctor", copy)  # recognised by the file that is there
+    assert unnamed.exit_code == 3 and "annotation files of msrvtt" in unnamed.stderr
     assert tvr("doctor", "msrvtt:/nowhere").exit_code == 3
 
 

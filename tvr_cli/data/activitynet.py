@@ -17,6 +17,11 @@ _FILES = {"train": ("train.json",), "test": ("val_1.json", "val1.json")}
 _IDS = {"train": "train_ids.json", "test": "val_ids.json"}
 
 
+def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+    """Return the annotation files that are needed, each with the names that it may have."""
+    return list(_FILES.values())
+
+
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read ActivityNet Captions."""
     ann.check_variant("activitynet", variant, ("default",))

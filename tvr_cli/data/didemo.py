@@ -18,6 +18,11 @@ from tvr_cli.types import Caption, Manifest
 SECONDS = 30.0  # annotations cover six segments of five seconds; what follows has no caption
 
 
+def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+    """Return the annotation files that are needed, each with the names that it may have."""
+    return [(f"{split}_data.json",) for split in ("train", "val", "test")]
+
+
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read DiDeMo."""
     ann.check_variant("didemo", variant, ("default",))

@@ -23,6 +23,11 @@ _FILES = {
 _COLUMNS = 6
 
 
+def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+    """Return the annotation files that are needed, each with the names that it may have."""
+    return list(_FILES.values())
+
+
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read LSMDC."""
     ann.check_variant("lsmdc", variant, ("default",))

@@ -22,6 +22,16 @@ VARIANTS = ("9k", "7k", "full")
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 
 
+_WHOLE = ("MSRVTT_data.json", "MSR_VTT.json", "videodatainfo_2016.json")
+_TEST = ("MSRVTT_JSFUSION_test.csv", "msrvtt_jsfusion_test.csv")
+
+
+def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+    """Return the annotation files that are needed, each with the names that it may have."""
+    data = (*_WHOLE, "train_val_videodatainfo.json")
+    return [data] if variant == "full" else [data, _TEST]
+
+
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read MSR-VTT. Variants: 9k (default) and 7k with the test set 1k-A, full (6513 / 497 / 2990)."""
     variant = ann.check_variant("msrvtt", variant, VARIANTS)
@@ -38,7 +48,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             raise DataError(f"{sources[0]}: the field 'split' of the videos is missing; it defines the full split")
         test: list[Caption] = []
     else:
-        test_path = ann.find_file(root, "MSR-VTT 1k-A", "MSRVTT_JSFUSION_test.csv", "msrvtt_jsfusion_test.csv")
+        test_path = ann.find_file(root, "MSR-VTT 1k-A", *_TEST)
         test = _read_test(test_path)
         sources.append(test_path)
         videos = {"train": _train_ids(root, variant, official, sentences, test, sources, notes)}
@@ -78,7 +88,7 @@ def _lists(sources: list[Path], splits: Iterable[str]) -> dict[str, Path]:
 
 
 def _read_data(root: Path) -> tuple[dict[str, Any], list[Path]]:
-    whole = ann.optional_file(root, "MSRVTT_data.json", "MSR_VTT.json", "videodatainfo_2016.json")
+    whole = ann.optional_file(root, *_WHOLE)
     if whole is not None:
         return ann.read_json(whole), [whole]
     parts = [

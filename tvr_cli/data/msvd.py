@@ -13,11 +13,18 @@ from tvr_cli.data.official import expected_videos
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
+_CAPTIONS = ("raw-captions.pkl", "captions_msvd.json")
+
+
+def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+    """Return the annotation files that are needed, each with the names that it may have."""
+    return [_CAPTIONS, *((f"{split}_list.txt",) for split in ("train", "val", "test"))]
+
 
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read MSVD."""
     ann.check_variant("msvd", variant, ("default",))
-    source = ann.find_file(root, "MSVD captions", "raw-captions.pkl", "captions_msvd.json")
+    source = ann.find_file(root, "MSVD captions", *_CAPTIONS)
     raw = ann.read_pickle(source) if source.suffix == ".pkl" else ann.read_json(source)
     if not isinstance(raw, dict):
         raise DataError(f"{source}: expected a mapping from video id to captions, found {type(raw).__name__}")

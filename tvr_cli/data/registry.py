@@ -36,6 +36,12 @@ def load(spec: str) -> Manifest:
     return manifest
 
 
+def wanted(name: str, root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+    """Return the annotation files that a benchmark needs, each with the names that it may have; [] of other data."""
+    module = importlib.import_module(f"tvr_cli.data.{name}")
+    return list(module.wanted(root, variant)) if hasattr(module, "wanted") else []
+
+
 def split_spec(spec: str) -> tuple[str, Path, str | None]:
     """Split `NAME:ROOT[:VARIANT]`; a root may hold colons as long as it exists."""
     name, colon, rest = spec.partition(":")

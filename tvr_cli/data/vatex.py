@@ -24,6 +24,22 @@ _OFFICIAL = {
 }
 
 
+_HGR = {"train": "trn_names.npy", "val": "val_names.npy", "test": "tst_names.npy"}
+_LISTS = {"train": "train_list.txt", "test": "test_list.txt"}
+
+
+def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+    """Return the annotation files that are needed, each with the names that it may have; those of the layout found."""
+    files: dict[str, list[tuple[str, ...]]] = {
+        "hgr": [("ref_captions.json",), *((name,) for name in _HGR.values())],
+        "lists": [("ref_captions.json",), *((name,) for name in _LISTS.values())],
+        "official": list(_OFFICIAL.values()),
+    }
+    if variant in files:
+        return files[variant]
+    return max(files.values(), key=lambda groups: sum(ann.optional_file(root, *g) is not None for g in groups))
+
+
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read VATEX. Without a variant, the layout that is found: hgr, else lists, else official."""
     variant = ann.check_variant("vatex", variant, VARIANTS) if variant else _found(root)
@@ -93,8 +109,8 @@ def _read_names(root: Path, sources: list[Path]) -> dict[str, list[str]]:
     import numpy as np
 
     videos = {}
-    for split, prefix in (("train", "trn"), ("val", "val"), ("test", "tst")):
-        path = ann.find_file(root, "VATEX split", f"{prefix}_names.npy")
+    for split, name in _HGR.items():
+        path = ann.find_file(root, "VATEX split", name)
         sources.append(path)
         try:
             names: Any = np.load(path, allow_pickle=False)
@@ -109,8 +125,8 @@ def _read_names(root: Path, sources: list[Path]) -> dict[str, list[str]]:
 
 def _read_lists(root: Path, sources: list[Path]) -> dict[str, list[str]]:
     videos = {}
-    for split in ("train", "test"):
-        path = ann.find_file(root, "VATEX split", f"{split}_list.txt")
+    for split, listed in _LISTS.items():
+        path = ann.find_file(root, "VATEX split", listed)
         sources.append(path)
         videos[split] = [name for _, name in ann.read_lines(path)]
     return videos

@@ -9,32 +9,35 @@ from pathlib import Path
 
 from tvr_cli import data, log
 from tvr_cli.data import official
-from tvr_cli.data.annotation_files import VideoFiles
-from tvr_cli.data.registry import split_spec
+from tvr_cli.data.annotation_files import VideoFiles, optional_file
+from tvr_cli.data.registry import split_spec, wanted
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError
 from tvr_cli.types import SPLITS, Manifest
 
 _SHOWN = 5
+# Names of annotation files that a folder of one's own may hold as well.
+_COMMON = frozenset({
+    "train.json", "ref_captions.json", *(f"{s}_{kind}" for s in SPLITS for kind in ("list.txt", "data.json")),
+})  # fmt: skip
 
 
 def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
     """Check a data set named as NAME:ROOT[:VARIANT].
 
-    The first check is whether the annotations can be read; when they cannot, it is the only one. deep: decode videos.
+    When the annotations cannot be read, the checks are about their files alone. deep: decode videos.
     Raises ConfigError for an unknown name, DataError when the root does not exist.
     """
-    name, root, _ = split_spec(spec)
+    name, root, variant = split_spec(spec)
     if not root.exists():
         raise DataError(f"expected the data set {name} at {str(root)!r}, found nothing there")
     try:
         manifest = data.load(spec)
     except DataError as e:
-        return [
-            Check("annotations", False, str(e), "see docs/datasets.md for the files that are accepted", incomplete=True)
-        ]
+        fix = "see docs/datasets.md for the files that are accepted"
+        return [Check("annotations", False, str(e), fix, incomplete=True), *_annotation_files(name, root, variant)]
     checks = [_annotations(manifest), *_counts(manifest), _missing(manifest), _unused(manifest)]
-    checks += [_duplicate_files(manifest), _empty_files(manifest), _repeated_captions(manifest)]
+    checks += [_duplicate_files(manifest), _rivals(manifest), _empty_files(manifest), _repeated_captions(manifest)]
     checks += [Check("note", True, note) for note in manifest.notes]
     if deep:
         checks += _decoded(manifest)
@@ -42,16 +45,27 @@ def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
 
 
 def recognise(root: Path) -> str | None:
-    """Return the name of the data set whose annotation files lie below a folder, or None."""
+    """Return the name of the data set whose annotation files lie below a folder, or None.
+
+    All of them, or one with a name that no other data has: a newcomer's folder is not complete yet.
+    """
     for name in data.names():
-        if name in ("jsonl", "demo"):
-            continue
-        try:
-            data.load(f"{name}:{root}")
-        except DataError:
-            continue
-        return name
+        groups = wanted(name, root)
+        found = [path.name for group in groups if (path := optional_file(root, *group)) is not None]
+        if found and (len(found) == len(groups) or any(file not in _COMMON for file in found)):
+            return name
     return None
+
+
+def _annotation_files(name: str, root: Path, variant: str | None) -> list[Check]:
+    """Look for each annotation file, saying the names that it may have."""
+    checks = []
+    for group in wanted(name, root, variant):
+        found = optional_file(root, *group)
+        others = f"; also accepted: {', '.join(group[1:])}" if group[1:] else ""
+        detail = str(found) if found else f"not below {str(root)!r}{others}"
+        checks.append(Check(f"file {group[0]}", found is not None, detail, incomplete=True))
+    return checks
 
 
 def _annotations(manifest: Manifest) -> Check:
@@ -114,6 +128,20 @@ def _duplicate_files(manifest: Manifest) -> Check:
     return Check(
         "one file an id", False, f"{len(shared)} files serve several ids: {shown}", "rename the files by their ids"
     )
+
+
+def _rivals(manifest: Manifest) -> Check:
+    """Find ids that several files could serve: video1.mp4 is taken, and video1.webm lies beside it."""
+    used = {clip.path for clip in manifest.clips}
+    spare: dict[str, list[Path]] = defaultdict(list)
+    for path in VideoFiles(manifest.root).all():
+        if path not in used:
+            spare[path.stem].append(path)
+    double = [f"{clip.path.name} taken, not {spare[clip.path.stem][0].name}" for clip in manifest.clips
+              if spare.get(clip.path.stem)]  # fmt: skip
+    if not double:
+        return Check("one id a file", True, "no id has several files")
+    return Check("one id a file", False, f"{len(double)} ids have several files: {_some(double)}", "keep the right one")
 
 
 def _empty_files(manifest: Manifest) -> Check:
