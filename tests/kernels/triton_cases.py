@@ -23,8 +23,8 @@ def shapes(op: str) -> tuple[Shape, ...]:
     """Return the shapes that an op is checked at: few captions where a program owns one, as the interpreter is slow."""
     first, *others = SHAPES
     if op == "eaglenet":  # four heads of 16 or more dimensions, a program a pair
-        return Shape(3, 2, 12, 6, 64), Shape(2, 2, 20, 1, 128), Shape(1, 1, 1, 1, 64)
-    return (first._replace(T=4) if op in ("glccl", "tcmgc") else first, *others)
+        return Shape(2, 2, 12, 6, 64), Shape(1, 2, 20, 1, 64), Shape(1, 1, 1, 1, 64)
+    return (first._replace(T=3) if op in ("glccl", "tcmgc") else first, *others)
 
 
 def sides(op: str, shape: Shape, dtype: torch.dtype = torch.float32):
