@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from synthetic import SyntheticStore, write_backbone, write_frames
 from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
+from tvr_cli.files import lock
 
 METHOD = "tests.synthetic"
 FAST = ["--epochs", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
@@ -104,6 +107,36 @@ def test_a_recipe_that_needs_a_vit_is_refused_on_a_resnet(tmp_path: Path) -> Non
     result = tvr("train", "--recipe", "eaglenet-msrvtt-b16", "--backbone", "demo-tiny", "--dry-run", "-o", tmp_path)
     assert result.exit_code == 2
     assert "temporal shift needs a ViT" in result.stderr and "ModifiedResNet" in result.stderr
+
+
+def test_a_second_training_takes_another_name_and_a_named_one_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SyntheticStore().write(tmp_path)
+    monkeypatch.setattr("tvr_cli.engine.train._WAIT_S", 0.1)
+    with lock(tmp_path / "runs" / "synthetic"):  # as held by a training that has not written its configuration yet
+        result = tvr("train", "--method", METHOD, *FAST, "--json", "-o", tmp_path)
+        assert result.exit_code == 0 and json.loads(result.stdout)["run"] == "synthetic-2"
+        named = tvr("train", "--method", METHOD, *FAST, "--run", "synthetic", "-o", tmp_path)
+        assert named.exit_code == 4 and "another tvr process" in named.stderr
+    assert not (tmp_path / "runs" / "synthetic" / "metrics.jsonl").exists()
+
+
+def test_a_run_that_was_begun_while_another_waited_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SyntheticStore().write(tmp_path)
+    config = tmp_path / "runs" / "mine" / "config.json"
+
+    @contextlib.contextmanager
+    def late(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text("{}")  # the other process finished while this one waited for the lock
+        yield
+
+    monkeypatch.setattr("tvr_cli.engine.train.files.lock", late)
+    result = tvr("train", "--method", METHOD, *FAST, "--run", "mine", "-o", tmp_path)
+    assert result.exit_code == 2 and "the run 'mine' exists" in result.stderr and config.read_text() == "{}"
 
 
 def test_resume_with_another_seed_names_the_leaf(tmp_path: Path) -> None:

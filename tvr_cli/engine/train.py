@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from tvr_cli.engine.sampling import PairSampler
 from tvr_cli.engine.selection import Selection, numbers_of_videos, select
 from tvr_cli.engine.sources import Source
 from tvr_cli.engine.threads import use_threads
-from tvr_cli.errors import ConfigError, DataError, Interrupted
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Manifest
 
 SCHEMA = "tvr/train@1"
+_WAIT_S = 10.0  # for another process that trains the run of the same name
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,8 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[st
     if options.resume:
         stored = RunDir.open(run.path)
         resume.require_same_config(run.name, stored.config(), resolved.tree())
-    elif run.config_path.is_file():
-        raise ConfigError(
-            f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
-        )
+    else:
+        _require_new(run)
     origin = RunDir.open(run.path) if options.resume else options.like
     if origin is not None:
         store = training_store.of_run(workspace, origin)
@@ -108,7 +108,8 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[st
             workspace, training_store.wish_of(experiment), captions=_captions(resolved.experiment.data, options),
             device=options.device, offline=options.offline,
         )  # fmt: skip
-    with files.lock(run.path):
+    with contextlib.ExitStack() as held:
+        run = _claim(held, run, workspace, experiment.method, options)
         return _train_in(run, store, resolved, options, {} if origin is None else origin.env())
 
 
@@ -269,13 +270,43 @@ def _fix_gemm(before: str | None) -> str:
     return gemm.use(before or gemm.setting())
 
 
-def _fresh_run(workspace: Path, method: str) -> RunDir:
+def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Path, method: str, options: TrainOptions) -> RunDir:
+    """Take the lock of a run into `held` and return it: the one named, else the first that no other process begins.
+
+    Raises ConfigError when another process has begun the named run meanwhile, EnvironmentProblem while it trains.
+    """
+    taken: set[str] = set()
+    while True:
+        lock = contextlib.ExitStack()
+        try:
+            lock.enter_context(files.lock(run.path, wait_s=_WAIT_S if options.run else 0.0))
+            if not options.resume:
+                _require_new(run)
+        except (EnvironmentProblem, ConfigError):
+            lock.close()
+            if options.run or not run.path.is_dir():
+                raise
+            taken.add(run.name)
+            run = _fresh_run(workspace, method, taken)
+        else:
+            held.enter_context(lock)
+            return run
+
+
+def _require_new(run: RunDir) -> None:
+    if run.config_path.is_file():
+        raise ConfigError(
+            f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
+        )
+
+
+def _fresh_run(workspace: Path, method: str, taken: Collection[str] = ()) -> RunDir:
     """Return the first free name: the method's, then the method's with a number."""
     stem = method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method
     number = 1
     while True:
         run = RunDir.at(workspace, stem if number == 1 else f"{stem}-{number}")
-        if not run.config_path.is_file():
+        if not run.config_path.is_file() and run.name not in taken:
             return run
         number += 1
 
