@@ -69,7 +69,8 @@ def progress(what: str, *, total: int | None = None, unit: str = "") -> Iterator
         bar = Bar(total=total)
         yield bar
         if time.monotonic() - started > 2:
-            logger.info("%s: %d %s in %.1f s", what, bar.done, unit or "steps", time.monotonic() - started)
+            units = unit.removesuffix("s") if bar.done == 1 else unit or "steps"
+            logger.info("%s: %d %s in %.1f s", what, bar.done, units, time.monotonic() - started)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -26,6 +26,7 @@ _INSTALL = {"compiled": "pip install 'tvr-cli[fast]'", "triton": "pip install tr
 
 Support = tuple[bool, str]
 COMPILED_PAIRS = 2**16  # `auto` leaves smaller jobs to the folded form: compiling or loading takes seconds
+_SMALL = f"it takes longer to load than {COMPILED_PAIRS} pairs to score"
 _log = logging.getLogger("tvr.kernels")
 _said: set[tuple[str, str, str]] = set()
 
@@ -68,7 +69,7 @@ def select(
     available: dict[str, Callable[[], Support]] = {}
     for name in implementations(op):
         if name == "compiled" and _asked(implementation)[0] == "auto" and pairs < COMPILED_PAIRS:
-            available[name] = lambda: (False, f"it takes longer to load than {COMPILED_PAIRS} pairs to score")
+            available[name] = lambda: (False, _SMALL)
         else:
             available[name] = lambda name=name: supports(function, op, name, text, video, weights)  # type: ignore[misc]
     return choose(op, tensors, available, implementation)
@@ -91,15 +92,18 @@ def choose(
     if asked != "auto":
         return asked, _insist(op, asked, source, options)
     on_cuda = any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tensors)
-    refused = []
+    refused: list[str] = []
+    lost = on_cuda  # whether a faster form was there to be had
     for name in ("triton",) if on_cuda else ("compiled",):
         if name in options:
             ok, why = options[name]()
             if ok:
                 return _say(op, name, why or "fastest form for these tensors")
             refused.append(f"{name}: {why}")
+            lost = lost or why != _SMALL
     name = "folded" if "folded" in options else "reference"
-    return _say(op, name, "; ".join(refused) or ("CUDA without a fused kernel" if on_cuda else "CPU tensors"))
+    why = "; ".join(refused) or ("CUDA without a fused kernel" if on_cuda else "CPU tensors")
+    return _say(op, name, why, logging.INFO if lost else logging.DEBUG)
 
 
 def implementations(op: str) -> list[str]:
@@ -192,10 +196,10 @@ def _installed(name: str) -> Support:
     return False, f"the package {package} is not installed ({_INSTALL[name]})"
 
 
-def _say(op: str, name: str, why: str) -> tuple[str, str]:
+def _say(op: str, name: str, why: str, level: int = logging.INFO) -> tuple[str, str]:
     if (op, name, why) not in _said:  # once a process: scoring runs in thousands of tiles
         _said.add((op, name, why))
-        _log.info("%s runs its %s form: %s", op, name, why)
+        _log.log(level, "%s runs its %s form: %s", op, name, why)
     return name, why
 
 

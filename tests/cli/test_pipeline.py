@@ -156,7 +156,7 @@ def test_query_makes_what_is_missing_and_sees_new_videos(world, tmp_path, monkey
     out = tmp_path / "out"
     assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
     first = tvr("query", "a star", "--index", out, "--json")
-    assert "no features yet; computing features first" in first.stderr
+    assert "no features of demo-tiny yet; computing features first" in first.stderr
     assert len(json.loads(first.stdout)["results"][0]["hits"]) == 2
     shutil.copy(files[2], videos)
     (videos / names[0]).unlink()

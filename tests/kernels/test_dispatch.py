@@ -66,13 +66,25 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
 
 
 def test_the_choice_is_logged_once(caplog):
-    caplog.set_level("INFO", logger="tvr.kernels")
+    caplog.set_level("DEBUG", logger="tvr.kernels")
     _dispatch._said.clear()
 
     for _ in range(3):
         _dispatch.choose("some_op", CPU, ["reference"])
 
     assert [r.getMessage() for r in caplog.records] == ["some_op runs its reference form: CPU tensors"]
+
+
+def test_only_a_faster_form_that_was_not_taken_is_news(caplog):
+    caplog.set_level("INFO", logger="tvr.kernels")
+    _dispatch._said.clear()
+
+    _dispatch.choose("some_op", CPU, ["folded"])
+    _dispatch.choose("some_op", CPU, {"folded": _dispatch._always, "compiled": lambda: (False, _dispatch._SMALL)})
+    assert not caplog.records
+    _dispatch.choose("some_op", CPU, {"folded": _dispatch._always, "compiled": lambda: (False, "no numba here")})
+
+    assert [r.getMessage() for r in caplog.records] == ["some_op runs its folded form: compiled: no numba here"]
 
 
 def test_the_report_has_a_row_for_every_op():

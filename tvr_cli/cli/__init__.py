@@ -18,6 +18,7 @@ _EPILOG = (
     "4 the machine lacks something; 5 finished, but some items failed; 130 interrupted, the state is saved. "
     "tvr is about text-video retrieval; it has nothing to do with the data set of the same name (TVR)."
 )
+_GLOBAL_OPTIONS = ("-q", "--quiet", "--debug", "--version")
 
 
 class _Boundary(TyperGroup):
@@ -32,14 +33,29 @@ class _Boundary(TyperGroup):
                 raise
             log.logger.error("%s: %s", "interrupted" if isinstance(e, Interrupted) else "error", e)
             raise typer.Exit(e.exit_code) from e
-        except KeyboardInterrupt as e:
-            log.logger.error("interrupted; run the same command again to continue")
-            raise typer.Exit(130) from e
         except BrokenPipeError as e:  # `tvr query … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from e
+        except Exception as e:
+            _hint_at_place(e, ctx.invoked_subcommand)
+            if debug or hasattr(e, "exit_code"):  # a usage error or an exit, which Typer words
+                raise
+            log.logger.error(
+                "error: a bug in tvr: %s: %s; please report it, with what this shows: tvr --debug %s …",
+                type(e).__name__, e, ctx.invoked_subcommand,
+            )  # fmt: skip
+            raise typer.Exit(1) from e
+        except KeyboardInterrupt as e:
+            log.logger.error("interrupted; run the same command again to continue")
+            raise typer.Exit(130) from e
         finally:
             log.finish()
+
+
+def _hint_at_place(error: Any, command: str | None) -> None:
+    """Add to "no such option" that a global option stands before the command."""
+    if (option := getattr(error, "option_name", None)) in _GLOBAL_OPTIONS:
+        error.message += f"; it stands before the command: tvr {option} {command} …"
 
 
 app = typer.Typer(
@@ -120,7 +136,8 @@ def _register() -> None:
         doctor.doctor,
     )
     for command in commands:
-        app.command(command.__name__.replace("_", "-"))(command)
+        about = (command.__doc__ or "").split("\n\n")[0]  # whole, where Typer would cut it at 45 letters
+        app.command(command.__name__.replace("_", "-"), short_help=" ".join(about.split()))(command)
 
 
 _register()

@@ -178,8 +178,9 @@ def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
     render.result(payload, as_json, lambda: _show(report))
     where = " (failures.jsonl)" if report.failed else ""
     log.logger.info(
-        "%d videos: %d ok, %d kept, %d failed%s", report.videos, report.ok, report.kept, report.failed, where
-    )
+        "%s: %d ok, %d kept, %d failed%s",
+        render.count(report.videos, "video"), report.ok, report.kept, report.failed, where,
+    )  # fmt: skip
     if report.ok or report.kept:
         log.logger.info('next: tvr query "a dog surfing" --index %s', shlex.quote(str(report.workspace)))
     if report.failed and not allow_failures:
@@ -191,14 +192,15 @@ def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
 
 def _show(report: Any) -> None:
     if not report.ok:
-        render.line(f"nothing new in {report.workspace / 'frames'}: {report.kept} videos kept")
+        render.line(f"nothing new in {report.workspace / 'frames'}: {render.count(report.kept, 'video')} kept")
     else:
         render.line(
-            f"{report.clips} clips, {report.frames} frames, {render.size(report.size_bytes)} in "
+            f"{render.count(report.clips, 'clip')}, {render.count(report.frames, 'frame')}, "
+            f"{render.size(report.size_bytes)} in "
             f"{render.duration(report.seconds)}: {report.workspace / 'frames'}"
         )
     for video, reason in report.failures[:20]:
-        render.line(f"failed: {video}: {reason}")
+        render.line(f"failed: {render.printable(video)}: {reason}")
     if report.failed > 20:
         render.line(f"failed: … and {report.failed - 20} more")
 
@@ -215,14 +217,15 @@ def _show_estimate(found: Any, as_json: bool) -> None:
     del payload["size_bytes"]
 
     def human() -> None:
-        render.line(f"{found.videos} videos: {found.todo} to read, {found.kept} kept, {found.failed} failed before")
+        videos = render.count(found.videos, "video")
+        render.line(f"{videos}: {found.todo} to read, {found.kept} kept, {found.failed} failed before")
         if found.todo and found.frames is not None:
             render.line(
                 f"about {found.frames} frames, {render.size(found.size_bytes)}, {render.duration(found.seconds)} "
                 f"(estimated from {found.tried} of them)"
             )
         for video in found.first:
-            render.line(f"  {video}")
+            render.line(f"  {render.printable(video)}")
         if found.todo > len(found.first):
             render.line(f"  … and {found.todo - len(found.first)} more")
 

@@ -33,7 +33,8 @@ def index(
 
     def human() -> None:
         what = "would index" if dry_run else "indexed" if report["built"] else "up to date:"
-        render.line(f"{what} {report['clips']} clips of {report['videos']} videos with {report['method']}")
+        clips, videos = render.count(report["clips"], "clip"), render.count(report["videos"], "video")
+        render.line(f"{what} {clips} of {videos} with {report['method']}")
         if not dry_run:
             render.line(f"{render.size(report['bytes'])} in {report['path']}")
 

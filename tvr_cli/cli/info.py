@@ -10,6 +10,8 @@ import typer
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json
 
+_IN_JSON_ONLY = ("schema", "kind", "path", "identity", "provenance", "config", "env", "results")
+
 
 def info(
     path: Annotated[
@@ -31,15 +33,15 @@ def _show(found: dict[str, Any]) -> None:
     for part in found.get("parts", [found]):
         render.line(f"{part['kind']} {part['path']}")
         for key, value in part.items():
-            if key in ("schema", "kind", "path", "identity", "provenance", "config", "env", "results"):
+            if key in _IN_JSON_ONLY:
                 continue
-            shown = render.size(value) if key.startswith("bytes") else value
+            shown = render.size(value) if key.startswith("bytes") else "none" if value is None else value
             if isinstance(value, dict):
                 shown = ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
             elif isinstance(value, list):
                 shown = ", ".join(map(str, value)) or "none"
-            render.line(f"  {key:<12} {shown}")
+            render.line(f"  {key.replace('_', ' '):<14} {shown}")
         for split, result in part.get("results", {}).items():
             if "t2v" in result:
                 numbers = f"t2v R@1 {result['t2v']['R@1']:.1f}, rsum {result['rsum']:.1f}"
-                render.line(f"  result       {split}: {numbers}, selected on {result.get('selected_on', 'unknown')}")
+                render.line(f"  {'result':<14} {split}: {numbers}, selected on {result.get('selected_on', 'unknown')}")

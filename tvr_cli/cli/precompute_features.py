@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def precompute_features(
     workspace: Workspace = DEFAULT_WORKSPACE,
     captions: Annotated[
-        Path | None, typer.Option("--captions", help="Captions, one JSON object a line; default captions.jsonl there.")
+        Path | None,
+        typer.Option("--captions", help="Captions, one JSON object a line; default: captions.jsonl beside the videos."),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME:ROOT[:VARIANT]", help="Captions of a data set instead.")
@@ -98,18 +100,19 @@ def _show(report: PrecomputeReport, workspace: Path) -> None:
         _show_plan(report)
         return
     kept = report.clips - report.encoded_clips
-    render.line(f"{report.clips} clips: {report.encoded_clips} encoded, {kept} kept")
+    render.line(f"{render.count(report.clips, 'clip')}: {report.encoded_clips} encoded, {kept} kept")
     if report.captions:
         texts = f"{report.encoded_texts} encoded, {report.texts - report.encoded_texts} kept"
-        render.line(f"{report.captions} captions ({report.texts} different texts): {texts}")
+        different = render.count(report.texts, "different text")
+        render.line(f"{render.count(report.captions, 'caption')} ({different}): {texts}")
     render.line(
         f"features of {report.backbone} in {report.folder} ({render.size(report.size_bytes)}), "
         f"{render.duration(report.seconds)}"
     )
     if report.captions:
-        render.line(f"next: tvr train --method glccl -o {workspace}")
+        render.line(f"next: tvr train --method glccl -o {shlex.quote(str(workspace))}")
     else:
-        render.line(f'next: tvr query "a dog surfing" --index {workspace}')
+        render.line(f'next: tvr query "a dog surfing" --index {shlex.quote(str(workspace))}')
 
 
 def _show_plan(report: PrecomputeReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ def query(
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
-    null: Annotated[bool, typer.Option("-0", help="With --paths: separate by NUL, for xargs -0.")] = False,
+    null: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by NUL, for xargs -0.")] = False,
     device: Device = "auto",
     offline: Offline = False,
     as_json: Json = False,
@@ -41,10 +42,15 @@ def query(
     from tvr_cli.engine import query as engine
     from tvr_cli.engine.search import SearchOptions
     from tvr_cli.errors import ConfigError
+    from tvr_cli.files import is_text
 
     wanted = [line.strip() for line in sys.stdin if line.strip()] if text == ["-"] else [" ".join(text)]
     if not wanted or not wanted[0].strip():
         raise ConfigError('expected a sentence to look for, found an empty one; for example: tvr query "a dog surfing"')
+    if unreadable := [q for q in wanted if not is_text(q)]:
+        raise ConfigError(f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv")
+    if min_score is not None and math.isnan(min_score):
+        raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
     answers = engine.query(
         wanted,
         index.parent if index.name == "index" and (index / "store.json").is_file() else index,
@@ -55,7 +61,7 @@ def query(
         device=device,
         offline=offline,
     )
-    if paths:
+    if paths or null:
         end = "\0" if null else "\n"
         found = [hit.path for hits in answers for hit in hits]
         render.bytes_out("".join(path + end for path in found).encode("utf-8", "surrogateescape"))
@@ -65,7 +71,9 @@ def query(
 
 
 def _show(results: list[dict[str, Any]], min_score: float | None) -> None:
-    for result in results:
+    for i, result in enumerate(results):
+        if i:
+            render.line()
         if not result["hits"]:
             limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
             render.line(f"{result['query']!r}: no confident match{limit}")
@@ -74,4 +82,9 @@ def _show(results: list[dict[str, Any]], min_score: float | None) -> None:
             [h["rank"], h["path"], f"{render.seconds(h['start'])}–{render.seconds(h['end'])}", f"{h['score']:.3f}"]
             for h in result["hits"]
         ]
-        render.table(result["query"] if len(results) > 1 else None, ("#", "video", "where", "score"), rows, left=2)
+        render.table(
+            render.printable(result["query"]) if len(results) > 1 else None,
+            ("#", "video", "where", "score"),
+            rows,
+            left=2,
+        )

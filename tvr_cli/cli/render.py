@@ -34,7 +34,7 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False)
     for i, name in enumerate(columns):
         shown.add_column(name, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
@@ -50,7 +50,17 @@ def cell(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.1f}"
-    return str(value)
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Escape what would break a line or steer the terminal: file names may hold any character."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def count(n: int, one: str, many: str | None = None) -> str:
+    """Format a number of things: 1 clip, 2 clips, 0 queries."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def size(n: float) -> str:

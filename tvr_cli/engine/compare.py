@@ -14,6 +14,7 @@ from tvr_cli.engine import audit, referee
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
 from tvr_cli.metrics import Ranks
+from tvr_cli.preset_loader import preset_names
 
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 
@@ -38,8 +39,10 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
         if not result_path.is_file():
+            named = folder.name if (folder / "config.json").is_file() else f"--method {folder.name}"
+            where = "" if split == "test" else f" --split {split}"
             raise DataError(
-                f"the run {folder.name!r} has no result on the split {split!r}; run: tvr evaluate {folder.name}"
+                f"the run {folder.name!r} has no result on the split {split!r}; run: tvr evaluate {named}{where}"
             )
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
         tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
@@ -52,7 +55,9 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
     if path.is_file():
         result, ranks = referee.judge_file(path, referee.JudgeOptions())
         return Entry(path.name, result, ranks)
-    raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing")
+    known = str(path) in preset_names("methods")
+    fix = f"; make its result with: tvr evaluate --method {path}" if known else ""
+    raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing{fix}")
 
 
 def compare(entries: Sequence[Entry], *, seed: int = 0) -> dict[str, Any]:

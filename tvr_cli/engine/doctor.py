@@ -36,7 +36,7 @@ def environment_checks(workspace: Path) -> list[Check]:
 def examine(target: str | None, workspace: Path, *, deep: bool = False) -> list[Check]:
     """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
 
-    Raises DataError when the target does not exist.
+    Raises DataError when the target does not exist, ConfigError when it names an unknown data set.
     """
     if target is None:
         return environment_checks(workspace)
@@ -46,6 +46,8 @@ def examine(target: str | None, workspace: Path, *, deep: bool = False) -> list[
     if ":" in target and target.partition(":")[0] in data.names():
         return dataset_checks(target, deep=deep)
     path = Path(target)
+    if ":" in target and not path.exists():  # meant as a data set: its name is wrong
+        data.load(target)
     if path.is_dir() and (name := recognise(path)) is not None:
         log.logger.info("%r holds the annotation files of %s", target, name)
         return dataset_checks(f"{name}:{path}", deep=deep)
@@ -135,12 +137,13 @@ def _weights() -> list[Check]:
 
     checks = []
     for name in preset_names("backbones"):
-        try:
-            found, why = str(resolve(name).weights_file(offline=True)), ""
-        except TvrError as e:
-            found, why = "", str(e)
+        source = resolve(name)
         # Missing weights are no fault of the machine: most people need one backbone.
-        checks.append(Check(f"weights {name}", bool(found), found or "not on this machine", why))
+        fix = f"downloaded when first used; without a network: --backbone {source.architecture}@FILE"
+        try:
+            checks.append(Check(f"weights {name}", True, str(source.weights_file(offline=True))))
+        except EnvironmentProblem:
+            checks.append(Check(f"weights {name}", False, "not on this machine", fix))
     return checks
 
 

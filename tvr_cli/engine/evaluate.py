@@ -123,8 +123,7 @@ def load(
     workspace: Path, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
 ) -> tuple[Scorer, FeatureStore]:
     """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features."""
-    if run is not None and method is not None:
-        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both")
+    models.check_named(workspace, run, method)
     found = models.find_run(workspace, run)
     store = models.store_for(workspace, found, backbone)
     if found is None and method is None:

@@ -22,7 +22,7 @@ from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.stores import frames
 from tvr_cli.stores.decode import DecoderName, check_decoder, decoder_versions
 from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
-from tvr_cli.stores.frame_plan import Span, parse_segment
+from tvr_cli.stores.frame_plan import Span, file_id, parse_segment
 from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity
 from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
 from tvr_cli.stores.sample import Sampled, Task, sample
@@ -214,7 +214,7 @@ def _apply(writer: FrameWriter, work: Work, selection: Selection) -> None:
     if selection.captions is not None:
         writer.set_header(captions_beside=str(selection.captions))
     if work.renamed or work.forgotten:
-        log.logger.info("%d videos renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
+        log.logger.info("videos: %d renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
 
 
 def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> ExtractReport:
@@ -320,7 +320,7 @@ def _record(video: Video, i: int, span: Span, result: Sampled, n_frames: int, da
         start=span.start,
         end=span.end,
         key=clip_key(result.sha256, span.start, span.end),
-        file_id=video.id.partition("#t=")[0],
+        file_id=file_id(video.id),
         source_sha256=result.sha256,
         n_frames=n_frames,
         duration=end - start,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tvr_cli.engine.discover import Selection, Video
 from tvr_cli.files import sha256_file
-from tvr_cli.stores.frame_plan import cut
+from tvr_cli.stores.frame_plan import cut, file_id
 from tvr_cli.stores.frame_writer import Failure
 from tvr_cli.stores.frames import Shard, StoredClip
 
@@ -143,7 +143,7 @@ def _adopt(video: Video, clips: list[StoredClip], renamed: bool, work: Work) -> 
     for i, old in enumerate(sorted(clips, key=_span_of)):
         span = video.spans[i] if video.spans else cut(old.file_duration, video.segmenting)[i]
         record = dataclasses.replace(
-            old.record, id=video.clip_id(i, span), path=str(video.path), file_id=video.id.partition("#t=")[0]
+            old.record, id=video.clip_id(i, span), path=str(video.path), file_id=file_id(video.id)
         )
         new = dataclasses.replace(old, record=record, video=video.id, source=video.source, mtime_ns=mtime_ns)
         if renamed:

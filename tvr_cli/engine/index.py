@@ -53,6 +53,7 @@ def index(
 
     An existing index made with another run, method or backbone is replaced: naming them is asking for that.
     """
+    models.check_named(workspace, asked.run, asked.method)
     scorer, store = _wanted(workspace, asked)
     asked = _by_name(asked, scorer)
     folder = index_folder(workspace)
@@ -101,8 +102,10 @@ def build_index(scorer: Scorer, store: FeatureStore, workspace: Path, asked: Ask
 def asked_for(workspace: Path, flags: Asked) -> Asked:
     """Return what a query is to be answered with: its flags, else what the index was built for.
 
-    Raises StoreMismatch when a flag names another run, method or backbone than the index was made with.
+    Raises ConfigError or DataError when a flag names what does not exist, StoreMismatch when it names another run,
+    method or backbone than the index was made with.
     """
+    models.check_named(workspace, flags.run, flags.method)
     head = _head(index_folder(workspace))
     if head is None:
         return flags

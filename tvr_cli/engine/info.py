@@ -88,6 +88,9 @@ def _run(path: Path) -> dict[str, Any]:
 def _index(path: Path) -> dict[str, Any]:
     index = Index.open(path)
     return {
+        "method": index.identity.get("method"),
+        "run": index.identity.get("run"),
+        "store": index.identity.get("store"),
         "clips": len(index),
         "videos": len({c.file_id for c in index.clips}),
         "identity": dict(index.identity),

@@ -147,6 +147,18 @@ def find_run(workspace: Path, run: str | None) -> RunDir | None:
     return found
 
 
+def check_named(workspace: Path, run: str | None, method: str | None) -> None:
+    """Refuse what no workspace could answer, before looking at its features.
+
+    Raises ConfigError for an unknown method, or for a run and a method at a time, DataError for an unknown run.
+    """
+    if run is not None and method is not None:
+        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both")
+    if method is not None:
+        base.load_class(method)
+    find_run(workspace, run)
+
+
 def newest_run(workspace: Path, store: FeatureStore) -> RunDir | None:
     """Return the newest run whose best weights were trained on this store, or None."""
     runs = sorted((workspace / "runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime, reverse=True)

@@ -58,7 +58,9 @@ def _refresh_features(workspace: Path, asked: Asked, *, device: str, offline: bo
     frames = FrameStore.open(workspace / "frames")
     if store is not None and store.provenance.get("frames_content") == frames.content_hash():
         return
-    why = "no features yet" if store is None else "the frames have changed"
+    named = asked.backbone or os.environ.get("TVR_BACKBONE")
+    of = f" of {named}" if named else ""
+    why = f"no features{of} yet" if store is None else "the frames have changed"
     log.logger.info("%s; computing features first (tvr precompute-features)", why)
     options = precompute.PrecomputeOptions(device=device, offline=offline)
     if store is None:

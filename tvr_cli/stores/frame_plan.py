@@ -16,6 +16,7 @@ from tvr_cli.types import FramePlan
 
 # A frame that starts this little after the wanted instant counts as on screen: containers round times to milliseconds.
 _ROUNDING_S = 5e-4
+_FRAGMENT = re.compile(r"#t=[\d.]*(,[\d.]+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,11 @@ def clip_id(file_id: str, span: Span) -> str:
         return file_id
     start = _number(span.start or 0.0)
     return f"{file_id}#t={start}" if span.end is None else f"{file_id}#t={start},{_number(span.end)}"
+
+
+def file_id(clip_id: str) -> str:
+    """Return a clip's id without its `#t=start,end`. Only a whole one at the end counts: `a#t=1.mp4` is a file."""
+    return _FRAGMENT.sub("", clip_id)
 
 
 def choose_frames(ts: np.ndarray, end: float, span: Span, plan: FramePlan) -> np.ndarray:
