@@ -134,19 +134,24 @@ def test_compare_needs_two(tmp_path):
 
 
 def test_a_published_number_stands_beside_the_recipe_only():
+    data = {"name": "msrvtt", "variant": "9k"}
     result, recipe = (
-        {"split": "test"},
+        {"split": "test", "data": data, "gallery": {"expected": 1000, "scored": 1000}},
         {"published": {"t2v": {"R@1": 51.0}}, "code_revision": "unknown", "selected_on": "test"},
     )
     shipped = {"train.lr": "presets/recipes/a.yaml:3", "train.seed": "flag", "data.root": "flag"}
-    assert compare.published(result, {"recipe": recipe}, shipped) == {
+    tree = {"recipe": recipe, "data": data}
+    assert compare.published(result, tree, shipped) == {
         "t2v R@1": 51.0,
         "exact": False,
         "selected_on": "test",
     }
-    assert compare.published(result, {"recipe": recipe}, {**shipped, "train.lr": "--set"}) is None
-    assert compare.published({"split": "val"}, {"recipe": recipe}, shipped) is None
-    assert compare.published(result, {"recipe": {**recipe, "published": None}}, shipped) is None
+    assert compare.published(result, tree, {**shipped, "train.lr": "--set"}) is None
+    assert compare.published({**result, "split": "val"}, tree, shipped) is None
+    assert compare.published({**result, "data": {"name": "msvd"}}, tree, shipped) is None
+    assert compare.published({**result, "data": {**data, "variant": "7k"}}, tree, shipped) is None
+    assert compare.published({**result, "gallery": {"expected": 1000, "scored": 879}}, tree, shipped) is None
+    assert compare.published(result, {**tree, "recipe": {**recipe, "published": None}}, shipped) is None
     assert compare.published(result, None, None) is None
 
 

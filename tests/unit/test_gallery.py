@@ -1,73 +1,68 @@
-"""Scores of a split: read from a store block by block, they are those of features held in memory."""
-
-from __future__ import annotations
-
-from pathlib import Path
+"""Queries and candidates of a split: windows are merged by file, equal captions and clips tie exactly."""
 
 import numpy as np
-import pytest
 import torch
-from synthetic import SyntheticStore
 
 from tvr_cli import metrics
-from tvr_cli.engine.gallery import gallery_of, streamed_ranks, video_scores
+from tvr_cli.engine.gallery import Gallery, video_scores
 from tvr_cli.methods import base
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
 
-SMALL = 20_000  # bytes: a few captions and clips a tile
-
-
-def method_for(store: FeatureStore, name: str) -> base.Method:
-    torch.manual_seed(0)
-    return base.build(name, store.sizes, {}).eval()
+DIM, FRAMES = 8, 2
 
 
-@pytest.mark.parametrize("name", ["mean", "text_guided", "glccl"])
-def test_a_store_read_in_blocks_gives_the_scores_of_features_in_memory(name: str, tmp_path: Path) -> None:
-    held = SyntheticStore(videos=40, captions_per_video=2, splits=("test",))
-    store = held.write(tmp_path)
-    method, gallery = method_for(store, name), gallery_of(store, "test")
+class Held:
+    """Features of captions and clips by row, given as vectors."""
 
-    class Held:  # the store's rows, all in memory
-        text = staticmethod(lambda index: store.text().rows(index))
-        video = staticmethod(lambda index: store.video().rows(index))
+    def __init__(self, captions, clips, caption_keys=None, clip_keys=None):
+        self._captions, self._clips = torch.tensor(captions), torch.tensor(clips)
+        self._caption_keys = torch.tensor(caption_keys or range(len(captions)))
+        self._clip_keys = torch.tensor(clip_keys or range(len(clips)))
 
-    whole = video_scores(method, Held(), gallery, 10**9)
-    torch.testing.assert_close(video_scores(method, store, gallery, SMALL), whole, rtol=1e-5, atol=1e-6)
+    def text(self, index):
+        rows = self._captions[index]
+        return TextFeatures(self._caption_keys[index], rows, None, torch.full((len(rows),), 3))
 
-
-def test_streamed_ranks_of_a_store_are_those_of_its_matrix(tmp_path: Path) -> None:
-    store = SyntheticStore(videos=30, captions_per_video=2, splits=("test",)).write(tmp_path)
-    method, gallery = method_for(store, "text_guided"), gallery_of(store, "test")
-    scores = video_scores(method, store, gallery, 10**9).numpy()
-    forward, backward = streamed_ranks(method, store, gallery, SMALL)
-    whole = metrics.evaluate(scores, gallery.video_of_caption)
-    # The queries stand in another order, so sums of fractions differ in the last bit.
-    assert metrics.summary(forward) == pytest.approx(whole["t2v"], rel=1e-12)
-    assert metrics.summary(backward) == pytest.approx(whole["v2t"], rel=1e-12)
+    def video(self, index):
+        frames = self._clips[index][:, None].expand(-1, FRAMES, -1)
+        count = torch.full((len(frames),), FRAMES)
+        return VideoFeatures(self._clip_keys[index], frames, count, torch.zeros(len(frames), FRAMES))
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("text_guided", False), ("glccl", True)])
-def test_tokens_are_read_only_for_a_method_that_uses_them(
-    name: str, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = SyntheticStore(videos=8, splits=("test",)).write(tmp_path)
-    asked = []
-    read = FeatureStore.text
-
-    def spy(self: FeatureStore, index: torch.Tensor | None = None, *, tokens: bool = True):
-        asked.append(tokens)
-        return read(self, index, tokens=tokens)
-
-    monkeypatch.setattr(FeatureStore, "text", spy)
-    video_scores(method_for(store, name), store, gallery_of(store, "test"), 10**9)
-    assert asked and set(asked) == {wanted}
+def unit(*weights):
+    return [float(w) for w in (*weights, *[0] * (DIM - len(weights)))]
 
 
-def test_one_caption_a_video_in_any_order_needs_no_merging() -> None:
-    scores = np.random.default_rng(0).normal(size=(7, 7)).astype(np.float32)
-    order = np.array([3, 0, 6, 2, 5, 1, 4])
-    videos, grouped = metrics.group_by_video(scores, order)
-    assert videos.tolist() == list(range(7))
-    np.testing.assert_array_equal(grouped[order], scores)
-    assert metrics.group_by_video(scores, np.arange(7))[1] is scores
+def gallery(captions, files, of_caption):
+    names = tuple(f"{i}.mp4" for i in range(max(files) + 1))
+    return Gallery(torch.arange(captions), torch.arange(len(files)), torch.tensor(files), np.array(of_caption), names)
+
+
+def score(features, of):
+    return video_scores(base.build("mean", Sizes(DIM, FRAMES, 4)), features, of, 10**6)
+
+
+def test_a_file_scores_as_its_best_window():
+    # Three windows of file 0, one of file 1; the caption is what the last window of file 0 shows.
+    features = Held([unit(0, 0, 1)], [unit(1), unit(1, 1), unit(0, 0, 1), unit(0, 1, 1)])
+    scores = score(features, gallery(1, [0, 0, 0, 1], [0]))
+    torch.testing.assert_close(scores, torch.tensor([[1.0, 0.5**0.5]]))
+    result = metrics.evaluate(scores.numpy(), np.array([0]))
+    assert result["t2v"]["R@1"] == 100.0  # two files, not four windows
+
+
+def test_captions_repeated_across_videos_tie_exactly():
+    # MSR-VTT 1k-A: one sentence for two videos. Noise as of another batch shape must not decide between them.
+    noisy = [unit(1, 0.2), unit(1, 0.2 + 1e-6), unit(0, 1)]
+    features = Held(noisy, [unit(1), unit(1, 0.4), unit(0, 1)], caption_keys=[7, 7, 8])
+    scores = score(features, gallery(3, [0, 1, 2], [0, 1, 2]))
+    assert torch.equal(scores[0], scores[1])
+    backward = metrics.video_to_text(scores.numpy(), np.arange(3))
+    assert backward.tied.tolist() == [1, 1, 0]
+    assert metrics.summary(backward)["R@1"] == 100 * (0.5 + 0.5 + 1) / 3
+
+
+def test_equal_clips_tie_exactly():
+    features = Held([unit(1), unit(0, 1)], [unit(1, 0.1), unit(1, 0.1 + 1e-6), unit(0, 1)], clip_keys=[5, 5, 6])
+    scores = score(features, gallery(2, [0, 1, 2], [0, 2]))
+    assert torch.equal(scores[:, 0], scores[:, 1])

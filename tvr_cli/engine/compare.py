@@ -156,13 +156,20 @@ def published(
 ) -> dict[str, Any] | None:
     """Return the authors' t2v R@1 where a run is the recipe's experiment: tuning, backbone and plans unchanged.
 
-    exact: False where the revision of the code behind the number is unknown.
+    So is what it was judged on: the recipe's data set, its test split, all of its videos. exact: False where the
+    revision of the code behind the number is unknown.
     """
     recipe = (tree or {}).get("recipe")
     if not recipe or not recipe.get("published") or origins is None or config.recipe_changes(origins):
         return None
     value = recipe["published"].get("t2v", {}).get("R@1")
     if value is None or result.get("split") != "test" or result.get("metrics", "fair") != "fair":
+        return None
+    wanted, found = (tree or {}).get("data", {}), result.get("data", {})
+    gallery = result.get("gallery", {})
+    if wanted.get("name") != found.get("name") or wanted.get("variant") not in (None, found.get("variant")):
+        return None
+    if gallery.get("scored") != gallery.get("expected"):
         return None
     return {"t2v R@1": float(value), "exact": recipe["code_revision"] == "known", "selected_on": recipe["selected_on"]}
 
