@@ -80,7 +80,8 @@ def run_line(line, page, ready):
     words = with_data(words)
     if words[0] in ("query", "train", "evaluate", "index", "precompute-features") and not ready["frames"]:
         prepare("--scores" not in words)
-    ready["frames"] = True
+        ready["frames"] = True
+    ready["frames"] |= words[0] == "extract-frames"
     result = CliRunner().invoke(app, words)
     allowed = (0, 5) if words[0] == "extract-frames" else (0,)
     if words[0] == "doctor":
