@@ -158,6 +158,16 @@ def test_rerun_gives_the_same_weights_to_the_bit_and_says_so(tmp_path: Path) -> 
     assert (tmp_path / "runs" / "synthetic-again-2").is_dir()
 
 
+def test_a_dry_rerun_writes_nothing(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path)
+    assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
+    result = tvr("rerun", "synthetic", "--dry-run", "--json", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    payload = json.loads(result.stdout)
+    assert payload["dry_run"] and payload["train"]["run"] == "synthetic-again"
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["synthetic"]
+
+
 def test_rerun_says_what_has_changed(tmp_path: Path) -> None:
     SyntheticStore().write(tmp_path)
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0

@@ -167,6 +167,16 @@ def test_unknown_and_missing_names_are_errors(tmp_path):
         importer.import_checkpoint(tmp_path / "less.bin", "gare", tmp_path)
 
 
+def test_a_dry_run_checks_the_file_and_writes_nothing(tmp_path):
+    state = dict(base.build("gare", Sizes(64, 6, 8)).state_dict())
+    torch.save(state, tmp_path / "a.bin")
+    report = importer.import_checkpoint(tmp_path / "a.bin", "gare", tmp_path / "out", dry_run=True)
+    assert report["dry_run"] and report["run"] == "a" and not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match=r"no 'psi"):
+        torch.save({k: v for k, v in state.items() if "psi" not in k}, tmp_path / "b.bin")
+        importer.import_checkpoint(tmp_path / "b.bin", "gare", tmp_path / "out", dry_run=True)
+
+
 def test_an_imported_run_wants_features_of_its_own_clip(tmp_path):
     state = dict(base.build("gare", Sizes(64, 6, 8)).state_dict())
     torch.save(state, tmp_path / "a.bin")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Json, Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, DryRun, Json, Workspace
 
 
 def import_checkpoint(
@@ -17,6 +17,7 @@ def import_checkpoint(
     workspace: Workspace = DEFAULT_WORKSPACE,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run; default: the file's.")] = None,
     assignments: Assignments = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Make a run from a checkpoint of a method's authors; its CLIP becomes a backbone inside the run.
@@ -25,7 +26,9 @@ def import_checkpoint(
     """
     from tvr_cli.engine import importer
 
-    report = importer.import_checkpoint(file, method, workspace, run=run, assignments=tuple(assignments or ()))
+    report = importer.import_checkpoint(
+        file, method, workspace, run=run, assignments=tuple(assignments or ()), dry_run=dry_run
+    )
     render.result(report, as_json, lambda: _show(report))
 
 
@@ -40,4 +43,7 @@ def _show(report: dict[str, Any]) -> None:
         render.line(
             f"{len(report['dropped'])} names that nothing reads were dropped: {', '.join(report['dropped'][:6])} …"
         )
+    if report["dry_run"]:
+        render.line("the checkpoint fits; nothing was written")
+        return
     render.line(f"next: {report['next']}, then: tvr evaluate {report['run']}")

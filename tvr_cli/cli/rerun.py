@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Device, Json, Offline, Threads, Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Device, DryRun, Json, Offline, Threads, Workspace
 
 
 def rerun(
@@ -17,19 +17,26 @@ def rerun(
     threads: Threads = None,
     offline: Offline = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train again exactly as a run was trained and compare the weights to the bit.
 
     Example: tvr rerun glccl
     """
+    from tvr_cli.cli.train import show_plan
     from tvr_cli.engine import models
-    from tvr_cli.engine.rerun import rerun as engine
+    from tvr_cli.engine import rerun as engine
     from tvr_cli.engine.train import TrainOptions
 
     first = models.find_run(workspace, run)
     assert first is not None, "a name was given"
-    result = engine(first, workspace, TrainOptions(run=name, device=device, threads=threads, offline=offline))
+    options = TrainOptions(run=name, device=device, threads=threads, offline=offline)
+    if dry_run:
+        plan = engine.dry_run(first, workspace, options)
+        render.result(plan, as_json, lambda: show_plan(plan["train"]))
+        return
+    result = engine.rerun(first, workspace, options)
     render.result(result, as_json, lambda: show(result))
 
 

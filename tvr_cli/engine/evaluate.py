@@ -100,7 +100,7 @@ def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) 
         "run": scorer.run.name if scorer.run else None,
         "seed": train.seed if scorer.run else None,
         "tune": train.tune if scorer.run else None,
-        "selected_on": train.select_on if scorer.run else "nothing (no training)",
+        "selected_on": _selected_on(scorer),
         "validation": scorer.run.env().get("validation") if scorer.run else None,
         "backbone": store.backbone_name,
         "store": store.fingerprint,
@@ -111,6 +111,15 @@ def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) 
         "captions": len(gallery.captions),
         "videos": len(gallery.videos),
     }
+
+
+def _selected_on(scorer: Scorer) -> str:
+    """Return the split on which the weights were chosen, in words where it is none of ours."""
+    if scorer.run is None:
+        return "nothing (no training)"
+    if "imported" in scorer.run.env():
+        return "unknown (imported weights)"
+    return scorer.experiment.train.select_on
 
 
 def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: FeatureStore) -> None:

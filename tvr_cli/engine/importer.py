@@ -22,7 +22,7 @@ from tvr_cli.backbones.openclip import OpenClipBackbone
 from tvr_cli.engine import checkpoint, models
 from tvr_cli.engine.checkpoint import Best
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import sha256_file
+from tvr_cli.files import lock, sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
@@ -42,10 +42,17 @@ class Parts:
 
 
 def import_checkpoint(
-    file: Path, method: str, workspace: Path, *, run: str | None = None, assignments: tuple[str, ...] = ()
+    file: Path,
+    method: str,
+    workspace: Path,
+    *,
+    run: str | None = None,
+    assignments: tuple[str, ...] = (),
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Make a run from the authors' checkpoint and return what `tvr import-checkpoint --json` prints.
 
+    dry_run: read and check the file, and write nothing.
     Raises DataError for a file that is no state dict or not of this method, ConfigError when the run exists.
     """
     folder = RunDir.at(workspace, run or file.stem.replace(" ", "-"))
@@ -66,22 +73,27 @@ def import_checkpoint(
     resolved = config.resolve(layers, models.options_schema)
     sizes = Sizes(sizes.dim, sizes.frames, resolved.experiment.words.length or sizes.words)
     built = _fill(resolved.experiment.options, sizes, parts.head, cls, file)
-    if parts.clip:
-        save_folder(OpenClipBackbone.from_state_dict(parts.clip, name=f"{file.name} (CLIP)"), folder.path / "backbone")
-    about = {
-        "store": None,
-        "imported": backbone or True,
-        "tune": "imported",
-        "sizes": asdict(sizes),
-        "source": sha256_file(file),
-    }
-    checkpoint.write_best(folder.checkpoints, model=built, about=about, best=Best(0, (0.0, 0.0)))
-    folder.write_env({"imported": {"file": file.name, "sha256": about["source"], "dropped": list(parts.dropped)}})
-    folder.write_config(resolved)  # last: a folder with a config is a whole run
+    clip = OpenClipBackbone.from_state_dict(parts.clip, name=f"{file.name} (CLIP)") if parts.clip else None
+    if not dry_run:
+        about = {
+            "store": None,
+            "imported": backbone or True,
+            "tune": "imported",
+            "sizes": asdict(sizes),
+            "source": sha256_file(file),
+        }
+        with lock(folder.path):
+            if clip is not None:
+                save_folder(clip, folder.path / "backbone")
+            checkpoint.write_best(folder.checkpoints, model=built, about=about, best=Best(0, (0.0, 0.0)))
+            imported = {"file": file.name, "sha256": about["source"], "dropped": list(parts.dropped)}
+            folder.write_env({"imported": imported})
+            folder.write_config(resolved)  # last: a folder with a config is a whole run
     flag = " --temporal-shift" if shift else ""
     words = f" --max-words {sizes.words}" if sizes.words else ""
     return {
         "schema": "tvr/import-checkpoint@1",
+        "dry_run": dry_run,
         "run": folder.name,
         "path": str(folder.path),
         "method": method,

@@ -10,6 +10,7 @@ from typing import Any
 from tvr_cli import config
 from tvr_cli.engine import checkpoint, models
 from tvr_cli.engine.train import TrainOptions, train
+from tvr_cli.engine.train import dry_run as train_plan
 from tvr_cli.errors import DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir
@@ -32,6 +33,7 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
     second = RunDir.at(workspace, name)
     return {
         "schema": SCHEMA,
+        "dry_run": False,
         "of": first.name,
         "identical": _digest(first) == _digest(second),
         "environment": environment_differences(first.env(), second.env()),
@@ -39,6 +41,14 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
         "after": checkpoint.read_about(checkpoint.best_path(second.checkpoints))["best"],
         "train": summary,
     }
+
+
+def dry_run(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+    """Return what `rerun` would train, writing nothing."""
+    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+    name = options.run or _free_name(workspace, f"{first.name}-again")
+    plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
+    return {"schema": SCHEMA, "dry_run": True, "of": first.name, "train": plan}
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
