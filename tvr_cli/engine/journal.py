@@ -39,7 +39,7 @@ class Journal:
 
     def cut(self, step: int) -> None:
         """Forget everything after `step`: the resumed run will write it again."""
-        records = read_lines(self._path)
+        records: list[dict[str, Any]] = read_lines(self._path)
         kept = [r for r in records if r.get("step", 0) <= step]
         if len(kept) != len(records):
             import json

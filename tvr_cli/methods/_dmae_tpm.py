@@ -46,6 +46,8 @@ class TokenWeights(nn.Module):
 class Eraser(nn.Module):
     """Keeps the tokens that remain once the most important ones, up to a share `thresh` of the weight, are erased."""
 
+    thresh: Tensor
+
     def __init__(self, thresh: float):
         super().__init__()
         self.register_buffer("thresh", torch.tensor([thresh]))
@@ -106,7 +108,7 @@ class PartialMargin:
         return {
             f"tpm_{name}": (self.margin - (positive - negative)).clamp_min(0).mean()
             for name, (positive, negative) in zip("abc", self.matched(tokens), strict=True)
-            if positive is not None
+            if positive is not None and negative is not None
         }
 
     def matched(self, tokens: Tokens) -> list[tuple[Tensor, Tensor] | tuple[None, None]]:

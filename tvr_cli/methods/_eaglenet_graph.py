@@ -84,9 +84,9 @@ class Radius(nn.Module):
 def pooling_tensors(pool: XPool) -> Pooling:
     """Return the X-Pool block's parameters as the op takes them."""
     attention = pool.cross_attn
-    linears = [_linear(attention[f"{name}_proj"]) for name in ("q", "k", "v", "out")]
-    norms = [Norm(n.weight, n.bias) for n in (pool.layer_norm1, pool.layer_norm2, pool.layer_norm3)]
-    return Pooling(*linears, _linear(pool.linear_proj), *norms)
+    query, key, value, out = (_linear(attention[f"{name}_proj"]) for name in ("q", "k", "v", "out"))
+    first, second, third = (Norm(n.weight, n.bias) for n in (pool.layer_norm1, pool.layer_norm2, pool.layer_norm3))
+    return Pooling(query, key, value, out, _linear(pool.linear_proj), first, second, third)
 
 
 def _relation(value: nn.Module, receiver: nn.Module, sender: nn.Module) -> Relation:

@@ -24,10 +24,11 @@ class XPool(nn.Module):
         if dim % heads:
             raise ValueError(f"X-Pool needs a width that its heads divide, found {dim} and {heads} heads")
         self.heads = heads
-        self.cross_attn = nn.ModuleDict({f"{name}_proj": nn.Linear(dim, dim) for name in ("q", "k", "v", "out")})
+        projections = {f"{name}_proj": nn.Linear(dim, dim) for name in ("q", "k", "v", "out")}
+        self.cross_attn = nn.ModuleDict(projections)
         self.linear_proj = nn.Linear(dim, dim)
         self.layer_norm1, self.layer_norm2, self.layer_norm3 = (nn.LayerNorm(dim, LAYER_NORM_EPS) for _ in range(3))
-        for layer in (*self.cross_attn.values(), self.linear_proj):
+        for layer in (*projections.values(), self.linear_proj):
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -42,10 +43,12 @@ class XPool(nn.Module):
         """
         attention = self.attention(text, frames, attend)  # [A, B, heads, F]
         values = self.cross_attn["v_proj"](self.layer_norm1(frames))  # [B, F, D]
+        out_proj = self.cross_attn["out_proj"]
+        assert isinstance(out_proj, nn.Linear)
         # the output projection moves in front of the sum: it acts once a frame instead of once a pair
-        pieces = zip(values.chunk(self.heads, -1), self.cross_attn["out_proj"].weight.chunk(self.heads, 1), strict=True)
+        pieces = zip(values.chunk(self.heads, -1), out_proj.weight.chunk(self.heads, 1), strict=True)
         outputs = torch.stack([part @ columns.T for part, columns in pieces], 1)  # [B, heads, F, D]
-        pooled = torch.einsum("abhf,bhfd->abd", attention, outputs) + self.cross_attn["out_proj"].bias
+        pooled = torch.einsum("abhf,bhfd->abd", attention, outputs) + out_proj.bias
         out = self.layer_norm2(pooled)
         branch = self.linear_proj(out)
         return self.layer_norm3(out + (branch if linear_keep is None else branch * linear_keep))

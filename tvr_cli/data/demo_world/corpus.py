@@ -117,7 +117,7 @@ def world(plan: WorldPlan) -> Iterator[tuple[str, Split, Video]]:
 
 def read_truth(folder: Path) -> dict[str, Truth]:
     """Read `events.jsonl`: video id -> what the video shows. Raises DataError if `folder` holds no toy corpus."""
-    records = read_lines(folder / "events.jsonl")
+    records: list[dict[str, Any]] = read_lines(folder / "events.jsonl")
     if not records:
         raise DataError(f"expected the toy corpus of `tvr demo` in {str(folder)!r}, found no events.jsonl there")
     return {r["video"]: _truth(r) for r in records}
