@@ -75,21 +75,24 @@ def show(result: dict[str, Any], *, kept: bool) -> None:
     render.table(
         None,
         ("method", "R@1", "R@5", "R@10", "trained in"),
-        [[r["method"], *(_rate(r["t2v"][f"R@{k}"]) for k in (1, 5, 10)), _training(r["train_seconds"])] for r in rows],
+        [[r["method"], *(_rate(r["t2v"][f"R@{k}"]) for k in (1, 5, 10)), _training(r)] for r in rows],
     )
     kinds = list(rows[0]["t2v"]["by_kind"])
+    render.line()
     render.line("R@1 by kind of caption; base, order, motion and binding are near copies of each other")
     render.table(
         None,
         ("method", *kinds),
         [[r["method"], *(_rate(r["t2v"]["by_kind"][kind]) for kind in kinds)] for r in rows],
     )
+    render.line()
     render.line("Where in its own video? Spans by the method (by a window of the same length in the middle), in %")
     render.table(
         None,
         ("method", "IoU ≥ 0.5", "mean IoU", "middle in an event", "seconds"),
         [[r["method"], *_moments(r["moments"])] for r in rows],
     )
+    render.line()
     _show_query(result["query"])
     render.line()
     render.line(
@@ -140,8 +143,10 @@ def _uncertainty(result: dict[str, Any]) -> str:
     return "95 % intervals of the sampling of captions"
 
 
-def _training(seconds: float) -> str:
-    return render.duration(seconds) if seconds else "–"
+def _training(row: dict[str, Any]) -> str:
+    if not row["trains"]:
+        return "–"
+    return render.duration(row["train_seconds"]) if row["train_seconds"] else "kept"
 
 
 def _words(text: str) -> list[str]:
