@@ -13,11 +13,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tvr_cli.errors import DataError, EnvironmentProblem
 
 _BLOCK = 1 << 20
+_Parsed = TypeVar("_Parsed")
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -49,14 +50,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises DataError that names the file when it is missing or malformed."""
+def read_json(path: Path, *, fix: str = "") -> Any:
+    """Read a JSON file. Raises DataError that names the file, and the `fix`, when it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"expected a file at {str(path)!r}, found none") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise DataError(f"{str(path)!r} is not readable as JSON: {e}") from e
+        raise DataError(f"expected a file at {str(path)!r}, found none{fix and '; ' + fix}") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise DataError(f"{str(path)!r} is not readable as JSON: {e}{fix and '; ' + fix}") from e
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -78,14 +79,25 @@ def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON lines that `append_line` wrote; a torn last line is ignored, a missing file is empty."""
+    return parse_lines(path, _same)
+
+
+def parse_lines(path: Path, parse: Callable[[dict[str, Any]], _Parsed]) -> list[_Parsed]:
+    """Read a file of JSON lines and make something of each object.
+
+    Raises DataError that names the line when it is not what was written.
+    """
     if not path.exists():
         return []
     records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as e:
-            raise DataError(f"{path!s}:{number}: expected a JSON object, found {line[:60]!r}: {e}") from e
+            records.append(parse(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+            raise DataError(
+                f"{path!s}:{number}: this line is damaged ({type(e).__name__}: {e}); remove it, and the command that "
+                "wrote the file makes again what it stood for"
+            ) from e
     return records
 
 
@@ -142,6 +154,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise EnvironmentProblem(f"cannot write {str(path)!r}: {e.strerror}; choose another folder with -o") from e
         raise
+
+
+def _same(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise TypeError(f"expected a JSON object, found {type(record).__name__}")
+    return record
 
 
 def _cut_torn_line(f: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from tvr_cli import log
 from tvr_cli.engine import models, score
 from tvr_cli.engine.models import Scorer
-from tvr_cli.errors import EnvironmentProblem, StoreMismatch
+from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.files import lock, read_json
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.index import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
@@ -163,10 +163,14 @@ def _by_name(asked: Asked, scorer: Scorer) -> Asked:
 
 
 def _head(folder: Path) -> dict[str, Any] | None:
-    """Return the store.json of an existing index, or None."""
+    """Return the store.json of an existing index, None where there is none or it cannot be read: built again then."""
     if not (folder / "store.json").is_file():
         return None
-    head = read_json(folder / "store.json")
+    try:
+        head = read_json(folder / "store.json")
+    except DataError as e:
+        log.warn_once(f"{e}; the index is built again")
+        return None
     return {"identity": {}, **head} if isinstance(head, dict) else None
 
 

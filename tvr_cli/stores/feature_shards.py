@@ -49,7 +49,7 @@ class ShardLine:
 
 def read_lines(folder: Path) -> list[ShardLine]:
     """Read every whole line of shards.jsonl."""
-    return [ShardLine.from_json(line) for line in files.read_lines(folder / "shards.jsonl")]
+    return files.parse_lines(folder / "shards.jsonl", ShardLine.from_json)
 
 
 def places(lines: Sequence[ShardLine], kind: Kind) -> dict[str, Place]:

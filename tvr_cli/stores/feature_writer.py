@@ -119,8 +119,8 @@ class FeatureWriter:
 
     def _write_list(self, what: str, records: list[dict[str, Any]]) -> str:
         data = json.dumps(records, ensure_ascii=False, separators=(",", ":")).encode()
-        name = f"{what}-{hashlib.sha256(data).hexdigest()[:16]}.json"
-        if not (self.root / name).is_file():
+        name = features.list_name(what, data)
+        if not (self.root / name).is_file() or (self.root / name).read_bytes() != data:
             files.write_bytes(self.root / name, data)
         return name
 

@@ -32,6 +32,7 @@ from tvr_cli.stores.frames import ClipRecord
 from tvr_cli.types import FramePlan, Sizes, Split, TextFeatures, VideoFeatures, WordPlan, caption_key
 
 FORMAT_VERSION = 1
+_HEADER = {"fingerprint", "identity", "provenance", "backbone", "dim", "provides"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,12 @@ class FeatureStore:
         if not (folder / "state.json").is_file():
             raise DataError(
                 f"the feature store {str(folder)!r} was begun but not finished; continue it with: "
-                f"tvr precompute-features --backbone {header['backbone']} -o {folder.parent.parent}"
+                f"{_command(folder, header)}"
             )
-        return cls(folder, header, files.read_json(folder / "state.json"))
+        state = files.read_json(folder / "state.json", fix=(fix := f"remove it and run: {_command(folder, header)}"))
+        if {"clips", "captions", "corpus"} - set(state):
+            raise DataError(f"{str(folder / 'state.json')!r} is damaged (it lacks a key); {fix}")
+        return cls(folder, header, state)
 
     @classmethod
     def newest(cls, workspace: Path, backbone: str | None = None) -> FeatureStore | None:
@@ -102,7 +106,7 @@ class FeatureStore:
     def clips(self) -> list[ClipRecord]:
         """The clips, sorted by id: the rows of `video`."""
         names = {f.name for f in dataclasses.fields(ClipRecord)}
-        records = files.read_json(self.root / self._state["clips"])
+        records = self._list("clips")
         return [
             ClipRecord(**{**{k: v for k, v in r.items() if k in names}, "span": (r["span"][0], r["span"][1])})
             for r in records
@@ -111,8 +115,20 @@ class FeatureStore:
     @cached_property
     def captions(self) -> list[StoredCaption]:
         """The captions, in the order of their source: the rows of `text`."""
-        records = files.read_json(self.root / self._state["captions"])
+        records = self._list("captions")
         return [StoredCaption(**{**r, "clips": tuple(r["clips"]), "key": caption_key(r["text"])}) for r in records]
+
+    def _list(self, what: str) -> Any:
+        """Read a list that the state names. Its name is its checksum."""
+        path = self.root / self._state[what]
+        try:
+            data = path.read_bytes()
+        except OSError:
+            data = b""
+        if list_name(what, data) != path.name:
+            found = "differs from its checksum" if data else "is missing or empty"
+            raise DataError(f"{str(path)!r} {found}; make it again with: {_command(self.root, self._header)}")
+        return json.loads(data)
 
     @property
     def frame_plan(self) -> FramePlan:
@@ -220,6 +236,11 @@ def check_identity(store: FeatureStore, identity: Mapping[str, Any], command: st
             )
 
 
+def list_name(what: str, data: bytes) -> str:
+    """Return the name of the file that lists the clips or captions: it holds 16 digits of its sha256."""
+    return f"{what}-{hashlib.sha256(data).hexdigest()[:16]}.json"
+
+
 def clip_row_key(key: int, n_frames: int) -> str:
     """What finds a clip's features: its content key and how many of its frames could be read."""
     return f"{key & (2**64 - 1):016x}.{n_frames}"
@@ -237,14 +258,20 @@ def read_header(folder: Path) -> dict[str, Any]:
             f"expected a feature store in {str(folder)!r}, found none; run: "
             f"tvr precompute-features -o {folder.parent.parent}"
         )
-    header: dict[str, Any] = files.read_json(folder / "store.json")
+    again = f"remove the folder and run: tvr precompute-features -o {folder.parent.parent}"
+    header: dict[str, Any] = files.read_json(folder / "store.json", fix=again)
     if header.get("kind") != "features" or header.get("format") != FORMAT_VERSION:
         raise StoreMismatch(
             f"{str(folder)!r}: format: this tvr reads feature stores of format {FORMAT_VERSION}, found "
-            f"{header.get('kind')} {header.get('format')}; remove the folder and run: "
-            f"tvr precompute-features -o {folder.parent.parent}"
+            f"{header.get('kind')} {header.get('format')}; {again}"
         )
+    if _HEADER - set(header) or fingerprint_of(header["identity"]) != header["fingerprint"]:
+        raise DataError(f"{str(folder / 'store.json')!r} is damaged (it does not fit its fingerprint); {again}")
     return header
+
+
+def _command(folder: Path, header: Mapping[str, Any]) -> str:
+    return f"tvr precompute-features --backbone {header['backbone']} -o {folder.parent.parent}"
 
 
 def _rows(index: Tensor | None, n: int) -> Sequence[int]:

@@ -198,7 +198,8 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"expected a frame store in {str(folder)!r}, found none; run: tvr extract-frames VIDEOS -o {folder.parent}"
         )
-    header: dict[str, Any] = files.read_json(folder / "store.json")
+    again = f"remove {str(folder)!r} and run: tvr extract-frames VIDEOS -o {folder.parent}"
+    header: dict[str, Any] = files.read_json(folder / "store.json", fix=again)
     if header.get("kind") != "frames" or header.get("format") != FORMAT_VERSION:
         raise StoreMismatch(
             f"{str(folder)!r}: format: this tvr reads frame stores of format {FORMAT_VERSION}, found "
@@ -210,7 +211,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 def read_manifest(folder: Path) -> list[Shard]:
     """Read every whole line of manifest.jsonl."""
-    return [shard_from_json(line) for line in files.read_lines(folder / "manifest.jsonl")]
+    return files.parse_lines(folder / "manifest.jsonl", shard_from_json)
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:

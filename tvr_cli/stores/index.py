@@ -25,12 +25,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.files import disk_errors, read_json, read_lines, sha256_file, write_bytes, write_json
+from tvr_cli.files import disk_errors, parse_lines, read_json, sha256_file, write_bytes, write_json
 from tvr_cli.types import Encoding
 
 INDEX_FORMAT = 1
 ENCODING_ROWS = 1024
-_REBUILD = "rebuild it with: tvr index --overwrite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +63,20 @@ class Index:
         """Open an index. Raises DataError when there is none or it is damaged, StoreMismatch on another format."""
         if not (folder / "store.json").is_file():
             raise DataError(f"expected an index at {str(folder)!r}, found none; build it with: tvr index")
-        head = read_json(folder / "store.json")
+        head = read_json(folder / "store.json", fix=_rebuild(folder))
         if head.get("format") != INDEX_FORMAT:
-            raise StoreMismatch(f"the index has format {head.get('format')}, this tvr reads {INDEX_FORMAT}; {_REBUILD}")
+            raise StoreMismatch(
+                f"the index has format {head.get('format')}, this tvr reads {INDEX_FORMAT}; {_rebuild(folder)}"
+            )
+        if lacking := {"identity", "clips", "coarse", "encodings"} - set(head):
+            raise DataError(f"the index at {str(folder)!r} is damaged: it lacks {sorted(lacking)}; {_rebuild(folder)}")
         tensors = load(_verified(folder, head["coarse"]).read_bytes())
-        clips = [IndexedClip(**record) for record in read_lines(folder / "clips.jsonl")]
+        listed = _verified(folder, head["clips"])
+        clips = parse_lines(listed, lambda record: IndexedClip(**record))
         if len(clips) != len(tensors["coarse"]):
             raise DataError(
-                f"the index at {str(folder)!r} lists {len(clips)} clips for {len(tensors['coarse'])} rows; {_REBUILD}"
+                f"the index at {str(folder)!r} lists {len(clips)} clips for {len(tensors['coarse'])} rows; "
+                f"{_rebuild(folder)}"
             )
         return Index(
             folder, head["identity"], clips, tensors["coarse"], tensors["ts"], tensors["n_frames"], head["encodings"]
@@ -136,12 +141,16 @@ def write_index(
     tensors = {key: torch.cat([part[key] for part in small]).contiguous() for key in ("coarse", "ts", "n_frames")}
     head["coarse"] = _record("coarse.safetensors", write_bytes(building / "coarse.safetensors", save(tensors)))
     lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
-    write_bytes(building / "clips.jsonl", lines.encode())
+    head["clips"] = _record("clips.jsonl", write_bytes(building / "clips.jsonl", lines.encode()))
     write_json(building / "store.json", head)
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
     return Index.open(folder)
+
+
+def _rebuild(folder: Path) -> str:
+    return f"rebuild it with: tvr index --overwrite -o {folder.parent}"
 
 
 def _record(name: str, sha256: str) -> dict[str, Any]:
@@ -168,10 +177,10 @@ def _verified(folder: Path, record: Mapping[str, Any]) -> Path:
     try:
         stat = path.stat()
     except FileNotFoundError:
-        raise DataError(f"the index misses its shard {str(path)!r}; {_REBUILD}") from None
+        raise DataError(f"the index misses {str(path)!r}; {_rebuild(folder)}") from None
     key = (str(path), stat.st_mtime_ns, stat.st_size)
     if _checked.get(key) != record["sha256"]:
         if sha256_file(path) != record["sha256"]:
-            raise DataError(f"the index shard {str(path)!r} is damaged (its checksum differs); {_REBUILD}")
+            raise DataError(f"the index file {str(path)!r} is damaged (its checksum differs); {_rebuild(folder)}")
         _checked[key] = record["sha256"]
     return path

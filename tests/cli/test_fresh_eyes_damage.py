@@ -1,0 +1,113 @@
+"""One damaged file of a workspace, of each kind: it is found and named, and the command that is named mends it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_frames
+from typer.testing import CliRunner, Result
+
+from tvr_cli.cli import app
+from tvr_cli.types import FramePlan
+
+CAPTIONS = ('{"video": "a.mp4", "caption": "a red star"}', '{"video": "b.mp4", "caption": "a blue box"}')
+
+
+def tvr(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("damage") / "out"
+    tiny_frames.simple(out, {"a.mp4": 2, "b.mp4": 2}, plan=FramePlan(num_frames=2, size=64))
+    captions = out / "captions.jsonl"
+    captions.write_text("".join(line.replace("}", ', "split": "test"}') + "\n" for line in CAPTIONS))
+    done = tvr("precompute-features", "--backbone", "demo-tiny", "--captions", captions, "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert tvr("index", "--method", "mean", "-o", out).exit_code == 0
+    return out
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy at the same kind of place: the captions are named by their absolute path, which stays."""
+    monkeypatch.delenv("TVR_BACKBONE", raising=False)
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "flip":  # one bit of a letter in the middle: often still JSON
+        at = next(i for i in range(len(data) // 2, len(data)) if chr(data[i]).isalnum())
+        data[at] ^= 1
+    path.write_bytes(data if how == "flip" else data[: len(data) // 2])
+
+
+def asks(out: Path) -> list[Result]:
+    return [
+        tvr("evaluate", "--method", "mean", "-o", out),
+        tvr("query", "a red star", "--index", out, "--json"),
+    ]
+
+
+@pytest.mark.parametrize("how", ["flip", "cut"])
+@pytest.mark.parametrize(
+    "file", ["clips-*.json", "captions-*.json", "state.json", "store.json", "shards.jsonl", "video-*", "text-*"]
+)
+def test_a_damaged_file_of_a_feature_store_is_mended_by_the_command_that_is_named(out, file, how):
+    before = [r.stdout for r in asks(out)]
+    path = next((out / "features").glob(f"*/{file}"))
+    damage(path, how)
+    results = asks(out)
+    assert {r.exit_code for r in results} <= {0, 3}
+    failed = [r for r in results if r.exit_code]
+    if not failed:  # a bit of the provenance, which decides nothing
+        assert file in ("store.json", "state.json") and [r.stdout for r in results] == before
+        return
+    said = failed[0].stderr
+    assert "a bug in tvr" not in said and (path.name in said or "incomplete" in said), said
+    mend(out, said)
+    assert [r.stdout for r in asks(out)] == before
+
+
+@pytest.mark.parametrize("how", ["flip", "cut"])
+@pytest.mark.parametrize("file", ["store.json", "clips.jsonl", "coarse.safetensors", "encoding-00000.safetensors"])
+def test_a_damaged_index_is_built_again_or_names_the_command(out, file, how):
+    before = asks(out)[1].stdout
+    damage(out / "index" / file, how)
+    result = tvr("query", "a red star", "--index", out, "--method", "mean", "--json")
+    if result.exit_code:
+        assert result.exit_code == 3 and "a bug in tvr" not in result.stderr
+        assert file in result.stderr or "damaged" in result.stderr or "lacks" in result.stderr, result.stderr
+        assert tvr("index", "--method", "mean", "--overwrite", "-o", out).exit_code == 0
+        result = tvr("query", "a red star", "--index", out, "--method", "mean", "--json")
+    assert result.stdout == before
+
+
+def test_a_damaged_line_of_the_frames_manifest_is_named(out):
+    manifest = out / "frames" / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"rows"', '"rowz"'))
+    said = tvr("query", "a red star", "--index", out).stderr
+    assert "manifest.jsonl:1: this line is damaged (KeyError: 'rows')" in said
+
+
+def mend(out: Path, said: str) -> None:
+    """Do what the message says: remove what it names, then type its command."""
+    folder = next((out / "features").iterdir())
+    if "remove the folder" in said:
+        shutil.rmtree(folder)
+    elif "remove it, and the command" in said:
+        (folder / "shards.jsonl").unlink()
+    elif "remove it and run" in said:
+        (folder / "state.json").unlink()
+    named = re.search(r"tvr (precompute-features .*-o \S+)", said)
+    words = shlex.split(named[1]) if named else ["precompute-features", "-o", str(out)]
+    extra = [] if "--repair" in words or "--backbone" in words else ["--backbone", "demo-tiny"]
+    captions = [] if "--repair" in words else ["--captions", str(out / "captions.jsonl")]
+    result = tvr(*words, *extra, *captions)
+    assert result.exit_code == 0, result.stderr
