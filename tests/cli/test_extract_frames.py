@@ -386,13 +386,15 @@ def test_a_plain_run_rebuilds_a_shard_that_is_cut_short(clips: Path, tmp_path: P
     assert len(list(FrameStore.open(out / "frames").read(["a.mp4", "b.webm", "cats/a.mkv"]))) == 3
 
 
-def start(clips: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
-    """Start a run in a process of its own that writes a shard after each video."""
+def start(clips: Path, out: Path, *flags: str, pause_s: float = 0.0) -> subprocess.Popen[str]:
+    """Start a run in a process of its own that writes a shard after each video, and then rests for `pause_s`."""
     code = (
-        "import sys; from tvr_cli.engine import extract; extract._SHARD_CLIPS = 1; "
+        "import sys, time; from tvr_cli.engine import extract; extract._SHARD_CLIPS = 1; "
+        "add, pause = extract.FrameWriter.add, float(sys.argv.pop(1)); "
+        "extract.FrameWriter.add = lambda *args: (add(*args), time.sleep(pause))[0]; "
         "from tvr_cli.cli import main; sys.argv = ['tvr', *sys.argv[1:]]; main()"
     )
-    command = [sys.executable, "-c", code, "extract-frames", str(clips), "-o", str(out), *SMALL, *flags]
+    command = [sys.executable, "-c", code, str(pause_s), "extract-frames", str(clips), "-o", str(out), *SMALL, *flags]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -419,7 +421,7 @@ def many(made: Path, tmp_path: Path) -> Path:
 
 def test_ctrl_c_saves_and_says_how_to_go_on(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start(many, out)
+    process = start(many, out, pause_s=0.5)  # no machine is so busy that all is done before the signal comes
     wait_for_shards(process, out, 2)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers as well
     _, error = process.communicate(timeout=60)
@@ -434,7 +436,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(many: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_is_continued_from_whole_shards(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start(many, out)
+    process = start(many, out, pause_s=0.5)  # no machine is so busy that all is done before the signal comes
     wait_for_shards(process, out, 2)
     process.kill()
     process.communicate(timeout=60)
