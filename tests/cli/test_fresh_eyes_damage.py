@@ -16,6 +16,8 @@ from tvr_cli.types import FramePlan
 
 CAPTIONS = ('{"video": "a.mp4", "caption": "a red star"}', '{"video": "b.mp4", "caption": "a blue box"}')
 
+PLAN = ("--backbone", "demo-tiny", "--max-words", 24)  # not the default: the command that mends has to keep it
+
 
 def tvr(*args: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in args])
@@ -27,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_frames.simple(out, {"a.mp4": 2, "b.mp4": 2}, plan=FramePlan(num_frames=2, size=64))
     captions = out / "captions.jsonl"
     captions.write_text("".join(line.replace("}", ', "split": "test"}') + "\n" for line in CAPTIONS))
-    done = tvr("precompute-features", "--backbone", "demo-tiny", "--captions", captions, "-o", out)
+    done = tvr("precompute-features", *PLAN, "--captions", captions, "-o", out)
     assert done.exit_code == 0, done.stderr
     assert tvr("index", "--method", "mean", "-o", out).exit_code == 0
     return out
@@ -103,11 +105,12 @@ def mend(out: Path, said: str) -> None:
         shutil.rmtree(folder)
     elif "remove it, and the command" in said:
         (folder / "shards.jsonl").unlink()
+        said = f"tvr precompute-features --repair {folder.name} -o {out}"
     elif "remove it and run" in said:
         (folder / "state.json").unlink()
     named = re.search(r"tvr (precompute-features .*-o \S+)", said)
-    words = shlex.split(named[1]) if named else ["precompute-features", "-o", str(out)]
-    extra = [] if "--repair" in words or "--backbone" in words else ["--backbone", "demo-tiny"]
-    captions = [] if "--repair" in words else ["--captions", str(out / "captions.jsonl")]
-    result = tvr(*words, *extra, *captions)
+    assert named is not None, said
+    words = shlex.split(named[1])
+    captions = [] if "safetensors" in said else ["--captions", str(out / "captions.jsonl")]
+    result = tvr(*words, *([] if "--repair" in words else PLAN), *captions)
     assert result.exit_code == 0, result.stderr

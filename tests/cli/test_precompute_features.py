@@ -109,7 +109,7 @@ def test_a_dry_run_multiplies_and_writes_nothing(out: Path, weights: str) -> Non
         (["--captions", "none.jsonl"], 3, "expected a captions file at 'none.jsonl'"),
         (["--captions", "x.jsonl", "--data", "jsonl:y"], 2, "give --captions or --data, not both"),
         (["--data", "nothing:y"], 2, "unknown data set 'nothing'"),
-        (["--repair", "x.safetensors"], 3, "has a shard 'x.safetensors'"),
+        (["--repair", "x.safetensors"], 3, "has a shard or fingerprint 'x.safetensors'"),
         (["--backbone", "local:nowhere"], 4, "nothing there"),
         (["--device", "cuda:99"], 4, "device 'cuda:99' cannot be used here"),
     ],

@@ -228,7 +228,7 @@ def test_repair_makes_one_shard_again(
     assert len(encoded["clips"]) == 1 and report.store is not None
     assert report.store.root == store.root
     torch.testing.assert_close(report.store.video().frames, before.frames, rtol=1e-2, atol=1e-2)
-    with pytest.raises(DataError, match=r"no feature store .* has a shard 'x\.safetensors'"):
+    with pytest.raises(DataError, match=r"no feature store .* has a shard or fingerprint 'x\.safetensors'"):
         repair(workspace, "x.safetensors", PrecomputeOptions(device="cpu"))
 
 

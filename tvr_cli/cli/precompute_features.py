@@ -48,7 +48,12 @@ def precompute_features(
     ] = "fp32",
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Frames a forward pass.")] = None,
     repair: Annotated[
-        str | None, typer.Option("--repair", metavar="SHARD", help="Make one damaged shard again, nothing else.")
+        str | None,
+        typer.Option(
+            "--repair",
+            metavar="NAME",
+            help="Make one damaged shard again, nothing else; or what a store, by its fingerprint, lacks.",
+        ),
     ] = None,
     device: Device = "auto",
     offline: Offline = False,
@@ -89,7 +94,7 @@ def precompute_features(
         dry_run=dry_run,
     )
     if repair is not None:
-        report = engine.repair(workspace, repair, options)
+        report = engine.repair(workspace, repair, options, corpus)
     else:
         report = engine.precompute(workspace, backbone, corpus, options)
     render.result(report.to_json(), as_json, lambda: _show(report, workspace))

@@ -182,19 +182,24 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
     return model
 
 
-def repair(workspace: Path, shard: str, options: PrecomputeOptions) -> PrecomputeReport:
+def repair(
+    workspace: Path, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
+) -> PrecomputeReport:
     """Make one shard of any feature store of a workspace again, with the settings of its store.
 
+    shard: its name, or the fingerprint of a store: then everything that this store lacks is made.
     Only device, batch and offline are taken from `options`. Raises DataError when no store has such a shard.
     """
     folders = [p.parent for p in (workspace / "features").glob("*/store.json")]
+    if shard in (f.name for f in folders):
+        return _again(workspace, features.read_header(workspace / "features" / shard), options, captions)
     folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
     if folder is None:
-        raise DataError(f"no feature store in {str(workspace / 'features')!r} has a shard {shard!r}")
+        raise DataError(f"no feature store in {str(workspace / 'features')!r} has a shard or fingerprint {shard!r}")
     header = features.read_header(folder)
     with files.lock(folder):
         FeatureWriter(folder, header).drop(shard)
-    return _again(workspace, header, options)
+    return _again(workspace, header, options, captions)
 
 
 def refresh(store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
@@ -205,7 +210,12 @@ def refresh(store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport
     return _again(store.root.parent.parent, features.read_header(store.root), options)
 
 
-def _again(workspace: Path, header: dict[str, Any], options: PrecomputeOptions) -> PrecomputeReport:
+def _again(
+    workspace: Path,
+    header: dict[str, Any],
+    options: PrecomputeOptions,
+    captions: Path | Manifest | str | None = None,
+) -> PrecomputeReport:
     identity = header["identity"]
     own = replace(
         options,
@@ -218,7 +228,7 @@ def _again(workspace: Path, header: dict[str, Any], options: PrecomputeOptions) 
         word_importance=identity["importance"],
         dry_run=False,
     )
-    return precompute(workspace, header["backbone"], None, own)
+    return precompute(workspace, header["backbone"], captions, own)
 
 
 # ----------------------------------------------------------------------------------------------------------- encoding

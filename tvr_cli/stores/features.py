@@ -78,10 +78,9 @@ class FeatureStore:
         header = read_header(folder)
         if not (folder / "state.json").is_file():
             raise DataError(
-                f"the feature store {str(folder)!r} was begun but not finished; continue it with: "
-                f"{_command(folder, header)}"
+                f"the feature store {str(folder)!r} was begun but not finished; continue it with: {_complete(folder)}"
             )
-        state = files.read_json(folder / "state.json", fix=(fix := f"remove it and run: {_command(folder, header)}"))
+        state = files.read_json(folder / "state.json", fix=(fix := f"remove it and run: {_complete(folder)}"))
         if {"clips", "captions", "corpus"} - set(state):
             raise DataError(f"{str(folder / 'state.json')!r} is damaged (it lacks a key); {fix}")
         return cls(folder, header, state)
@@ -127,7 +126,7 @@ class FeatureStore:
             data = b""
         if list_name(what, data) != path.name:
             found = "differs from its checksum" if data else "is missing or empty"
-            raise DataError(f"{str(path)!r} {found}; make it again with: {_command(self.root, self._header)}")
+            raise DataError(f"{str(path)!r} {found}; make it again with: {_complete(self.root)}")
         return json.loads(data)
 
     @property
@@ -270,8 +269,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def _command(folder: Path, header: Mapping[str, Any]) -> str:
-    return f"tvr precompute-features --backbone {header['backbone']} -o {folder.parent.parent}"
+def _complete(folder: Path) -> str:
+    """The command that makes what a store misses, with the backbone and plans of that store."""
+    return f"tvr precompute-features --repair {folder.name} -o {folder.parent.parent}"
 
 
 def _rows(index: Tensor | None, n: int) -> Sequence[int]:
@@ -281,8 +281,7 @@ def _rows(index: Tensor | None, n: int) -> Sequence[int]:
 def _found(known: Mapping[str, Place], key: str, root: Path) -> Place:
     if key not in known:
         raise DataError(
-            f"the feature store {str(root)!r} is incomplete (a shard is missing); complete it with: "
-            f"tvr precompute-features -o {root.parent.parent}"
+            f"the feature store {str(root)!r} is incomplete (a shard is missing); complete it with: {_complete(root)}"
         )
     return known[key]
 
