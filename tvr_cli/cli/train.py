@@ -119,6 +119,7 @@ def show_seeds(result: dict[str, Any]) -> None:
             spread = _numbers(result["deviation"][split])
             pairs = zip(_numbers(mean), spread, strict=True)
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
+        render.line()
         render.table(split, columns, rows)
     render.line(f"next: tvr compare {' '.join(row['run'] for row in result['runs'])}")
 
@@ -172,6 +173,7 @@ def show_plan(payload: dict[str, Any]) -> None:
         [g["group"], _rate(g["lr"]), _rate(g["weight_decay"]), g["tensors"], g["parameters"], ", ".join(g["names"][:2])]
         for g in payload["groups"]
     ]
+    render.line()
     render.table("parameters", ("group", "lr", "weight decay", "tensors", "numbers", "first"), groups)
 
 
