@@ -236,8 +236,10 @@ def _count_groups(
 def checked(scores: Scores, video_of_caption: Ints) -> Scores:
     """Return the scores as fp32 or fp64. Raises DataError for NaN, wrong shapes or a caption without its video."""
     if scores.ndim != 2 or len(scores) != len(video_of_caption) or scores.size == 0:
+        turned = scores.ndim == 2 and scores.shape[1] == len(video_of_caption) > 0
         raise DataError(
-            f"expected scores [T, V] with T = {len(video_of_caption)} captions, found shape {tuple(scores.shape)}"
+            f"expected scores [T, V] with T = {len(video_of_caption)} captions and V > 0 videos, found shape "
+            f"{tuple(scores.shape)}{'; transpose it: captions are rows' if turned else ''}"
         )
     if scores.dtype not in (np.float32, np.float64):
         scores = scores.astype(np.float32)

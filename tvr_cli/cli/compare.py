@@ -9,6 +9,7 @@ import typer
 
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
+from tvr_cli.errors import ConfigError
 
 
 def compare(
@@ -31,6 +32,8 @@ def compare(
     """
     from tvr_cli.engine import compare as engine
 
+    if as_markdown + as_csv + as_json > 1:
+        raise ConfigError("choose one of --markdown, --csv and --json")
     entries = [engine.read_entry(path, split, workspace) for path in results]
     report = engine.compare(entries, seed=seed)
     if plot is not None:

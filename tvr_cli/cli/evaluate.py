@@ -65,6 +65,10 @@ def evaluate(
     if scores is not None:
         if run is not None or method is not None:
             raise ConfigError("--scores judges a file; leave out the run and --method")
+        if save_scores is not None or assignments or noise_seeds > 1 or dry_run:
+            raise ConfigError(
+                "--scores judges a file and writes nothing; leave out --save-scores, --set, --noise-seeds and --dry-run"
+            )
         result, _ = referee.judge_file(scores, judge)
     else:
         from tvr_cli.engine import evaluate as engine

@@ -256,4 +256,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(load(path.read_bytes()))
     except Exception as e:
         # Two readers and their zip and header errors: whatever they raise, the file is not a score file.
-        raise DataError(f"{str(path)!r} is not a readable safetensors or npz file: {e}") from e
+        if str(e) in ("'BF16'", "'F8_E4M3'", "'F8_E5M2'"):
+            raise DataError(f"{str(path)!r} holds numbers of type {e}, which NumPy lacks; save them as float32") from e
+        what = "npz" if path.suffix == ".npz" else "safetensors"
+        raise DataError(
+            f"{str(path)!r} is not a readable {what} file ({str(e).splitlines()[0][:80]}); write one with "
+            "np.savez('scores.npz', scores=…, video_of_caption=…)"
+        ) from e
