@@ -321,7 +321,9 @@ def _file_layers(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = dict(_plain(node, "", lines, shown)) if node is not None else {}
     except yaml.YAMLError as e:
-        raise ConfigError(f"{shown}: not valid YAML: {e}") from e
+        mark = getattr(e, "problem_mark", None)
+        where, why = (f":{mark.line + 1}", e.problem) if mark is not None else ("", e)  # type: ignore[attr-defined]
+        raise ConfigError(f"{shown}{where}: not valid YAML: {why}") from e
     layers: list[Layer] = []
     for base in _as_list(tree.pop("extends", [])):
         kind, _, name = str(base).partition("/")

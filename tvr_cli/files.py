@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from tvr_cli.errors import DataError, EnvironmentProblem
 
 _BLOCK = 1 << 20
+_UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG)
 _Parsed = TypeVar("_Parsed")
 
 
@@ -151,7 +152,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"no space left while writing {str(path)!r}; free some space and run the same command again, "
                 "it continues from what is complete"
             ) from e
-        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if e.errno in _UNWRITABLE:
             raise EnvironmentProblem(f"cannot write {str(path)!r}: {e.strerror}; choose another folder with -o") from e
         raise
 

@@ -35,7 +35,9 @@ def evaluate(
         typer.Option("--noise-seeds", min=1, help="Draws of a method that samples when it scores; mean ± deviation."),
     ] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap intervals.")] = 0,
-    save_scores: Annotated[Path | None, typer.Option("--save-scores", help="Also write the score matrix here.")] = None,
+    save_scores: Annotated[
+        Path | None, typer.Option("--save-scores", help="Also write the score matrix here, .safetensors or .npz.")
+    ] = None,
     protocol_card: Annotated[
         bool, typer.Option("--protocol-card", help="Print a citable block that says how the result came about.")
     ] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,16 @@ from tvr_cli.methods.base import Method
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Sizes
 
+# Leaves of `train` with a least value: 1, and 0.
+_COUNTS = (
+    *("epochs", "steps", "accumulate", "schedule_epochs", "grad_cache"),
+    *("validate_every", "patience", "checkpoint_every", "keep_checkpoints"),
+)
+_RATES = ("seed", "lr", "backbone_lr", "logit_scale_lr", "weight_decay", "warmup", "grad_clip")
+
 
 def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig) -> None:
-    """Raise ConfigError for a method that has no loss, or none of whose parameters would move, or a batch of one."""
+    """Raise ConfigError for a method without a loss or parameters that would move, and for values out of range."""
     method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
     if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
         tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
@@ -38,6 +46,12 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
         raise ConfigError(
             f"train.batch_size: expected at least 2, found {train.batch_size}; every loss compares pairs with others"
         )
+    for name in (*_COUNTS, *_RATES):
+        value, least = getattr(train, name), 1 if name in _COUNTS else 0
+        if value is not None and not least <= value < math.inf:
+            raise ConfigError(f"train.{name}: expected {least} or more, found {value}")
+    if train.warmup > 1:
+        raise ConfigError(f"train.warmup: expected a fraction of all steps, 0 to 1, found {train.warmup}")
 
 
 def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, device: torch.device) -> Learner:

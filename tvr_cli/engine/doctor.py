@@ -127,7 +127,10 @@ def _decord() -> Check:
 def _kernels() -> list[Check]:
     from tvr_kernels import _dispatch
 
-    rows = _dispatch.report()
+    try:
+        rows = _dispatch.report()
+    except ValueError as e:
+        return [Check("kernels", False, str(e), "unset TVR_KERNELS")]
     return [Check(f"kernel {op}", name != "none", f"{name}: {reason}") for op, name, reason in rows]
 
 

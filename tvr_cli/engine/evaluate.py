@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from safetensors.numpy import save
 from tvr_cli import __version__, log
 from tvr_cli.engine import models, referee, score
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
+from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
@@ -45,11 +47,13 @@ class EvaluateOptions:
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
+@kernel_errors()
 def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: EvaluateOptions) -> dict[str, Any]:
     """Score a split, store the result and per-query ranks in the run's folder, and return the result.
 
     Raises DataError when the split is empty, its gallery is incomplete, or a score is NaN.
     """
+    _refuse_other_files(options.save_scores)
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     scorer.method.to(score.pick_device(options.device))
@@ -123,8 +127,14 @@ def _selected_on(scorer: Scorer) -> str:
 
 
 def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: FeatureStore) -> None:
-    """Write `scores` [T, V] and `video_of_caption` [T] as safetensors, with the ids in a JSON file beside them."""
-    write_bytes(path, save({"scores": np.ascontiguousarray(scores), "video_of_caption": gallery.video_of_caption}))
+    """Write `scores` [T, V] and `video_of_caption` [T] as safetensors or npz, and the ids as JSON beside them."""
+    arrays = {"scores": np.ascontiguousarray(scores), "video_of_caption": gallery.video_of_caption}
+    if path.suffix == ".npz":
+        packed = io.BytesIO()
+        np.savez(packed, scores=arrays["scores"], video_of_caption=arrays["video_of_caption"])
+        write_bytes(path, packed.getvalue())
+    else:
+        write_bytes(path, save(arrays))
     write_json(path.with_suffix(".ids.json"), _ids(gallery, store))
 
 
@@ -133,6 +143,8 @@ def load(
 ) -> tuple[Scorer, FeatureStore]:
     """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features."""
     models.check_named(workspace, run, method)
+    if assignments and method is None:
+        raise ConfigError("--set changes a method without training (--method); a run is scored as it was trained")
     found = models.find_run(workspace, run)
     store = models.store_for(workspace, found, backbone)
     if found is None and method is None:
@@ -148,6 +160,11 @@ def load(
 
 
 # ------------------------------------------------------------------------------------------------------------ private
+
+
+def _refuse_other_files(scores: Path | None) -> None:
+    if scores is not None and scores.suffix not in (".safetensors", ".npz"):
+        raise ConfigError(f"--save-scores: expected a file ending in .safetensors or .npz, found {str(scores)!r}")
 
 
 def _judge_whole(

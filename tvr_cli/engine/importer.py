@@ -7,7 +7,6 @@ that nothing reads are dropped and listed; any other unknown name is an error, b
 from __future__ import annotations
 
 import fnmatch
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +54,8 @@ def import_checkpoint(
     dry_run: read and check the file, and write nothing.
     Raises DataError for a file that is no state dict or not of this method, ConfigError when the run exists.
     """
+    if not file.is_file():
+        raise DataError(f"expected a checkpoint at {str(file)!r}, found none")
     folder = RunDir.at(workspace, run or file.stem.replace(" ", "-"))
     if folder.config_path.is_file():
         raise ConfigError(f"the run {folder.name!r} exists; give this one another name with --run NAME")
@@ -111,8 +112,6 @@ def import_checkpoint(
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """Read a state dict without running code (`weights_only`). Raises DataError when it is none."""
-    if not file.is_file():
-        raise DataError(f"expected a checkpoint at {str(file)!r}, found none")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load
@@ -120,8 +119,13 @@ def read_state(file: Path) -> dict[str, Tensor]:
             state: Any = load(file.read_bytes())
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        raise DataError(f"{str(file)!r} is not a state dict that can be read safely: {str(e).splitlines()[0]}") from e
+    except Exception as e:
+        # Readers of two formats, and of whatever a pickle holds, raise what they like: the file is no state dict.
+        why = str(e).splitlines()[0].partition(" This file can still be loaded")[0]
+        raise DataError(
+            f"{str(file)!r} is not a state dict that can be read without running code ({type(e).__name__}: {why}); "
+            "save model.state_dict() with torch.save, or as safetensors"
+        ) from e
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

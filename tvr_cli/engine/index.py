@@ -12,6 +12,7 @@ import torch
 
 from tvr_cli import log
 from tvr_cli.engine import models, score
+from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.files import lock, read_json
@@ -46,6 +47,7 @@ class Asked:
     backbone: str | None = None
 
 
+@kernel_errors()
 def index(
     workspace: Path, asked: Asked, *, device: str = "auto", overwrite: bool = False, dry_run: bool = False
 ) -> dict[str, Any]:

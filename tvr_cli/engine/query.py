@@ -9,12 +9,14 @@ from pathlib import Path
 from tvr_cli import log
 from tvr_cli.engine import models, precompute, score
 from tvr_cli.engine.index import Asked, asked_for, fresh_index
+from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.frames import FrameStore
 
 
+@kernel_errors()
 def query(
     texts: Sequence[str],
     workspace: Path,

@@ -14,6 +14,7 @@ from tvr_cli.config import DataConfig, Resolved, TrainConfig
 from tvr_cli.engine import board, checkpoint, models, optim, resume, score, training_store
 from tvr_cli.engine.assemble import build_learner, build_source, require_trainable, skeleton
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
+from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.learner import Learner
 from tvr_cli.engine.loop import Loop, Names, Outcome
 from tvr_cli.engine.sampling import PairSampler
@@ -86,6 +87,7 @@ def experiment_of(
     return resolve(layers), options
 
 
+@kernel_errors()
 def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[str, Any]:
     """Train as `resolved` says and return the summary that `tvr train --json` prints.
 
@@ -117,6 +119,7 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
     require_trainable(experiment.method, experiment.options, experiment.train)
+    run = RunDir.at(workspace, options.run) if options.run else _fresh_run(workspace, experiment.method)
     wish = training_store.wish_of(experiment)
     store, reasons = training_store.find(workspace, wish)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
@@ -127,7 +130,7 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
         "dry_run": True,
         "method": experiment.method,
         "fidelity": method.fidelity,
-        "run": options.run or _fresh_run(workspace, experiment.method).name,
+        "run": run.name,
         "store": _store_needed(workspace, wish, store, reasons),
         "sizes": dataclasses.asdict(sizes),
         "config": [{"path": p, "value": v, "origin": o} for p, v, o in resolved.leaves()],
