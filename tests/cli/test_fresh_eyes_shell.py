@@ -53,6 +53,11 @@ def test_names_that_break_lines_or_steer_the_terminal_are_escaped(capsys):
     assert len(shown) == 3 and shown[2].strip() == r"1   new\nline\x1b[31m ünï 犬.mp4"
 
 
+def test_a_row_is_a_line_in_a_pipe(capsys):
+    render.table(None, ("#", "video"), [[1, "a folder/" * 60]], left=2)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_counts_agree_with_their_nouns():
     assert [render.count(n, "clip") for n in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
     assert render.count(2, "query", "queries") == "2 queries"

@@ -46,4 +46,5 @@ def _show(report: dict[str, Any]) -> None:
     if report["dry_run"]:
         render.line("the checkpoint fits; nothing was written")
         return
-    render.line(f"next: {report['next']}, then: tvr evaluate {report['run']}")
+    where = render.workspace_flag(Path(report["path"]).parent.parent)
+    render.line(f"next: {report['next']}{where}, then: tvr evaluate {report['run']}{where}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -36,14 +37,22 @@ def methods(
 
 
 def _show_all(methods: list[dict[str, Any]]) -> None:
-    rows = [[m["name"], m["summary"], ", ".join(m["needs"]), m["fidelity"], m["cost_per_pair"]] for m in methods]
-    columns = ("method", "what it does", "needs", "fidelity", "cost a pair (D 512, F 12, L 32)")
-    render.table(None, columns, rows, left=5)
+    rows = [
+        [m["name"], m["summary"], ", ".join(m["needs"]), m["fidelity"].replace("@", " @"), _cost(m).split(" (")[0]]
+        for m in methods
+    ]
+    render.table(None, ("method", "what it does", "needs", "fidelity", "cost a pair"), rows, left=5)
+    render.line("costs at D 512, F 12, L 32; tvr methods show NAME sets them beside the published form's")
+
+
+def _cost(method: dict[str, Any]) -> str:
+    return re.sub(r"\d{4,}", lambda number: f"{int(number[0]):,}", method["cost_per_pair"])
 
 
 def _show_one(about: dict[str, Any]) -> None:
     render.line(f"{about['name']}: {about['summary']}\n{about['paper']}\nfidelity: {about['fidelity']}")
-    render.line(f"needs: {', '.join(about['needs'])}; {about['parameters']:,} parameters at D 512, F 12, L 32\n")
+    render.line(f"needs: {', '.join(about['needs'])}; {about['parameters']:,} parameters at D 512, F 12, L 32")
+    render.line(f"cost a pair: {_cost(about)}\n")
     rows = [
         [o["name"], str(o["default"]), o.get("symbol", ""), o.get("source", ""), o.get("note", "")]
         for o in about["options"]

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from tvr_cli.cli.options import DEFAULT_WORKSPACE
+
+_GAP = 3  # blanks between two columns
+_ENDLESS = 10_000
 
 
 def result(payload: dict[str, Any], as_json: bool, human: Callable[[], None]) -> None:
@@ -15,6 +23,12 @@ def result(payload: dict[str, Any], as_json: bool, human: Callable[[], None]) ->
         print(json.dumps(_clean(payload), ensure_ascii=False, allow_nan=False))
     else:
         human()
+
+
+def workspace_flag(workspace: Path) -> str:
+    """Return what a command has to add to mean a workspace: ` -o FOLDER`, or nothing where it is the default."""
+    default = os.environ.get("TVR_WORKSPACE") or DEFAULT_WORKSPACE
+    return "" if workspace == Path(default) else f" -o {shlex.quote(str(workspace))}"
 
 
 def line(text: str = "") -> None:
@@ -35,13 +49,19 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     from rich.table import Table
 
     shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False)
-    for i, name in enumerate(columns):
-        shown.add_column(name, justify="left" if i < left else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*[cell(value) for value in row])
+    cells = [[cell(value) for value in row] for row in rows]
     console = Console(highlight=False, markup=False)
-    # A pipe has no width: never fold numbers there.
-    (console if console.is_terminal else Console(highlight=False, markup=False, width=200)).print(shown)
+    if not console.is_terminal:  # a pipe has no width: a row is a line there
+        console = Console(highlight=False, markup=False, width=_ENDLESS)
+    # In a narrow terminal whole words go down a line, unless they do not fit side by side.
+    longest = [max((len(word) for row in cells for word in row[i].split()), default=0) for i in range(len(columns))]
+    fits = sum(longest) + _GAP * len(columns) <= console.width
+    for i, name in enumerate(columns):
+        justify: Literal["left", "right"] = "left" if i < left else "right"
+        shown.add_column(name, justify=justify, overflow="fold", min_width=longest[i] if fits else None)
+    for row in cells:
+        shown.add_row(*row)
+    console.print(shown)
 
 
 def cell(value: Any) -> str:

@@ -148,7 +148,12 @@ def show(result: dict[str, Any]) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[best[side][c] for c in columns[1:]]] for side in ("t2v", "v2t")]
         render.table(f"best on {result['selected_on']}, step {best['step']}", columns, rows)
-    render.line(f"kept in {result['path']}; next: tvr evaluate {result['run']}")
+    render.line(f"kept in {result['path']}; next: tvr evaluate {result['run']}{_elsewhere(result)}")
+
+
+def _elsewhere(result: dict[str, Any]) -> str:
+    """The flag that names the workspace, where it is not the default one."""
+    return render.workspace_flag(Path(result["path"]).parent.parent)
 
 
 def show_plan(payload: dict[str, Any]) -> None:

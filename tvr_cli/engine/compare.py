@@ -42,7 +42,8 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
             named = folder.name if (folder / "config.json").is_file() else f"--method {folder.name}"
             where = "" if split == "test" else f" --split {split}"
             raise DataError(
-                f"the run {folder.name!r} has no result on the split {split!r}; run: tvr evaluate {named}{where}"
+                f"the run {folder.name!r} has no result on the split {split!r}; "
+                f"run: tvr evaluate {named}{where} -o {workspace}"
             )
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
         tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
@@ -56,7 +57,7 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
         result, ranks = referee.judge_file(path, referee.JudgeOptions())
         return Entry(path.name, result, ranks)
     known = str(path) in preset_names("methods")
-    fix = f"; make its result with: tvr evaluate --method {path}" if known else ""
+    fix = f"; make its result with: tvr evaluate --method {path} -o {workspace}" if known else ""
     raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing{fix}")
 
 

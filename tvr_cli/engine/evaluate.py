@@ -152,7 +152,7 @@ def load(
         if found is None:
             raise DataError(
                 f"no run in {str(workspace / 'runs')!r} was trained on the features {store.fingerprint}; train one, or "
-                "evaluate a method without training: tvr evaluate --method text_guided"
+                f"evaluate a method without training: tvr evaluate --method text_guided -o {workspace}"
             )
     scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)

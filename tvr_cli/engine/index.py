@@ -112,7 +112,7 @@ def asked_for(workspace: Path, flags: Asked) -> Asked:
     if head is None:
         return flags
     made = head["identity"]
-    _refuse_other(made, flags)
+    _refuse_other(made, flags, workspace)
     before = _asked_of(head)
     if before.run is not None and not (workspace / "runs" / before.run / "config.json").is_file():
         log.logger.info("the run %r that the index was built for is gone", before.run)
@@ -180,7 +180,7 @@ def _asked_of(head: Mapping[str, Any]) -> Asked:
     return Asked(**head.get("asked", {}))
 
 
-def _refuse_other(made: Mapping[str, Any], flags: Asked) -> None:
+def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Path) -> None:
     named = {"run": Path(flags.run).name if flags.run else None, "method": flags.method}
     wrong = [(field, value) for field, value in named.items() if value is not None and made.get(field) != value]
     if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
@@ -188,6 +188,6 @@ def _refuse_other(made: Mapping[str, Any], flags: Asked) -> None:
     for field, value in wrong:
         flag = f"--{field} {value}"
         raise StoreMismatch(
-            f"the index was made with {field} {made.get(field)!r}, but {flag} asks for {value!r}; rebuild it with: "
-            f"tvr index {flag}"
+            f"the index was made with {field} {made.get(field) or 'none'!r}, but {flag} asks for {value!r}; rebuild it "
+            f"with: tvr index {flag} -o {workspace}"
         )

@@ -180,7 +180,8 @@ def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> Feat
             )
         if fingerprint is None:
             raise DataError(
-                f"the run {run.name!r} has no weights yet; continue it with: tvr train --resume --run {run.name}"
+                f"the run {run.name!r} has no weights yet; continue it with: "
+                f"tvr train --resume --run {run.name} -o {workspace}"
             )
         folder = workspace / "features" / str(fingerprint)
         if not folder.is_dir():
@@ -194,7 +195,7 @@ def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> Feat
     if store is None:
         raise DataError(
             f"expected features in {str(workspace / 'features')!r}{f' made by {backbone}' if backbone else ''}, found "
-            "none; run: tvr precompute-features" + (f" --backbone {backbone}" if backbone else "")
+            f"none; run: tvr precompute-features{f' --backbone {backbone}' if backbone else ''} -o {workspace}"
         )
     return store
 
