@@ -284,6 +284,12 @@ def test_a_bad_manifest_line_is_named_before_any_work(clips: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("line", [r'{"path": "a\u0000.mp4"}', r'{"path": "a\ud800.mp4"}', "[" * 100_000])
+def test_a_manifest_line_that_no_file_can_have_is_no_bug(tmp_path: Path, line: str) -> None:
+    (tmp_path / "m.jsonl").write_text(line + "\n")
+    assert "m.jsonl:1: no" in run(tmp_path / "m.jsonl", "-o", tmp_path / "out", code=3).stderr
+
+
 def test_two_folders_with_the_same_name_inside_are_refused(clips: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

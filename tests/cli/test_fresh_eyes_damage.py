@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -96,6 +97,26 @@ def test_a_damaged_line_of_the_frames_manifest_is_named(out):
     manifest.write_text(manifest.read_text().replace('"rows"', '"rowz"'))
     said = tvr("query", "a red star", "--index", out).stderr
     assert "manifest.jsonl:1: this line is damaged (KeyError: 'rows')" in said
+
+
+def test_captions_that_changed_since_are_said_and_not_cited(out, tmp_path):
+    captions = tmp_path / "mine.jsonl"
+    captions.write_text((out / "captions.jsonl").read_text())
+    assert tvr("precompute-features", *PLAN, "--captions", captions, "-o", out).exit_code == 0
+    fresh = tvr("evaluate", "--method", "mean", "-o", out, "--json")
+    assert "mine.jsonl" in fresh.stdout and "warning" not in fresh.stderr
+    captions.write_text(captions.read_text() + CAPTIONS[0].replace("red", "green").replace("}", ', "split": "test"}\n'))
+    later = captions.stat().st_mtime + 5
+    os.utime(captions, (later, later))
+    stale = tvr("evaluate", "--method", "mean", "-o", out, "--json")
+    assert "mine.jsonl' has changed since the features were computed" in stale.stderr and stale.exit_code == 0
+    assert '"captions": 2' in stale.stdout and "mine.jsonl" not in stale.stdout
+    named = re.search(r"tvr (precompute-features --repair .*-o \S+)", stale.stderr)
+    assert named is not None
+    os.utime(captions)
+    assert tvr(*shlex.split(named[1])).exit_code == 0
+    again = tvr("evaluate", "--method", "mean", "-o", out, "--json")
+    assert '"captions": 3' in again.stdout and "warning" not in again.stderr
 
 
 def mend(out: Path, said: str) -> None:

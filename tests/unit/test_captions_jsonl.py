@@ -71,6 +71,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ('{"video": null, "caption": "a dog"}', "expected the key 'video' with text, found null"),
         ('{"video": "a", "caption": "half a \\ud83d"}', "found half of a surrogate pair"),
         ("[" * 100_000, "found malformed JSON"),
+        ('{"video": "a", "caption": "a dog", "path": "a\\u0000.mp4"}', "no file can have NUL in its name"),
         ('{"video": 3, "caption": "a dog"}', "video: expected a string, found 3"),
         ('{"video": "a", "caption": ["a dog"]}', "caption: expected a string"),
         ('{"video": "a", "caption": "  "}', "caption: expected text"),

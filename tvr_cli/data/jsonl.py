@@ -219,6 +219,8 @@ def _text(record: Mapping[str, Any], key: str, where: str, *, required: bool = F
         raise DataError(f"{where}: {key}: expected a string, found {value!r}")
     if not value.strip():
         raise DataError(f"{where}: {key}: expected text, found an empty string")
+    if key == "path" and "\0" in value:
+        raise DataError(f"{where}: path: no file can have NUL in its name, found {value!r}")
     if not is_text(value):
         raise DataError(
             f"{where}: {key}: expected text, found half of a surrogate pair in {value!r}; write the character"

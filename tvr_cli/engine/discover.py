@@ -199,10 +199,14 @@ def _of_manifest(path: Path, segmenting: Segmenting | None, keep: _Globs) -> lis
 def _manifest_line(line: str, where: str, manifest: Path, segmenting: Segmenting | None) -> Video:
     try:
         record: dict[str, Any] = json.loads(line)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(f"{where}: not a JSON object: {e}") from e
     if not isinstance(record, dict) or not isinstance(record.get("path"), str) or not record["path"]:
         raise DataError(f'{where}: expected {{"path": "a.mp4"}}, optionally with id, start, end; found {line[:80]!r}')
+    if not (is_text(record["path"]) and "\0" not in record["path"] and is_text(str(record.get("id")))):
+        raise DataError(
+            f"{where}: no file can have a name with half a surrogate pair or NUL in it, found {line[:80]!r}"
+        )
     for key in record:
         if key not in _MANIFEST_KEYS:
             warn_once(f"{where}: key {key!r} is not used here{did_you_mean(key, _MANIFEST_KEYS)}")

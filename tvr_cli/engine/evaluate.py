@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import save
 
 from tvr_cli import __version__, log
-from tvr_cli.engine import models, referee, score
+from tvr_cli.engine import models, referee, score, training_store
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
@@ -156,6 +156,11 @@ def load(
             )
     scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)
+    if store.captions and (why := training_store.stale(workspace, store)):
+        log.warn_once(
+            f"{why} since the features were computed; this judges what was there then. Take up the changes with: "
+            f"tvr precompute-features --repair {store.fingerprint} -o {workspace}"
+        )
     return scorer, store
 
 
@@ -225,10 +230,10 @@ def _bank(scorer: Scorer, store: FeatureStore, gallery: Gallery, options: Evalua
 
 
 def _data_of(store: FeatureStore) -> dict[str, Any]:
-    """Return name, variant and notes of the corpus, and the sha256 of its annotation files."""
+    """Return name, variant and notes of the corpus, and the sha256 of its annotation files that are as they were."""
     about = store.provenance
     files = [Path(p) for p in about.get("annotations", [about["captions"]] if about.get("captions") else [])]
-    hashes = {path.name: sha256_file(path) for path in files if path.is_file()}
+    hashes = {path.name: sha256_file(path) for path in files if path.is_file() and not store.older_than(path)}
     return {k: about[k] for k in ("name", "variant", "notes") if about.get(k)} | {"annotations": hashes}
 
 

@@ -90,7 +90,7 @@ def require(
     Raises DataError when there are no frames or no captions, StoreMismatch when the frames do not have the wanted plan.
     """
     store, reasons = find(workspace, wish)
-    why = "; ".join(reasons) or _stale(workspace, store, captions)
+    why = "; ".join(reasons) or stale(workspace, store, captions)
     if store is None or why:
         store = _compute(workspace, wish, store, why, captions, device, offline)
     if not store.captions:
@@ -126,7 +126,7 @@ def of_run(workspace: Path, run: RunDir) -> FeatureStore:
     return FeatureStore.open(folder)
 
 
-def _stale(workspace: Path, store: FeatureStore | None, captions: Path | Manifest | None) -> str:
+def stale(workspace: Path, store: FeatureStore | None, captions: Path | Manifest | None = None) -> str:
     """Return, in words, why the features are to be looked at again; empty = they are as the frames and captions are."""
     if store is None or not has_frames(workspace):
         return ""
@@ -135,7 +135,7 @@ def _stale(workspace: Path, store: FeatureStore | None, captions: Path | Manifes
     if store.provenance.get("frames_content") != FrameStore.open(workspace / "frames").content_hash():
         return "the frames have changed"
     file = Path(str(store.provenance.get("captions", "")))
-    if file.is_file() and file.stat().st_mtime_ns > (store.root / "state.json").stat().st_mtime_ns:
+    if store.older_than(file):
         return f"{str(file)!r} has changed"
     return "" if store.captions else "there are no captions yet"
 

@@ -99,6 +99,10 @@ class FeatureStore:
         """Whether `backbone` is a name of the backbone that made this store: the one given then, or open_clip's."""
         return backbone in (self.backbone_name, self.identity["backbone"]["name"])
 
+    def older_than(self, file: Path) -> bool:
+        """Whether a file was written after the store was last brought up to date."""
+        return file.is_file() and file.stat().st_mtime_ns > (self.root / "state.json").stat().st_mtime_ns
+
     # ----------------------------------------------------------------------------------------------------- the corpus
 
     @cached_property
