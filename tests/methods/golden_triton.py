@@ -88,11 +88,11 @@ def eaglenet_cases(path) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 METHODS = {
+    "eaglenet": eaglenet_cases,
     "gare": gare_cases,
     "glccl": glccl_cases,
     "tcmgc": tcmgc_cases,
     "dmae": dmae_cases,
-    "eaglenet": eaglenet_cases,
 }
 
 

@@ -25,22 +25,29 @@ MAX_FRAMES = 31
 
 @triton.jit
 def candidates(
-    text_key, video_key, cosines, radius_weight, radius_bias, first, F, D, S, draw,
-    SP: tl.constexpr, FP: tl.constexpr, BK: tl.constexpr,
+    text_key, video_key, noise, noise_step, cosines, radius_weight, radius_bias, first, F, D, S, draw,
+    REPLAY: tl.constexpr, SP: tl.constexpr, FP: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Return y [SP, BK] of dimensions first..first + BK: row 0 (the caption) and rows beyond S are zero."""
+    """Return y [SP, BK] of dimensions first..first + BK: row 0 (the caption) and rows beyond S are zero.
+
+    REPLAY reads sigma from `noise`, one candidate every `noise_step` numbers, instead of drawing it.
+    """
     d, f, s = first + tl.arange(0, BK), tl.arange(0, FP), tl.arange(0, SP)
     inside = (d < D)[:, None] & (f < F)[None, :]
     weight = tl.load(radius_weight + d[:, None] * F + f[None, :], mask=inside, other=0.0)
     radius = tl.exp(tl.sum(weight * cosines[None, :], 1) + tl.load(radius_bias + d, mask=d < D, other=0.0))
-    block = (first // 4 + tl.arange(0, BK // 4))[None, :] + tl.zeros((SP, BK // 4), tl.int32)
-    number = (s - 1 + S * draw)[:, None] + tl.zeros((SP, BK // 4), tl.int32)
-    low = tl.zeros((SP, BK // 4), tl.uint32) + video_key.to(tl.uint32)
-    high = tl.zeros((SP, BK // 4), tl.uint32) + (video_key >> 32).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox(text_key, block.to(tl.uint32), number.to(tl.uint32), low, high)
-    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (SP, BK))
-    sigma = (words >> 8).to(tl.int32).to(tl.float32) * (2.0**-24)
     candidate = ((s > 0) & (s <= S))[:, None] & (d < D)[None, :]
+    if REPLAY:
+        at = (s - 1)[:, None].to(tl.int64) * noise_step + d[None, :]
+        sigma = tl.load(noise + at, mask=candidate, other=0.0)
+    else:
+        block = (first // 4 + tl.arange(0, BK // 4))[None, :] + tl.zeros((SP, BK // 4), tl.int32)
+        number = (s - 1 + S * draw)[:, None] + tl.zeros((SP, BK // 4), tl.int32)
+        low = tl.zeros((SP, BK // 4), tl.uint32) + video_key.to(tl.uint32)
+        high = tl.zeros((SP, BK // 4), tl.uint32) + (video_key >> 32).to(tl.uint32)
+        w0, w1, w2, w3 = tl.philox(text_key, block.to(tl.uint32), number.to(tl.uint32), low, high)
+        words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (SP, BK))
+        sigma = (words >> 8).to(tl.int32).to(tl.float32) * (2.0**-24)
     return tl.where(candidate, sigma * radius[None, :], 0.0)
 
 
@@ -102,6 +109,7 @@ def eaglenet_fwd_kernel(
     fold_receiver,  # [H, D] fp32
     fold_sender,  # [H, D] fp32
     last_bias,  # [D] fp32, of LN3
+    noise,  # [S, T, V, D] fp32, read if REPLAY
     out,  # [T, V] fp32
     T,
     V,
@@ -109,8 +117,10 @@ def eaglenet_fwd_kernel(
     D,
     S,
     draw,
+    noise_step,  # T V D
     slope,
     eps,
+    REPLAY: tl.constexpr,  # take the candidates' noise from `noise` (golden files) instead of drawing it
     H: tl.constexpr,
     K: tl.constexpr,  # D / H
     C: tl.constexpr,  # divides K
@@ -126,6 +136,7 @@ def eaglenet_fwd_kernel(
     text, message, frames = text + t * D, message + t * (2 * D + K + 4 * H), frames + v * F * D
     values, base, columns = values + v * F * D, base + v * F * D, columns + v * (2 * F + 1) * D
     seed, clip = tl.load(text_key + t), tl.load(video_key + v)
+    noise += pair * D
 
     # cosines of the caption with the frames, 0 for a zero vector
     dots, squares, square = tl.zeros((FP,), tl.float32), tl.zeros((FP,), tl.float32), 0.0
@@ -142,7 +153,10 @@ def eaglenet_fwd_kernel(
     # (b) logits of the text nodes
     logits = tl.zeros((SP, 16), tl.float32)
     for first in range(0, D, BK):
-        y = candidates(seed, clip, cosines, radius_weight, radius_bias, first, F, D, S, draw, SP, FP, BK)
+        y = candidates(
+            seed, clip, noise, noise_step, cosines, radius_weight, radius_bias, first, F, D, S, draw,
+            REPLAY, SP, FP, BK,
+        )  # fmt: skip
         logits += rows_times(y, fold_message, 2 * D + K, 4 * H, first, D, 16, BK, PRECISION)
     logits += tl.load(message + 2 * D + K + h, mask=h < 4 * H, other=0.0)[None, :]
 
@@ -154,7 +168,10 @@ def eaglenet_fwd_kernel(
         sent_tt, sent_ft = tl.zeros((SP, C), tl.float32), tl.zeros((SP, C), tl.float32)
         sent_out = tl.zeros((SP, C), tl.float32)
         for first in range(0, D, BK):
-            y = candidates(seed, clip, cosines, radius_weight, radius_bias, first, F, D, S, draw, SP, FP, BK)
+            y = candidates(
+            seed, clip, noise, noise_step, cosines, radius_weight, radius_bias, first, F, D, S, draw,
+            REPLAY, SP, FP, BK,
+        )  # fmt: skip
             sent_tt += rows_times(y, fold_message, start, C, first, D, C, BK, PRECISION)
             sent_ft += rows_times(y, fold_message, D + start, C, first, D, C, BK, PRECISION)
             sent_out += rows_times(y, fold_message, 2 * D + start % K, C, first, D, C, BK, PRECISION)
@@ -191,7 +208,10 @@ def eaglenet_fwd_kernel(
     total, square, on_bias = 0.0, 0.0, 0.0
     for first in range(0, D, BK):
         d = first + tl.arange(0, BK)
-        y = candidates(seed, clip, cosines, radius_weight, radius_bias, first, F, D, S, draw, SP, FP, BK)
+        y = candidates(
+            seed, clip, noise, noise_step, cosines, radius_weight, radius_bias, first, F, D, S, draw,
+            REPLAY, SP, FP, BK,
+        )  # fmt: skip
         z = tl.load(text + d, mask=d < D, other=0.0).to(tl.float32) + tl.sum(y * weight[:, None], 0)
         at = f[:, None] * D + d[None, :]
         rows = tl.load(columns + at, mask=frame[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
@@ -229,7 +249,7 @@ def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: E
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*text.values(), *video.values())):
         return False, "the kernel has no backward pass"
     plain = (options.prior, options.pool_heads, options.mask_padding) == ("uniform", 1, False)
-    if not plain or weights.hidden.out is None or weights.sigma is not None:
+    if not plain or weights.hidden.out is None:
         return False, "the kernel knows the published head only: RGAT, uniform noise, one pooling head, no masks"
     if options.candidates >= SLOTS or F > MAX_FRAMES or 4 * options.heads > 16:
         return False, f"the kernel holds at most {SLOTS - 1} candidates, {MAX_FRAMES} frames and 4 heads"
@@ -261,13 +281,20 @@ def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Eag
         *(video["base"].contiguous(), video["columns"].contiguous()),
         *(exact(video[name]) for name in small),
         *(exact(weights.radius.weight), exact(weights.radius.bias), fold.message.to(low).contiguous()),
-        *(exact(fold.receiver), exact(fold.sender), exact(weights.pool.norm3.bias), out),
+        *(exact(fold.receiver), exact(fold.sender), exact(weights.pool.norm3.bias)),
+        *(out if weights.sigma is None else exact(weights.sigma), out),  # without replay the pointer is never read
     )
     fp32 = low == torch.float32
     constants = {
-        **{"H": options.heads, "K": D // options.heads, "SP": SLOTS, "FP": max(16, triton.next_power_of_2(F + 1))},
+        **{
+            "REPLAY": weights.sigma is not None,
+            "H": options.heads,
+            "K": D // options.heads,
+            "SP": SLOTS,
+            "FP": max(16, triton.next_power_of_2(F + 1)),
+        },
         **{"C": min(D // options.heads, 64 if fp32 else 128), "BK": 16 if fp32 else 32},
         **{"PRECISION": "tf32x3" if fp32 else "tf32", "num_warps": 8, "num_stages": 2},
     }
-    scalars = (T, V, F, D, options.candidates, weights.draw, options.slope, EPSILON)
+    scalars = (T, V, F, D, options.candidates, weights.draw, T * V * D, options.slope, EPSILON)
     return Launch(eaglenet_fwd_kernel, (T * V,), (*tensors, *scalars), constants)
