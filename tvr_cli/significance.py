@@ -6,7 +6,7 @@ The unit is the video: captions of one video are resampled together, because the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,10 @@ def intervals(ranks: Ranks, *, seed: int = 0, draws: int = DRAWS) -> dict[str, l
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(names)}
 
 
-def compare(a: Ranks, b: Ranks, *, metric: str = "R@1", seed: int = 0, draws: int = DRAWS) -> Comparison:
-    """Compare two results on the same queries.
+def compare(
+    a: Ranks, b: Ranks, metrics: Sequence[str] = ("R@1",), *, seed: int = 0, draws: int = DRAWS
+) -> list[Comparison]:
+    """Compare two results on the same queries, one metric at a time, every metric under the same draws.
 
     McNemar's exact test where every query is a plain hit or miss (no tie straddles k) and videos have one query each;
     else a permutation test that swaps A and B video by video. Raises DataError when the queries differ.
@@ -56,17 +58,21 @@ def compare(a: Ranks, b: Ranks, *, metric: str = "R@1", seed: int = 0, draws: in
             f"the two results have different queries ({len(video)} and {len(video_b)}, or another order); only results "
             "of the same split and gallery can be compared pair by pair"
         )
-    difference = values_b[metric] - values_a[metric]
-    means = _resampled_means(difference[:, None], video, seed=seed, draws=draws)
-    low, high = _percentiles(means)
-    binary = metric.startswith("R@") and bool(np.isin(values_a[metric], (0, 100)).all())
-    binary = binary and bool(np.isin(values_b[metric], (0, 100)).all())
-    if binary and len(np.unique(video)) == len(video):
-        p, test = mcnemar(int((difference > 0).sum()), int((difference < 0).sum())), "McNemar, exact"
-    else:
-        p, test = _permutation(difference, video, seed=seed, draws=draws), "permutation over videos"
-    mean_a, mean_b = float(values_a[metric].mean()), float(values_b[metric].mean())
-    return Comparison(metric, mean_a, mean_b, mean_b - mean_a, (float(low[0]), float(high[0])), p, test)
+    difference = np.stack([values_b[name] - values_a[name] for name in metrics], axis=1)  # [N, M]
+    low, high = _percentiles(_resampled_means(difference, video, seed=seed, draws=draws))
+    single = len(np.unique(video)) == len(video)
+    plain = [single and name.startswith("R@") and _hit_or_miss(values_a[name], values_b[name]) for name in metrics]
+    tied = [i for i, exact in enumerate(plain) if not exact]
+    permuted = dict(zip(tied, _permutation(difference[:, tied], video, seed=seed, draws=draws), strict=True))
+    found = []
+    for i, name in enumerate(metrics):
+        if plain[i]:
+            p, test = mcnemar(int((difference[:, i] > 0).sum()), int((difference[:, i] < 0).sum())), "McNemar, exact"
+        else:
+            p, test = permuted[i], "permutation over videos"
+        mean_a, mean_b = float(values_a[name].mean()), float(values_b[name].mean())
+        found.append(Comparison(name, mean_a, mean_b, mean_b - mean_a, (float(low[i]), float(high[i])), p, test))
+    return found
 
 
 def mcnemar(only_b: int, only_a: int) -> float:
@@ -114,8 +120,8 @@ def as_dict(comparison: Comparison) -> Mapping[str, Any]:
 def _resampled_means(values: Floats, video: Ints, *, seed: int, draws: int) -> Floats:
     """Return [draws, M] means of values [N, M] with the videos drawn again with replacement."""
     _, of_query = np.unique(video, return_inverse=True)
-    groups = int(of_query.max()) + 1
-    sums = np.stack([np.bincount(of_query, values[:, m], groups) for m in range(values.shape[1])], axis=1)  # [G, M]
+    sums = _sums_by_group(values, of_query)
+    groups = len(sums)
     counts = np.bincount(of_query, minlength=groups).astype(np.float64)
     rng = np.random.default_rng(seed)
     means = []
@@ -134,13 +140,25 @@ def _percentiles(means: Floats) -> tuple[Floats, Floats]:
     return low, high
 
 
-def _permutation(difference: Floats, video: Ints, *, seed: int, draws: int) -> float:
+def _hit_or_miss(*values: Floats) -> bool:
+    return all(bool(np.isin(side, (0, 100)).all()) for side in values)
+
+
+def _permutation(difference: Floats, video: Ints, *, seed: int, draws: int) -> list[float]:
+    """Return a two-sided p a column of difference [N, M], with the signs of a video's queries drawn together."""
+    if not difference.shape[1]:
+        return []
     _, of_query = np.unique(video, return_inverse=True)
-    sums = np.bincount(of_query, difference)
-    observed = abs(sums.sum())
+    sums = _sums_by_group(difference, of_query)
+    observed = np.abs(sums.sum(axis=0))
     rng = np.random.default_rng(seed)
-    hits = 1  # the observed assignment is one of them
+    hits = np.ones(difference.shape[1], np.int64)  # the observed assignment is one of them
     for start in range(0, draws, _BLOCK):
         signs = rng.integers(0, 2, (min(_BLOCK, draws - start), len(sums))) * 2.0 - 1.0
-        hits += int((np.abs(signs @ sums) >= observed - 1e-9).sum())
-    return hits / (draws + 1)
+        hits += (np.abs(signs @ sums) >= observed - 1e-9).sum(axis=0)
+    return [float(hit) / (draws + 1) for hit in hits]
+
+
+def _sums_by_group(values: Floats, group: Ints) -> Floats:
+    """Return [G, M]: the columns of values [N, M] added up within each group."""
+    return np.stack([np.bincount(group, column) for column in values.T], axis=1)

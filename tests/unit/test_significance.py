@@ -1,5 +1,7 @@
 """Intervals cover, tests agree with independent libraries, and the video is the unit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -48,27 +50,44 @@ def test_wilson_is_the_textbook_interval():
 
 def test_mcnemar_is_used_for_plain_hits_and_permutation_for_ties_or_clusters():
     a, b = np.arange(200) % 2 == 0, np.arange(200) % 3 > 0
-    plain = significance.compare(ranks_with_hits(a), ranks_with_hits(b))
+    (plain,) = significance.compare(ranks_with_hits(a), ranks_with_hits(b))
     assert plain.test == "McNemar, exact"
     assert plain.difference == pytest.approx(100 * (b.mean() - a.mean()))
     assert plain.interval[0] < plain.difference < plain.interval[1]
     cluster = np.repeat(np.arange(100), 2)
-    assert significance.compare(ranks_with_hits(a, cluster), ranks_with_hits(b, cluster)).test.startswith("permutation")
+    (clustered,) = significance.compare(ranks_with_hits(a, cluster), ranks_with_hits(b, cluster))
+    assert clustered.test.startswith("permutation")
     tied = metrics.text_to_video(np.ones((200, 200)), np.arange(200))
-    assert significance.compare(ranks_with_hits(a), tied).test.startswith("permutation")
+    (straddled,) = significance.compare(ranks_with_hits(a), tied)
+    assert straddled.test.startswith("permutation")
+
+
+def test_metrics_asked_for_together_are_tested_as_if_each_were_alone():
+    rng = np.random.default_rng(2)
+    near = np.eye(90) + 1.3 * rng.random((90, 90))
+    a = metrics.text_to_video(np.round(near, 2), np.arange(90))  # rounded: ties straddle 10, not 1 or 5
+    b = metrics.text_to_video(np.eye(90) + 1.5 * rng.random((90, 90)), np.arange(90))
+    names = ("R@1", "R@5", "R@10", "MRR")
+    together = significance.compare(a, b, names, draws=300)
+    for name, shared in zip(names, together, strict=True):
+        (alone,) = significance.compare(a, b, (name,), draws=300)
+        assert shared.interval == pytest.approx(alone.interval)
+        assert replace(shared, interval=alone.interval) == alone
+    assert {one.test for one in together} == {"McNemar, exact", "permutation over videos"}
 
 
 def test_both_tests_agree_where_both_apply():
     rng = np.random.default_rng(5)
     a, b = rng.random(300) < 0.45, rng.random(300) < 0.52
-    exact = significance.compare(ranks_with_hits(a), ranks_with_hits(b)).p
-    signs = significance._permutation(100.0 * (b.astype(float) - a), np.arange(300), seed=0, draws=4000)
+    exact = significance.compare(ranks_with_hits(a), ranks_with_hits(b))[0].p
+    difference = 100.0 * (b.astype(float) - a)[:, None]
+    (signs,) = significance._permutation(difference, np.arange(300), seed=0, draws=4000)
     assert signs == pytest.approx(exact, abs=0.03)
 
 
 def test_a_result_does_not_differ_from_itself():
     ranks = ranks_with_hits(np.arange(40) % 2 == 0)
-    same = significance.compare(ranks, ranks)
+    (same,) = significance.compare(ranks, ranks)
     assert (same.difference, same.p) == (0.0, 1.0)
 
 

@@ -17,6 +17,7 @@ from tvr_cli.metrics import Ranks
 from tvr_cli.preset_loader import preset_names
 
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+TESTED = ("R@1", "R@5", "R@10")
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,10 @@ def _tests(first: Entry, other: Entry, seed: int) -> list[dict[str, Any]]:
             "against": other.label,
             "paired": True,
             "side": side,
-            **significance.as_dict(significance.compare(first.ranks[i], other.ranks[i], metric=metric, seed=seed)),
+            **significance.as_dict(comparison),
         }
         for i, side in enumerate(("t2v", "v2t"))
-        for metric in ("R@1", "R@5", "R@10")
+        for comparison in significance.compare(first.ranks[i], other.ranks[i], TESTED, seed=seed)
     ]
 
 
