@@ -68,6 +68,22 @@ def test_doctor_finds_missing_extra_empty_and_repeated(copy):
     assert found["decoding"]["detail"].startswith("18 of 19") and not found["video7017"]["ok"]
 
 
+def test_doctor_lists_captions_without_words_beside_all_else(copy):
+    file = copy / "MSRVTT_JSFUSION_test.csv"
+    lines = file.read_text().splitlines()
+    for line in (1, 3):
+        lines[line] = ",".join([*lines[line].split(",")[:3], " "])
+    file.write_text("\n".join(lines) + "\n")
+    result = tvr("doctor", f"msrvtt:{copy}", "--json")
+    found = checks(result)
+    assert result.exit_code == 3 and found["annotations"]["ok"] and found["videos"]["ok"]
+    detail = found["captions"]["detail"]
+    assert detail.startswith("2 of ") and f"{file}:2" in detail and f"{file}:4" in detail
+    assert found["test captions"]["detail"].startswith("2 distinct of 2")
+    refused = tvr("extract-frames", "--data", f"msrvtt:{copy}", "-o", copy / "out")
+    assert refused.exit_code == 3 and "csv:2: ret0: the caption has no words (and 1 more)" in refused.stderr
+
+
 @pytest.mark.parametrize("name", ["msrvtt", "msvd", "didemo", "activitynet", "vatex", "lsmdc"])
 def test_doctor_lists_every_missing_file_of_an_empty_folder(name, tmp_path):
     result = tvr("doctor", f"{name}:{tmp_path}", "--json")

@@ -74,7 +74,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ('{"video": "a", "caption": "a dog", "path": "a\\u0000.mp4"}', "no file can have NUL in its name"),
         ('{"video": 3, "caption": "a dog"}', "video: expected a string, found 3"),
         ('{"video": "a", "caption": ["a dog"]}', "caption: expected a string"),
-        ('{"video": "a", "caption": "  "}', "caption: expected text"),
+        ('{"video": "a", "caption": "  "}', "a#1: the caption has no words; write it"),
         ('{"video": "a", "caption": "b", "id": 4}', "id: expected a string"),
         ('{"video": "a", "caption": "b", "path": false}', "path: expected a string"),
         ('{"video": "a", "caption": "b", "split": "valid"}', "split: expected train, val or test, found 'valid'"),

@@ -172,7 +172,7 @@ BAD = [
     ("msrvtt", "9k", append(JSON, "}"), r"MSRVTT_data\.json:1: not valid JSON"),
     ("msrvtt", "9k", replace(JSON, '"caption"', '"captoin"'), "'caption' is missing"),
     ("msrvtt", "9k", replace("MSRVTT_train.9k.csv", "video_id", "id"), r"\.csv:1: expected the header"),
-    ("msrvtt", "9k", append(TEST_CSV, "ret9,msr1,video1,\n"), r"\.csv:6: the video_id or the sent"),
+    ("msrvtt", "9k", append(TEST_CSV, "ret9,msr1,,a dog\n"), r"\.csv:6: the video_id is empty"),
     (
         "msrvtt",
         "9k",
@@ -199,6 +199,58 @@ BAD = [
     ("lsmdc", None, replace(VAL_CSV, "\t", ","), r"val\.csv:1: expected 6 columns"),
     ("lsmdc", None, latin1(VAL_CSV), r"val\.csv:1: expected UTF-8.*iconv"),
 ]
+
+
+def empty_row(file, line, column, delimiter):
+    """Take the sentence out of one row of a table."""
+
+    def damage(root):
+        rows = (root / file).read_text().split("\n")
+        cells = rows[line - 1].split(delimiter)
+        cells[column] = "  "
+        rows[line - 1] = delimiter.join(cells)
+        (root / file).write_text("\n".join(rows))
+
+    return damage
+
+
+def empty_json(file, key, words):
+    """Put `words` in the place of every value of a key, a JSON file's depth aside."""
+
+    def emptied(value):
+        if isinstance(value, dict):
+            return {k: words if k == key else emptied(v) for k, v in value.items()}
+        return [emptied(v) for v in value] if isinstance(value, list) else value
+
+    return lambda root: (root / file).write_text(json.dumps(emptied(json.loads((root / file).read_text()))))
+
+
+EMPTY = [
+    (
+        "msrvtt",
+        "9k",
+        empty_json(JSON, "caption", " "),
+        r"MSRVTT_data\.json: video\d+#0: the caption has no words \(and \d+ more",
+    ),
+    ("msrvtt", "9k", empty_row(TEST_CSV, 3, 3, ","), r"test\.csv:3: ret\d+: the caption has no words; write"),
+    ("didemo", None, empty_json("val_data.json", "description", ""), r"val_data\.json: .*#0: the caption has"),
+    ("activitynet", None, empty_json("val_1.json", "sentences", []), r"val_1\.json: .*#0: the caption has"),
+    ("lsmdc", None, empty_row(VAL_CSV, 2, 5, "\t"), r"val\.csv:2: .*#0: the caption has no words; write"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "damage", "message"), EMPTY, ids=[f"{e[0]}-{i}" for i, e in enumerate(EMPTY)]
+)
+def test_captions_without_words_are_refused_together_and_can_be_listed(
+    miniatures, tmp_path, name, variant, damage, message
+):
+    root = shutil.copytree(miniatures(name, variant), tmp_path / name, ignore=shutil.ignore_patterns("videos"))
+    whole = data.load(spec(name, root, variant))
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        data.load(spec(name, root, variant))
+    assert [c.id for c in data.read(spec(name, root, variant)).captions] == [c.id for c in whole.captions]
 
 
 @pytest.mark.parametrize(("name", "variant", "damage", "message"), BAD, ids=[f"{b[0]}-{i}" for i, b in enumerate(BAD)])

@@ -169,15 +169,24 @@ def clips_of(ids: Iterable[str], files: VideoFiles, *, end: float | None = None)
     return clips, missing
 
 
-def captions_of(video: str, texts: Sequence[str], split: str, path: Path, where: str = "") -> list[Caption]:
-    """Make the captions of one video, with ids `video#i`. Raises DataError for one that is empty."""
-    made = []
-    for i, text in enumerate(texts):
-        cleaned = " ".join(str(text).split())
-        if not cleaned:
-            raise DataError(f"{path}: {where or video}: caption {i} is empty")
-        made.append(Caption(f"{video}#{i}", video, cleaned, split, source=str(path)))  # type: ignore[arg-type]
-    return made
+def captions_of(video: str, texts: Sequence[str], split: str, path: Path) -> list[Caption]:
+    """Make the captions of one video, with ids `video#i` and the white space of each made one blank."""
+    return [
+        Caption(f"{video}#{i}", video, " ".join(str(text).split()), split, source=str(path))  # type: ignore[arg-type]
+        for i, text in enumerate(texts)
+    ]
+
+
+def empty_captions(captions: Iterable[Caption]) -> list[str]:
+    """Return place and id of each caption without words."""
+    return [f"{c.source}: {c.id}" for c in captions if not c.text.strip()]
+
+
+def refuse_empty(captions: Iterable[Caption]) -> None:
+    """Raise DataError when captions have no words, naming the first: such a query fits every video alike."""
+    if found := empty_captions(captions):
+        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise DataError(f"{found[0]}: the caption has no words{others}; write it, or take it out of the file")
 
 
 def _place(path: Path, name: str) -> str:

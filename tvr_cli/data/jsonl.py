@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from tvr_cli.data.annotation_files import refuse_empty
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.files import is_text
 from tvr_cli.log import warn_once
@@ -60,7 +61,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
     if variant is not None:
         raise ConfigError(f"captions of one's own have no variants, found {variant!r}; say jsonl:{root}")
     file = root / "captions.jsonl" if root.is_dir() else root
-    captions = read_captions(file)
+    captions = read_captions(file, empty=True)
     beside: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(p for p in file.parent.rglob("*") if p.is_file() and p != file):
         beside[path.stem].append(path)
@@ -77,8 +78,10 @@ def load(root: Path, variant: str | None = None) -> Manifest:
     return Manifest("jsonl", file.parent, tuple(clips.values()), tuple(captions), None, {}, tuple(missing), (file,))
 
 
-def read_captions(path: Path) -> list[Caption]:
+def read_captions(path: Path, *, empty: bool = False) -> list[Caption]:
     """Read a captions file. Ids are made where absent: `video#0`, `video#1`, … in the order of the file.
+
+    empty: keep captions without words.
 
     Raises DataError, with file and line, for anything that is not as the module's docstring says.
     """
@@ -104,6 +107,8 @@ def read_captions(path: Path) -> list[Caption]:
         captions.append(caption)
     if not captions:
         raise DataError(f"{str(path)!r} holds no captions; expected lines like {EXAMPLE}")
+    if not empty:
+        refuse_empty(captions)
     return captions
 
 
@@ -217,7 +222,7 @@ def _text(record: Mapping[str, Any], key: str, where: str, *, required: bool = F
         raise DataError(f"{where}: expected the key {key!r} with text, found {found}{fix}")
     if not isinstance(value, str):
         raise DataError(f"{where}: {key}: expected a string, found {value!r}")
-    if not value.strip():
+    if not value.strip() and key != "caption":  # the captions without words are listed together
         raise DataError(f"{where}: {key}: expected text, found an empty string")
     if key == "path" and "\0" in value:
         raise DataError(f"{where}: path: no file can have NUL in its name, found {value!r}")

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+from tvr_cli.data import annotation_files as ann
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.types import Manifest
 
@@ -21,10 +22,18 @@ def names() -> list[str]:
 
 
 def load(spec: str) -> Manifest:
-    """Read the annotations of `NAME:ROOT[:VARIANT]`.
+    """Read the annotations of `NAME:ROOT[:VARIANT]`, every caption with words in it.
 
-    Raises ConfigError for an unknown name or a malformed spec, DataError when the root is not there.
+    Raises ConfigError for an unknown name or a malformed spec, DataError when the root is not there, when its files
+    are not as the data set's are, and for captions without words, all of them at once.
     """
+    manifest = read(spec)
+    ann.refuse_empty(manifest.captions)
+    return manifest
+
+
+def read(spec: str) -> Manifest:
+    """Read the annotations as `load` does, and keep captions without words: for who wants to list what is wrong."""
     name, root, variant = split_spec(spec)
     if name not in names():
         raise ConfigError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tvr_cli import data, log
 from tvr_cli.data import official
-from tvr_cli.data.annotation_files import VideoFiles, optional_file
+from tvr_cli.data.annotation_files import VideoFiles, empty_captions, optional_file
 from tvr_cli.data.registry import split_spec, wanted
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError
@@ -32,12 +32,13 @@ def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
     if not root.exists():
         raise DataError(f"expected the data set {name} at {str(root)!r}, found nothing there")
     try:
-        manifest = data.load(spec)
+        manifest = data.read(spec)
     except DataError as e:
         fix = "see docs/datasets.md for the files that are accepted"
         return [Check("annotations", False, str(e), fix, incomplete=True), *_annotation_files(name, root, variant)]
     checks = [_annotations(manifest), *_counts(manifest), _missing(manifest), _unused(manifest)]
-    checks += [_duplicate_files(manifest), _rivals(manifest), _empty_files(manifest), _repeated_captions(manifest)]
+    checks += [_duplicate_files(manifest), _rivals(manifest), _empty_files(manifest)]
+    checks += [_empty_captions(manifest), _repeated_captions(manifest)]
     checks += [Check("note", True, note) for note in manifest.notes]
     if deep:
         checks += _decoded(manifest)
@@ -153,10 +154,18 @@ def _empty_files(manifest: Manifest) -> Check:
     )
 
 
+def _empty_captions(manifest: Manifest) -> Check:
+    empty = empty_captions(manifest.captions)
+    if not empty:
+        return Check("captions", True, f"all {len(manifest.captions)} captions have words")
+    detail = f"{len(empty)} of {len(manifest.captions)} captions have no words: {_some(empty)}"
+    return Check("captions", False, detail, "write them, or take them out of the file", incomplete=True)
+
+
 def _repeated_captions(manifest: Manifest) -> Check:
     """Count test captions that stand for several videos: no method can tell those apart."""
     videos: dict[str, set[str]] = defaultdict(set)
-    rows = [c for c in manifest.captions if c.split == "test"]
+    rows = [c for c in manifest.captions if c.split == "test" and c.text]
     for caption in rows:
         videos[" ".join(caption.text.lower().split())].add(caption.video)
     repeated = [text for text, of in videos.items() if len(of) > 1]
