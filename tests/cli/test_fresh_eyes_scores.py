@@ -35,6 +35,14 @@ def test_a_matrix_of_another_shape_says_what_to_turn(tmp_path: Path, scores: np.
     assert said("evaluate", "--scores", tmp_path / "s.npz", code=3).strip().endswith(words)
 
 
+def test_a_video_filled_with_zeros_is_an_incomplete_gallery(tmp_path: Path) -> None:
+    file = tmp_path / "s.npz"
+    np.savez(file, scores=SCORES * [1, 1, 0, 1], video_of_caption=VIDEO)
+    assert "1 of 4 videos have one score for every caption" in said("evaluate", "--scores", file, code=3)
+    result = CliRunner().invoke(app, ["evaluate", "--scores", str(file), "--allow-missing"])
+    assert result.exit_code == 0 and "4/4 videos, 1 zero-filled" in result.stdout
+
+
 def test_bf16_asks_for_float32(tmp_path: Path) -> None:
     file = tmp_path / "s.safetensors"
     safetensors.torch.save_file({"scores": torch.tensor(SCORES).bfloat16()}, file)

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tvr_cli import metrics
-from tvr_cli.engine import referee
+from tvr_cli.engine import compare, referee
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
 
@@ -61,11 +61,24 @@ def test_a_pickle_in_an_npz_is_not_executed(tmp_path):
         referee.read_scores(tmp_path / "a.npz")
 
 
-def test_zero_filled_videos_are_counted(tmp_path):
+def test_zero_filled_videos_are_refused_or_counted(tmp_path):
     scores, video = example()
     scores[:, 3] = 0.0
-    result, _ = referee.judge_file(write(tmp_path / "a.npz", scores=scores, video_of_caption=video), JudgeOptions())
-    assert result["gallery"]["zero_filled"] == 1
+    file = write(tmp_path / "a.npz", scores=scores, video_of_caption=video)
+    with pytest.raises(DataError, match=r"1 of 30 videos have one score .* --allow-missing"):
+        referee.judge_file(file, JudgeOptions())
+    result, _ = referee.judge_file(file, JudgeOptions(), allow_missing=True)
+    assert result["gallery"] == {"expected": 30, "scored": 30, "zero_filled": 1}
+    report = compare.compare([compare.read_entry(file, "test", tmp_path)] * 2)
+    assert report["rows"][0]["gallery"]["zero_filled"] == 1
+    assert "| 30/30 videos, 1 zero-filled |" in compare.markdown(report)
+
+
+def test_a_constant_matrix_is_chance_not_a_gallery_of_missing_videos(tmp_path):
+    _, video = example()
+    file = write(tmp_path / "a.npz", scores=np.ones((30, 30)), video_of_caption=video)
+    result, _ = referee.judge_file(file, JudgeOptions())
+    assert result["t2v"]["R@1"] == pytest.approx(100 / 30)
 
 
 def test_dual_softmax_is_a_row_of_its_own_and_never_the_headline():

@@ -71,7 +71,7 @@ def evaluate(
             raise ConfigError(
                 "--scores judges a file and writes nothing; leave out --save-scores, --set, --noise-seeds and --dry-run"
             )
-        result, _ = referee.judge_file(scores, judge)
+        result, _ = referee.judge_file(scores, judge, allow_missing=allow_missing)
     else:
         from tvr_cli.engine import evaluate as engine
         from tvr_cli.engine.score import parse_bytes

@@ -55,7 +55,7 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
         ranks_path = path.with_suffix(".ranks.safetensors")
         return Entry(path.stem, read_json(path), referee.read_ranks(ranks_path) if ranks_path.is_file() else None)
     if path.is_file():
-        result, ranks = referee.judge_file(path, referee.JudgeOptions())
+        result, ranks = referee.judge_file(path, referee.JudgeOptions(), allow_missing=True)
         return Entry(path.name, result, ranks)
     known = str(path) in preset_names("methods")
     fix = f"; make its result with: tvr evaluate --method {path} -o {workspace}" if known else ""
@@ -102,7 +102,7 @@ def csv_text(report: Mapping[str, Any]) -> str:
 def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table as text, without columns in which nothing is known."""
     header = ["run", "method", "fidelity", "t2v R@1 [95 %]", "R@5", "R@10", "MdR", "MnR", "v2t R@1", "rsum"]
-    header += ["selected on", "published t2v R@1", "difference", "parameters", "index B/clip", "pairs/s"]
+    header += ["gallery", "selected on", "published t2v R@1", "difference", "parameters", "index B/clip", "pairs/s"]
     rows = []
     for row in report["rows"]:
         t2v, interval, cost = row["t2v"], row["interval"], row["cost"]
@@ -117,6 +117,7 @@ def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 *[f"{t2v[c]:.1f}" if c in t2v else "–" for c in COLUMNS[1:]],
                 f"{row['v2t']['R@1']:.1f}",
                 f"{row['rsum']:.1f}",
+                _incomplete(row["gallery"]),
                 row["selected_on"] or "–",
                 "–"
                 if published is None
@@ -141,6 +142,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "split": result.get("split"),
         "captions": result.get("captions"),
         "videos": result.get("videos"),
+        "gallery": {k: result.get("gallery", {}).get(k) for k in ("expected", "scored", "zero_filled")},
         "metrics": result.get("metrics", "fair"),
         "v2t_protocol": result.get("v2t_protocol"),
         "selected_on": result.get("selected_on"),
@@ -190,6 +192,14 @@ def _tests(first: Entry, other: Entry, seed: int) -> list[dict[str, Any]]:
         for i, side in enumerate(("t2v", "v2t"))
         for comparison in significance.compare(first.ranks[i], other.ranks[i], TESTED, seed=seed)
     ]
+
+
+def _incomplete(gallery: Mapping[str, int | None]) -> str:
+    """Return what is missing of a gallery, a dash where nothing is or nothing is known."""
+    expected, scored, filled = gallery["expected"], gallery["scored"], gallery["zero_filled"]
+    if scored == expected and not filled:
+        return "–"
+    return f"{scored}/{expected} videos, {filled or 0} zero-filled"
 
 
 def _count(value: float | None) -> str:

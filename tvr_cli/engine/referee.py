@@ -106,11 +106,22 @@ def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions) -> dict[
     return result
 
 
-def judge_file(path: Path, options: JudgeOptions) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None]:
-    """Referee a score file: the whole result that `tvr evaluate --scores` prints."""
+def judge_file(
+    path: Path, options: JudgeOptions, *, allow_missing: bool = False
+) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None]:
+    """Referee a score file: the whole result that `tvr evaluate --scores` prints.
+
+    Raises DataError when some videos look missing (`zero_columns`), unless that is allowed; the count is in the result.
+    """
     file = read_scores(path)
+    videos, filled = file.scores.shape[1], zero_columns(file.scores)
+    if 0 < filled < videos and not allow_missing:
+        raise DataError(
+            f"{str(path)!r}: {filled} of {videos} videos have one score for every caption, as a missing video has that "
+            "was filled with zeros. It is never found and never in the way; complete the scores, or say "
+            "--allow-missing: the count is then in every output"
+        )
     result, ranks = judge(file.scores, file.video_of_caption, options, bank=file.bank)
-    videos = file.scores.shape[1]
     head: dict[str, Any] = {
         "schema": "tvr/evaluate@1",
         "tvr": __version__,
@@ -120,7 +131,7 @@ def judge_file(path: Path, options: JudgeOptions) -> tuple[dict[str, Any], tuple
         "split": None,
         "captions": len(file.scores),
         "videos": videos,
-        "gallery": {"expected": videos, "scored": videos, "zero_filled": zero_columns(file.scores)},
+        "gallery": {"expected": videos, "scored": videos, "zero_filled": filled},
         "precision": str(file.scores.dtype),
         "scores_sha256": file.sha256,
         "v2t_protocol": options.v2t,
