@@ -37,7 +37,7 @@ def all_variants():
     out = []
     for (name, path), dtype in ((c, d) for c in cases("dmae") for d in (torch.float32, torch.float64)):
         label = "fp64" if dtype == torch.float64 else "fp32"
-        out += [pytest.param(path, v, dtype, id=f"{name}-{v}-{label}") for v in variants(load(path, dtype))]
+        out += [pytest.param(path, v, dtype, id=f"{name}-{v}-{label}") for v in sorted(variants(load(path, dtype)))]
     return out
 
 
