@@ -36,7 +36,7 @@ def step_of(method: str, form: str, batch: int, dim: int, frames: int, words: in
     import authors_loops
     from synthetic import SyntheticStore
 
-    from tvr_cli.engine.draws import SeededDraws
+    from tvr_cli.engine.training.draws import SeededDraws
     from tvr_cli.methods import base
     from tvr_cli.types import Batch
 
@@ -97,7 +97,7 @@ def decode_seconds(batch: int, frames: int) -> float:
     from PIL import Image
 
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
-    from tvr_cli.engine.frame_loader import fit
+    from tvr_cli.engine.features.frame_loader import fit
     from tvr_cli.stores.frames import decode_jpeg
 
     y, x = np.mgrid[:224, :224]

@@ -24,8 +24,9 @@ from pathlib import Path
 import torch
 
 from tvr_cli import config
-from tvr_cli.engine import checkpoint, models
-from tvr_cli.engine.checkpoint import Best
+from tvr_cli.engine import models
+from tvr_cli.engine.training import checkpoint
+from tvr_cli.engine.training.checkpoint import Best
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.feature_writer import FeatureWriter, header_of

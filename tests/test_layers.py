@@ -53,10 +53,10 @@ LIGHT_FILES = (
     "stores/decode.py",
     "stores/frame_writer.py",
     "engine/extract.py",
-    "engine/augment.py",
-    "engine/frame_loader.py",
+    "engine/features/augment.py",
+    "engine/features/frame_loader.py",
     "engine/referee.py",
-    "engine/seeds.py",
+    "engine/training/seeds.py",
     "engine/audit.py",
     "engine/compare.py",
 )

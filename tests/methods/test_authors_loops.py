@@ -20,11 +20,11 @@ from synthetic import SyntheticStore, tiny_clip
 from torch import Tensor
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.draws import SeededDraws
-from tvr_cli.engine.learner import Learner
-from tvr_cli.engine.loop import Loop, Names
-from tvr_cli.engine.sampling import PairSampler
-from tvr_cli.engine.sources import CachedSource, Features, Inputs
+from tvr_cli.engine.training.draws import SeededDraws
+from tvr_cli.engine.training.learner import Learner
+from tvr_cli.engine.training.loop import Loop, Names
+from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.sources import CachedSource, Features, Inputs
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 from tvr_cli.types import TextFeatures, VideoFeatures

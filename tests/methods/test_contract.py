@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tvr_cli import config
-from tvr_cli.engine.draws import SeededDraws
+from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.methods import base
 from tvr_cli.types import Batch, Encoding, Sizes, TextFeatures, VideoFeatures
 

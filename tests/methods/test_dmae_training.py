@@ -11,7 +11,7 @@ from golden import RecordedDraws
 
 from tvr_cli import config
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.assemble import require_trainable
+from tvr_cli.engine.training.assemble import require_trainable
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import base
 from tvr_cli.methods._dmae_tpm import Eraser

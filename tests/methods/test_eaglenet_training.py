@@ -9,7 +9,7 @@ from golden import RecordedDraws
 from torch import Tensor
 from tvr_kernels.eaglenet import reference
 
-from tvr_cli.engine.draws import SeededDraws
+from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.methods import _eaglenet_energy, base
 from tvr_cli.methods._eaglenet_energy import EnergyMatching
 from tvr_cli.methods._eaglenet_training import Dropout, score_pairs, sigmoid_loss

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden import RecordedDraws
 
-from tvr_cli.engine.draws import SeededDraws
+from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.errors import DataError
 from tvr_cli.methods import _gare_regularisers as regularisers
 from tvr_cli.methods.gare import Method

@@ -8,7 +8,8 @@ from golden import Closeness, load, params
 
 from tvr_cli import config
 from tvr_cli.backbones.openclip import OpenClipBackbone
-from tvr_cli.engine import checkpoint, importer, models
+from tvr_cli.engine import importer, models
+from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError, StoreMismatch
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir

@@ -9,11 +9,11 @@ import torch
 from synthetic import SyntheticStore
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine import checkpoint
-from tvr_cli.engine.learner import Learner
-from tvr_cli.engine.loop import Loop, Names
-from tvr_cli.engine.sampling import PairSampler
-from tvr_cli.engine.sources import CachedSource
+from tvr_cli.engine.training import checkpoint
+from tvr_cli.engine.training.learner import Learner
+from tvr_cli.engine.training.loop import Loop, Names
+from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.sources import CachedSource
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 

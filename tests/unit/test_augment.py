@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tvr_cli.engine import augment
-from tvr_cli.engine.augment import OPERATIONS, RandAugment
+from tvr_cli.engine.features import augment
+from tvr_cli.engine.features.augment import OPERATIONS, RandAugment
 
 
 def frame(seed: int) -> Image.Image:

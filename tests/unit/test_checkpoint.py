@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from tvr_cli.engine import checkpoint
-from tvr_cli.engine.checkpoint import Best
-from tvr_cli.engine.optim import BertAdam
+from tvr_cli.engine.training import checkpoint
+from tvr_cli.engine.training.checkpoint import Best
+from tvr_cli.engine.training.optim import BertAdam
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from tvr_kernels import gemm
 
 from tvr_cli.backbones import load
-from tvr_cli.engine.fast_linear import use_fast_linear
+from tvr_cli.engine.features.fast_linear import use_fast_linear
 
 
 @pytest.fixture

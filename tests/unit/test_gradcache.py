@@ -7,8 +7,8 @@ import torch
 from synthetic import Method, tiny_clip
 from torch import Tensor
 
-from tvr_cli.engine import gradcache
-from tvr_cli.engine.draws import SeededDraws
+from tvr_cli.engine.training import gradcache
+from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.methods import base
 from tvr_cli.types import Batch, LossOutput, Sizes, TextFeatures, VideoFeatures
 

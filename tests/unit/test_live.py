@@ -11,12 +11,12 @@ import torch
 from synthetic import write_backbone, write_frames
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine import precision
-from tvr_cli.engine.frame_loader import FrameLoader
-from tvr_cli.engine.live import LiveSource
+from tvr_cli.engine.features.frame_loader import FrameLoader
 from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, precompute
-from tvr_cli.engine.sampling import PairSampler
 from tvr_cli.engine.train import TrainOptions, dry_run, experiment_of, train
+from tvr_cli.engine.training import precision
+from tvr_cli.engine.training.live import LiveSource
+from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
@@ -148,7 +148,7 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
     from tvr_cli.engine import models
     from tvr_cli.engine.evaluate import EvaluateOptions, evaluate
     from tvr_cli.engine.gallery import gallery_of
-    from tvr_cli.engine.selection import select
+    from tvr_cli.engine.training.selection import select
 
     result = run(world, tmp_path / "out")
     found = RunDir.open(tmp_path / "out" / "runs" / "synthetic")
@@ -167,7 +167,7 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
 
 
 def test_a_killed_full_run_resumes_to_the_same_bytes(world: tuple[Path, str], tmp_path: Path) -> None:
-    from tvr_cli.engine.loop import Loop
+    from tvr_cli.engine.training.loop import Loop
 
     run(world, tmp_path / "whole")
     original = Loop.train_step

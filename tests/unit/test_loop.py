@@ -13,13 +13,13 @@ import torch
 from synthetic import Method, SyntheticStore
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine import checkpoint, guards
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
-from tvr_cli.engine.learner import Learner
-from tvr_cli.engine.loop import Loop, Names
-from tvr_cli.engine.sampling import PairSampler
-from tvr_cli.engine.selection import numbers_of_videos, select
-from tvr_cli.engine.sources import CachedSource
+from tvr_cli.engine.training import checkpoint, guards
+from tvr_cli.engine.training.learner import Learner
+from tvr_cli.engine.training.loop import Loop, Names
+from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.selection import numbers_of_videos, select
+from tvr_cli.engine.training.sources import CachedSource
 from tvr_cli.errors import DataError, Interrupted
 from tvr_cli.metrics import evaluate
 from tvr_cli.runs import RunDir

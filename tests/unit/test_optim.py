@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.draws import SeededDraws
-from tvr_cli.engine.optim import BertAdam, build, group_parameters, multiplier, set_rates
-from tvr_cli.engine.seeds import derive
+from tvr_cli.engine.training.draws import SeededDraws
+from tvr_cli.engine.training.optim import BertAdam, build, group_parameters, multiplier, set_rates
+from tvr_cli.engine.training.seeds import derive
 from tvr_cli.errors import ConfigError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tvr_cli.engine import board
 from tvr_cli.engine.plot import curve, plot, smooth
+from tvr_cli.engine.training import board
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.runs import RunDir
 

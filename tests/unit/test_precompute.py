@@ -21,7 +21,7 @@ import torch
 from tvr_cli import log
 from tvr_cli.backbones import load
 from tvr_cli.engine import precompute as engine
-from tvr_cli.engine.frame_batches import ahead, fit
+from tvr_cli.engine.features.frame_batches import ahead, fit
 from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, encode_captions, precompute, refresh, repair
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.stores.features import FeatureStore
@@ -432,7 +432,7 @@ def test_a_dry_run_needs_no_weights(workspace: Path) -> None:
 
 def test_the_cost_of_a_tower_is_that_of_its_arithmetic() -> None:
     from tvr_cli.backbones.source import resolve
-    from tvr_cli.engine import cost
+    from tvr_cli.engine.features import cost
 
     source = resolve("clip-vit-b32")
     frame, caption = cost.tower_flops(cost.skeleton(source), source, 32)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tvr_cli.engine.sampling import PairSampler, hold_out
+from tvr_cli.engine.training.sampling import PairSampler, hold_out
 
 # Three videos: clip 0 with captions 10 11 12, clip 1 with caption 13, a file cut into clips 2 3 4 with caption 14.
 CAPTIONS = [10, 11, 12, 13, 14]

@@ -180,7 +180,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_ctrl_c_prints_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tvr_cli.engine.loop import Loop
+    from tvr_cli.engine.training.loop import Loop
 
     workspace, original = workspace_in(tmp_path), Loop.train_step
 
@@ -197,7 +197,7 @@ def test_ctrl_c_prints_the_command_that_continues(tmp_path: Path, monkeypatch: p
 
 
 def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
-    from tvr_cli.engine.assemble import build_learner
+    from tvr_cli.engine.training.assemble import build_learner
 
     store = SyntheticStore().write(tmp_path)
     made = []
@@ -209,8 +209,8 @@ def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
 
 
 def test_a_store_that_does_not_fit_in_memory_gives_the_same_batches(tmp_path: Path) -> None:
-    from tvr_cli.engine.sampling import PairSampler
-    from tvr_cli.engine.sources import CachedSource
+    from tvr_cli.engine.training.sampling import PairSampler
+    from tvr_cli.engine.training.sources import CachedSource
 
     store = SyntheticStore().write(tmp_path)
     cpu = torch.device("cpu")

@@ -14,8 +14,8 @@ import torch
 
 from tvr_cli.backbones import load
 from tvr_cli.backbones.base import Backbone
-from tvr_cli.engine import word_importance
-from tvr_cli.engine.word_importance import mark, rule_identity
+from tvr_cli.engine.features import word_importance
+from tvr_cli.engine.features.word_importance import mark, rule_identity
 from tvr_cli.errors import ConfigError, EnvironmentProblem, StoreMismatch
 
 

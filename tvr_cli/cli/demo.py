@@ -43,7 +43,7 @@ def demo(
     Example: tvr demo --small -o out/demo
     """
     from tvr_cli.engine import demo as engine
-    from tvr_cli.engine.seeds import check_seeds
+    from tvr_cli.engine.training.seeds import check_seeds
 
     options = engine.DemoOptions(
         methods=engine.check_methods(_words(methods)),

@@ -115,7 +115,7 @@ def extract_frames(
         num_frames, fps, max_frames, size = _with_preset(preset, num_frames, fps, max_frames, size)
     plan = _plan(num_frames, fps, max_frames, size or 224, quality)
     if dry_run:
-        from tvr_cli.engine.extract_estimate import estimate
+        from tvr_cli.engine.extraction.extract_estimate import estimate
 
         _show_estimate(estimate(sources, workspace, plan, options), as_json)
         return

@@ -92,8 +92,8 @@ def _train_seeds(
     text: str, workspace: Path, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
     from tvr_cli.engine import train_seeds as engine
-    from tvr_cli.engine.seeds import check_seeds
     from tvr_cli.engine.train import experiment_of
+    from tvr_cli.engine.training.seeds import check_seeds
 
     def resolve(seed: int) -> Any:
         flags = {**asked["flags"], "train.seed": seed}

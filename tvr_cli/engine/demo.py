@@ -22,12 +22,13 @@ from tvr_cli.config import Resolved
 from tvr_cli.data.demo import NOTE
 from tvr_cli.data.demo_world import corpus
 from tvr_cli.data.demo_world.corpus import Truth, WorldPlan
-from tvr_cli.engine import checkpoint, demo_results, evaluate, index, models, query, resume
+from tvr_cli.engine import demo_results, evaluate, index, models, query
 from tvr_cli.engine.extract import ExtractOptions, extract
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.precompute import PrecomputeOptions, precompute
 from tvr_cli.engine.search import SearchOptions
 from tvr_cli.engine.train import TrainOptions, train
+from tvr_cli.engine.training import checkpoint, resume
 from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.log import logger
 from tvr_cli.methods import base

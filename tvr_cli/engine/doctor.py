@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import __version__, log
-from tvr_cli.engine.discover import discover
+from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.runs import version

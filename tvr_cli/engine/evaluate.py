@@ -14,11 +14,12 @@ import torch
 from safetensors.numpy import save
 
 from tvr_cli import __version__, log
-from tvr_cli.engine import models, referee, score, training_store
+from tvr_cli.engine import models, referee, score
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.referee import JudgeOptions
+from tvr_cli.engine.training import training_store
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import lock, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import __version__, files, log
-from tvr_cli.engine.discover import Selection, Video, discover, in_shard
-from tvr_cli.engine.extract_plan import Work, plan_work, whole_shards
+from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
+from tvr_cli.engine.extraction.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.stores import frames
 from tvr_cli.stores.decode import DecoderName, check_decoder, decoder_versions

@@ -18,8 +18,9 @@ from torch import Tensor
 from tvr_cli import config
 from tvr_cli.backbones.export import save_folder
 from tvr_cli.backbones.openclip import OpenClipBackbone
-from tvr_cli.engine import checkpoint, models
-from tvr_cli.engine.checkpoint import Best
+from tvr_cli.engine import models
+from tvr_cli.engine.training import checkpoint
+from tvr_cli.engine.training.checkpoint import Best
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import lock, sha256_file
 from tvr_cli.methods import base

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvr_cli import config, log
 from tvr_cli.config import Experiment, Resolved
-from tvr_cli.engine import checkpoint
+from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError, StoreMismatch
 from tvr_cli.files import sha256_file
 from tvr_cli.methods import base

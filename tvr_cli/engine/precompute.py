@@ -22,12 +22,12 @@ from tvr_cli.backbones import base as backbones
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.source import DEMO_TINY, Source, resolve
 from tvr_cli.backbones.temporal_shift import TemporalShift
-from tvr_cli.engine import cost
-from tvr_cli.engine.corpus import Corpus, read_corpus
-from tvr_cli.engine.encoding import encode_batch, encode_captions
-from tvr_cli.engine.fast_linear import use_fast_linear
-from tvr_cli.engine.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
-from tvr_cli.engine.frame_batches import frame_batches
+from tvr_cli.engine.features import cost
+from tvr_cli.engine.features.corpus import Corpus, read_corpus
+from tvr_cli.engine.features.encoding import encode_batch, encode_captions
+from tvr_cli.engine.features.fast_linear import use_fast_linear
+from tvr_cli.engine.features.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
+from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.engine.score import pick_device
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once

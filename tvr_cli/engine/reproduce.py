@@ -14,7 +14,8 @@ from tvr_cli import config, data, log
 from tvr_cli.config import Resolved
 from tvr_cli.data import official
 from tvr_cli.data.registry import split_spec
-from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, extract_estimate, models, precompute, train
+from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, models, precompute, train
+from tvr_cli.engine.extraction import extract_estimate
 from tvr_cli.engine.precompute import PrecomputeOptions
 from tvr_cli.engine.train import TrainOptions
 from tvr_cli.errors import ConfigError, DataError

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import config
-from tvr_cli.engine import checkpoint, models
+from tvr_cli.engine import models
 from tvr_cli.engine.train import TrainOptions, train
 from tvr_cli.engine.train import dry_run as train_plan
+from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir

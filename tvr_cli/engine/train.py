@@ -11,16 +11,17 @@ from typing import Any
 
 from tvr_cli import __version__, config, files, log, metrics
 from tvr_cli.config import DataConfig, Resolved, TrainConfig
-from tvr_cli.engine import board, checkpoint, models, optim, resume, score, training_store
-from tvr_cli.engine.assemble import build_learner, build_source, require_trainable, skeleton
+from tvr_cli.engine import models, score
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
-from tvr_cli.engine.learner import Learner
-from tvr_cli.engine.loop import Loop, Names, Outcome
-from tvr_cli.engine.sampling import PairSampler
-from tvr_cli.engine.selection import Selection, numbers_of_videos, select
-from tvr_cli.engine.sources import Source
 from tvr_cli.engine.threads import use_threads
+from tvr_cli.engine.training import board, checkpoint, optim, resume, training_store
+from tvr_cli.engine.training.assemble import build_learner, build_source, require_trainable, skeleton
+from tvr_cli.engine.training.learner import Learner
+from tvr_cli.engine.training.loop import Loop, Names, Outcome
+from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.selection import Selection, numbers_of_videos, select
+from tvr_cli.engine.training.sources import Source
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir, environment
@@ -195,7 +196,7 @@ def _train_in(
     finally:
         source.close()
     if train_config.tune == "full":
-        from tvr_cli.engine import tuned
+        from tvr_cli.engine.training import tuned
 
         store = tuned.finish(run, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline))
     return _summary(run, store, resolved, outcome)

@@ -15,8 +15,9 @@ import numpy as np
 
 from tvr_cli import __version__, log
 from tvr_cli.config import Resolved
-from tvr_cli.engine import checkpoint, evaluate, train
+from tvr_cli.engine import evaluate, train
 from tvr_cli.engine.train import TrainOptions
+from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import Interrupted
 from tvr_cli.files import read_json, sha256_file
 from tvr_cli.methods import base

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from tvr_cli.backbones.source import Source
-from tvr_cli.engine import word_importance
+from tvr_cli.engine.features import word_importance
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.stores.frames import FrameStore
 from tvr_cli.types import WordPlan

@@ -13,11 +13,13 @@ from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.openclip import OpenClipBackbone
 from tvr_cli.backbones.source import resolve
 from tvr_cli.config import Resolved, TrainConfig
-from tvr_cli.engine import cost, models, precision, training_store
-from tvr_cli.engine.learner import Learner
-from tvr_cli.engine.live import LiveSource
+from tvr_cli.engine import models
+from tvr_cli.engine.features import cost
 from tvr_cli.engine.precompute import backbone_of, choose_backbone
-from tvr_cli.engine.sources import CachedSource, Source
+from tvr_cli.engine.training import precision, training_store
+from tvr_cli.engine.training.learner import Learner
+from tvr_cli.engine.training.live import LiveSource
+from tvr_cli.engine.training.sources import CachedSource, Source
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method

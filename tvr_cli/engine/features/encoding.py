@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tvr_cli.backbones.base import Backbone
-from tvr_cli.engine import word_importance
-from tvr_cli.engine.frame_batches import FrameBatch
+from tvr_cli.engine.features import word_importance
+from tvr_cli.engine.features.frame_batches import FrameBatch
 from tvr_cli.types import TextFeatures, VideoFeatures, WordPlan, caption_key
 
 TEXT_BATCH = 128

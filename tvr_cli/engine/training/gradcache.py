@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.sources import cat
+from tvr_cli.engine.training.sources import cat
 from tvr_cli.types import LossOutput, Rows, TextFeatures, VideoFeatures
 
 Features = tuple[TextFeatures, VideoFeatures]

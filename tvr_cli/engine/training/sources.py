@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.frame_batches import ahead
+from tvr_cli.engine.features.frame_batches import ahead
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Rows, TextFeatures, VideoFeatures
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvr_cli.engine import extract as engine
-from tvr_cli.engine.discover import Video
 from tvr_cli.engine.extract import ExtractOptions
+from tvr_cli.engine.extraction.discover import Video
 from tvr_cli.stores import frames
 from tvr_cli.stores.decode_pool import DecodePool, Unread
 from tvr_cli.stores.frame_writer import Failure

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.frame_loader import fit
+from tvr_cli.engine.features.frame_loader import fit
 from tvr_cli.stores.frames import ClipFrames, ClipRecord, FrameStore, decode_jpeg
 
 _A = TypeVar("_A")

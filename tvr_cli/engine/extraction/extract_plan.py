@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tvr_cli.engine.discover import Selection, Video
+from tvr_cli.engine.extraction.discover import Selection, Video
 from tvr_cli.files import sha256_file
 from tvr_cli.stores.frame_plan import cut, file_id
 from tvr_cli.stores.frame_writer import Failure

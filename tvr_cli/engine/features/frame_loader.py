@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvr_cli.engine.augment import RandAugment
+from tvr_cli.engine.features.augment import RandAugment
 from tvr_cli.errors import DataError, EnvironmentProblem
 from tvr_cli.stores.frames import FrameStore, decode_jpeg
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.seeds import derive
+from tvr_cli.engine.training.seeds import derive
 
 
 @dataclass(frozen=True)

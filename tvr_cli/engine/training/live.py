@@ -18,12 +18,12 @@ from torch import Tensor
 from tvr_cli import log
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine import precision
-from tvr_cli.engine.augment import RandAugment
-from tvr_cli.engine.encoding import caption_features, frame_features
-from tvr_cli.engine.frame_loader import FrameLoader, Pixels
-from tvr_cli.engine.seeds import derive
-from tvr_cli.engine.sources import Features, Inputs, cat
+from tvr_cli.engine.features.augment import RandAugment
+from tvr_cli.engine.features.encoding import caption_features, frame_features
+from tvr_cli.engine.features.frame_loader import FrameLoader, Pixels
+from tvr_cli.engine.training import precision
+from tvr_cli.engine.training.seeds import derive
+from tvr_cli.engine.training.sources import Features, Inputs, cat
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import TextFeatures, VideoFeatures
 

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from tvr_cli import log
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine import checkpoint, gradcache, guards, optim
-from tvr_cli.engine.checkpoint import Best, Checkpoint
-from tvr_cli.engine.draws import SeededDraws
-from tvr_cli.engine.journal import Journal
-from tvr_cli.engine.learner import Learner
-from tvr_cli.engine.sampling import PairSampler
-from tvr_cli.engine.sources import Features, Inputs, Source
+from tvr_cli.engine.training import checkpoint, gradcache, guards, optim
+from tvr_cli.engine.training.checkpoint import Best, Checkpoint
+from tvr_cli.engine.training.draws import SeededDraws
+from tvr_cli.engine.training.journal import Journal
+from tvr_cli.engine.training.learner import Learner
+from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.sources import Features, Inputs, Source
 from tvr_cli.errors import Interrupted
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Batch, LossOutput

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from tvr_cli.engine.seeds import derive
+from tvr_cli.engine.training.seeds import derive
 
 
 class PairSampler:

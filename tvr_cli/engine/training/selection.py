@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tvr_cli import log
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.sampling import hold_out
+from tvr_cli.engine.training.sampling import hold_out
 from tvr_cli.errors import DataError
 from tvr_cli.stores.features import FeatureStore
 

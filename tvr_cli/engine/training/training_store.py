@@ -10,7 +10,7 @@ from typing import Any
 
 from tvr_cli import log
 from tvr_cli.config import Experiment
-from tvr_cli.engine.selection import CAPTIONS_EXAMPLE
+from tvr_cli.engine.training.selection import CAPTIONS_EXAMPLE
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir

@@ -13,8 +13,9 @@ import dataclasses
 from tvr_cli import files, log
 from tvr_cli.backbones.export import save_folder
 from tvr_cli.backbones.openclip import OpenClipBackbone
-from tvr_cli.engine import checkpoint, precompute
+from tvr_cli.engine import precompute
 from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
+from tvr_cli.engine.training import checkpoint
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
 

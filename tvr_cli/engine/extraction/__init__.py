@@ -1,0 +1,1 @@
+"""What `engine.extract` is made of: finding videos, comparing them with the store, estimating the work."""
