@@ -65,7 +65,11 @@ def test_the_plan_of_every_recipe_is_printed_and_writes_nothing(recipe, miniatur
         "train",
         "evaluate",
     ]
-    assert plan["steps"][1]["bytes"] > 0 and not (tmp_path / "out").exists()
+    _, frames, features, training, _ = plan["steps"]
+    assert frames["bytes"] > 0 and features["bytes"] > 0 and features["seconds"] > 0
+    # CLIP of 151 M parameters: 0.6 GB of weights, 1.8 GB with two moments, in three files and a best.
+    assert 5e9 < training["bytes"] < 9e9 and training["seconds"] > features["seconds"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_reproduction_runs_and_continues(miniature, tmp_path):

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tvr_cli import config, data, log
+from tvr_cli.backbones.source import resolve as resolve_backbone
 from tvr_cli.config import Resolved
 from tvr_cli.data import official
 from tvr_cli.data.registry import split_spec
 from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, models, precompute, train
 from tvr_cli.engine.extraction import extract_estimate
-from tvr_cli.engine.precompute import PrecomputeOptions
+from tvr_cli.engine.features import cost
+from tvr_cli.engine.precompute import PrecomputeOptions, choose_backbone
+from tvr_cli.engine.score import pick_device
 from tvr_cli.engine.train import TrainOptions
+from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
 from tvr_cli.runs import RunDir
@@ -56,15 +62,25 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
 
 
 def plan(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> dict[str, Any]:
-    """Return what `reproduce` would do: every step with its size, writing nothing."""
+    """Return what `reproduce` would do: every step with its size and time, writing nothing.
+
+    Times of encoding are those of the towers on this machine in fp32, from their arithmetic; a head's are not in them.
+    """
     resolved, manifest = resolve(recipe, spec, options.assignments)
     experiment = resolved.experiment
     frames = frame_plan(resolved)
     slots = frames.slots or 0
     estimate = extract_estimate.estimate(manifest, workspace, frames, _extract_options(options))
-    words, dim = experiment.words.length or 32, 512
-    texts = len({c.text for c in manifest.captions})
-    features = _FEATURE_BYTES * dim * (len(manifest.clips) * slots + texts * (words + 1))
+    words, texts = experiment.words.length or 32, len({c.text for c in manifest.captions})
+    source = resolve_backbone(choose_backbone(experiment.backbone.name, workspace))
+    skeleton, speed = cost.skeleton(source), cost.tower_speed(pick_device(options.device), torch.float32)
+    frame_flops, caption_flops = cost.tower_flops(skeleton, source, words)
+    encoded = len(manifest.clips) * slots * frame_flops + texts * caption_flops
+    training: dict[str, Any] = {"step": "train", "does": _training(resolved, manifest)}
+    if experiment.train.tune == "full":
+        passes = 3 * experiment.train.epochs * _samples(resolved, manifest)  # forward, and twice that backward
+        training["bytes"] = checkpoint.bytes_of([skeleton], keep=experiment.train.keep_checkpoints)
+        training["seconds"] = passes * (slots * frame_flops + caption_flops) / speed
     steps = [
         {"step": "doctor", "does": f"checks {len(manifest.clips)} videos, {len(manifest.captions)} captions"},
         {
@@ -76,9 +92,10 @@ def plan(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> 
         {
             "step": "precompute-features",
             "does": "for evaluation, with the tuned backbone" if experiment.train.tune == "full" else "once",
-            "bytes": features,
+            "bytes": _FEATURE_BYTES * source.dim * (len(manifest.clips) * slots + texts * (words + 1)),
+            "seconds": encoded / speed,
         },
-        {"step": "train", "does": _training(resolved, manifest)},
+        training,
         {"step": "evaluate", "does": "split test, both directions"},
     ]
     return {**_head(recipe, resolved, manifest), "dry_run": True, "steps": steps}
@@ -176,13 +193,18 @@ def _train(resolved: Resolved, workspace: Path, run: RunDir, options: ReproduceO
     )
 
 
+def _samples(resolved: Resolved, manifest: Manifest) -> int:
+    """Return the number of pairs that an epoch trains on."""
+    videos = [c.video for c in manifest.captions if c.split == "train"]
+    return len(videos) if resolved.experiment.train.captions == "all" else len(set(videos))
+
+
 def _training(resolved: Resolved, manifest: Manifest) -> str:
     experiment = resolved.experiment.train
-    train_captions = [c for c in manifest.captions if c.split == "train"]
-    samples = len(train_captions) if experiment.captions == "all" else len({c.video for c in train_captions})
-    steps = experiment.epochs * (samples // experiment.batch_size)
+    found = sum(c.split == "train" for c in manifest.captions)
+    steps = experiment.epochs * (_samples(resolved, manifest) // experiment.batch_size)
     size = official.sizes(manifest.name, manifest.variant).get("train")
-    whole = f" (the whole set: {size.captions} captions)" if size and size.captions != len(train_captions) else ""
+    whole = f" (the whole set: {size.captions} captions)" if size and size.captions != found else ""
     return (
         f"{experiment.tune} tuning, {experiment.epochs} epochs, about {steps} steps of {experiment.batch_size}{whole}"
     )

@@ -47,9 +47,14 @@ def machine_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * _PROBE**3 / best
 
 
+def tower_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Estimate the floating-point operations a second of a tower on this machine."""
+    return machine_flops(device, dtype) * _EFFICIENCY
+
+
 def seconds(flops: float, device: torch.device, dtype: torch.dtype) -> float:
     """Estimate the time of so many operations of a tower."""
-    return flops / (machine_flops(device, dtype) * _EFFICIENCY)
+    return flops / tower_speed(device, dtype)
 
 
 def _count(run: Callable[[], object]) -> int:

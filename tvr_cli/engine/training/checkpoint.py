@@ -183,14 +183,19 @@ def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint.model)
 
 
-def require_space(folder: Path, modules: Sequence[nn.Module], *, keep: int) -> int:
-    """Return the bytes that a run's checkpoints will take. Raises EnvironmentProblem when the disk has fewer.
+def bytes_of(modules: Sequence[nn.Module], *, keep: int) -> int:
+    """Return the most bytes that the checkpoints of a run take.
 
     Counted: `keep` + 1 files of weights and two moments (the new one is written before an old one goes), and the best.
     """
     weights = sum(t.numel() * t.element_size() for m in modules for t in m.state_dict().values())
     moments = 2 * sum(p.numel() * p.element_size() for m in modules for p in m.parameters() if p.requires_grad)
-    needed = (keep + 1) * (weights + moments) + weights
+    return (keep + 1) * (weights + moments) + weights
+
+
+def require_space(folder: Path, modules: Sequence[nn.Module], *, keep: int) -> int:
+    """Return the bytes that a run's checkpoints will take. Raises EnvironmentProblem when the disk has fewer."""
+    needed = bytes_of(modules, keep=keep)
     existing = folder
     while not existing.exists():
         existing = existing.parent
