@@ -59,8 +59,8 @@ def measure(name: str, *arguments: str) -> Stage:
 def stages(work: Path, *, small: bool, workers: int) -> list[tuple[str, list[str]]]:
     """Return name and arguments of each stage, in order: the demo's settings for its default methods."""
     videos, out = str(work / "videos"), ["-o", str(work / "out")]
-    training = ["--epochs", "2", "--batch-size", "32"] if small else ["--epochs", "12", "--batch-size", "96"]
-    training += ["--set", "train.lr=1e-3", "--set", "train.weight_decay=0.05", "--threads", "1"]
+    training = ["--epochs", "2", "--batch-size", "32"] if small else ["--epochs", "8", "--batch-size", "48"]
+    training += ["--set", "train.captions=one", "--set", "train.lr=1e-3", "--set", "train.weight_decay=0.05"]
     decode = ["--size", "64", "--workers", str(workers)]
     return [
         ("make the videos", [MAKE, videos, "small" if small else "whole", str(workers)]),
