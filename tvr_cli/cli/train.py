@@ -121,7 +121,8 @@ def show_seeds(result: dict[str, Any]) -> None:
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    render.line(f"next: tvr compare {' '.join(row['run'] for row in result['runs'])}")
+    runs = " ".join(row["run"] for row in result["runs"])
+    render.line(f"next: tvr {'compare' if count > 1 else 'evaluate'} {runs}{_elsewhere(result['runs'][0])}")
 
 
 def show_seeds_plan(payload: dict[str, Any]) -> None:
