@@ -62,7 +62,6 @@ def toy_videos(tmp_path_factory):
 def test_every_command_of_a_page_runs(page, toy_videos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
-    monkeypatch.delenv("TVR_WORKSPACE", raising=False)
     (tmp_path / "videos").symlink_to(toy_videos)
     ready = {"frames": False}
     for line in commands(page):

@@ -37,9 +37,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def out(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def out(made: Path, tmp_path: Path) -> Path:
     """A copy at the same kind of place: the captions are named by their absolute path, which stays."""
-    monkeypatch.delenv("TVR_BACKBONE", raising=False)
     return Path(shutil.copytree(made, tmp_path / "out"))
 
 

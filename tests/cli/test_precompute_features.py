@@ -24,8 +24,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("TVR_BACKBONE", raising=False)
+def out(tmp_path: Path) -> Path:
     tiny_frames.simple(tmp_path / "out", {"a.mp4": 4, "b.mp4": 2})
     return tmp_path / "out"
 

@@ -22,11 +22,6 @@ def no():
     return False, "the moon is full"
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch):
-    monkeypatch.delenv("TVR_KERNELS", raising=False)
-
-
 def test_auto_prefers_compiled_then_folded_then_reference_on_a_cpu():
     every = {"reference": yes, "folded": yes, "compiled": yes, "triton": yes}
 

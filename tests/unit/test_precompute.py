@@ -33,7 +33,6 @@ EXACT = PrecomputeOptions(dtype="fp32", device="cpu", max_words=9)
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TVR_BACKBONE", raising=False)
     monkeypatch.setattr(log, "_repeats", Counter())  # what is said once is said in every test
     logging.getLogger("tvr").propagate = True
 

@@ -82,7 +82,6 @@ def read_captions(path: Path, *, empty: bool = False) -> list[Caption]:
     """Read a captions file. Ids are made where absent: `video#0`, `video#1`, … in the order of the file.
 
     empty: keep captions without words.
-
     Raises DataError, with file and line, for anything that is not as the module's docstring says.
     """
     try:

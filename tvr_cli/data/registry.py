@@ -17,7 +17,7 @@ def names() -> list[str]:
 
     folder = Path(package.__path__[0])
     return sorted(
-        m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _INTERNAL and _has_load(folder, m.name)
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "registry" and _has_load(folder, m.name)
     )
 
 
@@ -60,10 +60,6 @@ def split_spec(spec: str) -> tuple[str, Path, str | None]:
         return name, Path(rest).expanduser(), None
     root, _, variant = rest.rpartition(":")
     return name, Path(root).expanduser(), variant or None
-
-
-# Modules of this package that are not data sets.
-_INTERNAL = ("registry", "loader", "annotation_files", "official")
 
 
 def _has_load(folder: Path, name: str) -> bool:
