@@ -11,11 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, log
+from tvr_cli import log
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.runs import version
+from tvr_cli.version import __version__
 
 _FREE_BYTES = 1_000_000_000
 

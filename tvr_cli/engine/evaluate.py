@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from tvr_cli import __version__, log
+from tvr_cli import log
 from tvr_cli.engine import models, referee, score
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -25,6 +25,7 @@ from tvr_cli.files import lock, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.version import __version__
 
 _BANK = 5000  # training captions in QB-Norm's query bank, as its authors found enough
 _COPIES = 2  # of the score matrix at a time while it is made and judged

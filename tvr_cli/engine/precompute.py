@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tvr_kernels import gemm
 
-from tvr_cli import __version__, files
+from tvr_cli import files
 from tvr_cli.backbones import base as backbones
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.source import DEMO_TINY, Source, resolve
@@ -37,6 +37,7 @@ from tvr_cli.stores.feature_writer import FeatureWriter, header_of
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord, FrameStore
 from tvr_cli.types import Manifest, VideoFeatures, caption_key
+from tvr_cli.version import __version__
 
 __all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "refresh", "repair"]
 

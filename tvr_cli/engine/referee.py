@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tvr_cli import __version__, clip4clip, metrics, significance
+from tvr_cli import clip4clip, metrics, significance
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.files import sha256_file
 from tvr_cli.metrics import Floats, Ints, Ranks, Scores, V2TProtocol
+from tvr_cli.version import __version__
 
 Post = Literal["dsl", "qbnorm"]
 POSTS: dict[str, str] = {

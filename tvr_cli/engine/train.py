@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, config, files, log, metrics
+from tvr_cli import config, files, log, metrics
 from tvr_cli.config import DataConfig, Resolved, TrainConfig
 from tvr_cli.engine import models, score
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
@@ -27,6 +27,7 @@ from tvr_cli.methods import base
 from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Manifest
+from tvr_cli.version import __version__
 
 SCHEMA = "tvr/train@1"
 _WAIT_S = 10.0  # for another process that trains the run of the same name
