@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Json
 from tvr_cli.errors import ConfigError
@@ -25,9 +26,10 @@ def methods(
     from tvr_cli.engine import catalogue
 
     if action not in (None, "show"):
-        raise ConfigError(f'expected nothing or "show NAME", found {action!r}; for example: tvr methods show glccl')
+        example = commands.tvr("methods", "show", "glccl")
+        raise ConfigError(f'expected nothing or "show NAME", found {action!r}; for example: {example}')
     if action == "show" and name is None:
-        raise ConfigError("name the method: tvr methods show NAME")
+        raise ConfigError("name the method: " + commands.tvr("methods", "show", "NAME"))
     found = [catalogue.describe(n) for n in ([name] if name else catalogue.names())]
     if cite and not as_json:
         render.line("\n\n".join(m["bibtex"] for m in found if m["bibtex"]))
@@ -42,7 +44,8 @@ def _show_all(methods: list[dict[str, Any]]) -> None:
         for m in methods
     ]
     render.table(None, ("method", "what it does", "needs", "fidelity", "cost a pair"), rows, left=5)
-    render.line("costs at D 512, F 12, L 32; tvr methods show NAME sets them beside the published form's")
+    show = commands.tvr("methods", "show", "NAME")
+    render.line(f"costs at D 512, F 12, L 32; {show} sets them beside the published form's")
 
 
 def _cost(method: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from tvr_cli import log
+from tvr_cli import commands, log
 from tvr_cli.engine import models, referee, score
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -154,14 +154,15 @@ def load(
         if found is None:
             raise DataError(
                 f"no run in {str(workspace / 'runs')!r} was trained on the features {store.fingerprint}; train one, or "
-                f"evaluate a method without training: tvr evaluate --method text_guided -o {workspace}"
+                f"evaluate a method without training: "
+                + commands.tvr("evaluate", method=models.DEFAULT_METHOD, workspace=workspace)
             )
     scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)
     if store.captions and (why := training_store.stale(workspace, store)):
         log.warn_once(
             f"{why} since the features were computed; this judges what was there then. Take up the changes with: "
-            f"tvr precompute-features --repair {store.fingerprint} -o {workspace}"
+            + commands.tvr("precompute-features", repair=store.fingerprint, workspace=workspace)
         )
     return scorer, store
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tvr_kernels import gemm
 
-from tvr_cli import files
+from tvr_cli import commands, files
 from tvr_cli.backbones import base as backbones
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.source import DEMO_TINY, Source, resolve
@@ -108,7 +108,8 @@ def precompute(
     frames = FrameStore.open(workspace / "frames")
     if not frames.records:
         raise DataError(
-            f"the frame store {str(frames.root)!r} holds no clip; run: tvr extract-frames VIDEOS -o {workspace}"
+            f"the frame store {str(frames.root)!r} holds no clip; run: "
+            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
     corpus = read_corpus(captions, frames, FeatureStore.newest(workspace))
     source = resolve(choose_backbone(backbone, workspace))
@@ -178,7 +179,7 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
         device=pick_device(device),
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
     )
-    command = f"tvr precompute-features --backbone {store.backbone_name} -o {store.root.parent.parent}"
+    command = commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
     features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
     return model
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tvr_cli import commands
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.openclip import OpenClipBackbone
 from tvr_cli.backbones.source import resolve
@@ -39,9 +40,9 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
     method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
     if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
         tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
-        other = f", or train its form for frozen features: tvr train --method {method.trainable_preset}"
+        other = f", or train its form for frozen features: {commands.tvr('train', method=method.trainable_preset)}"
         raise ConfigError(
-            f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}"
+            f"{name} has nothing to train{tuned}; score with it directly: {commands.tvr('evaluate', method=name)}"
             + (other if method.trainable_preset and tuned else "")
         )
     if train.batch_size < 2:
@@ -97,7 +98,7 @@ def build_source(
     if not training_store.has_frames(workspace):
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
-            f"run: tvr extract-frames VIDEOS -o {workspace}"
+            f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
         )
     return LiveSource(store, workspace / "frames", learner.clip, train, device, workers=workers)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tvr_cli import files, log
+from tvr_cli import commands, files, log
 from tvr_cli.backbones.export import save_folder
 from tvr_cli.backbones.openclip import OpenClipBackbone
 from tvr_cli.engine import precompute
@@ -30,7 +30,7 @@ def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> Feat
         raise TypeError(f"expected an open_clip backbone, got {type(backbone).__name__}")
     backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
     name = save_folder(backbone, run.path / "backbone")
-    log.logger.info("computing the features of the tuned backbone (tvr precompute-features)")
+    log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
     plans = dataclasses.replace(
         options,
         shape=store.shape,  # type: ignore[arg-type]
