@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "config", "preset_loader", "runs", "metrics", "significance", "clip4clip"),
+    *("version", "commands", "workspace", "config", "preset_loader", "runs", "metrics", "significance", "clip4clip"),
     *("log", "errors", "files", "types"),
 }
 
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "stores": {"types", "config", "errors", "log", "files", "commands"},
     "data": {"types", "config", "errors", "log", "files", "preset_loader", "commands"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands"},
+    "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
@@ -42,6 +43,7 @@ HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 LIGHT = (
     "cli",
     "commands",
+    "workspace",
     "types",
     "config",
     "errors",
@@ -56,6 +58,7 @@ LIGHT = (
 )
 LIGHT_FILES = (
     "stores/frames.py",
+    "stores/run_header.py",
     "stores/decode.py",
     "stores/frame_writer.py",
     "engine/extract.py",
