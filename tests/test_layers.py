@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
-LEAVES = {"config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"}
+LEAVES = {
+    "config",
+    "preset_loader",
+    "runs",
+    "metrics",
+    "significance",
+    "clip4clip",
+    "log",
+    "errors",
+    "files",
+    "removal",
+    "types",
+}
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
@@ -18,15 +30,16 @@ MAY_IMPORT = {
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log"},
-    "stores": {"types", "config", "errors", "log", "files"},
-    "data": {"types", "config", "errors", "log", "files", "preset_loader"},
+    "stores": {"types", "config", "errors", "log", "files", "removal"},
+    "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
-    "runs": {"config", "types", "errors", "log", "files"},
+    "runs": {"config", "types", "errors", "log", "files", "removal"},
     "log": {"errors"},
     "files": {"errors"},
+    "removal": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
     "types": set(),
@@ -40,6 +53,7 @@ LIGHT = (
     "config",
     "errors",
     "files",
+    "removal",
     "log",
     "metrics",
     "significance",
