@@ -180,6 +180,20 @@ def test_only_the_command_line_prints_and_exits():
     assert not wrong, wrong
 
 
+def test_folders_are_removed_in_one_place_only():
+    names = {"rmtree", "rmdir", "removedirs"}
+    wrong = []
+    for path in [*sources(PACKAGE), *sources(KERNELS)]:
+        if path == PACKAGE / "removal.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            if names & {called, *imported}:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not wrong, wrong
+
+
 def test_light_modules_import_nothing_heavy_at_import():
     wrong = []
     for path in sources(PACKAGE):

@@ -98,8 +98,8 @@ def parse_lines(path: Path, parse: Callable[[dict[str, Any]], _Parsed]) -> list[
             records.append(parse(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
             raise DataError(
-                f"{path!s}:{number}: this line is damaged ({type(e).__name__}: {e}); remove it, and the command that "
-                "wrote the file makes again what it stood for"
+                f"{path!s}:{number}: this line is damaged ({type(e).__name__}: {e}); keep a copy of the file and take "
+                "the line out, then the command that wrote the file makes again what it stood for"
             ) from e
     return records
 

@@ -25,9 +25,15 @@ from tvr_cli import __version__
 from tvr_cli.config import Resolved
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import append_line, read_json, read_lines, write_json
+from tvr_cli.removal import listed
 
 RUN_FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+# What a run's folder holds before its config.json is written; a method without training has results only.
+_PARTS = re.compile(
+    r"((config|origins|env|not-finite-step-\d+)\.json|metrics\.jsonl)(\.\d+\.tmp)?|\.lock"
+    r"|checkpoints|results|backbone|tensorboard"
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,26 @@ class RunDir:
         """Return the run that was written last, or None."""
         configs = sorted((workspace / "runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime)
         return RunDir(configs[-1].parent) if configs else None
+
+    def strangers(self) -> list[str]:
+        """Return what is in the folder that no run writes; nothing when it is a run, or is not there."""
+        if self.config_path.is_file():
+            return []
+        try:
+            there = [path.name for path in self.path.iterdir()]
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            return [self.path.name]
+        return sorted(name for name in there if not _PARTS.fullmatch(name))
+
+    def require_own(self) -> None:
+        """Raise DataError when the folder holds something else than a run: nothing is written into it."""
+        if found := self.strangers():
+            raise DataError(
+                f"{str(self.path)!r} holds something else than a run: {listed(found)}; nothing was written there. "
+                "Move it elsewhere, or choose another name with --run, or another workspace with -o"
+            )
 
     @property
     def name(self) -> str:

@@ -40,6 +40,7 @@ def query(
     Example: tvr query "a dog surfing" --index out/
     """
     from tvr_cli.engine import query as engine
+    from tvr_cli.engine.index import is_index
     from tvr_cli.engine.search import SearchOptions
     from tvr_cli.errors import ConfigError
     from tvr_cli.files import is_text
@@ -53,7 +54,7 @@ def query(
         raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
     answers = engine.query(
         wanted,
-        index.parent if index.name == "index" and (index / "store.json").is_file() else index,
+        index.parent if index.name == "index" and is_index(index) else index,
         SearchOptions(k, shortlist, exhaustive, min_score),
         run=run,
         method=method,

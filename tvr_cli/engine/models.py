@@ -13,7 +13,7 @@ from tvr_cli import config, log
 from tvr_cli.config import Experiment, Resolved
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError, StoreMismatch
-from tvr_cli.files import sha256_file
+from tvr_cli.files import bare_name, sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
@@ -104,7 +104,9 @@ def trained_on(run: RunDir) -> str | None:
     if imported := about.get("imported"):  # its own CLIP made them, or (DMAE) any backbone may
         store = FeatureStore.newest(run.path.parent.parent, imported if isinstance(imported, str) else None)
         return store.fingerprint if store else None
-    return run.env().get("tuned_store") if about.get("tune") == "full" else about.get("store")
+    tuned = about.get("tune") == "full"
+    name = run.env().get("tuned_store") if tuned else about.get("store")
+    return name and bare_name(name, run.path / "env.json" if tuned else path)
 
 
 def _imported(run: RunDir) -> str | None:

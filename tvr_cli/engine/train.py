@@ -302,15 +302,16 @@ def _require_new(run: RunDir) -> None:
         raise ConfigError(
             f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
         )
+    run.require_own()
 
 
 def _fresh_run(workspace: Path, method: str, taken: Collection[str] = ()) -> RunDir:
-    """Return the first free name: the method's, then the method's with a number."""
+    """Return the first free name: the method's, then the method's with a number. A folder of other things is taken."""
     stem = method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method
     number = 1
     while True:
         run = RunDir.at(workspace, stem if number == 1 else f"{stem}-{number}")
-        if not run.config_path.is_file() and run.name not in taken:
+        if not run.config_path.is_file() and run.name not in taken and not run.strangers():
             return run
         number += 1
 
