@@ -12,7 +12,7 @@ PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
     *("version", "commands", "workspace", "config", "preset_loader", "runs", "metrics", "significance", "clip4clip"),
-    *("log", "errors", "files", "types"),
+    *("log", "errors", "files", "removal", "types"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -21,16 +21,17 @@ MAY_IMPORT = {
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
-    "stores": {"types", "config", "errors", "log", "files", "commands"},
-    "data": {"types", "config", "errors", "log", "files", "preset_loader", "commands"},
+    "stores": {"types", "config", "errors", "log", "files", "removal", "commands"},
+    "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands"},
     "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
-    "runs": {"config", "types", "errors", "log", "files", "version"},
+    "runs": {"config", "types", "errors", "log", "files", "removal", "version"},
     "log": {"errors"},
     "files": {"errors"},
+    "removal": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
     "types": set(),
@@ -48,6 +49,7 @@ LIGHT = (
     "config",
     "errors",
     "files",
+    "removal",
     "log",
     "metrics",
     "significance",
@@ -172,6 +174,20 @@ def test_only_the_command_line_prints_and_exits():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "os._exit"):
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}")
+    assert not wrong, wrong
+
+
+def test_folders_are_removed_in_one_place_only():
+    names = {"rmtree", "rmdir", "removedirs"}
+    wrong = []
+    for path in [*sources(PACKAGE), *sources(KERNELS)]:
+        if path == PACKAGE / "removal.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            if names & {called, *imported}:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not wrong, wrong
 
 
