@@ -155,7 +155,7 @@ def version(package: str) -> str | None:
 
 def git_state() -> dict[str, Any]:
     """Return the commit of the checkout that runs and whether it has uncommitted changes; None for a wheel."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
     try:

@@ -20,12 +20,13 @@ from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_sh
 from tvr_cli.engine.extraction.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.stores import frames
-from tvr_cli.stores.decode import DecoderName, check_decoder, decoder_versions
-from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
+from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample
+from tvr_cli.stores.decoding.types import DecoderName
 from tvr_cli.stores.frame_plan import Span, file_id, parse_segment
 from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity, require_own
 from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
-from tvr_cli.stores.sample import Sampled, Task, sample
 from tvr_cli.types import FramePlan, Manifest, clip_key
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
