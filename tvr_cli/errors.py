@@ -16,6 +16,7 @@ one boundary in `tvr_cli.cli` turns a `TvrError` into a line on stderr. Anything
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -69,3 +70,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
     return f"; did you mean {folded[near[0]]}?" if near else ""
+
+
+def reason(e: BaseException) -> str:
+    """Return the first line of what a library said, to stand in a message of ours; its kind where it advises to trust.
+
+    We never pass such advice on.
+    """
+    said = str(e).strip()
+    return type(e).__name__ if not said or advises_to_trust(e) else said.splitlines()[0]
+
+
+def advises_to_trust(e: BaseException) -> bool:
+    """Whether a library's message tells how to switch a safeguard off, like `weights_only=False`."""
+    return re.search(r"weights_only|add_safe_globals|allow_pickle|trust_remote_code", str(e)) is not None

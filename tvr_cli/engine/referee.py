@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tvr_cli import __version__, clip4clip, metrics, significance
-from tvr_cli.errors import ConfigError, DataError, did_you_mean
+from tvr_cli.errors import ConfigError, DataError, did_you_mean, reason
 from tvr_cli.files import sha256_file
 from tvr_cli.metrics import Floats, Ints, Ranks, Scores, V2TProtocol
 
@@ -271,6 +271,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             raise DataError(f"{str(path)!r} holds numbers of type {e}, which NumPy lacks; save them as float32") from e
         what = "npz" if path.suffix == ".npz" else "safetensors"
         raise DataError(
-            f"{str(path)!r} is not a readable {what} file ({str(e).splitlines()[0][:80]}); write one with "
+            f"{str(path)!r} is not a readable {what} file ({reason(e)[:80]}); write one with "
             "np.savez('scores.npz', scores=…, video_of_caption=…)"
         ) from e
