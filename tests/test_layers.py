@@ -1,6 +1,8 @@
 """Who may import whom (docs/concepts.md): read from the source with `ast`, nothing is imported."""
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
-LEAVES = {"config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"}
+LEAVES = {
+    "config",
+    "preset_loader",
+    "runs",
+    "metrics",
+    "significance",
+    "clip4clip",
+    "log",
+    "errors",
+    "files",
+    "types",
+    "plugins",
+}
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
@@ -20,7 +34,7 @@ MAY_IMPORT = {
     "nn": {"tvr_kernels", "types", "config", "errors", "log"},
     "stores": {"types", "config", "errors", "log", "files"},
     "data": {"types", "config", "errors", "log", "files", "preset_loader"},
-    "backbones": {"types", "config", "errors", "log", "files", "preset_loader"},
+    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "plugins"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
@@ -30,6 +44,7 @@ MAY_IMPORT = {
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
     "types": set(),
+    "plugins": {"errors"},
     "errors": set(),
 }
 HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
@@ -46,9 +61,12 @@ LIGHT = (
     "clip4clip",
     "runs",
     "preset_loader",
+    "plugins",
     "data",
 )
 LIGHT_FILES = (
+    "backbones/registry.py",
+    "engine/backbone_catalogue.py",
     "stores/frames.py",
     "stores/decode.py",
     "stores/frame_writer.py",
@@ -115,6 +133,27 @@ def test_layers_import_only_what_lies_below():
             if below not in MAY_IMPORT[layer]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {layer} imports {module}")
     assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+@pytest.mark.parametrize("place", ["engine", "cli", "runs.py", "stores"])
+def test_a_backbones_library_is_named_below_backbones_only(place):
+    path = PACKAGE / place
+    wrong = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in ([path] if path.is_file() else sources(path))
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if re.search("open_?clip", line, re.IGNORECASE)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_of_backbones_import_each_other_in_no_circle():
+    names = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in sources(PACKAGE / "backbones")
+    }
+    graph = {name: {module for module, _ in imports(path)} & names.keys() - {name} for name, path in names.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 def test_methods_do_not_import_each_other():

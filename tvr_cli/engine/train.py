@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import __version__, config, files, log, metrics
+from tvr_cli.backbones import registry
 from tvr_cli.config import DataConfig, Resolved, TrainConfig
 from tvr_cli.engine import models, score
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
@@ -177,12 +178,12 @@ def _train_in(
         loop.resume(saved)
         log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
     if options.resume:
-        session = {"step": loop.step, **environment()}
+        session = {"step": loop.step, **environment(registry.packages().values())}
         files.write_json(run.path / "env.json", {**before, "resumed": [*before.get("resumed", []), session]})
     else:
         run.write_config(resolved)
         kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
-        run.write_env({**kept, "validation": chosen.where})
+        run.write_env({**kept, "validation": chosen.where}, registry.packages().values())
     log.logger.info(
         "training %s on features %s (%s): %d pairs an epoch, %d steps, %d thread%s; selected on %s",
         resolved.experiment.method, store.fingerprint, store.backbone_name, len(sampler), loop.total, threads,

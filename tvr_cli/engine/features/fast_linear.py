@@ -22,8 +22,13 @@ def use_fast_linear(model: nn.Module) -> bool:
     Changes this instance's forward methods, for inference only. Does nothing on other devices and in other types, or
     where torch's own GEMM is the faster one.
     """
-    parameter = next(model.parameters())
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or gemm.setting() == "mkl":
+    parameter = next(model.parameters(), None)
+    if (
+        parameter is None
+        or parameter.device.type != "cpu"
+        or parameter.dtype != torch.float32
+        or gemm.setting() == "mkl"
+    ):
         return False
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None and module.batch_first:

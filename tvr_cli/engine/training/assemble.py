@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 
+from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone
-from tvr_cli.backbones.openclip import OpenClipBackbone
-from tvr_cli.backbones.source import resolve
 from tvr_cli.config import Resolved, TrainConfig
 from tvr_cli.engine import models
-from tvr_cli.engine.features import cost
 from tvr_cli.engine.precompute import backbone_of, choose_backbone
 from tvr_cli.engine.training import precision, training_store
 from tvr_cli.engine.training.learner import Learner
@@ -78,8 +76,8 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
 
 def skeleton(workspace: Path, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
     """Return the backbone without its weights, for its parameters' names and shapes. Raises like the backbone would."""
-    source = resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
-    return OpenClipBackbone(cost.skeleton(source), source, None, temporal_shift=bool(wish.temporal_shift))
+    about = registry.resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
+    return registry.skeleton(about, temporal_shift=bool(wish.temporal_shift))
 
 
 def build_source(
