@@ -34,9 +34,10 @@ class Description:
     """What a backbone's name means: all that plans, dry runs and lists need before its weights are there.
 
     name: what `registry.load` takes. kind: the class that loads it. dim: D. image_size: S, the side of its input in
-    pixels. context_length: the largest L. provides: of `PROVIDES`. source: where its weights come from, for people.
-    weights: their file on this machine, None while they are not here; a backbone without weights names its own source
-    file, which then takes their place in the identity. detail: what `kind` needs to load it, of no concern to others.
+    pixels. context_length: the largest L. provides: of `PROVIDES`. source: what its weights are called where they
+    come from. weights: their file on this machine, None while they are not here; a backbone without weights names its
+    own source file, which then takes their place in the identity. expected_at: where they are looked for, for people.
+    detail: what `kind` needs to load it, of no concern to others.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Description:
     provides: frozenset[str]
     source: str
     weights: Path | None
+    expected_at: str = ""
     detail: Any = None
 
 

@@ -17,7 +17,7 @@ _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 def evaluate(
     run: Annotated[str | None, typer.Argument(help="Run by name or path; default: the newest run.")] = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="A method without training: mean, text_guided.")
+        str | None, typer.Option("--method", help="A method that needs no training (tvr methods).")
     ] = None,
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Judge a score matrix of any tool: safetensors or npz.")

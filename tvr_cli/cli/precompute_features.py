@@ -114,8 +114,8 @@ def _show(report: PrecomputeReport, workspace: Path) -> None:
         f"features of {report.backbone} in {report.folder} ({render.size(report.size_bytes)}), "
         f"{render.duration(report.seconds)}"
     )
-    if report.captions:
-        render.line(f"next: tvr train --method glccl -o {shlex.quote(str(workspace))}")
+    if report.captions and report.train_with:
+        render.line(f"next: tvr train --method {report.train_with} -o {shlex.quote(str(workspace))}")
     else:
         render.line(f'next: tvr query "a dog surfing" --index {shlex.quote(str(workspace))}')
 

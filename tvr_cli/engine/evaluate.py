@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import save
 
 from tvr_cli import __version__, log
-from tvr_cli.engine import models, referee, score
+from tvr_cli.engine import models, referee, score, suggest
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
@@ -151,9 +151,10 @@ def load(
     if found is None and method is None:
         found = models.newest_run(workspace, store)
         if found is None:
+            untrained = suggest.without_training(store.provides, models.DEFAULT_METHOD)
             raise DataError(
                 f"no run in {str(workspace / 'runs')!r} was trained on the features {store.fingerprint}; train one, or "
-                f"evaluate a method without training: tvr evaluate --method text_guided -o {workspace}"
+                f"evaluate a method without training: tvr evaluate --method {untrained or 'NAME'} -o {workspace}"
             )
     scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)

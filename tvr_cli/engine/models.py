@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tvr_cli import config, log
 from tvr_cli.config import Experiment, Resolved
+from tvr_cli.engine import suggest
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError, StoreMismatch
 from tvr_cli.files import sha256_file
@@ -117,18 +119,26 @@ def _imported(run: RunDir) -> str | None:
 def build(experiment: Experiment, store: FeatureStore) -> Method:
     """Build an experiment's method for a store. Raises StoreMismatch when the store lacks features it needs."""
     method = base.build(experiment.method, store.sizes, experiment.options)
-    lacking = sorted(method.needs - store.provides)
-    if lacking:
-        fix = (
-            "tvr precompute-features --word-importance stopwords"
-            if lacking == ["importance"]
-            else ("tvr precompute-features --backbone with one that provides them (tvr methods lists what each needs)")
-        )
-        raise StoreMismatch(
-            f"{experiment.method} needs {', '.join(lacking)}; the feature store of {store.backbone_name} has "
-            f"{', '.join(sorted(store.provides))}. Run: {fix}"
-        )
+    require_features(experiment.method, method, store.provides, f"the feature store of {store.backbone_name} has")
     return method
+
+
+def require_features(name: str, method: Method, provides: Iterable[str], whose: str) -> None:
+    """Raise StoreMismatch where a method needs what is not provided, with the two ways out.
+
+    whose: words in front of what is provided, like "the feature store of clip-vit-b32 has".
+    """
+    there = frozenset(provides)
+    lacking = sorted(method.needs - there)
+    if not lacking:
+        return
+    fix = (
+        "Run: tvr precompute-features --word-importance stopwords"
+        if lacking == ["importance"]
+        else "Take a backbone that provides them (tvr backbones), as in tvr precompute-features --backbone NAME, or a "
+        f"method that needs no more: {', '.join(suggest.fitting(there)) or 'there is none'}"
+    )
+    raise StoreMismatch(f"{name} needs {', '.join(lacking)}; {whose} {', '.join(sorted(there))}. {fix}")
 
 
 def find_run(workspace: Path, run: str | None) -> RunDir | None:

@@ -21,6 +21,7 @@ from tvr_cli import __version__, files
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
+from tvr_cli.engine import suggest
 from tvr_cli.engine.features import cost
 from tvr_cli.engine.features.corpus import Corpus, read_corpus
 from tvr_cli.engine.features.encoding import encode_batch, encode_captions
@@ -65,6 +66,11 @@ class PrecomputeReport:
     seconds: float
     dry_run: bool = False
     more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def train_with(self) -> str | None:
+        """The method to train on these features that uses most of them; None where none fits, or nothing was made."""
+        return suggest.to_train(self.store.provides) if self.store is not None else None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `tvr precompute-features --json` prints."""

@@ -17,7 +17,13 @@ from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.threads import use_threads
 from tvr_cli.engine.training import board, checkpoint, optim, resume, training_store
-from tvr_cli.engine.training.assemble import build_learner, build_source, require_trainable, skeleton
+from tvr_cli.engine.training.assemble import (
+    build_learner,
+    build_source,
+    require_backbone,
+    require_trainable,
+    skeleton,
+)
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.loop import Loop, Names, Outcome
 from tvr_cli.engine.training.sampling import PairSampler
@@ -105,11 +111,14 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[st
     else:
         _require_new(run)
     origin = RunDir.open(run.path) if options.resume else options.like
+    wish = training_store.wish_of(experiment)
     if origin is not None:
         store = training_store.of_run(workspace, origin)
+        require_backbone(experiment, workspace, wish, store)
     else:
+        require_backbone(experiment, workspace, wish, training_store.find(workspace, wish)[0])
         store = training_store.require(
-            workspace, training_store.wish_of(experiment), captions=_captions(resolved.experiment.data, options),
+            workspace, wish, captions=_captions(resolved.experiment.data, options),
             device=options.device, offline=options.offline,
         )  # fmt: skip
     with contextlib.ExitStack() as held:
@@ -124,6 +133,7 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
     run = RunDir.at(workspace, options.run) if options.run else _fresh_run(workspace, experiment.method)
     wish = training_store.wish_of(experiment)
     store, reasons = training_store.find(workspace, wish)
+    require_backbone(experiment, workspace, wish, store)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
     method = base.build(experiment.method, sizes, experiment.options)
     learner = Learner(method, skeleton(workspace, wish, store) if experiment.train.tune == "full" else None)

@@ -231,8 +231,9 @@ def _describe(source: Source) -> Description:
         image_size=source.image_size,
         context_length=source.context_length,
         provides=source.provides,
-        source=source.place,
+        source=source.published_as,
         weights=source.weights,
+        expected_at=source.expected_at,
         detail=source,
     )
 

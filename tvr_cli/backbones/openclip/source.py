@@ -73,13 +73,20 @@ class Source:
         return frozenset({"frames", "pooled", *(name for name, has in extra.items() if has)})
 
     @property
-    def place(self) -> str:
-        """Say where the weights come from, for people."""
+    def published_as(self) -> str:
+        """What the weights are called where they come from: `ARCH/TAG`, or a file."""
         if self.origin is not None:
-            return self.origin.places()
+            return self.architecture
         if self.name == DEMO_TINY:
             return "shipped with tvr"
-        return "an imported checkpoint" if self.weights is None else str(self.weights)
+        return "a checkpoint in memory" if self.weights is None else str(self.weights)
+
+    @property
+    def expected_at(self) -> str:
+        """Say where weights that are not on this machine would be found, for people."""
+        if self.origin is None:
+            return ""
+        return f"{self.origin.places()}, or a copy anywhere that is named by --backbone {self.origin.arch}@FILE"
 
     def weights_file(self, *, offline: bool) -> Path:
         """Return the weights file, downloading it unless `offline`. Raises EnvironmentProblem when it cannot be had."""
