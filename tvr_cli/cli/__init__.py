@@ -100,6 +100,7 @@ def _register() -> None:
     """Add every command. Their modules import nothing heavy; the engine is imported when a command runs."""
     from tvr_cli.cli import (
         audit,
+        backbones,
         compare,
         demo,
         doctor,
@@ -132,6 +133,7 @@ def _register() -> None:
         index.index,
         query.query,
         methods.methods,
+        backbones.backbones,
         info.info,
         doctor.doctor,
     )
