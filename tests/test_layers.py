@@ -10,16 +10,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
-LEAVES = {"config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"}
+LEAVES = {
+    *("config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"),
+    "plugins",
+}
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
     "cli": {"engine", *LEAVES},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log"},
+    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log"},
     "stores": {"types", "config", "errors", "log", "files"},
-    "data": {"types", "config", "errors", "log", "files", "preset_loader"},
+    "data": {"types", "config", "errors", "log", "files", "preset_loader", "plugins"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
@@ -29,6 +32,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
+    "plugins": {"errors"},
     "types": set(),
     "errors": set(),
 }
@@ -46,6 +50,7 @@ LIGHT = (
     "clip4clip",
     "runs",
     "preset_loader",
+    "plugins",
     "data",
 )
 LIGHT_FILES = (

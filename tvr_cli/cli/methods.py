@@ -28,7 +28,7 @@ def methods(
         raise ConfigError(f'expected nothing or "show NAME", found {action!r}; for example: tvr methods show glccl')
     if action == "show" and name is None:
         raise ConfigError("name the method: tvr methods show NAME")
-    found = [catalogue.describe(n) for n in ([name] if name else catalogue.names())]
+    found = [catalogue.describe(name)] if name else catalogue.describe_all()
     if cite and not as_json:
         render.line("\n\n".join(m["bibtex"] for m in found if m["bibtex"]))
         return
