@@ -101,6 +101,7 @@ def _register() -> None:
     from tvr_cli.cli import (
         audit,
         compare,
+        datasets,
         demo,
         doctor,
         evaluate,
@@ -132,6 +133,7 @@ def _register() -> None:
         index.index,
         query.query,
         methods.methods,
+        datasets.datasets,
         info.info,
         doctor.doctor,
     )

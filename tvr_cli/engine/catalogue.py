@@ -38,7 +38,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def describe_all() -> list[dict[str, Any]]:
-    """Describe every method that has a short name, sorted; an installed package's that cannot be loaded is left out."""
+    """Describe every method that has a short name, sorted, without what cannot be loaded."""
     found = []
     for name in base.names():
         try:
