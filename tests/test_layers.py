@@ -13,16 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    "config",
-    "preset_loader",
-    "runs",
-    "metrics",
-    "significance",
-    "clip4clip",
-    "log",
-    "errors",
-    "files",
-    "types",
+    *("config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"),
     "plugins",
 }
 
@@ -31,10 +22,10 @@ MAY_IMPORT = {
     "cli": {"engine", "testing", *LEAVES},
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log"},
+    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log"},
     "stores": {"types", "config", "errors", "log", "files"},
-    "data": {"types", "config", "errors", "log", "files", "preset_loader"},
+    "data": {"types", "config", "errors", "log", "files", "preset_loader", "plugins"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "plugins"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
@@ -44,8 +35,8 @@ MAY_IMPORT = {
     "files": {"errors"},
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
-    "types": set(),
     "plugins": {"errors"},
+    "types": set(),
     "errors": set(),
 }
 HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}

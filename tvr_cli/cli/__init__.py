@@ -102,6 +102,7 @@ def _register() -> None:
         audit,
         backbones,
         compare,
+        datasets,
         demo,
         doctor,
         evaluate,
@@ -134,6 +135,7 @@ def _register() -> None:
         query.query,
         methods.methods,
         backbones.backbones,
+        datasets.datasets,
         info.info,
         doctor.doctor,
     )

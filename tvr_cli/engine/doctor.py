@@ -37,18 +37,17 @@ def environment_checks(workspace: Path) -> list[Check]:
 def examine(target: str | None, workspace: Path, *, deep: bool = False) -> list[Check]:
     """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
 
-    Raises DataError when the target does not exist, ConfigError when it names an unknown data set.
+    Raises DataError when the target does not exist, ConfigError when it names an unknown data set (a data set of
+    one's own by its dotted name).
     """
     if target is None:
         return environment_checks(workspace)
     from tvr_cli import data
     from tvr_cli.engine.dataset_doctor import dataset_checks, recognise
 
-    if ":" in target and target.partition(":")[0] in data.names():
-        return dataset_checks(target, deep=deep)
     path = Path(target)
-    if ":" in target and not path.exists():  # meant as a data set: its name is wrong
-        data.load(target)
+    if ":" in target and (not path.exists() or target.partition(":")[0] in data.names()):
+        return dataset_checks(target, deep=deep)
     if path.is_dir() and (name := recognise(path)) is not None:
         log.logger.info("%r holds the annotation files of %s", target, name)
         return dataset_checks(f"{name}:{path}", deep=deep)

@@ -63,7 +63,7 @@ def import_checkpoint(
     parts = take_apart(read_state(file), cls)
     options, sizes = _read_sizes(cls, parts.head, file)
     shift = bool(parts.clip) and cls.shifts_patches
-    layers = [*config.preset_layers("methods", method), config.Layer({"method": {method: options}}, file.name)]
+    layers = [*models.method_layers(method), config.Layer({"method": {method: options}}, file.name)]
     backbone = f"local:{(folder.path / 'backbone').resolve()}" if parts.clip else None
     named = {
         "backbone.name": backbone,

@@ -60,12 +60,15 @@ def options_schema(name: str) -> type:
 
 
 def resolve_method(name: str, assignments: list[str] | None = None) -> Resolved:
-    """Resolve a method's preset (or a dotted third-party method) with `--set` values on top."""
-    if "." in name:
-        layers = [config.Layer({"method": {name: {}}}, "flag")]
-    else:
-        layers = config.preset_layers("methods", name)
-    return config.resolve([*layers, config.set_layer(assignments or [])], options_schema)
+    """Resolve a method's preset (or a third party's method) with `--set` values on top."""
+    return config.resolve([*method_layers(name), config.set_layer(assignments or [])], options_schema)
+
+
+def method_layers(name: str) -> list[config.Layer]:
+    """Return what a method's name stands for: its preset, of a third party's method its defaults."""
+    if base.third_party(name):
+        return [config.Layer({"method": {name: {}}}, "flag")]
+    return config.preset_layers("methods", name)
 
 
 def untrained(name: str, store: FeatureStore, assignments: list[str] | None = None) -> Scorer:

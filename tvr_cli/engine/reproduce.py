@@ -15,7 +15,6 @@ import torch
 from tvr_cli import config, data, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import Resolved
-from tvr_cli.data import official
 from tvr_cli.data.registry import split_spec
 from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, models, precompute, train
 from tvr_cli.engine.extraction import extract_estimate
@@ -203,7 +202,7 @@ def _training(resolved: Resolved, manifest: Manifest) -> str:
     experiment = resolved.experiment.train
     found = sum(c.split == "train" for c in manifest.captions)
     steps = experiment.epochs * (_samples(resolved, manifest) // experiment.batch_size)
-    size = official.sizes(manifest.name, manifest.variant).get("train")
+    size = data.find(manifest.name).sizes(manifest.variant).get("train")
     whole = f" (the whole set: {size.captions} captions)" if size and size.captions != found else ""
     return (
         f"{experiment.tune} tuning, {experiment.epochs} epochs, about {steps} steps of {experiment.batch_size}{whole}"

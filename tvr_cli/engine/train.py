@@ -86,7 +86,7 @@ def experiment_of(
         layers.append(config.Layer(stored, str(run.config_path)))
     if method is not None:
         named = config.Layer({"method": {method: {}}}, "flag")
-        layers += [named] if options.resume or "." in method else config.preset_layers("methods", method)
+        layers += [named] if options.resume else models.method_layers(method)
     if recipe is not None:
         layers += config.preset_layers("recipes", recipe)
     if config_file is not None:
