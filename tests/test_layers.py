@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"),
-    "plugins",
+    *("version", "commands", "config", "preset_loader", "plugins", "runs", "metrics", "significance", "clip4clip"),
+    *("log", "errors", "files", "types"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -22,27 +22,30 @@ MAY_IMPORT = {
     "cli": {"engine", "testing", *LEAVES},
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "plugins"},
-    "nn": {"tvr_kernels", "types", "config", "errors", "log"},
-    "stores": {"types", "config", "errors", "log", "files"},
-    "data": {"types", "config", "errors", "log", "files", "preset_loader", "plugins"},
-    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "plugins"},
+    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
+    "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
+    "stores": {"types", "config", "errors", "log", "files", "commands"},
+    "data": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
+    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
-    "runs": {"config", "types", "errors", "log", "files"},
+    "runs": {"config", "types", "errors", "log", "files", "version"},
     "log": {"errors"},
     "files": {"errors"},
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
     "plugins": {"errors"},
     "types": set(),
+    "commands": set(),
+    "version": set(),
     "errors": set(),
 }
 HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 # These must be importable without torch: `tvr --help`, decoding workers and the referee start through them.
 LIGHT = (
     "cli",
+    "commands",
     "types",
     "config",
     "errors",

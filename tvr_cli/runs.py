@@ -21,10 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__
 from tvr_cli.config import Resolved
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import append_line, read_json, read_lines, write_json
+from tvr_cli.version import __version__
 
 RUN_FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

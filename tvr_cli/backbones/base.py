@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tvr_cli import commands
 from tvr_cli.errors import ConfigError
 from tvr_cli.files import sha256_file
 
@@ -135,7 +136,7 @@ class Backbone(nn.Module):
         """Mix the frames of a clip by EagleNet's temporal patch shift from now on. Raises ConfigError if it cannot."""
         raise ConfigError(
             f"the backbone {self.name!r} cannot shift patches between frames; leave out --temporal-shift, or take one "
-            "that provides temporal_shift (tvr backbones)"
+            f"that provides temporal_shift ({commands.tvr('backbones')})"
         )
 
     # ----------------------------------------------------------------------------------------------------------- loaded

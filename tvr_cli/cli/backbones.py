@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import contract, render
 from tvr_cli.cli.options import Json, Offline
 from tvr_cli.errors import ConfigError, did_you_mean
@@ -30,7 +31,7 @@ def backbones(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME, found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError(f"name the backbone: tvr backbones {action} NAME")
+        raise ConfigError(f"name the backbone: {commands.tvr('backbones', str(action), 'NAME')}")
     if action == "check":
         from tvr_cli.testing import backbone
 
@@ -54,7 +55,8 @@ def _show_all(found: list[dict[str, Any]]) -> None:
     for b in found:
         if "problem" in b:
             render.line(f"{b['name']}: {b['problem']}")
-    render.line("tvr backbones show NAME says where its weights belong, what a frame costs and which methods it serves")
+    more = commands.tvr("backbones", "show", "NAME")
+    render.line(f"{more} says where its weights belong, what a frame costs and which methods it serves")
 
 
 def _show_one(about: dict[str, Any]) -> None:

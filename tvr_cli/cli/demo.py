@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Assignments, Device, DryRun, Json
 
@@ -99,8 +100,8 @@ def show(result: dict[str, Any], *, kept: bool) -> None:
         f"{render.duration(result['seconds'])} in all." + (f" Everything is in {result['workspace']}" if kept else "")
     )
     render.line("Your own videos:")
-    render.line("  tvr extract-frames YOUR_VIDEOS/ -o out")
-    render.line('  tvr query "a dog surfing" --index out/')
+    render.line(f"  {commands.tvr('extract-frames', 'YOUR_VIDEOS/')}")
+    render.line(f"  {commands.tvr('query', 'a dog surfing')}")
 
 
 def _show_query(query: dict[str, Any]) -> None:

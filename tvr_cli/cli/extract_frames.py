@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tvr_cli import log
+from tvr_cli import commands, log
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, DryRun, Json, Workspace
 
@@ -105,7 +105,8 @@ def extract_frames(
         return
     if bool(videos) == bool(data):
         raise ConfigError(
-            "name the videos: tvr extract-frames videos/ (a folder, files, or a manifest.jsonl), or --data NAME:ROOT"
+            f"name the videos: {commands.tvr('extract-frames', 'videos/')} (a folder, files, or a manifest.jsonl), or "
+            "--data NAME:ROOT"
         )
     sources: Any = videos
     if data is not None:
@@ -182,7 +183,7 @@ def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
         render.count(report.videos, "video"), report.ok, report.kept, report.failed, where,
     )  # fmt: skip
     if report.ok or report.kept:
-        log.logger.info('next: tvr query "a dog surfing" --index %s', shlex.quote(str(report.workspace)))
+        log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=report.workspace))
     if report.failed and not allow_failures:
         raise PartialFailure(
             f"{report.failed} of {report.videos} videos failed, see {report.workspace / 'frames' / 'failures.jsonl'}; "

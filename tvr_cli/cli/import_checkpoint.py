@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, DryRun, Json, Workspace
 
@@ -46,5 +47,6 @@ def _show(report: dict[str, Any]) -> None:
     if report["dry_run"]:
         render.line("the checkpoint fits; nothing was written")
         return
-    where = render.workspace_flag(Path(report["path"]).parent.parent)
-    render.line(f"next: {report['next']}{where}, then: tvr evaluate {report['run']}{where}")
+    workspace = Path(report["path"]).parent.parent
+    then = commands.tvr("evaluate", report["run"], workspace=workspace)
+    render.line(f"next: {report['next']}{commands.workspace_flag(workspace)}, then: {then}")

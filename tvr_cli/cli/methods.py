@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import contract, render
 from tvr_cli.cli.options import Json
 from tvr_cli.errors import ConfigError, did_you_mean
@@ -31,7 +32,7 @@ def methods(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME, found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError(f"name the method: tvr methods {action} NAME")
+        raise ConfigError(f"name the method: {commands.tvr('methods', str(action), 'NAME')}")
     if action == "check":
         from tvr_cli.testing import method
 
@@ -53,7 +54,8 @@ def _show_all(methods: list[dict[str, Any]]) -> None:
         for m in methods
     ]
     render.table(None, ("method", "what it does", "needs", "fidelity", "cost a pair"), rows, left=5)
-    render.line("costs at D 512, F 12, L 32; tvr methods show NAME sets them beside the published form's")
+    show = commands.tvr("methods", "show", "NAME")
+    render.line(f"costs at D 512, F 12, L 32; {show} sets them beside the published form's")
 
 
 def _cost(method: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_WORKSPACE = Path("out")
+from tvr_cli.commands import DEFAULT_WORKSPACE as DEFAULT_WORKSPACE
 
 Workspace = Annotated[
     Path,

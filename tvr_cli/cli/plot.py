@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 from tvr_cli.errors import DataError
@@ -32,7 +33,8 @@ def plot(
     if not found:
         newest = RunDir.newest(workspace)
         if newest is None:
-            raise DataError(f"expected a run in {str(workspace / 'runs')!r}, found none; train one: tvr train")
+            train = commands.tvr("train", workspace=workspace)
+            raise DataError(f"expected a run in {str(workspace / 'runs')!r}, found none; train one: {train}")
         found = [newest]
     path = engine(found, out or found[0].path / "curves.png")
     payload = {"schema": "tvr/plot@1", "runs": [run.name for run in found], "path": str(path)}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline
 
@@ -46,7 +47,8 @@ def query(
 
     wanted = [line.strip() for line in sys.stdin if line.strip()] if text == ["-"] else [" ".join(text)]
     if not wanted or not wanted[0].strip():
-        raise ConfigError('expected a sentence to look for, found an empty one; for example: tvr query "a dog surfing"')
+        example = commands.tvr("query", "a dog surfing")
+        raise ConfigError(f"expected a sentence to look for, found an empty one; for example: {example}")
     if unreadable := [q for q in wanted if not is_text(q)]:
         raise ConfigError(f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv")
     if min_score is not None and math.isnan(min_score):

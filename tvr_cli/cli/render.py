@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
-
-from tvr_cli.cli.options import DEFAULT_WORKSPACE
 
 _GAP = 3  # blanks between two columns
 _ENDLESS = 10_000
@@ -23,12 +18,6 @@ def result(payload: dict[str, Any], as_json: bool, human: Callable[[], None]) ->
         print(json.dumps(_clean(payload), ensure_ascii=False, allow_nan=False))
     else:
         human()
-
-
-def workspace_flag(workspace: Path) -> str:
-    """Return what a command has to add to mean a workspace: ` -o FOLDER`, or nothing where it is the default."""
-    default = os.environ.get("TVR_WORKSPACE") or DEFAULT_WORKSPACE
-    return "" if workspace == Path(default) else f" -o {shlex.quote(str(workspace))}"
 
 
 def line(text: str = "") -> None:

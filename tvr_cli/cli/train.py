@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import (
     DEFAULT_WORKSPACE,
@@ -121,8 +122,8 @@ def show_seeds(result: dict[str, Any]) -> None:
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    runs = " ".join(row["run"] for row in result["runs"])
-    render.line(f"next: tvr {'compare' if count > 1 else 'evaluate'} {runs}{_elsewhere(result['runs'][0])}")
+    verb, workspace = "compare" if count > 1 else "evaluate", Path(result["runs"][0]["path"]).parent.parent
+    render.line(f"next: {commands.tvr(verb, *(row['run'] for row in result['runs']), workspace=workspace)}")
 
 
 def show_seeds_plan(payload: dict[str, Any]) -> None:
@@ -149,12 +150,11 @@ def show(result: dict[str, Any]) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[best[side][c] for c in columns[1:]]] for side in ("t2v", "v2t")]
         render.table(f"best on {result['selected_on']}, step {best['step']}", columns, rows)
-    render.line(f"kept in {result['path']}; next: tvr evaluate {result['run']}{_elsewhere(result)}")
+    render.line(f"kept in {result['path']}; next: {_next(result)}")
 
 
-def _elsewhere(result: dict[str, Any]) -> str:
-    """The flag that names the workspace, where it is not the default one."""
-    return render.workspace_flag(Path(result["path"]).parent.parent)
+def _next(result: dict[str, Any]) -> str:
+    return commands.tvr("evaluate", result["run"], workspace=Path(result["path"]).parent.parent)
 
 
 def show_plan(payload: dict[str, Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tvr_cli import __version__
 from tvr_cli.cli import render
 from tvr_cli.engine import backbone_catalogue
 from tvr_cli.runs import version
+from tvr_cli.version import __version__
 
 
 def show_versions() -> None:

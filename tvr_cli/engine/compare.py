@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import config, significance
+from tvr_cli import commands, config, significance
 from tvr_cli.engine import audit, referee
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
@@ -40,12 +40,12 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
         if not result_path.is_file():
-            named = folder.name if (folder / "config.json").is_file() else f"--method {folder.name}"
-            where = "" if split == "test" else f" --split {split}"
-            raise DataError(
-                f"the run {folder.name!r} has no result on the split {split!r}; "
-                f"run: tvr evaluate {named}{where} -o {workspace}"
+            which = {} if (folder / "config.json").is_file() else {"method": folder.name}
+            where = None if split == "test" else split
+            make = commands.tvr(
+                "evaluate", *([] if which else [folder.name]), **which, split=where, workspace=workspace
             )
+            raise DataError(f"the run {folder.name!r} has no result on the split {split!r}; run: {make}")
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
         tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
@@ -58,7 +58,7 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
         result, ranks = referee.judge_file(path, referee.JudgeOptions(), allow_missing=True)
         return Entry(path.name, result, ranks)
     known = str(path) in preset_names("methods")
-    fix = f"; make its result with: tvr evaluate --method {path} -o {workspace}" if known else ""
+    fix = f"; make its result with: {commands.tvr('evaluate', method=path, workspace=workspace)}" if known else ""
     raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing{fix}")
 
 

@@ -11,12 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, log
+from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.runs import version
+from tvr_cli.version import __version__
 
 _FREE_BYTES = 1_000_000_000
 
@@ -141,7 +142,7 @@ def _weights() -> list[Check]:
     for name in preset_names("backbones"):
         about = registry.resolve(name)
         # Missing weights are no fault of the machine: most people need one backbone.
-        fix = f"downloaded when first used; from where, and what to do without a network: tvr backbones show {name}"
+        fix = f"downloaded when first used; where from: {commands.tvr('backbones', 'show', name)}"
         here = about.weights is not None
         checks.append(
             Check(f"weights {name}", here, str(about.weights) if here else "not on this machine", "" if here else fix)

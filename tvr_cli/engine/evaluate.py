@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from tvr_cli import __version__, log
+from tvr_cli import commands, log
 from tvr_cli.engine import models, referee, score, suggest
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -25,6 +25,7 @@ from tvr_cli.files import lock, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.version import __version__
 
 _BANK = 5000  # training captions in QB-Norm's query bank, as its authors found enough
 _COPIES = 2  # of the score matrix at a time while it is made and judged
@@ -154,14 +155,15 @@ def load(
             untrained = suggest.without_training(store.provides, models.DEFAULT_METHOD)
             raise DataError(
                 f"no run in {str(workspace / 'runs')!r} was trained on the features {store.fingerprint}; train one, or "
-                f"evaluate a method without training: tvr evaluate --method {untrained or 'NAME'} -o {workspace}"
+                f"evaluate a method without training: "
+                + commands.tvr("evaluate", method=untrained or "NAME", workspace=workspace)
             )
     scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)
     if store.captions and (why := training_store.stale(workspace, store)):
         log.warn_once(
             f"{why} since the features were computed; this judges what was there then. Take up the changes with: "
-            f"tvr precompute-features --repair {store.fingerprint} -o {workspace}"
+            + commands.tvr("precompute-features", repair=store.fingerprint, workspace=workspace)
         )
     return scorer, store
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, files, log
+from tvr_cli import files, log
 from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
 from tvr_cli.engine.extraction.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
@@ -27,6 +27,7 @@ from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_ide
 from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
 from tvr_cli.stores.sample import Sampled, Task, sample
 from tvr_cli.types import FramePlan, Manifest, clip_key
+from tvr_cli.version import __version__
 
 # A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
 _SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0

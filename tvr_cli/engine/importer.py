@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli import config
+from tvr_cli import commands, config
 from tvr_cli.backbones import registry
 from tvr_cli.engine import models
 from tvr_cli.engine.training import checkpoint
@@ -90,8 +90,6 @@ def import_checkpoint(
             imported = {"file": file.name, "sha256": about["source"], "dropped": list(parts.dropped)}
             folder.write_env({"imported": imported}, registry.packages().values())
             folder.write_config(resolved)  # last: a folder with a config is a whole run
-    flag = " --temporal-shift" if shift else ""
-    words = f" --max-words {sizes.words}" if sizes.words else ""
     return {
         "schema": "tvr/import-checkpoint@1",
         "dry_run": dry_run,
@@ -104,9 +102,11 @@ def import_checkpoint(
         "parameters": sum(t.numel() for t in parts.head.values()),
         "backbone": backbone,
         "dropped": list(parts.dropped),
-        "next": f"tvr precompute-features --backbone {backbone}{flag}{words}"
+        "next": commands.tvr(
+            "precompute-features", backbone=backbone, temporal_shift=shift, max_words=sizes.words or None
+        )
         if backbone
-        else "tvr precompute-features",
+        else commands.tvr("precompute-features"),
     }
 
 

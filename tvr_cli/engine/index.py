@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tvr_cli import log
+from tvr_cli import commands, log
 from tvr_cli.engine import models, score
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
@@ -186,8 +186,7 @@ def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Path) -> Non
     if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
         wrong.append(("backbone", flags.backbone))
     for field, value in wrong:
-        flag = f"--{field} {value}"
         raise StoreMismatch(
-            f"the index was made with {field} {made.get(field) or 'none'!r}, but {flag} asks for {value!r}; rebuild it "
-            f"with: tvr index {flag} -o {workspace}"
+            f"the index was made with {field} {made.get(field) or 'none'!r}, but --{field} asks for {value!r}; rebuild "
+            f"it with: {commands.tvr('index', **{field: value}, workspace=workspace)}"
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tvr_cli import commands
 from tvr_cli.engine import models
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
@@ -35,7 +36,7 @@ def _kind(path: Path) -> tuple[str, Any]:
         return "workspace", _workspace
     raise DataError(
         f"expected a frame store, feature store, run, index or workspace at {str(path)!r}, found none of them; "
-        "a workspace is made by: tvr extract-frames VIDEOS -o out"
+        f"a workspace is made by: {commands.tvr('extract-frames', 'VIDEOS', workspace=path)}"
     )
 
 

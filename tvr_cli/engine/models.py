@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import config, log
+from tvr_cli import commands, config, log
 from tvr_cli.config import Experiment, Resolved
 from tvr_cli.engine import suggest
 from tvr_cli.engine.training import checkpoint
@@ -77,7 +77,8 @@ def untrained(name: str, store: FeatureStore, assignments: list[str] | None = No
     method = build(resolved.experiment, store)
     if method.trains:
         raise ConfigError(
-            f"{resolved.experiment.method} has parameters and no run was named; train it: tvr train --method {name}"
+            f"{resolved.experiment.method} has parameters and no run was named; train it: "
+            + commands.tvr("train", method=name)
         )
     return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, None, None)
 
@@ -136,10 +137,10 @@ def require_features(name: str, method: Method, provides: Iterable[str], whose: 
     if not lacking:
         return
     fix = (
-        "Run: tvr precompute-features --word-importance stopwords"
+        f"Run: {commands.tvr('precompute-features', word_importance='stopwords')}"
         if lacking == ["importance"]
-        else "Take a backbone that provides them (tvr backbones), as in tvr precompute-features --backbone NAME, or a "
-        f"method that needs no more: {', '.join(suggest.fitting(there)) or 'there is none'}"
+        else f"Take a backbone that provides them ({commands.tvr('backbones')} lists what each does), or a method that "
+        f"needs no more: {', '.join(suggest.fitting(there)) or 'there is none'}"
     )
     raise StoreMismatch(f"{name} needs {', '.join(lacking)}; {whose} {', '.join(sorted(there))}. {fix}")
 
@@ -189,18 +190,19 @@ def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> Feat
         if fingerprint is None and (imported := _imported(run)):
             raise StoreMismatch(
                 f"the run {run.name!r} was imported with its own CLIP, and there are no features of it; run: "
-                f"tvr precompute-features --backbone {imported}"
+                + commands.tvr("precompute-features", backbone=imported)
             )
         if fingerprint is None:
             raise DataError(
                 f"the run {run.name!r} has no weights yet; continue it with: "
-                f"tvr train --resume --run {run.name} -o {workspace}"
+                + commands.tvr("train", resume=True, run=run.name, workspace=workspace)
             )
         folder = workspace / "features" / str(fingerprint)
         if not folder.is_dir():
             raise StoreMismatch(
                 f"the run {run.name!r} was trained on the feature store {fingerprint}, which is not in "
-                f"{str(workspace / 'features')!r}; run tvr precompute-features with the run's backbone and plans"
+                f"{str(workspace / 'features')!r}; run {commands.tvr('precompute-features')} with the run's backbone "
+                "and plans"
             )
         return FeatureStore.open(folder)
     backbone = backbone or os.environ.get("TVR_BACKBONE")
@@ -208,7 +210,7 @@ def store_for(workspace: Path, run: RunDir | None, backbone: str | None) -> Feat
     if store is None:
         raise DataError(
             f"expected features in {str(workspace / 'features')!r}{f' made by {backbone}' if backbone else ''}, found "
-            f"none; run: tvr precompute-features{f' --backbone {backbone}' if backbone else ''} -o {workspace}"
+            f"none; run: {commands.tvr('precompute-features', backbone=backbone, workspace=workspace)}"
         )
     return store
 

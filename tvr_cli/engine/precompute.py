@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tvr_kernels import gemm
 
-from tvr_cli import __version__, files
+from tvr_cli import commands, files
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
@@ -37,6 +37,7 @@ from tvr_cli.stores.feature_writer import FeatureWriter, header_of
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord, FrameStore
 from tvr_cli.types import Manifest, VideoFeatures, caption_key
+from tvr_cli.version import __version__
 
 __all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "refresh", "repair"]
 
@@ -112,7 +113,8 @@ def precompute(
     frames = FrameStore.open(workspace / "frames")
     if not frames.records:
         raise DataError(
-            f"the frame store {str(frames.root)!r} holds no clip; run: tvr extract-frames VIDEOS -o {workspace}"
+            f"the frame store {str(frames.root)!r} holds no clip; run: "
+            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
     corpus = read_corpus(captions, frames, FeatureStore.newest(workspace))
     about = registry.resolve(choose_backbone(backbone, workspace))
@@ -182,7 +184,7 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
         device=pick_device(device),
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
     )
-    command = f"tvr precompute-features --backbone {store.backbone_name} -o {store.root.parent.parent}"
+    command = commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
     features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
     return model
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_cli import log
+from tvr_cli import commands, log
 from tvr_cli.engine import models, precompute, score
 from tvr_cli.engine.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -54,7 +54,7 @@ def _refresh_features(workspace: Path, asked: Asked, *, device: str, offline: bo
         if store is None:
             raise DataError(
                 f"expected frames, features or an index in {str(workspace)!r}, found none; start with: "
-                f"tvr extract-frames VIDEOS -o {workspace}"
+                + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
             )
         return
     frames = FrameStore.open(workspace / "frames")
@@ -63,7 +63,7 @@ def _refresh_features(workspace: Path, asked: Asked, *, device: str, offline: bo
     named = asked.backbone or os.environ.get("TVR_BACKBONE")
     of = f" of {named}" if named else ""
     why = f"no features{of} yet" if store is None else "the frames have changed"
-    log.logger.info("%s; computing features first (tvr precompute-features)", why)
+    log.logger.info("%s; computing features first (%s)", why, commands.tvr("precompute-features"))
     options = precompute.PrecomputeOptions(device=device, offline=offline)
     if store is None:
         precompute.precompute(workspace, asked.backbone, None, options)

@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tvr_cli import __version__, clip4clip, metrics, significance
+from tvr_cli import clip4clip, commands, metrics, significance
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.files import sha256_file
 from tvr_cli.metrics import Floats, Ints, Ranks, Scores, V2TProtocol
+from tvr_cli.version import __version__
 
 Post = Literal["dsl", "qbnorm"]
 POSTS: dict[str, str] = {
@@ -191,7 +192,9 @@ def read_ranks(path: Path) -> tuple[Ranks, Ranks]:
     try:
         forward, backward = (_ranks_of(arrays, side) for side in ("t2v", "v2t"))
     except KeyError:
-        raise DataError(f"expected per-query ranks at {str(path)!r}, found none; run: tvr evaluate") from None
+        raise DataError(
+            f"expected per-query ranks at {str(path)!r}, found none; run: {commands.tvr('evaluate')}"
+        ) from None
     return forward, dataclasses.replace(backward, averaged=bool(arrays["v2t.averaged"][0]))
 
 

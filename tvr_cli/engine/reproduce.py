@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tvr_cli import config, data, log
+from tvr_cli import commands, config, data, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import Resolved
 from tvr_cli.data.registry import split_spec
@@ -156,8 +156,8 @@ def _examine(spec: str, options: ReproduceOptions) -> None:
         log.logger.warning("warning: %s: %s", check.name, check.detail)
     if wrong and not options.allow_missing:
         raise DataError(
-            f"the data set is incomplete ({', '.join(c.name for c in wrong)}; see tvr doctor {spec}); complete it, or "
-            "say --allow-missing and every output will carry the count"
+            f"the data set is incomplete ({', '.join(c.name for c in wrong)}; see {commands.tvr('doctor', spec)}); "
+            "complete it, or say --allow-missing and every output will carry the count"
         )
 
 

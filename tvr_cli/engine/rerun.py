@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import config
+from tvr_cli import commands, config
 from tvr_cli.engine import models
 from tvr_cli.engine.train import TrainOptions, train
 from tvr_cli.engine.train import dry_run as train_plan
@@ -27,7 +27,10 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
     Raises DataError when the first run has no weights to compare with.
     """
     if not checkpoint.best_path(first.checkpoints).is_file():
-        raise DataError(f"the run {first.name!r} has no weights to compare with; finish it: tvr train --resume")
+        raise DataError(
+            f"the run {first.name!r} has no weights to compare with; finish it: "
+            + commands.tvr("train", resume=True, run=first.name, workspace=workspace)
+        )
     resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
     name = options.run or _free_name(workspace, f"{first.name}-again")
     summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, config, files, log, metrics
+from tvr_cli import commands, config, files, log, metrics
 from tvr_cli.backbones import registry
 from tvr_cli.config import DataConfig, Resolved, TrainConfig
 from tvr_cli.engine import models, score
@@ -34,6 +34,7 @@ from tvr_cli.methods import base
 from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Manifest
+from tvr_cli.version import __version__
 
 SCHEMA = "tvr/train@1"
 _WAIT_S = 10.0  # for another process that trains the run of the same name
@@ -203,7 +204,8 @@ def _train_in(
         outcome = loop.run()
     except Interrupted as e:
         workspace = run.path.parent.parent
-        raise Interrupted(f"{e}; continue with: tvr train --resume --run {run.name} -o {workspace}") from e
+        again = commands.tvr("train", resume=True, run=run.name, workspace=workspace)
+        raise Interrupted(f"{e}; continue with: {again}") from e
     finally:
         source.close()
     if train_config.tune == "full":
@@ -342,7 +344,9 @@ def _store_needed(
         "backbone": choose_backbone(wish.backbone, workspace),
         "shape": wish.shape, "frames": wish.frames, "words": wish.words, "importance": wish.importance,
         "temporal_shift": wish.temporal_shift,
-        "next": "tvr train computes it from the frames" if frames else f"tvr extract-frames VIDEOS -o {workspace}",
+        "next": f"{commands.tvr('train')} computes it from the frames"
+        if frames
+        else commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
         "why_not_the_newest": reasons,
     }  # fmt: skip
 

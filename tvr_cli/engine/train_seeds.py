@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tvr_cli import __version__, log
+from tvr_cli import log
 from tvr_cli.config import Resolved
 from tvr_cli.engine import evaluate, train
 from tvr_cli.engine.train import TrainOptions
@@ -22,6 +22,7 @@ from tvr_cli.errors import Interrupted
 from tvr_cli.files import read_json, sha256_file
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
+from tvr_cli.version import __version__
 
 SCHEMA = "tvr/train-seeds@1"
 Resolve = Callable[[int], Resolved]  # the experiment with a seed

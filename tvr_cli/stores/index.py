@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from tvr_cli import commands
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.files import disk_errors, parse_lines, read_json, sha256_file, write_bytes, write_json
 from tvr_cli.types import Encoding
@@ -62,7 +63,7 @@ class Index:
     def open(folder: Path) -> Index:
         """Open an index. Raises DataError when there is none or it is damaged, StoreMismatch on another format."""
         if not (folder / "store.json").is_file():
-            raise DataError(f"expected an index at {str(folder)!r}, found none; build it with: tvr index")
+            raise DataError(f"expected an index at {str(folder)!r}, found none; build it with: {commands.tvr('index')}")
         head = read_json(folder / "store.json", fix=_rebuild(folder))
         if head.get("format") != INDEX_FORMAT:
             raise StoreMismatch(
@@ -150,7 +151,7 @@ def write_index(
 
 
 def _rebuild(folder: Path) -> str:
-    return f"rebuild it with: tvr index --overwrite -o {folder.parent}"
+    return f"rebuild it with: {commands.tvr('index', overwrite=True, workspace=folder.parent)}"
 
 
 def _record(name: str, sha256: str) -> dict[str, Any]:

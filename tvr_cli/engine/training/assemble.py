@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tvr_cli import commands
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.config import Experiment, Resolved, TrainConfig
@@ -37,9 +38,9 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
     method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
     if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
         tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
-        other = f", or train its form for frozen features: tvr train --method {method.trainable_preset}"
+        other = f", or train its form for frozen features: {commands.tvr('train', method=method.trainable_preset)}"
         raise ConfigError(
-            f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}"
+            f"{name} has nothing to train{tuned}; score with it directly: {commands.tvr('evaluate', method=name)}"
             + (other if method.trainable_preset and tuned else "")
         )
     if train.batch_size < 2:
@@ -74,7 +75,7 @@ def require_backbone(
     if full and (why := about.kind.cannot_save(about)):
         raise ConfigError(
             f"--tune full leaves a tuned backbone behind, and {about.name!r} cannot be saved: {why}. Train the head "
-            "alone (--tune head), or take another backbone (tvr backbones)"
+            f"alone (--tune head), or take another backbone ({commands.tvr('backbones')})"
         )
 
 
@@ -118,7 +119,7 @@ def build_source(
     if not training_store.has_frames(workspace):
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
-            f"run: tvr extract-frames VIDEOS -o {workspace}"
+            f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
         )
     return LiveSource(store, workspace / "frames", learner.clip, train, device, workers=workers)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import log
+from tvr_cli import commands, log
 from tvr_cli.config import Experiment
 from tvr_cli.engine.training.selection import CAPTIONS_EXAMPLE
 from tvr_cli.errors import DataError, StoreMismatch
@@ -121,7 +121,7 @@ def of_run(workspace: Path, run: RunDir) -> FeatureStore:
     if not (folder / "state.json").is_file():
         raise StoreMismatch(
             f"the run {run.name!r} was begun on the features {fingerprint}, which are not in "
-            f"{str(workspace / 'features')!r}; make them again with tvr precompute-features"
+            f"{str(workspace / 'features')!r}; make them again with " + commands.tvr("precompute-features")
         )
     return FeatureStore.open(folder)
 
@@ -160,13 +160,14 @@ def _compute(
         if why:
             raise StoreMismatch(
                 f"no feature store of {str(workspace)!r} fits (the newest: {why}), and there are no frames to make one "
-                "from; run: tvr extract-frames VIDEOS"
+                f"from; run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
             )
         raise DataError(
             f"expected frames or features in {str(workspace)!r}, found none; start with: "
-            f"tvr extract-frames VIDEOS -o {workspace}"
+            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
-    log.logger.info("computing features first (tvr precompute-features): %s", why or "there are none yet")
+    making = commands.tvr("precompute-features")
+    log.logger.info("computing features first (%s): %s", making, why or "there are none yet")
     # A store that only needs a refresh keeps its own plans.
     plans = wish if store is None else dataclasses.replace(
         wish, shape=store.shape, importance=store.word_importance,
@@ -187,6 +188,6 @@ def _compute(
     if differences := wish.differences(made):
         raise StoreMismatch(
             f"the frames in {str(workspace / 'frames')!r} do not fit: {'; '.join(differences)}; extract them again: "
-            "tvr extract-frames VIDEOS --overwrite, with the wanted plan"
+            f"{commands.tvr('extract-frames', 'VIDEOS', overwrite=True, workspace=workspace)}, with the wanted plan"
         )
     return made

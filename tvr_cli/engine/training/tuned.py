@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tvr_cli import files, log
+from tvr_cli import commands, files, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine import precompute
 from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
@@ -27,7 +27,7 @@ def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> Feat
     backbone = backbone_of(store, offline=options.offline, device="cpu")
     backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
     name = registry.save(backbone, run.path / "backbone")
-    log.logger.info("computing the features of the tuned backbone (tvr precompute-features)")
+    log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
     plans = dataclasses.replace(
         options,
         shape=store.shape,  # type: ignore[arg-type]
