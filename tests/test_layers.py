@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "config", "preset_loader", "plugins", "runs", "metrics", "significance", "clip4clip"),
+    *("version", "commands", "workspace", "config", "preset_loader", "plugins", "runs", "metrics", "significance"),
+    "clip4clip",
     *("log", "errors", "files", "types"),
 }
 
@@ -27,6 +28,7 @@ MAY_IMPORT = {
     "stores": {"types", "config", "errors", "log", "files", "commands"},
     "data": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
+    "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
@@ -46,6 +48,7 @@ HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 LIGHT = (
     "cli",
     "commands",
+    "workspace",
     "types",
     "config",
     "errors",
@@ -63,6 +66,7 @@ LIGHT_FILES = (
     "backbones/registry.py",
     "engine/backbone_catalogue.py",
     "stores/frames.py",
+    "stores/run_header.py",
     "stores/decode.py",
     "stores/frame_writer.py",
     "engine/extract.py",

@@ -20,6 +20,7 @@ from tvr_cli.errors import DataError, EnvironmentProblem
 _BLOCK = 1 << 20
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG)
 _Parsed = TypeVar("_Parsed")
+Stamp = tuple[int, int, int, int]
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -109,6 +110,18 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return what tells whether a file is still the same: size, mtime_ns, ctime_ns, inode. None where there is none.
+
+    A copy that keeps an old time (`cp -p`) changes the inode or ctime, so it is noticed.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def sha256_file(path: Path, *, each_block: Callable[[], None] = lambda: None) -> str:

@@ -37,11 +37,11 @@ class RunDir:
     path: Path
 
     @staticmethod
-    def at(workspace: Path, name: str) -> RunDir:
-        """Return the folder of a run by name, whether it exists or not. Raises ConfigError for an unusable name."""
+    def named(folder: Path, name: str) -> RunDir:
+        """Return the run `name` below `folder`, whether it exists or not. Raises ConfigError for an unusable name."""
         if not _NAME.fullmatch(name):
             raise ConfigError(f"a run's name holds letters, digits, '.', '_', '+' and '-'; found {name!r}")
-        return RunDir(workspace / "runs" / name)
+        return RunDir(folder / name)
 
     @staticmethod
     def open(path: Path) -> RunDir:
@@ -50,12 +50,6 @@ class RunDir:
         if not run.config_path.is_file():
             raise DataError(f"expected a run (a folder with config.json) at {str(path)!r}, found none")
         return run
-
-    @staticmethod
-    def newest(workspace: Path) -> RunDir | None:
-        """Return the run that was written last, or None."""
-        configs = sorted((workspace / "runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-        return RunDir(configs[-1].parent) if configs else None
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.engine.demo import clean
+from tvr_cli.workspace import Workspace
 
 
 def demo(*args: object) -> Result:
@@ -72,7 +73,7 @@ def test_running_again_keeps_what_is_done_and_prints_the_tables(ran):
     assert "160 videos (0 made, 160 kept)" in result.stderr
     assert "(kept)" in result.stderr.split("train glccl")[1].splitlines()[0]
     assert "says nothing about which method is better" in result.stdout
-    assert "tvr extract-frames YOUR_VIDEOS/ -o out" in result.stdout
+    assert "tvr extract-frames YOUR_VIDEOS/" in result.stdout
     for row in before["methods"]:
         assert f"{row['t2v']['R@1']['value']:.1f} [" in result.stdout
 
@@ -109,10 +110,10 @@ def test_cleaning_deletes_only_what_the_demo_made(tmp_path):
     for part in ("videos", "frames", "features/abc", "runs/glccl", "index"):
         (out / part).mkdir(parents=True)
     (out / "notes.txt").write_text("mine")
-    clean(out)
+    clean(Workspace(out))
     assert [p.name for p in out.iterdir()] == ["notes.txt"]
     (out / "notes.txt").unlink()
-    clean(out)
+    clean(Workspace(out))
     assert not out.exists()
 
 

@@ -86,7 +86,7 @@ def test_a_damaged_shard_is_named_with_the_command_that_rebuilds_it(tmp_path: Pa
     if damage == "delete":
         path.unlink()
 
-    store = FrameStore.open(tmp_path)
+    store = FrameStore.open(tmp_path, tmp_path / "w")
     assert len(list(store.read(["a.mp4"]))) == 1
     with pytest.raises(DataError, match=rf"{hurt.name}.*is damaged.*extract-frames --repair {hurt.name} -o"):
         list(store.read(["b.mp4"]))

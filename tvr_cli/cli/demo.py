@@ -10,13 +10,21 @@ import typer
 from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Assignments, Device, DryRun, Json
+from tvr_cli.workspace import Workspace
 
-DEFAULT_FOLDER = Path("out/demo")
+DEFAULT_FOLDER = Workspace(Path("out/demo"))
 
 
 def demo(
     workspace: Annotated[
-        Path, typer.Option("--workspace", "-o", help="Folder for the toy videos and everything made from them.")
+        Workspace,
+        typer.Option(
+            "--workspace",
+            "-o",
+            parser=Workspace.at,
+            metavar="<path>",
+            help="Folder for the toy videos and everything made from them.",
+        ),
     ] = DEFAULT_FOLDER,
     methods: Annotated[
         str, typer.Option("--methods", metavar="A,B|all", help="Methods to compare, or all.")

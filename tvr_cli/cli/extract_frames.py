@@ -186,19 +186,20 @@ def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
         log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=report.workspace))
     if report.failed and not allow_failures:
         raise PartialFailure(
-            f"{report.failed} of {report.videos} videos failed, see {report.workspace / 'frames' / 'failures.jsonl'}; "
-            "--retry-failed tries them again, --allow-failures accepts them"
+            f"{report.failed} of {report.videos} videos failed, see "
+            f"{report.workspace.frames_folder / 'failures.jsonl'}; --retry-failed tries them again, "
+            "--allow-failures accepts them"
         )
 
 
 def _show(report: Any) -> None:
     if not report.ok:
-        render.line(f"nothing new in {report.workspace / 'frames'}: {render.count(report.kept, 'video')} kept")
+        render.line(f"nothing new in {report.workspace.frames_folder}: {render.count(report.kept, 'video')} kept")
     else:
         render.line(
             f"{render.count(report.clips, 'clip')}, {render.count(report.frames, 'frame')}, "
             f"{render.size(report.size_bytes)} in "
-            f"{render.duration(report.seconds)}: {report.workspace / 'frames'}"
+            f"{render.duration(report.seconds)}: {report.workspace.frames_folder}"
         )
     for video, reason in report.failures[:20]:
         render.line(f"failed: {render.printable(video)}: {reason}")

@@ -100,7 +100,7 @@ def precompute_features(
     render.result(report.to_json(), as_json, lambda: _show(report, workspace))
 
 
-def _show(report: PrecomputeReport, workspace: Path) -> None:
+def _show(report: PrecomputeReport, workspace: Workspace) -> None:
     if report.dry_run:
         _show_plan(report)
         return

@@ -86,11 +86,11 @@ def train(
         render.result(payload, as_json, lambda: show_plan(payload))
         return
     result = engine.train(resolved, workspace, options)
-    render.result(result, as_json, lambda: show(result))
+    render.result(result, as_json, lambda: show(result, workspace))
 
 
 def _train_seeds(
-    text: str, workspace: Path, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
+    text: str, workspace: Workspace, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
     from tvr_cli.engine import train_seeds as engine
     from tvr_cli.engine.train import experiment_of
@@ -106,10 +106,10 @@ def _train_seeds(
         render.result(plan, as_json, lambda: show_seeds_plan(plan))
         return
     result = engine.train_seeds(resolve, seeds, workspace, options)
-    render.result(result, as_json, lambda: show_seeds(result))
+    render.result(result, as_json, lambda: show_seeds(result, workspace))
 
 
-def show_seeds(result: dict[str, Any]) -> None:
+def show_seeds(result: dict[str, Any], workspace: Workspace) -> None:
     """Print what several seeds gave: a row each, then mean ± deviation, on validation and on test."""
     count = len(result["seeds"])
     render.line(f"{result['method']} ({result['fidelity']}), {count} seeds, selected on {result['selected_on']}")
@@ -122,7 +122,7 @@ def show_seeds(result: dict[str, Any]) -> None:
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    verb, workspace = "compare" if count > 1 else "evaluate", Path(result["runs"][0]["path"]).parent.parent
+    verb = "compare" if count > 1 else "evaluate"
     render.line(f"next: {commands.tvr(verb, *(row['run'] for row in result['runs']), workspace=workspace)}")
 
 
@@ -139,7 +139,7 @@ def _numbers(metrics: dict[str, Any]) -> list[float]:
     return [*(t2v[c] for c in (*names, "MdR", "MnR")), *(v2t[c] for c in names), metrics["rsum"]]
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any], workspace: Workspace) -> None:
     """Print the end of a run: what was learned, where it lies, what to do next."""
     render.line(
         f"{result['method']} ({result['fidelity']}), run {result['run']!r}: {result['steps']} steps in "
@@ -150,11 +150,7 @@ def show(result: dict[str, Any]) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[best[side][c] for c in columns[1:]]] for side in ("t2v", "v2t")]
         render.table(f"best on {result['selected_on']}, step {best['step']}", columns, rows)
-    render.line(f"kept in {result['path']}; next: {_next(result)}")
-
-
-def _next(result: dict[str, Any]) -> str:
-    return commands.tvr("evaluate", result["run"], workspace=Path(result["path"]).parent.parent)
+    render.line(f"kept in {result['path']}; next: {commands.tvr('evaluate', result['run'], workspace=workspace)}")
 
 
 def show_plan(payload: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.preset_loader import preset_names
+from tvr_cli.workspace import Workspace
 
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 TESTED = ("R@1", "R@5", "R@10")
@@ -34,9 +35,9 @@ class Entry:
     origins: Mapping[str, str] | None = None
 
 
-def read_entry(path: Path, split: str, workspace: Path) -> Entry:
+def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
     """Read a run (by folder or name), a result JSON or a score matrix. Raises DataError when it is none of them."""
-    folder = path if path.is_dir() else workspace / "runs" / path.name
+    folder = path if path.is_dir() else workspace.runs_folder / path.name
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
         if not result_path.is_file():

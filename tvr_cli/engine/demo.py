@@ -36,6 +36,7 @@ from tvr_cli.preset_loader import preset_names
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import FramePlan, Sizes
+from tvr_cli.workspace import Workspace
 
 BACKBONE = "demo-tiny"
 DATASET = "demo"
@@ -80,7 +81,7 @@ class Stage:
 class Demo:
     """One demo in a workspace; `run` does everything and returns what `tvr demo --json` prints."""
 
-    def __init__(self, workspace: Path, options: DemoOptions):
+    def __init__(self, workspace: Workspace, options: DemoOptions):
         self.workspace, self.options = workspace, options
         self.stages: list[Stage] = []
         self.experiments = {name: self._resolve(name) for name in options.methods}
@@ -136,7 +137,7 @@ class Demo:
 
     @property
     def videos(self) -> Path:
-        return self.workspace / "videos"
+        return self.workspace.root / "videos"
 
     def make_corpus(self) -> corpus.WorldReport:
         """Make the videos, captions and ground truth, or what is missing of them."""
@@ -183,7 +184,7 @@ class Demo:
                 # A run that tuned the backbone has features of its own.
                 seen = models.store_for(self.workspace, scorer.run, None) if scorer.run else store
                 evaluate.evaluate(scorer, seen, self.workspace, options)
-                run = scorer.run or RunDir.at(self.workspace, scorer.name)
+                run = scorer.run or self.workspace.run(scorer.name)
                 ranks, videos = demo_results.kept_ranks(run, SPLIT)
                 results.append(demo_results.recalls(ranks, [truth[v].kind for v in videos]))
                 moments.append(demo_results.spans(scorer.method, seen, SPLIT, truth).summary())
@@ -228,14 +229,14 @@ class Demo:
             with self._stage(f"train {name}" + (f", seed {seed}" if len(self.options.seeds) > 1 else "")) as stage:
                 stage.text, kept = self._train(name, seed, store)
             seconds += 0.0 if kept else stage.seconds
-            run = RunDir.at(self.workspace, self._run_name(name, seed))
+            run = self.workspace.run(self._run_name(name, seed))
             scorers.append(models.trained(run, models.store_for(self.workspace, run, None)))
         return scorers, seconds
 
     def _train(self, name: str, seed: int, store: FeatureStore) -> tuple[str, bool]:
         """Train, go on, or keep what is finished; say what was done, and whether it was the last of the three."""
         resolved = self._resolve(name, seed)
-        run = RunDir.at(self.workspace, self._run_name(name, seed))
+        run = self.workspace.run(self._run_name(name, seed))
         if run.config_path.is_file() and not _same_experiment(run, resolved, store):
             shutil.rmtree(run.path)  # of an earlier demo with other settings
         before = checkpoint.last_path(run.checkpoints)
@@ -305,13 +306,13 @@ def check_tune(wanted: str) -> str:
     return wanted
 
 
-def clean(workspace: Path) -> None:
+def clean(workspace: Workspace) -> None:
     """Delete what the demo left in a workspace, and the workspace itself if nothing else is in it."""
     for part in MADE:
-        shutil.rmtree(workspace / part, ignore_errors=True)
-    (workspace / ".lock").unlink(missing_ok=True)
+        shutil.rmtree(workspace.root / part, ignore_errors=True)
+    (workspace.root / ".lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        workspace.rmdir()
+        workspace.root.rmdir()
 
 
 def _preset(name: str, tune: str) -> list[config.Layer]:

@@ -26,6 +26,7 @@ from tvr_cli.metrics import Ranks
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 _BANK = 5000  # training captions in QB-Norm's query bank, as its authors found enough
 _COPIES = 2  # of the score matrix at a time while it is made and judged
@@ -50,7 +51,7 @@ class EvaluateOptions:
 
 
 @kernel_errors()
-def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: EvaluateOptions) -> dict[str, Any]:
+def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> dict[str, Any]:
     """Score a split, store the result and per-query ranks in the run's folder, and return the result.
 
     Raises DataError when the split is empty, its gallery is incomplete, or a score is NaN.
@@ -70,18 +71,18 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: Eval
     result = {**describe(scorer, store, gallery, options.split), "gallery": completeness, **judged}
     pairs = len(gallery.captions) * len(gallery.videos) * options.noise_seeds
     result["cost"] = {"seconds": seconds, "pairs_per_second": pairs / seconds, **_sizes(scorer, store, gallery)}
-    run = scorer.run or RunDir.at(workspace, scorer.name)
+    run = scorer.run or workspace.run(scorer.name)
     _keep(run, options.split, result, ranks, gallery, store)
     if options.save_scores is not None and scores is not None:
         write_scores(options.save_scores, scores, gallery, store)
     return result
 
 
-def plan(scorer: Scorer, store: FeatureStore, workspace: Path, options: EvaluateOptions) -> dict[str, Any]:
+def plan(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> dict[str, Any]:
     """Return what `evaluate` would do, writing nothing. Raises DataError for what it would refuse."""
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
-    run = scorer.run or RunDir.at(workspace, scorer.name)
+    run = scorer.run or workspace.run(scorer.name)
     return {
         **describe(scorer, store, gallery, options.split),
         "dry_run": True,
@@ -141,21 +142,21 @@ def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: Featur
 
 
 def load(
-    workspace: Path, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
+    workspace: Workspace, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
 ) -> tuple[Scorer, FeatureStore]:
     """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features."""
     models.check_named(workspace, run, method)
     if assignments and method is None:
         raise ConfigError("--set changes a method without training (--method); a run is scored as it was trained")
-    found = models.find_run(workspace, run)
+    found = workspace.find_run(run) if run is not None else None
     store = models.store_for(workspace, found, backbone)
     if found is None and method is None:
-        found = models.newest_run(workspace, store)
+        found = workspace.newest_run_on(store)
         if found is None:
             untrained = suggest.without_training(store.provides, models.DEFAULT_METHOD)
             raise DataError(
-                f"no run in {str(workspace / 'runs')!r} was trained on the features {store.fingerprint}; train one, or "
-                f"evaluate a method without training: "
+                f"no run in {str(workspace.runs_folder)!r} was trained on the features {store.fingerprint}; train one, "
+                "or evaluate a method without training: "
                 + commands.tvr("evaluate", method=untrained or "NAME", workspace=workspace)
             )
     scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))

@@ -28,6 +28,7 @@ from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
 from tvr_cli.stores.sample import Sampled, Task, sample
 from tvr_cli.types import FramePlan, Manifest, clip_key
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 # A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
 _SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0
@@ -63,7 +64,7 @@ class ExtractReport:
     frames, size_bytes: written now. seconds: wall time. todo: videos that had to be read.
     """
 
-    workspace: Path
+    workspace: Workspace
     videos: int = 0
     ok: int = 0
     kept: int = 0
@@ -82,7 +83,7 @@ class ExtractReport:
 
 
 def extract(
-    sources: Sequence[Path] | Manifest, workspace: Path, plan: FramePlan, options: ExtractOptions
+    sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
 ) -> ExtractReport:
     """Bring `<workspace>/frames` up to date with the videos of `sources`.
 
@@ -92,13 +93,13 @@ def extract(
     started = time.monotonic()
     check_plan(plan)
     selection, videos = select(sources, options)
-    root = workspace / "frames"
+    root = workspace.frames_folder
     refuse_other_plan(root, plan, options)
     with files.lock(root / "locks" / "{}-of-{}".format(*options.shard)):
         writer = FrameWriter.open(root, identity_of(plan), _provenance(), overwrite=options.overwrite)
         work = compare(writer.root, writer.shards, writer.failures(), videos, selection, options)
         _apply(writer, work, selection)
-        report = _read_all(writer, work.todo, plan, options)
+        report = _read_all(workspace, writer, work.todo, plan, options)
     report.kept, report.videos = len(work.kept), len(videos)
     report.renamed, report.forgotten = work.renamed, work.forgotten
     report.failures = sorted([*report.failures, *((f.video, f.reason) for f in work.failed.values())])
@@ -106,13 +107,13 @@ def extract(
     return report
 
 
-def repair(workspace: Path, shard: str, options: ExtractOptions) -> ExtractReport:
+def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> ExtractReport:
     """Read the videos of a damaged shard again and replace only it. shard: its file name, or `all` to check each one.
 
     Raises DataError when there is no store or no such shard.
     """
     started = time.monotonic()
-    root = workspace / "frames"
+    root = workspace.frames_folder
     identity = frames.read_header(root)["identity"]
     plan = frames.plan_of(identity)
     with files.lock(root / "locks" / "1-of-1"):
@@ -123,7 +124,7 @@ def repair(workspace: Path, shard: str, options: ExtractOptions) -> ExtractRepor
         damaged = [s for s in asked if not frames.is_whole(root, s)]
         videos = _videos_of([clip for s in damaged for clip in s.clips])
         log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
-        report = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
+        report = _read_all(workspace, writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
     report.videos = len(videos)
     report.seconds = time.monotonic() - started
     return report
@@ -218,9 +219,11 @@ def _apply(writer: FrameWriter, work: Work, selection: Selection) -> None:
         log.logger.info("videos: %d renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
 
 
-def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> ExtractReport:
+def _read_all(
+    workspace: Workspace, writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions
+) -> ExtractReport:
     """Read the videos in workers and write what they give."""
-    report = ExtractReport(writer.root.parent, todo=len(videos))
+    report = ExtractReport(workspace, todo=len(videos))
     if not videos:
         return report
     tasks = tasks_of(videos, plan, options)

@@ -18,13 +18,9 @@ from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.files import lock, read_json
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.index import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
+from tvr_cli.workspace import Workspace
 
 _TRIES = 3  # to find the index as it was built: others may build theirs in between
-
-
-def index_folder(workspace: Path) -> Path:
-    """Return where a workspace keeps its index."""
-    return workspace / "index"
 
 
 def identity_of(scorer: Scorer, store: FeatureStore) -> dict[str, Any]:
@@ -49,7 +45,7 @@ class Asked:
 
 @kernel_errors()
 def index(
-    workspace: Path, asked: Asked, *, device: str = "auto", overwrite: bool = False, dry_run: bool = False
+    workspace: Workspace, asked: Asked, *, device: str = "auto", overwrite: bool = False, dry_run: bool = False
 ) -> dict[str, Any]:
     """Build the index unless it is up to date, and return what `tvr index --json` prints.
 
@@ -58,7 +54,7 @@ def index(
     models.check_named(workspace, asked.run, asked.method)
     scorer, store = _wanted(workspace, asked)
     asked = _by_name(asked, scorer)
-    folder = index_folder(workspace)
+    folder = workspace.index_folder
     head = _head(folder)
     current = not overwrite and head is not None and (head["identity"], _asked_of(head)) == (
         identity_of(scorer, store), asked,
@@ -78,13 +74,15 @@ def index(
         return report
     models.announce(scorer, store)
     if not current:
-        with lock(workspace):
+        with lock(workspace.root):
             build_index(scorer, store, workspace, asked, device=device)
     return {**report, "bytes": Index.open(folder).size_bytes()}
 
 
 @torch.no_grad()
-def build_index(scorer: Scorer, store: FeatureStore, workspace: Path, asked: Asked, *, device: str = "auto") -> Index:
+def build_index(
+    scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Asked, *, device: str = "auto"
+) -> Index:
     """Encode every clip of the store and write the index. The caller holds the workspace's lock."""
     scorer.method.to(score.pick_device(device))
     clips = [IndexedClip(c.id, c.file_id, c.path, c.span[0], c.span[1]) for c in store.clips]
@@ -98,45 +96,47 @@ def build_index(scorer: Scorer, store: FeatureStore, workspace: Path, asked: Ask
                 yield IndexBlock(encoded.to("cpu"), coarse, video.ts, video.n_frames)
                 bar.advance(len(video))
 
-    return write_index(index_folder(workspace), identity_of(scorer, store), clips, blocks(), asked=asdict(asked))
+    return write_index(workspace.index_folder, identity_of(scorer, store), clips, blocks(), asked=asdict(asked))
 
 
-def asked_for(workspace: Path, flags: Asked) -> Asked:
+def asked_for(workspace: Workspace, flags: Asked) -> Asked:
     """Return what a query is to be answered with: its flags, else what the index was built for.
 
     Raises ConfigError or DataError when a flag names what does not exist, StoreMismatch when it names another run,
     method or backbone than the index was made with.
     """
     models.check_named(workspace, flags.run, flags.method)
-    head = _head(index_folder(workspace))
+    head = _head(workspace.index_folder)
     if head is None:
         return flags
     made = head["identity"]
     _refuse_other(made, flags, workspace)
     before = _asked_of(head)
-    if before.run is not None and not (workspace / "runs" / before.run / "config.json").is_file():
+    if before.run is not None and not workspace.run(before.run).config_path.is_file():
         log.logger.info("the run %r that the index was built for is gone", before.run)
         before = replace(before, run=None)
     return Asked(flags.run or before.run, flags.method or before.method, flags.backbone or before.backbone)
 
 
 @contextmanager
-def fresh_index(workspace: Path, asked: Asked, *, device: str = "auto") -> Iterator[tuple[Index, Scorer, FeatureStore]]:
+def fresh_index(
+    workspace: Workspace, asked: Asked, *, device: str = "auto"
+) -> Iterator[tuple[Index, Scorer, FeatureStore]]:
     """Give the workspace's index, building or refreshing it where it is missing or older than its store or run.
 
     Nobody replaces it while it is held. Where nothing was asked for the newest run of the features answers, else the
     untrained `text_guided`.
     """
-    folder = index_folder(workspace)
+    folder = workspace.index_folder
     scorer, store = _wanted(workspace, asked)
     wanted = identity_of(scorer, store)
     for _ in range(_TRIES):
-        with lock(workspace, shared=True):
+        with lock(workspace.root, shared=True):
             head = _head(folder)
             if head is not None and head["identity"] == wanted:
                 yield Index.open(folder), scorer, store
                 return
-        with lock(workspace):
+        with lock(workspace.root):
             head = _head(folder)
             if head is not None and head["identity"] == wanted:
                 continue  # another process was faster
@@ -150,11 +150,11 @@ def fresh_index(workspace: Path, asked: Asked, *, device: str = "auto") -> Itera
     )
 
 
-def _wanted(workspace: Path, asked: Asked) -> tuple[Scorer, FeatureStore]:
-    found = models.find_run(workspace, asked.run)
+def _wanted(workspace: Workspace, asked: Asked) -> tuple[Scorer, FeatureStore]:
+    found = workspace.find_run(asked.run) if asked.run is not None else None
     store = models.store_for(workspace, found, asked.backbone)
     if found is None and asked.method is None:
-        found = models.newest_run(workspace, store)
+        found = workspace.newest_run_on(store)
     scorer = models.trained(found, store) if found else models.untrained(asked.method or models.DEFAULT_METHOD, store)
     return scorer, store
 
@@ -180,7 +180,7 @@ def _asked_of(head: Mapping[str, Any]) -> Asked:
     return Asked(**head.get("asked", {}))
 
 
-def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Path) -> None:
+def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -> None:
     named = {"run": Path(flags.run).name if flags.run else None, "method": flags.method}
     wrong = [(field, value) for field, value in named.items() if value is not None and made.get(field) != value]
     if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import commands
-from tvr_cli.engine import models
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.frames import FrameStore
 from tvr_cli.stores.index import Index
+from tvr_cli.workspace import Workspace
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _kind(path: Path) -> tuple[str, Any]:
         if path.name == "index":
             return "index", _index
         return "features", _features
-    if any((path / part).is_dir() for part in ("frames", "features", "runs", "index")):
+    if Workspace(path).parts():
         return "workspace", _workspace
     raise DataError(
         f"expected a frame store, feature store, run, index or workspace at {str(path)!r}, found none of them; "
@@ -78,7 +78,7 @@ def _run(path: Path) -> dict[str, Any]:
     return {
         "method": next(iter(config.get("method", {path.name: None}))),
         "config": config,
-        "store": models.trained_on(run),
+        "store": (Workspace.around(path) or Workspace(path.parent)).fingerprint_of(run),
         "env": run.env(),
         "logged": len(run.logged()),
         "results": results,
@@ -101,13 +101,8 @@ def _index(path: Path) -> dict[str, Any]:
 
 
 def _workspace(path: Path) -> dict[str, Any]:
-    parts = [
-        path / "frames",
-        *sorted((path / "features").glob("*")),
-        *sorted((path / "runs").glob("*")),
-        path / "index",
-    ]
-    return {"parts": [info(p) for p in parts if p.is_dir() and (any(p.glob("*.json")) or (p / "results").is_dir())]}
+    parts = Workspace(path).parts()
+    return {"parts": [info(p) for p in parts if any(p.glob("*.json")) or (p / "results").is_dir()]}
 
 
 def _size(path: Path) -> int:

@@ -38,6 +38,7 @@ from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, t
 from tvr_cli.stores.frames import ClipRecord, FrameStore
 from tvr_cli.types import Manifest, VideoFeatures, caption_key
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 __all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "refresh", "repair"]
 
@@ -96,7 +97,7 @@ class PrecomputeReport:
 
 
 def precompute(
-    workspace: Path,
+    workspace: Workspace,
     backbone: str | None = None,
     captions: Path | Manifest | str | None = None,
     options: PrecomputeOptions | None = None,
@@ -110,13 +111,13 @@ def precompute(
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames = FrameStore.open(workspace / "frames")
+    frames = workspace.frames()
     if not frames.records:
         raise DataError(
             f"the frame store {str(frames.root)!r} holds no clip; run: "
             + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
-    corpus = read_corpus(captions, frames, FeatureStore.newest(workspace))
+    corpus = read_corpus(captions, frames, workspace.newest_features())
     about = registry.resolve(choose_backbone(backbone, workspace))
     plan = FeaturePlan.make(about, frames, options)
     if about.name == DEMO_TINY:
@@ -133,7 +134,8 @@ def precompute(
     )
     use_fast_linear(model)
     identity = plan.identity(model.identity(), frames)
-    folder = workspace / "features" / features.fingerprint_of(identity)
+    fingerprint = features.fingerprint_of(identity)
+    folder = workspace.feature_folder(fingerprint)
     header = header_of(
         identity,
         backbone=about.name,
@@ -150,7 +152,7 @@ def precompute(
         writer.finish(frames.records, _stored(corpus), corpus.about(frames))
         size = writer.size_bytes()
     return PrecomputeReport(
-        store=FeatureStore.open(folder),
+        store=workspace.features(fingerprint),
         folder=folder,
         backbone=about.name,
         clips=len(frames.records),
@@ -166,13 +168,16 @@ def precompute(
     )
 
 
-def choose_backbone(asked: str | None, workspace: Path) -> str:
-    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest feature store, clip-vit-b32."""
+def choose_backbone(asked: str | None, workspace: Workspace) -> str:
+    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, clip-vit-b32.
+
+    A backbone that a run tuned for itself is taken only when it is asked for.
+    """
     if asked:
         return asked
     if named := os.environ.get("TVR_BACKBONE"):
         return named
-    newest = FeatureStore.newest(workspace)
+    newest = next(workspace.given_features(), None)
     return newest.backbone_name if newest is not None else DEFAULT_BACKBONE
 
 
@@ -190,35 +195,35 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
 
 
 def repair(
-    workspace: Path, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
+    workspace: Workspace, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
 ) -> PrecomputeReport:
     """Make one shard of any feature store of a workspace again, with the settings of its store.
 
     shard: its name, or the fingerprint of a store: then everything that this store lacks is made.
     Only device, batch and offline are taken from `options`. Raises DataError when no store has such a shard.
     """
-    folders = [p.parent for p in (workspace / "features").glob("*/store.json")]
+    folders = workspace.begun_features()
     if shard in (f.name for f in folders):
-        return _again(workspace, features.read_header(workspace / "features" / shard), options, captions)
+        return _again(workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions)
     folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
     if folder is None:
-        raise DataError(f"no feature store in {str(workspace / 'features')!r} has a shard or fingerprint {shard!r}")
-    header = features.read_header(folder)
+        raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
+    header = features.read_header(folder, workspace)
     with files.lock(folder):
         FeatureWriter(folder, header).drop(shard)
     return _again(workspace, header, options, captions)
 
 
-def refresh(store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
+def refresh(workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
     """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
 
     Only device, batch and offline are taken from `options`.
     """
-    return _again(store.root.parent.parent, features.read_header(store.root), options)
+    return _again(workspace, features.read_header(store.root, workspace), options)
 
 
 def _again(
-    workspace: Path,
+    workspace: Workspace,
     header: dict[str, Any],
     options: PrecomputeOptions,
     captions: Path | Manifest | str | None = None,
@@ -373,7 +378,7 @@ def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
 
 
 def _dry_run(
-    workspace: Path,
+    workspace: Workspace,
     about: Description,
     frames: FrameStore,
     corpus: Corpus,
@@ -381,7 +386,7 @@ def _dry_run(
     options: PrecomputeOptions,
 ) -> PrecomputeReport:
     """Say what would be encoded, its bytes and about how long it would take; weights need not be here."""
-    folder, records, texts = workspace / "features", list(frames.records), _unique_texts(corpus)
+    folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint = None
     if about.weights is not None:

@@ -56,7 +56,7 @@ class StoredCaption:
 
 
 class FeatureStore:
-    """A feature store opened for reading. Use `open` or `newest`."""
+    """A feature store opened for reading. Use `Workspace.features`, or `open`."""
 
     def __init__(self, root: Path, header: dict[str, Any], state: dict[str, Any], workspace: Folder | None = None):
         self.root = root
@@ -88,16 +88,6 @@ class FeatureStore:
         if {"clips", "captions", "corpus"} - set(state):
             raise DataError(f"{str(folder / 'state.json')!r} is damaged (it lacks a key); {fix}")
         return cls(folder, header, state, workspace)
-
-    @classmethod
-    def newest(cls, workspace: Path, backbone: str | None = None) -> FeatureStore | None:
-        """Return the store of a workspace that was finished last (of one backbone, if named), or None."""
-        finished = [p for p in (workspace / "features").glob("*/state.json") if (p.parent / "store.json").is_file()]
-        for path in sorted(finished, key=lambda p: (p.stat().st_mtime_ns, p.parent.name), reverse=True):
-            store = cls.open(path.parent)
-            if backbone is None or store.made_by(backbone):
-                return store
-        return None
 
     def made_by(self, backbone: str) -> bool:
         """Whether `backbone` is a name of the backbone that made this store: the one given then, or its own."""

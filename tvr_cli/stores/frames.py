@@ -106,7 +106,7 @@ class ClipFrames:
 
 
 class FrameStore:
-    """A frame store opened for reading. Use `FrameStore.open(workspace / "frames")`."""
+    """A frame store opened for reading. Use `Workspace.frames`, or `open`."""
 
     def __init__(self, root: Path, header: dict[str, Any], shards: Sequence[Shard], workspace: Folder | None = None):
         self.root = root

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Sizes
+from tvr_cli.workspace import Workspace
 
 # Leaves of `train` with a least value: 1, and 0.
 _COUNTS = (
@@ -56,7 +56,7 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
 
 
 def require_backbone(
-    experiment: Experiment, workspace: Path, wish: training_store.Wish, store: FeatureStore | None
+    experiment: Experiment, workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None
 ) -> None:
     """Refuse, before anything is computed, what the backbone of a run makes impossible in the end.
 
@@ -99,7 +99,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     return learner
 
 
-def skeleton(workspace: Path, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
+def skeleton(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
     """Return the backbone without its weights, for its parameters' names and shapes. Raises like the backbone would."""
     return registry.skeleton(_backbone_of_run(workspace, wish, store), temporal_shift=bool(wish.temporal_shift))
 
@@ -110,21 +110,21 @@ def build_source(
     train: TrainConfig,
     device: torch.device,
     *,
-    workspace: Path,
+    workspace: Workspace,
     workers: int | None,
 ) -> Source:
     """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
     if learner.clip is None:
         return CachedSource(store, device)
-    if not training_store.has_frames(workspace):
+    if not workspace.has_frames:
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
             f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
         )
-    return LiveSource(store, workspace / "frames", learner.clip, train, device, workers=workers)
+    return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers)
 
 
-def _backbone_of_run(workspace: Path, wish: training_store.Wish, store: FeatureStore | None) -> Description:
+def _backbone_of_run(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Description:
     return registry.resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
 
 
