@@ -22,6 +22,7 @@ from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import run_header
+from tvr_cli.stores.index_place import HEAD, standing
 
 if TYPE_CHECKING:
     from tvr_cli.stores.features import FeatureStore
@@ -58,7 +59,7 @@ class Workspace(os.PathLike[str]):
     def searched(path: os.PathLike[str] | str) -> Workspace:
         """Return the workspace that `--index` names: its folder, or the folder of its index. Raises as `at`."""
         root = Path(path)
-        return Workspace.at(root.parent if root.name == _INDEX and (root / "store.json").is_file() else root)
+        return Workspace.at(root.parent if root.name == _INDEX and (standing(root) / HEAD).is_file() else root)
 
     @staticmethod
     def around(folder: Path) -> Workspace | None:
@@ -181,11 +182,14 @@ class Workspace(os.PathLike[str]):
         return found
 
     def free_run(self, stem: str, taken: Collection[str] = ()) -> RunDir:
-        """Return the first run that does not exist: `stem`, `stem-2`, `stem-3` …; `taken` names are not free."""
+        """Return the first free run: `stem`, `stem-2`, `stem-3` …; a folder of other things is not free.
+
+        taken: names that are not free either.
+        """
         number = 1
         while True:
             run = self.run(stem if number == 1 else f"{stem}-{number}")
-            if not run.config_path.is_file() and run.name not in taken:
+            if not run.config_path.is_file() and run.name not in taken and not run.strangers():
                 return run
             number += 1
 
@@ -205,7 +209,8 @@ class Workspace(os.PathLike[str]):
         if header.imported:
             store = self.newest_features(header.imported if isinstance(header.imported, str) else None)
             return store.fingerprint if store else None
-        return run.env().get("tuned_store") if header.tuned else header.store
+        named = run.env().get("tuned_store") if header.tuned else header.store
+        return named and files.bare_name(named, run.env_path if header.tuned else run_header.best_path(run.checkpoints))
 
     def features_of(self, run: RunDir) -> FeatureStore:
         """Open the features of this workspace that a run's best weights go with, wherever the run itself lies.

@@ -12,7 +12,7 @@ from synthetic import write_frames
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.workspace import Workspace
 
 FOREIGN, UNSAVED = "foreign_backbone:Backbone", "foreign_backbone:Unsaved"
 
@@ -71,10 +71,10 @@ def test_a_foreign_backbone_is_tuned_saved_and_searched(workspace: Path) -> None
     assert trained.exit_code == 0, trained.stderr
     folder = workspace / "runs" / "own" / "backbone"
     assert sorted(p.name for p in folder.iterdir()) == ["settings.json", "tvr_backbone.json", "weights.safetensors"]
-    store = FeatureStore.newest(workspace)
+    store = Workspace(workspace).newest_features()
     assert store is not None and store.backbone_name == f"local:{folder.resolve()}"
     assert store.identity["backbone"]["name"] == "foreign_backbone.Backbone" and "torch" in store.provenance
-    first = FeatureStore.newest(workspace, FOREIGN)
+    first = Workspace(workspace).newest_features(FOREIGN)
     assert first is not None and not (first.video().frames - store.video().frames).abs().max() < 1e-3
     assert tvr("evaluate", "own", "--split", "val", "-o", workspace).exit_code == 0
     found = tvr("query", "a red square", "--method", "mean", "-o", workspace, "--json")

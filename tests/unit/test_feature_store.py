@@ -228,6 +228,25 @@ def test_forgotten_clips_and_captions_leave_no_file(tmp_path: Path) -> None:
     assert len(list(writer.root.glob("clips-*.json"))) == 1
 
 
+def test_files_that_the_store_did_not_name_outlive_it(tmp_path: Path) -> None:
+    writer = _write(tmp_path)
+    mine = ("video-holiday.safetensors", "captions-draft.json", "thesis.tmp")
+    for name in mine:
+        (writer.root / name).write_bytes(b"mine")
+    writer.finish(_records()[:1], [], {})
+    assert {name: (writer.root / name).read_bytes() for name in mine} == dict.fromkeys(mine, b"mine")
+
+
+def test_nothing_is_written_into_a_folder_of_something_else(tmp_path: Path) -> None:
+    header = json.loads((_write(tmp_path / "a").root / "store.json").read_text())
+    other = tmp_path / "b"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(StoreMismatch, match=r"something else than a feature store: 'model.safetensors'"):
+        FeatureWriter(other, header)
+    assert [p.name for p in other.iterdir()] == ["model.safetensors"]
+
+
 def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:
     writer = _write(tmp_path)
     inodes = {p.name: (p.stat().st_ino, p.read_bytes()) for p in writer.root.iterdir()}

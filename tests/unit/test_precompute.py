@@ -31,11 +31,11 @@ from tvr_cli.workspace import Workspace
 
 
 def precompute(folder: Path, *args: Any) -> engine.PrecomputeReport:
-    return engine.precompute(Workspace(folder), *args)
+    return engine.precompute(Workspace.at(folder), *args)
 
 
 def repair(folder: Path, *args: Any) -> engine.PrecomputeReport:
-    return engine.repair(Workspace(folder), *args)
+    return engine.repair(Workspace.at(folder), *args)
 
 
 EXACT = PrecomputeOptions(dtype="fp32", device="cpu", max_words=9)

@@ -36,7 +36,9 @@ def demo(
         str, typer.Option("--tune", metavar="head|full", help="full trains the backbone as well (minutes more).")
     ] = "head",
     small: Annotated[bool, typer.Option("--small", help="160 videos instead of 2 700: seconds, for tests.")] = False,
-    keep: Annotated[bool, typer.Option("--keep/--clean", help="Keep what was made, or delete it at the end.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep/--clean", help="Keep what was made, or remove at the end what demo.json lists.")
+    ] = True,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes that make and decode videos; default 1 a core.")
     ] = None,
@@ -64,8 +66,11 @@ def demo(
         assignments=tuple(assignments or ()),
     )
     planned = engine.Demo(workspace, options)
+    clean = None if keep else engine.would_clean(workspace)
     if dry_run:
         plan = planned.plan()
+        if clean is not None:
+            plan["clean"] = {"removes": list(clean.removed), "keeps": list(clean.kept)}
         render.result(plan, as_json, lambda: _show_plan(plan))
         return
     result = planned.run()
@@ -128,6 +133,13 @@ def _show_plan(plan: dict[str, Any]) -> None:
     for row in plan["methods"]:
         trained = f"train {row['runs']} run(s), {row['epochs']} epochs each" if row["trains"] else "nothing to train"
         render.line(f"  {row['method']}: {trained}")
+    if clean := plan.get("clean"):
+        there = f"and {render.count(len(clean['removes']), 'file')} of an earlier demo" if clean["removes"] else ""
+        render.line(f"would remove at the end what it made {there}".rstrip())
+        for name in clean["removes"]:
+            render.line(f"  {name}")
+        for name in clean["keeps"]:
+            render.line(f"  kept, changed since: {name}")
 
 
 def _rate(value: dict[str, float]) -> str:

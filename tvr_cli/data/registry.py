@@ -91,11 +91,9 @@ def names() -> list[str]:
 
 def shipped() -> list[str]:
     """Return the names of the shipped data sets, sorted: the modules of this package that have a `load`."""
-    import tvr_cli.data as package
-
-    folder = Path(package.__path__[0])
+    folder = Path(__file__).parent
     return sorted(
-        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "registry" and _has_load(folder, m.name)
+        m.name for m in pkgutil.iter_modules([str(folder)]) if m.name != "registry" and _has_load(folder, m.name)
     )
 
 

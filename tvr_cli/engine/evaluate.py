@@ -21,7 +21,7 @@ from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.engine.training import training_store
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import lock, sha256_file, write_bytes, write_json
+from tvr_cli.files import lock, read_json, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
@@ -54,9 +54,12 @@ class EvaluateOptions:
 def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> dict[str, Any]:
     """Score a split, store the result and per-query ranks in the run's folder, and return the result.
 
-    Raises DataError when the split is empty, its gallery is incomplete, or a score is NaN.
+    Raises DataError when the split is empty, its gallery is incomplete, a score is NaN, or something else than a run or
+    a result would be written over.
     """
     _refuse_other_files(options.save_scores)
+    run = scorer.run or workspace.run(scorer.name)
+    _require_own(run, options.split)
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     scorer.method.to(score.pick_device(options.device))
@@ -71,7 +74,6 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     result = {**describe(scorer, store, gallery, options.split), "gallery": completeness, **judged}
     pairs = len(gallery.captions) * len(gallery.videos) * options.noise_seeds
     result["cost"] = {"seconds": seconds, "pairs_per_second": pairs / seconds, **_sizes(scorer, store, gallery)}
-    run = scorer.run or workspace.run(scorer.name)
     _keep(run, options.split, result, ranks, gallery, store)
     if options.save_scores is not None and scores is not None:
         write_scores(options.save_scores, scores, gallery, store)
@@ -83,6 +85,7 @@ def plan(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: Eva
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     run = scorer.run or workspace.run(scorer.name)
+    _require_own(run, options.split)
     return {
         **describe(scorer, store, gallery, options.split),
         "dry_run": True,
@@ -296,6 +299,17 @@ def _keep(
         write_bytes(run.results / f"{split}.ranks.safetensors", save(referee.rank_tensors(ranks)))
         write_json(run.results / f"{split}.ids.json", _ids(gallery, store))
         write_json(run.results / f"{split}.json", dict(result))
+
+
+def _require_own(run: RunDir, split: str) -> None:
+    """Raise DataError when a folder that is not a run, or a file that is not a result, stands where one is to be."""
+    run.require_own()
+    for path in [*run.results.glob(f"{split}.json"), *run.results.glob(f"{split}.*.json")]:
+        if path.name == f"{split}.ids.json":
+            continue
+        found = read_json(path, fix="nothing of it was changed: move it elsewhere")
+        if not isinstance(found, dict) or not str(found.get("schema")).startswith("tvr/"):
+            raise DataError(f"{str(path)!r} is no result of tvr evaluate; nothing of it was changed: move it elsewhere")
 
 
 def _ids(gallery: Gallery, store: FeatureStore) -> dict[str, Any]:

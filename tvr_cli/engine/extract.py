@@ -20,12 +20,13 @@ from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_sh
 from tvr_cli.engine.extraction.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.stores import frames
-from tvr_cli.stores.decode import DecoderName, check_decoder, decoder_versions
-from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
+from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample
+from tvr_cli.stores.decoding.types import DecoderName
 from tvr_cli.stores.frame_plan import Span, file_id, parse_segment
-from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity
+from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity, require_own
 from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
-from tvr_cli.stores.sample import Sampled, Task, sample
 from tvr_cli.types import FramePlan, Manifest, clip_key
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
@@ -150,7 +151,7 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> tuple
     if not 1 <= part <= of:
         raise ConfigError(f"--shard: expected i/n with 1 <= i <= n, found {part}/{of}")
     if options.overwrite and of > 1:
-        raise ConfigError("--overwrite with --shard would delete what the other parts wrote; delete the store first")
+        raise ConfigError("--overwrite with --shard would delete what the other parts wrote; give all parts a new -o")
     check_decoder(options.decoder)
     selection = discover(
         sources,
@@ -185,7 +186,8 @@ def compare(
 
 
 def refuse_other_plan(root: Path, plan: FramePlan, options: ExtractOptions) -> None:
-    """Raise StoreMismatch when there is a store of another plan and it is not to be overwritten."""
+    """Raise StoreMismatch for a folder of anything else, or a store of another plan that is not to be overwritten."""
+    require_own(root)
     if (root / "store.json").exists() and not options.overwrite:
         check_identity(root, frames.read_header(root)["identity"], identity_of(plan))
 

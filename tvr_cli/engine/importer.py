@@ -59,6 +59,7 @@ def import_checkpoint(
     folder = workspace.run(run or file.stem.replace(" ", "-"))
     if folder.config_path.is_file():
         raise ConfigError(f"the run {folder.name!r} exists; give this one another name with --run NAME")
+    folder.require_own()
     cls = base.load_class(method)
     parts = take_apart(read_state(file), cls)
     options, sizes = _read_sizes(cls, parts.head, file)

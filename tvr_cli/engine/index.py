@@ -14,8 +14,9 @@ from tvr_cli import commands, log
 from tvr_cli.engine import models, score
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
-from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
-from tvr_cli.files import lock, read_json
+from tvr_cli.errors import EnvironmentProblem, StoreMismatch
+from tvr_cli.files import bare_name, lock
+from tvr_cli.stores import index_place
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.index import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
 from tvr_cli.workspace import Workspace
@@ -49,9 +50,11 @@ def index(
 ) -> dict[str, Any]:
     """Build the index unless it is up to date, and return what `tvr index --json` prints.
 
-    An existing index made with another run, method or backbone is replaced: naming them is asking for that.
+    An existing index made with another run, method or backbone is replaced: naming them is asking for that. Raises
+    DataError when something else than an index stands in its place.
     """
     models.check_named(workspace, asked.run, asked.method)
+    _head(workspace.index_folder)  # refused before anything is loaded
     scorer, store = _wanted(workspace, asked)
     asked = _by_name(asked, scorer)
     folder = workspace.index_folder
@@ -59,6 +62,8 @@ def index(
     current = not overwrite and head is not None and (head["identity"], _asked_of(head)) == (
         identity_of(scorer, store), asked,
     )  # fmt: skip
+    if not current:
+        index_place.require_free(folder)
     report: dict[str, Any] = {
         "schema": "tvr/index@1",
         "path": str(folder),
@@ -103,7 +108,7 @@ def asked_for(workspace: Workspace, flags: Asked) -> Asked:
     """Return what a query is to be answered with: its flags, else what the index was built for.
 
     Raises ConfigError or DataError when a flag names what does not exist, StoreMismatch when it names another run,
-    method or backbone than the index was made with.
+    method or backbone than the index was made with, DataError when something else stands in the place of the index.
     """
     models.check_named(workspace, flags.run, flags.method)
     head = _head(workspace.index_folder)
@@ -165,19 +170,21 @@ def _by_name(asked: Asked, scorer: Scorer) -> Asked:
 
 
 def _head(folder: Path) -> dict[str, Any] | None:
-    """Return the store.json of an existing index, None where there is none or it cannot be read: built again then."""
-    if not (folder / "store.json").is_file():
+    """Return the store.json of the index that stands at `folder`, None where there is none that was finished.
+
+    Raises DataError for a head that cannot be read, or a folder of other things: an index never takes their place.
+    """
+    if not (index_place.standing(folder) / index_place.HEAD).is_file():
+        index_place.require_free(folder)
         return None
-    try:
-        head = read_json(folder / "store.json")
-    except DataError as e:
-        log.warn_once(f"{e}; the index is built again")
-        return None
-    return {"identity": {}, **head} if isinstance(head, dict) else None
+    head = index_place.read_head(index_place.standing(folder))
+    return None if head.get("building") else head
 
 
 def _asked_of(head: Mapping[str, Any]) -> Asked:
-    return Asked(**head.get("asked", {}))
+    asked = head.get("asked", {})
+    run = asked.get("run")
+    return Asked(run and bare_name(run, Path(index_place.HEAD)), asked.get("method"), asked.get("backbone"))
 
 
 def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -> None:

@@ -1,4 +1,4 @@
-"""What a store, a run or an index holds, read from its own files."""
+"""What a store, a run or an index holds, and which of them it is, read from its own files and not from its name."""
 
 from __future__ import annotations
 
@@ -24,20 +24,28 @@ def info(path: Path) -> dict[str, Any]:
 
 
 def _kind(path: Path) -> tuple[str, Any]:
+    if (path / "store.json").is_file():
+        return _store_kind(path / "store.json")
     if (path / "config.json").is_file() or (path / "results").is_dir():
         return "run", _run
-    if (path / "store.json").is_file():
-        if path.name == "frames":
-            return "frames", _frames
-        if path.name == "index":
-            return "index", _index
-        return "features", _features
     if Workspace(path).parts():
         return "workspace", _workspace
     raise DataError(
         f"expected a frame store, feature store, run, index or workspace at {str(path)!r}, found none of them; "
         f"a workspace is made by: {commands.tvr('extract-frames', 'VIDEOS', workspace=path)}"
     )
+
+
+def _store_kind(header: Path) -> tuple[str, Any]:
+    """Return the kind that a store's header says; an index of tvr 0.1.0 says none."""
+    found = read_json(header, fix="nothing of it was changed")
+    kind = found.get("kind", "index") if isinstance(found, dict) else None
+    if kind not in (known := {"frames": _frames, "features": _features, "index": _index}):
+        raise DataError(
+            f"{str(header)!r} says kind {kind!r}; this tvr knows {', '.join(known)}. It is left as it is: look at it "
+            "with the tvr, or the other program, that wrote it"
+        )
+    return kind, known[kind]
 
 
 def _frames(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.stores import features
 from tvr_cli.stores.feature_shards import read_lines
-from tvr_cli.stores.feature_writer import FeatureWriter, header_of
+from tvr_cli.stores.feature_writer import FeatureWriter, header_of, require_own
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord, FrameStore
 from tvr_cli.types import Manifest, VideoFeatures, caption_key
@@ -143,6 +143,7 @@ def precompute(
         provides=(model.provides - {"temporal_shift"}) | plan.extra,
         provenance=_provenance(model, frames, options, device),
     )
+    require_own(folder)
     with files.lock(folder), torch.inference_mode():
         writer = FeatureWriter(folder, header)
         new_clips = _new_clips(frames.records, writer.keys("video"))

@@ -194,7 +194,7 @@ def _train_in(
         log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
     if options.resume:
         session = {"step": loop.step, **environment(registry.packages().values())}
-        files.write_json(run.path / "env.json", {**before, "resumed": [*before.get("resumed", []), session]})
+        files.write_json(run.env_path, {**before, "resumed": [*before.get("resumed", []), session]})
     else:
         run.write_config(resolved)
         kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
@@ -320,6 +320,7 @@ def _require_new(run: RunDir) -> None:
         raise ConfigError(
             f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
         )
+    run.require_own()
 
 
 def _fresh_run(workspace: Workspace, method: str, taken: Collection[str] = ()) -> RunDir:

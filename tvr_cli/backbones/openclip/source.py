@@ -24,7 +24,7 @@ from tvr_cli.log import logger
 
 DEMO_TINY = "demo-tiny"
 CONFIG = "open_clip_config.json"
-_DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo_tiny"
+_DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo_tiny"
 # OpenAI's pixel statistics, open_clip's default where a configuration names none.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)

@@ -11,9 +11,9 @@ from tvr_cli.engine import extract as engine
 from tvr_cli.engine.extract import ExtractOptions
 from tvr_cli.engine.extraction.discover import Video
 from tvr_cli.stores import frames
-from tvr_cli.stores.decode_pool import DecodePool, Unread
+from tvr_cli.stores.decoding.pool import DecodePool, Unread
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
 from tvr_cli.stores.frame_writer import Failure
-from tvr_cli.stores.sample import Sampled, Task, sample_timed
 from tvr_cli.types import FramePlan, Manifest
 from tvr_cli.workspace import Workspace
 

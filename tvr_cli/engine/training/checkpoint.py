@@ -124,7 +124,9 @@ def read(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
     except (SafetensorError, json.JSONDecodeError, KeyError) as e:
-        raise DataError(f"the checkpoint {str(path)!r} is damaged ({e}); delete it to go on from the one before") from e
+        raise DataError(
+            f"the checkpoint {str(path)!r} is damaged ({e}); move it elsewhere to go on from the one before"
+        ) from e
     return Checkpoint(about=about, **parts)
 
 

@@ -39,5 +39,5 @@ def finish(run: RunDir, workspace: Workspace, store: FeatureStore, options: Prec
     )
     made = precompute.precompute(workspace, name, None, plans).store
     assert made is not None, "only a dry run makes no store"
-    files.write_json(run.path / "env.json", {**run.env(), "tuned_store": made.fingerprint})
+    files.write_json(run.env_path, {**run.env(), "tuned_store": made.fingerprint})
     return made
