@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from videos import make_video
 
+from tvr_cli.data.registry import find, shipped
+
 TRAIN, VAL, TEST = range(0, 12), range(12, 16), range(16, 20)
 _NOUNS = ("red star", "blue box", "green ring", "dotted heart", "white cross")
 _VERBS = ("moves left", "grows", "spins", "blinks")
@@ -27,6 +29,11 @@ def write_dataset(name: str, root: Path, variant: str | None = None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         globals()[f"_{name}"](root, variant)
     return root
+
+
+def kinds() -> list[tuple[str, str | None]]:
+    """Every (name, variant) of the shipped data sets that can be written here."""
+    return [(n, v) for n in shipped() if f"_{n}" in globals() for v in find(n).variants or (None,)]
 
 
 def _video(root: Path, name: str, number: int) -> None:
@@ -146,6 +153,18 @@ def _lsmdc(root: Path, variant: str | None) -> None:
         _lines(root / file, rows)
     for n, v in enumerate(ids):
         _video(root, f"{movie}/{v}.avi", n)
+
+
+def _birds(root: Path, variant: str | None) -> None:
+    """The data set of docs/add-a-dataset.md, which is not shipped."""
+    rows = [
+        f"{n}.mp4,{split},{sentence(n)}"
+        for split, numbers in (("train", TRAIN), ("val", VAL), ("test", TEST))
+        for n in numbers
+    ]
+    _lines(root / "birds.csv", ["video,split,caption", *rows])
+    for n in range(20):
+        _video(root, f"{n}.mp4", n)
 
 
 def _jsonl(root: Path, variant: str | None) -> None:

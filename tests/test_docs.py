@@ -1,22 +1,26 @@
 """README and docs tell the truth: every command in an `sh` block runs, has a page, and links lead somewhere.
 
 The commands of a page run in order, in a folder of their own with a small toy world as `videos/`, with the shipped
-backbone. What needs data sets runs on the miniature ones of `tests/miniature.py`. The two blocks that `.ci/run` runs
-itself, installing and benchmarking lines are checked for form only.
+backbone; what a page starts from in its middle is made once a session and copied (`World`). What needs data sets runs
+on the miniature ones of `tests/miniature.py`. The two blocks that `.ci/run` runs itself, installing and benchmarking
+lines are checked for form only.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
+from tvr_cli.data.demo_world.corpus import WorldPlan, make
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "kernels" / "README.md"]
@@ -27,7 +31,10 @@ NOT_HERE = re.compile(
 )
 # `tvr demo` takes minutes; tests/cli/test_demo.py runs it in small.
 SHORTER = {"tvr demo": ["--dry-run"], "tvr reproduce": ["--dry-run"]}
-FAST_PAGES = {"README.md", "quickstart.md", "errors.md", "concepts.md", "evaluation.md"}
+FAST_PAGES = {
+    *("README.md", "quickstart.md", "errors.md", "concepts.md", "evaluation.md"),
+    *("add-a-method.md", "add-a-dataset.md", "add-a-backbone.md"),
+}
 
 
 def blocks(page, language="sh"):
@@ -49,41 +56,92 @@ def page_params():
             yield pytest.param(page, id=page.relative_to(ROOT).as_posix(), marks=slow)
 
 
-@pytest.fixture(scope="session")
-def toy_videos(tmp_path_factory):
-    from tvr_cli.data.demo_world.corpus import WorldPlan, make
+class World:
+    """What pages start from, each part made once a session by whoever asks first, and copied to the page's folder."""
 
-    folder = tmp_path_factory.mktemp("toy") / "videos"
-    make(folder, WorldPlan(train=12, val=4, test=8, captions=2))
-    return folder
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    @cached_property
+    def videos(self) -> Path:
+        """A small toy world."""
+        make(self._folder / "videos", WorldPlan(train=12, val=4, test=8, captions=2))
+        return self._folder / "videos"
+
+    @cached_property
+    def workspace(self) -> Path:
+        """Frames and features of `videos`, a trained run and results, for a page that starts in the middle."""
+        out, videos = str(self._folder / "out"), str(self.videos)
+        tvr("extract-frames", videos, "--size", "64", "-o", out)
+        tvr("precompute-features", "-o", out)
+        tvr("train", "--method", "glccl", "--epochs", "1", "--batch-size", "6", "--threads", "1", "-o", out)
+        tvr("evaluate", "-o", out)
+        tvr("evaluate", "--method", "mean", "-o", out)
+        tvr("evaluate", "--method", "text_guided", "-o", out)
+        return Path(out)
+
+    @cached_property
+    def demo(self) -> Path:
+        """What `tvr demo` leaves, in small."""
+        tvr("demo", "--small", "--methods", "all", "-o", str(self._folder / "demo"))
+        return self._folder / "demo"
+
+
+def tvr(*words):
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, (words, result.stderr[-2000:])
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize("page", page_params())
-def test_every_command_of_a_page_runs(page, toy_videos, tmp_path, monkeypatch):
+def test_every_command_of_a_page_runs(page, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
-    (tmp_path / "videos").symlink_to(toy_videos)
+    (tmp_path / "videos").symlink_to(world.videos)
+    for name, text in files(page).items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
     ready = {"frames": False}
     for line in commands(page):
         if line.startswith("tvr "):
-            run_line(line, page, ready)
+            run_line(line, page, world, ready)
+        elif line == "export PYTHONPATH=$PWD":
+            monkeypatch.syspath_prepend(str(tmp_path))
         else:
             assert NOT_HERE.match(line), f"{page.name}: {line!r} is neither a tvr command nor a known other one"
 
 
-def run_line(line, page, ready):
+def files(page):
+    """Return name -> text of the files that a page writes: Python blocks that begin with `# folder/file.py`."""
+    found = (re.match(r"# (\S+/\S+\.py)\n", block) for block in blocks(page, "python"))
+    return {match[1]: match.string for match in found if match}
+
+
+@pytest.mark.parametrize("page", ["add-a-method.md", "add-a-dataset.md", "add-a-backbone.md"])
+def test_what_a_page_adds_is_one_file_that_it_checks(page):
+    path = ROOT / "docs" / page
+    (name,) = files(path)
+    dotted = name.removesuffix(".py").replace("/", ".")
+    assert any(re.fullmatch(rf"tvr (methods|datasets|backbones) check {dotted}", line) for line in commands(path))
+
+
+def run_line(line, page, world, ready):
     words = shlex.split(line)[1:]
     for start, extra in SHORTER.items():
         if line.startswith(start):
             words += [w for w in extra if w not in words]
     words = with_data(words)
     if words[0] in ("query", "train", "evaluate", "index", "precompute-features") and not ready["frames"]:
-        prepare("--scores" not in words)
+        if "--scores" not in words and not Path("out/frames").exists():
+            shutil.copytree(world.workspace, "out", dirs_exist_ok=True)
         ready["frames"] = True
     ready["frames"] |= words[0] == "extract-frames"
     if "out/demo" in words and not Path("out/demo").exists():  # what the demo above it would have left there
-        small = CliRunner().invoke(app, ["demo", "--small", "--methods", "all"])
-        assert small.exit_code == 0, small.stderr[-2000:]
+        shutil.copytree(world.demo, "out/demo")
     result = CliRunner().invoke(app, words)
     allowed = (0, 5) if words[0] == "extract-frames" else (0,)
     if words[0] == "doctor":
@@ -91,25 +149,9 @@ def run_line(line, page, ready):
     assert result.exit_code in allowed, f"{page.name}: {line}\n{result.stderr[-2000:]}"
 
 
-def prepare(needed):
-    """Let a page start in the middle: frames and features of `videos/`, and a trained run."""
-    if not needed or Path("out/frames").exists():
-        return
-    for words in (
-        ["extract-frames", "videos", "--size", "64"],
-        ["precompute-features"],
-        ["train", "--method", "glccl", "--epochs", "1", "--batch-size", "6", "--threads", "1"],
-        ["evaluate"],
-        ["evaluate", "--method", "mean"],
-        ["evaluate", "--method", "text_guided"],
-    ):
-        result = CliRunner().invoke(app, words)
-        assert result.exit_code == 0, (words, result.stderr[-2000:])
-
-
 def with_data(words):
     """Put miniature data sets where a command names one: `msrvtt:/data/MSRVTT` becomes a folder of 20 videos."""
-    return [miniature_spec(word) if re.fullmatch(r"[a-z]+:/data/[^ ]*", word) else word for word in words]
+    return [miniature_spec(word) if re.fullmatch(r"[a-z.]+:/data/[^ ]*", word) else word for word in words]
 
 
 def miniature_spec(word):
@@ -117,7 +159,7 @@ def miniature_spec(word):
 
     name, root, *variant = word.split(":")
     folder = Path(root).name
-    write_dataset(name, Path(folder), *variant)
+    write_dataset(name.rpartition(".")[2], Path(folder), *variant)
     return ":".join([name, folder, *variant])
 
 
@@ -153,7 +195,7 @@ def test_links_lead_somewhere(page):
 def test_every_method_has_a_page():
     from tvr_cli.methods import base
 
-    assert {p.stem for p in (ROOT / "docs" / "methods").glob("*.md")} >= set(base.names())
+    assert {p.stem for p in (ROOT / "docs" / "methods").glob("*.md")} >= set(base.shipped())
 
 
 def test_every_schema_is_in_the_formats_page():

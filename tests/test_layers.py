@@ -12,19 +12,20 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "workspace", "config", "preset_loader", "runs", "metrics", "significance", "clip4clip"),
-    *("log", "errors", "files", "removal", "types"),
+    *("version", "commands", "workspace", "config", "preset_loader", "plugins", "runs", "metrics", "significance"),
+    *("clip4clip", "log", "errors", "files", "removal", "types"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
-    "cli": {"engine", *LEAVES},
+    "cli": {"engine", "testing", *LEAVES},
+    "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands"},
+    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
     "stores": {"types", "config", "errors", "log", "files", "removal", "commands"},
-    "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands"},
-    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands"},
+    "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands", "plugins"},
+    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
     "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "removal": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
+    "plugins": {"errors"},
     "types": set(),
     "commands": set(),
     "version": set(),
@@ -57,9 +59,12 @@ LIGHT = (
     "clip4clip",
     "runs",
     "preset_loader",
+    "plugins",
     "data",
 )
 LIGHT_FILES = (
+    "backbones/registry.py",
+    "engine/backbone_catalogue.py",
     "stores/frames.py",
     "stores/run_header.py",
     "stores/decoding/choose.py",
@@ -134,6 +139,18 @@ def test_layers_import_only_what_lies_below():
             if below not in MAY_IMPORT[layer]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {layer} imports {module}")
     assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+@pytest.mark.parametrize("place", ["engine", "cli", "runs.py", "stores"])
+def test_a_backbones_library_is_named_below_backbones_only(place):
+    path = PACKAGE / place
+    wrong = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in ([path] if path.is_file() else sources(path))
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if re.search("open_?clip", line, re.IGNORECASE)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_files_import_each_other_in_a_circle():

@@ -21,7 +21,7 @@ def test_a_method_preset_builds_its_method(name):
 
 
 def test_every_method_has_a_preset():
-    assert set(base.names()) <= set(preset_names("methods"))
+    assert set(base.shipped()) <= set(preset_names("methods"))
 
 
 @pytest.mark.parametrize("kind", ["datasets", "backbones"])

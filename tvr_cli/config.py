@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
-from tvr_cli.preset_loader import preset_path, presets_root
+from tvr_cli.preset_loader import preset_names, preset_path, presets_root
 
 # ------------------------------------------------------------------------------------------------------------- schema
 
@@ -173,8 +173,10 @@ def preset_layers(kind: Literal["methods", "datasets", "backbones", "recipes"], 
 
 
 def dataset_plans(name: str) -> tuple[FramesConfig, WordsConfig]:
-    """Return the frame and word plan of a data set's preset, None where it leaves a value open."""
+    """Return the frame and word plan of a data set's preset, None where it leaves a value open or there is none."""
     sections: dict[str, dict[str, Any]] = {}
+    if name not in preset_names("datasets"):
+        return FramesConfig(), WordsConfig()
     for layer in preset_layers("datasets", name):
         for key, schema in (("frames", FramesConfig), ("words", WordsConfig)):
             _merge(sections, key, schema, layer.tree.get(key), layer, {})
@@ -192,7 +194,7 @@ def set_layer(assignments: Sequence[str]) -> Layer:
             parsed = yaml.safe_load(value) if value else None
         except yaml.YAMLError as e:
             raise ConfigError(f"--set {text}: the value is not YAML: {' '.join(str(e).split())}") from e
-        _put(tree, path.split("."), parsed)
+        _put(tree, _parts(path), parsed)
     return Layer(tree, "--set")
 
 
@@ -475,6 +477,14 @@ def _describe(hint: Any) -> str:
 def _dataclass_in(hint: Any) -> Any:
     options: Iterator[Any] = iter((hint, *typing.get_args(hint)))
     return next((h for h in options if dataclasses.is_dataclass(h)), None)
+
+
+def _parts(path: str) -> list[str]:
+    """Split a dotted path; a method's name may hold dots (`method.mypackage.mymethod.temperature`)."""
+    first, *rest = path.split(".")
+    if first == "method" and len(rest) > 2:
+        return [first, ".".join(rest[:-1]), rest[-1]]
+    return [first, *rest]
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -11,6 +11,7 @@ from miniature import write_dataset
 from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
+from tvr_cli.data import registry
 
 
 def tvr(*args: object) -> Result:
@@ -84,7 +85,7 @@ def test_doctor_lists_captions_without_words_beside_all_else(copy):
     assert refused.exit_code == 3 and "csv:2: ret0: the caption has no words (and 1 more)" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["msrvtt", "msvd", "didemo", "activitynet", "vatex", "lsmdc"])
+@pytest.mark.parametrize("name", [n for n in registry.shipped() if hasattr(registry.find(n).module, "wanted")])
 def test_doctor_lists_every_missing_file_of_an_empty_folder(name, tmp_path):
     result = tvr("doctor", f"{name}:{tmp_path}", "--json")
     assert result.exit_code == 3

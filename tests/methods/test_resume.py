@@ -28,7 +28,7 @@ SIZES = (12, 64, 3, 10)  # videos, D, F, L
 
 def trained_names() -> list[str]:
     names = []
-    for name in base.names():
+    for name in base.shipped():
         method = base.build(name, SyntheticStore(2, dim=64, frames=3, words=10).sizes, OPTIONS.get(name, {}))
         if type(method).loss is not base.Method.loss and method.trains:
             names.append(name)

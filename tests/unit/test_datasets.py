@@ -12,7 +12,7 @@ import pytest
 from miniature import sentence, write_dataset
 
 from tvr_cli import data
-from tvr_cli.data import official
+from tvr_cli.data.sizes import videos_of
 from tvr_cli.errors import ConfigError, DataError
 
 # name, variant, videos and captions of train, val and test in the miniature
@@ -281,7 +281,7 @@ def test_the_table_of_official_numbers_is_the_published_one():
         ("vatex", "hgr"): {"train": 25991, "val": 1500, "test": 1500},
         ("lsmdc", "default"): {"val": 7408, "test": 1000},
     }
-    for key, videos in expected.items():
-        assert official.expected_videos(*key) == videos
-    assert official.sizes("msvd", None)["test"].captions == 27763
-    assert official.sizes("msrvtt", "full")["test"].captions == 59800
+    for (name, variant), videos in expected.items():
+        assert videos_of(data.find(name).sizes(variant)) == videos
+    assert data.find("msvd").sizes(None)["test"].captions == 27763
+    assert data.find("msrvtt").sizes("full")["test"].captions == 59800

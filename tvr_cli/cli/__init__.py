@@ -136,7 +136,9 @@ def _register() -> None:
     """Add every command. Their modules import nothing heavy; the engine is imported when a command runs."""
     from tvr_cli.cli import (
         audit,
+        backbones,
         compare,
+        datasets,
         demo,
         doctor,
         evaluate,
@@ -168,6 +170,8 @@ def _register() -> None:
         index.index,
         query.query,
         methods.methods,
+        backbones.backbones,
+        datasets.datasets,
         info.info,
         doctor.doctor,
     )

@@ -8,29 +8,39 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli import commands
-from tvr_cli.cli import render
+from tvr_cli.cli import contract, render
 from tvr_cli.cli.options import Json
-from tvr_cli.errors import ConfigError
+from tvr_cli.errors import ConfigError, did_you_mean
+
+_ACTIONS = ("show", "check")
 
 
 def methods(
-    action: Annotated[str | None, typer.Argument(help='"show" for one method, nothing for the list.')] = None,
-    name: Annotated[str | None, typer.Argument(help="Method to show.")] = None,
+    action: Annotated[
+        str | None,
+        typer.Argument(help='Nothing for the list, "show" for one method, "check" for one of your own.'),
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Method by name, or dotted.")] = None,
     cite: Annotated[bool, typer.Option("--cite", help="Print BibTeX.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the methods, or show one with the source of every default.
+    """List the methods, show one with the source of every default, or check one of your own against the contract.
 
     Example: tvr methods show glccl
     """
+    if action not in (None, *_ACTIONS):
+        near = did_you_mean(action, _ACTIONS)
+        raise ConfigError(f"expected nothing, show NAME or check NAME, found {action!r}{near}")
+    if action is not None and name is None:
+        raise ConfigError(f"name the method: {commands.tvr('methods', str(action), 'NAME')}")
+    if action == "check":
+        from tvr_cli.testing import method
+
+        contract.report("method", name or "", method.check(name or ""), as_json)
+        return
     from tvr_cli.engine import catalogue
 
-    if action not in (None, "show"):
-        example = commands.tvr("methods", "show", "glccl")
-        raise ConfigError(f'expected nothing or "show NAME", found {action!r}; for example: {example}')
-    if action == "show" and name is None:
-        raise ConfigError("name the method: " + commands.tvr("methods", "show", "NAME"))
-    found = [catalogue.describe(n) for n in ([name] if name else catalogue.names())]
+    found = [catalogue.describe(name)] if name else catalogue.describe_all()
     if cite and not as_json:
         for row in "\n\n".join(m["bibtex"] for m in found if m["bibtex"]).splitlines():
             render.line(row)

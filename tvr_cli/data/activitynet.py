@@ -9,10 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tvr_cli.data import annotation_files as ann
-from tvr_cli.data.official import expected_videos
+from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Clip, Manifest
 
+SIZES = {"default": {"train": SplitSize(10_009, 10_009), "test": SplitSize(4917, 4917)}}
+ORDINARY = ("train.json",)
 _FILES = {"train": ("train.json",), "test": ("val_1.json", "val1.json")}
 _IDS = {"train": "train_ids.json", "test": "val_ids.json"}
 
@@ -54,11 +56,9 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         root,
         tuple(clips),
         tuple(captions),
-        None,
-        expected_videos("activitynet", "default"),
-        tuple(missing),
-        tuple(sources),
-        (
+        missing=tuple(missing),
+        annotations=tuple(sources),
+        notes=(
             "all sentences of a video are one paragraph; val_1 is the test set, as in the papers",
             "no validation split: training holds out a tenth of the training videos by their id",
         ),

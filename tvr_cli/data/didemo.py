@@ -11,10 +11,14 @@ from collections import defaultdict
 from pathlib import Path
 
 from tvr_cli.data import annotation_files as ann
-from tvr_cli.data.official import expected_videos
+from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
+SIZES = {
+    "default": {"train": SplitSize(8392, 8392), "val": SplitSize(1065, 1065), "test": SplitSize(1004, 1004)},
+}
+ORDINARY = ("train_data.json", "val_data.json", "test_data.json")
 SECONDS = 30.0  # annotations cover six segments of five seconds; what follows has no caption
 
 
@@ -50,11 +54,9 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         root,
         tuple(clips),
         tuple(captions),
-        None,
-        expected_videos("didemo", "default"),
-        tuple(missing),
-        tuple(sources),
-        (f"all sentences of a video are one paragraph; the first {SECONDS:.0f} s of each video are used",),
+        missing=tuple(missing),
+        annotations=tuple(sources),
+        notes=(f"all sentences of a video are one paragraph; the first {SECONDS:.0f} s of each video are used",),
     )
 
 

@@ -75,7 +75,9 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             clips[caption.video] = Clip(caption.video, found)
         else:
             missing[caption.video] = None
-    return Manifest("jsonl", file.parent, tuple(clips.values()), tuple(captions), None, {}, tuple(missing), (file,))
+    return Manifest(
+        "jsonl", file.parent, tuple(clips.values()), tuple(captions), missing=tuple(missing), annotations=(file,)
+    )
 
 
 def read_captions(path: Path, *, empty: bool = False) -> list[Caption]:

@@ -11,10 +11,17 @@ from collections import defaultdict
 from pathlib import Path
 
 from tvr_cli.data import annotation_files as ann
-from tvr_cli.data.official import expected_videos
+from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
+SIZES = {
+    "default": {
+        "train": SplitSize(None, 101_079),
+        "val": SplitSize(7408, 7408),
+        "test": SplitSize(1000, 1000),
+    },
+}
 _FILES = {
     "train": ("LSMDC16_annos_training.csv",),
     "val": ("LSMDC16_annos_val.csv",),
@@ -61,8 +68,6 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         root,
         tuple(clips),
         tuple(captions),
-        None,
-        expected_videos("lsmdc", "default"),
-        tuple(missing),
-        tuple(sources),
+        missing=tuple(missing),
+        annotations=tuple(sources),
     )

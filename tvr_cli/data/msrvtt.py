@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli.data import annotation_files as ann
-from tvr_cli.data.official import expected_videos
+from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
 VARIANTS = ("9k", "7k", "full")
+SIZES = {
+    "9k": {"train": SplitSize(9000, 180_000), "test": SplitSize(1000, 1000)},
+    "7k": {"train": SplitSize(7010, 140_200), "test": SplitSize(1000, 1000)},
+    "full": {"train": SplitSize(6513, 130_260), "val": SplitSize(497, 9_940), "test": SplitSize(2990, 59_800)},
+}
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
-
-
 _WHOLE = ("MSRVTT_data.json", "MSR_VTT.json", "videodatainfo_2016.json")
 _TEST = ("MSRVTT_JSFUSION_test.csv", "msrvtt_jsfusion_test.csv")
 
@@ -74,10 +77,9 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         tuple(clips),
         tuple(captions),
         variant,
-        expected_videos("msrvtt", variant),
-        tuple(missing),
-        tuple(sources),
-        tuple(notes),
+        missing=tuple(missing),
+        annotations=tuple(sources),
+        notes=tuple(notes),
     )
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from tvr_cli.data import annotation_files as ann
-from tvr_cli.data.official import expected_videos
+from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
+SIZES = {
+    "default": {"train": SplitSize(1200, 48_774), "val": SplitSize(100, 4_290), "test": SplitSize(670, 27_763)},
+}
+ORDINARY = ("train_list.txt", "val_list.txt", "test_list.txt")
 _CAPTIONS = ("raw-captions.pkl", "captions_msvd.json")
 
 
@@ -48,8 +52,6 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         root,
         tuple(clips),
         tuple(captions),
-        None,
-        expected_videos("msvd", "default"),
-        tuple(missing),
-        tuple(sources),
+        missing=tuple(missing),
+        annotations=tuple(sources),
     )

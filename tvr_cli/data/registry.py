@@ -1,24 +1,113 @@
-"""Finding a data set by name: the file name is the registry, `load(root, variant) -> Manifest` its one function."""
+"""What a data set is, and finding one by name: the file name is the registry, `load(root, variant) -> Manifest` its
+one function.
+
+A data set's module may say more about itself, and the doctor, completeness and `tvr datasets` use it:
+- the first line of its docstring: what it is;
+- `VARIANTS`: the names of its variants, the default first;
+- `SIZES`: variant (`default` where there are none) -> split -> `SplitSize`, the official numbers;
+- `wanted(root, variant)`: the annotation files that are needed, each with the names that it may have;
+- `ORDINARY`: names of its annotation files that a folder of one's own may hold as well.
+
+A dotted name (`mypackage.mydata`) and an entry point of the group `tvr.datasets` load somebody else's.
+"""
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from tvr_cli import plugins
 from tvr_cli.data import annotation_files as ann
+from tvr_cli.data.sizes import SplitSize, videos_of
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
-from tvr_cli.types import Manifest
+from tvr_cli.types import SPLITS, Manifest
+
+_WITHOUT_VARIANT = "default"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as its module describes it. name: the one that it was asked for by."""
+
+    name: str
+    module: Any
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its docstring, in one line."""
+        first = (inspect.getdoc(self.module) or "").split("\n\n")[0]
+        return " ".join(first.split())
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The names of its variants, the default first; () where there are none."""
+        return tuple(getattr(self.module, "VARIANTS", ()))
+
+    @property
+    def ordinary(self) -> frozenset[str]:
+        """Names of annotation files that tell nothing about which data set it is."""
+        return frozenset(getattr(self.module, "ORDINARY", ()))
+
+    def sizes(self, variant: str | None) -> Mapping[str, SplitSize]:
+        """Return the official sizes of the splits, empty where there are none."""
+        sizes: Mapping[str, SplitSize] = getattr(self.module, "SIZES", {}).get(variant or _WITHOUT_VARIANT, {})
+        return sizes
+
+    def wanted(self, root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
+        """Return the annotation files that are needed, each with the names that it may have; [] where none are said."""
+        return list(self.module.wanted(root, variant)) if hasattr(self.module, "wanted") else []
+
+    def read(self, root: Path, variant: str | None) -> Manifest:
+        """Read the annotation files below a root, captions without words included.
+
+        Raises what the data set's `load` raises, ConfigError when that returns no manifest, and DataError for a caption
+        whose split is none.
+        """
+        manifest = self.module.load(root, variant)
+        if not isinstance(manifest, Manifest):
+            raise ConfigError(
+                f"expected that `load` of the data set {self.name} returns a tvr_cli.types.Manifest, found "
+                f"{plugins.describe(manifest)}"
+            )
+        for caption in manifest.captions:
+            if caption.split is not None and caption.split not in SPLITS:
+                near = did_you_mean(str(caption.split), SPLITS)
+                raise DataError(
+                    f"{caption.source or self.name}: the caption {caption.id!r} is of the split {caption.split!r}; "
+                    f"expected {', '.join(SPLITS)} or none{near}"
+                )
+        expected = manifest.expected or videos_of(self.sizes(manifest.variant))
+        return replace(manifest, name=self.name, expected=expected)
 
 
 def names() -> list[str]:
-    """Return the names of the data sets, sorted: the modules of this package that have a `load`."""
-    import tvr_cli.data as package
+    """Return the names of the data sets, sorted: the shipped ones and those of installed packages."""
+    return KIND.names()
 
-    folder = Path(package.__path__[0])
+
+def shipped() -> list[str]:
+    """Return the names of the shipped data sets, sorted: the modules of this package that have a `load`."""
+    folder = Path(__file__).parent
     return sorted(
-        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "registry" and _has_load(folder, m.name)
+        m.name for m in pkgutil.iter_modules([str(folder)]) if m.name != "registry" and _has_load(folder, m.name)
     )
+
+
+def find(name: str) -> DataSet:
+    """Return a data set by name. Raises ConfigError where there is none, or it has no `load(root, variant)`."""
+    thing = KIND.find(name)
+    load = getattr(thing, "load", None)
+    expected = "a function `load(root, variant)` that returns a tvr_cli.types.Manifest"
+    if load is None:
+        raise KIND.lacks(name, expected, thing, "load")
+    if not callable(load) or not _takes_two(load):
+        found = f"load{inspect.signature(load)}" if callable(load) else plugins.describe(load)
+        raise KIND.unfit(name, expected, found)
+    return DataSet(name, thing)
 
 
 def load(spec: str) -> Manifest:
@@ -35,20 +124,10 @@ def load(spec: str) -> Manifest:
 def read(spec: str) -> Manifest:
     """Read the annotations as `load` does, and keep captions without words: for who wants to list what is wrong."""
     name, root, variant = split_spec(spec)
-    if name not in names():
-        raise ConfigError(
-            f"unknown data set {name!r}{did_you_mean(name, names()) or '; the data sets are: ' + ', '.join(names())}"
-        )
+    found = find(name)
     if not root.exists():
         raise DataError(f"expected the data set {name} at {str(root)!r}, found nothing there")
-    manifest: Manifest = importlib.import_module(f"tvr_cli.data.{name}").load(root, variant)
-    return manifest
-
-
-def wanted(name: str, root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
-    """Return the annotation files that a benchmark needs, each with the names that it may have; [] of other data."""
-    module = importlib.import_module(f"tvr_cli.data.{name}")
-    return list(module.wanted(root, variant)) if hasattr(module, "wanted") else []
+    return found.read(root, variant)
 
 
 def split_spec(spec: str) -> tuple[str, Path, str | None]:
@@ -62,7 +141,19 @@ def split_spec(spec: str) -> tuple[str, Path, str | None]:
     return name, Path(root).expanduser(), variant or None
 
 
+def _takes_two(load: Any) -> bool:
+    """Whether `load(root, variant)` fits the signature of a function."""
+    try:
+        inspect.signature(load).bind(Path(), None)
+    except TypeError:
+        return False
+    return True
+
+
 def _has_load(folder: Path, name: str) -> bool:
     """Whether a module defines `load`, without importing it."""
     file = folder / f"{name}.py"
     return file.is_file() and "\ndef load(" in file.read_text(encoding="utf-8")
+
+
+KIND = plugins.Kind("data set", "tvr_cli.data", "tvr.datasets", shipped)

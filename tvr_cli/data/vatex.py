@@ -12,18 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli.data import annotation_files as ann
-from tvr_cli.data.official import expected_videos
+from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
 VARIANTS = ("hgr", "lists", "official")
+SIZES = {
+    "hgr": {
+        "train": SplitSize(25_991, 259_910),
+        "val": SplitSize(1500, 15_000),
+        "test": SplitSize(1500, 15_000),
+    },
+    "lists": {"train": SplitSize(25_991, 259_910), "test": SplitSize(1500, 15_000)},
+    "official": {
+        "train": SplitSize(25_991, 259_910),
+        "val": SplitSize(3000, 30_000),
+        "test": SplitSize(6000, 60_000),
+    },
+}
+ORDINARY = ("ref_captions.json", "train_list.txt", "test_list.txt")
 _OFFICIAL = {
     "train": ("vatex_training_v1.0.json",),
     "val": ("vatex_validation_v1.0.json",),
     "test": ("vatex_public_test_english_v1.1.json",),
 }
-
-
 _HGR = {"train": "trn_names.npy", "val": "val_names.npy", "test": "tst_names.npy"}
 _LISTS = {"train": "train_list.txt", "test": "test_list.txt"}
 
@@ -71,10 +83,9 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         tuple(clips),
         tuple(captions),
         variant,
-        expected_videos("vatex", variant),
-        tuple(missing),
-        tuple(sources),
-        tuple(notes),
+        missing=tuple(missing),
+        annotations=tuple(sources),
+        notes=tuple(notes),
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from tvr_cli import log
+from tvr_cli.errors import TvrError
 from tvr_cli.methods import base
 from tvr_cli.types import Sizes
 
@@ -35,6 +37,12 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def names() -> list[str]:
-    """Return the names of the built-in methods, sorted."""
-    return base.names()
+def describe_all() -> list[dict[str, Any]]:
+    """Describe every method that has a short name, sorted, without what cannot be loaded."""
+    found = []
+    for name in base.names():
+        try:
+            found.append(describe(name))
+        except TvrError as e:
+            log.logger.warning("warning: %s", e)
+    return found

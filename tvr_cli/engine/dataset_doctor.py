@@ -7,18 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tvr_cli import commands, data, log
-from tvr_cli.data import official
 from tvr_cli.data.annotation_files import VideoFiles, empty_captions, optional_file
-from tvr_cli.data.registry import split_spec, wanted
+from tvr_cli.data.registry import DataSet, shipped, split_spec
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError
 from tvr_cli.types import SPLITS, Manifest
 
 _SHOWN = 5
-# Names of annotation files that a folder of one's own may hold as well.
-_COMMON = frozenset({
-    "train.json", "ref_captions.json", *(f"{s}_{kind}" for s in SPLITS for kind in ("list.txt", "data.json")),
-})  # fmt: skip
 
 
 def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
@@ -28,14 +23,15 @@ def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
     Raises ConfigError for an unknown name, DataError when the root does not exist.
     """
     name, root, variant = split_spec(spec)
+    about = data.find(name)
     if not root.exists():
         raise DataError(f"expected the data set {name} at {str(root)!r}, found nothing there")
     try:
         manifest = data.read(spec)
     except DataError as e:
         fix = "see docs/datasets.md for the files that are accepted"
-        return [Check("annotations", False, str(e), fix, incomplete=True), *_annotation_files(name, root, variant)]
-    checks = [_annotations(manifest), *_counts(manifest), _missing(manifest), _unused(manifest)]
+        return [Check("annotations", False, str(e), fix, incomplete=True), *_annotation_files(about, root, variant)]
+    checks = [_annotations(manifest), *_counts(about, manifest), _missing(manifest), _unused(manifest)]
     checks += [_duplicate_files(manifest), _rivals(manifest), _empty_files(manifest)]
     checks += [_empty_captions(manifest), _repeated_captions(manifest)]
     checks += [Check("note", True, note) for note in manifest.notes]
@@ -45,22 +41,23 @@ def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
 
 
 def recognise(root: Path) -> str | None:
-    """Return the name of the data set whose annotation files lie below a folder, or None.
+    """Return the name of the shipped data set whose annotation files lie below a folder, or None.
 
     All of them, or one with a name that no other data has: a newcomer's folder is not complete yet.
     """
-    for name in data.names():
-        groups = wanted(name, root)
+    for name in shipped():  # nobody else's code runs for a mere folder
+        about = data.find(name)
+        groups = about.wanted(root)
         found = [path.name for group in groups if (path := optional_file(root, *group)) is not None]
-        if found and (len(found) == len(groups) or any(file not in _COMMON for file in found)):
+        if found and (len(found) == len(groups) or any(file not in about.ordinary for file in found)):
             return name
     return None
 
 
-def _annotation_files(name: str, root: Path, variant: str | None) -> list[Check]:
+def _annotation_files(about: DataSet, root: Path, variant: str | None) -> list[Check]:
     """Look for each annotation file, saying the names that it may have."""
     checks = []
-    for group in wanted(name, root, variant):
+    for group in about.wanted(root, variant):
         found = optional_file(root, *group)
         others = f"; also accepted: {', '.join(group[1:])}" if group[1:] else ""
         detail = str(found) if found else f"not below {str(root)!r}{others}"
@@ -74,10 +71,10 @@ def _annotations(manifest: Manifest) -> Check:
     return Check("annotations", True, f"{manifest.name}{variant}: read {files}")
 
 
-def _counts(manifest: Manifest) -> list[Check]:
+def _counts(about: DataSet, manifest: Manifest) -> list[Check]:
     """Compare videos and captions of each split with the official numbers."""
     checks = []
-    sizes = official.sizes(manifest.name, manifest.variant)
+    sizes = about.sizes(manifest.variant)
     captions = Counter(c.split for c in manifest.captions)
     videos: dict[str | None, set[str]] = defaultdict(set)
     for caption in manifest.captions:

@@ -338,7 +338,7 @@ def check_methods(wanted: Sequence[str]) -> tuple[str, ...]:
     Raises ConfigError for an unknown name.
     """
     if list(wanted) == ["all"]:
-        rest = [name for name in base.names() if name not in DEFAULT_METHODS[:2]]
+        rest = [name for name in base.shipped() if name not in DEFAULT_METHODS[:2]]
         return (*DEFAULT_METHODS[:2], *rest)
     if not wanted:
         raise ConfigError("expected at least one method, found none; say --methods mean,glccl or --methods all")
@@ -392,10 +392,10 @@ def _holds_something(path: Path) -> bool:
 
 def _preset(name: str, tune: str) -> list[config.Layer]:
     """Return a method's preset: the variant for frozen features where it has one, nothing for a third party's."""
-    if "." in name:
-        return [config.method_layer(name)]
     frozen = f"{name}-frozen"
-    return config.preset_layers("methods", frozen if tune == "head" and frozen in preset_names("methods") else name)
+    if tune == "head" and frozen in preset_names("methods"):
+        return config.preset_layers("methods", frozen)
+    return models.method_layers(name)
 
 
 def _same_experiment(run: RunDir, resolved: Resolved, store: FeatureStore) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import log
+from tvr_cli import commands, log
+from tvr_cli.backbones import registry
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
@@ -38,18 +39,17 @@ def environment_checks(workspace: Workspace) -> list[Check]:
 def examine(target: str | None, workspace: Workspace, *, deep: bool = False) -> list[Check]:
     """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
 
-    Raises DataError when the target does not exist, ConfigError when it names an unknown data set.
+    Raises DataError when the target does not exist, ConfigError when it names an unknown data set (a data set of
+    one's own by its dotted name).
     """
     if target is None:
         return environment_checks(workspace)
     from tvr_cli import data
     from tvr_cli.engine.dataset_doctor import dataset_checks, recognise
 
-    if ":" in target and target.partition(":")[0] in data.names():
-        return dataset_checks(target, deep=deep)
     path = Path(target)
-    if ":" in target and not path.exists():  # meant as a data set: its name is wrong
-        data.load(target)
+    if ":" in target and (not path.exists() or target.partition(":")[0] in data.names()):
+        return dataset_checks(target, deep=deep)
     if path.is_dir() and (name := recognise(path)) is not None:
         log.logger.info("%r holds the annotation files of %s", target, name)
         return dataset_checks(f"{name}:{path}", deep=deep)
@@ -89,10 +89,10 @@ def _guard(name: str, check: Callable[[], Check]) -> Check:
 
 def _packages() -> list[Check]:
     checks = [Check("tvr", True, __version__)]
-    for package, fatal in (("torch", True), ("open_clip_torch", True), ("safetensors", True), ("av", True)):
+    for package in ("torch", registry.packages()[registry.WITHOUT_SCHEME], "safetensors", "av"):
         found = version(package)
         fix = "" if found else f"pip install {package}"
-        checks.append(Check(package, found is not None, found or "not installed", fix, fatal and found is None))
+        checks.append(Check(package, found is not None, found or "not installed", fix, fatal=found is None))
     if version("decord") and version("decord2"):
         fix = "pip uninstall decord2 && pip install --force-reinstall decord"
         checks.append(
@@ -137,18 +137,17 @@ def _kernels() -> list[Check]:
 
 
 def _weights() -> list[Check]:
-    from tvr_cli.backbones.source import resolve
     from tvr_cli.preset_loader import preset_names
 
     checks = []
     for name in preset_names("backbones"):
-        source = resolve(name)
+        about = registry.resolve(name)
         # Missing weights are no fault of the machine: most people need one backbone.
-        fix = f"downloaded when first used; without a network: --backbone {source.architecture}@FILE"
-        try:
-            checks.append(Check(f"weights {name}", True, str(source.weights_file(offline=True))))
-        except EnvironmentProblem:
-            checks.append(Check(f"weights {name}", False, "not on this machine", fix))
+        fix = f"downloaded when first used; where from: {commands.tvr('backbones', 'show', name)}"
+        here = about.weights is not None
+        checks.append(
+            Check(f"weights {name}", here, str(about.weights) if here else "not on this machine", "" if here else fix)
+        )
     return checks
 
 

@@ -5,13 +5,12 @@ scores every pair (`score`) and says how wrong it is on a batch (`loss`). The la
 `score(t, v)[i, j]` depends only on caption i and clip j, never on the tile, the batch or a global generator.
 
 The file name is the registry: `load_class("glccl")` imports `tvr_cli.methods.glccl` and takes its `Method`; a dotted
-name (`mypackage.mymethod`) loads somebody else's.
+name (`mypackage.mymethod`) and an entry point of the group `tvr.methods` load somebody else's.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import pkgutil
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -19,7 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tvr_cli.errors import ConfigError, did_you_mean, reason
+from tvr_cli import plugins
+from tvr_cli.errors import ConfigError
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 
@@ -116,7 +116,12 @@ class Method(nn.Module):
 
 
 def names() -> list[str]:
-    """Return the names of the built-in methods, sorted."""
+    """Return the names of the methods, sorted: the shipped ones and those of installed packages."""
+    return KIND.names()
+
+
+def shipped() -> list[str]:
+    """Return the names of the shipped methods, sorted: the modules of this package but this one."""
     import tvr_cli.methods as package
 
     return sorted(
@@ -125,36 +130,34 @@ def names() -> list[str]:
 
 
 def load_class(name: str) -> type[Method]:
-    """Return the class of a method by file name or dotted name. Raises ConfigError with the nearest name.
+    """Return the class of a method by file name, entry point, or dotted name of a module with a `Method` or of a class.
 
     A dotted name imports that module, so it must come from the command line or the caller, never from a file alone
-    (`config.resolve` sees to it).
+    (`config.resolve` sees to it). Raises ConfigError, with the nearest name, where there is none, and for what is no
+    subclass of `Method`.
     """
-    if "." not in name and name not in names():
-        near = did_you_mean(name, names()) or f"; the methods are: {', '.join(names())}"
-        raise ConfigError(f"unknown method {name!r}{near}")
-    module = name if "." in name else f"tvr_cli.methods.{name}"
-    try:
-        found = importlib.import_module(module)
-    except (Exception, SystemExit) as e:  # whatever somebody's module does when it is imported
-        raise ConfigError(
-            f"cannot load the method {name!r} ({type(e).__name__}: {reason(e)}); expected an importable module with a "
-            "class `Method`"
-        ) from e
-    cls = getattr(found, "Method", None)
-    if not (isinstance(cls, type) and issubclass(cls, Method) and cls is not Method):
-        what = "none" if cls is None else repr(getattr(cls, "__name__", type(cls).__name__))
-        raise ConfigError(
-            f"the module {name!r} is no method: expected a class `Method` made from tvr_cli.methods.base.Method, found "
-            f"{what}"
-        )
-    return cls
+    thing = KIND.find(name)
+    found = thing if isinstance(thing, type) else getattr(thing, "Method", None)
+    expected = "a class `Method` that derives from tvr_cli.methods.base.Method"
+    if found is None:
+        raise KIND.lacks(name, expected, thing, "Method")
+    if not (isinstance(found, type) and issubclass(found, Method) and found is not Method):
+        raise KIND.unfit(name, expected, plugins.describe(found))
+    return found
+
+
+def third_party(name: str) -> bool:
+    """Whether a name means somebody else's method: a dotted one, or that of an installed package."""
+    return KIND.third_party(name)
 
 
 def build(name: str, sizes: Sizes, options: Mapping[str, Any] | None = None) -> Method:
     """Make a method with its defaults changed by `options` (already checked against its `Config`)."""
     cls = load_class(name)
     return cls(cls.Config(**(options or {})), sizes)
+
+
+KIND = plugins.Kind("method", "tvr_cli.methods", "tvr.methods", shipped)
 
 
 def temporal_layers(state: Mapping[str, Tensor]) -> int:

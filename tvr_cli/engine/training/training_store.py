@@ -99,15 +99,15 @@ def require(
 
 def expected_sizes(workspace: Workspace, wish: Wish) -> Sizes:
     """Return the sizes of features that do not exist yet: from the plans, the frames and the backbone's name."""
-    from tvr_cli.backbones.source import resolve
+    from tvr_cli.backbones import registry
     from tvr_cli.engine.precompute import choose_backbone
 
-    source = resolve(choose_backbone(wish.backbone, workspace))
+    backbone = registry.resolve(choose_backbone(wish.backbone, workspace))
     slots = wish.frames.get("num_frames") or wish.frames.get("max_frames")
     if slots is None and workspace.has_frames:
         slots = workspace.frames().plan.slots
-    words = wish.words.get("length") or min(32, source.context_length)
-    return Sizes(source.dim, slots or 12, words)
+    words = wish.words.get("length") or min(32, backbone.context_length)
+    return Sizes(backbone.dim, slots or 12, words)
 
 
 def of_run(workspace: Workspace, run: RunDir) -> FeatureStore:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from tvr_cli import commands, files, log
-from tvr_cli.backbones.export import save_folder
-from tvr_cli.backbones.openclip import OpenClipBackbone
+from tvr_cli.backbones import registry
 from tvr_cli.engine import precompute
 from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
 from tvr_cli.engine.training import checkpoint
@@ -27,10 +26,8 @@ def finish(run: RunDir, workspace: Workspace, store: FeatureStore, options: Prec
     options: device, batch and offline are taken from it.
     """
     backbone = backbone_of(store, offline=options.offline, device="cpu")
-    if not isinstance(backbone, OpenClipBackbone):
-        raise TypeError(f"expected an open_clip backbone, got {type(backbone).__name__}")
     backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
-    name = save_folder(backbone, run.path / "backbone")
+    name = registry.save(backbone, run.path / "backbone")
     log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
     plans = dataclasses.replace(
         options,
