@@ -26,7 +26,7 @@ class Backbone(base.Backbone):
 
     @classmethod
     def describe(cls, name: str) -> base.Description:
-        folder = Path(name.removeprefix("local:")) if name.startswith("local:") else None
+        folder = base.saved_folder(name)
         settings: Mapping[str, Any] = {"dim": 64, "seed": 0}
         if folder is not None:
             settings = json.loads((folder / "settings.json").read_text())
@@ -53,7 +53,7 @@ class Backbone(base.Backbone):
         with torch.random.fork_rng():
             torch.manual_seed(about.detail["seed"])
             made = cls(about)
-        if about.name.startswith("local:"):
+        if base.saved_folder(about.name) is not None:
             if about.weights is None or not about.weights.is_file():
                 raise EnvironmentProblem(f"no weights of {about.name!r}")
             made.load_state_dict(load_file(about.weights))

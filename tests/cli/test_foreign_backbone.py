@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,63 @@ def test_a_foreign_backbone_is_tuned_saved_and_searched(workspace: Path) -> None
     )  # fmt: skip
     assert trained.exit_code == 0, trained.stderr
     folder = workspace / "runs" / "own" / "backbone"
-    assert sorted(p.name for p in folder.iterdir()) == ["settings.json", "tvr_backbone.json", "weights.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["settings.json", "weights.safetensors"]
     store = Workspace(workspace).newest_features()
-    assert store is not None and store.backbone_name == f"local:{folder.resolve()}"
+    assert store is not None and store.backbone_name == f"{FOREIGN}@{folder.resolve()}"
     assert store.identity["backbone"]["name"] == "foreign_backbone.Backbone" and "torch" in store.provenance
     first = Workspace(workspace).newest_features(FOREIGN)
     assert first is not None and not (first.video().frames - store.video().frames).abs().max() < 1e-3
     assert tvr("evaluate", "own", "--method", "tests.synthetic", "--split", "val", "-o", workspace).exit_code == 0
-    found = tvr("query", "a red square", "--method", "mean", "-o", workspace, "--json")
+    assert next(Workspace(workspace).given_features()).backbone_name == FOREIGN  # the tuned one is for its run
+    tuned = ("--backbone", store.backbone_name, "-o", workspace)
+    found = tvr("query", "a red square", "--method", "mean", *tuned, "--json")
     assert found.exit_code == 0 and json.loads(found.stdout)["results"][0]["hits"]
+
+
+MARK = "imported.txt"
+
+
+@pytest.fixture
+def given(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace whose features were made by a module that leaves a file behind when it is imported."""
+    module = f"from foreign_backbone import Backbone\nopen({str(tmp_path / MARK)!r}, 'w').close()\n"
+    (tmp_path / "given_away.py").write_text(module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("given_away", None)
+    assert tvr("precompute-features", "--backbone", "given_away.Backbone", "-o", workspace).exit_code == 0
+    (tmp_path / MARK).unlink()
+    del sys.modules["given_away"]
+    return workspace
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("query", "a red square"),
+        ("train", "--method", "glccl"),
+        ("train", "--method", "glccl", "--tune", "full"),
+        ("train", "--method", "glccl", "--tune", "full", "--dry-run"),
+        ("precompute-features",),
+        ("precompute-features", "--repair", "FINGERPRINT"),
+        ("train", "--method", "glccl", "--config", "CONFIG"),
+    ],
+    ids=" ".join,
+)
+def test_a_module_that_only_files_name_is_never_imported(given: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "run.yaml").write_text("backbone: {name: given_away.Backbone}\n")
+    store = Workspace(given).newest_features()
+    assert store is not None
+    said = {"FINGERPRINT": store.fingerprint, "CONFIG": str(tmp_path / "run.yaml")}
+    done = tvr(*(said.get(word, word) for word in words), "-o", given)
+    assert done.exit_code == 3 and "a file alone never imports one" in done.stderr, done.stderr
+    assert "--backbone given_away.Backbone" in done.stderr and not (tmp_path / MARK).exists()
+
+
+def test_features_that_are_there_need_no_backbone(given: Path, tmp_path: Path) -> None:
+    assert tvr("evaluate", "--method", "mean", "--split", "val", "-o", given).exit_code == 0
+    assert tvr("info", "-o", given).exit_code in (0, 2) and not (tmp_path / MARK).exists()
+
+
+def test_a_module_that_is_named_beside_the_file_is_imported(given: Path, tmp_path: Path) -> None:
+    done = tvr("query", "a red square", "--backbone", "given_away.Backbone", "-o", given)
+    assert done.exit_code == 0 and (tmp_path / MARK).exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -92,23 +91,55 @@ def test_a_preset_wins_over_an_entry_point_of_its_name(tmp_path: Path, monkeypat
     assert registry.resolve("clip-vit-b32").kind is OpenClipBackbone
 
 
-def test_a_saved_folder_says_whose_it_is(tmp_path: Path) -> None:
+def test_a_saved_folder_is_named_with_its_class(tmp_path: Path) -> None:
     made = load("foreign_backbone:Backbone")
     name = registry.save(made, tmp_path / "saved")
+    assert name == f"foreign_backbone:Backbone@{tmp_path / 'saved'}"
     again = load(name)
-    assert isinstance(again, foreign_backbone.Backbone) and again.name == name == f"local:{tmp_path / 'saved'}"
-    mark = json.loads((tmp_path / "saved" / "tvr_backbone.json").read_text())
-    assert mark == {"backbone": "foreign_backbone:Backbone"}
+    assert isinstance(again, foreign_backbone.Backbone) and again.name == name
     (tmp_path / "saved" / "weights.safetensors").unlink()
     with pytest.raises(EnvironmentProblem, match="no weights"):
         load(name)
 
 
-@pytest.mark.parametrize("content", ['{"backbone": 3}', '{"backbone": "rm -rf"}', "{}"])
-def test_a_folder_whose_mark_is_damaged_is_a_data_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "tvr_backbone.json").write_text(content)
-    with pytest.raises(DataError, match=r"names no class; expected `backbone: package\.module:Class`"):
-        registry.resolve(f"local:{tmp_path}")
+def test_a_folder_alone_names_no_class(tmp_path: Path) -> None:
+    registry.save(load("foreign_backbone:Backbone"), tmp_path / "saved")
+    with pytest.raises(DataError, match=r"expected 'open_clip_config\.json'"):
+        registry.resolve(f"local:{tmp_path / 'saved'}")
+
+
+@pytest.mark.parametrize(
+    ("stored", "named", "variable"),
+    [
+        ("clip-vit-b32", None, None),
+        ("ViT-B-32/openai", None, None),
+        ("ViT-B-32@model.v2.pt", None, None),
+        ("local:/some/where.d", None, None),
+        ("mine.colours", "mine.colours", None),
+        ("mine.colours", None, "mine.colours"),
+        ("mine.colours:Rough@/a/folder", "mine.colours:Rough", None),
+    ],
+)
+def test_names_that_import_nothing_or_that_a_person_said_may_come_from_a_file(
+    stored: str, named: str | None, variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable:
+        monkeypatch.setenv("TVR_BACKBONE", variable)
+    registry.require_named(stored, named, Path("store.json"))
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"),
+    [
+        ("mine.colours", None),
+        ("mine:Colours", None),
+        ("mine.colours@/a/folder", "mine.others"),
+        ("unittest.__main__", "clip-vit-b32"),
+    ],
+)
+def test_a_module_that_only_a_file_names_is_refused(stored: str, named: str | None) -> None:
+    with pytest.raises(DataError, match=r"a module of another package, and a file alone .* --backbone"):
+        registry.require_named(stored, named, Path("store.json"))
 
 
 def test_a_folder_of_open_clip_carries_its_own_mark_only(tmp_path: Path) -> None:

@@ -56,9 +56,10 @@ class Description:
 class Backbone(nn.Module):
     """Base class of every backbone.
 
-    library: the package that its models come from, as pip calls it. folder_mark: the file by which a folder that `save`
-    wrote is told from other libraries'; empty = `registry.save` adds one. about: its description, whose fields
-    `name`, `provides`, `dim`, `image_size` and `context_length` it has too. shifts_patches: see `shift_patches`.
+    library: the package that its models come from, as pip calls it. folder_mark: the file by which `local:FOLDER` is
+    told to be of its library, where tvr ships it; somebody else's folder is named `NAME@FOLDER` (`saved_folder`).
+    about: its description, whose fields `name`, `provides`, `dim`, `image_size` and `context_length` it has too.
+    shifts_patches: see `shift_patches`.
     """
 
     library: ClassVar[str] = ""
@@ -146,7 +147,7 @@ class Backbone(nn.Module):
         return self.identify(self.about, temporal_shift=self.shifts_patches)
 
     def save(self, folder: Path) -> None:
-        """Write everything that `describe` and `load` of `local:FOLDER` need into a folder that exists."""
+        """Write everything that `describe` and `load` of `NAME@FOLDER` need into a folder that exists."""
         raise NotImplementedError
 
     def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
@@ -227,6 +228,12 @@ class Backbone(nn.Module):
 
     def _any_tensor(self) -> Tensor | None:
         return next(itertools.chain(self.parameters(), self.buffers()), None)
+
+
+def saved_folder(name: str) -> Path | None:
+    """Return the folder of a name `NAME@FOLDER`, None of a name without one."""
+    folder = name.partition("@")[2]
+    return Path(folder) if folder else None
 
 
 def count_flops(run: Callable[[], object]) -> int:

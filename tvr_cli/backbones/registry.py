@@ -2,9 +2,13 @@
 
     clip-vit-b32                        a preset: another name for one of those below
     ARCH/TAG  ARCH@FILE  demo-tiny      a model of open_clip (`openclip/`): names without a scheme are its
-    local:PATH                          a folder that a backbone was saved in, which says whose it is; or a weights file
+    local:PATH                          a folder that a shipped one was saved in, or a file of weights
     SCHEME  SCHEME:WHAT                 a file or folder beside this one, or an entry point of the group `tvr.backbones`
     package.module  package.module:Class    somebody else's class, `Backbone` where none is named
+    NAME@FOLDER                         what one of the two above saved there
+
+Only what a person names is imported. A name out of a file, which may come from anybody, goes through `require_named`
+first, and no file in a saved folder says which class it is of.
 
 A shipped backbone is a module or package beside this one that says `PACKAGE = "…"`, what pip calls its library.
 Importing this file imports no library, nor torch.
@@ -12,15 +16,17 @@ Importing this file imports no library, nor torch.
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tvr_cli import files, plugins
+from tvr_cli import plugins
 from tvr_cli.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,8 +39,6 @@ DEMO_TINY = "demo-tiny"
 LOCAL = "local:"
 # The scheme that names without one have.
 WITHOUT_SCHEME = "openclip"
-# Names the class of a folder that carries no mark of a library.
-_MARK = "tvr_backbone.json"
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*)?|[^\W\d]\w*:[^\W\d]\w*")
 
 
@@ -105,9 +109,22 @@ def save(backbone: Backbone, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save(folder)
     kind = type(backbone)
-    if not kind.folder_mark:  # last, as libraries write their configuration: a folder that has one is whole
-        files.write_json(folder / _MARK, {"backbone": f"{kind.__module__}:{kind.__qualname__}"})
-    return f"{LOCAL}{folder.resolve()}"
+    return f"{LOCAL if kind.folder_mark else f'{kind.__module__}:{kind.__qualname__}@'}{folder.resolve()}"
+
+
+def require_named(stored: str, named: str | None, where: Path) -> None:
+    """Refuse a dotted name out of a file unless it was named by a person too, or TVR_BACKBONE is it.
+
+    stored: the name in the file. named: what was typed or passed for it, None = nothing. where: the file.
+    Raises DataError. The folder behind a class does not matter: the class is what is imported.
+    """
+    kind = _without_folder(stored)
+    people = (named, os.environ.get("TVR_BACKBONE"))
+    if _is_dotted(kind) and kind not in [_without_folder(name) for name in people if name]:
+        raise DataError(
+            f"{str(where)!r} names the backbone {stored!r}, a module of another package, and a file alone never "
+            f"imports one; if you trust it, name it too: --backbone {shlex.quote(stored)}, or TVR_BACKBONE"
+        )
 
 
 def from_clip_state(state: Mapping[str, Tensor], name: str) -> Backbone:
@@ -124,28 +141,33 @@ def class_of(name: str) -> type[Backbone]:
     """Return the class that a name (not a preset) leads to. Raises ConfigError when it is none of a backbone."""
     if name.startswith(LOCAL):
         return _class_of_folder(Path(name.removeprefix(LOCAL)).expanduser())
-    if (scheme := name.partition(":")[0]) in KIND.names():
+    kind = _without_folder(name)
+    if (scheme := kind.partition(":")[0]) in KIND.names():
         return _backbone_class(KIND.find(scheme), scheme)
-    if _DOTTED.fullmatch(name):
+    if _is_dotted(kind):
         if Path(name).exists():
             raise ConfigError(
                 f"{name!r} is a file or folder; a backbone's weights are named by --backbone {LOCAL}{name}"
             )
-        return _backbone_class(KIND.find(name.replace(":", ".")), name)
+        return _backbone_class(KIND.find(kind.replace(":", ".")), kind)
     return _backbone_class(KIND.find(WITHOUT_SCHEME), WITHOUT_SCHEME)
 
 
 def _class_of_folder(path: Path) -> type[Backbone]:
-    if (path / _MARK).is_file():
-        named = files.read_json(path / _MARK, fix="save the backbone again").get("backbone")
-        if not isinstance(named, str) or not _DOTTED.fullmatch(named):
-            raise DataError(f"{str(path / _MARK)!r} names no class; expected `backbone: package.module:Class`")
-        return class_of(named)
     for scheme in packages():
         kind = _backbone_class(KIND.find(scheme), scheme)
         if kind.folder_mark and (path / kind.folder_mark).is_file():
             return kind
     return _backbone_class(KIND.find(WITHOUT_SCHEME), WITHOUT_SCHEME)  # says what is missing
+
+
+def _without_folder(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _is_dotted(kind: str) -> bool:
+    """Whether a name means somebody's module by itself: no scheme, and nothing that open_clip or a path would have."""
+    return bool(_DOTTED.fullmatch(kind)) and kind.partition(":")[0] not in KIND.names()
 
 
 def _backbone_class(found: Any, name: str) -> type[Backbone]:

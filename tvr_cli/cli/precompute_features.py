@@ -94,7 +94,7 @@ def precompute_features(
         dry_run=dry_run,
     )
     if repair is not None:
-        report = engine.repair(workspace, repair, options, corpus)
+        report = engine.repair(workspace, repair, options, corpus, named=backbone)
     else:
         report = engine.precompute(workspace, backbone, corpus, options)
     render.result(report.to_json(), as_json, lambda: _show(report, workspace))

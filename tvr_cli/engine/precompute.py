@@ -179,11 +179,20 @@ def choose_backbone(asked: str | None, workspace: Workspace) -> str:
     if named := os.environ.get("TVR_BACKBONE"):
         return named
     newest = next(workspace.given_features(), None)
-    return newest.backbone_name if newest is not None else DEFAULT_BACKBONE
+    if newest is None:
+        return DEFAULT_BACKBONE
+    registry.require_named(newest.backbone_name, None, newest.root)
+    return newest.backbone_name
 
 
-def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "auto") -> Backbone:
-    """Load the backbone that made a store. Raises StoreMismatch when its weights or settings have changed."""
+def backbone_of(
+    store: FeatureStore, *, named: str | None = None, offline: bool = False, device: str = "auto"
+) -> Backbone:
+    """Load the backbone that made a store. named: what a person called it, if anything (`registry.require_named`).
+
+    Raises StoreMismatch when its weights or settings have changed.
+    """
+    registry.require_named(store.backbone_name, named, store.root)
     model = registry.load(
         store.backbone_name,
         offline=offline,
@@ -196,31 +205,41 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
 
 
 def repair(
-    workspace: Workspace, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
+    workspace: Workspace,
+    shard: str,
+    options: PrecomputeOptions,
+    captions: Path | Manifest | str | None = None,
+    *,
+    named: str | None = None,
 ) -> PrecomputeReport:
     """Make one shard of any feature store of a workspace again, with the settings of its store.
 
-    shard: its name, or the fingerprint of a store: then everything that this store lacks is made.
-    Only device, batch and offline are taken from `options`. Raises DataError when no store has such a shard.
+    shard: its name, or the fingerprint of a store: then everything that this store lacks is made. named: as in
+    `backbone_of`. Only device, batch and offline are taken from `options`. Raises DataError when no store has such a
+    shard.
     """
     folders = workspace.begun_features()
     if shard in (f.name for f in folders):
-        return _again(workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions)
+        return _again(
+            workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions, named=named
+        )
     folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
     if folder is None:
         raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
     header = features.read_header(folder, workspace)
     with files.lock(folder):
         FeatureWriter(folder, header).drop(shard)
-    return _again(workspace, header, options, captions)
+    return _again(workspace, header, options, captions, named=named)
 
 
-def refresh(workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
+def refresh(
+    workspace: Workspace, store: FeatureStore, options: PrecomputeOptions, *, named: str | None = None
+) -> PrecomputeReport:
     """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
 
-    Only device, batch and offline are taken from `options`.
+    named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
     """
-    return _again(workspace, features.read_header(store.root, workspace), options)
+    return _again(workspace, features.read_header(store.root, workspace), options, named=named)
 
 
 def _again(
@@ -228,7 +247,10 @@ def _again(
     header: dict[str, Any],
     options: PrecomputeOptions,
     captions: Path | Manifest | str | None = None,
+    *,
+    named: str | None,
 ) -> PrecomputeReport:
+    registry.require_named(header["backbone"], named, workspace.feature_folder(header["fingerprint"]))
     identity = header["identity"]
     own = replace(
         options,

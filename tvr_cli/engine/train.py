@@ -21,6 +21,7 @@ from tvr_cli.engine.training.assemble import (
     build_learner,
     build_source,
     require_backbone,
+    require_named_backbone,
     require_trainable,
     skeleton,
 )
@@ -109,6 +110,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> di
     Interrupted, with the command that continues, when the user stops it.
     """
     experiment = resolved.experiment
+    require_named_backbone(resolved)
     require_trainable(experiment.method, experiment.options, experiment.train)
     run = workspace.run(options.run) if options.run else _fresh_run(workspace, experiment.method)
     if options.resume:
@@ -135,6 +137,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> di
 def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
+    require_named_backbone(resolved)
     require_trainable(experiment.method, experiment.options, experiment.train)
     run = workspace.run(options.run) if options.run else _fresh_run(workspace, experiment.method)
     wish = training_store.wish_of(experiment)
@@ -220,8 +223,9 @@ def _train_in(
         from tvr_cli.engine.training import tuned
 
         store = tuned.finish(
-            run, workspace, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline)
-        )
+            run, workspace, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline),
+            named=resolved.experiment.backbone.name,
+        )  # fmt: skip
     return _summary(run, store, resolved, outcome)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,13 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
         raise ConfigError(f"train.warmup: expected a fraction of all steps, 0 to 1, found {train.warmup}")
 
 
+def require_named_backbone(resolved: Resolved) -> None:
+    """Raise DataError where only a file names a backbone that is a module of another package."""
+    name, origin = resolved.experiment.backbone.name, resolved.origins.get("backbone.name", "")
+    if name is not None:
+        registry.require_named(name, name if origin in ("flag", "--set") else None, Path(origin))
+
+
 def require_backbone(
     experiment: Experiment, workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None
 ) -> None:
@@ -90,7 +98,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     full = experiment.train.tune == "full"
     backbone = None
     if full or type(method).init_from_backbone is not Method.init_from_backbone:
-        backbone = backbone_of(store, offline=offline, device="cpu")
+        backbone = backbone_of(store, named=experiment.backbone.name, offline=offline, device="cpu")
         with torch.no_grad():
             method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
     learner = Learner(method, backbone if full else None).to(device)
@@ -125,7 +133,10 @@ def build_source(
 
 
 def _backbone_of_run(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Description:
-    return registry.resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
+    if store is None:
+        return registry.resolve(choose_backbone(wish.backbone, workspace))
+    registry.require_named(store.backbone_name, wish.backbone, store.root)
+    return registry.resolve(store.backbone_name)
 
 
 def _prepare(backbone: Backbone, train: TrainConfig, device: torch.device) -> None:

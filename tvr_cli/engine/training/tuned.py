@@ -20,12 +20,14 @@ from tvr_cli.stores.features import FeatureStore
 from tvr_cli.workspace import Workspace
 
 
-def finish(run: RunDir, workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> FeatureStore:
+def finish(
+    run: RunDir, workspace: Workspace, store: FeatureStore, options: PrecomputeOptions, *, named: str | None
+) -> FeatureStore:
     """Write the tuned backbone of a run's best weights, compute its features with the plans of `store`, return them.
 
-    options: device, batch and offline are taken from it.
+    options: device, batch and offline are taken from it. named: as in `backbone_of`.
     """
-    backbone = backbone_of(store, offline=options.offline, device="cpu")
+    backbone = backbone_of(store, named=named, offline=options.offline, device="cpu")
     backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
     name = registry.save(backbone, run.path / "backbone")
     log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
