@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "config", "preset_loader", "runs", "metrics", "significance", "clip4clip"),
+    *("version", "commands", "config", "preset_loader", "runs", "results", "metrics", "significance", "clip4clip"),
     *("log", "errors", "files", "types"),
 }
 
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
+    "results": {"types", "errors", "metrics", "files"},
     "runs": {"config", "types", "errors", "log", "files", "version"},
     "log": {"errors"},
     "files": {"errors"},
@@ -51,6 +52,7 @@ LIGHT = (
     "significance",
     "clip4clip",
     "runs",
+    "results",
     "preset_loader",
     "data",
 )
@@ -61,6 +63,8 @@ LIGHT_FILES = (
     "engine/extract.py",
     "engine/features/augment.py",
     "engine/features/frame_loader.py",
+    "engine/evaluate_result.py",
+    "engine/recipes.py",
     "engine/referee.py",
     "engine/training/seeds.py",
     "engine/audit.py",

@@ -163,7 +163,7 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
     first = select(store, TrainConfig()).validation
     assert len(first) == len(gallery_of(store, "val").videos)
     # The validation of the run used one caption a video and fp32 features; the store holds fp16.
-    assert scored["videos"] == 3 and result["best"]["t2v"].keys() <= scored["t2v"].keys()
+    assert scored.subject.videos == 3 and result["best"]["t2v"].keys() <= scored.judged.t2v.keys()
 
 
 def test_a_killed_full_run_resumes_to_the_same_bytes(world: tuple[Path, str], tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_trained_run_can_be_scored(tmp_path: Path) -> None:
     store = models.store_for(workspace, RunDir.open(tmp_path / "runs" / "synthetic"), None)
     scorer = models.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store)
     result = evaluate(scorer, store, workspace, EvaluateOptions(device="cpu"))
-    assert result["run"] == "synthetic" and result["videos"] == 10
+    assert result.subject.run == "synthetic" and result.subject.videos == 10
 
 
 def test_a_second_run_takes_a_new_name_and_a_named_one_is_not_overwritten(tmp_path: Path) -> None:

@@ -16,11 +16,14 @@ import numpy as np
 from tvr_cli import log
 from tvr_cli.config import Resolved
 from tvr_cli.engine import evaluate, train
+from tvr_cli.engine.evaluate_result import EvaluateReport
 from tvr_cli.engine.train import TrainOptions
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import Interrupted
-from tvr_cli.files import read_json, sha256_file
+from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
+from tvr_cli.results.base import plain
+from tvr_cli.results.metrics import Metrics
 from tvr_cli.runs import RunDir
 from tvr_cli.version import __version__
 
@@ -106,14 +109,15 @@ def _one(resolved: Resolved, seed: int, workspace: Path, options: TrainOptions) 
 def _tested(run: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any] | None:
     """Return a run's metrics on the test split as `tvr evaluate` gives and keeps them; None without such a split."""
     path = run.results / "test.json"
-    if path.is_file() and read_json(path).get("checkpoint") == sha256_file(checkpoint.best_path(run.checkpoints)):
-        return _metrics(read_json(path))
+    kept = EvaluateReport.from_file(path) if path.is_file() else None
+    if kept is not None and kept.subject.checkpoint == sha256_file(checkpoint.best_path(run.checkpoints)):
+        return plain(Metrics.of(kept.judged))
     scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
     if len(store.split("test")) == 0:
         log.logger.warning("warning: the captions have no test split; only validation is reported")
         return None
     judged = evaluate.EvaluateOptions(device=options.device, memory_budget=options.memory_budget)
-    return _metrics(evaluate.evaluate(scorer, store, workspace, judged))
+    return plain(Metrics.of(evaluate.evaluate(scorer, store, workspace, judged).judged))
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, Any]:
