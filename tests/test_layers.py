@@ -66,6 +66,7 @@ LIGHT_FILES = (
     "engine/evaluate_result.py",
     "engine/recipes.py",
     "engine/referee.py",
+    "engine/train_result.py",
     "engine/training/seeds.py",
     "engine/audit.py",
     "engine/compare.py",

@@ -242,10 +242,10 @@ class Demo:
         options = TrainOptions(run=run.name, resume=run.config_path.is_file(), device=self.options.device, offline=True)
         with _hushed():
             summary = train(resolved, self.workspace, options)
-        best = summary["best"] or {}
+        best = summary.best.step if summary.best else summary.steps
         kept = before is not None and before == checkpoint.last_path(run.checkpoints)
-        done = "kept" if kept else f"{summary['samples_per_s']:.0f} pairs/s"
-        return f"{summary['steps']} steps ({done}), best on validation after {best.get('step', summary['steps'])}", kept
+        done = "kept" if kept else f"{summary.samples_per_s:.0f} pairs/s"
+        return f"{summary.steps} steps ({done}), best on validation after {best}", kept
 
     def _trains(self, name: str) -> bool:
         experiment = self.experiments[name].experiment

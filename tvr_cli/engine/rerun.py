@@ -11,16 +11,16 @@ from tvr_cli import commands, config
 from tvr_cli.engine import models
 from tvr_cli.engine.train import TrainOptions, train
 from tvr_cli.engine.train import dry_run as train_plan
+from tvr_cli.engine.train_result import RerunPlan, RerunReport
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir
 
-SCHEMA = "tvr/rerun@1"
 _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
 
 
-def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> RerunReport:
     """Train again with a run's configuration, features and settings, under a new name, and compare.
 
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
@@ -35,24 +35,22 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
     name = options.run or _free_name(workspace, f"{first.name}-again")
     summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
     second = RunDir.at(workspace, name)
-    return {
-        "schema": SCHEMA,
-        "dry_run": False,
-        "of": first.name,
-        "identical": _digest(first) == _digest(second),
-        "environment": environment_differences(first.env(), second.env()),
-        "before": checkpoint.read_about(checkpoint.best_path(first.checkpoints))["best"],
-        "after": checkpoint.read_about(checkpoint.best_path(second.checkpoints))["best"],
-        "train": summary,
-    }
+    return RerunReport(
+        of=first.name,
+        identical=_digest(first) == _digest(second),
+        environment=environment_differences(first.env(), second.env()),
+        before=checkpoint.read_about(checkpoint.best_path(first.checkpoints))["best"],
+        after=checkpoint.read_about(checkpoint.best_path(second.checkpoints))["best"],
+        train=summary,
+    )
 
 
-def dry_run(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def dry_run(first: RunDir, workspace: Path, options: TrainOptions) -> RerunPlan:
     """Return what `rerun` would train, writing nothing."""
     resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
     name = options.run or _free_name(workspace, f"{first.name}-again")
     plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
-    return {"schema": SCHEMA, "dry_run": True, "of": first.name, "train": plan}
+    return RerunPlan(of=first.name, train=plan)
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:

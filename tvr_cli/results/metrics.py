@@ -50,14 +50,6 @@ class Deviation:
 
 
 @dataclass(frozen=True)
-class Summary(Metrics):
-    """What `metrics.summarise` returns. ties: tied queries a direction. bounds: R@k -> [pessimistic, optimistic]."""
-
-    ties: Mapping[str, int]
-    bounds: Mapping[str, Mapping[str, Pair]]
-
-
-@dataclass(frozen=True)
 class Rate:
     """A share in percent with its 95 % interval; deviation: of `value` over several seeds, None of one."""
 
