@@ -14,11 +14,10 @@ _GAP = 3  # blanks between two columns
 _ENDLESS = 10_000
 
 
-def result(found: Result | dict[str, Any], as_json: bool, human: Callable[[], None]) -> None:
+def result(found: Result, as_json: bool, human: Callable[[], None]) -> None:
     """Print a result as JSON (floats unrounded, NaN as null), or call `human` to print it for people."""
     if as_json:
-        payload = found.to_json() if isinstance(found, Result) else found
-        print(json.dumps(_clean(payload), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(_clean(found.to_json()), ensure_ascii=False, allow_nan=False))
     else:
         human()
 
