@@ -73,7 +73,7 @@ def test_no_command_line_is_typed_by_hand():
 @pytest.mark.parametrize(
     ("words", "flags", "line"),
     [
-        (("train",), {"resume": True, "run": "a b"}, "tvr train --resume --run 'a b'"),
+        (("train",), {"resume": True, "run": "a b"}, 'tvr train --resume --run "a b"'),
         (
             ("extract-frames", "VIDEOS"),
             {"fps": 2.0, "max_frames": 12},

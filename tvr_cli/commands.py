@@ -7,12 +7,15 @@ where it is not the default one. `tests/test_commands.py` holds every call again
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 # What `-o` means where neither it nor TVR_WORKSPACE is given.
 DEFAULT_WORKSPACE = Path("out")
+
+_SENTENCE = re.compile(r"[\w.,:/+=#@%-]+( [\w.,:/+=#@%-]+)+", re.ASCII)
 
 Folder = os.PathLike[str]
 Value = str | int | float | bool | Folder | Iterable[str] | None
@@ -48,4 +51,6 @@ def workspace_flag(workspace: Folder | None) -> str:
 def _word(value: str | float | Folder) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return shlex.quote(os.fspath(value) if isinstance(value, os.PathLike) else str(value))
+    text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    # What only holds blanks is quoted as people quote a sentence, in every shell; the rest as POSIX shells need it.
+    return f'"{text}"' if _SENTENCE.fullmatch(text) else shlex.quote(text)

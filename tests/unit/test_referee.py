@@ -10,6 +10,7 @@ from tvr_cli.engine.evaluate_result import Completeness
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.results.base import plain
+from tvr_cli.workspace import Workspace
 
 
 def example(seed=0, n=30):
@@ -71,7 +72,7 @@ def test_zero_filled_videos_are_refused_or_counted(tmp_path):
         referee.judge_file(file, JudgeOptions())
     result, _ = referee.judge_file(file, JudgeOptions(), allow_missing=True)
     assert result.gallery == Completeness(expected=30, scored=30, zero_filled=1)
-    report = compare.compare([compare.read_entry(file, "test", tmp_path)] * 2)
+    report = compare.compare([compare.read_entry(file, "test", Workspace(tmp_path))] * 2)
     assert report.rows[0].gallery.zero_filled == 1
     assert "| 30/30 videos, 1 zero-filled |" in compare.markdown(report)
 

@@ -17,6 +17,7 @@ from tvr_cli.engine.evaluate_result import Claim, EvaluateReport, ScoresReport
 from tvr_cli.errors import DataError
 from tvr_cli.results.base import HIDDEN, INLINE, OPTIONAL, Result, key
 from tvr_cli.results.metrics import Metrics, Rate, deviation, fold, mean, mean_and_deviation
+from tvr_cli.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def test_a_score_files_result_comes_back_from_its_json(tmp_path):
 def test_comparing_another_schema_is_a_sentence(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": "tvr/train@1", "t2v": {"R@1": 50.0}}')
     with pytest.raises(DataError, match=r"a\.json': expected a result of the schema tvr/evaluate@1, found .*train@1"):
-        compare.read_entry(tmp_path / "a.json", "test", tmp_path)
+        compare.read_entry(tmp_path / "a.json", "test", Workspace(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -191,12 +192,12 @@ def test_comparing_another_schema_is_a_sentence(tmp_path):
 def test_half_a_result_is_not_compared(data, sentence, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(data))
     with pytest.raises(DataError) as refused:
-        compare.compare([compare.read_entry(tmp_path / "a.json", "test", tmp_path)] * 2)
+        compare.compare([compare.read_entry(tmp_path / "a.json", "test", Workspace(tmp_path))] * 2)
     assert sentence in str(refused.value)
 
 
 def test_a_result_of_another_tool_needs_both_directions_and_no_more(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"t2v": {"R@1": 50.0}, "v2t": {"R@1": 40.0}, "captions": 10}))
-    report = compare.compare([compare.read_entry(tmp_path / "a.json", "test", tmp_path)] * 2)
+    report = compare.compare([compare.read_entry(tmp_path / "a.json", "test", Workspace(tmp_path))] * 2)
     assert report.rows[0].rsum is None and report.rows[0].t2v == {"R@1": 50.0}
     assert "| 50.0 | 40.0 |" in compare.markdown(report)

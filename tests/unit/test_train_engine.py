@@ -20,6 +20,7 @@ from tvr_cli.engine.train_result import Leaf
 from tvr_cli.errors import ConfigError, DataError, Interrupted, StoreMismatch
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Sizes
+from tvr_cli.workspace import Workspace
 
 METHOD = "tests.synthetic"
 OPTIONS = TrainOptions(device="cpu", threads=1)
@@ -33,10 +34,11 @@ def workspace_in(folder: Path, **store) -> Path:
 
 
 def run_train(workspace: Path, options: TrainOptions = OPTIONS, method: str | None = METHOD, **flags):
+    folder = Workspace(workspace)
     resolved, options = experiment_of(
-        workspace, options, method=method, flags={**({} if options.resume else FLAGS), **flags}
+        folder, options, method=method, flags={**({} if options.resume else FLAGS), **flags}
     )
-    return train(resolved, workspace, options)
+    return train(resolved, folder, options)
 
 
 def test_a_run_holds_configuration_environment_metrics_and_weights(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_a_trained_run_can_be_scored(tmp_path: Path) -> None:
 
     workspace = workspace_in(tmp_path, splits=("train", "train", "val", "test"))
     run_train(workspace)
-    store = models.store_for(workspace, RunDir.open(tmp_path / "runs" / "synthetic"), None)
+    store = models.store_for(Workspace(workspace), RunDir.open(tmp_path / "runs" / "synthetic"), None)
     scorer = models.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store)
     result = evaluate(scorer, store, workspace, EvaluateOptions(device="cpu"))
     assert result.subject.run == "synthetic" and result.subject.videos == 10
@@ -134,7 +136,7 @@ def test_a_dry_run_shows_store_configuration_and_groups_and_writes_nothing(tmp_p
     workspace = workspace_in(tmp_path)
     before = sorted(p for p in tmp_path.rglob("*"))
     resolved, options = experiment_of(workspace, OPTIONS, method=METHOD, flags=FLAGS)
-    plan = dry_run(resolved, workspace, options)
+    plan = dry_run(resolved, Workspace(workspace), options)
     assert sorted(p for p in tmp_path.rglob("*")) == before
     assert plan.store.exists and plan.pairs == 30 and plan.steps == 6
     assert Leaf("train.lr", 0.01, "flag") in plan.config
@@ -145,8 +147,8 @@ def test_a_dry_run_shows_store_configuration_and_groups_and_writes_nothing(tmp_p
 
 def test_a_dry_run_without_any_store_says_what_it_needs(tmp_path: Path) -> None:
     flags = {**FLAGS, "backbone.name": "clip-vit-b32", "frames.num_frames": 12, "shape": "fixed"}
-    resolved, options = experiment_of(tmp_path, OPTIONS, method=METHOD, flags=flags)
-    plan = dry_run(resolved, tmp_path, options)
+    resolved, options = experiment_of(Workspace(tmp_path), OPTIONS, method=METHOD, flags=flags)
+    plan = dry_run(resolved, Workspace(tmp_path), options)
     assert plan.store.exists is False and plan.store.backbone == "clip-vit-b32"
     assert plan.sizes == Sizes(dim=512, frames=12, words=32)
     assert "tvr extract-frames" in plan.store.next
@@ -205,7 +207,7 @@ def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
     made = []
     for seed in (1, 1, 2):
         torch.rand(3)
-        resolved, _ = experiment_of(tmp_path, OPTIONS, method=METHOD, flags={"train.seed": seed})
+        resolved, _ = experiment_of(Workspace(tmp_path), OPTIONS, method=METHOD, flags={"train.seed": seed})
         made.append(build_learner(resolved, store, offline=True, device=torch.device("cpu")).method.map.weight)
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,18 +11,26 @@ import typer
 from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Assignments, Device, DryRun, Json
+from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.demo import DemoPlan, DemoReport, MethodRow, Question
     from tvr_cli.engine.demo_results import Moments
     from tvr_cli.results.metrics import Rate
 
-DEFAULT_FOLDER = Path("out/demo")
+DEFAULT_FOLDER = Workspace(Path("out/demo"))
 
 
 def demo(
     workspace: Annotated[
-        Path, typer.Option("--workspace", "-o", help="Folder for the toy videos and everything made from them.")
+        Workspace,
+        typer.Option(
+            "--workspace",
+            "-o",
+            parser=Workspace.at,
+            metavar="<path>",
+            help="Folder for the toy videos and everything made from them.",
+        ),
     ] = DEFAULT_FOLDER,
     methods: Annotated[
         str, typer.Option("--methods", metavar="A,B|all", help="Methods to compare, or all.")
@@ -33,7 +42,9 @@ def demo(
         str, typer.Option("--tune", metavar="head|full", help="full trains the backbone as well (minutes more).")
     ] = "head",
     small: Annotated[bool, typer.Option("--small", help="160 videos instead of 2 700: seconds, for tests.")] = False,
-    keep: Annotated[bool, typer.Option("--keep/--clean", help="Keep what was made, or delete it at the end.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep/--clean", help="Keep what was made, or remove at the end what demo.json lists.")
+    ] = True,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes that make and decode videos; default 1 a core.")
     ] = None,
@@ -61,8 +72,11 @@ def demo(
         assignments=tuple(assignments or ()),
     )
     planned = engine.Demo(workspace, options)
+    clean = None if keep else engine.would_clean(workspace)
     if dry_run:
         plan = planned.plan()
+        if clean is not None:
+            plan = dataclasses.replace(plan, clean=engine.PlannedClean(clean.removed, clean.kept))
         render.result(plan, as_json, lambda: _show_plan(plan))
         return
     result = planned.run()
@@ -126,6 +140,13 @@ def _show_plan(plan: DemoPlan) -> None:
     for row in plan.methods:
         trained = f"train {row.runs} run(s), {row.epochs} epochs each" if row.trains else "nothing to train"
         render.line(f"  {row.method}: {trained}")
+    if (clean := plan.clean) is not None:
+        there = f"and {render.count(len(clean.removes), 'file')} of an earlier demo" if clean.removes else ""
+        render.line(f"would remove at the end what it made {there}".rstrip())
+        for name in clean.removes:
+            render.line(f"  {name}")
+        for name in clean.keeps:
+            render.line(f"  kept, changed since: {name}")
 
 
 def _rate(rate: Rate) -> str:

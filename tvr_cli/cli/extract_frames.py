@@ -104,7 +104,7 @@ def extract_frames(
     if repair is not None:
         if videos or data:
             raise ConfigError("--repair reads the videos that the store names; leave out VIDEOS")
-        _finish(engine.repair(workspace, repair, options), as_json, allow_failures)
+        _finish(engine.repair(workspace, repair, options), workspace, as_json, allow_failures)
         return
     if bool(videos) == bool(data):
         raise ConfigError(
@@ -123,7 +123,7 @@ def extract_frames(
 
         _show_estimate(estimate(sources, workspace, plan, options), as_json)
         return
-    _finish(engine.extract(sources, workspace, plan, options), as_json, allow_failures)
+    _finish(engine.extract(sources, workspace, plan, options), workspace, as_json, allow_failures)
 
 
 def _with_preset(
@@ -160,33 +160,34 @@ def _shard(text: str) -> tuple[int, int]:
     return int(part), int(of)
 
 
-def _finish(report: ExtractReport, as_json: bool, allow_failures: bool) -> None:
+def _finish(report: ExtractReport, workspace: Workspace, as_json: bool, allow_failures: bool) -> None:
     """Print what was done; exit with 5 when videos failed."""
     from tvr_cli.errors import PartialFailure
 
-    render.result(report, as_json, lambda: _show(report))
+    render.result(report, as_json, lambda: _show(report, workspace))
     where = " (failures.jsonl)" if report.failed else ""
     log.logger.info(
         "%s: %d ok, %d kept, %d failed%s",
         render.count(report.videos, "video"), report.ok, report.kept, report.failed, where,
     )  # fmt: skip
     if report.ok or report.kept:
-        log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=report.workspace))
+        log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=workspace))
     if report.failed and not allow_failures:
         raise PartialFailure(
-            f"{report.failed} of {report.videos} videos failed, see {report.workspace / 'frames' / 'failures.jsonl'}; "
-            "--retry-failed tries them again, --allow-failures accepts them"
+            f"{report.failed} of {report.videos} videos failed, see "
+            f"{workspace.frames_folder / 'failures.jsonl'}; --retry-failed tries them again, "
+            "--allow-failures accepts them"
         )
 
 
-def _show(report: ExtractReport) -> None:
+def _show(report: ExtractReport, workspace: Workspace) -> None:
     if not report.ok:
-        render.line(f"nothing new in {report.workspace / 'frames'}: {render.count(report.kept, 'video')} kept")
+        render.line(f"nothing new in {workspace.frames_folder}: {render.count(report.kept, 'video')} kept")
     else:
         render.line(
             f"{render.count(report.clips, 'clip')}, {render.count(report.frames, 'frame')}, "
             f"{render.size(report.size_bytes)} in "
-            f"{render.duration(report.seconds)}: {report.workspace / 'frames'}"
+            f"{render.duration(report.seconds)}: {workspace.frames_folder}"
         )
     for failure in report.failures[:20]:
         render.line(f"failed: {render.printable(failure.video)}: {failure.reason}")

@@ -34,10 +34,10 @@ def import_checkpoint(
     report = importer.import_checkpoint(
         file, method, workspace, run=run, assignments=tuple(assignments or ()), dry_run=dry_run
     )
-    render.result(report, as_json, lambda: _show(report))
+    render.result(report, as_json, lambda: _show(report, workspace))
 
 
-def _show(report: ImportReport) -> None:
+def _show(report: ImportReport, workspace: Workspace) -> None:
     sizes = ", ".join(f"{name} {n}" for name, n in asdict(report.sizes).items() if n)
     render.line(f"{report.method} ({report.fidelity}), run {report.run!r}: {report.parameters:,} weights, {sizes}")
     if report.backbone:
@@ -47,6 +47,5 @@ def _show(report: ImportReport) -> None:
     if report.dry_run:
         render.line("the checkpoint fits; nothing was written")
         return
-    workspace = report.path.parent.parent
     then = commands.tvr("evaluate", report.run, workspace=workspace)
     render.line(f"next: {report.next}{commands.workspace_flag(workspace)}, then: {then}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json
+from tvr_cli.cli.options import Json
+from tvr_cli.commands import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from tvr_cli.engine.info import Part, WorkspaceInfo

@@ -25,16 +25,14 @@ def plot(
 
     Example: tvr plot glccl --out curves.svg
     """
-    from tvr_cli.engine import models
     from tvr_cli.engine.plot import plot as engine
-    from tvr_cli.runs import RunDir
 
-    found = [run for name in runs or [] if (run := models.find_run(workspace, name))]
+    found = [workspace.find_run(name) for name in runs or []]
     if not found:
-        newest = RunDir.newest(workspace)
+        newest = workspace.newest_run()
         if newest is None:
             train = commands.tvr("train", workspace=workspace)
-            raise DataError(f"expected a run in {str(workspace / 'runs')!r}, found none; train one: {train}")
+            raise DataError(f"expected a run in {str(workspace.runs_folder)!r}, found none; train one: {train}")
         found = [newest]
     report = engine(found, out or found[0].path / "curves.png")
     render.result(report, as_json, lambda: render.line(str(report.path)))

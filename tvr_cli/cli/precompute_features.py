@@ -103,7 +103,7 @@ def precompute_features(
     render.result(report, as_json, lambda: _show(report, workspace))
 
 
-def _show(report: PrecomputeReport, workspace: Path) -> None:
+def _show(report: PrecomputeReport, workspace: Workspace) -> None:
     clips, captions = report.clips, report.captions
     render.line(f"{render.count(clips.total, 'clip')}: {clips.encoded} encoded, {clips.kept} kept")
     if captions.total:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline
+from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.query import QueryReport
@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
 def query(
     text: Annotated[list[str], typer.Argument(help='What to look for; "-" reads one query a line from stdin.')],
-    index: Annotated[
-        Path, typer.Option("--index", "-o", envvar="TVR_WORKSPACE", help="Workspace (or its index folder) to search.")
+    workspace: Annotated[
+        Workspace,
+        typer.Option(
+            "--index",
+            "-o",
+            parser=Workspace.searched,
+            metavar="<path>",
+            envvar="TVR_WORKSPACE",
+            help="Workspace (or its index folder) to search.",
+        ),
     ] = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of videos to show.")] = 10,
     run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the videos.")] = None,
@@ -57,7 +65,7 @@ def query(
         raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
     report = engine.query(
         wanted,
-        index.parent if index.name == "index" and (index / "store.json").is_file() else index,
+        workspace,
         SearchOptions(k, shortlist, exhaustive, min_score),
         run=run,
         method=method,

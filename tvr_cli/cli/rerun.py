@@ -28,12 +28,10 @@ def rerun(
     Example: tvr rerun glccl
     """
     from tvr_cli.cli.train import show_plan
-    from tvr_cli.engine import models
     from tvr_cli.engine import rerun as engine
     from tvr_cli.engine.train import TrainOptions
 
-    first = models.find_run(workspace, run)
-    assert first is not None, "a name was given"
+    first = workspace.find_run(run)
     options = TrainOptions(run=name, device=device, threads=threads, offline=offline)
     if dry_run:
         plan = engine.dry_run(first, workspace, options)

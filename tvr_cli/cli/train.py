@@ -90,11 +90,11 @@ def train(
         render.result(plan, as_json, lambda: show_plan(plan))
         return
     result = engine.train(resolved, workspace, options)
-    render.result(result, as_json, lambda: _show(result))
+    render.result(result, as_json, lambda: _show(result, workspace))
 
 
 def _train_seeds(
-    text: str, workspace: Path, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
+    text: str, workspace: Workspace, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
     from tvr_cli.engine import train_seeds as engine
     from tvr_cli.engine.train import experiment_of
@@ -110,10 +110,10 @@ def _train_seeds(
         render.result(plan, as_json, lambda: _show_seeds_plan(plan))
         return
     result = engine.train_seeds(resolve, seeds, workspace, options)
-    render.result(result, as_json, lambda: _show_seeds(result))
+    render.result(result, as_json, lambda: _show_seeds(result, workspace))
 
 
-def _show_seeds(result: SeedsReport) -> None:
+def _show_seeds(result: SeedsReport, workspace: Workspace) -> None:
     """Print what several seeds gave: a row each, then mean ± deviation, on validation and on test."""
     count = len(result.seeds)
     render.line(f"{result.method} ({result.fidelity}), {count} seeds, selected on {result.selected_on}")
@@ -125,7 +125,7 @@ def _show_seeds(result: SeedsReport) -> None:
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    verb, workspace = "compare" if count > 1 else "evaluate", result.runs[0].path.parent.parent
+    verb = "compare" if count > 1 else "evaluate"
     render.line(f"next: {commands.tvr(verb, *(row.run for row in result.runs), workspace=workspace)}")
 
 
@@ -141,7 +141,7 @@ def _numbers(found: Metrics | Deviation) -> list[float | None]:
     return [*(found.t2v[c] for c in (*names, "MdR", "MnR")), *(found.v2t[c] for c in names), found.rsum]
 
 
-def _show(result: TrainSummary) -> None:
+def _show(result: TrainSummary, workspace: Workspace) -> None:
     """Print the end of a run: what was learned, where it lies, what to do next."""
     render.line(
         f"{result.method} ({result.fidelity}), run {result.run!r}: {result.steps} steps in "
@@ -151,7 +151,7 @@ def _show(result: TrainSummary) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[values[c] for c in columns[1:]]] for side, values in (("t2v", found.t2v), ("v2t", found.v2t))]
         render.table(f"best on {result.selected_on}, step {result.best.step}", columns, rows)
-    following = commands.tvr("evaluate", result.run, workspace=result.path.parent.parent)
+    following = commands.tvr("evaluate", result.run, workspace=workspace)
     render.line(f"kept in {result.path}; next: {following}")
 
 

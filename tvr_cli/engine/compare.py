@@ -21,6 +21,7 @@ from tvr_cli.preset_loader import preset_names
 from tvr_cli.results.base import INLINE, OPTIONAL, Result, key, plain
 from tvr_cli.results.metrics import Pair
 from tvr_cli.significance import Comparison
+from tvr_cli.workspace import Workspace
 
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 TESTED = ("R@1", "R@5", "R@10")
@@ -102,9 +103,9 @@ class CompareReport(Result):
     plot: Path | None = field(default=None, metadata=OPTIONAL)
 
 
-def read_entry(path: Path, split: str, workspace: Path) -> Entry:
+def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
     """Read a run (by folder or name), a result JSON or a score matrix. Raises DataError when it is none of them."""
-    folder = path if path.is_dir() else workspace / "runs" / path.name
+    folder = path if path.is_dir() else workspace.runs_folder / path.name
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
         if not result_path.is_file():

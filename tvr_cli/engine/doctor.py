@@ -17,6 +17,7 @@ from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.results.base import Result
 from tvr_cli.runs import version
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 _FREE_BYTES = 1_000_000_000
 
@@ -37,7 +38,7 @@ class DoctorReport(Result):
         return DataError.exit_code if any(c.incomplete and not c.ok for c in self.checks) else 0
 
 
-def environment_checks(workspace: Path) -> list[Check]:
+def environment_checks(workspace: Workspace) -> list[Check]:
     """Check packages, device, decoders, kernels, the backbones' weights and the workspace."""
     return [
         *_packages(),
@@ -50,7 +51,7 @@ def environment_checks(workspace: Path) -> list[Check]:
     ]
 
 
-def examine(target: str | None, workspace: Path, *, deep: bool = False) -> DoctorReport:
+def examine(target: str | None, workspace: Workspace, *, deep: bool = False) -> DoctorReport:
     """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
 
     Raises DataError when the target does not exist, ConfigError when it names an unknown data set.
@@ -58,7 +59,7 @@ def examine(target: str | None, workspace: Path, *, deep: bool = False) -> Docto
     return DoctorReport(target or "environment", _checks(target, workspace, deep=deep))
 
 
-def _checks(target: str | None, workspace: Path, *, deep: bool) -> list[Check]:
+def _checks(target: str | None, workspace: Workspace, *, deep: bool) -> list[Check]:
     if target is None:
         return environment_checks(workspace)
     from tvr_cli import data
@@ -158,8 +159,8 @@ def _weights() -> list[Check]:
     return checks
 
 
-def _workspace(workspace: Path) -> Check:
-    existing = workspace.absolute()
+def _workspace(workspace: Workspace) -> Check:
+    existing = workspace.root.absolute()
     while not existing.exists():
         existing = existing.parent
     try:

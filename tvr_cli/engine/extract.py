@@ -21,14 +21,16 @@ from tvr_cli.engine.extraction.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores import frames
-from tvr_cli.stores.decode import DecoderName, check_decoder, decoder_versions
-from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
+from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample
+from tvr_cli.stores.decoding.types import DecoderName
 from tvr_cli.stores.frame_plan import Span, file_id, parse_segment
-from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity
+from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity, require_own
 from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
-from tvr_cli.stores.sample import Sampled, Task, sample
 from tvr_cli.types import FramePlan, Manifest, clip_key
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 # A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
 _SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0
@@ -117,7 +119,7 @@ class _Tally:
 
 
 def extract(
-    sources: Sequence[Path] | Manifest, workspace: Path, plan: FramePlan, options: ExtractOptions
+    sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
 ) -> ExtractReport:
     """Bring `<workspace>/frames` up to date with the videos of `sources`.
 
@@ -127,23 +129,23 @@ def extract(
     started = time.monotonic()
     check_plan(plan)
     selection, videos = select(sources, options)
-    root = workspace / "frames"
+    root = workspace.frames_folder
     refuse_other_plan(root, plan, options)
     with files.lock(root / "locks" / "{}-of-{}".format(*options.shard)):
         writer = FrameWriter.open(root, identity_of(plan), _provenance(), overwrite=options.overwrite)
         work = compare(writer.root, writer.shards, writer.failures(), videos, selection, options)
         _apply(writer, work, selection)
         done = _read_all(writer, work.todo, plan, options)
-    return done.report(workspace, videos=len(videos), seconds=time.monotonic() - started, work=work)
+    return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
 
 
-def repair(workspace: Path, shard: str, options: ExtractOptions) -> ExtractReport:
+def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> ExtractReport:
     """Read the videos of a damaged shard again and replace only it. shard: its file name, or `all` to check each one.
 
     Raises DataError when there is no store or no such shard.
     """
     started = time.monotonic()
-    root = workspace / "frames"
+    root = workspace.frames_folder
     identity = frames.read_header(root)["identity"]
     plan = frames.plan_of(identity)
     with files.lock(root / "locks" / "1-of-1"):
@@ -155,7 +157,7 @@ def repair(workspace: Path, shard: str, options: ExtractOptions) -> ExtractRepor
         videos = _videos_of([clip for s in damaged for clip in s.clips])
         log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
         done = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
-    return done.report(workspace, videos=len(videos), seconds=time.monotonic() - started)
+    return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started)
 
 
 def check_plan(plan: FramePlan) -> None:
@@ -178,7 +180,7 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> tuple
     if not 1 <= part <= of:
         raise ConfigError(f"--shard: expected i/n with 1 <= i <= n, found {part}/{of}")
     if options.overwrite and of > 1:
-        raise ConfigError("--overwrite with --shard would delete what the other parts wrote; delete the store first")
+        raise ConfigError("--overwrite with --shard would delete what the other parts wrote; give all parts a new -o")
     check_decoder(options.decoder)
     selection = discover(
         sources,
@@ -213,7 +215,8 @@ def compare(
 
 
 def refuse_other_plan(root: Path, plan: FramePlan, options: ExtractOptions) -> None:
-    """Raise StoreMismatch when there is a store of another plan and it is not to be overwritten."""
+    """Raise StoreMismatch for a folder of anything else, or a store of another plan that is not to be overwritten."""
+    require_own(root)
     if (root / "store.json").exists() and not options.overwrite:
         check_identity(root, frames.read_header(root)["identity"], identity_of(plan))
 

@@ -26,8 +26,8 @@ from tvr_cli.files import lock, sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.results.base import Result
-from tvr_cli.runs import RunDir
 from tvr_cli.types import Sizes
+from tvr_cli.workspace import Workspace
 
 CLIP = "clip."
 _DEFAULT_SIZES = {"frames": 12, "words": 32}  # where a checkpoint does not fix a size
@@ -66,7 +66,7 @@ class ImportReport(Result):
 def import_checkpoint(
     file: Path,
     method: str,
-    workspace: Path,
+    workspace: Workspace,
     *,
     run: str | None = None,
     assignments: tuple[str, ...] = (),
@@ -79,9 +79,10 @@ def import_checkpoint(
     """
     if not file.is_file():
         raise DataError(f"expected a checkpoint at {str(file)!r}, found none")
-    folder = RunDir.at(workspace, run or file.stem.replace(" ", "-"))
+    folder = workspace.run(run or file.stem.replace(" ", "-"))
     if folder.config_path.is_file():
         raise ConfigError(f"the run {folder.name!r} exists; give this one another name with --run NAME")
+    folder.require_own()
     cls = base.load_class(method)
     parts = take_apart(read_state(file), cls)
     options, sizes = _read_sizes(cls, parts.head, file)

@@ -1,4 +1,4 @@
-"""What a store, a run or an index holds, read from its own files."""
+"""What a store, a run or an index holds, and which of them it is, read from its own files and not from its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tvr_cli import commands
-from tvr_cli.engine import models
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
 from tvr_cli.results.base import Result, key
@@ -18,6 +17,7 @@ from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.frames import FrameStore
 from tvr_cli.stores.index import Index
 from tvr_cli.types import Sizes
+from tvr_cli.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +110,28 @@ def info(path: Path) -> Part | WorkspaceInfo:
 
 
 def _kind(path: Path) -> tuple[str, Any]:
+    if (path / "store.json").is_file():
+        return _store_kind(path / "store.json")
     if (path / "config.json").is_file() or (path / "results").is_dir():
         return "run", _run
-    if (path / "store.json").is_file():
-        if path.name == "frames":
-            return "frames", _frames
-        if path.name == "index":
-            return "index", _index
-        return "features", _features
-    if any((path / part).is_dir() for part in ("frames", "features", "runs", "index")):
+    if Workspace(path).parts():
         return "workspace", _workspace
     raise DataError(
         f"expected a frame store, feature store, run, index or workspace at {str(path)!r}, found none of them; "
         f"a workspace is made by: {commands.tvr('extract-frames', 'VIDEOS', workspace=path)}"
     )
+
+
+def _store_kind(header: Path) -> tuple[str, Any]:
+    """Return the kind that a store's header says; an index of tvr 0.1.0 says none."""
+    found = read_json(header, fix="nothing of it was changed")
+    kind = found.get("kind", "index") if isinstance(found, dict) else None
+    if kind not in (known := {"frames": _frames, "features": _features, "index": _index}):
+        raise DataError(
+            f"{str(header)!r} says kind {kind!r}; this tvr knows {', '.join(known)}. It is left as it is: look at it "
+            "with the tvr, or the other program, that wrote it"
+        )
+    return kind, known[kind]
 
 
 def _frames(path: Path) -> FramesInfo:
@@ -167,7 +175,7 @@ def _run(path: Path) -> RunInfo:
         path=path,
         method=next(iter(config.get("method", {path.name: None}))),
         config=config,
-        store=models.trained_on(run),
+        store=(Workspace.around(path) or Workspace(path.parent)).fingerprint_of(run),
         env=run.env(),
         logged=len(run.logged()),
         results=results,
@@ -191,13 +199,7 @@ def _index(path: Path) -> IndexInfo:
 
 
 def _workspace(path: Path) -> WorkspaceInfo:
-    folders = [
-        path / "frames",
-        *sorted((path / "features").glob("*")),
-        *sorted((path / "runs").glob("*")),
-        path / "index",
-    ]
-    held = [p for p in folders if p.is_dir() and (any(p.glob("*.json")) or (p / "results").is_dir())]
+    held = [p for p in Workspace(path).parts() if any(p.glob("*.json")) or (p / "results").is_dir()]
     return WorkspaceInfo(path=path, parts=[part for p in held if not isinstance(part := info(p), WorkspaceInfo)])
 
 

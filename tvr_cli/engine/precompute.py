@@ -35,11 +35,12 @@ from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores import features
 from tvr_cli.stores.feature_shards import read_lines
-from tvr_cli.stores.feature_writer import FeatureWriter, header_of
+from tvr_cli.stores.feature_writer import FeatureWriter, header_of, require_own
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord, FrameStore
 from tvr_cli.types import Manifest, VideoFeatures, caption_key
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 __all__ = [
     "PrecomputeOptions",
@@ -127,7 +128,7 @@ class PrecomputePlan(Result):
 
 
 def precompute(
-    workspace: Path,
+    workspace: Workspace,
     backbone: str | None = None,
     captions: Path | Manifest | str | None = None,
     options: PrecomputeOptions | None = None,
@@ -152,7 +153,8 @@ def precompute(
     )
     use_fast_linear(model)
     identity = plan.identity(model.identity(), frames)
-    folder = workspace / "features" / features.fingerprint_of(identity)
+    fingerprint = features.fingerprint_of(identity)
+    folder = workspace.feature_folder(fingerprint)
     header = header_of(
         identity,
         backbone=source.name,
@@ -160,6 +162,7 @@ def precompute(
         provides=(model.provides - {"temporal_shift"}) | plan.extra,
         provenance=_provenance(frames, options, device),
     )
+    require_own(folder)
     with files.lock(folder), torch.inference_mode():
         writer = FeatureWriter(folder, header)
         new_clips = _new_clips(frames.records, writer.keys("video"))
@@ -170,7 +173,7 @@ def precompute(
         size = writer.size_bytes()
     return PrecomputeReport(
         folder=folder,
-        fingerprint=folder.name,
+        fingerprint=fingerprint,
         backbone=source.name,
         clips=ClipCounts(len(frames.records), len(new_clips), len(frames.records) - len(new_clips)),
         captions=_counts(corpus, encoded=len(new_texts), truncated=truncated),
@@ -180,7 +183,7 @@ def precompute(
 
 
 def dry_run(
-    workspace: Path,
+    workspace: Workspace,
     backbone: str | None = None,
     captions: Path | Manifest | str | None = None,
     options: PrecomputeOptions | None = None,
@@ -193,13 +196,16 @@ def dry_run(
     return _planned(workspace, *_inputs(workspace, backbone, captions, options), options)
 
 
-def choose_backbone(asked: str | None, workspace: Path) -> str:
-    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest feature store, clip-vit-b32."""
+def choose_backbone(asked: str | None, workspace: Workspace) -> str:
+    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, clip-vit-b32.
+
+    A backbone that a run tuned for itself is taken only when it is asked for.
+    """
     if asked:
         return asked
     if named := os.environ.get("TVR_BACKBONE"):
         return named
-    newest = FeatureStore.newest(workspace)
+    newest = next(workspace.given_features(), None)
     return newest.backbone_name if newest is not None else DEFAULT_BACKBONE
 
 
@@ -217,35 +223,35 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
 
 
 def repair(
-    workspace: Path, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
+    workspace: Workspace, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
 ) -> PrecomputeReport:
     """Make one shard of any feature store of a workspace again, with the settings of its store.
 
     shard: its name, or the fingerprint of a store: then everything that this store lacks is made.
     Only device, batch and offline are taken from `options`. Raises DataError when no store has such a shard.
     """
-    folders = [p.parent for p in (workspace / "features").glob("*/store.json")]
+    folders = workspace.begun_features()
     if shard in (f.name for f in folders):
-        return _again(workspace, features.read_header(workspace / "features" / shard), options, captions)
+        return _again(workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions)
     folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
     if folder is None:
-        raise DataError(f"no feature store in {str(workspace / 'features')!r} has a shard or fingerprint {shard!r}")
-    header = features.read_header(folder)
+        raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
+    header = features.read_header(folder, workspace)
     with files.lock(folder):
         FeatureWriter(folder, header).drop(shard)
     return _again(workspace, header, options, captions)
 
 
-def refresh(store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
+def refresh(workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
     """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
 
     Only device, batch and offline are taken from `options`.
     """
-    return _again(store.root.parent.parent, features.read_header(store.root), options)
+    return _again(workspace, features.read_header(store.root, workspace), options)
 
 
 def _again(
-    workspace: Path,
+    workspace: Workspace,
     header: dict[str, Any],
     options: PrecomputeOptions,
     captions: Path | Manifest | str | None = None,
@@ -265,16 +271,16 @@ def _again(
 
 
 def _inputs(
-    workspace: Path, backbone: str | None, captions: Path | Manifest | str | None, options: PrecomputeOptions
+    workspace: Workspace, backbone: str | None, captions: Path | Manifest | str | None, options: PrecomputeOptions
 ) -> tuple[FrameStore, Corpus, Source, FeaturePlan]:
     """Return what features are computed from, with what and how, or refuse it."""
-    frames = FrameStore.open(workspace / "frames")
+    frames = workspace.frames()
     if not frames.records:
         raise DataError(
             f"the frame store {str(frames.root)!r} holds no clip; run: "
             + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
-    corpus = read_corpus(captions, frames, FeatureStore.newest(workspace))
+    corpus = read_corpus(captions, frames, workspace.newest_features())
     source = resolve(choose_backbone(backbone, workspace))
     plan = FeaturePlan.make(source, frames, options)
     if source.name == DEMO_TINY:
@@ -427,9 +433,14 @@ def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
 
 
 def _planned(
-    workspace: Path, frames: FrameStore, corpus: Corpus, source: Source, plan: FeaturePlan, options: PrecomputeOptions
+    workspace: Workspace,
+    frames: FrameStore,
+    corpus: Corpus,
+    source: Source,
+    plan: FeaturePlan,
+    options: PrecomputeOptions,
 ) -> PrecomputePlan:
-    folder, records, texts = workspace / "features", list(frames.records), _unique_texts(corpus)
+    folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
     skeleton: Any = cost.skeleton(source)
     if options.temporal_shift:
         TemporalShift(skeleton.visual)  # refuses a tower that cannot shift

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tvr_cli import commands
 from tvr_cli.results.base import HIDDEN
-from tvr_cli.stores.decode import open_video
-from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.choose import open_video
+from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
 
 _TIMEOUT_S = 60.0
 _SAMPLED = 12  # frames that a deep check decodes

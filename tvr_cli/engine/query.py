@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tvr_cli import commands, log
-from tvr_cli.engine import models, precompute, score
+from tvr_cli.engine import precompute, score
 from tvr_cli.engine.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
 from tvr_cli.results.base import Result
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.stores.frames import FrameStore
+from tvr_cli.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class QueryReport(Result):
 @kernel_errors()
 def query(
     texts: Sequence[str],
-    workspace: Path,
+    workspace: Workspace,
     options: SearchOptions,
     *,
     run: str | None = None,
@@ -62,22 +61,21 @@ def query(
     return QueryReport([Answer(*answer) for answer in zip(texts, found, strict=True)])
 
 
-def _refresh_features(workspace: Path, asked: Asked, *, device: str, offline: bool) -> None:
+def _refresh_features(workspace: Workspace, asked: Asked, *, device: str, offline: bool) -> None:
     """Compute the features where there are none, or where the frames have changed since."""
-    found = models.find_run(workspace, asked.run)
+    found = workspace.find_run(asked.run) if asked.run is not None else None
     if found is not None:
-        store: FeatureStore | None = models.store_for(workspace, found, None)
+        store: FeatureStore | None = workspace.features_of(found)
     else:
-        store = FeatureStore.newest(workspace, asked.backbone or os.environ.get("TVR_BACKBONE"))
-    if not (workspace / "frames" / "store.json").is_file():
+        store = workspace.newest_features(asked.backbone or os.environ.get("TVR_BACKBONE"))
+    if not workspace.has_frames:
         if store is None:
             raise DataError(
                 f"expected frames, features or an index in {str(workspace)!r}, found none; start with: "
                 + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
             )
         return
-    frames = FrameStore.open(workspace / "frames")
-    if store is not None and store.provenance.get("frames_content") == frames.content_hash():
+    if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
         return
     named = asked.backbone or os.environ.get("TVR_BACKBONE")
     of = f" of {named}" if named else ""
@@ -87,4 +85,4 @@ def _refresh_features(workspace: Path, asked: Asked, *, device: str, offline: bo
     if store is None:
         precompute.precompute(workspace, asked.backbone, None, options)
     else:  # with the plans that it was made with: a run may have been trained on them
-        precompute.refresh(store, options)
+        precompute.refresh(workspace, store, options)

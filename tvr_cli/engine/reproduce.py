@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,6 +31,7 @@ from tvr_cli.files import read_json
 from tvr_cli.results.base import INLINE, Result, key
 from tvr_cli.runs import RunDir
 from tvr_cli.types import FramePlan, Manifest
+from tvr_cli.workspace import Workspace
 
 STEPS = ("doctor", "extract-frames", "precompute-features", "train", "evaluate")
 _FRAME_BYTES = 18_000  # a JPEG of 224 x 224 at quality 90, about
@@ -126,7 +126,7 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
     return resolved, manifest
 
 
-def plan(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> ReproducePlan:
+def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproducePlan:
     """Return what `reproduce` would do: every step with its size and time, writing nothing.
 
     Times of encoding are those of the towers on this machine in fp32, from their arithmetic; a head's are not in them.
@@ -170,7 +170,7 @@ def plan(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> 
     return ReproducePlan(experiment=_experiment(recipe, resolved, manifest), steps=steps)
 
 
-def reproduce(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> ReproduceReport:
+def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproduceReport:
     """Run every step of a recipe and return the result beside the published one.
 
     Raises DataError when the data set is incomplete, unless that is allowed.
@@ -182,8 +182,8 @@ def reproduce(recipe: str, spec: str, workspace: Path, options: ReproduceOptions
     if resolved.experiment.train.tune == "head":
         log.logger.info("precompute-features: %s", resolved.experiment.backbone.name)
     _precompute(resolved, manifest, workspace, options)
-    run = RunDir.at(workspace, recipe)
-    if models.trained_on(run) is None or not (run.path / "results" / "test.json").is_file():
+    run = workspace.run(recipe)
+    if workspace.fingerprint_of(run) is None or not (run.path / "results" / "test.json").is_file():
         _train(resolved, workspace, run, options)
     scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
     log.logger.info("evaluate: split test")
@@ -233,7 +233,7 @@ def _extract_options(options: ReproduceOptions) -> extract.ExtractOptions:
     return extract.ExtractOptions(workers=options.workers)
 
 
-def _precompute(resolved: Resolved, manifest: Manifest, workspace: Path, options: ReproduceOptions) -> None:
+def _precompute(resolved: Resolved, manifest: Manifest, workspace: Workspace, options: ReproduceOptions) -> None:
     experiment = resolved.experiment
     precompute.precompute(
         workspace,
@@ -250,7 +250,7 @@ def _precompute(resolved: Resolved, manifest: Manifest, workspace: Path, options
     )
 
 
-def _train(resolved: Resolved, workspace: Path, run: RunDir, options: ReproduceOptions) -> None:
+def _train(resolved: Resolved, workspace: Workspace, run: RunDir, options: ReproduceOptions) -> None:
     resume = run.config_path.is_file()
     log.logger.info("train: %s", "continuing" if resume else run.name)
     train.train(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tvr_cli import commands, config
@@ -16,11 +15,12 @@ from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir
+from tvr_cli.workspace import Workspace
 
 _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
 
 
-def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> RerunReport:
+def rerun(first: RunDir, workspace: Workspace, options: TrainOptions) -> RerunReport:
     """Train again with a run's configuration, features and settings, under a new name, and compare.
 
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
@@ -32,9 +32,9 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> RerunReport:
             + commands.tvr("train", resume=True, run=first.name, workspace=workspace)
         )
     resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
-    name = options.run or _free_name(workspace, f"{first.name}-again")
+    name = options.run or workspace.free_run(f"{first.name}-again").name
     summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
-    second = RunDir.at(workspace, name)
+    second = workspace.run(name)
     return RerunReport(
         of=first.name,
         identical=_digest(first) == _digest(second),
@@ -45,10 +45,10 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> RerunReport:
     )
 
 
-def dry_run(first: RunDir, workspace: Path, options: TrainOptions) -> RerunPlan:
+def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions) -> RerunPlan:
     """Return what `rerun` would train, writing nothing."""
     resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
-    name = options.run or _free_name(workspace, f"{first.name}-again")
+    name = options.run or workspace.free_run(f"{first.name}-again").name
     plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
     return RerunPlan(of=first.name, train=plan)
 
@@ -61,11 +61,3 @@ def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 def _digest(run: RunDir) -> str:
     return sha256_file(checkpoint.best_path(run.checkpoints))
-
-
-def _free_name(workspace: Path, stem: str) -> str:
-    name, number = stem, 1
-    while RunDir.at(workspace, name).config_path.is_file():
-        number += 1
-        name = f"{stem}-{number}"
-    return name

@@ -31,6 +31,7 @@ from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Manifest
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 _WAIT_S = 10.0  # for another process that trains the run of the same name
 
@@ -61,7 +62,7 @@ def resolve(layers: list[config.Layer]) -> Resolved:
 
 
 def experiment_of(
-    workspace: Path,
+    workspace: Workspace,
     options: TrainOptions,
     *,
     method: str | None = None,
@@ -92,7 +93,7 @@ def experiment_of(
 
 
 @kernel_errors()
-def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> TrainSummary:
+def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> TrainSummary:
     """Train as `resolved` says and return the summary.
 
     Raises ConfigError for a method without anything to train, DataError without captions or when a resumed run differs,
@@ -100,7 +101,7 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> TrainSu
     """
     experiment = resolved.experiment
     require_trainable(experiment.method, experiment.options, experiment.train)
-    run = RunDir.at(workspace, options.run) if options.run else _fresh_run(workspace, experiment.method)
+    run = workspace.run(options.run) if options.run else _fresh_run(workspace, experiment.method)
     if options.resume:
         stored = RunDir.open(run.path)
         resume.require_same_config(run.name, stored.config(), resolved.tree())
@@ -116,14 +117,14 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> TrainSu
         )  # fmt: skip
     with contextlib.ExitStack() as held:
         run = _claim(held, run, workspace, experiment.method, options)
-        return _train_in(run, store, resolved, options, {} if origin is None else origin.env())
+        return _train_in(run, workspace, store, resolved, options, {} if origin is None else origin.env())
 
 
-def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> TrainPlan:
+def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> TrainPlan:
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
     require_trainable(experiment.method, experiment.options, experiment.train)
-    run = RunDir.at(workspace, options.run) if options.run else _fresh_run(workspace, experiment.method)
+    run = workspace.run(options.run) if options.run else _fresh_run(workspace, experiment.method)
     wish = training_store.wish_of(experiment)
     store, reasons = training_store.find(workspace, wish)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
@@ -147,7 +148,12 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> Train
 
 
 def _train_in(
-    run: RunDir, store: FeatureStore, resolved: Resolved, options: TrainOptions, before: Mapping[str, Any]
+    run: RunDir,
+    workspace: Workspace,
+    store: FeatureStore,
+    resolved: Resolved,
+    options: TrainOptions,
+    before: Mapping[str, Any],
 ) -> TrainSummary:
     """Train in a run's folder. before: environment of the run that is continued or repeated; its settings are kept."""
     train_config = resolved.experiment.train
@@ -158,9 +164,7 @@ def _train_in(
     chosen = select(store, train_config)
     sampler = _sampler(store, chosen, train_config)
     learner = build_learner(resolved, store, offline=options.offline, device=device)
-    source = build_source(
-        store, learner, train_config, device, workspace=run.path.parent.parent, workers=options.workers
-    )
+    source = build_source(store, learner, train_config, device, workspace=workspace, workers=options.workers)
     about = {
         "method": resolved.experiment.method,
         "tune": train_config.tune,
@@ -179,7 +183,7 @@ def _train_in(
         log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
     if options.resume:
         session = {"step": loop.step, **environment()}
-        files.write_json(run.path / "env.json", {**before, "resumed": [*before.get("resumed", []), session]})
+        files.write_json(run.env_path, {**before, "resumed": [*before.get("resumed", []), session]})
     else:
         run.write_config(resolved)
         kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
@@ -192,7 +196,6 @@ def _train_in(
     try:
         outcome = loop.run()
     except Interrupted as e:
-        workspace = run.path.parent.parent
         again = commands.tvr("train", resume=True, run=run.name, workspace=workspace)
         raise Interrupted(f"{e}; continue with: {again}") from e
     finally:
@@ -200,14 +203,16 @@ def _train_in(
     if train_config.tune == "full":
         from tvr_cli.engine.training import tuned
 
-        store = tuned.finish(run, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline))
+        store = tuned.finish(
+            run, workspace, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline)
+        )
     return _summary(run, store, resolved, outcome)
 
 
-def _run_to_resume(workspace: Path, name: str | None) -> RunDir:
-    run = models.find_run(workspace, name) if name else RunDir.newest(workspace)
+def _run_to_resume(workspace: Workspace, name: str | None) -> RunDir:
+    run = workspace.find_run(name) if name else workspace.newest_run()
     if run is None:
-        raise DataError(f"expected a run to resume in {str(workspace / 'runs')!r}, found none")
+        raise DataError(f"expected a run to resume in {str(workspace.runs_folder)!r}, found none")
     if name is None:
         log.logger.info("resuming the newest run, %r", run.name)
     return run
@@ -276,7 +281,7 @@ def _fix_gemm(before: str | None) -> str:
     return gemm.use(before or gemm.setting())
 
 
-def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Path, method: str, options: TrainOptions) -> RunDir:
+def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Workspace, method: str, options: TrainOptions) -> RunDir:
     """Take the lock of a run into `held` and return it: the one named, else the first that no other process begins.
 
     Raises ConfigError when another process has begun the named run meanwhile, EnvironmentProblem while it trains.
@@ -304,21 +309,17 @@ def _require_new(run: RunDir) -> None:
         raise ConfigError(
             f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
         )
+    run.require_own()
 
 
-def _fresh_run(workspace: Path, method: str, taken: Collection[str] = ()) -> RunDir:
-    """Return the first free name: the method's, then the method's with a number."""
+def _fresh_run(workspace: Workspace, method: str, taken: Collection[str] = ()) -> RunDir:
+    """Return the first free run that is named after its method."""
     stem = method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method
-    number = 1
-    while True:
-        run = RunDir.at(workspace, stem if number == 1 else f"{stem}-{number}")
-        if not run.config_path.is_file() and run.name not in taken:
-            return run
-        number += 1
+    return workspace.free_run(stem, taken)
 
 
 def _store_needed(
-    workspace: Path, wish: training_store.Wish, store: FeatureStore | None, reasons: list[str]
+    workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None, reasons: list[str]
 ) -> StoreFound | StoreNeeded:
     if store is not None:
         return StoreFound(
@@ -329,7 +330,7 @@ def _store_needed(
         )
     from tvr_cli.engine.precompute import choose_backbone
 
-    frames = training_store.has_frames(workspace)
+    frames = workspace.has_frames
     return StoreNeeded(
         backbone=choose_backbone(wish.backbone, workspace),
         shape=wish.shape,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from tvr_cli import log
 from tvr_cli.config import Resolved
@@ -24,11 +23,12 @@ from tvr_cli.results.base import read
 from tvr_cli.results.metrics import Metrics, mean_and_deviation
 from tvr_cli.runs import RunDir
 from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 Resolve = Callable[[int], Resolved]  # the experiment with a seed
 
 
-def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Path, options: TrainOptions) -> SeedsReport:
+def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> SeedsReport:
     """Train and evaluate a run of each seed.
 
     options.run: what the runs' names begin with, None = the method's name. Raises what training and evaluation raise;
@@ -52,7 +52,7 @@ def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Path, options
     )
 
 
-def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Path, options: TrainOptions) -> SeedsPlan:
+def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> SeedsPlan:
     """Return what `train_seeds` would do, writing nothing: the plan of the first seed, and what is there of each."""
     runs = {seed: run_of(workspace, resolve(seed), seed, options) for seed in seeds}
     first = dataclasses.replace(options, run=runs[seeds[0]].name)
@@ -63,13 +63,13 @@ def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Path, options: Tr
     )
 
 
-def run_of(workspace: Path, resolved: Resolved, seed: int, options: TrainOptions) -> RunDir:
+def run_of(workspace: Workspace, resolved: Resolved, seed: int, options: TrainOptions) -> RunDir:
     """Return the run of a seed, whether it exists or not."""
     stem = options.run or resolved.experiment.method.rpartition(".")[2]
-    return RunDir.at(workspace, f"{stem}-seed{seed}")
+    return workspace.run(f"{stem}-seed{seed}")
 
 
-def _one(resolved: Resolved, seed: int, workspace: Path, options: TrainOptions) -> SeedRow:
+def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOptions) -> SeedRow:
     """Train, go on with, or keep the run of one seed, evaluate it, and return its row."""
     run = run_of(workspace, resolved, seed, options)
     begun, before = run.config_path.is_file(), checkpoint.last_path(run.checkpoints)
@@ -95,7 +95,7 @@ def _one(resolved: Resolved, seed: int, workspace: Path, options: TrainOptions) 
     )
 
 
-def _tested(run: RunDir, workspace: Path, options: TrainOptions) -> Metrics | None:
+def _tested(run: RunDir, workspace: Workspace, options: TrainOptions) -> Metrics | None:
     """Return a run's metrics on the test split as `tvr evaluate` gives and keeps them; None without such a split."""
     path = run.results / "test.json"
     kept = EvaluateReport.from_file(path) if path.is_file() else None

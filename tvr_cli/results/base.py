@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ def plain(value: Any) -> Any:
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    return os.fspath(value) if isinstance(value, Path) else value
 
 
 def _members(value: Any) -> dict[str, Any]:

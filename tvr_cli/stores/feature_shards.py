@@ -44,13 +44,16 @@ class ShardLine:
         }
 
     @staticmethod
-    def from_json(line: Mapping[str, Any]) -> ShardLine:
-        return ShardLine(line["shard"], line["kind"], line["sha256"], line["bytes"], tuple(line["keys"]))
+    def from_json(line: Mapping[str, Any], where: Path) -> ShardLine:
+        """Read a line of the file `where`."""
+        name = files.bare_name(line["shard"], where)
+        return ShardLine(name, line["kind"], line["sha256"], line["bytes"], tuple(line["keys"]))
 
 
 def read_lines(folder: Path) -> list[ShardLine]:
-    """Read every whole line of shards.jsonl."""
-    return files.parse_lines(folder / "shards.jsonl", ShardLine.from_json)
+    """Read every whole line of shards.jsonl. Raises DataError for a damaged line or a name that is not bare."""
+    path = folder / "shards.jsonl"
+    return files.parse_lines(path, lambda line: ShardLine.from_json(line, path))
 
 
 def places(lines: Sequence[ShardLine], kind: Kind) -> dict[str, Place]:

@@ -56,7 +56,7 @@ class StoredCaption:
 
 
 class FeatureStore:
-    """A feature store opened for reading. Use `open` or `newest`."""
+    """A feature store opened for reading. Use `Workspace.features`, or `open`."""
 
     def __init__(self, root: Path, header: dict[str, Any], state: dict[str, Any], workspace: Folder | None = None):
         self.root = root
@@ -75,7 +75,8 @@ class FeatureStore:
     def open(cls, folder: Path, workspace: Folder | None = None) -> FeatureStore:
         """Open the store in `folder`. workspace: the one that it belongs to, for the commands in messages.
 
-        Raises DataError when there is none or its first run was never finished, StoreMismatch on another format.
+        Raises DataError when there is none, its first run was never finished or it names files elsewhere,
+        StoreMismatch on another format.
         """
         header = read_header(folder, workspace)
         if not (folder / "state.json").is_file():
@@ -83,21 +84,7 @@ class FeatureStore:
                 f"the feature store {str(folder)!r} was begun but not finished; continue it with: "
                 + _complete(folder, workspace)
             )
-        fix = f"remove it and run: {_complete(folder, workspace)}"
-        state = files.read_json(folder / "state.json", fix=fix)
-        if {"clips", "captions", "corpus"} - set(state):
-            raise DataError(f"{str(folder / 'state.json')!r} is damaged (it lacks a key); {fix}")
-        return cls(folder, header, state, workspace)
-
-    @classmethod
-    def newest(cls, workspace: Path, backbone: str | None = None) -> FeatureStore | None:
-        """Return the store of a workspace that was finished last (of one backbone, if named), or None."""
-        finished = [p for p in (workspace / "features").glob("*/state.json") if (p.parent / "store.json").is_file()]
-        for path in sorted(finished, key=lambda p: (p.stat().st_mtime_ns, p.parent.name), reverse=True):
-            store = cls.open(path.parent)
-            if backbone is None or store.made_by(backbone):
-                return store
-        return None
+        return cls(folder, header, read_state(folder, workspace), workspace)
 
     def made_by(self, backbone: str) -> bool:
         """Whether `backbone` is a name of the backbone that made this store: the one given then, or open_clip's."""
@@ -266,17 +253,30 @@ def text_row_key(text: str) -> str:
     return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=12).hexdigest()
 
 
+def read_state(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
+    """Read state.json of a store that was finished. Raises DataError when it is damaged or its names are not bare."""
+    path = folder / "state.json"
+    fix = f"move the file elsewhere and run: {_complete(folder, workspace)}"
+    state = files.read_json(path, fix=fix)
+    if not isinstance(state, dict) or {"clips", "captions", "corpus"} - set(state):
+        raise DataError(f"{str(path)!r} is damaged (it lacks a key); {fix}")
+    for what in ("clips", "captions"):
+        files.bare_name(state[what], path)
+    return state
+
+
 def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
-    """Read store.json. Raises DataError when there is no store, StoreMismatch on another format version."""
+    """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
     make = commands.tvr("precompute-features", workspace=workspace)
     if not (folder / "store.json").is_file():
         raise DataError(f"expected a feature store in {str(folder)!r}, found none; run: {make}")
-    again = f"remove the folder and run: {make}"
-    header: dict[str, Any] = files.read_json(folder / "store.json", fix=again)
-    if header.get("kind") != "features" or header.get("format") != FORMAT_VERSION:
+    again = f"move the folder elsewhere and run: {make}"
+    header = files.read_json(folder / "store.json", fix=again)
+    kind, version = (header.get("kind"), header.get("format")) if isinstance(header, dict) else (None, None)
+    if kind != "features" or version != FORMAT_VERSION:
         raise StoreMismatch(
             f"{str(folder)!r}: format: this tvr reads feature stores of format {FORMAT_VERSION}, found "
-            f"{header.get('kind')} {header.get('format')}; {again}"
+            f"{kind} {version}; it is left as it is: {again}"
         )
     if _HEADER - set(header) or fingerprint_of(header["identity"]) != header["fingerprint"]:
         raise DataError(f"{str(folder / 'store.json')!r} is damaged (it does not fit its fingerprint); {again}")

@@ -106,7 +106,7 @@ class ClipFrames:
 
 
 class FrameStore:
-    """A frame store opened for reading. Use `FrameStore.open(workspace / "frames")`."""
+    """A frame store opened for reading. Use `Workspace.frames`, or `open`."""
 
     def __init__(self, root: Path, header: dict[str, Any], shards: Sequence[Shard], workspace: Folder | None = None):
         self.root = root
@@ -195,24 +195,28 @@ def plan_of(identity: dict[str, Any]) -> FramePlan:
 
 
 def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
-    """Read store.json. Raises DataError when there is no store, StoreMismatch on another format version."""
-    extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+    """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
     if not (folder / "store.json").exists():
+        extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
-    again = f"remove {str(folder)!r} and run: {extract}"
-    header: dict[str, Any] = files.read_json(folder / "store.json", fix=again)
-    if header.get("kind") != "frames" or header.get("format") != FORMAT_VERSION:
+    other = commands.tvr("extract-frames", "VIDEOS", workspace=Path("FOLDER"))
+    move = f"move the folder elsewhere, or choose another workspace: {other}"
+    header = files.read_json(folder / "store.json", fix=f"nothing of it was changed; {move}")
+    kind, version = (header.get("kind"), header.get("format")) if isinstance(header, dict) else (None, None)
+    if kind != "frames" or version != FORMAT_VERSION:
         raise StoreMismatch(
             f"{str(folder)!r}: format: this tvr reads frame stores of format {FORMAT_VERSION}, found "
-            f"{header.get('kind')} {header.get('format')}; run: "
-            + commands.tvr("extract-frames", "VIDEOS", overwrite=True, workspace=workspace)
+            f"{kind} {version}; it is left as it is: {move}"
         )
+    if not isinstance(header.get("identity"), dict):
+        raise DataError(f"{str(folder / 'store.json')!r} is damaged (it has no identity); {move}")
     return header
 
 
 def read_manifest(folder: Path) -> list[Shard]:
-    """Read every whole line of manifest.jsonl."""
-    return files.parse_lines(folder / "manifest.jsonl", shard_from_json)
+    """Read every whole line of manifest.jsonl. Raises DataError for a damaged line or a name that is not bare."""
+    path = folder / "manifest.jsonl"
+    return files.parse_lines(path, lambda line: shard_from_json(line, path))
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
@@ -229,15 +233,16 @@ def shard_to_json(shard: Shard) -> dict[str, Any]:
     return {"shard": shard.name, "sha256": shard.sha256, "bytes": shard.size_bytes, "rows": shard.rows, "clips": clips}
 
 
-def shard_from_json(line: dict[str, Any]) -> Shard:
-    """Read a manifest line."""
+def shard_from_json(line: dict[str, Any], where: Path) -> Shard:
+    """Read a line of the manifest `where`."""
+    name = files.bare_name(line["shard"], where)
     clips = []
     for flat in line["clips"]:
         flat["span"] = tuple(flat["span"])
         record = ClipRecord(*[flat[name] for name in _RECORD])
         place = {name: flat[name] for name in _PLACE}
-        clips.append(StoredClip(record=record, shard=line["shard"], **place))
-    return Shard(line["shard"], line["sha256"], line["bytes"], line["rows"], tuple(clips))
+        clips.append(StoredClip(record=record, shard=name, **place))
+    return Shard(name, line["sha256"], line["bytes"], line["rows"], tuple(clips))
 
 
 def pack_shard(clips: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:

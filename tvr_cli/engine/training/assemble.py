@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Sizes
+from tvr_cli.workspace import Workspace
 
 # Leaves of `train` with a least value: 1, and 0.
 _COUNTS = (
@@ -77,7 +77,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     return learner
 
 
-def skeleton(workspace: Path, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
+def skeleton(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
     """Return the backbone without its weights, for its parameters' names and shapes. Raises like the backbone would."""
     source = resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
     return OpenClipBackbone(cost.skeleton(source), source, None, temporal_shift=bool(wish.temporal_shift))
@@ -89,18 +89,18 @@ def build_source(
     train: TrainConfig,
     device: torch.device,
     *,
-    workspace: Path,
+    workspace: Workspace,
     workers: int | None,
 ) -> Source:
     """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
     if learner.clip is None:
         return CachedSource(store, device)
-    if not training_store.has_frames(workspace):
+    if not workspace.has_frames:
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
             f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
         )
-    return LiveSource(store, workspace / "frames", learner.clip, train, device, workers=workers)
+    return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers)
 
 
 def _prepare(backbone: Backbone, train: TrainConfig, device: torch.device) -> None:

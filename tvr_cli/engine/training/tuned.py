@@ -18,9 +18,10 @@ from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.workspace import Workspace
 
 
-def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> FeatureStore:
+def finish(run: RunDir, workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> FeatureStore:
     """Write the tuned backbone of a run's best weights, compute its features with the plans of `store`, return them.
 
     options: device, batch and offline are taken from it.
@@ -39,6 +40,6 @@ def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> Feat
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
         word_importance=store.word_importance,
     )
-    made = precompute.precompute(run.path.parent.parent, name, None, plans).store
-    files.write_json(run.path / "env.json", {**run.env(), "tuned_store": made.fingerprint})
+    made = precompute.precompute(workspace, name, None, plans).store
+    files.write_json(run.env_path, {**run.env(), "tuned_store": made.fingerprint})
     return made

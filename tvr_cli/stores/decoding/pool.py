@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from tvr_cli import commands
 from tvr_cli.errors import DecodeError, EnvironmentProblem
-from tvr_cli.stores.decode import Beat
+from tvr_cli.stores.decoding.types import Beat
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
