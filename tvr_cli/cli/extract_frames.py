@@ -190,7 +190,7 @@ def _show(report: ExtractReport, workspace: Workspace) -> None:
             f"{render.duration(report.seconds)}: {workspace.frames_folder}"
         )
     for failure in report.failures[:20]:
-        render.line(f"failed: {render.printable(failure.video)}: {failure.reason}")
+        render.line(f"failed: {failure.video}: {failure.reason}")
     if report.failed > 20:
         render.line(f"failed: … and {report.failed - 20} more")
 
@@ -205,7 +205,7 @@ def _show_estimate(found: ExtractEstimate, as_json: bool) -> None:
                 f"(estimated from {found.tried} of them)"
             )
         for video in found.first:
-            render.line(f"  {render.printable(video)}")
+            render.line(f"  {video}")
         if found.todo > len(found.first):
             render.line(f"  … and {found.todo - len(found.first)} more")
 

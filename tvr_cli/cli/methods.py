@@ -36,7 +36,8 @@ def methods(
         raise ConfigError("name the method: " + commands.tvr("methods", "show", "NAME"))
     report = catalogue.methods(name)
     if cite and not as_json:
-        render.line("\n\n".join(m.bibtex for m in report.methods if m.bibtex))
+        for row in "\n\n".join(m.bibtex for m in report.methods if m.bibtex).splitlines():
+            render.line(row)
         return
     render.result(report, as_json, lambda: _show_one(report.methods[0]) if name else _show_all(report.methods))
 
@@ -55,8 +56,11 @@ def _cost(method: MethodCard) -> str:
 
 
 def _show_one(about: MethodCard) -> None:
-    render.line(f"{about.name}: {about.summary}\n{about.paper}\nfidelity: {about.fidelity}")
+    render.line(f"{about.name}: {about.summary}")
+    render.line(about.paper)
+    render.line(f"fidelity: {about.fidelity}")
     render.line(f"needs: {', '.join(about.needs)}; {about.parameters:,} parameters at D 512, F 12, L 32")
-    render.line(f"cost a pair: {_cost(about)}\n")
+    render.line(f"cost a pair: {_cost(about)}")
+    render.line()
     rows = [[o.name, str(o.default), o.symbol or "", o.source or "", o.note or ""] for o in about.options]
     render.table(None, ("option", "default", "symbol", "source", "note"), rows, left=5)

@@ -41,7 +41,7 @@ def reproduce(
         from tvr_cli.engine.recipes import recipes
 
         found = recipes()
-        render.result(found, as_json, lambda: render.line("\n".join(found.recipes)))
+        render.result(found, as_json, lambda: render.exact(found.recipes))
         return
     preset_path("recipes", recipe)
     if data is None:

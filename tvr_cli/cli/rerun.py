@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Device, DryRun, Json, Offline, Threads, Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Device, DryRun, Json, Offline, Threads, Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.train_result import RerunReport
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def rerun(
     run: Annotated[str, typer.Argument(help="Run by name or path.")],
     name: Annotated[str | None, typer.Option("--run", help="Name of the new run; default: NAME-again.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help=OWN_METHOD.capitalize())] = None,
     device: Device = "auto",
     threads: Threads = None,
     offline: Offline = False,
@@ -34,10 +35,10 @@ def rerun(
     first = workspace.find_run(run)
     options = TrainOptions(run=name, device=device, threads=threads, offline=offline)
     if dry_run:
-        plan = engine.dry_run(first, workspace, options)
+        plan = engine.dry_run(first, workspace, options, method)
         render.result(plan, as_json, lambda: show_plan(plan.train))
         return
-    result = engine.rerun(first, workspace, options)
+    result = engine.rerun(first, workspace, options, method)
     render.result(result, as_json, lambda: _show(result))
 
 

@@ -125,8 +125,9 @@ def _show_seeds(result: SeedsReport, workspace: Workspace) -> None:
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    verb = "compare" if count > 1 else "evaluate"
-    render.line(f"next: {commands.tvr(verb, *(row.run for row in result.runs), workspace=workspace)}")
+    verb, named = ("compare", {}) if count > 1 else ("evaluate", commands.own_method(result.method))
+    runs = [row.run for row in result.runs]
+    render.line(f"next: {commands.tvr(verb, *runs, **named, workspace=workspace)}")
 
 
 def _show_seeds_plan(plan: SeedsPlan) -> None:
@@ -151,8 +152,8 @@ def _show(result: TrainSummary, workspace: Workspace) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[values[c] for c in columns[1:]]] for side, values in (("t2v", found.t2v), ("v2t", found.v2t))]
         render.table(f"best on {result.selected_on}, step {result.best.step}", columns, rows)
-    following = commands.tvr("evaluate", result.run, workspace=workspace)
-    render.line(f"kept in {result.path}; next: {following}")
+    then = commands.tvr("evaluate", result.run, **commands.own_method(result.method), workspace=workspace)
+    render.line(f"kept in {result.path}; next: {then}")
 
 
 def show_plan(plan: TrainPlan) -> None:

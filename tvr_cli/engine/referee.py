@@ -26,7 +26,7 @@ from tvr_cli.engine.evaluate_result import (
     QbNorm,
     ScoresReport,
 )
-from tvr_cli.errors import ConfigError, DataError, did_you_mean
+from tvr_cli.errors import ConfigError, DataError, did_you_mean, reason
 from tvr_cli.files import sha256_file
 from tvr_cli.metrics import Floats, Ints, Ranks, Scores, V2TProtocol
 from tvr_cli.version import __version__
@@ -213,8 +213,8 @@ def _ranks_of(arrays: Mapping[str, Any], side: str) -> Ranks:
     return Ranks(better, tied, positives, video, gain)
 
 
-def protocol_card(report: EvaluateReport | ScoresReport) -> str:
-    """Return a citable block of text that says how a result came about."""
+def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
+    """Return the lines of a citable block of text that says how a result came about."""
     judged, gallery = report.judged, report.gallery
     about = report.subject if isinstance(report, EvaluateReport) else report
     subject = report.subject if isinstance(report, EvaluateReport) else None  # not known of a score file
@@ -237,7 +237,7 @@ def protocol_card(report: EvaluateReport | ScoresReport) -> str:
         ("code", f"tvr {about.tvr}, commit {(subject and subject.commit) or 'unknown'}"),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows if value is not None)
+    return [f"{name:<{width}}  {value}" for name, value in rows if value is not None]
 
 
 def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOptions) -> OldCounting:
@@ -284,6 +284,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             raise DataError(f"{str(path)!r} holds numbers of type {e}, which NumPy lacks; save them as float32") from e
         what = "npz" if path.suffix == ".npz" else "safetensors"
         raise DataError(
-            f"{str(path)!r} is not a readable {what} file ({str(e).splitlines()[0][:80]}); write one with "
+            f"{str(path)!r} is not a readable {what} file ({reason(e)[:80]}); write one with "
             "np.savez('scores.npz', scores=…, video_of_caption=…)"
         ) from e

@@ -91,17 +91,17 @@ def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOpti
         seconds=summary.seconds,
         best_step=best["step"],
         validation=read(Metrics, best["metrics"], repr(str(path))) if best["metrics"] else None,
-        test=_tested(run, workspace, options),
+        test=_tested(run, resolved.experiment.method, workspace, options),
     )
 
 
-def _tested(run: RunDir, workspace: Workspace, options: TrainOptions) -> Metrics | None:
+def _tested(run: RunDir, method: str, workspace: Workspace, options: TrainOptions) -> Metrics | None:
     """Return a run's metrics on the test split as `tvr evaluate` gives and keeps them; None without such a split."""
     path = run.results / "test.json"
     kept = EvaluateReport.from_file(path) if path.is_file() else None
     if kept is not None and kept.subject.checkpoint == sha256_file(checkpoint.best_path(run.checkpoints)):
         return Metrics.of(kept.judged)
-    scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
+    scorer, store = evaluate.load(workspace, run=run.name, method=method, backbone=None)
     if len(store.split("test")) == 0:
         log.logger.warning("warning: the captions have no test split; only validation is reported")
         return None
