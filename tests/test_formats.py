@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ from synthetic import SyntheticStore
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
+from tvr_cli.errors import DataError
+from tvr_cli.results.base import schemas
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "formats.md").read_text()
 FAST = ("--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu")
@@ -38,8 +41,18 @@ def keys(value: object) -> set[str]:
 
 def undocumented(payload: dict) -> list[str]:
     assert payload["schema"] in PAGE
+    assert json.dumps(payload) in read_back(payload)
     named = set(re.findall(r'[`"]([A-Za-z_@0-9 ]+)[`"]', PAGE))
     return sorted(keys(payload) - named)
+
+
+def read_back(payload: dict) -> list[str]:
+    """The lines that the classes of a schema print again of an object which they can read."""
+    lines = []
+    for cls in schemas()[payload["schema"]]:
+        with contextlib.suppress(DataError):
+            lines.append(json.dumps(cls.from_json(payload, "the line").to_json()))
+    return lines
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "workspace", "config", "preset_loader", "plugins", "runs", "metrics", "significance"),
-    *("clip4clip", "log", "errors", "files", "removal", "types"),
+    *("version", "commands", "workspace", "config", "preset_loader", "plugins", "runs", "results"),
+    *("metrics", "significance", "clip4clip", "log", "errors", "files", "removal", "types"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
+    "results": {"types", "errors", "metrics", "files"},
     "runs": {"config", "types", "errors", "log", "files", "removal", "version"},
     "log": {"errors"},
     "files": {"errors"},
@@ -58,6 +59,7 @@ LIGHT = (
     "significance",
     "clip4clip",
     "runs",
+    "results",
     "preset_loader",
     "plugins",
     "data",
@@ -72,7 +74,10 @@ LIGHT_FILES = (
     "engine/extract.py",
     "engine/features/augment.py",
     "engine/features/frame_loader.py",
+    "engine/evaluate_result.py",
+    "engine/recipes.py",
     "engine/referee.py",
+    "engine/train_result.py",
     "engine/training/seeds.py",
     "engine/audit.py",
     "engine/compare.py",

@@ -6,9 +6,8 @@ The unit is the video: captions of one video are resampled together, because the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -102,19 +101,6 @@ def rates_differ(percent_a: float, n_a: int, percent_b: float, n_b: int) -> floa
     if spread == 0.0:
         return 1.0
     return math.erfc(abs(percent_a - percent_b) / 100.0 / spread / math.sqrt(2))
-
-
-def as_dict(comparison: Comparison) -> Mapping[str, Any]:
-    """Return a comparison as JSON values."""
-    return {
-        "metric": comparison.metric,
-        "a": comparison.a,
-        "b": comparison.b,
-        "difference": comparison.difference,
-        "interval": list(comparison.interval),
-        "p": comparison.p,
-        "test": comparison.test,
-    }
 
 
 def _resampled_means(values: Floats, video: Ints, *, seed: int, draws: int) -> Floats:

@@ -58,8 +58,8 @@ def test_gare_gives_golden_scores(path, dtype, tmp_path):
         method.encode_text(text_of(golden["feat.cls"])), method.encode_video(video_of(raw, golden["in.video_mask"]))
     )
     Closeness("gare", dtype, reference="fp32").value("eval_sq.sim", scores, golden["eval_sq.sim"])
-    assert any("log_std_proj" in name for name in report["dropped"])
-    assert report["options"]["temporal_layers"] == 2 and report["backbone"].startswith("local:")
+    assert any("log_std_proj" in name for name in report.dropped)
+    assert report.options["temporal_layers"] == 2 and report.backbone.startswith("local:")
     backbone = OpenClipBackbone.from_state_dict(
         {k: v for k, v in state.items() if k.startswith("clip.")}, name="golden"
     )
@@ -83,7 +83,7 @@ def test_grains_give_golden_scores(name, tmp_path):
         text = method.encode_text(text_of(golden["eval.in.sequence_output"].flatten(0, 1), words))
         scores = method.score(text, method.encode_video(video_of(frames, golden["eval.in.video_mask"])))
         Closeness(name, dtype).value("eval.out.sim", scores, golden["eval.out.sim"])
-        assert report["dropped"]
+        assert report.dropped
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def test_eaglenet_gives_golden_scores(path, dtype, tmp_path):
     encoded = method.encode_video(video_of(frames, torch.ones(frames.shape[:2])))
     scores = method.score_with(method.encode_text(text_of(text)), encoded, sigma)
     Closeness("eaglenet", dtype).value("A/eval/sim", scores, golden["A/eval/sim"])
-    assert report["options"]["energy"] == "bilinear" and report["options"]["frame_positions"]
+    assert report.options["energy"] == "bilinear" and report.options["frame_positions"]
 
 
 @torch.no_grad()
@@ -127,8 +127,8 @@ def test_dmae_gives_golden_scores(path, dtype, tmp_path):
     )
     assert whole.sum() >= 3
     unread = {k for k in state if "linear_xwp.q_proj" in k or "linear_xwp.k_proj" in k}
-    assert set(report["dropped"]) == {"model.module.text_encoder.embeddings.weight", *unread}
-    assert report["backbone"] is None
+    assert set(report.dropped) == {"model.module.text_encoder.embeddings.weight", *unread}
+    assert report.backbone is None
 
 
 @pytest.mark.parametrize("name", ["gare", "glccl", "tcmgc", "eaglenet", "dmae"])
@@ -141,7 +141,7 @@ def test_our_own_weights_survive_the_way_there_and_back(name, tmp_path):
     method, report, _ = imported(tmp_path, name, {prefix + k: v for k, v in state.items()}, sizes)
     got = method.state_dict()
     assert all(torch.equal(got[k], v) for k, v in state.items())
-    assert report["schema"] == "tvr/import-checkpoint@1" and report["parameters"] > 0
+    assert report.schema_line() == "tvr/import-checkpoint@1" and report.parameters > 0
 
 
 def test_wrong_files_are_sentences(tmp_path):
@@ -175,7 +175,7 @@ def test_a_dry_run_checks_the_file_and_writes_nothing(tmp_path):
     state = dict(base.build("gare", Sizes(64, 6, 8)).state_dict())
     torch.save(state, tmp_path / "a.bin")
     report = importer.import_checkpoint(tmp_path / "a.bin", "gare", Workspace(tmp_path / "out"), dry_run=True)
-    assert report["dry_run"] and report["run"] == "a" and not (tmp_path / "out").exists()
+    assert report.dry_run and report.run == "a" and not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=r"no 'psi"):
         torch.save({k: v for k, v in state.items() if "psi" not in k}, tmp_path / "b.bin")
         importer.import_checkpoint(tmp_path / "b.bin", "gare", Workspace(tmp_path / "out"), dry_run=True)

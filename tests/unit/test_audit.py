@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tvr_cli.engine import audit, compare, referee
+from tvr_cli.engine.compare import Published
+from tvr_cli.engine.evaluate_result import Claim
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.workspace import Workspace
 
@@ -16,27 +18,27 @@ def row(queries, *recalls):
 
 def test_a_published_log_betrays_1008_rank_entries():
     found = audit.audit(row(1000, "49.1071", "76.1905", "84.0278"))
-    assert found["fits_claim"] is False and found["tie_inflation"] == [1008]
-    assert "1008 rank entries" in found["verdict"] and "tied ranks" in found["verdict"]
+    assert found.fits_claim is False and found.tie_inflation == [1008]
+    assert "1008 rank entries" in found.verdict and "tied ranks" in found.verdict
 
 
 def test_a_gallery_of_879_of_1000_is_found():
     recalls = [f"{100 * n / 879:.4f}" for n in (398, 655, 741)]
     found = audit.audit(row(1000, *recalls))
-    assert found["fits_claim"] is False and 879 in found["smaller_gallery"]
-    assert "videos may be missing" in found["verdict"]
+    assert found.fits_claim is False and 879 in found.smaller_gallery
+    assert "videos may be missing" in found.verdict
 
 
 def test_a_row_that_no_gallery_can_give():
-    assert "no gallery" in audit.audit(row(1000, "50.0", "40.0"))["verdict"]
+    assert "no gallery" in audit.audit(row(1000, "50.0", "40.0")).verdict
     found = audit.audit(row(None, "33.33333333", "50.00000001"))
-    assert found["possible"]["count"] == 0 and "no number of queries" in found["verdict"]
+    assert found.possible.count == 0 and "no number of queries" in found.verdict
 
 
 def test_an_ordinary_row_fits():
     found = audit.audit(row(1000, "47.3", "74.1", "83.0"))
-    assert found["fits_claim"] and found["counts"] == {"R@1": 473, "R@5": 741, "R@10": 830}
-    assert found["interval"]["R@1"] == pytest.approx([44.2, 50.4], abs=0.1)
+    assert found.fits_claim and found.counts == {"R@1": 473, "R@5": 741, "R@10": 830}
+    assert found.interval["R@1"] == pytest.approx([44.2, 50.4], abs=0.1)
 
 
 def test_every_count_that_could_have_made_a_rounded_number_is_possible():
@@ -48,8 +50,8 @@ def test_every_count_that_could_have_made_a_rounded_number_is_possible():
 
 def test_unrounded_numbers_of_a_json_are_exact():
     result = {"captions": 1003, "t2v": {"R@1": 100 * 411 / 1003, "R@5": 100 * 700 / 1003, "R@10": 100 * 800 / 1003}}
-    found = audit.audit(audit.row_of_result(result, "a"))
-    assert found["fits_claim"] and found["possible"]["smallest"][0] == 1003
+    found = audit.audit(audit.row_of_result(Claim.of(result, "a"), "a"))
+    assert found.fits_claim and found.possible.smallest[0] == 1003
 
 
 def test_two_rows_are_compared_by_their_sampling_error():
@@ -57,7 +59,7 @@ def test_two_rows_are_compared_by_their_sampling_error():
         audit.differ(row(1000, "47.0"), row(1000, "48.5"))[0],
         audit.differ(row(1000, "40.0"), row(1000, "50.0"))[0],
     )
-    assert not close["significant"] and far["significant"]
+    assert not close.significant and far.significant
     with pytest.raises(ConfigError, match="--against-queries"):
         audit.differ(row(1000, "47.0"), row(None, "48.5"))
 
@@ -72,7 +74,7 @@ def test_a_matrix_with_ties_shows_both_numbers(tmp_path):
     scores = np.round(np.random.default_rng(0).random((50, 50)), 1).astype(np.float32)
     np.savez(tmp_path / "a.npz", scores=scores, video_of_caption=np.arange(50))
     report = audit.audit_all([tmp_path / "a.npz"], None, None)
-    assert "extra rank entries" in report["rows"][0]["findings"][0]
+    assert "extra rank entries" in report.rows[0].findings[0]
 
 
 def test_protocols_that_differ_are_named(tmp_path):
@@ -81,7 +83,7 @@ def test_protocols_that_differ_are_named(tmp_path):
         head = {"captions": 10, "split": split, "selected_on": ("val", "test")[i], "t2v": {"R@1": 50.0}}
         paths.append(tmp_path / f"{i}.json")
         paths[-1].write_text(json.dumps(head))
-    told = audit.audit_all(paths, None, None)["protocols"]
+    told = audit.audit_all(paths, None, None).protocols
     assert told == ["split: test against val", "selection split: val against test"]
 
 
@@ -106,8 +108,8 @@ def matrices(tmp_path, n=60):
 def test_compare_tests_pairs_and_writes_tables(tmp_path):
     weak, strong = matrices(tmp_path)
     report = compare.compare([compare.read_entry(p, "test", Workspace(tmp_path)) for p in (weak, strong)])
-    first = report["tests"][0]
-    assert first["paired"] and first["metric"] == "R@1" and first["difference"] > 0 and first["p"] < 0.01
+    first = report.tests[0]
+    assert first.paired and first.found.metric == "R@1" and first.found.difference > 0 and first.found.p < 0.01
     header, rows = compare.table_of(report)
     assert len(rows) == 2 and all(len(r) == len(header) for r in rows)
     assert len(compare.markdown(report)) == 4
@@ -142,18 +144,18 @@ def test_a_published_number_stands_beside_the_recipe_only():
     )
     shipped = {"train.lr": "presets/recipes/a.yaml:3", "train.seed": "flag", "data.root": "flag"}
     tree = {"recipe": recipe, "data": data}
-    assert compare.published(result, tree, shipped) == {
-        "t2v R@1": 51.0,
-        "exact": False,
-        "selected_on": "test",
-    }
-    assert compare.published(result, tree, {**shipped, "train.lr": "--set"}) is None
-    assert compare.published({**result, "split": "val"}, tree, shipped) is None
-    assert compare.published({**result, "data": {"name": "msvd"}}, tree, shipped) is None
-    assert compare.published({**result, "data": {**data, "variant": "7k"}}, tree, shipped) is None
-    assert compare.published({**result, "gallery": {"expected": 1000, "scored": 879}}, tree, shipped) is None
-    assert compare.published(result, {**tree, "recipe": {**recipe, "published": None}}, shipped) is None
-    assert compare.published(result, None, None) is None
+
+    def published(tree=tree, origins=shipped, **changed):
+        return compare.published(Claim.of({**result, **changed}, "a"), tree, origins)
+
+    assert published() == Published(t2v_r1=51.0, exact=False, selected_on="test")
+    assert published(origins={**shipped, "train.lr": "--set"}) is None
+    assert published(split="val") is None
+    assert published(data={"name": "msvd"}) is None
+    assert published(data={**data, "variant": "7k"}) is None
+    assert published(gallery={"expected": 1000, "scored": 879}) is None
+    assert published(tree={**tree, "recipe": {**recipe, "published": None}}) is None
+    assert published(tree=None, origins=None) is None
 
 
 def test_the_referee_needs_no_torch():

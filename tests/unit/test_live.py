@@ -153,7 +153,7 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
     result = run(world, tmp_path / "out")
     found = RunDir.open(tmp_path / "out" / "runs" / "synthetic")
     store = models.store_for(Workspace(tmp_path / "out"), found, None)
-    assert result["store"] == store.fingerprint != found.env()["store"]
+    assert result.store == store.fingerprint != found.env()["store"]
     assert store.backbone_name == f"local:{(found.path / 'backbone').resolve()}"
     before = Workspace(world[0]).newest_features(world[1])
     assert before is not None and not torch.allclose(before.text().pooled, store.text().pooled, atol=1e-2)
@@ -163,7 +163,7 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
     first = select(store, TrainConfig()).validation
     assert len(first) == len(gallery_of(store, "val").videos)
     # The validation of the run used one caption a video and fp32 features; the store holds fp16.
-    assert scored["videos"] == 3 and result["best"]["t2v"].keys() <= scored["t2v"].keys()
+    assert scored.subject.videos == 3 and result.best.metrics.t2v.keys() <= scored.judged.t2v.keys()
 
 
 def test_a_killed_full_run_resumes_to_the_same_bytes(world: tuple[Path, str], tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_frozen_layers_stay_and_the_table_says_so(world: tuple[Path, str], tmp_p
     freeze = ("clip.visual.conv1.weight", "clip.token_embedding.weight")
     flags = {**FLAGS, "backbone.name": world[1], "train.freeze": list(freeze)}
     resolved, options = experiment_of(Workspace(world[0]), OPTIONS, method=METHOD, flags=flags)
-    groups = {g["group"]: g["names"] for g in dry_run(resolved, Workspace(world[0]), options)["groups"]}
+    groups = {g.group: g.names for g in dry_run(resolved, Workspace(world[0]), options).groups}
     assert set(groups["frozen"]) == set(freeze) and "clip.text_projection" in groups["backbone"]
     assert groups["dead"] == ["clip.logit_scale"]
 

@@ -123,8 +123,8 @@ def test_frozen_and_dead_parameters_are_listed_and_not_trained() -> None:
     groups = group_parameters(named(), train, frozenset({"visual_logit_weight"}))
     assert [name for name, _ in groups.frozen] == ["clip.visual.conv1.weight", "clip.visual.ln_pre.weight"]
     assert [name for name, _ in groups.dead] == ["visual_logit_weight"]
-    assert {r["group"] for r in groups.table()} == {"head", "logit scale", "frozen", "dead"}
-    assert sum(r["parameters"] for r in groups.table()) == sum(p.numel() for _, p in named())
+    assert {r.group for r in groups.table()} == {"head", "logit scale", "frozen", "dead"}
+    assert sum(r.parameters for r in groups.table()) == sum(p.numel() for _, p in named())
 
 
 def test_a_freeze_pattern_that_matches_nothing_names_the_nearest_parameter() -> None:

@@ -169,13 +169,13 @@ def test_temporal_shift_encodes_whole_clips(workspace: Path, tmp_path: Path) -> 
 
 def test_only_what_is_new_is_encoded(workspace: Path, weights: str, encoded: dict[str, list[str]]) -> None:
     captions = _three(workspace)
-    first = precompute(workspace, weights, captions, EXACT)
+    first = precompute(workspace, weights, captions, EXACT).store
     assert encoded["clips"] == ["a.mp4", "b.mp4", "c.mp4"]
     assert encoded["texts"] == ["a dog surfing on a wave", "two cats", "rain"]  # once, though two videos share one
     encoded["clips"].clear()
     encoded["texts"].clear()
 
-    assert precompute(workspace, weights, captions, EXACT).encoded_clips == 0
+    assert precompute(workspace, weights, captions, EXACT).clips.encoded == 0
     assert encoded == {"clips": [], "texts": []}
 
     writer = tiny_frames.simple(workspace, {"d.mp4": 3})
@@ -183,11 +183,10 @@ def test_only_what_is_new_is_encoded(workspace: Path, weights: str, encoded: dic
     _captions(captions, {"video": "d", "caption": "snow"}, {"video": "a", "caption": "rain"})
     report = precompute(workspace, weights, captions, EXACT)
     assert encoded == {"clips": ["d.mp4"], "texts": ["snow"]}
-    assert report.store is not None and first.store is not None
     assert [c.id for c in report.store.clips] == ["a.mp4", "c.mp4", "d.mp4"]
     assert [c.text for c in report.store.captions] == ["snow", "rain"]
-    assert report.store.fingerprint == first.store.fingerprint
-    assert report.store.content_hash() != first.store.content_hash()
+    assert report.store.fingerprint == first.fingerprint
+    assert report.store.content_hash() != first.content_hash()
 
 
 def test_a_renamed_video_costs_nothing_and_a_changed_one_is_made_again(
@@ -222,7 +221,7 @@ def test_a_stopped_run_is_taken_over_by_shards(
     encoded["clips"].clear()
     monkeypatch.setattr(engine, "encode_captions", whole)
     store = precompute(workspace, weights, _three(workspace), EXACT).store
-    assert encoded["clips"] == [] and store is not None and len(store.video()) == 3
+    assert encoded["clips"] == [] and len(store.video()) == 3
 
 
 def test_repair_makes_one_shard_again(
@@ -231,14 +230,13 @@ def test_repair_makes_one_shard_again(
     monkeypatch.setattr(engine, "_SHARD_CLIPS", 1)
     options = PrecomputeOptions(**{**vars(EXACT), "shape": "ragged", "word_importance": "stopwords", "dtype": "bf16"})
     store = precompute(workspace, weights, _three(workspace), options).store
-    assert store is not None
     before, (hurt, *_) = store.video(), sorted(store.root.glob("video-*"))
     hurt.write_bytes(b"x" * hurt.stat().st_size)
     with pytest.raises(DataError, match=f"--repair {hurt.name}"):
         FeatureStore.open(store.root).video()
     encoded["clips"].clear()
     report = repair(workspace, hurt.name, PrecomputeOptions(device="cpu"))
-    assert len(encoded["clips"]) == 1 and report.store is not None
+    assert len(encoded["clips"]) == 1
     assert report.store.root == store.root
     torch.testing.assert_close(report.store.video().frames, before.frames, rtol=1e-2, atol=1e-2)
     with pytest.raises(DataError, match=r"no feature store .* has a shard or fingerprint 'x\.safetensors'"):
@@ -287,8 +285,8 @@ def test_captions_of_failed_videos_are_set_aside_and_counted(
         {"video": "broken", "caption": "y", "split": "test"},
     )
     report = precompute(workspace, weights, file, EXACT)
-    assert (report.captions, report.set_aside) == (1, 1)
-    assert report.store is not None and report.store.provenance["missing"] == {"test": ["broken.mp4"]}
+    assert (report.captions.total, report.captions.set_aside) == (1, 1)
+    assert report.store.provenance["missing"] == {"test": ["broken.mp4"]}
     assert "1 captions of 1 videos without frames were set aside" in caplog.text
 
 
@@ -334,15 +332,15 @@ def test_a_data_set_brings_its_notes_and_expectations(workspace: Path, weights: 
 def test_captions_are_found_beside_the_videos_and_remembered(
     workspace: Path, weights: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert precompute(workspace, weights, None, EXACT).captions == 0  # a workspace for queries only
+    assert precompute(workspace, weights, None, EXACT).captions.total == 0  # a workspace for queries only
     beside = _captions(workspace.parent / "videos" / "captions.jsonl", {"video": "a", "caption": "x"})
     tiny_frames.simple(workspace, {}).set_header(captions_beside=str(beside))
-    assert precompute(workspace, weights, None, EXACT).captions == 1
-    assert precompute(workspace, weights, _three(workspace), EXACT).captions == 4
-    assert precompute(workspace, weights, None, EXACT).captions == 4
+    assert precompute(workspace, weights, None, EXACT).captions.total == 1
+    assert precompute(workspace, weights, _three(workspace), EXACT).captions.total == 4
+    assert precompute(workspace, weights, None, EXACT).captions.total == 4
     with caplog.at_level(logging.INFO):
         (workspace.parent / "captions.jsonl").unlink()
-        assert precompute(workspace, weights, None, EXACT).captions == 1
+        assert precompute(workspace, weights, None, EXACT).captions.total == 1
     assert "are gone" in caplog.text and str(beside) in caplog.text
 
 
@@ -406,8 +404,8 @@ def test_impossible_plans_are_refused(
     if change.get("word_importance") == "spacy" and importlib.util.find_spec("spacy"):
         pytest.skip("spacy is installed")
     with pytest.raises(error) as e:
-        precompute(
-            Workspace(workspace), weights, None, PrecomputeOptions(**{**vars(EXACT), **change, "dry_run": dry_run})
+        (engine.dry_run if dry_run else precompute)(
+            Workspace(workspace), weights, None, PrecomputeOptions(**{**vars(EXACT), **change})
         )
     assert said in str(e.value)
     assert not (workspace / "features").exists()
@@ -418,33 +416,31 @@ def test_truncated_captions_are_counted_and_said(
 ) -> None:
     options = PrecomputeOptions(**{**vars(EXACT), "max_words": 4})
     report = precompute(workspace, weights, _three(workspace), options)
-    assert report.truncated == 2
+    assert report.captions.truncated == 2
     assert "2 captions longer than 4 tokens were truncated" in caplog.text
-    assert report.store is not None and int(report.store.text().n_tokens.max()) == 4
+    assert int(report.store.text().n_tokens.max()) == 4
 
 
 def test_a_dry_run_writes_nothing_and_multiplies_right(workspace: Path, weights: str) -> None:
-    options = PrecomputeOptions(**{**vars(EXACT), "dry_run": True, "dtype": "fp16"})
-    report = precompute(workspace, weights, _three(workspace), options)
+    options = PrecomputeOptions(**{**vars(EXACT), "dtype": "fp16"})
+    report = engine.dry_run(Workspace(workspace), weights, _three(workspace), options)
     assert not (workspace / "features").exists()
-    assert report.more["sizes"] == {"frames": 12, "tokens": 30, "dim": 32, "bytes_a_value": 2}
+    assert report.sizes == engine.PlannedSizes(frames=12, tokens=30, dim=32, bytes_a_value=2)
     assert report.size_bytes == (3 * 4 + 3 * (9 + 1)) * 32 * 2
-    assert report.seconds > 0 and report.encoded_clips == 3 and report.encoded_texts == 3
-    real = precompute(
-        Workspace(workspace), weights, _three(workspace), PrecomputeOptions(**{**vars(options), "dry_run": False})
-    )
-    assert real.store is not None and report.more["fingerprint"] == real.store.fingerprint
-    assert precompute(workspace, weights, None, options).encoded_clips == 0
+    assert report.seconds > 0 and report.clips.encoded == 3 and report.captions.encoded == 3
+    real = precompute(Workspace(workspace), weights, _three(workspace), options)
+    assert report.fingerprint == real.store.fingerprint
+    assert engine.dry_run(Workspace(workspace), weights, None, options).clips.encoded == 0
 
 
 def test_a_dry_run_needs_no_weights(workspace: Path) -> None:
     with pytest.raises(DataError, match="takes 224 px"):
-        precompute(workspace, "clip-vit-b32", None, PrecomputeOptions(dry_run=True))
+        engine.dry_run(Workspace(workspace), "clip-vit-b32", None, PrecomputeOptions())
     tiny_frames.FrameWriter.open(
         workspace / "frames", tiny_frames.identity_of(FramePlan(num_frames=4, size=224)), {}, overwrite=True
     )
     tiny_frames.simple(workspace, {"a.mp4": 3}, plan=FramePlan(num_frames=4, size=224))
-    report = precompute(workspace, "clip-vit-b32", None, PrecomputeOptions(dry_run=True, device="cpu"))
+    report = engine.dry_run(Workspace(workspace), "clip-vit-b32", None, PrecomputeOptions(device="cpu"))
     assert report.backbone == "clip-vit-b32" and report.seconds > 0
     assert report.size_bytes == 4 * 512 * 2
 

@@ -6,8 +6,10 @@ from safetensors.numpy import save_file
 
 from tvr_cli import metrics
 from tvr_cli.engine import compare, referee
+from tvr_cli.engine.evaluate_result import Completeness
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.results.base import plain
 from tvr_cli.workspace import Workspace
 
 
@@ -25,11 +27,11 @@ def write(path, **arrays):
 def test_both_formats_give_the_same_result(tmp_path, name):
     scores, video = example()
     result, ranks = referee.judge_file(write(tmp_path / name, scores=scores, video_of_caption=video), JudgeOptions())
-    assert result["t2v"] == metrics.evaluate(scores, video)["t2v"]
-    assert result["gallery"] == {"expected": 30, "scored": 30, "zero_filled": 0}
+    assert result.judged.t2v == metrics.evaluate(scores, video)["t2v"]
+    assert result.gallery == Completeness(expected=30, scored=30, zero_filled=0)
     assert ranks is not None and len(ranks[0]) == 30
-    low, high = result["intervals"]["t2v"]["R@1"]
-    assert low <= result["t2v"]["R@1"] <= high
+    low, high = result.judged.intervals.t2v["R@1"]
+    assert low <= result.judged.t2v["R@1"] <= high
 
 
 @pytest.mark.parametrize(
@@ -69,9 +71,9 @@ def test_zero_filled_videos_are_refused_or_counted(tmp_path):
     with pytest.raises(DataError, match=r"1 of 30 videos have one score .* --allow-missing"):
         referee.judge_file(file, JudgeOptions())
     result, _ = referee.judge_file(file, JudgeOptions(), allow_missing=True)
-    assert result["gallery"] == {"expected": 30, "scored": 30, "zero_filled": 1}
+    assert result.gallery == Completeness(expected=30, scored=30, zero_filled=1)
     report = compare.compare([compare.read_entry(file, "test", Workspace(tmp_path))] * 2)
-    assert report["rows"][0]["gallery"]["zero_filled"] == 1
+    assert report.rows[0].gallery.zero_filled == 1
     assert "| 30/30 videos, 1 zero-filled |" in "\n".join(compare.markdown(report))
 
 
@@ -79,15 +81,15 @@ def test_a_constant_matrix_is_chance_not_a_gallery_of_missing_videos(tmp_path):
     _, video = example()
     file = write(tmp_path / "a.npz", scores=np.ones((30, 30)), video_of_caption=video)
     result, _ = referee.judge_file(file, JudgeOptions())
-    assert result["t2v"]["R@1"] == pytest.approx(100 / 30)
+    assert result.judged.t2v["R@1"] == pytest.approx(100 / 30)
 
 
 def test_dual_softmax_is_a_row_of_its_own_and_never_the_headline():
     scores, video = example()
-    plain, _ = referee.judge(scores, video, JudgeOptions())
+    headline, _ = referee.judge(scores, video, JudgeOptions())
     posted, _ = referee.judge(scores, video, JudgeOptions(post=("dsl",)))
-    assert posted["t2v"] == plain["t2v"]
-    assert posted["post"][0]["name"] == "dsl" and "all test queries" in posted["post"][0]["note"]
+    assert posted.t2v == headline.t2v
+    assert posted.post[0].name == "dsl" and "all test queries" in posted.post[0].note
 
 
 def test_dual_softmax_written_as_a_loop():
@@ -122,15 +124,15 @@ def test_qbnorm_without_a_bank_says_what_it_needs():
 def test_the_old_counting_is_labelled():
     scores, video = example()
     result, ranks = referee.judge(scores, video, JudgeOptions(counting="clip4clip"))
-    assert result["metrics"] == "clip4clip" and ranks is None and result["v2t_protocol"] == "max"
-    assert {"t2v", "v2t", "rsum", "ties"} <= result.keys()
+    assert result.metrics == "clip4clip" and ranks is None and result.v2t_protocol == "max"
+    assert {"t2v", "v2t", "rsum", "ties"} <= plain(result).keys()
 
 
 def test_the_old_counting_shows_how_many_queries_tie():
     scores = np.zeros((4, 4), dtype=np.float32)
     result, _ = referee.judge(scores, np.arange(4), JudgeOptions(counting="clip4clip"))
-    assert result["t2v"]["R@1"] == 25.0 and result["rank_entries"] == {"t2v": 16, "v2t": 16}
-    assert result["ties"] == {"t2v": 4, "v2t": 4}
+    assert result.t2v["R@1"] == 25.0 and result.rank_entries == {"t2v": 16, "v2t": 16}
+    assert result.ties == {"t2v": 4, "v2t": 4}
 
 
 @pytest.mark.parametrize("options", [{"v2t": "best-caption"}, {"post": ("dsl",)}])

@@ -16,8 +16,10 @@ from synthetic import SyntheticStore
 
 from tvr_cli.engine import models
 from tvr_cli.engine.train import TrainOptions, dry_run, experiment_of, train
+from tvr_cli.engine.train_result import Leaf
 from tvr_cli.errors import ConfigError, DataError, Interrupted, StoreMismatch
 from tvr_cli.runs import RunDir
+from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
 METHOD = "tests.synthetic"
@@ -42,7 +44,7 @@ def run_train(workspace: Path, options: TrainOptions = OPTIONS, method: str | No
 def test_a_run_holds_configuration_environment_metrics_and_weights(tmp_path: Path) -> None:
     result = run_train(workspace_in(tmp_path))
     run = RunDir.open(tmp_path / "runs" / "synthetic")
-    assert result["run"] == "synthetic" and result["steps"] == 6 and result["stopped"] == "finished"
+    assert result.run == "synthetic" and result.steps == 6 and result.stopped == "finished"
     assert run.config()["train"]["batch_size"] == 8
     assert json.loads((run.path / "origins.json").read_text())["train.batch_size"] == "flag"
     assert run.env()["threads"] == 1 and run.env()["cpu_gemm"] in ("mkl", "onednn") and "commit" in run.env()["git"]
@@ -50,7 +52,7 @@ def test_a_run_holds_configuration_environment_metrics_and_weights(tmp_path: Pat
         "best.safetensors", "step-00000003.safetensors", "step-00000006.safetensors",
     ]  # fmt: skip
     assert {r["event"] for r in run.logged()} == {"step", "validation"}
-    assert 0 <= result["best"]["t2v"]["R@1"] <= 100
+    assert 0 <= result.best.metrics.t2v["R@1"] <= 100
 
 
 def test_a_trained_run_can_be_scored(tmp_path: Path) -> None:
@@ -61,12 +63,12 @@ def test_a_trained_run_can_be_scored(tmp_path: Path) -> None:
     store = models.store_for(Workspace(workspace), RunDir.open(tmp_path / "runs" / "synthetic"), None)
     scorer = models.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store, METHOD)
     result = evaluate(scorer, store, workspace, EvaluateOptions(device="cpu"))
-    assert result["run"] == "synthetic" and result["videos"] == 10
+    assert result.subject.run == "synthetic" and result.subject.videos == 10
 
 
 def test_a_second_run_takes_a_new_name_and_a_named_one_is_not_overwritten(tmp_path: Path) -> None:
     workspace = workspace_in(tmp_path)
-    assert [run_train(workspace)["run"] for _ in range(2)] == ["synthetic", "synthetic-2"]
+    assert [run_train(workspace).run for _ in range(2)] == ["synthetic", "synthetic-2"]
     with pytest.raises(ConfigError, match="--resume"):
         run_train(workspace, TrainOptions(run="synthetic"))
 
@@ -77,8 +79,8 @@ def test_resuming_with_another_configuration_names_the_leaves(tmp_path: Path) ->
     again = TrainOptions(run="synthetic", resume=True)
     with pytest.raises(DataError, match=r"train\.epochs was 2, now 5; train\.lr was 0\.01, now 0\.5\."):
         run_train(workspace, again, **{"train.lr": 0.5, "train.epochs": 5})
-    assert run_train(workspace, again, **{"train.lr": 1e-2, "train.keep_checkpoints": 7})["steps"] == 6
-    assert run_train(workspace, TrainOptions(resume=True))["run"] == "synthetic"
+    assert run_train(workspace, again, **{"train.lr": 1e-2, "train.keep_checkpoints": 7}).steps == 6
+    assert run_train(workspace, TrainOptions(resume=True)).run == "synthetic"
 
 
 def test_resuming_on_changed_captions_is_refused(tmp_path: Path) -> None:
@@ -137,10 +139,10 @@ def test_a_dry_run_shows_store_configuration_and_groups_and_writes_nothing(tmp_p
     resolved, options = experiment_of(workspace, OPTIONS, method=METHOD, flags=FLAGS)
     plan = dry_run(resolved, Workspace(workspace), options)
     assert sorted(p for p in tmp_path.rglob("*")) == before
-    assert plan["store"]["exists"] and plan["pairs"] == 30 and plan["steps"] == 6
-    assert {"path": "train.lr", "value": 0.01, "origin": "flag"} in plan["config"]
-    assert {g["group"]: g["parameters"] for g in plan["groups"]} == {"head": 16, "logit scale": 1} or sum(
-        g["parameters"] for g in plan["groups"]
+    assert plan.store.exists and plan.pairs == 30 and plan.steps == 6
+    assert Leaf("train.lr", 0.01, "flag") in plan.config
+    assert {g.group: g.parameters for g in plan.groups} == {"head": 16, "logit scale": 1} or sum(
+        g.parameters for g in plan.groups
     ) == 16 * 16 + 16 + 1
 
 
@@ -148,9 +150,9 @@ def test_a_dry_run_without_any_store_says_what_it_needs(tmp_path: Path) -> None:
     flags = {**FLAGS, "backbone.name": "clip-vit-b32", "frames.num_frames": 12, "shape": "fixed"}
     resolved, options = experiment_of(Workspace(tmp_path), OPTIONS, method=METHOD, flags=flags)
     plan = dry_run(resolved, Workspace(tmp_path), options)
-    assert plan["store"]["exists"] is False and plan["store"]["backbone"] == "clip-vit-b32"
-    assert plan["sizes"] == {"dim": 512, "frames": 12, "words": 32}
-    assert "tvr extract-frames" in plan["store"]["next"]
+    assert plan.store.exists is False and plan.store.backbone == "clip-vit-b32"
+    assert plan.sizes == Sizes(dim=512, frames=12, words=32)
+    assert "tvr extract-frames" in plan.store.next
 
 
 def test_sigkill_in_the_middle_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_ctrl_c_prints_the_command_that_continues(tmp_path: Path, monkeypatch: p
     with pytest.raises(Interrupted, match=rf"tvr train --resume --run synthetic --method {METHOD} -o {workspace}"):
         run_train(workspace)
     monkeypatch.undo()
-    assert run_train(workspace, TrainOptions(run="synthetic", resume=True))["steps"] == 6
+    assert run_train(workspace, TrainOptions(run="synthetic", resume=True)).steps == 6
 
 
 def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Json
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.audit import AuditReport
 
 
 def audit(
@@ -43,25 +46,22 @@ def audit(
     render.result(report, as_json, lambda: _show(report))
 
 
-def _show(report: dict[str, Any]) -> None:
-    for row in report["rows"]:
-        numbers = ", ".join(f"{name} {value:g}" for name, value in row["recalls"].items())
-        render.line(f"{row['label']}: {numbers}" + (f" over {row['queries']} queries" if row["queries"] else ""))
-        render.line(f"  {row['verdict']}")
-        for name, (low, high) in row["interval"].items():
-            count = (row["counts"] or {}).get(name)
-            hits = f"{count} of {row['queries']}; " if count is not None else ""
+def _show(report: AuditReport) -> None:
+    for row in report.rows:
+        numbers = ", ".join(f"{name} {value:g}" for name, value in row.recalls.items())
+        render.line(f"{row.label}: {numbers}" + (f" over {row.queries} queries" if row.queries else ""))
+        render.line(f"  {row.verdict}")
+        for name, (low, high) in row.interval.items():
+            count = (row.counts or {}).get(name)
+            hits = f"{count} of {row.queries}; " if count is not None else ""
             render.line(f"  {name}: {hits}95 % interval {low:.1f} to {high:.1f}")
-        if row["possible"]["known"] and not row["fits_claim"]:
-            known = ", ".join(f"{n} ({name})" for n, name in row["possible"]["known"].items())
+        if row.possible.known and not row.fits_claim:
+            known = ", ".join(f"{n} ({name})" for n, name in row.possible.known.items())
             render.line(f"  test sets in use that fit: {known}")
-        for sentence in row.get("findings", []):
+        for sentence in row.findings or ():
             render.line(f"  {sentence}")
-    for difference in report["differences"]:
-        verdict = "differ significantly" if difference["significant"] else "do not differ significantly"
-        render.line(
-            f"{difference['metric']}: {difference['a']:g} and {difference['b']:g} {verdict} "
-            f"(p = {difference['p']:.3f}, sampling error alone)"
-        )
-    for sentence in report["protocols"]:
+    for found in report.differences:
+        verdict = "differ significantly" if found.significant else "do not differ significantly"
+        render.line(f"{found.metric}: {found.a:g} and {found.b:g} {verdict} (p = {found.p:.3f}, sampling error alone)")
+    for sentence in report.protocols:
         render.line(f"the protocols differ: {sentence}")

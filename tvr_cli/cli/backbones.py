@@ -40,8 +40,7 @@ def backbones(
     from tvr_cli.engine import backbone_catalogue as catalogue
 
     found = [catalogue.show(name)] if name else catalogue.list_all()
-    payload = {"schema": "tvr/backbones@1", "backbones": found}
-    render.result(payload, as_json, lambda: _show_one(found[0]) if name else _show_all(found))
+    render.result(catalogue.BackbonesReport(found), as_json, lambda: _show_one(found[0]) if name else _show_all(found))
 
 
 def _show_all(found: list[dict[str, Any]]) -> None:

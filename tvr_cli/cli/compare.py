@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 from tvr_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.compare import CompareReport
 
 
 def compare(
@@ -40,7 +44,7 @@ def compare(
         from tvr_cli.engine.compare_plot import draw
 
         draw(entries, plot)
-        report["plot"] = str(plot)
+        report = dataclasses.replace(report, plot=plot)
     if as_markdown:
         for row in engine.markdown(report):
             render.line(row)
@@ -50,25 +54,24 @@ def compare(
         render.result(report, as_json, lambda: _show(report))
 
 
-def _show(report: dict[str, Any]) -> None:
-    from tvr_cli.engine.compare import table_of
+def _show(report: CompareReport) -> None:
+    from tvr_cli.engine.compare import PairedTest, table_of
 
     header, rows = table_of(report)
     render.table(None, header, rows, left=header.index("t2v R@1 [95 %]"))
-    for test in report["tests"]:
-        if test["metric"] != "R@1":
+    for test in report.tests:
+        found = test.found
+        if found.metric != "R@1":
             continue
-        name = f"{test['against']} - {report['rows'][0]['label']}"
-        if test["paired"]:
-            low, high = test["interval"]
+        name = f"{test.against} - {report.rows[0].label}"
+        if isinstance(test, PairedTest):
+            low, high = test.found.interval
             render.line(
-                f"{name}, {test['side']} R@1: {test['difference']:+.1f} [{low:+.1f}, {high:+.1f}], "
-                f"p = {test['p']:.3g} ({test['test']})"
+                f"{name}, {test.side} R@1: {found.difference:+.1f} [{low:+.1f}, {high:+.1f}], "
+                f"p = {found.p:.3g} ({test.found.test})"
             )
         else:
-            render.line(
-                f"{name}, R@1: {test['difference']:+.1f}, p = {test['p']:.3g} (unpaired: no ranks of one of them)"
-            )
-    for label, told in report["protocols"].items():
+            render.line(f"{name}, R@1: {found.difference:+.1f}, p = {found.p:.3g} (unpaired: no ranks of one of them)")
+    for label, told in report.protocols.items():
         for sentence in told:
             render.line(f"{label} stands under another protocol: {sentence}")

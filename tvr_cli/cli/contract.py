@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tvr_cli.cli import render
@@ -15,15 +14,10 @@ if TYPE_CHECKING:
 
 def report(kind: str, name: str, checks: Sequence[Check], as_json: bool) -> None:
     """Print what the clauses of a contract gave. Raises PartialFailure when one does not hold."""
+    from tvr_cli.testing.report import CheckReport
+
     broken = [check for check in checks if not check.passed]
-    payload = {
-        "schema": "tvr/check@1",
-        "kind": kind,
-        "name": name,
-        "passed": not broken,
-        "checks": [asdict(check) for check in checks],
-    }
-    render.result(payload, as_json, lambda: _show(checks))
+    render.result(CheckReport(kind, name, not broken, checks), as_json, lambda: _show(checks))
     if broken:
         raise PartialFailure(
             f"the {kind} {name} does not hold {render.count(len(broken), 'clause')} of {len(checks)}: "

@@ -41,8 +41,7 @@ def datasets(
     from tvr_cli.engine import dataset_catalogue as catalogue
 
     found = [catalogue.describe(name)] if name else catalogue.describe_all()
-    payload = {"schema": "tvr/datasets@1", "datasets": found}
-    render.result(payload, as_json, lambda: _show_one(found[0]) if name else _show_all(found))
+    render.result(catalogue.DatasetsReport(found), as_json, lambda: _show_one(found[0]) if name else _show_all(found))
 
 
 def _show_all(found: list[dict[str, Any]]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,11 @@ from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Assignments, Device, DryRun, Json
 from tvr_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.demo import DemoPlan, DemoReport, MethodRow, Question
+    from tvr_cli.engine.demo_results import Moments
+    from tvr_cli.results.metrics import Rate
 
 DEFAULT_FOLDER = Workspace(Path("out/demo"))
 
@@ -70,104 +76,105 @@ def demo(
     if dry_run:
         plan = planned.plan()
         if clean is not None:
-            plan["clean"] = {"removes": list(clean.removed), "keeps": list(clean.kept)}
+            plan = dataclasses.replace(plan, clean=engine.PlannedClean(clean.removed, clean.kept))
         render.result(plan, as_json, lambda: _show_plan(plan))
         return
     result = planned.run()
-    render.result(result, as_json, lambda: show(result, kept=keep))
+    render.result(result, as_json, lambda: _show(result, kept=keep))
     if not keep:
         engine.clean(workspace)
 
 
-def show(result: dict[str, Any], *, kept: bool) -> None:
+def _show(result: DemoReport, *, kept: bool) -> None:
     """Print the demo for people: the tables, the question with its answers, and what to type next."""
-    rows = result["methods"]
-    render.line(result["title"])
+    rows = result.methods
+    render.line(result.title)
     render.line()
-    n = result["queries"]
-    render.line(f"Text to video on {result['backbone']}: {n} test captions against {n} videos; {_uncertainty(result)}")
+    n = result.queries
+    render.line(f"Text to video on {result.backbone}: {n} test captions against {n} videos; {_uncertainty(result)}")
     render.table(
         None,
         ("method", "R@1", "R@5", "R@10", "trained in"),
-        [[r["method"], *(_rate(r["t2v"][f"R@{k}"]) for k in (1, 5, 10)), _training(r)] for r in rows],
+        [[r.method, *(_rate(rate) for rate in (r.t2v.r1, r.t2v.r5, r.t2v.r10)), _training(r)] for r in rows],
     )
-    kinds = list(rows[0]["t2v"]["by_kind"])
+    kinds = list(rows[0].t2v.by_kind)
     render.line()
     render.line("R@1 by kind of caption; base, order, motion and binding are near copies of each other")
     render.table(
         None,
         ("method", *kinds),
-        [[r["method"], *(_rate(r["t2v"]["by_kind"][kind]) for kind in kinds)] for r in rows],
+        [[r.method, *(_rate(r.t2v.by_kind[kind]) for kind in kinds)] for r in rows],
     )
     render.line()
     render.line("Where in its own video? Spans by the method (by a window of the same length in the middle), in %")
     render.table(
         None,
         ("method", "IoU ≥ 0.5", "mean IoU", "middle in an event", "seconds"),
-        [[r["method"], *_moments(r["moments"])] for r in rows],
+        [[r.method, *_moments(r.moments)] for r in rows],
     )
     render.line()
-    _show_query(result["query"])
+    _show_question(result.query)
     render.line()
     render.line(
-        f"{render.duration(result['seconds'])} in all." + (f" Everything is in {result['workspace']}" if kept else "")
+        f"{render.duration(result.seconds)} in all." + (f" Everything is in {result.workspace}" if kept else "")
     )
     render.line("Your own videos:")
     render.line(f"  {commands.tvr('extract-frames', 'YOUR_VIDEOS/')}")
     render.line(f"  {commands.tvr('query', 'a dog surfing')}")
 
 
-def _show_query(query: dict[str, Any]) -> None:
-    start, end = query["event"]
-    render.line(f'Question: "{query["query"]}" (asked of {query["method"]}; it happens from {start:g} to {end:g} s)')
+def _show_question(asked: Question) -> None:
+    start, end = asked.event
+    render.line(f'Question: "{asked.query}" (asked of {asked.method}; it happens from {start:g} to {end:g} s)')
     rows = [
-        [h["rank"], h["path"], f"{h['start']:.1f}–{h['end']:.1f} s", f"{h['score']:.3f}", "right" if h["right"] else ""]
-        for h in query["hits"]
+        [h.rank, h.path, f"{h.start:.1f}–{h.end:.1f} s", f"{h.score:.3f}", "right" if judged.right else ""]
+        for judged in asked.hits
+        for h in (judged.hit,)
     ]
     render.table(None, ("#", "video", "where", "score", ""), rows, left=2)
 
 
-def _show_plan(plan: dict[str, Any]) -> None:
-    render.line(f"would make {plan['videos']} videos and {plan['captions']} captions in {plan['workspace']}/videos")
-    render.line(f"would take about {render.size(plan['bytes'])} and extract {plan['frames']} frames")
-    for row in plan["methods"]:
-        trained = f"train {row['runs']} run(s), {row['epochs']} epochs each" if row["trains"] else "nothing to train"
-        render.line(f"  {row['method']}: {trained}")
-    if clean := plan.get("clean"):
-        there = f"and {render.count(len(clean['removes']), 'file')} of an earlier demo" if clean["removes"] else ""
+def _show_plan(plan: DemoPlan) -> None:
+    render.line(f"would make {plan.videos} videos and {plan.captions} captions in {plan.workspace}/videos")
+    render.line(f"would take about {render.size(plan.size_bytes)} and extract {plan.frames} frames")
+    for row in plan.methods:
+        trained = f"train {row.runs} run(s), {row.epochs} epochs each" if row.trains else "nothing to train"
+        render.line(f"  {row.method}: {trained}")
+    if (clean := plan.clean) is not None:
+        there = f"and {render.count(len(clean.removes), 'file')} of an earlier demo" if clean.removes else ""
         render.line(f"would remove at the end what it made {there}".rstrip())
-        for name in clean["removes"]:
+        for name in clean.removes:
             render.line(f"  {name}")
-        for name in clean["keeps"]:
+        for name in clean.keeps:
             render.line(f"  kept, changed since: {name}")
 
 
-def _rate(value: dict[str, float]) -> str:
-    if "deviation" in value:
-        return f"{value['value']:.1f} ± {value['deviation']:.1f}"
-    return f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
+def _rate(rate: Rate) -> str:
+    if rate.deviation is not None:
+        return f"{rate.value:.1f} ± {rate.deviation:.1f}"
+    return f"{rate.value:.1f} [{rate.low:.1f}, {rate.high:.1f}]"
 
 
-def _moments(m: dict[str, float]) -> list[str]:
+def _moments(m: Moments) -> list[str]:
     return [
-        f"{m['R@1']:.1f} ({m['centred_R@1']:.1f})",
-        f"{100 * m['mean_iou']:.1f} ({100 * m['centred_mean_iou']:.1f})",
-        f"{m['inside']:.1f} ({m['centred_inside']:.1f})",
-        f"{m['seconds']:.2f}",
+        f"{m.r1:.1f} ({m.centred_r1:.1f})",
+        f"{100 * m.mean_iou:.1f} ({100 * m.centred_mean_iou:.1f})",
+        f"{m.inside:.1f} ({m.centred_inside:.1f})",
+        f"{m.seconds:.2f}",
     ]
 
 
-def _uncertainty(result: dict[str, Any]) -> str:
-    n = len(result["seeds"])
+def _uncertainty(result: DemoReport) -> str:
+    n = len(result.seeds)
     if n > 1:
         return f"mean ± deviation over {n} seeds"
     return "95 % intervals of the sampling of captions"
 
 
-def _training(row: dict[str, Any]) -> str:
-    if not row["trains"]:
+def _training(row: MethodRow) -> str:
+    if not row.trains:
         return "–"
-    return render.duration(row["train_seconds"]) if row["train_seconds"] else "kept"
+    return render.duration(row.train_seconds) if row.train_seconds else "kept"
 
 
 def _words(text: str) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.doctor import DoctorReport
 
 
 def doctor(
@@ -24,15 +27,14 @@ def doctor(
     """
     from tvr_cli.engine import doctor as engine
 
-    checks = engine.examine(target, workspace, deep=deep)
-    payload = engine.payload(checks, target or "environment")
-    render.result(payload, as_json, lambda: _show(payload))
-    if code := engine.exit_code(checks):
-        raise typer.Exit(code)
+    report = engine.examine(target, workspace, deep=deep)
+    render.result(report, as_json, lambda: _show(report))
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
 
 
-def _show(payload: dict[str, Any]) -> None:
-    for check in payload["checks"]:
-        render.line(f"{'ok ' if check['ok'] else 'no '} {check['name']}: {check['detail']}")
-        if check["fix"]:
-            render.line(f"      {check['fix']}")
+def _show(report: DoctorReport) -> None:
+    for check in report.checks:
+        render.line(f"{'ok ' if check.ok else 'no '} {check.name}: {check.detail}")
+        if check.fix:
+            render.line(f"      {check.fix}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +21,9 @@ from tvr_cli.cli.options import (
     Workspace,
 )
 from tvr_cli.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.evaluate_result import EvaluatePlan, EvaluateReport, ScoresReport, Subject
 
 _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 
@@ -69,6 +73,7 @@ def evaluate(
     """
     from tvr_cli.engine import referee
 
+    result: EvaluateReport | ScoresReport
     judge = referee.JudgeOptions(
         v2t=_one_of("--v2t-protocol", v2t_protocol, ("max", "best-caption", "mean-rank")),
         counting=_one_of("--metrics", counting, ("fair", "clip4clip")),
@@ -110,62 +115,73 @@ def evaluate(
     render.result(result, as_json, lambda: show(result))
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: EvaluateReport | ScoresReport) -> None:
     """Print a result for people: what was scored, one row a direction, then post-processed rows with their notes."""
-    gallery = result["gallery"]
-    on = f" on {result['backbone']}, split {result['split']}" if result.get("backbone") else ""
-    render.line(f"{result['method']} ({result['fidelity']}){on}")
+    from tvr_cli.engine.evaluate_result import EvaluateReport, Fair
+
+    gallery, judged = result.gallery, result.judged
+    subject = result.subject if isinstance(result, EvaluateReport) else None  # not known of a score file
+    about = result.subject if isinstance(result, EvaluateReport) else result
+    on = f" on {subject.backbone}, split {subject.split}" if subject else ""
+    render.line(f"{about.method} ({about.fidelity}){on}")
     render.line(
-        f"{result['captions']} captions; {gallery['scored']}/{gallery['expected']} videos, "
-        f"{gallery['zero_filled']} zero-filled; selected on {_selection(result)}"
+        f"{about.captions} captions; {gallery.scored}/{gallery.expected} videos, "
+        f"{gallery.zero_filled} zero-filled; selected on {_selection(subject) if subject else 'unknown'}"
     )
-    if result.get("metrics") == "clip4clip":
+    if judged.metrics == "clip4clip":
         render.line("metrics: clip4clip (the counting of older code: ties inflate the number of ranks)")
-    if result.get("word_importance", "none") != "none":
-        render.line(f"word importance: {result['word_importance']}")
-    rows = [_row("text to video", result, "t2v"), _row(f"video to text ({result['v2t_protocol']})", result, "v2t")]
-    for extra in result.get("post", []):
-        rows += [_row(f"{side} + {extra['name']}", extra, side) for side in ("t2v", "v2t") if side in extra]
+    if subject and subject.word_importance != "none":
+        render.line(f"word importance: {subject.word_importance}")
+    draws = result.draws if isinstance(result, EvaluateReport) else None
+    rows = [
+        _row("text to video", judged.t2v, draws.deviation.t2v if draws else None),
+        _row(f"video to text ({judged.v2t_protocol})", judged.v2t, draws.deviation.v2t if draws else None),
+    ]
+    posts = judged.post or () if isinstance(judged, Fair) else ()
+    for extra in posts:
+        rows.append(_row(f"t2v + {extra.name}", extra.t2v))
+        if extra.name == "dsl":
+            rows.append(_row(f"v2t + {extra.name}", extra.v2t))
     render.table(None, ("", *_COLUMNS), rows)
-    for extra in result.get("post", []):
-        render.line(f"{extra['name']}: {extra['note']}; not comparable with the rows above")
-    for side in ("t2v", "v2t"):
-        if interval := result.get("intervals", {}).get(side, {}).get("R@1"):
-            render.line(f"{side} R@1 95 % interval {interval[0]:.1f} to {interval[1]:.1f} (bootstrap over videos)")
-    if "ties" in result:
-        ties = result["ties"]
-        render.line(f"rsum {result['rsum']:.1f}; tied queries: {ties['t2v']} t2v, {ties['v2t']} v2t{_spread(result)}")
-    for note in result.get("data", {}).get("notes", []):
+    for extra in posts:
+        render.line(f"{extra.name}: {extra.note}; not comparable with the rows above")
+    intervals = judged.intervals if isinstance(judged, Fair) else None
+    for side, found in (("t2v", intervals.t2v), ("v2t", intervals.v2t)) if intervals else ():
+        low, high = found["R@1"]
+        render.line(f"{side} R@1 95 % interval {low:.1f} to {high:.1f} (bootstrap over videos)")
+    spread = _spread(judged.bounds) if isinstance(judged, Fair) else ""
+    ties = judged.ties
+    render.line(f"rsum {judged.rsum:.1f}; tied queries: {ties['t2v']} t2v, {ties['v2t']} v2t{spread}")
+    for note in (subject and subject.data.notes) or ():
         render.line(f"note: {note}")
 
 
-def _selection(result: dict[str, Any]) -> str:
+def _selection(subject: Subject) -> str:
     """Say on what the weights were chosen: the split, and which captions stood in for it."""
-    split, validation = result.get("selected_on", "unknown"), result.get("validation")
+    split, validation = subject.selected_on, subject.validation
     return f"{split} ({validation})" if split == "val" and validation not in (None, "the validation split") else split
 
 
-def _show_plan(plan: dict[str, Any]) -> None:
-    gallery = plan["gallery"]
-    render.line(f"{plan['method']} ({plan['fidelity']}) on {plan['backbone']}, split {plan['split']}")
-    render.line(f"{plan['captions']} captions; {gallery['scored']}/{gallery['expected']} videos; {plan['pairs']} pairs")
-    how = "ranks are streamed" if plan["streamed"] else f"the matrix takes {render.size(plan['bytes'])}"
-    render.line(f"{how}; the result would be in {plan['writes']}; nothing was written")
+def _show_plan(plan: EvaluatePlan) -> None:
+    about, gallery = plan.subject, plan.gallery
+    render.line(f"{about.method} ({about.fidelity}) on {about.backbone}, split {about.split}")
+    render.line(f"{about.captions} captions; {gallery.scored}/{gallery.expected} videos; {plan.pairs} pairs")
+    how = "ranks are streamed" if plan.streamed else f"the matrix takes {render.size(plan.size_bytes)}"
+    render.line(f"{how}; the result would be in {plan.writes}; nothing was written")
 
 
-def _row(label: str, result: dict[str, Any], side: str) -> list[Any]:
-    values = [result[side].get(c) for c in _COLUMNS]
-    if "deviation" in result:
-        deviation = result["deviation"][side]
+def _row(label: str, found: Mapping[str, float], deviation: Mapping[str, float | None] | None = None) -> list[Any]:
+    values = [found.get(c) for c in _COLUMNS]
+    if deviation is not None:
         return [label, *[f"{v:.1f} ± {deviation[c]:.1f}" for v, c in zip(values, _COLUMNS, strict=True)]]
     return [label, *values]
 
 
-def _spread(result: dict[str, Any]) -> str:
+def _spread(bounds: Mapping[str, Mapping[str, Any]]) -> str:
     """Say what the ties could make of R@1, where that shows."""
     told = []
     for side in ("t2v", "v2t"):
-        low, high = result.get("bounds", {}).get(side, {}).get("R@1", (0.0, 0.0))
+        low, high = bounds[side]["R@1"]
         if high - low >= 0.05:
             told.append(f"{side} R@1 between {low:.1f} and {high:.1f}")
     return f" (by luck: {', '.join(told)})" if told else ""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tvr_cli import commands, log
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, DryRun, Json, Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.extract import ExtractReport
+    from tvr_cli.engine.extraction.extract_estimate import ExtractEstimate
 
 
 def extract_frames(
@@ -101,7 +104,7 @@ def extract_frames(
     if repair is not None:
         if videos or data:
             raise ConfigError("--repair reads the videos that the store names; leave out VIDEOS")
-        _finish(engine.repair(workspace, repair, options), as_json, allow_failures)
+        _finish(engine.repair(workspace, repair, options), workspace, as_json, allow_failures)
         return
     if bool(videos) == bool(data):
         raise ConfigError(
@@ -120,7 +123,7 @@ def extract_frames(
 
         _show_estimate(estimate(sources, workspace, plan, options), as_json)
         return
-    _finish(engine.extract(sources, workspace, plan, options), as_json, allow_failures)
+    _finish(engine.extract(sources, workspace, plan, options), workspace, as_json, allow_failures)
 
 
 def _with_preset(
@@ -157,71 +160,46 @@ def _shard(text: str) -> tuple[int, int]:
     return int(part), int(of)
 
 
-def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
+def _finish(report: ExtractReport, workspace: Workspace, as_json: bool, allow_failures: bool) -> None:
     """Print what was done; exit with 5 when videos failed."""
     from tvr_cli.errors import PartialFailure
 
-    payload = {
-        "schema": "tvr/extract-frames@1",
-        "videos": report.videos,
-        "ok": report.ok,
-        "kept": report.kept,
-        "failed": report.failed,
-        "frames": report.frames,
-        "seconds": report.seconds,
-        "failures": [{"video": video, "reason": reason} for video, reason in report.failures],
-        "clips": report.clips,
-        "bytes": report.size_bytes,
-        "renamed": report.renamed,
-        "forgotten": report.forgotten,
-        "workspace": str(report.workspace),
-    }
-    render.result(payload, as_json, lambda: _show(report))
+    render.result(report, as_json, lambda: _show(report, workspace))
     where = " (failures.jsonl)" if report.failed else ""
     log.logger.info(
         "%s: %d ok, %d kept, %d failed%s",
         render.count(report.videos, "video"), report.ok, report.kept, report.failed, where,
     )  # fmt: skip
     if report.ok or report.kept:
-        log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=report.workspace))
+        log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=workspace))
     if report.failed and not allow_failures:
         raise PartialFailure(
             f"{report.failed} of {report.videos} videos failed, see "
-            f"{report.workspace.frames_folder / 'failures.jsonl'}; --retry-failed tries them again, "
+            f"{workspace.frames_folder / 'failures.jsonl'}; --retry-failed tries them again, "
             "--allow-failures accepts them"
         )
 
 
-def _show(report: Any) -> None:
+def _show(report: ExtractReport, workspace: Workspace) -> None:
     if not report.ok:
-        render.line(f"nothing new in {report.workspace.frames_folder}: {render.count(report.kept, 'video')} kept")
+        render.line(f"nothing new in {workspace.frames_folder}: {render.count(report.kept, 'video')} kept")
     else:
         render.line(
             f"{render.count(report.clips, 'clip')}, {render.count(report.frames, 'frame')}, "
             f"{render.size(report.size_bytes)} in "
-            f"{render.duration(report.seconds)}: {report.workspace.frames_folder}"
+            f"{render.duration(report.seconds)}: {workspace.frames_folder}"
         )
-    for video, reason in report.failures[:20]:
-        render.line(f"failed: {video}: {reason}")
+    for failure in report.failures[:20]:
+        render.line(f"failed: {failure.video}: {failure.reason}")
     if report.failed > 20:
         render.line(f"failed: … and {report.failed - 20} more")
 
 
-def _show_estimate(found: Any, as_json: bool) -> None:
-    payload = {
-        "schema": "tvr/extract-frames@1",
-        "dry_run": True,
-        "ok": 0,
-        "failures": [],
-        **asdict(found),
-        "bytes": found.size_bytes,
-    }
-    del payload["size_bytes"]
-
+def _show_estimate(found: ExtractEstimate, as_json: bool) -> None:
     def human() -> None:
         videos = render.count(found.videos, "video")
         render.line(f"{videos}: {found.todo} to read, {found.kept} kept, {found.failed} failed before")
-        if found.todo and found.frames is not None:
+        if found.todo and found.size_bytes is not None and found.seconds is not None:
             render.line(
                 f"about {found.frames} frames, {render.size(found.size_bytes)}, {render.duration(found.seconds)} "
                 f"(estimated from {found.tried} of them)"
@@ -231,4 +209,4 @@ def _show_estimate(found: Any, as_json: bool) -> None:
         if found.todo > len(found.first):
             render.line(f"  … and {found.todo - len(found.first)} more")
 
-    render.result(payload, as_json, human)
+    render.result(found, as_json, human)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, DryRun, Json, Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.importer import ImportReport
 
 
 def import_checkpoint(
@@ -33,19 +37,15 @@ def import_checkpoint(
     render.result(report, as_json, lambda: _show(report, workspace))
 
 
-def _show(report: dict[str, Any], workspace: Workspace) -> None:
-    sizes = ", ".join(f"{k} {v}" for k, v in report["sizes"].items() if v)
-    render.line(
-        f"{report['method']} ({report['fidelity']}), run {report['run']!r}: {report['parameters']:,} weights, {sizes}"
-    )
-    if report["backbone"]:
-        render.line(f"its CLIP: {report['backbone']}")
-    if report["dropped"]:
-        render.line(
-            f"{len(report['dropped'])} names that nothing reads were dropped: {', '.join(report['dropped'][:6])} …"
-        )
-    if report["dry_run"]:
+def _show(report: ImportReport, workspace: Workspace) -> None:
+    sizes = ", ".join(f"{name} {n}" for name, n in asdict(report.sizes).items() if n)
+    render.line(f"{report.method} ({report.fidelity}), run {report.run!r}: {report.parameters:,} weights, {sizes}")
+    if report.backbone:
+        render.line(f"its CLIP: {report.backbone}")
+    if report.dropped:
+        render.line(f"{len(report.dropped)} names that nothing reads were dropped: {', '.join(report.dropped[:6])} …")
+    if report.dry_run:
         render.line("the checkpoint fits; nothing was written")
         return
-    then = commands.tvr("evaluate", report["run"], workspace=workspace)
-    render.line(f"next: {report['next']}{commands.workspace_flag(workspace)}, then: {then}")
+    then = commands.tvr("evaluate", report.run, workspace=workspace)
+    render.line(f"next: {report.next}{commands.workspace_flag(workspace)}, then: {then}")

@@ -34,10 +34,10 @@ def index(
     report = engine.index(workspace, asked, device=device, overwrite=overwrite, dry_run=dry_run)
 
     def human() -> None:
-        what = "would index" if dry_run else "indexed" if report["built"] else "up to date:"
-        clips, videos = render.count(report["clips"], "clip"), render.count(report["videos"], "video")
-        render.line(f"{what} {clips} of {videos} with {report['method']}")
+        what = "would index" if dry_run else "indexed" if report.built else "up to date:"
+        clips, videos = render.count(report.clips, "clip"), render.count(report.videos, "video")
+        render.line(f"{what} {clips} of {videos} with {report.method}")
         if not dry_run:
-            render.line(f"{render.size(report['bytes'])} in {report['path']}")
+            render.line(f"{render.size(report.size_bytes)} in {report.path}")
 
     render.result(report, as_json, human)

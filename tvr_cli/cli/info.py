@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Json
 from tvr_cli.commands import DEFAULT_WORKSPACE
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.info import Part, WorkspaceInfo
+
 
 _IN_JSON_ONLY = ("schema", "kind", "path", "identity", "provenance", "config", "env", "results")
 
@@ -30,8 +34,8 @@ def info(
     render.result(found, as_json, lambda: _show(found))
 
 
-def _show(found: dict[str, Any]) -> None:
-    for part in found.get("parts", [found]):
+def _show(found: Part | WorkspaceInfo) -> None:
+    for part in (part.to_json() for part in (found.parts if found.kind == "workspace" else [found])):
         render.line(f"{part['kind']} {part['path']}")
         for key, value in part.items():
             if key in _IN_JSON_ONLY:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from tvr_cli.cli.options import Json
 from tvr_cli.errors import ConfigError, did_you_mean
 
 _ACTIONS = ("show", "check")
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.catalogue import MethodCard
 
 
 def methods(
@@ -40,38 +44,33 @@ def methods(
         return
     from tvr_cli.engine import catalogue
 
-    found = [catalogue.describe(name)] if name else catalogue.describe_all()
+    report = catalogue.methods(name)
     if cite and not as_json:
-        for row in "\n\n".join(m["bibtex"] for m in found if m["bibtex"]).splitlines():
+        for row in "\n\n".join(m.bibtex for m in report.methods if m.bibtex).splitlines():
             render.line(row)
         return
-    payload = {"schema": "tvr/methods@1", "methods": found}
-    render.result(payload, as_json, lambda: _show_one(found[0]) if name else _show_all(found))
+    render.result(report, as_json, lambda: _show_one(report.methods[0]) if name else _show_all(report.methods))
 
 
-def _show_all(methods: list[dict[str, Any]]) -> None:
+def _show_all(methods: Sequence[MethodCard]) -> None:
     rows = [
-        [m["name"], m["summary"], ", ".join(m["needs"]), m["fidelity"].replace("@", " @"), _cost(m).split(" (")[0]]
-        for m in methods
+        [m.name, m.summary, ", ".join(m.needs), m.fidelity.replace("@", " @"), _cost(m).split(" (")[0]] for m in methods
     ]
     render.table(None, ("method", "what it does", "needs", "fidelity", "cost a pair"), rows, left=5)
     show = commands.tvr("methods", "show", "NAME")
     render.line(f"costs at D 512, F 12, L 32; {show} sets them beside the published form's")
 
 
-def _cost(method: dict[str, Any]) -> str:
-    return re.sub(r"\d{4,}", lambda number: f"{int(number[0]):,}", method["cost_per_pair"])
+def _cost(method: MethodCard) -> str:
+    return re.sub(r"\d{4,}", lambda number: f"{int(number[0]):,}", method.cost_per_pair)
 
 
-def _show_one(about: dict[str, Any]) -> None:
-    render.line(f"{about['name']}: {about['summary']}")
-    render.line(about["paper"])
-    render.line(f"fidelity: {about['fidelity']}")
-    render.line(f"needs: {', '.join(about['needs'])}; {about['parameters']:,} parameters at D 512, F 12, L 32")
+def _show_one(about: MethodCard) -> None:
+    render.line(f"{about.name}: {about.summary}")
+    render.line(about.paper)
+    render.line(f"fidelity: {about.fidelity}")
+    render.line(f"needs: {', '.join(about.needs)}; {about.parameters:,} parameters at D 512, F 12, L 32")
     render.line(f"cost a pair: {_cost(about)}")
     render.line()
-    rows = [
-        [o["name"], str(o["default"]), o.get("symbol", ""), o.get("source", ""), o.get("note", "")]
-        for o in about["options"]
-    ]
+    rows = [[o.name, str(o.default), o.symbol or "", o.source or "", o.note or ""] for o in about.options]
     render.table(None, ("option", "default", "symbol", "source", "note"), rows, left=5)

@@ -34,6 +34,5 @@ def plot(
             train = commands.tvr("train", workspace=workspace)
             raise DataError(f"expected a run in {str(workspace.runs_folder)!r}, found none; train one: {train}")
         found = [newest]
-    path = engine(found, out or found[0].path / "curves.png")
-    payload = {"schema": "tvr/plot@1", "runs": [run.name for run in found], "path": str(path)}
-    render.result(payload, as_json, lambda: render.line(str(path)))
+    report = engine(found, out or found[0].path / "curves.png")
+    render.result(report, as_json, lambda: render.line(str(report.path)))

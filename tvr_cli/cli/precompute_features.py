@@ -13,7 +13,7 @@ from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Jso
 from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.precompute import PrecomputeReport
+    from tvr_cli.engine.precompute import PrecomputePlan, PrecomputeReport
 
 
 def precompute_features(
@@ -91,46 +91,44 @@ def precompute_features(
         batch=batch,
         device=device,
         offline=offline,
-        dry_run=dry_run,
     )
+    if repair is None and dry_run:
+        planned = engine.dry_run(workspace, backbone, corpus, options)
+        render.result(planned, as_json, lambda: _show_plan(planned))
+        return
     if repair is not None:
         report = engine.repair(workspace, repair, options, corpus, named=backbone)
     else:
         report = engine.precompute(workspace, backbone, corpus, options)
-    render.result(report.to_json(), as_json, lambda: _show(report, workspace))
+    render.result(report, as_json, lambda: _show(report, workspace))
 
 
 def _show(report: PrecomputeReport, workspace: Workspace) -> None:
-    if report.dry_run:
-        _show_plan(report)
-        return
-    kept = report.clips - report.encoded_clips
-    render.line(f"{render.count(report.clips, 'clip')}: {report.encoded_clips} encoded, {kept} kept")
-    if report.captions:
-        texts = f"{report.encoded_texts} encoded, {report.texts - report.encoded_texts} kept"
-        different = render.count(report.texts, "different text")
-        render.line(f"{render.count(report.captions, 'caption')} ({different}): {texts}")
+    clips, captions = report.clips, report.captions
+    render.line(f"{render.count(clips.total, 'clip')}: {clips.encoded} encoded, {clips.kept} kept")
+    if captions.total:
+        texts = f"{captions.encoded} encoded, {captions.texts - captions.encoded} kept"
+        different = render.count(captions.texts, "different text")
+        render.line(f"{render.count(captions.total, 'caption')} ({different}): {texts}")
     render.line(
         f"features of {report.backbone} in {report.folder} ({render.size(report.size_bytes)}), "
         f"{render.duration(report.seconds)}"
     )
-    if report.captions and report.train_with:
-        render.line(f"next: {commands.tvr('train', method=report.train_with, workspace=workspace)}")
+    if captions.total and (method := report.train_with):
+        render.line(f"next: {commands.tvr('train', method=method, workspace=workspace)}")
     else:
         render.line(f"next: {commands.tvr('query', 'a dog surfing', index=workspace)}")
 
 
-def _show_plan(report: PrecomputeReport) -> None:
-    sizes: dict[str, Any] = report.more["sizes"]
-    render.line(f"{report.clips} clips, {report.encoded_clips} of them to encode with {report.backbone}")
-    if report.captions:
-        render.line(f"{report.captions} captions, {report.encoded_texts} different texts to encode")
-    frames, tokens, each = sizes["frames"], sizes["tokens"], sizes["bytes_a_value"]
-    render.line(
-        f"({frames} frames + {tokens} tokens) x {sizes['dim']} values x {each} bytes = {render.size(report.size_bytes)}"
-    )
-    render.line(f"about {render.duration(report.seconds)} on this device; nothing was written")
-    if report.more["weights"] is None:
+def _show_plan(plan: PrecomputePlan) -> None:
+    clips, captions, sizes = plan.clips, plan.captions, plan.sizes
+    render.line(f"{clips.total} clips, {clips.encoded} of them to encode with {plan.backbone}")
+    if captions.total:
+        render.line(f"{captions.total} captions, {captions.encoded} different texts to encode")
+    values = f"({sizes.frames} frames + {sizes.tokens} tokens) x {sizes.dim} values x {sizes.bytes_a_value} bytes"
+    render.line(f"{values} = {render.size(plan.size_bytes)}")
+    render.line(f"about {render.duration(plan.seconds)} on this device; nothing was written")
+    if plan.weights is None:
         render.line("the weights are not on this machine: they would be downloaded first")
 
 

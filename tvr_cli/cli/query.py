@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +12,9 @@ from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
 from tvr_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.query import QueryReport
 
 
 def query(
@@ -65,7 +67,7 @@ def query(
         raise ConfigError(f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv")
     if min_score is not None and math.isnan(min_score):
         raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
-    answers = engine.query(
+    report = engine.query(
         wanted,
         workspace,
         SearchOptions(k, shortlist, exhaustive, min_score),
@@ -76,26 +78,25 @@ def query(
         offline=offline,
     )
     if paths or null:
-        render.exact([hit.path for hits in answers for hit in hits], end="\0" if null else "\n")
+        render.exact([hit.path for answer in report.results for hit in answer.hits], end="\0" if null else "\n")
         return
-    results = [{"query": q, "hits": [asdict(h) for h in hits]} for q, hits in zip(wanted, answers, strict=True)]
-    render.result({"schema": "tvr/query@1", "results": results}, as_json, lambda: _show(results, min_score))
+    render.result(report, as_json, lambda: _show(report, min_score))
 
 
-def _show(results: list[dict[str, Any]], min_score: float | None) -> None:
-    for i, result in enumerate(results):
+def _show(report: QueryReport, min_score: float | None) -> None:
+    for i, answer in enumerate(report.results):
         if i:
             render.line()
-        if not result["hits"]:
+        if not answer.hits:
             limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
-            render.line(f"{result['query']!r}: no confident match{limit}")
+            render.line(f"{answer.query!r}: no confident match{limit}")
             continue
         rows = [
-            [h["rank"], h["path"], f"{render.seconds(h['start'])}–{render.seconds(h['end'])}", f"{h['score']:.3f}"]
-            for h in result["hits"]
+            [h.rank, h.path, f"{render.seconds(h.start)}–{render.seconds(h.end)}", f"{h.score:.3f}"]
+            for h in answer.hits
         ]
         render.table(
-            result["query"] if len(results) > 1 else None,
+            answer.query if len(report.results) > 1 else None,
             ("#", "video", "where", "score"),
             rows,
             left=2,

@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from tvr_cli.log import printable
+from tvr_cli.results.base import Result
 
 _GAP = 3  # blanks between two columns
 _ENDLESS = 10_000
 
 
-def result(payload: dict[str, Any], as_json: bool, human: Callable[[], None]) -> None:
-    """Print `payload` as JSON (floats unrounded, NaN as null), or call `human` to print it for people."""
+def result(found: Result, as_json: bool, human: Callable[[], None]) -> None:
+    """Print a result as JSON (floats unrounded, NaN as null), or call `human` to print it for people."""
     if as_json:
-        text = json.dumps(_clean(payload), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_clean(found.to_json()), ensure_ascii=False, allow_nan=False)
         # JSON may hold what it need not escape, and a terminal obeys it: written as \uXXXX it is the same JSON.
         print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
     else:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Device, DryRun, Json, Offline, Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.reproduce import ReproducePlan, ReproduceReport
 
 
 def reproduce(
@@ -32,11 +35,13 @@ def reproduce(
     Example: tvr reproduce gare-msrvtt-b32 --data msrvtt:/data/MSRVTT --dry-run
     """
     from tvr_cli.errors import ConfigError
-    from tvr_cli.preset_loader import preset_names, preset_path
+    from tvr_cli.preset_loader import preset_path
 
     if recipe is None:
-        names = preset_names("recipes")
-        render.result({"schema": "tvr/recipes@1", "recipes": names}, as_json, lambda: render.exact(names))
+        from tvr_cli.engine.recipes import recipes
+
+        found = recipes()
+        render.result(found, as_json, lambda: render.exact(found.recipes))
         return
     preset_path("recipes", recipe)
     if data is None:
@@ -46,34 +51,39 @@ def reproduce(
 
     options = engine.ReproduceOptions(tuple(assignments or ()), device, offline, allow_missing, workers)
     if dry_run:
-        payload = engine.plan(recipe, data, workspace, options)
-        render.result(payload, as_json, lambda: _show_plan(payload))
+        plan = engine.plan(recipe, data, workspace, options)
+        render.result(plan, as_json, lambda: _show_plan(plan))
         return
     report = engine.reproduce(recipe, data, workspace, options)
     render.result(report, as_json, lambda: _show(report))
 
 
-def _show_plan(plan: dict[str, Any]) -> None:
-    render.line(f"{plan['recipe']}: {plan['method']} on {plan['data']['name']} with {plan['backbone']}")
-    for number, step in enumerate(plan["steps"], start=1):
-        size = f", about {render.size(step['bytes'])}" if "bytes" in step else ""
-        time = f", about {render.duration(step['seconds'])}" if step.get("seconds") else ""
-        render.line(f"{number}. {step['step']}: {step['does']}{size}{time}")
+def _show_plan(plan: ReproducePlan) -> None:
+    from tvr_cli.engine.reproduce import MeasuredStep
+
+    asked = plan.experiment
+    render.line(f"{asked.recipe}: {asked.method} on {asked.data.name} with {asked.backbone}")
+    for number, step in enumerate(plan.steps, start=1):
+        size = time = ""
+        if isinstance(step, MeasuredStep):
+            size = f", about {render.size(step.size_bytes)}"
+            time = f", about {render.duration(step.seconds)}" if step.seconds else ""
+        render.line(f"{number}. {step.step}: {step.does}{size}{time}")
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: ReproduceReport) -> None:
     from tvr_cli.cli.evaluate import show
 
-    show(report["result"])
-    published = report["published"]
+    show(report.result)
+    published = report.published
     if published is not None:
-        ours = report["result"]["t2v"]["R@1"]
-        note = "" if published["exact"] else ", indicative: the revision of their code is unknown"
+        ours = report.result.judged.t2v["R@1"]
+        note = "" if published.exact else ", indicative: the revision of their code is unknown"
         render.line(
-            f"published t2v R@1 {published['t2v R@1']:.1f} (best epoch on {published['selected_on']}{note}); "
-            f"here {ours:.1f}, {ours - published['t2v R@1']:+.1f}"
+            f"published t2v R@1 {published.t2v_r1:.1f} (best epoch on {published.selected_on}{note}); "
+            f"here {ours:.1f}, {ours - published.t2v_r1:+.1f}"
         )
-    elif report["changed"]:
-        render.line(f"not the published experiment; changed: {', '.join(report['changed'])}")
-    elif not report["reports"]:
+    elif report.changed:
+        render.line(f"not the published experiment; changed: {', '.join(report.changed)}")
+    elif not report.experiment.reports:
         render.line("no published number is known for this recipe")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Device, DryRun, Json, Offline, Threads, Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.train_result import RerunReport
 
 
 def rerun(
@@ -33,22 +36,22 @@ def rerun(
     options = TrainOptions(run=name, device=device, threads=threads, offline=offline)
     if dry_run:
         plan = engine.dry_run(first, workspace, options, method)
-        render.result(plan, as_json, lambda: show_plan(plan["train"]))
+        render.result(plan, as_json, lambda: show_plan(plan.train))
         return
     result = engine.rerun(first, workspace, options, method)
-    render.result(result, as_json, lambda: show(result))
+    render.result(result, as_json, lambda: _show(result))
 
 
-def show(result: dict[str, Any]) -> None:
+def _show(result: RerunReport) -> None:
     """Print whether both runs agree, and what differs around them."""
-    if result["identical"]:
-        render.line(f"{result['train']['run']!r} has the same weights as {result['of']!r}, to the bit")
+    if result.identical:
+        render.line(f"{result.train.run!r} has the same weights as {result.of!r}, to the bit")
     else:
-        render.line(f"{result['train']['run']!r} has other weights than {result['of']!r}")
+        render.line(f"{result.train.run!r} has other weights than {result.of!r}")
         rows = [
             [what, best["step"], *[best["metrics"].get(side, {}).get("R@1") for side in ("t2v", "v2t")]]
-            for what, best in (("before", result["before"]), ("after", result["after"]))
+            for what, best in (("before", result.before), ("after", result.after))
         ]
         render.table(None, ("", "best step", "t2v R@1", "v2t R@1"), rows)
-    for path, (before, now) in result["environment"].items():
+    for path, (before, now) in result.environment.items():
         render.line(f"{path} was {before}, is {now}")

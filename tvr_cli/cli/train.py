@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,10 @@ from tvr_cli.cli.options import (
     Workspace,
 )
 from tvr_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.train_result import SeedsPlan, SeedsReport, TrainPlan, TrainSummary
+    from tvr_cli.results.metrics import Deviation, Metrics
 
 
 def train(
@@ -82,11 +86,11 @@ def train(
         return
     resolved, options = engine.experiment_of(workspace, options, **asked, flags=flags)
     if dry_run:
-        payload = engine.dry_run(resolved, workspace, options)
-        render.result(payload, as_json, lambda: show_plan(payload))
+        plan = engine.dry_run(resolved, workspace, options)
+        render.result(plan, as_json, lambda: show_plan(plan))
         return
     result = engine.train(resolved, workspace, options)
-    render.result(result, as_json, lambda: show(result, workspace))
+    render.result(result, as_json, lambda: _show(result, workspace))
 
 
 def _train_seeds(
@@ -103,79 +107,75 @@ def _train_seeds(
     seeds = check_seeds([word.strip() for word in text.split(",") if word.strip()])
     if dry_run:
         plan = engine.dry_run(resolve, seeds, workspace, options)
-        render.result(plan, as_json, lambda: show_seeds_plan(plan))
+        render.result(plan, as_json, lambda: _show_seeds_plan(plan))
         return
     result = engine.train_seeds(resolve, seeds, workspace, options)
-    render.result(result, as_json, lambda: show_seeds(result, workspace))
+    render.result(result, as_json, lambda: _show_seeds(result, workspace))
 
 
-def show_seeds(result: dict[str, Any], workspace: Workspace) -> None:
+def _show_seeds(result: SeedsReport, workspace: Workspace) -> None:
     """Print what several seeds gave: a row each, then mean ± deviation, on validation and on test."""
-    count = len(result["seeds"])
-    render.line(f"{result['method']} ({result['fidelity']}), {count} seeds, selected on {result['selected_on']}")
+    count = len(result.seeds)
+    render.line(f"{result.method} ({result.fidelity}), {count} seeds, selected on {result.selected_on}")
     columns = ("seed", "t2v R@1", "R@5", "R@10", "MdR", "MnR", "v2t R@1", "R@5", "R@10", "rsum")
-    for split, mean in result["mean"].items():
-        rows = [[str(row["seed"]), *_numbers(row[split])] for row in result["runs"]]
+    for split, mean in result.mean.items():
+        rows = [[str(row.seed), *_numbers(getattr(row, split))] for row in result.runs]
         if count > 1:
-            spread = _numbers(result["deviation"][split])
-            pairs = zip(_numbers(mean), spread, strict=True)
+            pairs = zip(_numbers(mean), _numbers(result.deviation[split]), strict=True)
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    verb, named = ("compare", {}) if count > 1 else ("evaluate", commands.own_method(result["method"]))
-    runs = [row["run"] for row in result["runs"]]
+    verb, named = ("compare", {}) if count > 1 else ("evaluate", commands.own_method(result.method))
+    runs = [row.run for row in result.runs]
     render.line(f"next: {commands.tvr(verb, *runs, **named, workspace=workspace)}")
 
 
-def show_seeds_plan(payload: dict[str, Any]) -> None:
+def _show_seeds_plan(plan: SeedsPlan) -> None:
     """Print the dry run of several seeds: the runs, then the plan of the first."""
-    for row in payload["runs"]:
-        render.line(f"seed {row['seed']}: {row['run']}{' (begun; goes on)' if row['begun'] else ''}")
-    show_plan({**payload, "run": payload["runs"][0]["run"]})
+    for row in plan.runs:
+        render.line(f"seed {row.seed}: {row.run}{' (begun; goes on)' if row.begun else ''}")
+    show_plan(plan.first)
 
 
-def _numbers(metrics: dict[str, Any]) -> list[float]:
-    t2v, v2t = metrics["t2v"], metrics["v2t"]
+def _numbers(found: Metrics | Deviation) -> list[float | None]:
     names = ("R@1", "R@5", "R@10")
-    return [*(t2v[c] for c in (*names, "MdR", "MnR")), *(v2t[c] for c in names), metrics["rsum"]]
+    return [*(found.t2v[c] for c in (*names, "MdR", "MnR")), *(found.v2t[c] for c in names), found.rsum]
 
 
-def show(result: dict[str, Any], workspace: Workspace) -> None:
+def _show(result: TrainSummary, workspace: Workspace) -> None:
     """Print the end of a run: what was learned, where it lies, what to do next."""
     render.line(
-        f"{result['method']} ({result['fidelity']}), run {result['run']!r}: {result['steps']} steps in "
-        f"{render.duration(result['seconds'])}, {result['samples_per_s']:.0f} pairs a second"
+        f"{result.method} ({result.fidelity}), run {result.run!r}: {result.steps} steps in "
+        f"{render.duration(result.seconds)}, {result.samples_per_s:.0f} pairs a second"
     )
-    best = result["best"]
-    if best and "t2v" in best:
+    if result.best is not None and (found := result.best.metrics) is not None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
-        rows = [[side, *[best[side][c] for c in columns[1:]]] for side in ("t2v", "v2t")]
-        render.table(f"best on {result['selected_on']}, step {best['step']}", columns, rows)
-    then = commands.tvr("evaluate", result["run"], **commands.own_method(result["method"]), workspace=workspace)
-    render.line(f"kept in {result['path']}; next: {then}")
+        rows = [[side, *[values[c] for c in columns[1:]]] for side, values in (("t2v", found.t2v), ("v2t", found.v2t))]
+        render.table(f"best on {result.selected_on}, step {result.best.step}", columns, rows)
+    then = commands.tvr("evaluate", result.run, **commands.own_method(result.method), workspace=workspace)
+    render.line(f"kept in {result.path}; next: {then}")
 
 
-def show_plan(payload: dict[str, Any]) -> None:
+def show_plan(plan: TrainPlan) -> None:
     """Print a dry run: the store, every leaf with its origin, the parameter groups."""
-    store = payload["store"]
-    if store["exists"]:
-        holds = f"{store['clips']} clips, {store['captions']} captions"
-        render.line(f"features {store['fingerprint']} ({store['backbone']}): {holds}")
+    store = plan.store
+    if store.exists:
+        render.line(f"features {store.fingerprint} ({store.backbone}): {store.clips} clips, {store.captions} captions")
     else:
-        render.line(f"needs features of {store['backbone']}, which do not exist yet; next: {store['next']}")
-    if payload["pairs"]:
-        render.line(f"{payload['pairs']} pairs an epoch, {payload['steps']} steps")
-    shown = [leaf for leaf in payload["config"] if not leaf["path"].startswith("recipe.")]  # prose, in --json only
-    leaves = [[leaf["path"], str(leaf["value"]), leaf["origin"]] for leaf in shown]
+        render.line(f"needs features of {store.backbone}, which do not exist yet; next: {store.next}")
+    if plan.pairs:
+        render.line(f"{plan.pairs} pairs an epoch, {plan.steps} steps")
+    shown = [leaf for leaf in plan.config if not leaf.path.startswith("recipe.")]  # prose, in --json only
+    leaves = [[leaf.path, str(leaf.value), leaf.origin] for leaf in shown]
     render.table(
-        f"{payload['method']} ({payload['fidelity']}), run {payload['run']!r}",
+        f"{plan.method} ({plan.fidelity}), run {plan.run!r}",
         ("leaf", "value", "origin"),
         leaves,
         left=3,
     )
     groups = [
-        [g["group"], _rate(g["lr"]), _rate(g["weight_decay"]), g["tensors"], g["parameters"], ", ".join(g["names"][:2])]
-        for g in payload["groups"]
+        [g.group, _rate(g.lr), _rate(g.weight_decay), g.tensors, g.parameters, ", ".join(g.names[:2])]
+        for g in plan.groups
     ]
     render.line()
     render.table("parameters", ("group", "lr", "weight decay", "tensors", "numbers", "first"), groups)

@@ -7,18 +7,19 @@ A recall is a count over a number of queries, so a row with enough decimals betr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tvr_cli import clip4clip, significance
 from tvr_cli.engine import referee
+from tvr_cli.engine.evaluate_result import Claim
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import read_json
 from tvr_cli.metrics import Ints
+from tvr_cli.results.base import OPTIONAL, Result, plain
+from tvr_cli.results.metrics import Pair
 
 LIMIT = 70_000  # the largest test set in use: MSR-VTT full has 59 800 queries
 # Test sizes that people report on (docs/datasets.md): queries of text-to-video, videos of video-to-text.
@@ -48,6 +49,61 @@ class Row:
     label: str = "row"
 
 
+@dataclass(frozen=True)
+class Possible:
+    """Numbers of queries that give a row's digits: how many, the smallest ten, and which are test sets in use."""
+
+    count: int
+    smallest: Sequence[int]
+    known: Mapping[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditedRow:
+    """What a row can and cannot be, by metric name.
+
+    fits_claim: whether `queries` is possible, None where it is not said. counts: the hits that it means, None where it
+    does not fit. interval: 95 %, by sampling error. tie_inflation, smaller_gallery: possible numbers near the claim.
+    verdict: one sentence. findings: what the file itself shows, None of a typed row.
+    """
+
+    label: str
+    queries: int | None
+    recalls: Mapping[str, float]
+    decimals: Mapping[str, int]
+    monotone: bool
+    possible: Possible
+    fits_claim: bool | None
+    counts: Mapping[str, int | None] | None
+    interval: Mapping[str, Pair]
+    tie_inflation: Sequence[int]
+    smaller_gallery: Sequence[int]
+    verdict: str
+    findings: Sequence[str] | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B minus A on one metric, tested by sampling error alone. significant: p below 0.05."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    p: float
+    significant: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport(Result):
+    """Every row audited; of the first two the differences, and the points of protocol in which they differ."""
+
+    schema = "audit"
+    rows: tuple[AuditedRow, ...]
+    differences: Sequence[Difference]
+    protocols: Sequence[str]
+
+
 def row_of(label: str, queries: int | None, typed: Mapping[int, str | None]) -> Row:
     """Read R@k values as typed. Raises ConfigError for text that is no percentage."""
     recalls = {}
@@ -66,87 +122,79 @@ def row_of(label: str, queries: int | None, typed: Mapping[int, str | None]) -> 
     return Row(queries, recalls, label)
 
 
-def row_of_result(result: Mapping[str, Any], label: str, side: str = "t2v") -> Row:
-    """Take the row of one direction of a result JSON. Raises DataError when it has none."""
-    if side not in result or "R@1" not in result[side]:
-        raise DataError(f"{label}: expected a result of tvr evaluate with {side!r} and R@1, found {sorted(result)[:8]}")
-    recalls = {k: Decimal(repr(float(result[side][f"R@{k}"]))) for k in (1, 5, 10) if f"R@{k}" in result[side]}
-    return Row(result.get("captions" if side == "t2v" else "videos"), recalls, label)
+def row_of_result(result: Claim, label: str, side: str = "t2v") -> Row:
+    """Take the row of one direction of a result. Raises DataError when it has none."""
+    found = result.t2v if side == "t2v" else result.v2t
+    if found is None or "R@1" not in found:
+        raise DataError(
+            f"{label}: expected a result of tvr evaluate with {side!r} and R@1, found {sorted(result.said)[:8]}"
+        )
+    recalls = {k: Decimal(repr(float(found[f"R@{k}"]))) for k in (1, 5, 10) if f"R@{k}" in found}
+    return Row(result.captions if side == "t2v" else result.videos, recalls, label)
 
 
-def audit(row: Row) -> dict[str, Any]:
-    """Return what a row can and cannot be.
-
-    possible: query counts up to LIMIT that give every number to the digits typed; verdict: one sentence.
-    """
+def audit(row: Row) -> AuditedRow:
+    """Say what a row can and cannot be: which query counts up to LIMIT give every number to the digits typed."""
     possible = possible_counts(row)
-    finding: dict[str, Any] = {
-        "label": row.label,
-        "queries": row.queries,
-        "recalls": {f"R@{k}": float(v) for k, v in row.recalls.items()},
-        "decimals": {f"R@{k}": _decimals(v) for k, v in row.recalls.items()},
-        "monotone": _monotone(row),
-        "possible": {
-            "count": len(possible),
-            "smallest": possible[:10],
-            "known": {n: KNOWN[n] for n in possible if n in KNOWN},
-        },
-        "fits_claim": None if row.queries is None else row.queries in possible,
-        "counts": {f"R@{k}": _count(v, row.queries) for k, v in row.recalls.items()}
-        if row.queries in possible
-        else None,
-        "interval": {
+    fits = None if row.queries is None else row.queries in possible
+    above, below = _near(row, possible, above=True), _near(row, possible, above=False)
+    return AuditedRow(
+        label=row.label,
+        queries=row.queries,
+        recalls={f"R@{k}": float(v) for k, v in row.recalls.items()},
+        decimals={f"R@{k}": _decimals(v) for k, v in row.recalls.items()},
+        monotone=_monotone(row),
+        possible=Possible(len(possible), possible[:10], {n: KNOWN[n] for n in possible if n in KNOWN}),
+        fits_claim=fits,
+        counts={f"R@{k}": _count(v, row.queries) for k, v in row.recalls.items()} if fits else None,
+        interval={
             f"R@{k}": list(significance.wilson(float(v), row.queries)) for k, v in row.recalls.items() if row.queries
         },
-        "tie_inflation": _near(row, possible, above=True),
-        "smaller_gallery": _near(row, possible, above=False),
-    }
-    finding["verdict"] = _verdict(row, finding, possible)
-    return finding
+        tie_inflation=above,
+        smaller_gallery=below,
+        verdict=_verdict(row, possible, above, below),
+    )
 
 
-def audit_all(results: Sequence[Path], typed: Row | None, against: Row | None) -> dict[str, Any]:
-    """Return what `tvr audit --json` prints: every row audited, and the first two compared.
+def audit_all(results: Sequence[Path], typed: Row | None, against: Row | None) -> AuditReport:
+    """Audit every row, and compare the first two.
 
     results: result JSONs (text-to-video is taken) or score matrices. Raises DataError for a file that is neither.
     """
     read = [_read(path) for path in results]
     rows = [*(row for row, _, _ in read), *(row for row in (typed, against) if row is not None)]
-    audited = [{**audit(row), "findings": findings} for row, _, findings in read]
+    audited = [replace(audit(row), findings=findings) for row, _, findings in read]
     audited += [audit(row) for row in (typed, against) if row is not None]
-    heads = [head for _, head, _ in read]
-    return {
-        "schema": "tvr/audit@1",
-        "rows": audited,
-        "differences": differ(rows[0], rows[1]) if len(rows) > 1 else [],
-        "protocols": protocol_differences(heads[0], heads[1]) if len(heads) > 1 else [],
-    }
+    claims = [claim for _, claim, _ in read]
+    return AuditReport(
+        rows=tuple(audited),
+        differences=differ(rows[0], rows[1]) if len(rows) > 1 else [],
+        protocols=protocol_differences(claims[0], claims[1]) if len(claims) > 1 else [],
+    )
 
 
-def _read(path: Path) -> tuple[Row, Mapping[str, Any], list[str]]:
-    """Return the row, the head and the findings of a result JSON or a score matrix."""
+def _read(path: Path) -> tuple[Row, Claim, list[str]]:
+    """Return the row, what is said and the findings of a result JSON or a score matrix."""
     if path.suffix == ".json":
-        result = read_json(path)
-        if not isinstance(result, dict):
-            raise DataError(f"{str(path)!r} is not a result of tvr evaluate")
-        return row_of_result(result, str(path)), result, []
+        claim = Claim.in_file(path)
+        return row_of_result(claim, str(path)), claim, []
     file = referee.read_scores(path)
-    result, _ = referee.judge(file.scores, file.video_of_caption, referee.JudgeOptions())
+    judged, _ = referee.judge(file.scores, file.video_of_caption, referee.JudgeOptions())
     old = clip4clip.evaluate(file.scores, file.video_of_caption)
     findings = []
-    for side, name in (("t2v", "text to video"), ("v2t", "video to text")):
+    for side, name, fair in (("t2v", "text to video", judged.t2v), ("v2t", "video to text", judged.v2t)):
         extra = old["rank_entries"][side] - (
             len(file.scores) if side == "t2v" else len(np.unique(file.video_of_caption))
         )
         if extra:
             findings.append(
-                f"{name}: {result['ties'][side]} tied queries; the old counting makes {extra} extra rank entries and "
-                f"R@1 {old[side]['R@1']:.4f}, where the expectation is {result[side]['R@1']:.4f}"
+                f"{name}: {judged.ties[side]} tied queries; the old counting makes {extra} extra rank entries and "
+                f"R@1 {old[side]['R@1']:.4f}, where the expectation is {fair['R@1']:.4f}"
             )
     if zeros := referee.zero_columns(file.scores):
         findings.append(f"{zeros} videos have the same score for every caption: missing videos, filled with zeros?")
-    head = {"captions": len(file.scores), "videos": file.scores.shape[1], **result}
-    return row_of_result(head, str(path)), head, findings
+    claim = Claim.of({"captions": len(file.scores), "videos": file.scores.shape[1], **plain(judged)}, str(path))
+    return row_of_result(claim, str(path)), claim, findings
 
 
 def possible_counts(row: Row) -> list[int]:
@@ -158,7 +206,7 @@ def possible_counts(row: Row) -> list[int]:
     return queries[fits].tolist()
 
 
-def differ(a: Row, b: Row) -> list[dict[str, Any]]:
+def differ(a: Row, b: Row) -> list[Difference]:
     """Compare two rows by their sampling error alone. Needs the queries of both; raises ConfigError without."""
     if not a.queries or not b.queries:
         raise ConfigError("comparing two rows needs the number of queries of both: --queries and --against-queries")
@@ -166,12 +214,12 @@ def differ(a: Row, b: Row) -> list[dict[str, Any]]:
     for k in sorted(a.recalls.keys() & b.recalls.keys()):
         x, y = float(a.recalls[k]), float(b.recalls[k])
         p = significance.rates_differ(x, a.queries, y, b.queries)
-        found.append({"metric": f"R@{k}", "a": x, "b": y, "difference": y - x, "p": p, "significant": p < 0.05})
+        found.append(Difference(f"R@{k}", x, y, y - x, p, p < 0.05))
     return found
 
 
-def protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Name every point of protocol in which two result JSONs differ, as sentences."""
+def protocol_differences(a: Claim, b: Claim) -> list[str]:
+    """Name every point of protocol of which both results say something, and not the same, as sentences."""
     fields = {
         "split": "split",
         "captions": "number of queries",
@@ -184,8 +232,9 @@ def protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str
     }
     told = []
     for key, name in fields.items():
-        if key in a and key in b and a[key] != b[key]:
-            told.append(f"{name}: {a[key]} against {b[key]}")
+        one, other = getattr(a, key), getattr(b, key)
+        if key in a.said and key in b.said and one != other:
+            told.append(f"{name}: {one} against {other}")
     return told
 
 
@@ -227,8 +276,9 @@ def _near(row: Row, possible: Sequence[int], *, above: bool) -> list[int]:
     return [n for n in possible if row.queries * 0.5 <= n < row.queries]
 
 
-def _verdict(row: Row, finding: Mapping[str, Any], possible: Sequence[int]) -> str:
-    if not finding["monotone"]:
+def _verdict(row: Row, possible: Sequence[int], above: Sequence[int], below: Sequence[int]) -> str:
+    """Say it in one sentence. above, below: possible counts near the claim."""
+    if not _monotone(row):
         return "no gallery can give this row: a recall falls as k grows"
     if not possible:
         return (
@@ -238,13 +288,13 @@ def _verdict(row: Row, finding: Mapping[str, Any], possible: Sequence[int]) -> s
         if len(possible) > LIMIT // 2:
             return "too few digits: almost every number of queries fits"
         return f"the smallest number of queries that fits is {possible[0]}"
-    if finding["fits_claim"]:
+    if row.queries in possible:
         return f"{row.queries} queries fit"
     told = [f"{row.queries} queries cannot give these digits"]
-    if finding["tie_inflation"]:
-        told.append(f"{_some(finding['tie_inflation'])} rank entries can: the signature of tied ranks counted twice")
-    if finding["smaller_gallery"]:
-        told.append(f"{_some(finding['smaller_gallery'])} queries can: videos may be missing from the gallery")
+    if above:
+        told.append(f"{_some(above)} rank entries can: the signature of tied ranks counted twice")
+    if below:
+        told.append(f"{_some(below)} queries can: videos may be missing from the gallery")
     return "; ".join(told)
 
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvr_cli.backbones import registry
 from tvr_cli.errors import TvrError
+from tvr_cli.results.base import Result
+
+
+@dataclass(frozen=True)
+class BackbonesReport(Result):
+    """What `tvr backbones` prints."""
+
+    schema = "backbones"
+    backbones: Sequence[Mapping[str, Any]]
 
 
 def packages() -> list[str]:

@@ -24,8 +24,8 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.45 * len(entries) + 2.4), layout="constrained")
     for row, entry in enumerate(entries):
-        value = entry.result["t2v"]["R@1"]
-        interval = entry.result.get("intervals", {}).get("t2v", {}).get("R@1")
+        value = (entry.result.t2v or {})["R@1"]
+        interval = entry.result.intervals.t2v.get("R@1")
         left.plot(value, row, "o", color="black")
         if interval:
             left.plot(interval, [row, row], "-", color="black")

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tvr_cli import config, data, log
 from tvr_cli.errors import TvrError
+from tvr_cli.results.base import Result
+
+
+@dataclass(frozen=True)
+class DatasetsReport(Result):
+    """What `tvr datasets` prints."""
+
+    schema = "datasets"
+    datasets: Sequence[Mapping[str, Any]]
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tvr_cli import config
 from tvr_cli.config import Resolved
@@ -24,10 +24,11 @@ from tvr_cli.data.demo_world import corpus
 from tvr_cli.data.demo_world.corpus import Truth, WorldPlan
 from tvr_cli.engine import demo_results, evaluate, index, models, query
 from tvr_cli.engine.demo_files import LIST, VIDEOS, MadeFiles, Taken
+from tvr_cli.engine.demo_results import Moments, Recalls
 from tvr_cli.engine.extract import ExtractOptions, extract
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.precompute import PrecomputeOptions, precompute
-from tvr_cli.engine.search import SearchOptions
+from tvr_cli.engine.search import Hit, SearchOptions
 from tvr_cli.engine.train import TrainOptions, train
 from tvr_cli.engine.training import checkpoint, resume
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
@@ -35,6 +36,8 @@ from tvr_cli.log import logger
 from tvr_cli.methods import base
 from tvr_cli.preset_loader import preset_names
 from tvr_cli.removal import listed, remove_folder
+from tvr_cli.results.base import INLINE, OPTIONAL, Result, key
+from tvr_cli.results.metrics import fold
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import FramePlan, Sizes
@@ -70,17 +73,109 @@ class DemoOptions:
         return corpus.SMALL if self.small else WorldPlan()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stage:
-    """One line of the demo. seconds: wall clock. kept: nothing had to be done."""
+    """One line of the demo. text: what was done. seconds: wall clock."""
 
     name: str
+    text: str
+    seconds: float
+
+
+@dataclass
+class _Running:
+    """A stage that is not over: whoever runs it says what it did."""
+
     text: str = ""
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """One row of the tables, folded over seeds. runs: names, None of a method that does not train."""
+
+    method: str
+    fidelity: str
+    runs: Sequence[str | None]
+    trains: bool
+    train_seconds: float
+    t2v: Recalls
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class JudgedHit:
+    """One answer to the demo's question. right: the caption is of this video."""
+
+    hit: Hit = field(metadata=INLINE)
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question, asked as `tvr query` does. event: seconds of what the caption says, in the right video."""
+
+    query: str
+    method: str
+    hits: Sequence[JudgedHit]
+    event: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoReport(Result):
+    """A whole demo. encoder: what made the videos. queries: captions of the split, each against as many videos."""
+
+    schema = "demo"
+    title: str
+    workspace: Path
+    backbone: str
+    encoder: str
+    small: bool
+    tune: str
+    seeds: Sequence[int]
+    split: str
+    queries: int
+    stages: Sequence[Stage]
+    methods: Sequence[MethodRow]
+    query: Question
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """What a demo would train of a method."""
+
+    method: str
+    trains: bool
+    runs: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class PlannedClean:
+    """Files of an earlier demo that `--clean` would remove, and those that it would keep because they were changed."""
+
+    removes: Sequence[str]
+    keeps: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan(Result):
+    """What a demo would make. size_bytes: of disk, about. clean: with `--clean` alone."""
+
+    schema = "demo"
+    dry_run: Literal[True] = field(default=True, init=False)
+    workspace: Path
+    videos: int
+    captions: int
+    frames: int
+    size_bytes: int = field(metadata=key("bytes"))
+    methods: Sequence[PlannedMethod]
+    clean: PlannedClean | None = field(default=None, metadata=OPTIONAL)
+
+
 class Demo:
-    """One demo in a workspace; `run` does everything and returns what `tvr demo --json` prints."""
+    """One demo in a workspace; `run` does everything."""
 
     def __init__(self, workspace: Workspace, options: DemoOptions):
         self.workspace, self.options = workspace, options
@@ -88,7 +183,7 @@ class Demo:
         self.made: MadeFiles | None = None
         self.experiments = {name: self._resolve(name) for name in options.methods}
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> DemoReport:
         """Run every stage. Raises whatever a stage raises; what was done before is kept and not done again.
 
         Raises DataError, before anything is written, when the workspace holds what is not a demo's.
@@ -103,22 +198,21 @@ class Demo:
         truth = corpus.read_truth(self.videos)
         rows = [self.measure(name, store, truth) for name in self.options.methods]
         answer = self.ask(store)
-        return {
-            "schema": "tvr/demo@1",
-            "title": NOTE,
-            "workspace": str(self.workspace),
-            "backbone": BACKBONE,
-            "encoder": world.encoder,
-            "small": self.options.small,
-            "tune": self.options.tune,
-            "seeds": list(self.options.seeds),
-            "split": SPLIT,
-            "queries": len(store.split(SPLIT)),
-            "stages": [asdict(stage) for stage in self.stages],
-            "methods": rows,
-            "query": answer,
-            "seconds": time.monotonic() - started,
-        }
+        return DemoReport(
+            title=NOTE,
+            workspace=self.workspace.root,
+            backbone=BACKBONE,
+            encoder=world.encoder,
+            small=self.options.small,
+            tune=self.options.tune,
+            seeds=self.options.seeds,
+            split=SPLIT,
+            queries=len(store.split(SPLIT)),
+            stages=self.stages,
+            methods=rows,
+            query=answer,
+            seconds=time.monotonic() - started,
+        )
 
     def require_own(self) -> None:
         """Raise DataError when the workspace holds what is not a demo's where this one would write."""
@@ -137,29 +231,27 @@ class Demo:
                 "Give the demo a folder of its own with -o"
             )
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> DemoPlan:
         """Say what `run` would make, writing nothing. Raises DataError for a workspace that `run` would refuse."""
         self.require_own()
         world = self.options.world
         videos = world.train + world.val + world.test
-        return {
-            "schema": "tvr/demo@1",
-            "dry_run": True,
-            "workspace": str(self.workspace),
-            "videos": videos,
-            "captions": (world.train + world.val) * world.captions + world.test * world.test_captions,
-            "frames": videos * self._frame_plan().num_frames,
-            "bytes": videos * BYTES_A_VIDEO,
-            "methods": [
-                {
-                    "method": name,
-                    "trains": self._trains(name),
-                    "runs": len(self.options.seeds) if self._trains(name) else 0,
-                    "epochs": self.experiments[name].experiment.train.epochs,
-                }
+        return DemoPlan(
+            workspace=self.workspace.root,
+            videos=videos,
+            captions=(world.train + world.val) * world.captions + world.test * world.test_captions,
+            frames=videos * self._frame_plan().num_frames,
+            size_bytes=videos * BYTES_A_VIDEO,
+            methods=[
+                PlannedMethod(
+                    method=name,
+                    trains=self._trains(name),
+                    runs=len(self.options.seeds) if self._trains(name) else 0,
+                    epochs=self.experiments[name].experiment.train.epochs,
+                )
                 for name in self.options.methods
             ],
-        }
+        )
 
     @property
     def videos(self) -> Path:
@@ -201,11 +293,10 @@ class Demo:
         )
         with self._stage("features") as stage:
             store = precompute(self.workspace, BACKBONE, None, options).store
-            assert store is not None  # only a dry run has none
             stage.text = f"{len(store.clips)} videos, {len(store.captions)} captions, {store.sizes.dim} numbers each"
         return store
 
-    def measure(self, name: str, store: FeatureStore, truth: dict[str, Truth]) -> dict[str, Any]:
+    def measure(self, name: str, store: FeatureStore, truth: dict[str, Truth]) -> MethodRow:
         """Train a method once a seed if it trains, and evaluate: one row of the table."""
         scorers, seconds = self._scorers(name, store)
         results, moments = [], []
@@ -219,19 +310,19 @@ class Demo:
                 ranks, videos = demo_results.kept_ranks(run, SPLIT)
                 results.append(demo_results.recalls(ranks, [truth[v].kind for v in videos]))
                 moments.append(demo_results.spans(scorer.method, seen, SPLIT, truth).summary())
-            folded = demo_results.over_seeds(results)
-            stage.text = f"R@1 {folded['R@1']['value']:.1f} on {len(videos)} captions x {len(set(videos))} videos"
-        return {
-            "method": name,
-            "fidelity": scorers[0].method.fidelity,
-            "runs": [s.run.name if s.run else None for s in scorers],
-            "trains": self._trains(name),
-            "train_seconds": seconds,
-            "t2v": folded,
-            "moments": demo_results.over_seeds(moments),
-        }
+            folded = fold(results)
+            stage.text = f"R@1 {folded.r1.value:.1f} on {len(videos)} captions x {len(set(videos))} videos"
+        return MethodRow(
+            method=name,
+            fidelity=scorers[0].method.fidelity,
+            runs=[s.run.name if s.run else None for s in scorers],
+            trains=self._trains(name),
+            train_seconds=seconds,
+            t2v=folded,
+            moments=fold(moments),
+        )
 
-    def ask(self, store: FeatureStore) -> dict[str, Any]:
+    def ask(self, store: FeatureStore) -> Question:
         """Answer the first test caption with the last method of the list, as `tvr query` does."""
         name = self.options.methods[-1]
         run = self._run_name(name, self.options.seeds[0]) if self._trains(name) else None
@@ -239,17 +330,16 @@ class Demo:
         with self._stage("query") as stage, _hushed():
             asked = index.Asked(run=run, method=name)
             index.index(self.workspace, asked, device=self.options.device)
-            hits = query.query([caption.text], self.workspace, SearchOptions(k=3), run=run, method=name, offline=True)[
-                0
-            ]
+            report = query.query([caption.text], self.workspace, SearchOptions(k=3), run=run, method=name, offline=True)
+            hits = report.results[0].hits
             stage.text = f"{len(store.clips)} videos indexed, one question asked"
         truth = corpus.read_truth(self.videos)[caption.file_id]
-        return {
-            "query": caption.text,
-            "method": name,
-            "hits": [{**asdict(h), "right": h.video_id == caption.file_id} for h in hits],
-            "event": list(truth.span),
-        }
+        return Question(
+            query=caption.text,
+            method=name,
+            hits=[JudgedHit(hit, hit.video_id == caption.file_id) for hit in hits],
+            event=truth.span,
+        )
 
     def _scorers(self, name: str, store: FeatureStore) -> tuple[list[Scorer], float]:
         """Return one scorer a seed (one in all without training), and the seconds that training took now."""
@@ -274,10 +364,10 @@ class Demo:
         options = TrainOptions(run=run.name, resume=run.config_path.is_file(), device=self.options.device, offline=True)
         with _hushed():
             summary = train(resolved, self.workspace, options)
-        best = summary["best"] or {}
+        best = summary.best.step if summary.best else summary.steps
         kept = before is not None and before == checkpoint.last_path(run.checkpoints)
-        done = "kept" if kept else f"{summary['samples_per_s']:.0f} pairs/s"
-        return f"{summary['steps']} steps ({done}), best on validation after {best.get('step', summary['steps'])}", kept
+        done = "kept" if kept else f"{summary.samples_per_s:.0f} pairs/s"
+        return f"{summary.steps} steps ({done}), best on validation after {best}", kept
 
     def _remove_run(self, run: RunDir) -> None:
         """Remove a run of an earlier demo with other settings, if it is as that demo left it."""
@@ -319,8 +409,8 @@ class Demo:
         return FramePlan("uniform", num_frames=frames.num_frames or 12, size=frames.size or 64)
 
     @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[Stage]:
-        stage = Stage(name)
+    def _stage(self, name: str) -> Iterator[_Running]:
+        stage = _Running()
         started = time.monotonic()
         try:
             yield stage
@@ -328,7 +418,7 @@ class Demo:
             if self.made is not None:
                 self.made.record()
         stage.seconds = time.monotonic() - started
-        self.stages.append(stage)
+        self.stages.append(Stage(name, stage.text, stage.seconds))
         logger.info("%-24s %s, %.1f s", name, stage.text, stage.seconds)
 
 

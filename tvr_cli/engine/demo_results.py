@@ -7,8 +7,7 @@ corpus. Pure functions but for `kept_ranks` and `spans`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,13 +21,40 @@ from tvr_cli.engine.search import time_span
 from tvr_cli.files import read_json
 from tvr_cli.methods.base import Method
 from tvr_cli.metrics import Floats, Ranks
+from tvr_cli.results.base import key
+from tvr_cli.results.metrics import Rate
 from tvr_cli.runs import RunDir
 from tvr_cli.significance import wilson
 from tvr_cli.stores.features import FeatureStore
 
-CUTOFFS = (1, 5, 10)
 _TILE = 32  # captions whose frame weights are asked for at a time
 HIT = 0.5  # temporal IoU from which a span counts as found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalls:
+    """Text to video: R@1/5/10, and R@1 by kind of caption."""
+
+    r1: Rate = field(metadata=key("R@1"))
+    r5: Rate = field(metadata=key("R@5"))
+    r10: Rate = field(metadata=key("R@10"))
+    by_kind: Mapping[str, Rate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Means over queries: shares in percent, IoU as a fraction, seconds. r1: IoU of HIT or more.
+
+    centred_*: the same of a window of that length in the middle of the video, which anybody could return.
+    """
+
+    r1: float = field(metadata=key("R@1"))
+    centred_r1: float = field(metadata=key("centred_R@1"))
+    mean_iou: float
+    centred_mean_iou: float
+    inside: float
+    centred_inside: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -45,17 +71,17 @@ class Spans:
     centred_iou: Floats
     centred_inside: Floats
 
-    def summary(self) -> dict[str, float]:
-        """Return means over queries: shares in percent, IoU as a fraction, seconds."""
-        return {
-            "R@1": 100 * float((self.iou >= HIT).mean()),
-            "centred_R@1": 100 * float((self.centred_iou >= HIT).mean()),
-            "mean_iou": float(self.iou.mean()),
-            "centred_mean_iou": float(self.centred_iou.mean()),
-            "inside": 100 * float(self.inside.mean()),
-            "centred_inside": 100 * float(self.centred_inside.mean()),
-            "seconds": float(self.length.mean()),
-        }
+    def summary(self) -> Moments:
+        """Return means over queries."""
+        return Moments(
+            r1=100 * float((self.iou >= HIT).mean()),
+            centred_r1=100 * float((self.centred_iou >= HIT).mean()),
+            mean_iou=float(self.iou.mean()),
+            centred_mean_iou=float(self.centred_iou.mean()),
+            inside=100 * float(self.inside.mean()),
+            centred_inside=100 * float(self.centred_inside.mean()),
+            seconds=float(self.length.mean()),
+        )
 
 
 def kept_ranks(run: RunDir, split: str) -> tuple[Ranks, list[str]]:
@@ -65,35 +91,19 @@ def kept_ranks(run: RunDir, split: str) -> tuple[Ranks, list[str]]:
     return ranks, [videos[i] for i in ranks.video]
 
 
-def recalls(ranks: Ranks, kinds: Sequence[str]) -> dict[str, Any]:
-    """Return R@1/5/10 and R@1 by kind, in percent, each as {"value", "low", "high"} with its 95 % interval."""
+def recalls(ranks: Ranks, kinds: Sequence[str]) -> Recalls:
+    """Return R@1/5/10, and R@1 by kind of caption. kinds: of each query."""
     first = ranks.hit(1)
     labels = np.array(kinds)
-    by_kind = {kind: interval(first[labels == kind]) for kind in KINDS if (labels == kind).any()}
-    return {**{f"R@{k}": interval(ranks.hit(k)) for k in CUTOFFS}, "by_kind": by_kind}
+    by_kind: dict[str, Rate] = {kind: rate(first[labels == kind]) for kind in KINDS if (labels == kind).any()}
+    return Recalls(r1=rate(first), r5=rate(ranks.hit(5)), r10=rate(ranks.hit(10)), by_kind=by_kind)
 
 
-def interval(hits: Floats) -> dict[str, float]:
+def rate(hits: Floats) -> Rate:
     """Return the mean of [N] hits (probabilities where ranks are tied) in percent, with Wilson's 95 % interval."""
     percent = 100 * float(hits.mean())
     low, high = wilson(percent, len(hits))
-    return {"value": percent, "low": min(low, percent), "high": max(high, percent)}  # rounding at 0 and 100
-
-
-def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fold the results of several runs: mean of every number, and with more than one run its `deviation` too."""
-    first = results[0]
-    if isinstance(first.get("value"), float):
-        folded = {key: float(np.mean([r[key] for r in results])) for key in first}
-        if len(results) > 1:
-            folded["deviation"] = float(np.std([r["value"] for r in results], ddof=1))
-        return folded
-    return {
-        key: over_seeds([r[key] for r in results])
-        if isinstance(first[key], Mapping)
-        else float(np.mean([r[key] for r in results]))
-        for key in first
-    }
+    return Rate(percent, min(low, percent), max(high, percent))  # rounding at 0 and 100
 
 
 @torch.no_grad()

@@ -6,21 +6,37 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
+from tvr_cli.results.base import Result
 from tvr_cli.runs import version
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
 _FREE_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class DoctorReport(Result):
+    """What was checked (`environment` is this machine), and every finding."""
+
+    schema = "doctor"
+    target: str
+    checks: Sequence[Check]
+
+    @property
+    def exit_code(self) -> int:
+        """4 when tvr cannot run, 3 when a data set is incomplete, else 0."""
+        if any(c.fatal and not c.ok for c in self.checks):
+            return EnvironmentProblem.exit_code
+        return DataError.exit_code if any(c.incomplete and not c.ok for c in self.checks) else 0
 
 
 def environment_checks(workspace: Workspace) -> list[Check]:
@@ -36,12 +52,16 @@ def environment_checks(workspace: Workspace) -> list[Check]:
     ]
 
 
-def examine(target: str | None, workspace: Workspace, *, deep: bool = False) -> list[Check]:
+def examine(target: str | None, workspace: Workspace, *, deep: bool = False) -> DoctorReport:
     """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
 
     Raises DataError when the target does not exist, ConfigError when it names an unknown data set (a data set of
     one's own by its dotted name).
     """
+    return DoctorReport(target or "environment", _checks(target, workspace, deep=deep))
+
+
+def _checks(target: str | None, workspace: Workspace, *, deep: bool) -> list[Check]:
     if target is None:
         return environment_checks(workspace)
     from tvr_cli import data
@@ -63,19 +83,6 @@ def video_checks(path: Path, *, deep: bool) -> list[Check]:
         checks = probe_videos(videos, deep=deep, advance=bar.advance)
     # A bad video of one's own is news, not an incomplete benchmark: extract-frames leaves it out.
     return [replace(c, incomplete=False) for c in sorted(checks, key=lambda c: (c.ok, c.name))]
-
-
-def exit_code(checks: list[Check]) -> int:
-    """Return 4 when tvr cannot run, 3 when a data set is incomplete, else 0."""
-    if any(c.fatal and not c.ok for c in checks):
-        return EnvironmentProblem.exit_code
-    return DataError.exit_code if any(c.incomplete and not c.ok for c in checks) else 0
-
-
-def payload(checks: list[Check], target: str) -> dict[str, Any]:
-    """Return what `tvr doctor --json` prints."""
-    listed = [{k: v for k, v in asdict(c).items() if k not in ("fatal", "incomplete")} for c in checks]
-    return {"schema": "tvr/doctor@1", "target": target, "checks": listed}
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,16 @@ from safetensors.numpy import save
 
 from tvr_cli import commands, log
 from tvr_cli.engine import models, referee, score, suggest
+from tvr_cli.engine.evaluate_result import (
+    Completeness,
+    Corpus,
+    Cost,
+    EvaluatePlan,
+    EvaluateReport,
+    Judged,
+    OverDraws,
+    Subject,
+)
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
@@ -23,6 +33,7 @@ from tvr_cli.engine.training import training_store
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import lock, read_json, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
+from tvr_cli.results.metrics import mean_and_deviation
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.version import __version__
@@ -51,7 +62,7 @@ class EvaluateOptions:
 
 
 @kernel_errors()
-def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> dict[str, Any]:
+def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluateReport:
     """Score a split, store the result and per-query ranks in the run's folder, and return the result.
 
     Raises DataError when the split is empty, its gallery is incomplete, a score is NaN, or something else than a run or
@@ -66,61 +77,66 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     started = time.perf_counter()
     scores: np.ndarray | None = None
     ranks: tuple[Ranks, Ranks] | None
-    if _streams(gallery, options):
+    streams, draws = _streams(gallery, options), None
+    if streams:
         judged, ranks = _judge_streamed(scorer, store, gallery, options)
     else:
-        judged, ranks, scores = _judge_whole(scorer, store, gallery, options)
+        judged, draws, ranks, scores = _judge_whole(scorer, store, gallery, options)
     seconds = time.perf_counter() - started
-    result = {**describe(scorer, store, gallery, options.split), "gallery": completeness, **judged}
     pairs = len(gallery.captions) * len(gallery.videos) * options.noise_seeds
-    result["cost"] = {"seconds": seconds, "pairs_per_second": pairs / seconds, **_sizes(scorer, store, gallery)}
+    result = EvaluateReport(
+        subject=describe(scorer, store, gallery, options.split),
+        gallery=completeness,
+        judged=judged,
+        draws=draws,
+        streamed=True if streams else None,
+        cost=Cost(seconds, pairs / seconds, **_sizes(scorer, store, gallery)),
+    )
     _keep(run, options.split, result, ranks, gallery, store)
     if options.save_scores is not None and scores is not None:
         write_scores(options.save_scores, scores, gallery, store)
     return result
 
 
-def plan(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> dict[str, Any]:
+def plan(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluatePlan:
     """Return what `evaluate` would do, writing nothing. Raises DataError for what it would refuse."""
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     run = scorer.run or workspace.run(scorer.name)
     _require_own(run, options.split)
-    return {
-        **describe(scorer, store, gallery, options.split),
-        "dry_run": True,
-        "gallery": completeness,
-        "pairs": len(gallery.captions) * len(gallery.clips) * options.noise_seeds,
-        "streamed": _streams(gallery, options),
-        "bytes": _matrix_bytes(gallery),
-        "writes": str(run.results),
-    }
+    return EvaluatePlan(
+        subject=describe(scorer, store, gallery, options.split),
+        gallery=completeness,
+        pairs=len(gallery.captions) * len(gallery.clips) * options.noise_seeds,
+        streamed=_streams(gallery, options),
+        size_bytes=_matrix_bytes(gallery),
+        writes=run.results,
+    )
 
 
-def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) -> dict[str, Any]:
+def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) -> Subject:
     """Return the head of a result: what was scored, with what, chosen how."""
     train = scorer.experiment.train
-    return {
-        "schema": "tvr/evaluate@1",
-        "tvr": __version__,
-        "commit": git_state()["commit"],
-        "method": scorer.name,
-        "options": dict(scorer.experiment.options),
-        "fidelity": scorer.method.fidelity,
-        "run": scorer.run.name if scorer.run else None,
-        "seed": train.seed if scorer.run else None,
-        "tune": train.tune if scorer.run else None,
-        "selected_on": _selected_on(scorer),
-        "validation": scorer.run.env().get("validation") if scorer.run else None,
-        "backbone": store.backbone_name,
-        "store": store.fingerprint,
-        "word_importance": store.word_importance,
-        "checkpoint": scorer.checkpoint,
-        "data": _data_of(store),
-        "split": split,
-        "captions": len(gallery.captions),
-        "videos": len(gallery.videos),
-    }
+    return Subject(
+        tvr=__version__,
+        commit=git_state()["commit"],
+        method=scorer.name,
+        options=dict(scorer.experiment.options),
+        fidelity=scorer.method.fidelity,
+        run=scorer.run.name if scorer.run else None,
+        seed=train.seed if scorer.run else None,
+        tune=train.tune if scorer.run else None,
+        selected_on=_selected_on(scorer),
+        validation=scorer.run.env().get("validation") if scorer.run else None,
+        backbone=store.backbone_name,
+        store=store.fingerprint,
+        word_importance=store.word_importance,
+        checkpoint=scorer.checkpoint,
+        data=_data_of(store),
+        split=split,
+        captions=len(gallery.captions),
+        videos=len(gallery.videos),
+    )
 
 
 def _selected_on(scorer: Scorer) -> str:
@@ -185,7 +201,8 @@ def _refuse_other_files(scores: Path | None) -> None:
 
 def _judge_whole(
     scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions
-) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None, np.ndarray]:
+) -> tuple[Judged, OverDraws | None, tuple[Ranks, Ranks] | None, np.ndarray]:
+    """Judge the first draw; of several, the metrics are the mean."""
     bank = _bank(scorer, store, gallery, options) if "qbnorm" in options.judge.post else None
     draws = []
     for draw in range(options.noise_seeds):
@@ -193,12 +210,16 @@ def _judge_whole(
         draws.append(video_scores(scorer.method, store, gallery, _for_tiles(gallery, options)).numpy())
     judged = [referee.judge(s, gallery.video_of_caption, options.judge, bank=bank) for s in draws]
     first, ranks = judged[0]
-    return _over_draws([result for result, _ in judged]) if len(judged) > 1 else first, ranks, draws[0]
+    if len(judged) == 1:
+        return first, None, ranks, draws[0]
+    mean, deviation = mean_and_deviation([result for result, _ in judged])
+    first = replace(first, t2v=mean.t2v, v2t=mean.v2t, rsum=mean.rsum)
+    return first, OverDraws(len(judged), deviation), ranks, draws[0]
 
 
 def _judge_streamed(
     scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions
-) -> tuple[dict[str, Any], tuple[Ranks, Ranks]]:
+) -> tuple[Judged, tuple[Ranks, Ranks]]:
     judge = options.judge
     if judge.post or judge.counting != "fair" or judge.v2t != "max" or options.save_scores or options.noise_seeds > 1:
         raise ConfigError(
@@ -207,7 +228,7 @@ def _judge_streamed(
         )
     log.logger.info("the score matrix does not fit the memory budget: ranks are streamed in two passes")
     forward, backward = streamed_ranks(scorer.method, store, gallery, options.memory_budget)
-    return {**referee.judge_ranks(forward, backward, judge), "streamed": True}, (forward, backward)
+    return referee.judge_ranks(forward, backward, judge), (forward, backward)
 
 
 def _streams(gallery: Gallery, options: EvaluateOptions) -> bool:
@@ -240,15 +261,16 @@ def _bank(scorer: Scorer, store: FeatureStore, gallery: Gallery, options: Evalua
     return video_scores(scorer.method, store, bank, options.memory_budget).numpy()
 
 
-def _data_of(store: FeatureStore) -> dict[str, Any]:
+def _data_of(store: FeatureStore) -> Corpus:
     """Return name, variant and notes of the corpus, and the sha256 of its annotation files that are as they were."""
     about = store.provenance
     files = [Path(p) for p in about.get("annotations", [about["captions"]] if about.get("captions") else [])]
     hashes = {path.name: sha256_file(path) for path in files if path.is_file() and not store.older_than(path)}
-    return {k: about[k] for k in ("name", "variant", "notes") if about.get(k)} | {"annotations": hashes}
+    name, variant, notes = (about.get(k) or None for k in ("name", "variant", "notes"))
+    return Corpus(name=name, variant=variant, notes=tuple(notes) if notes else None, annotations=hashes)
 
 
-def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> dict[str, Any]:
+def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> Completeness:
     """Return the gallery's completeness. Raises DataError when videos are missing, unless that was allowed."""
     lost = store.provenance.get("missing", {}).get(options.split, [])
     expected = store.provenance.get("expected", {}).get(options.split) or len(gallery.videos) + len(lost)
@@ -260,7 +282,7 @@ def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -
             f"features{named}. A smaller gallery makes every recall higher; complete it, or say --allow-missing: the "
             "result will carry the count"
         )
-    return {"expected": expected, "scored": scored, "missing": list(lost), "zero_filled": 0}
+    return Completeness(expected=expected, scored=scored, missing=tuple(lost), zero_filled=0)
 
 
 def _sizes(scorer: Scorer, store: FeatureStore, gallery: Gallery) -> dict[str, int]:
@@ -272,24 +294,10 @@ def _sizes(scorer: Scorer, store: FeatureStore, gallery: Gallery) -> dict[str, i
     }
 
 
-def _over_draws(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the mean of several draws' metrics and, under `deviation`, their standard deviation."""
-    mean, deviation = _fold(results, np.mean), _fold(results, lambda x: np.std(x, ddof=1))
-    return {**results[0], **mean, "draws": len(results), "deviation": deviation}
-
-
-def _fold(results: Sequence[Mapping[str, Any]], fold: Any) -> dict[str, Any]:
-    folded: dict[str, Any] = {
-        side: {k: float(fold([r[side][k] for r in results])) for k in results[0][side]} for side in ("t2v", "v2t")
-    }
-    folded["rsum"] = float(fold([r["rsum"] for r in results]))
-    return folded
-
-
 def _keep(
     run: RunDir,
     split: str,
-    result: Mapping[str, Any],
+    result: EvaluateReport,
     ranks: tuple[Ranks, Ranks] | None,
     gallery: Gallery,
     store: FeatureStore,
@@ -297,11 +305,11 @@ def _keep(
     """Write the result. Its files belong together, so one process writes them at a time; old counting has its own."""
     with lock(run.results):
         if ranks is None:
-            write_json(run.results / f"{split}.{result['metrics']}.json", dict(result))
+            write_json(run.results / f"{split}.{result.judged.metrics}.json", result.to_json())
             return
         write_bytes(run.results / f"{split}.ranks.safetensors", save(referee.rank_tensors(ranks)))
         write_json(run.results / f"{split}.ids.json", _ids(gallery, store))
-        write_json(run.results / f"{split}.json", dict(result))
+        write_json(run.results / f"{split}.json", result.to_json())
 
 
 def _require_own(run: RunDir, split: str) -> None:

@@ -19,6 +19,7 @@ from tvr_cli import files, log
 from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
 from tvr_cli.engine.extraction.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
+from tvr_cli.results.base import Result, key
 from tvr_cli.stores import frames
 from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
 from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
@@ -57,30 +58,64 @@ class ExtractOptions:
     command: str = ""
 
 
-@dataclass
-class ExtractReport:
+@dataclass(frozen=True)
+class FailedVideo:
+    """A selected video that has no frames, and why."""
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractReport(Result):
     """What a run did. videos = ok + kept + failed.
 
-    ok: read now. kept: were in the store. failures: (video, reason) of every selected video that has none. clips,
-    frames, size_bytes: written now. seconds: wall time. todo: videos that had to be read.
+    ok: read now. kept: were in the store. clips, frames, size_bytes: written now. seconds: wall time.
     """
 
-    workspace: Workspace
-    videos: int = 0
+    schema = "extract-frames"
+    videos: int
+    ok: int
+    kept: int
+    failed: int
+    frames: int
+    seconds: float
+    failures: Sequence[FailedVideo]
+    clips: int
+    size_bytes: int = field(metadata=key("bytes"))
+    renamed: int
+    forgotten: int
+    workspace: Path
+
+
+@dataclass
+class _Tally:
+    """What was read and written so far."""
+
     ok: int = 0
-    kept: int = 0
     clips: int = 0
     frames: int = 0
     size_bytes: int = 0
-    renamed: int = 0
-    forgotten: int = 0
-    seconds: float = 0.0
-    todo: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[FailedVideo] = field(default_factory=list)
 
-    @property
-    def failed(self) -> int:
-        return len(self.failures)
+    def report(self, workspace: Path, *, videos: int, seconds: float, work: Work | None = None) -> ExtractReport:
+        """Return the report of a run over so many videos. work: what needed no reading."""
+        known = [FailedVideo(f.video, f.reason) for f in work.failed.values()] if work else []
+        failures = sorted([*self.failures, *known], key=lambda f: (f.video, f.reason))
+        return ExtractReport(
+            videos=videos,
+            ok=self.ok,
+            kept=len(work.kept) if work else 0,
+            failed=len(failures),
+            frames=self.frames,
+            seconds=seconds,
+            failures=failures,
+            clips=self.clips,
+            size_bytes=self.size_bytes,
+            renamed=work.renamed if work else 0,
+            forgotten=work.forgotten if work else 0,
+            workspace=workspace,
+        )
 
 
 def extract(
@@ -100,12 +135,8 @@ def extract(
         writer = FrameWriter.open(root, identity_of(plan), _provenance(), overwrite=options.overwrite)
         work = compare(writer.root, writer.shards, writer.failures(), videos, selection, options)
         _apply(writer, work, selection)
-        report = _read_all(workspace, writer, work.todo, plan, options)
-    report.kept, report.videos = len(work.kept), len(videos)
-    report.renamed, report.forgotten = work.renamed, work.forgotten
-    report.failures = sorted([*report.failures, *((f.video, f.reason) for f in work.failed.values())])
-    report.seconds = time.monotonic() - started
-    return report
+        done = _read_all(writer, work.todo, plan, options)
+    return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
 
 
 def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> ExtractReport:
@@ -125,10 +156,8 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
         damaged = [s for s in asked if not frames.is_whole(root, s)]
         videos = _videos_of([clip for s in damaged for clip in s.clips])
         log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
-        report = _read_all(workspace, writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
-    report.videos = len(videos)
-    report.seconds = time.monotonic() - started
-    return report
+        done = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
+    return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started)
 
 
 def check_plan(plan: FramePlan) -> None:
@@ -221,15 +250,13 @@ def _apply(writer: FrameWriter, work: Work, selection: Selection) -> None:
         log.logger.info("videos: %d renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
 
 
-def _read_all(
-    workspace: Workspace, writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions
-) -> ExtractReport:
+def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> _Tally:
     """Read the videos in workers and write what they give."""
-    report = ExtractReport(workspace, todo=len(videos))
+    done = _Tally()
     if not videos:
-        return report
+        return done
     tasks = tasks_of(videos, plan, options)
-    sink = _Sink(writer, report)
+    sink = _Sink(writer, done)
     pool = DecodePool(sample, workers=worker_count(options, len(tasks)), timeout_s=options.timeout_s)
     with log.progress("extracting frames", total=len(videos), unit="videos") as bar, pool:
         try:
@@ -241,17 +268,17 @@ def _read_all(
         except KeyboardInterrupt:
             sink.close()
             raise Interrupted(
-                f"{report.ok} of {len(videos)} videos are saved in {str(writer.root)!r}; "
+                f"{done.ok} of {len(videos)} videos are saved in {str(writer.root)!r}; "
                 f"continue with: {options.command or 'the same command'}"
             ) from None
-    return report
+    return done
 
 
 class _Sink:
     """Collects results and writes a shard when enough has come together."""
 
-    def __init__(self, writer: FrameWriter, report: ExtractReport):
-        self._writer, self._report = writer, report
+    def __init__(self, writer: FrameWriter, done: _Tally):
+        self._writer, self._done = writer, done
         self._stored = {clip.video for clip in writer.clips()}
         self._failed_before = set(writer.failures())
         self._clips: list[NewClip] = []
@@ -293,9 +320,9 @@ class _Sink:
             )
             self._clips.append(NewClip(stored, clip.jpegs, clip.ts))
             self._bytes += sum(map(len, clip.jpegs))
-            self._report.frames += len(clip.jpegs)
-        self._report.clips += len(clips)
-        self._report.ok += 1
+            self._done.frames += len(clip.jpegs)
+        self._done.clips += len(clips)
+        self._done.ok += 1
         self._videos.append(video.id)
 
     def _fail(self, video: Video, reason: str, kind: str) -> None:
@@ -304,7 +331,7 @@ class _Sink:
             info = os.stat(video.path)
             size, mtime_ns = info.st_size, info.st_mtime_ns
         self._writer.add_failure(Failure(video.id, str(video.path), video.source, reason, kind, size, mtime_ns))
-        self._report.failures.append((video.id, reason))
+        self._done.failures.append(FailedVideo(video.id, reason))
         if video.id in self._stored:
             self._gone.add(video.id)
         log.logger.debug("failed: %s: %s", video.id, reason)
@@ -312,7 +339,7 @@ class _Sink:
     def _flush(self) -> None:
         shard = self._writer.add(self._clips)
         if shard is not None:
-            self._report.size_bytes += shard.size_bytes
+            self._done.size_bytes += shard.size_bytes
         if solved := self._failed_before.intersection(self._videos):
             self._writer.clear_failures(solved)
         self._clips, self._videos, self._bytes, self._last_flush = [], [], 0, time.monotonic()

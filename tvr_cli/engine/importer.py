@@ -7,7 +7,7 @@ that nothing reads are dropped and listed; any other unknown name is an error, b
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import lock, sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
+from tvr_cli.results.base import Result
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
@@ -41,6 +42,27 @@ class Parts:
     dropped: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportReport(Result):
+    """The run that a checkpoint became, or would. backbone: its CLIP. dropped: names that nothing reads.
+
+    next: the command that makes its features.
+    """
+
+    schema = "import-checkpoint"
+    dry_run: bool
+    run: str
+    path: Path
+    method: str
+    fidelity: str
+    options: Mapping[str, Any]
+    sizes: Sizes
+    parameters: int
+    backbone: str | None
+    dropped: Sequence[str]
+    next: str
+
+
 def import_checkpoint(
     file: Path,
     method: str,
@@ -49,8 +71,8 @@ def import_checkpoint(
     run: str | None = None,
     assignments: tuple[str, ...] = (),
     dry_run: bool = False,
-) -> dict[str, Any]:
-    """Make a run from the authors' checkpoint and return what `tvr import-checkpoint --json` prints.
+) -> ImportReport:
+    """Make a run from the authors' checkpoint.
 
     dry_run: read and check the file, and write nothing.
     Raises DataError for a file that is no state dict or not of this method, ConfigError when the run exists.
@@ -92,24 +114,21 @@ def import_checkpoint(
             imported = {"file": file.name, "sha256": about["source"], "dropped": list(parts.dropped)}
             folder.write_env({"imported": imported}, registry.packages().values())
             folder.write_config(resolved)  # last: a folder with a config is a whole run
-    return {
-        "schema": "tvr/import-checkpoint@1",
-        "dry_run": dry_run,
-        "run": folder.name,
-        "path": str(folder.path),
-        "method": method,
-        "fidelity": cls.fidelity,
-        "options": dict(resolved.experiment.options),
-        "sizes": asdict(sizes),
-        "parameters": sum(t.numel() for t in parts.head.values()),
-        "backbone": backbone,
-        "dropped": list(parts.dropped),
-        "next": commands.tvr(
-            "precompute-features", backbone=backbone, temporal_shift=shift, max_words=sizes.words or None
-        )
+    return ImportReport(
+        dry_run=dry_run,
+        run=folder.name,
+        path=folder.path,
+        method=method,
+        fidelity=cls.fidelity,
+        options=dict(resolved.experiment.options),
+        sizes=sizes,
+        parameters=sum(t.numel() for t in parts.head.values()),
+        backbone=backbone,
+        dropped=parts.dropped,
+        next=commands.tvr("precompute-features", backbone=backbone, temporal_shift=shift, max_words=sizes.words or None)
         if backbone
         else commands.tvr("precompute-features"),
-    }
+    )
 
 
 def read_state(file: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
 from tvr_cli.errors import EnvironmentProblem, MethodNotNamed, StoreMismatch
 from tvr_cli.files import bare_name, lock
+from tvr_cli.results.base import Result, key
 from tvr_cli.stores import index_place
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.index import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
@@ -44,11 +46,26 @@ class Asked:
     backbone: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class IndexReport(Result):
+    """An index and what it was made with. built: False where it was up to date, and in a dry run, where bytes are 0."""
+
+    schema = "index"
+    path: Path
+    method: str
+    run: str | None
+    backbone: str
+    clips: int
+    videos: int
+    built: bool
+    size_bytes: int = dataclasses.field(metadata=key("bytes"))
+
+
 @kernel_errors()
 def index(
     workspace: Workspace, asked: Asked, *, device: str = "auto", overwrite: bool = False, dry_run: bool = False
-) -> dict[str, Any]:
-    """Build the index unless it is up to date, and return what `tvr index --json` prints.
+) -> IndexReport:
+    """Build the index unless it is up to date, and say what is there.
 
     An existing index made with another run, method or backbone is replaced: naming them is asking for that. Raises
     DataError when something else than an index stands in its place.
@@ -64,24 +81,23 @@ def index(
     )  # fmt: skip
     if not current:
         index_place.require_free(folder)
-    report: dict[str, Any] = {
-        "schema": "tvr/index@1",
-        "path": str(folder),
-        "method": scorer.name,
-        "run": scorer.run.name if scorer.run else None,
-        "backbone": store.backbone_name,
-        "clips": len(store.clips),
-        "videos": len({c.file_id for c in store.clips}),
-        "built": not current and not dry_run,
-        "bytes": 0,
-    }
+    report = IndexReport(
+        path=folder,
+        method=scorer.name,
+        run=scorer.run.name if scorer.run else None,
+        backbone=store.backbone_name,
+        clips=len(store.clips),
+        videos=len({c.file_id for c in store.clips}),
+        built=not current and not dry_run,
+        size_bytes=0,
+    )
     if dry_run:
         return report
     models.announce(scorer, store)
     if not current:
         with lock(workspace.root):
             build_index(scorer, store, workspace, asked, device=device)
-    return {**report, "bytes": Index.open(folder).size_bytes()}
+    return replace(report, size_bytes=Index.open(folder).size_bytes())
 
 
 @torch.no_grad()

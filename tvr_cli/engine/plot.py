@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.files import disk_errors
+from tvr_cli.results.base import Result
 from tvr_cli.runs import RunDir
 
 FORMATS = (".png", ".svg", ".pdf")
 _SMOOTH = 0.02  # width of the moving average as a share of a curve
 
 
-def plot(runs: Sequence[RunDir], out: Path) -> Path:
+@dataclass(frozen=True)
+class PlotReport(Result):
+    """A picture and the runs in it."""
+
+    schema = "plot"
+    runs: Sequence[str]
+    path: Path
+
+
+def plot(runs: Sequence[RunDir], out: Path) -> PlotReport:
     """Draw loss, its parts, recall on validation, rates, gradient norm and logit scale over the steps of `runs`.
 
     Raises ConfigError for an unknown format, DataError for a run without a logged step, EnvironmentProblem without
@@ -30,7 +41,7 @@ def plot(runs: Sequence[RunDir], out: Path) -> Path:
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=120, metadata={"Date": None} if out.suffix.lower() == ".svg" else None)
-    return out
+    return PlotReport([run.name for run in runs], out)
 
 
 def curve(

@@ -11,8 +11,9 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tvr_kernels import gemm
@@ -31,6 +32,7 @@ from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.engine.score import pick_device
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
+from tvr_cli.results.base import Result, key
 from tvr_cli.stores import features
 from tvr_cli.stores.feature_shards import read_lines
 from tvr_cli.stores.feature_writer import FeatureWriter, header_of, require_own
@@ -40,7 +42,16 @@ from tvr_cli.types import Manifest, VideoFeatures, caption_key
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
-__all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "refresh", "repair"]
+__all__ = [
+    "PrecomputeOptions",
+    "PrecomputeReport",
+    "backbone_of",
+    "dry_run",
+    "encode_captions",
+    "precompute",
+    "refresh",
+    "repair",
+]
 
 DEFAULT_BACKBONE = "clip-vit-b32"
 # A shard is the unit of resuming: what may be lost when a run is stopped.
@@ -50,50 +61,75 @@ _FRAMES_A_BATCH = {"cpu": 48, "cuda": 384}
 
 
 @dataclass(frozen=True)
-class PrecomputeReport:
-    """What was done, or with `dry_run` would be. seconds: spent, or estimated. size_bytes: of all shards."""
+class ClipCounts:
+    """Clips of the store. encoded: now, or to be encoded. kept: were there."""
 
-    store: FeatureStore | None
-    folder: Path
-    backbone: str
-    clips: int
-    encoded_clips: int
-    captions: int
+    total: int
+    encoded: int
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionCounts:
+    """Captions of the store. texts: different ones. truncated: were too long. set_aside: their video was not read."""
+
+    total: int
     texts: int
-    encoded_texts: int
+    encoded: int
     truncated: int
-    max_words: int
     set_aside: int
-    size_bytes: int
+
+
+@dataclass(frozen=True)
+class PlannedSizes:
+    """(frames + tokens) x dim x bytes_a_value is what a store would take."""
+
+    frames: int
+    tokens: int
+    dim: int
+    bytes_a_value: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeReport(Result):
+    """What was done. folder: of the store. size_bytes: of all shards."""
+
+    schema = "precompute-features"
+    dry_run: Literal[False] = field(default=False, init=False)
+    folder: Path = field(metadata=key("store"))
+    fingerprint: str
+    backbone: str
+    clips: ClipCounts
+    captions: CaptionCounts
+    size_bytes: int = field(metadata=key("bytes"))
     seconds: float
-    dry_run: bool = False
-    more: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """The features that were made, opened when they are first asked for."""
+        return FeatureStore.open(self.folder)
 
     @property
     def train_with(self) -> str | None:
-        """The method to train on these features that uses most of them; None where none fits, or nothing was made."""
-        return suggest.to_train(self.store.provides) if self.store is not None else None
+        """The method to train on these features that uses most of them; None where none fits."""
+        return suggest.to_train(self.store.provides)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what `tvr precompute-features --json` prints."""
-        return {
-            "schema": "tvr/precompute-features@1",
-            "dry_run": self.dry_run,
-            "store": str(self.folder),
-            "fingerprint": self.store.fingerprint if self.store else None,
-            "backbone": self.backbone,
-            "clips": {"total": self.clips, "encoded": self.encoded_clips, "kept": self.clips - self.encoded_clips},
-            "captions": {
-                "total": self.captions,
-                "texts": self.texts,
-                "encoded": self.encoded_texts,
-                "truncated": self.truncated,
-                "set_aside": self.set_aside,
-            },
-            "bytes": self.size_bytes,
-            "seconds": self.seconds,
-            **self.more,
-        }
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputePlan(Result):
+    """What would be done. size_bytes, seconds: estimates. fingerprint, weights: None where the weights are not here."""
+
+    schema = "precompute-features"
+    dry_run: Literal[True] = field(default=True, init=False)
+    folder: Path = field(metadata=key("store"))
+    fingerprint: str | None
+    backbone: str
+    clips: ClipCounts
+    captions: CaptionCounts
+    size_bytes: int = field(metadata=key("bytes"))
+    seconds: float
+    sizes: PlannedSizes
+    weights: Path | None
 
 
 def precompute(
@@ -111,19 +147,7 @@ def precompute(
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames = workspace.frames()
-    if not frames.records:
-        raise DataError(
-            f"the frame store {str(frames.root)!r} holds no clip; run: "
-            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
-        )
-    corpus = read_corpus(captions, frames, workspace.newest_features())
-    about = registry.resolve(choose_backbone(backbone, workspace))
-    plan = FeaturePlan.make(about, frames, options)
-    if about.name == DEMO_TINY:
-        _warn_of_real_videos(frames.records)
-    if options.dry_run:
-        return _dry_run(workspace, about, frames, corpus, plan, options)
+    frames, corpus, about, plan = _inputs(workspace, backbone, captions, options)
     device = pick_device(options.device)
     model = registry.load(
         about.name,
@@ -153,20 +177,28 @@ def precompute(
         writer.finish(frames.records, _stored(corpus), corpus.about(frames))
         size = writer.size_bytes()
     return PrecomputeReport(
-        store=workspace.features(fingerprint),
         folder=folder,
+        fingerprint=fingerprint,
         backbone=about.name,
-        clips=len(frames.records),
-        encoded_clips=len(new_clips),
-        captions=len(corpus.captions),
-        texts=len(_unique_texts(corpus)),
-        encoded_texts=len(new_texts),
-        truncated=truncated,
-        max_words=plan.words.length,
-        set_aside=len(corpus.aside),
+        clips=ClipCounts(len(frames.records), len(new_clips), len(frames.records) - len(new_clips)),
+        captions=_counts(corpus, encoded=len(new_texts), truncated=truncated),
         size_bytes=size,
         seconds=time.monotonic() - started,
     )
+
+
+def dry_run(
+    workspace: Workspace,
+    backbone: str | None = None,
+    captions: Path | Manifest | str | None = None,
+    options: PrecomputeOptions | None = None,
+) -> PrecomputePlan:
+    """Say what `precompute` with the same arguments would encode, its bytes and about how long it would take.
+
+    Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
+    """
+    options = options or PrecomputeOptions()
+    return _planned(workspace, *_inputs(workspace, backbone, captions, options), options)
 
 
 def choose_backbone(asked: str | None, workspace: Workspace) -> str:
@@ -261,9 +293,36 @@ def _again(
         max_words=identity["words"]["length"],
         temporal_shift=identity["backbone"]["temporal_shift"],
         word_importance=identity["importance"],
-        dry_run=False,
     )
     return precompute(workspace, header["backbone"], captions, own)
+
+
+def _inputs(
+    workspace: Workspace, backbone: str | None, captions: Path | Manifest | str | None, options: PrecomputeOptions
+) -> tuple[FrameStore, Corpus, Description, FeaturePlan]:
+    """Return what features are computed from, with what and how, or refuse it."""
+    frames = workspace.frames()
+    if not frames.records:
+        raise DataError(
+            f"the frame store {str(frames.root)!r} holds no clip; run: "
+            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+        )
+    corpus = read_corpus(captions, frames, workspace.newest_features())
+    about = registry.resolve(choose_backbone(backbone, workspace))
+    plan = FeaturePlan.make(about, frames, options)
+    if about.name == DEMO_TINY:
+        _warn_of_real_videos(frames.records)
+    return frames, corpus, about, plan
+
+
+def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
+    return CaptionCounts(
+        total=len(corpus.captions),
+        texts=len(_unique_texts(corpus)),
+        encoded=encoded,
+        truncated=truncated,
+        set_aside=len(corpus.aside),
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- encoding
@@ -400,15 +459,14 @@ def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
 # ------------------------------------------------------------------------------------------------------------- dry run
 
 
-def _dry_run(
+def _planned(
     workspace: Workspace,
-    about: Description,
     frames: FrameStore,
     corpus: Corpus,
+    about: Description,
     plan: FeaturePlan,
     options: PrecomputeOptions,
-) -> PrecomputeReport:
-    """Say what would be encoded, its bytes and about how long it would take; weights need not be here."""
+) -> PrecomputePlan:
     folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint = None
@@ -424,24 +482,14 @@ def _dry_run(
     tokens = len(texts) * (plan.words.length + 1)
     flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
     device = pick_device(options.device)
-    return PrecomputeReport(
-        store=None,
+    return PrecomputePlan(
         folder=folder,
+        fingerprint=fingerprint,
         backbone=about.name,
-        clips=len(frames.records),
-        encoded_clips=len(records),
-        captions=len(corpus.captions),
-        texts=len(_unique_texts(corpus)),
-        encoded_texts=len(texts),
-        truncated=0,
-        max_words=plan.words.length,
-        set_aside=len(corpus.aside),
+        clips=ClipCounts(len(frames.records), len(records), len(frames.records) - len(records)),
+        captions=_counts(corpus, encoded=len(texts), truncated=0),
         size_bytes=(slots + tokens) * about.dim * itemsize,
         seconds=cost.seconds(flops, device, DTYPES[options.precision]) if flops else 0.0,
-        dry_run=True,
-        more={
-            "fingerprint": fingerprint,
-            "sizes": {"frames": slots, "tokens": tokens, "dim": about.dim, "bytes_a_value": itemsize},
-            "weights": str(about.weights) if about.weights is not None else None,
-        },
+        sizes=PlannedSizes(slots, tokens, about.dim, itemsize),
+        weights=about.weights,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvr_cli import commands
+from tvr_cli.results.base import HIDDEN
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
 
@@ -25,8 +26,8 @@ class Check:
     ok: bool
     detail: str
     fix: str = ""
-    fatal: bool = False
-    incomplete: bool = False
+    fatal: bool = field(default=False, metadata=HIDDEN)
+    incomplete: bool = field(default=False, metadata=HIDDEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
@@ -12,8 +13,25 @@ from tvr_cli.engine.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
+from tvr_cli.results.base import Result
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best files of one sentence, best first."""
+
+    query: str
+    hits: Sequence[Hit]
+
+
+@dataclass(frozen=True)
+class QueryReport(Result):
+    """An answer to each sentence, in the order asked."""
+
+    schema = "query"
+    results: Sequence[Answer]
 
 
 @kernel_errors()
@@ -27,7 +45,7 @@ def query(
     backbone: str | None = None,
     device: str = "auto",
     offline: bool = False,
-) -> list[list[Hit]]:
+) -> QueryReport:
     """Answer each sentence with its best files.
 
     Raises DataError when the workspace holds no frames, StoreMismatch when a flag names another run or backbone than
@@ -42,7 +60,8 @@ def query(
         text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
         scorer.method.to("cpu")
         encoded = score.encode_texts(scorer.method, text.to("cpu"))
-        return search(scorer.method, index, encoded, options)
+        found = search(scorer.method, index, encoded, options)
+    return QueryReport([Answer(*answer) for answer in zip(texts, found, strict=True)])
 
 
 def _refresh_features(workspace: Workspace, asked: Asked, *, device: str, offline: bool) -> None:

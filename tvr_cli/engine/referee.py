@@ -15,6 +15,17 @@ from typing import Any, Literal
 import numpy as np
 
 from tvr_cli import clip4clip, commands, metrics, significance
+from tvr_cli.engine.evaluate_result import (
+    Completeness,
+    DualSoftmax,
+    EvaluateReport,
+    Fair,
+    Intervals,
+    Judged,
+    OldCounting,
+    QbNorm,
+    ScoresReport,
+)
 from tvr_cli.errors import ConfigError, DataError, did_you_mean, reason
 from tvr_cli.files import sha256_file
 from tvr_cli.metrics import Floats, Ints, Ranks, Scores, V2TProtocol
@@ -76,7 +87,7 @@ def read_scores(path: Path) -> ScoreFile:
 
 def judge(
     scores: Scores, video_of_caption: Ints, options: JudgeOptions, *, bank: Scores | None = None
-) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None]:
+) -> tuple[Judged, tuple[Ranks, Ranks] | None]:
     """Return the metrics part of a result, and the ranks of both directions (None under another counting).
 
     Post-processed scores come as separate rows under `post`, never as the headline. Raises DataError for NaN, or when
@@ -89,27 +100,27 @@ def judge(
     backward = metrics.video_to_text(scores, video_of_caption, options.v2t)
     result = judge_ranks(forward, backward, options)
     if options.post:
-        result["post"] = [_post(name, scores, video_of_caption, options, bank) for name in options.post]
+        rows = tuple(_post(name, scores, video_of_caption, options, bank) for name in options.post)
+        result = dataclasses.replace(result, post=rows)
     return result, (forward, backward)
 
 
-def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions) -> dict[str, Any]:
+def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions) -> Fair:
     """Return the metrics part of a result from ranks that were counted before (streamed)."""
-    result: dict[str, Any] = {"metrics": "fair", "tie_rule": TIE_RULE, "v2t_protocol": options.v2t}
-    result |= metrics.summarise(forward, backward)
-    result["intervals"] = {
-        "level": significance.LEVEL,
-        "unit": "video",
-        "seed": options.seed,
-        "t2v": significance.intervals(forward, seed=options.seed),
-        "v2t": significance.intervals(backward, seed=options.seed),
-    }
-    return result
+    intervals = Intervals(
+        level=significance.LEVEL,
+        unit="video",
+        seed=options.seed,
+        t2v=significance.intervals(forward, seed=options.seed),
+        v2t=significance.intervals(backward, seed=options.seed),
+    )
+    found = metrics.summarise(forward, backward)
+    return Fair(tie_rule=TIE_RULE, v2t_protocol=options.v2t, **found, intervals=intervals)
 
 
 def judge_file(
     path: Path, options: JudgeOptions, *, allow_missing: bool = False
-) -> tuple[dict[str, Any], tuple[Ranks, Ranks] | None]:
+) -> tuple[ScoresReport, tuple[Ranks, Ranks] | None]:
     """Referee a score file: the whole result that `tvr evaluate --scores` prints.
 
     Raises DataError when some videos look missing (`zero_columns`), unless that is allowed; the count is in the result.
@@ -122,22 +133,19 @@ def judge_file(
             "was filled with zeros. It is never found and never in the way; complete the scores, or say "
             "--allow-missing: the count is then in every output"
         )
-    result, ranks = judge(file.scores, file.video_of_caption, options, bank=file.bank)
-    head: dict[str, Any] = {
-        "schema": "tvr/evaluate@1",
-        "tvr": __version__,
-        "method": path.name,
-        "fidelity": "scores of another tool",
-        "run": None,
-        "split": None,
-        "captions": len(file.scores),
-        "videos": videos,
-        "gallery": {"expected": videos, "scored": videos, "zero_filled": filled},
-        "precision": str(file.scores.dtype),
-        "scores_sha256": file.sha256,
-        "v2t_protocol": options.v2t,
-    }
-    return {**head, **result}, ranks
+    judged, ranks = judge(file.scores, file.video_of_caption, options, bank=file.bank)
+    report = ScoresReport(
+        tvr=__version__,
+        method=path.name,
+        captions=len(file.scores),
+        videos=videos,
+        gallery=Completeness(expected=videos, scored=videos, zero_filled=filled),
+        precision=str(file.scores.dtype),
+        scores_sha256=file.sha256,
+        v2t_protocol=options.v2t,
+        judged=judged,
+    )
+    return report, ranks
 
 
 def zero_columns(scores: Scores) -> int:
@@ -205,31 +213,34 @@ def _ranks_of(arrays: Mapping[str, Any], side: str) -> Ranks:
     return Ranks(better, tied, positives, video, gain)
 
 
-def protocol_card(result: Mapping[str, Any]) -> list[str]:
+def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
     """Return the lines of a citable block of text that says how a result came about."""
-    gallery, data = result["gallery"], result.get("data", {})
+    judged, gallery = report.judged, report.gallery
+    about = report.subject if isinstance(report, EvaluateReport) else report
+    subject = report.subject if isinstance(report, EvaluateReport) else None  # not known of a score file
+    hashes = subject.data.annotations if subject else {}
     rows = [
-        ("data set", data.get("name") or "not named"),
-        ("variant", data.get("variant")),
-        ("split", result.get("split") or "not named"),
-        ("queries", f"{result['captions']} captions, {result['videos']} videos"),
-        ("gallery", f"{gallery['scored']}/{gallery['expected']} videos, {gallery.get('zero_filled', 0)} zero-filled"),
-        ("annotations", "; ".join(f"{k} sha256 {v}" for k, v in data.get("annotations", {}).items()) or None),
+        ("data set", (subject and subject.data.name) or "not named"),
+        ("variant", subject and subject.data.variant),
+        ("split", about.split or "not named"),
+        ("queries", f"{about.captions} captions, {about.videos} videos"),
+        ("gallery", f"{gallery.scored}/{gallery.expected} videos, {gallery.zero_filled} zero-filled"),
+        ("annotations", "; ".join(f"{k} sha256 {v}" for k, v in hashes.items()) or None),
         ("t2v", "every caption is a query"),
-        ("v2t protocol", result.get("v2t_protocol")),
-        ("tie rule", result.get("tie_rule", "clip4clip (float equality)")),
-        ("intervals", "95 %, bootstrap over videos" if "intervals" in result else None),
-        ("selected on", result.get("selected_on")),
-        ("method", f"{result['method']} ({result['fidelity']})"),
-        ("backbone", result.get("backbone")),
-        ("seed", result.get("seed")),
-        ("code", f"tvr {result['tvr']}, commit {result.get('commit') or 'unknown'}"),
+        ("v2t protocol", judged.v2t_protocol),
+        ("tie rule", judged.tie_rule if isinstance(judged, Fair) else "clip4clip (float equality)"),
+        ("intervals", "95 %, bootstrap over videos" if isinstance(judged, Fair) else None),
+        ("selected on", subject and subject.selected_on),
+        ("method", f"{about.method} ({about.fidelity})"),
+        ("backbone", subject and subject.backbone),
+        ("seed", subject and subject.seed),
+        ("code", f"tvr {about.tvr}, commit {(subject and subject.commit) or 'unknown'}"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows if value is not None]
 
 
-def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOptions) -> dict[str, Any]:
+def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOptions) -> OldCounting:
     """Return the old code's numbers under their label; ties are counted fairly, to show what inflates them."""
     if options.v2t != "max" or options.post:
         asked = f"--v2t-protocol {options.v2t}" if options.v2t != "max" else f"--post {','.join(options.post)}"
@@ -237,22 +248,21 @@ def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOp
     forward = metrics.text_to_video(scores, video_of_caption)
     backward = metrics.video_to_text(scores, video_of_caption)
     ties = {"t2v": int((forward.tied > 0).sum()), "v2t": int((backward.tied > 0).sum())}
-    result = clip4clip.evaluate(scores, video_of_caption)
-    return {"metrics": "clip4clip", "v2t_protocol": "max", **result, "ties": ties}
+    return OldCounting(**clip4clip.evaluate(scores, video_of_caption), ties=ties)
 
 
-def _post(name: Post, scores: Scores, video: Ints, options: JudgeOptions, bank: Scores | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "note": POSTS[name]}
+def _post(name: Post, scores: Scores, video: Ints, options: JudgeOptions, bank: Scores | None) -> DualSoftmax | QbNorm:
     if name == "dsl":
         t2v, v2t = dual_softmax(scores)
         forward, backward = metrics.text_to_video(t2v, video), metrics.video_to_text(v2t, video, options.v2t)
-        return {**row, **metrics.summarise(forward, backward)}
+        return DualSoftmax(note=POSTS[name], **metrics.summarise(forward, backward))
     if bank is None:
         raise DataError(
             "QB-Norm needs a query bank of training captions: an array `bank` [Q, V] in the score file, or captions of "
             "the split train in the feature store"
         )
-    return {**row, "bank": len(bank), "t2v": metrics.summary(metrics.text_to_video(qbnorm(scores, bank), video))}
+    found = metrics.summary(metrics.text_to_video(qbnorm(scores, bank), video))
+    return QbNorm(note=POSTS[name], bank=len(bank), t2v=found)
 
 
 def _softmax(x: Floats, *, axis: int) -> Floats:

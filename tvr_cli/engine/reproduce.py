@@ -6,8 +6,9 @@ started again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +17,8 @@ from tvr_cli.backbones import registry
 from tvr_cli.config import Resolved
 from tvr_cli.data.registry import split_spec
 from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, models, precompute, train
+from tvr_cli.engine.compare import Published
+from tvr_cli.engine.evaluate_result import EvaluateReport, claim
 from tvr_cli.engine.extraction import extract_estimate
 from tvr_cli.engine.features import cost
 from tvr_cli.engine.precompute import PrecomputeOptions, choose_backbone
@@ -24,6 +27,7 @@ from tvr_cli.engine.train import TrainOptions
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
+from tvr_cli.results.base import INLINE, Result, key
 from tvr_cli.runs import RunDir
 from tvr_cli.types import FramePlan, Manifest
 from tvr_cli.workspace import Workspace
@@ -44,6 +48,67 @@ class ReproduceOptions:
     workers: int | None = None
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """The data set that was found. missing: how many videos have no file."""
+
+    name: str
+    variant: str | None
+    missing: int
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a recipe asks for. reports: every number that its authors published."""
+
+    recipe: str
+    method: str
+    backbone: str | None
+    data: DataSet
+    reports: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of which only its deed is known."""
+
+    step: str
+    does: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredStep:
+    """A step whose size is known. seconds: None where no video could be read to tell."""
+
+    step: str
+    does: str
+    size_bytes: int = field(metadata=key("bytes"))
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproducePlan(Result):
+    """What a reproduction would do, step by step."""
+
+    schema = "reproduce"
+    experiment: Experiment = field(metadata=INLINE)
+    dry_run: Literal[True] = field(default=True, init=False)
+    steps: Sequence[MeasuredStep | Step]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceReport(Result):
+    """A recipe's result beside the published one (None where they are not comparable). changed: leaves that differ."""
+
+    schema = "reproduce"
+    experiment: Experiment = field(metadata=INLINE)
+    dry_run: Literal[False] = field(default=False, init=False)
+    run: str
+    result: EvaluateReport
+    published: Published | None
+    changed: Sequence[str]
+
+
 def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resolved, Manifest]:
     """Resolve a recipe for a data set. Raises ConfigError when the data set is not the recipe's."""
     name, root, _ = split_spec(spec)
@@ -60,7 +125,7 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
     return resolved, manifest
 
 
-def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> dict[str, Any]:
+def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproducePlan:
     """Return what `reproduce` would do: every step with its size and time, writing nothing.
 
     Times of encoding are those of the towers on this machine in fp32, from their arithmetic; a head's are not in them.
@@ -75,32 +140,36 @@ def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions
     speed = cost.tower_speed(pick_device(options.device), torch.float32)
     frame_flops, caption_flops = backbone.cost(words)
     encoded = len(manifest.clips) * slots * frame_flops + texts * caption_flops
-    training: dict[str, Any] = {"step": "train", "does": _training(resolved, manifest)}
+    training: MeasuredStep | Step = Step("train", _training(resolved, manifest))
     if experiment.train.tune == "full":
         passes = 3 * experiment.train.epochs * _samples(resolved, manifest)  # forward, and twice that backward
-        training["bytes"] = checkpoint.bytes_of([backbone], keep=experiment.train.keep_checkpoints)
-        training["seconds"] = passes * (slots * frame_flops + caption_flops) / speed
-    steps = [
-        {"step": "doctor", "does": f"checks {len(manifest.clips)} videos, {len(manifest.captions)} captions"},
-        {
-            "step": "extract-frames",
-            "does": f"{estimate.todo} videos to read, {estimate.kept} kept",
-            "bytes": len(manifest.clips) * slots * _FRAME_BYTES,
-            "seconds": estimate.seconds,
-        },
-        {
-            "step": "precompute-features",
-            "does": "for evaluation, with the tuned backbone" if experiment.train.tune == "full" else "once",
-            "bytes": _FEATURE_BYTES * backbone.dim * (len(manifest.clips) * slots + texts * (words + 1)),
-            "seconds": encoded / speed,
-        },
+        training = MeasuredStep(
+            step=training.step,
+            does=training.does,
+            size_bytes=checkpoint.bytes_of([backbone], keep=experiment.train.keep_checkpoints),
+            seconds=passes * (slots * frame_flops + caption_flops) / speed,
+        )
+    steps: list[MeasuredStep | Step] = [
+        Step("doctor", f"checks {len(manifest.clips)} videos, {len(manifest.captions)} captions"),
+        MeasuredStep(
+            step="extract-frames",
+            does=f"{estimate.todo} videos to read, {estimate.kept} kept",
+            size_bytes=len(manifest.clips) * slots * _FRAME_BYTES,
+            seconds=estimate.seconds,
+        ),
+        MeasuredStep(
+            step="precompute-features",
+            does="for evaluation, with the tuned backbone" if experiment.train.tune == "full" else "once",
+            size_bytes=_FEATURE_BYTES * backbone.dim * (len(manifest.clips) * slots + texts * (words + 1)),
+            seconds=encoded / speed,
+        ),
         training,
-        {"step": "evaluate", "does": "split test, both directions"},
+        Step("evaluate", "split test, both directions"),
     ]
-    return {**_head(recipe, resolved, manifest), "dry_run": True, "steps": steps}
+    return ReproducePlan(experiment=_experiment(recipe, resolved, manifest), steps=steps)
 
 
-def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> dict[str, Any]:
+def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproduceReport:
     """Run every step of a recipe and return the result beside the published one.
 
     Raises DataError when the data set is incomplete, unless that is allowed.
@@ -121,14 +190,13 @@ def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOp
         scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, allow_missing=options.allow_missing)
     )
     tree, origins = read_json(run.config_path), read_json(run.path / "origins.json")
-    return {
-        **_head(recipe, resolved, manifest),
-        "dry_run": False,
-        "run": run.name,
-        "result": result,
-        "published": compare.published(result, tree, origins) if not manifest.missing else None,
-        "changed": config.recipe_changes(origins),
-    }
+    return ReproduceReport(
+        experiment=_experiment(recipe, resolved, manifest),
+        run=run.name,
+        result=result,
+        published=compare.published(claim(result), tree, origins) if not manifest.missing else None,
+        changed=config.recipe_changes(origins),
+    )
 
 
 def frame_plan(resolved: Resolved) -> FramePlan:
@@ -138,16 +206,15 @@ def frame_plan(resolved: Resolved) -> FramePlan:
     return FramePlan(**{k: v for k, v in values.items() if v is not None})
 
 
-def _head(recipe: str, resolved: Resolved, manifest: Manifest) -> dict[str, Any]:
+def _experiment(recipe: str, resolved: Resolved, manifest: Manifest) -> Experiment:
     experiment = resolved.experiment
-    return {
-        "schema": "tvr/reproduce@1",
-        "recipe": recipe,
-        "method": experiment.method,
-        "backbone": experiment.backbone.name,
-        "data": {"name": manifest.name, "variant": manifest.variant, "missing": len(manifest.missing)},
-        "reports": dict(experiment.recipe.published or {}) if experiment.recipe else {},
-    }
+    return Experiment(
+        recipe=recipe,
+        method=experiment.method,
+        backbone=experiment.backbone.name,
+        data=DataSet(manifest.name, manifest.variant, len(manifest.missing)),
+        reports=dict(experiment.recipe.published or {}) if experiment.recipe else {},
+    )
 
 
 def _examine(spec: str, options: ReproduceOptions) -> None:

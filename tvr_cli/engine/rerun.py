@@ -10,17 +10,17 @@ from tvr_cli import commands, config
 from tvr_cli.engine import models
 from tvr_cli.engine.train import TrainOptions, train
 from tvr_cli.engine.train import dry_run as train_plan
+from tvr_cli.engine.train_result import RerunPlan, RerunReport
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir
 from tvr_cli.workspace import Workspace
 
-SCHEMA = "tvr/rerun@1"
 _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
 
 
-def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
+def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunReport:
     """Train again with a run's configuration, features and settings, under a new name, and compare.
 
     method: the run's own, see `models.experiment_of`.
@@ -36,24 +36,22 @@ def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: st
     name = options.run or workspace.free_run(f"{first.name}-again").name
     summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
     second = workspace.run(name)
-    return {
-        "schema": SCHEMA,
-        "dry_run": False,
-        "of": first.name,
-        "identical": _digest(first) == _digest(second),
-        "environment": environment_differences(first.env(), second.env()),
-        "before": checkpoint.read_about(checkpoint.best_path(first.checkpoints))["best"],
-        "after": checkpoint.read_about(checkpoint.best_path(second.checkpoints))["best"],
-        "train": summary,
-    }
+    return RerunReport(
+        of=first.name,
+        identical=_digest(first) == _digest(second),
+        environment=environment_differences(first.env(), second.env()),
+        before=checkpoint.read_about(checkpoint.best_path(first.checkpoints))["best"],
+        after=checkpoint.read_about(checkpoint.best_path(second.checkpoints))["best"],
+        train=summary,
+    )
 
 
-def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
+def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunPlan:
     """Return what `rerun` would train, writing nothing."""
     resolved = models.experiment_of(first, method)
     name = options.run or workspace.free_run(f"{first.name}-again").name
     plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
-    return {"schema": SCHEMA, "dry_run": True, "of": first.name, "train": plan}
+    return RerunPlan(of=first.name, train=plan)
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ from tvr_cli.engine import models, score
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.threads import use_threads
+from tvr_cli.engine.train_result import BestStep, Leaf, StoreFound, StoreNeeded, TrainPlan, TrainSummary
 from tvr_cli.engine.training import board, checkpoint, optim, resume, training_store
 from tvr_cli.engine.training.assemble import (
     build_learner,
@@ -32,13 +33,14 @@ from tvr_cli.engine.training.selection import Selection, numbers_of_videos, sele
 from tvr_cli.engine.training.sources import Source
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, MethodNotNamed
 from tvr_cli.methods import base
+from tvr_cli.results.base import read
+from tvr_cli.results.metrics import Metrics
 from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Manifest
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
-SCHEMA = "tvr/train@1"
 _WAIT_S = 10.0  # for another process that trains the run of the same name
 
 
@@ -103,8 +105,8 @@ def experiment_of(
 
 
 @kernel_errors()
-def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
-    """Train as `resolved` says and return the summary that `tvr train --json` prints.
+def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> TrainSummary:
+    """Train as `resolved` says and return the summary.
 
     Raises ConfigError for a method without anything to train, DataError without captions or when a resumed run differs,
     Interrupted, with the command that continues, when the user stops it.
@@ -134,7 +136,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> di
         return _train_in(run, workspace, store, resolved, options, {} if origin is None else origin.env())
 
 
-def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
+def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> TrainPlan:
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
     require_named_backbone(resolved)
@@ -146,23 +148,21 @@ def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> 
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
     method = base.build(experiment.method, sizes, experiment.options)
     learner = Learner(method, skeleton(workspace, wish, store) if experiment.train.tune == "full" else None)
-    payload: dict[str, Any] = {
-        "schema": SCHEMA,
-        "dry_run": True,
-        "method": experiment.method,
-        "fidelity": method.fidelity,
-        "run": run.name,
-        "store": _store_needed(workspace, wish, store, reasons),
-        "sizes": dataclasses.asdict(sizes),
-        "config": [{"path": p, "value": v, "origin": o} for p, v, o in resolved.leaves()],
-        "groups": optim.group_parameters(learner.named(), experiment.train, learner.dead()).table(),
-        "pairs": None,
-        "steps": experiment.train.steps,
-    }
+    pairs, steps = None, experiment.train.steps
     if store is not None and len(store.split("train")):
         sampler = _sampler(store, select(store, experiment.train), experiment.train)
-        payload |= {"pairs": len(sampler), "steps": experiment.train.steps or experiment.train.epochs * sampler.steps}
-    return payload
+        pairs, steps = len(sampler), steps or experiment.train.epochs * sampler.steps
+    return TrainPlan(
+        method=experiment.method,
+        fidelity=method.fidelity,
+        run=run.name,
+        store=_store_needed(workspace, wish, store, reasons),
+        sizes=sizes,
+        config=[Leaf(*leaf) for leaf in resolved.leaves()],
+        groups=optim.group_parameters(learner.named(), experiment.train, learner.dead()).table(),
+        pairs=pairs,
+        steps=steps,
+    )
 
 
 def _train_in(
@@ -172,7 +172,7 @@ def _train_in(
     resolved: Resolved,
     options: TrainOptions,
     before: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> TrainSummary:
     """Train in a run's folder. before: environment of the run that is continued or repeated; its settings are kept."""
     train_config = resolved.experiment.train
     saved = _saved(run, store) if options.resume else None
@@ -340,45 +340,53 @@ def _fresh_run(workspace: Workspace, method: str, taken: Collection[str] = ()) -
 
 def _store_needed(
     workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None, reasons: list[str]
-) -> dict[str, Any]:
+) -> StoreFound | StoreNeeded:
     if store is not None:
-        return {
-            "exists": True, "fingerprint": store.fingerprint, "backbone": store.backbone_name,
-            "captions": len(store.captions), "clips": len(store.clips),
-        }  # fmt: skip
+        return StoreFound(
+            fingerprint=store.fingerprint,
+            backbone=store.backbone_name,
+            captions=len(store.captions),
+            clips=len(store.clips),
+        )
     from tvr_cli.engine.precompute import choose_backbone
 
     frames = workspace.has_frames
-    return {
-        "exists": False,
-        "backbone": choose_backbone(wish.backbone, workspace),
-        "shape": wish.shape, "frames": wish.frames, "words": wish.words, "importance": wish.importance,
-        "temporal_shift": wish.temporal_shift,
-        "next": f"{commands.tvr('train')} computes it from the frames"
+    return StoreNeeded(
+        backbone=choose_backbone(wish.backbone, workspace),
+        shape=wish.shape,
+        frames=wish.frames,
+        words=wish.words,
+        importance=wish.importance,
+        temporal_shift=wish.temporal_shift,
+        next=f"{commands.tvr('train')} computes it from the frames"
         if frames
         else commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
-        "why_not_the_newest": reasons,
-    }  # fmt: skip
+        why_not_the_newest=reasons,
+    )
 
 
-def _summary(run: RunDir, store: FeatureStore, resolved: Resolved, outcome: Outcome) -> dict[str, Any]:
-    best = outcome.best
-    return {
-        "schema": SCHEMA,
-        "tvr": __version__,
-        "dry_run": False,
-        "method": resolved.experiment.method,
-        "fidelity": base.load_class(resolved.experiment.method).fidelity,
-        "run": run.name,
-        "path": str(run.path),
-        "store": store.fingerprint,
-        "backbone": store.backbone_name,
-        "tune": resolved.experiment.train.tune,
-        "steps": outcome.steps,
-        "stopped": outcome.stopped,
-        "seconds": outcome.seconds,
-        "samples_per_s": outcome.samples_per_s,
-        "peak_memory_bytes": outcome.peak_memory_bytes,
-        "selected_on": resolved.experiment.train.select_on,
-        "best": None if best is None else {"step": best.step, **best.metrics},
-    }
+def _summary(run: RunDir, store: FeatureStore, resolved: Resolved, outcome: Outcome) -> TrainSummary:
+    return TrainSummary(
+        tvr=__version__,
+        method=resolved.experiment.method,
+        fidelity=base.load_class(resolved.experiment.method).fidelity,
+        run=run.name,
+        path=run.path,
+        store=store.fingerprint,
+        backbone=store.backbone_name,
+        tune=resolved.experiment.train.tune,
+        steps=outcome.steps,
+        stopped=outcome.stopped,
+        seconds=outcome.seconds,
+        samples_per_s=outcome.samples_per_s,
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        selected_on=resolved.experiment.train.select_on,
+        best=_best_of(run, outcome.best),
+    )
+
+
+def _best_of(run: RunDir, best: checkpoint.Best | None) -> BestStep | None:
+    """Return the best step; its metrics may come from the checkpoint of an earlier session, so they are checked."""
+    if best is None:
+        return None
+    return BestStep(best.step, read(Metrics, best.metrics, f"the best step of {run.name!r}") if best.metrics else None)

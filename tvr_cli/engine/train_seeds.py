@@ -7,61 +7,60 @@ interrupted, and does the rest.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from tvr_cli import log
 from tvr_cli.config import Resolved
 from tvr_cli.engine import evaluate, train
+from tvr_cli.engine.evaluate_result import EvaluateReport
 from tvr_cli.engine.train import TrainOptions
+from tvr_cli.engine.train_result import PlannedSeed, SeedRow, SeedsPlan, SeedsReport
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import Interrupted
-from tvr_cli.files import read_json, sha256_file
+from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
+from tvr_cli.results.base import read
+from tvr_cli.results.metrics import Metrics, mean_and_deviation
 from tvr_cli.runs import RunDir
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
-SCHEMA = "tvr/train-seeds@1"
 Resolve = Callable[[int], Resolved]  # the experiment with a seed
 
 
-def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
-    """Train and evaluate a run of each seed, and return what `tvr train --seeds --json` prints.
+def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> SeedsReport:
+    """Train and evaluate a run of each seed.
 
     options.run: what the runs' names begin with, None = the method's name. Raises what training and evaluation raise;
     Interrupted says that the same command goes on.
     """
     rows = [_one(resolve(seed), seed, workspace, options) for seed in seeds]
     experiment = resolve(seeds[0]).experiment
-    splits = [name for name in ("validation", "test") if all(row[name] is not None for row in rows)]
-    return {
-        "schema": SCHEMA,
-        "tvr": __version__,
-        "dry_run": False,
-        "method": experiment.method,
-        "fidelity": base.load_class(experiment.method).fidelity,
-        "tune": experiment.train.tune,
-        "selected_on": experiment.train.select_on,
-        "seeds": list(seeds),
-        "runs": rows,
-        "mean": {name: fold([row[name] for row in rows], _mean) for name in splits},
-        "deviation": {name: fold([row[name] for row in rows], _deviation) for name in splits},
-    }
+    by_split = {"validation": [row.validation for row in rows], "test": [row.test for row in rows]}
+    whole = {split: found for split, all_of in by_split.items() if len(found := [m for m in all_of if m]) == len(rows)}
+    folded = {split: mean_and_deviation(found) for split, found in whole.items()}
+    return SeedsReport(
+        tvr=__version__,
+        method=experiment.method,
+        fidelity=base.load_class(experiment.method).fidelity,
+        tune=experiment.train.tune,
+        selected_on=experiment.train.select_on,
+        seeds=seeds,
+        runs=rows,
+        mean={split: mean for split, (mean, _) in folded.items()},
+        deviation={split: deviation for split, (_, deviation) in folded.items()},
+    )
 
 
-def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
+def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> SeedsPlan:
     """Return what `train_seeds` would do, writing nothing: the plan of the first seed, and what is there of each."""
     runs = {seed: run_of(workspace, resolve(seed), seed, options) for seed in seeds}
     first = dataclasses.replace(options, run=runs[seeds[0]].name)
-    return {
-        **train.dry_run(resolve(seeds[0]), workspace, first),
-        "schema": SCHEMA,
-        "seeds": list(seeds),
-        "runs": [{"seed": seed, "run": run.name, "begun": run.config_path.is_file()} for seed, run in runs.items()],
-    }
+    return SeedsPlan(
+        first=train.dry_run(resolve(seeds[0]), workspace, first),
+        seeds=seeds,
+        runs=[PlannedSeed(seed, run.name, run.config_path.is_file()) for seed, run in runs.items()],
+    )
 
 
 def run_of(workspace: Workspace, resolved: Resolved, seed: int, options: TrainOptions) -> RunDir:
@@ -70,15 +69,7 @@ def run_of(workspace: Workspace, resolved: Resolved, seed: int, options: TrainOp
     return workspace.run(f"{stem}-seed{seed}")
 
 
-def fold(results: Sequence[Mapping[str, Any]], how: Callable[[Sequence[float]], float | None]) -> dict[str, Any]:
-    """Fold the metrics of several results (`t2v`, `v2t`, `rsum`) into one, number by number."""
-    folded: dict[str, Any] = {
-        side: {k: how([r[side][k] for r in results]) for k in results[0][side]} for side in ("t2v", "v2t")
-    }
-    return {**folded, "rsum": how([r["rsum"] for r in results])}
-
-
-def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
+def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOptions) -> SeedRow:
     """Train, go on with, or keep the run of one seed, evaluate it, and return its row."""
     run = run_of(workspace, resolved, seed, options)
     begun, before = run.config_path.is_file(), checkpoint.last_path(run.checkpoints)
@@ -89,41 +80,30 @@ def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOpti
     except Interrupted as e:
         told = f"seed {seed}: {e.__cause__ or e}; give the same command again, and finished seeds are kept"
         raise Interrupted(told) from e
-    best = checkpoint.read_about(checkpoint.best_path(run.checkpoints))["best"]
-    return {
-        "seed": seed,
-        "run": run.name,
-        "path": str(run.path),
-        "kept": begun and before == checkpoint.last_path(run.checkpoints),
-        "steps": summary["steps"],
-        "seconds": summary["seconds"],
-        "best_step": best["step"],
-        "validation": _metrics(best["metrics"]) if best["metrics"] else None,
-        "test": _tested(run, resolved.experiment.method, workspace, options),
-    }
+    path = checkpoint.best_path(run.checkpoints)
+    best = checkpoint.read_about(path)["best"]
+    return SeedRow(
+        seed=seed,
+        run=run.name,
+        path=run.path,
+        kept=begun and before == checkpoint.last_path(run.checkpoints),
+        steps=summary.steps,
+        seconds=summary.seconds,
+        best_step=best["step"],
+        validation=read(Metrics, best["metrics"], repr(str(path))) if best["metrics"] else None,
+        test=_tested(run, resolved.experiment.method, workspace, options),
+    )
 
 
-def _tested(run: RunDir, method: str, workspace: Workspace, options: TrainOptions) -> dict[str, Any] | None:
+def _tested(run: RunDir, method: str, workspace: Workspace, options: TrainOptions) -> Metrics | None:
     """Return a run's metrics on the test split as `tvr evaluate` gives and keeps them; None without such a split."""
     path = run.results / "test.json"
-    if path.is_file() and read_json(path).get("checkpoint") == sha256_file(checkpoint.best_path(run.checkpoints)):
-        return _metrics(read_json(path))
+    kept = EvaluateReport.from_file(path) if path.is_file() else None
+    if kept is not None and kept.subject.checkpoint == sha256_file(checkpoint.best_path(run.checkpoints)):
+        return Metrics.of(kept.judged)
     scorer, store = evaluate.load(workspace, run=run.name, method=method, backbone=None)
     if len(store.split("test")) == 0:
         log.logger.warning("warning: the captions have no test split; only validation is reported")
         return None
     judged = evaluate.EvaluateOptions(device=options.device, memory_budget=options.memory_budget)
-    return _metrics(evaluate.evaluate(scorer, store, workspace, judged))
-
-
-def _metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: result[key] for key in ("t2v", "v2t", "rsum")}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    """Return the sample standard deviation, None of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Metrics.of(evaluate.evaluate(scorer, store, workspace, judged).judged)

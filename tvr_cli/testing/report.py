@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from tvr_cli.results.base import Result
 
 
 class BrokenContract(AssertionError):
@@ -18,6 +20,17 @@ class Check:
     name: str
     passed: bool
     message: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport(Result):
+    """What the clauses of a contract gave. kind: method, data set or backbone."""
+
+    schema = "check"
+    kind: str
+    name: str
+    passed: bool
+    checks: Sequence[Check]
 
 
 def require(condition: object, message: str) -> None:

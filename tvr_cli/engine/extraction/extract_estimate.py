@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from tvr_cli.engine import extract as engine
 from tvr_cli.engine.extract import ExtractOptions
 from tvr_cli.engine.extraction.discover import Video
+from tvr_cli.results.base import Result, key
 from tvr_cli.stores import frames
 from tvr_cli.stores.decoding.pool import DecodePool, Unread
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
@@ -21,13 +23,17 @@ from tvr_cli.workspace import Workspace
 _TRIALS, _LIMIT_S = 3, 10.0
 
 
-@dataclass(frozen=True)
-class ExtractEstimate:
+@dataclass(frozen=True, kw_only=True)
+class ExtractEstimate(Result):
     """videos = todo + kept + failed (earlier and unchanged). first: ids of the first videos to read.
 
     frames, size_bytes, seconds: extrapolated from `tried` files that were read for it; None when none could be.
     """
 
+    schema = "extract-frames"
+    dry_run: Literal[True] = field(default=True, init=False)
+    ok: Literal[0] = field(default=0, init=False)  # nothing is read for good, and nothing fails
+    failures: Sequence[Any] = field(default=(), init=False)
     videos: int
     todo: int
     kept: int
@@ -35,8 +41,8 @@ class ExtractEstimate:
     first: tuple[str, ...]
     tried: int
     frames: int | None
-    size_bytes: int | None
     seconds: float | None
+    size_bytes: int | None = field(metadata=key("bytes"))
 
 
 def estimate(

@@ -37,7 +37,6 @@ class PrecomputeOptions:
     batch: int | None = None
     device: str = "auto"
     offline: bool = False
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)

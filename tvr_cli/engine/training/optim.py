@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tvr_cli.config import TrainConfig
+from tvr_cli.engine.train_result import GroupRow
 from tvr_cli.errors import ConfigError, did_you_mean
 
 ScheduleName = Literal["cosine", "authors", "constant"]
@@ -133,7 +134,7 @@ class Groups:
         """Return the trained parameters, in the order of the optimizer."""
         return [pair for group in self.trained for pair in group.parameters]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[GroupRow]:
         """Return one row a group for `--dry-run`: side, rate, decay, tensors, numbers, first names."""
         rows = [_row(g.side, g.lr, g.weight_decay, g.parameters) for g in self.trained]
         rows += [
@@ -215,13 +216,12 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _row(what: str, lr: float | None, decay: float | None, named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Any]:
-    names = [name for name, _ in named]
-    return {
-        "group": what,
-        "lr": lr,
-        "weight_decay": decay,
-        "tensors": len(named),
-        "parameters": sum(p.numel() for _, p in named),
-        "names": names,
-    }
+def _row(what: str, lr: float | None, decay: float | None, named: Sequence[tuple[str, nn.Parameter]]) -> GroupRow:
+    return GroupRow(
+        group=what,
+        lr=lr,
+        weight_decay=decay,
+        tensors=len(named),
+        parameters=sum(p.numel() for _, p in named),
+        names=[name for name, _ in named],
+    )
