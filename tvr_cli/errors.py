@@ -31,6 +31,9 @@ class TvrError(Exception):
         super().__init__(message)
         self.example = tuple(example)
 
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.args), *self.example])
+
 
 class ConfigError(TvrError):
     """A preset, a configuration file, `--set` or a flag asks for something that does not exist."""

@@ -43,7 +43,7 @@ class _Boundary(TyperGroup):
             if debug:
                 raise
             command = self._naming(ctx, e) if isinstance(e, MethodNotNamed) else ""
-            log.logger.error("%s: %s%s", "interrupted" if isinstance(e, Interrupted) else "error", e, command)
+            log.logger.error("%s: %s%s", "interrupted" if isinstance(e, Interrupted) else "error", e.args[0], command)
             for row in e.example:
                 log.logger.error("%s", row)
             raise typer.Exit(e.exit_code) from e
