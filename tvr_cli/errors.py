@@ -4,7 +4,8 @@
     ├── ConfigError             2   bad preset, file, --set or flag
     ├── DataError               3   missing, incomplete, unreadable or mismatched input
     │   ├── DecodeError             one video; collected, the run goes on
-    │   └── StoreMismatch           made by another backbone, plan or format version
+    │   ├── StoreMismatch           made by another backbone, plan or format version
+    │   └── MethodNotNamed          a file names a method of another package, the command does not
     ├── EnvironmentProblem      4   missing dependency, device, codec, weights, kernel, a full disk, a lock
     ├── PartialFailure          5   finished, but some items failed; they are listed in failures.jsonl
     └── Interrupted             130 stopped by the user; the state is saved
@@ -45,6 +46,21 @@ class DecodeError(DataError):
 
 class StoreMismatch(DataError):
     """A store was made by another backbone, plan or format version than the one asked for."""
+
+
+class MethodNotNamed(DataError):
+    """A file of a workspace names a method that is not built in, and loading it would run a module of any package.
+
+    method: its dotted name, which the command has to name itself. run: the run that uses it, where it is one.
+    """
+
+    def __init__(self, where: str, method: str):
+        super().__init__(
+            f"{where} names the method {method!r}, which is not one of tvr's own, and loading it runs that module; "
+            "if you trust it, name it yourself"
+        )
+        self.method = method
+        self.run: str | None = None
 
 
 class EnvironmentProblem(TvrError):

@@ -117,8 +117,8 @@ def test_what_comes_next_names_the_workspace_where_it_is_not_the_default(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = ["train", "--method", METHOD, "--epochs", 1, "--batch-size", 4, "--threads", 1]
-    assert tvr(*fast, "--run", "a", "-o", out).stdout.endswith(f"next: tvr evaluate a -o {out}\n")
+    assert tvr(*fast, "--run", "a", "-o", out).stdout.endswith(f"next: tvr evaluate a --method {METHOD} -o {out}\n")
     monkeypatch.chdir(out.parent)
-    assert tvr(*fast, "--run", "b").stdout.endswith("next: tvr evaluate b\n")
+    assert tvr(*fast, "--run", "b").stdout.endswith(f"next: tvr evaluate b --method {METHOD}\n")
     monkeypatch.setenv("TVR_WORKSPACE", str(out))
-    assert tvr(*fast, "--run", "c").stdout.endswith("next: tvr evaluate c\n")
+    assert tvr(*fast, "--run", "c").stdout.endswith(f"next: tvr evaluate c --method {METHOD}\n")

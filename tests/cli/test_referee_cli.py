@@ -36,13 +36,13 @@ def test_selection_on_test_is_stamped_on_every_result(out: Path) -> None:
     trained = tvr("train", "--method", METHOD, *FAST, "--select-on", "test", "--run", "peek", "-o", out, "--json")
     assert "the best weights are chosen on the test split" in trained.stderr
     assert json.loads(trained.stdout)["selected_on"] == "test"
-    assert "selected on test" in ok("evaluate", "peek", "-o", out)
-    assert json.loads(ok("evaluate", "peek", "-o", out, "--json"))["selected_on"] == "test"
-    card = ok("evaluate", "peek", "-o", out, "--protocol-card")
+    assert "selected on test" in ok("evaluate", "peek", "--method", METHOD, "-o", out)
+    assert json.loads(ok("evaluate", "peek", "--method", METHOD, "-o", out, "--json"))["selected_on"] == "test"
+    card = ok("evaluate", "peek", "--method", METHOD, "-o", out, "--protocol-card")
     assert ["selected", "on", "test"] in [line.split() for line in card.splitlines()]
     assert "selected on test" in ok("info", out / "runs" / "peek")
     ok("train", "--method", METHOD, *FAST, "--run", "blind", "-o", out)
-    assert "selected on val" in ok("evaluate", "blind", "-o", out)
+    assert "selected on val" in ok("evaluate", "blind", "--method", METHOD, "-o", out)
     compared = ok("compare", "blind", "peek", "-o", out, "--markdown").splitlines()
     column = [cell.strip() for cell in compared[0].split("|")].index("selected on")
     assert [line.split("|")[column].strip() for line in compared[2:4]] == ["val", "test"]
@@ -59,7 +59,9 @@ def test_held_out_videos_are_named_where_there_is_no_validation_split(tmp_path: 
     trained = tvr("train", "--method", METHOD, *FAST, "--run", "held", "-o", tmp_path)
     assert trained.exit_code == 0, trained.stderr
     assert "no validation split" in trained.stderr
-    assert "selected on val (a tenth of the training videos)" in ok("evaluate", "held", "-o", tmp_path)
+    assert "selected on val (a tenth of the training videos)" in ok(
+        "evaluate", "held", "--method", METHOD, "-o", tmp_path
+    )
 
 
 def test_a_dry_run_says_what_would_be_scored_and_writes_nothing(out: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_trained_run_can_be_scored(tmp_path: Path) -> None:
     workspace = workspace_in(tmp_path, splits=("train", "train", "val", "test"))
     run_train(workspace)
     store = models.store_for(workspace, RunDir.open(tmp_path / "runs" / "synthetic"), None)
-    scorer = models.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store)
+    scorer = models.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store, METHOD)
     result = evaluate(scorer, store, workspace, EvaluateOptions(device="cpu"))
     assert result["run"] == "synthetic" and result["videos"] == 10
 
@@ -76,7 +76,7 @@ def test_resuming_with_another_configuration_names_the_leaves(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"train\.epochs was 2, now 5; train\.lr was 0\.01, now 0\.5\."):
         run_train(workspace, again, **{"train.lr": 0.5, "train.epochs": 5})
     assert run_train(workspace, again, **{"train.lr": 1e-2, "train.keep_checkpoints": 7})["steps"] == 6
-    assert run_train(workspace, TrainOptions(resume=True), method=None)["run"] == "synthetic"
+    assert run_train(workspace, TrainOptions(resume=True))["run"] == "synthetic"
 
 
 def test_resuming_on_changed_captions_is_refused(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_sigkill_in_the_middle_then_resume_gives_the_same_bytes(tmp_path: Path) 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(checkpoints.glob("step-00000090.safetensors")), "it finished before it was killed"
-    assert tvr("train", "--resume", "-o", str(killed)).wait() == 0
+    assert tvr("train", "--resume", "--method", METHOD, "-o", str(killed)).wait() == 0
     assert contents(checkpoints) == contents(whole / "runs" / "synthetic" / "checkpoints")
 
 
@@ -190,7 +190,7 @@ def test_ctrl_c_prints_the_command_that_continues(tmp_path: Path, monkeypatch: p
         return original(self, inputs)
 
     monkeypatch.setattr(Loop, "train_step", step)
-    with pytest.raises(Interrupted, match=rf"tvr train --resume --run synthetic -o {workspace}"):
+    with pytest.raises(Interrupted, match=rf"tvr train --resume --run synthetic --method {METHOD} -o {workspace}"):
         run_train(workspace)
     monkeypatch.undo()
     assert run_train(workspace, TrainOptions(run="synthetic", resume=True))["steps"] == 6

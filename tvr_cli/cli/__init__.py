@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from typing import Annotated, Any
@@ -11,18 +12,23 @@ import typer
 from typer.core import TyperGroup
 
 from tvr_cli import log
-from tvr_cli.errors import Interrupted, TvrError
+from tvr_cli.errors import Interrupted, MethodNotNamed, TvrError
 
 _EPILOG = (
     "Exit codes: 0 done; 1 a bug; 2 a bad flag or configuration; 3 input missing, unreadable or mismatched; "
     "4 the machine lacks something; 5 finished, but some items failed; 130 interrupted, the state is saved. "
     "tvr is about text-video retrieval; it has nothing to do with the data set of the same name (TVR)."
 )
+_TYPED = "tvr.typed"  # where a context keeps the words of the command line
 _GLOBAL_OPTIONS = ("-q", "--quiet", "--debug", "--version")
 
 
 class _Boundary(TyperGroup):
     """Turns a `TvrError` of any command into one line on stderr and its exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         debug = bool(ctx.params.get("debug"))
@@ -31,7 +37,8 @@ class _Boundary(TyperGroup):
         except TvrError as e:
             if debug:
                 raise
-            log.logger.error("%s: %s", "interrupted" if isinstance(e, Interrupted) else "error", e)
+            command = self._naming(ctx, e) if isinstance(e, MethodNotNamed) else ""
+            log.logger.error("%s: %s%s", "interrupted" if isinstance(e, Interrupted) else "error", e, command)
             raise typer.Exit(e.exit_code) from e
         except BrokenPipeError as e:  # `tvr query … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,6 +57,20 @@ class _Boundary(TyperGroup):
             raise typer.Exit(130) from e
         finally:
             log.finish()
+
+    def _naming(self, ctx: Any, error: MethodNotNamed) -> str:
+        """Return what was typed with the method (and its run) named, for a command that can name one."""
+        typed, name = list(ctx.meta[_TYPED]), ctx.invoked_subcommand
+        place = typed.index(name) + 1
+        command = self.commands[name]
+        known = {p.name: p for p in command.params}
+        if "method" not in known:
+            return ""
+        given = command.make_context(name, typed[place:], parent=ctx, resilient_parsing=True).params
+        naming = [] if given["method"] else ["--method", error.method]
+        if error.run is not None and not given["run"]:
+            naming = [*(["--run"] if known["run"].param_type_name == "option" else []), error.run, *naming]
+        return ": " + shlex.join(["tvr", *typed[:place], *naming, *typed[place:]])
 
 
 def _hint_at_place(error: Any, command: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 DEFAULT_WORKSPACE = Path("out")
+OWN_METHOD = "the run's own method, where it is not built in."
 
 Workspace = Annotated[
     Path,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
 
 
 def query(
@@ -21,7 +21,9 @@ def query(
     ] = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of videos to show.")] = 10,
     run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the videos.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="A method without training instead of a run.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
+    ] = None,
     backbone: Backbone = None,
     shortlist: Annotated[
         int | None,

@@ -122,7 +122,8 @@ def show_seeds(result: dict[str, Any]) -> None:
         render.line()
         render.table(split, columns, rows)
     runs = " ".join(row["run"] for row in result["runs"])
-    render.line(f"next: tvr {'compare' if count > 1 else 'evaluate'} {runs}{_elsewhere(result['runs'][0])}")
+    what, named = ("compare", "") if count > 1 else ("evaluate", _named(result))
+    render.line(f"next: tvr {what} {runs}{named}{_elsewhere(result['runs'][0])}")
 
 
 def show_seeds_plan(payload: dict[str, Any]) -> None:
@@ -149,7 +150,12 @@ def show(result: dict[str, Any]) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[best[side][c] for c in columns[1:]]] for side in ("t2v", "v2t")]
         render.table(f"best on {result['selected_on']}, step {best['step']}", columns, rows)
-    render.line(f"kept in {result['path']}; next: tvr evaluate {result['run']}{_elsewhere(result)}")
+    render.line(f"kept in {result['path']}; next: tvr evaluate {result['run']}{_named(result)}{_elsewhere(result)}")
+
+
+def _named(result: dict[str, Any]) -> str:
+    """The flag that names a method which is not built in: the run alone does not load it."""
+    return f" --method {result['method']}" if "." in result["method"] else ""
 
 
 def _elsewhere(result: dict[str, Any]) -> str:

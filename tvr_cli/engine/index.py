@@ -14,7 +14,7 @@ from tvr_cli import log
 from tvr_cli.engine import models, score
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
-from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
+from tvr_cli.errors import DataError, EnvironmentProblem, MethodNotNamed, StoreMismatch
 from tvr_cli.files import lock, read_json
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.index import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
@@ -56,7 +56,7 @@ def index(
     An existing index made with another run, method or backbone is replaced: naming them is asking for that.
     """
     models.check_named(workspace, asked.run, asked.method)
-    scorer, store = _wanted(workspace, asked)
+    scorer, store = _wanted(workspace, asked, asked.method)
     asked = _by_name(asked, scorer)
     folder = index_folder(workspace)
     head = _head(folder)
@@ -121,14 +121,17 @@ def asked_for(workspace: Path, flags: Asked) -> Asked:
 
 
 @contextmanager
-def fresh_index(workspace: Path, asked: Asked, *, device: str = "auto") -> Iterator[tuple[Index, Scorer, FeatureStore]]:
+def fresh_index(
+    workspace: Path, asked: Asked, *, named: str | None = None, device: str = "auto"
+) -> Iterator[tuple[Index, Scorer, FeatureStore]]:
     """Give the workspace's index, building or refreshing it where it is missing or older than its store or run.
 
-    Nobody replaces it while it is held. Where nothing was asked for the newest run of the features answers, else the
-    untrained `text_guided`.
+    named: the method that the command itself names; another one that is not built in is not loaded (MethodNotNamed).
+    Nobody replaces the index while it is held. Where nothing was asked for the newest run of the features answers, else
+    the untrained `text_guided`.
     """
     folder = index_folder(workspace)
-    scorer, store = _wanted(workspace, asked)
+    scorer, store = _wanted(workspace, asked, named)
     wanted = identity_of(scorer, store)
     for _ in range(_TRIES):
         with lock(workspace, shared=True):
@@ -150,18 +153,22 @@ def fresh_index(workspace: Path, asked: Asked, *, device: str = "auto") -> Itera
     )
 
 
-def _wanted(workspace: Path, asked: Asked) -> tuple[Scorer, FeatureStore]:
+def _wanted(workspace: Path, asked: Asked, named: str | None) -> tuple[Scorer, FeatureStore]:
     found = models.find_run(workspace, asked.run)
     store = models.store_for(workspace, found, asked.backbone)
     if found is None and asked.method is None:
         found = models.newest_run(workspace, store)
-    scorer = models.trained(found, store) if found else models.untrained(asked.method or models.DEFAULT_METHOD, store)
-    return scorer, store
+    if found is not None:
+        return models.trained(found, store, named), store
+    method = asked.method or models.DEFAULT_METHOD
+    if "." in method and method != named:
+        raise MethodNotNamed(f"the index in {str(index_folder(workspace))!r}", method)
+    return models.untrained(method, store), store
 
 
 def _by_name(asked: Asked, scorer: Scorer) -> Asked:
-    """Return `asked` with a run's name where its path was given."""
-    return replace(asked, run=scorer.run.name) if asked.run and scorer.run else asked
+    """Return `asked` with a run's name where its path was given, and without its method, which the run says itself."""
+    return replace(asked, run=scorer.run.name, method=None) if asked.run and scorer.run else asked
 
 
 def _head(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Any
 from tvr_cli import config, log
 from tvr_cli.config import Experiment, Resolved
 from tvr_cli.engine.training import checkpoint
-from tvr_cli.errors import ConfigError, DataError, StoreMismatch
+from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
@@ -45,11 +45,15 @@ class Scorer:
 
 
 def load_method(workspace: Path | str, *, run: str | None = None, method: str | None = None) -> Method:
-    """Return a method ready to score: a run's best weights, or one without training, for the workspace's features."""
+    """Return a method ready to score: a run's best weights, or one without training, for the workspace's features.
+
+    A run whose method is not built in needs both: a run's files alone never import a module.
+    """
     workspace = Path(workspace)
+    check_named(workspace, run, method)
     found = find_run(workspace, run)
     store = store_for(workspace, found, None)
-    return (trained(found, store) if found else untrained(method or DEFAULT_METHOD, store)).method
+    return (trained(found, store, method) if found else untrained(method or DEFAULT_METHOD, store)).method
 
 
 def options_schema(name: str) -> type:
@@ -60,7 +64,7 @@ def options_schema(name: str) -> type:
 def resolve_method(name: str, assignments: list[str] | None = None) -> Resolved:
     """Resolve a method's preset (or a dotted third-party method) with `--set` values on top."""
     if "." in name:
-        layers = [config.Layer({"method": {name: {}}}, "flag")]
+        layers = [config.method_layer(name)]
     else:
         layers = config.preset_layers("methods", name)
     return config.resolve([*layers, config.set_layer(assignments or [])], options_schema)
@@ -77,9 +81,22 @@ def untrained(name: str, store: FeatureStore, assignments: list[str] | None = No
     return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, None, None)
 
 
-def trained(run: RunDir, store: FeatureStore) -> Scorer:
-    """Load a run's best weights. Raises StoreMismatch when the store's features are not the run's."""
-    resolved = config.from_tree(run.config(), options_schema, str(run.config_path))
+def experiment_of(run: RunDir, named: str | None = None) -> Resolved:
+    """Resolve the configuration that a run stores. named: its method, where the command or the caller names it too.
+
+    Raises MethodNotNamed where the run's method is not built in and nobody named it, ConfigError where they named
+    another.
+    """
+    try:
+        return config.from_tree(run.config(), options_schema, str(run.config_path), named=named)
+    except MethodNotNamed as e:
+        e.run = run.name
+        raise
+
+
+def trained(run: RunDir, store: FeatureStore, named: str | None = None) -> Scorer:
+    """Load a run's best weights. Raises as `experiment_of` does, and StoreMismatch for features not of the run."""
+    resolved = experiment_of(run, named)
     fingerprint = trained_on(run)
     if fingerprint != store.fingerprint:
         raise StoreMismatch(
@@ -150,13 +167,24 @@ def find_run(workspace: Path, run: str | None) -> RunDir | None:
 def check_named(workspace: Path, run: str | None, method: str | None) -> None:
     """Refuse what no workspace could answer, before looking at its features.
 
-    Raises ConfigError for an unknown method, or for a run and a method at a time, DataError for an unknown run.
+    Raises ConfigError for an unknown method, or for a run and another method than its own, DataError for an unknown
+    run.
     """
-    if run is not None and method is not None:
-        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both")
+    if run is not None and method is not None and (own := _method_of(workspace, run)) != method:
+        known = f"; the run's method is {own}" if own else ""
+        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both{known}")
     if method is not None:
         base.load_class(method)
     find_run(workspace, run)
+
+
+def _method_of(workspace: Path, run: str) -> str | None:
+    """Return the name of a run's method, None where there is no such run; nothing is imported."""
+    try:
+        found = find_run(workspace, run)
+    except DataError:
+        return None
+    return None if found is None else config.method_of([config.Layer(found.config(), str(found.config_path))])
 
 
 def newest_run(workspace: Path, store: FeatureStore) -> RunDir | None:

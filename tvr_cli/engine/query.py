@@ -35,7 +35,7 @@ def query(
     """
     asked = asked_for(workspace, Asked(run, method, backbone))
     _refresh_features(workspace, asked, device=device, offline=offline)
-    with fresh_index(workspace, asked, device=device) as (index, scorer, store):
+    with fresh_index(workspace, asked, named=method, device=device) as (index, scorer, store):
         model = precompute.backbone_of(store, offline=offline, device=device)
         text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
         scorer.method.to("cpu")

@@ -116,7 +116,7 @@ def reproduce(recipe: str, spec: str, workspace: Path, options: ReproduceOptions
     run = RunDir.at(workspace, recipe)
     if models.trained_on(run) is None or not (run.path / "results" / "test.json").is_file():
         _train(resolved, workspace, run, options)
-    scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
+    scorer, store = evaluate.load(workspace, run=run.name, method=resolved.experiment.method, backbone=None)
     log.logger.info("evaluate: split test")
     result = evaluate.evaluate(
         scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, allow_missing=options.allow_missing)

@@ -20,15 +20,16 @@ SCHEMA = "tvr/rerun@1"
 _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
 
 
-def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def rerun(first: RunDir, workspace: Path, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
     """Train again with a run's configuration, features and settings, under a new name, and compare.
 
+    method: the run's own, see `models.experiment_of`.
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
     Raises DataError when the first run has no weights to compare with.
     """
     if not checkpoint.best_path(first.checkpoints).is_file():
         raise DataError(f"the run {first.name!r} has no weights to compare with; finish it: tvr train --resume")
-    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+    resolved = models.experiment_of(first, method)
     name = options.run or _free_name(workspace, f"{first.name}-again")
     summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
     second = RunDir.at(workspace, name)
@@ -44,9 +45,9 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
     }
 
 
-def dry_run(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def dry_run(first: RunDir, workspace: Path, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
     """Return what `rerun` would train, writing nothing."""
-    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+    resolved = models.experiment_of(first, method)
     name = options.run or _free_name(workspace, f"{first.name}-again")
     plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
     return {"schema": SCHEMA, "dry_run": True, "of": first.name, "train": plan}

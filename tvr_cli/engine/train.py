@@ -22,7 +22,7 @@ from tvr_cli.engine.training.loop import Loop, Names, Outcome
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.selection import Selection, numbers_of_videos, select
 from tvr_cli.engine.training.sources import Source
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, MethodNotNamed
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
@@ -72,20 +72,25 @@ def experiment_of(
     Returns the experiment, and the options with the name of the run that is continued filled in.
     """
     layers: list[config.Layer] = []
+    run: RunDir | None = None
     if options.resume:
         run = _run_to_resume(workspace, options.run)
         options = dataclasses.replace(options, run=run.name)
         stored = {k: v for k, v in run.config().items() if v is not None}
         layers.append(config.Layer(stored, str(run.config_path)))
     if method is not None:
-        named = config.Layer({"method": {method: {}}}, "flag")
+        named = config.method_layer(method)
         layers += [named] if options.resume or "." in method else config.preset_layers("methods", method)
     if recipe is not None:
         layers += config.preset_layers("recipes", recipe)
     if config_file is not None:
         layers += config.file_layers(config_file)
     layers += [config.set_layer(assignments or []), config.flag_layer(flags or {})]
-    return resolve(layers), options
+    try:
+        return resolve(layers), options
+    except MethodNotNamed as e:
+        e.run = run.name if run else None
+        raise
 
 
 @kernel_errors()
@@ -192,7 +197,9 @@ def _train_in(
         outcome = loop.run()
     except Interrupted as e:
         workspace = run.path.parent.parent
-        raise Interrupted(f"{e}; continue with: tvr train --resume --run {run.name} -o {workspace}") from e
+        method = resolved.experiment.method
+        named = f" --method {method}" if "." in method else ""  # a run's files alone never import a module
+        raise Interrupted(f"{e}; continue with: tvr train --resume --run {run.name}{named} -o {workspace}") from e
     finally:
         source.close()
     if train_config.tune == "full":

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.errors import ConfigError, did_you_mean, reason
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 
@@ -125,15 +125,30 @@ def names() -> list[str]:
 
 
 def load_class(name: str) -> type[Method]:
-    """Return the class of a method by file name or dotted name. Raises ConfigError with the nearest name."""
+    """Return the class of a method by file name or dotted name. Raises ConfigError with the nearest name.
+
+    A dotted name imports that module, so it must come from the command line or the caller, never from a file alone
+    (`config.resolve` sees to it).
+    """
     if "." not in name and name not in names():
         near = did_you_mean(name, names()) or f"; the methods are: {', '.join(names())}"
         raise ConfigError(f"unknown method {name!r}{near}")
     module = name if "." in name else f"tvr_cli.methods.{name}"
     try:
-        return importlib.import_module(module).Method
-    except (ModuleNotFoundError, AttributeError) as e:
-        raise ConfigError(f"cannot load the method {name!r}: {e}; expected an importable module with a `Method`") from e
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as e:  # whatever somebody's module does when it is imported
+        raise ConfigError(
+            f"cannot load the method {name!r} ({type(e).__name__}: {reason(e)}); expected an importable module with a "
+            "class `Method`"
+        ) from e
+    cls = getattr(found, "Method", None)
+    if not (isinstance(cls, type) and issubclass(cls, Method) and cls is not Method):
+        what = "none" if cls is None else repr(getattr(cls, "__name__", type(cls).__name__))
+        raise ConfigError(
+            f"the module {name!r} is no method: expected a class `Method` made from tvr_cli.methods.base.Method, found "
+            f"{what}"
+        )
+    return cls
 
 
 def build(name: str, sizes: Sizes, options: Mapping[str, Any] | None = None) -> Method:
