@@ -191,7 +191,7 @@ def set_layer(assignments: Sequence[str]) -> Layer:
         try:
             parsed = yaml.safe_load(value) if value else None
         except yaml.YAMLError as e:
-            raise ConfigError(f"--set {text}: the value is not YAML: {e}") from e
+            raise ConfigError(f"--set {text}: the value is not YAML: {' '.join(str(e).split())}") from e
         _put(tree, path.split("."), parsed)
     return Layer(tree, "--set")
 

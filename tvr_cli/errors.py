@@ -23,9 +23,16 @@ from typing import ClassVar
 
 
 class TvrError(Exception):
-    """Base of everything that a user can cause and mend."""
+    """Base of everything that a user can cause and mend. example: lines to show below the message, to be copied."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "", *, example: Iterable[str] = ()):
+        super().__init__(message)
+        self.example = tuple(example)
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.args), *self.example])
 
 
 class ConfigError(TvrError):

@@ -103,7 +103,8 @@ def evaluate(
             return
         result = engine.evaluate(scorer, store, workspace, options)
     if protocol_card and not as_json:
-        render.line(referee.protocol_card(result))
+        for row in referee.protocol_card(result):
+            render.line(row)
         return
     render.result(result, as_json, lambda: show(result))
 

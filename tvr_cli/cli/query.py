@@ -31,7 +31,9 @@ def query(
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Print bare paths, one a line; escaped on a terminal.")
+    ] = False,
     null: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by NUL, for xargs -0.")] = False,
     device: Device = "auto",
     offline: Offline = False,
@@ -64,9 +66,7 @@ def query(
         offline=offline,
     )
     if paths or null:
-        end = "\0" if null else "\n"
-        found = [hit.path for hits in answers for hit in hits]
-        render.bytes_out("".join(path + end for path in found).encode("utf-8", "surrogateescape"))
+        render.exact([hit.path for hits in answers for hit in hits], end="\0" if null else "\n")
         return
     results = [{"query": q, "hits": [asdict(h) for h in hits]} for q, hits in zip(wanted, answers, strict=True)]
     render.result({"schema": "tvr/query@1", "results": results}, as_json, lambda: _show(results, min_score))
@@ -85,7 +85,7 @@ def _show(results: list[dict[str, Any]], min_score: float | None) -> None:
             for h in result["hits"]
         ]
         render.table(
-            render.printable(result["query"]) if len(results) > 1 else None,
+            result["query"] if len(results) > 1 else None,
             ("#", "video", "where", "score"),
             rows,
             left=2,

@@ -202,8 +202,8 @@ def _ranks_of(arrays: Mapping[str, Any], side: str) -> Ranks:
     return Ranks(better, tied, positives, video, gain)
 
 
-def protocol_card(result: Mapping[str, Any]) -> str:
-    """Return a citable block of text that says how a result came about."""
+def protocol_card(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a citable block of text that says how a result came about."""
     gallery, data = result["gallery"], result.get("data", {})
     rows = [
         ("data set", data.get("name") or "not named"),
@@ -223,7 +223,7 @@ def protocol_card(result: Mapping[str, Any]) -> str:
         ("code", f"tvr {result['tvr']}, commit {result.get('commit') or 'unknown'}"),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows if value is not None)
+    return [f"{name:<{width}}  {value}" for name, value in rows if value is not None]
 
 
 def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOptions) -> dict[str, Any]:
