@@ -21,7 +21,8 @@ _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads"
 
 
 def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
-    """Train again with a run's configuration, features and settings, under a new name, and compare.
+    """Train again with a run's configuration, features and settings, under a new name (options.run, else the first free
+    one that begins with NAME-again), and compare.
 
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
     Raises DataError when the first run has no weights to compare with.
@@ -29,9 +30,8 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
     if not checkpoint.best_path(first.checkpoints).is_file():
         raise DataError(f"the run {first.name!r} has no weights to compare with; finish it: tvr train --resume")
     resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
-    name = options.run or _free_name(workspace, f"{first.name}-again")
-    summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
-    second = RunDir.at(workspace, name)
+    summary = train(resolved, workspace, _again(first, options))
+    second = RunDir.at(workspace, summary["run"])
     return {
         "schema": SCHEMA,
         "dry_run": False,
@@ -47,8 +47,7 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
 def dry_run(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
     """Return what `rerun` would train, writing nothing."""
     resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
-    name = options.run or _free_name(workspace, f"{first.name}-again")
-    plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
+    plan = train_plan(resolved, workspace, _again(first, options))
     return {"schema": SCHEMA, "dry_run": True, "of": first.name, "train": plan}
 
 
@@ -62,9 +61,6 @@ def _digest(run: RunDir) -> str:
     return sha256_file(checkpoint.best_path(run.checkpoints))
 
 
-def _free_name(workspace: Path, stem: str) -> str:
-    name, number = stem, 1
-    while RunDir.at(workspace, name).config_path.is_file():
-        number += 1
-        name = f"{stem}-{number}"
-    return name
+def _again(first: RunDir, options: TrainOptions) -> TrainOptions:
+    """Return the options of a training like the first; its name is found and locked where every run's is."""
+    return dataclasses.replace(options, stem=f"{first.name}-again", like=first)

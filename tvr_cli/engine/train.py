@@ -34,14 +34,15 @@ _WAIT_S = 10.0  # for another process that trains the run of the same name
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What is not part of the experiment. run: name, None = the method's, with a number when that is taken.
+    """What is not part of the experiment. run: name, None = the first free one: `stem`, with a number when it is taken.
 
-    like: a run whose features, threads and matrix product this one takes over. threads: None = the cores that stand
-    idle; a resumed run keeps those it began with. workers: processes that decode
-    frames for `tune: full`, None = all cores but one, 0 = none.
+    stem: what that name begins with, None = the method's. like: a run whose features, threads and matrix product this
+    one takes over. threads: None = the cores that stand idle; a resumed run keeps those it began with. workers:
+    processes that decode frames for `tune: full`, None = all cores but one, 0 = none.
     """
 
     run: str | None = None
+    stem: str | None = None
     resume: bool = False
     captions: Path | None = None
     device: str = "auto"
@@ -97,7 +98,7 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[st
     """
     experiment = resolved.experiment
     require_trainable(experiment.method, experiment.options, experiment.train)
-    run = RunDir.at(workspace, options.run) if options.run else _fresh_run(workspace, experiment.method)
+    run = _named_or_fresh(workspace, experiment.method, options)
     if options.resume:
         stored = RunDir.open(run.path)
         resume.require_same_config(run.name, stored.config(), resolved.tree())
@@ -120,7 +121,7 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
     require_trainable(experiment.method, experiment.options, experiment.train)
-    run = RunDir.at(workspace, options.run) if options.run else _fresh_run(workspace, experiment.method)
+    run = _named_or_fresh(workspace, experiment.method, options)
     wish = training_store.wish_of(experiment)
     store, reasons = training_store.find(workspace, wish)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
@@ -291,7 +292,7 @@ def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Path, method: str
             if options.run or not run.path.is_dir():
                 raise
             taken.add(run.name)
-            run = _fresh_run(workspace, method, taken)
+            run = _named_or_fresh(workspace, method, options, taken)
         else:
             held.enter_context(lock)
             return run
@@ -304,9 +305,11 @@ def _require_new(run: RunDir) -> None:
         )
 
 
-def _fresh_run(workspace: Path, method: str, taken: Collection[str] = ()) -> RunDir:
-    """Return the first free name: the method's, then the method's with a number."""
-    stem = method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method
+def _named_or_fresh(workspace: Path, method: str, options: TrainOptions, taken: Collection[str] = ()) -> RunDir:
+    """Return the run that is named, else the first free name: the stem, then the stem with a number."""
+    if options.run:
+        return RunDir.at(workspace, options.run)
+    stem = options.stem or (method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method)
     number = 1
     while True:
         run = RunDir.at(workspace, stem if number == 1 else f"{stem}-{number}")
