@@ -95,7 +95,7 @@ def test_a_dotted_name_is_a_module_with_a_method_or_a_class(package):
         ("nosuch.mine", "there is no module 'nosuch'; is the folder that holds it in PYTHONPATH"),
         ("house.mein", "there is no module 'house.mein'; did you mean house.mine?"),
         ("tvr_cli.methods.glcl", "did you mean tvr_cli.methods.glccl?"),
-        ("house.mine.Methd", "there is no module 'house.mine.Methd'"),
+        ("house.mine.Bas", "there is no module 'house.mine.Bas'; did you mean house.mine.Base?"),
         ("house.mine.Base", "derives from tvr_cli.methods.base.Method, found the class Base"),
         ("house.mine.method", "found the function method without one"),
         ("house.empty", "found the module house.empty without one"),
