@@ -1,6 +1,7 @@
 """Who may import whom (docs/concepts.md): read from the source with `ast`, nothing is imported."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("config", "preset_loader", "runs", "metrics", "significance", "clip4clip", "log", "errors", "files", "types"),
-    "plugins",
+    *("version", "commands", "workspace", "config", "preset_loader", "runs", "metrics", "significance", "clip4clip"),
+    *("log", "errors", "files", "removal", "types", "plugins"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -20,31 +21,38 @@ MAY_IMPORT = {
     "cli": {"engine", "testing", *LEAVES},
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "plugins"},
-    "nn": {"tvr_kernels", "types", "config", "errors", "log"},
-    "stores": {"types", "config", "errors", "log", "files"},
-    "data": {"types", "config", "errors", "log", "files", "preset_loader", "plugins"},
-    "backbones": {"types", "config", "errors", "log", "files", "preset_loader"},
+    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
+    "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
+    "stores": {"types", "config", "errors", "log", "files", "removal", "commands"},
+    "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands", "plugins"},
+    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands"},
+    "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
-    "runs": {"config", "types", "errors", "log", "files"},
+    "runs": {"config", "types", "errors", "log", "files", "removal", "version"},
     "log": {"errors"},
     "files": {"errors"},
+    "removal": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
     "preset_loader": {"errors"},
     "plugins": {"errors"},
     "types": set(),
+    "commands": set(),
+    "version": set(),
     "errors": set(),
 }
 HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 # These must be importable without torch: `tvr --help`, decoding workers and the referee start through them.
 LIGHT = (
     "cli",
+    "commands",
+    "workspace",
     "types",
     "config",
     "errors",
     "files",
+    "removal",
     "log",
     "metrics",
     "significance",
@@ -56,7 +64,8 @@ LIGHT = (
 )
 LIGHT_FILES = (
     "stores/frames.py",
-    "stores/decode.py",
+    "stores/run_header.py",
+    "stores/decoding/choose.py",
     "stores/frame_writer.py",
     "engine/extract.py",
     "engine/features/augment.py",
@@ -77,10 +86,13 @@ def layer_of(path):
     return part.removesuffix(".py")
 
 
-def imports(path, *, top_level_only=False):
-    """Yield (module, line) of every import; top-level means executed when the file is imported."""
+def imports(path, *, top_level_only=False, typing_only=True):
+    """Yield (module, line) of every import; top-level means executed when the file is imported.
+
+    typing_only: whether imports for the type checker alone count as well.
+    """
     tree = ast.parse(path.read_text())
-    nodes = ast.walk(tree) if not top_level_only else _executed_at_import(tree)
+    nodes = _executed_at_import(tree) if top_level_only else ast.walk(tree) if typing_only else _executed(tree)
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -91,10 +103,14 @@ def imports(path, *, top_level_only=False):
 
 
 def _executed_at_import(tree):
+    return _executed(tree, functions=False)
+
+
+def _executed(tree, *, functions=True):
     stack = list(tree.body)
     while stack:
         node = stack.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if not functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             continue
@@ -121,6 +137,62 @@ def test_layers_import_only_what_lies_below():
             if below not in MAY_IMPORT[layer]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {layer} imports {module}")
     assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Imports inside functions count; those for the type checker alone do not."""
+    files = {module_of(path): path for path in sources(PACKAGE)}
+    below = {}
+    for name, path in files.items():
+        found = {(m, line) for m, line in imports(path, typing_only=False) if m in files and m != name}
+        # `from package import file` is an import of the file, whatever else the package's __init__ holds.
+        below[name] = {m for m, line in found if not any(o.startswith(f"{m}.") and at == line for o, at in found)}
+    found = [" -> ".join(sorted(group)) for group in circles(below)]
+    assert not found, found
+
+
+def test_folder_names_stand_in_one_file():
+    """Where frames, features, runs and the index lie is the business of workspace.py alone."""
+    path_of_a_folder = re.compile(r"""/ (f?["'](frames|features|runs|index)["'/])|["'](frames|features|runs|index)/""")
+    wrong = []
+    for path in sources(PACKAGE):
+        if path.name == "workspace.py" and path.parent == PACKAGE:
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if path_of_a_folder.search(line) or "parent.parent" in line:
+                wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not wrong, "\n".join(wrong)
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circles(below):
+    """Return the groups of two or more names that reach each other (Tarjan's strongly connected components)."""
+    order, low, stack, found = {}, {}, [], []
+
+    def visit(name):
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for other in below[name]:
+            if other not in order:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], order[other])
+        if low[name] == order[name]:
+            group = []
+            while not group or group[-1] != name:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(group)
+
+    for name in below:
+        if name not in order:
+            visit(name)
+    return found
 
 
 def test_methods_do_not_import_each_other():
@@ -169,6 +241,20 @@ def test_only_the_command_line_prints_and_exits():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "os._exit"):
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}")
+    assert not wrong, wrong
+
+
+def test_folders_are_removed_in_one_place_only():
+    names = {"rmtree", "rmdir", "removedirs"}
+    wrong = []
+    for path in [*sources(PACKAGE), *sources(KERNELS)]:
+        if path == PACKAGE / "removal.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            if names & {called, *imported}:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not wrong, wrong
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tvr_cli.version import __version__
+
 __all__ = ["Index", "__version__", "evaluate", "load_method"]
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from tvr_cli.errors import DataError, EnvironmentProblem
 
 _BLOCK = 1 << 20
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG)
+_LEADS_OUT = frozenset("/\\:")  # separators of any system, and what follows a drive's letter
 _Parsed = TypeVar("_Parsed")
+Stamp = tuple[int, int, int, int]
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -96,10 +99,29 @@ def parse_lines(path: Path, parse: Callable[[dict[str, Any]], _Parsed]) -> list[
             records.append(parse(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
             raise DataError(
-                f"{path!s}:{number}: this line is damaged ({type(e).__name__}: {e}); remove it, and the command that "
-                "wrote the file makes again what it stood for"
+                f"{path!s}:{number}: this line is damaged ({type(e).__name__}: {e}); keep a copy of the file and take "
+                "the line out, then the command that wrote the file makes again what it stood for"
             ) from e
     return records
+
+
+def bare_name(name: object, where: Path) -> str:
+    """Return `name` if it can only be a file or folder right in the folder that it belongs to.
+
+    Every name that is read from a file of a workspace comes through here before it becomes a path: the workspace may
+    have been given to you. where: the file that says the name. Raises DataError for a path, a drive, `..` and the like.
+    """
+    if isinstance(name, str) and name.isprintable() and name not in ("", ".", "..") and not _LEADS_OUT & set(name):
+        return name
+    raise DataError(
+        f"{str(where)!r} names {name!r} where the bare name of a file in one folder is expected; nothing was read or "
+        "changed by that name. tvr writes no such name: ask whoever gave you this workspace"
+    )
+
+
+def temporary_of(name: str) -> re.Pattern[str]:
+    """Return what the temporary files of `name` are called; a writer that was killed leaves one behind."""
+    return re.compile(re.escape(name) + r"\.\d+\.tmp")
 
 
 def is_text(name: str) -> bool:
@@ -109,6 +131,18 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return what tells whether a file is still the same: size, mtime_ns, ctime_ns, inode. None where there is none.
+
+    A copy that keeps an old time (`cp -p`) changes the inode or ctime, so it is noticed.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def sha256_file(path: Path, *, each_block: Callable[[], None] = lambda: None) -> str:

@@ -2,7 +2,8 @@
 
 A name without a dot is a shipped file's, else that of an entry point of the kind's group; a shipped one always wins, so
 that no package changes what a name in a paper means. A name with dots is a module that Python can import (`PYTHONPATH`
-counts), or something inside of one. Nothing is imported before its name is asked for.
+counts), or something inside of one. Nothing is imported before its name is asked for, and a dotted name is asked for by
+a command or a caller, never by a file of a workspace alone: such a file may come from anybody.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean
+from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean, reason
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Kind:
             raise EnvironmentProblem(
                 f"the {self.word} {name!r} imports {e.name!r}, which is not installed; install it where tvr is"
             ) from e
-        except Exception as e:  # whatever a module of somebody else's does when it is executed
-            raise ConfigError(f"cannot import the {self.word} {name!r}: {type(e).__name__}: {e}") from e
+        except (Exception, SystemExit) as e:  # whatever somebody's module does when it is imported
+            raise ConfigError(f"cannot import the {self.word} {name!r}: {type(e).__name__}: {reason(e)}") from e
 
     def _absent(self, name: str, module: str) -> ConfigError:
         """Return the error of a module that is not there, with the nearest module or class beside it."""

@@ -21,13 +21,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__
 from tvr_cli.config import Resolved
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import append_line, read_json, read_lines, write_json
+from tvr_cli.removal import listed
+from tvr_cli.version import __version__
 
 RUN_FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+# What a run's folder holds before its config.json is written; a method without training has results only.
+_PARTS = re.compile(
+    r"((config|origins|env|not-finite-step-\d+)\.json|metrics\.jsonl)(\.\d+\.tmp)?|\.lock"
+    r"|checkpoints|results|backbone|tensorboard"
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,11 @@ class RunDir:
     path: Path
 
     @staticmethod
-    def at(workspace: Path, name: str) -> RunDir:
-        """Return the folder of a run by name, whether it exists or not. Raises ConfigError for an unusable name."""
+    def named(folder: Path, name: str) -> RunDir:
+        """Return the run `name` below `folder`, whether it exists or not. Raises ConfigError for an unusable name."""
         if not _NAME.fullmatch(name):
             raise ConfigError(f"a run's name holds letters, digits, '.', '_', '+' and '-'; found {name!r}")
-        return RunDir(workspace / "runs" / name)
+        return RunDir(folder / name)
 
     @staticmethod
     def open(path: Path) -> RunDir:
@@ -51,11 +57,25 @@ class RunDir:
             raise DataError(f"expected a run (a folder with config.json) at {str(path)!r}, found none")
         return run
 
-    @staticmethod
-    def newest(workspace: Path) -> RunDir | None:
-        """Return the run that was written last, or None."""
-        configs = sorted((workspace / "runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-        return RunDir(configs[-1].parent) if configs else None
+    def strangers(self) -> list[str]:
+        """Return what is in the folder that no run writes; nothing when it is a run, or is not there."""
+        if self.config_path.is_file():
+            return []
+        try:
+            there = [path.name for path in self.path.iterdir()]
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            return [self.path.name]
+        return sorted(name for name in there if not _PARTS.fullmatch(name))
+
+    def require_own(self) -> None:
+        """Raise DataError when the folder holds something else than a run: nothing is written into it."""
+        if found := self.strangers():
+            raise DataError(
+                f"{str(self.path)!r} holds something else than a run: {listed(found)}; nothing was written there. "
+                "Move it elsewhere, or choose another name with --run, or another workspace with -o"
+            )
 
     @property
     def name(self) -> str:
@@ -64,6 +84,10 @@ class RunDir:
     @property
     def config_path(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def env_path(self) -> Path:
+        return self.path / "env.json"
 
     @property
     def metrics_path(self) -> Path:
@@ -91,12 +115,11 @@ class RunDir:
 
     def write_env(self, extra: Mapping[str, Any]) -> None:
         """Store the environment and whatever a resume must keep."""
-        write_json(self.path / "env.json", {**environment(), **extra})
+        write_json(self.env_path, {**environment(), **extra})
 
     def env(self) -> dict[str, Any]:
         """Read the stored environment, empty when there is none."""
-        path = self.path / "env.json"
-        return read_json(path) if path.is_file() else {}
+        return read_json(self.env_path) if self.env_path.is_file() else {}
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -132,7 +155,7 @@ def version(package: str) -> str | None:
 
 def git_state() -> dict[str, Any]:
     """Return the commit of the checkout that runs and whether it has uncommitted changes; None for a wheel."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.engine.demo import clean
+from tvr_cli.engine.demo_files import MadeFiles
+from tvr_cli.errors import DataError
+from tvr_cli.workspace import Workspace
 
 
 def demo(*args: object) -> Result:
@@ -72,7 +77,7 @@ def test_running_again_keeps_what_is_done_and_prints_the_tables(ran):
     assert "160 videos (0 made, 160 kept)" in result.stderr
     assert "(kept)" in result.stderr.split("train glccl")[1].splitlines()[0]
     assert "says nothing about which method is better" in result.stdout
-    assert "tvr extract-frames YOUR_VIDEOS/ -o out" in result.stdout
+    assert "tvr extract-frames YOUR_VIDEOS/" in result.stdout
     for row in before["methods"]:
         assert f"{row['t2v']['R@1']['value']:.1f} [" in result.stdout
 
@@ -104,16 +109,133 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_cleaning_deletes_only_what_the_demo_made(tmp_path):
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def finished(ran, tmp_path):
+    """A copy of a finished demo of `mean` and `glccl`."""
+    return Path(shutil.copytree(ran[0], tmp_path / "out"))
+
+
+def test_the_list_names_every_file_of_the_demo(finished):
+    listed = json.loads((finished / "demo.json").read_text())
+    assert listed["schema"] == "tvr/demo-files@1"
+    assert set(listed["files"]) == set(tree(finished)) - {"demo.json"}
+    for name, record in listed["files"].items():
+        data = (finished / name).read_bytes()
+        assert record == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_cleaning_leaves_nothing_of_a_demo_and_the_next_one_starts_anew(tmp_path):
     out = tmp_path / "out"
-    for part in ("videos", "frames", "features/abc", "runs/glccl", "index"):
-        (out / part).mkdir(parents=True)
-    (out / "notes.txt").write_text("mine")
-    clean(out)
-    assert [p.name for p in out.iterdir()] == ["notes.txt"]
-    (out / "notes.txt").unlink()
-    clean(out)
-    assert not out.exists()
+    for _ in range(2):
+        result = demo("-o", out, "--methods", "mean", "--clean", "--json")
+        assert result.exit_code == 0, result.stderr
+        stages = {s["name"]: s["text"] for s in json.loads(result.stdout)["stages"]}
+        assert stages["videos"].startswith("160 videos (160 made, 0 kept)")
+        assert "files of the demo from" in result.stderr and not out.exists()
+
+
+def test_cleaning_removes_only_what_is_listed_and_unchanged(finished):
+    mine = ("notes.txt", "videos/holiday.mov", "runs/thesis/text.tex", "index/notes.txt", "frames/mine.safetensors")
+    for name in mine:
+        (finished / name).parent.mkdir(parents=True, exist_ok=True)
+        (finished / name).write_text("mine")
+    changed = "videos/test/00003.mp4"
+    (finished / changed).write_bytes(b"edited")
+    before = tree(finished)
+    taken = clean(Workspace(finished))
+    assert taken.kept == (changed,)
+    assert set(tree(finished)) == {*mine, changed, "demo.json"}
+    assert all(tree(finished)[name] == before[name] for name in (*mine, changed))
+    assert list(json.loads((finished / "demo.json").read_text())["files"]) == [changed]
+
+
+def test_a_store_that_was_written_to_since_is_kept_whole(finished):
+    (finished / "runs" / "glccl-head-seed0" / "metrics.jsonl").write_text("{}\n")
+    run = {name for name in tree(finished) if name.startswith("runs/glccl-head-seed0/")}
+    assert set(clean(Workspace(finished)).kept) == run and set(tree(finished)) == {*run, "demo.json"}
+
+
+def test_a_dry_run_of_cleaning_lists_what_would_go_and_what_would_stay(finished):
+    (finished / "videos" / "test" / "00003.mp4").write_bytes(b"edited")
+    before = tree(finished)
+    result = demo("-o", finished, "--clean", "--dry-run", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)["clean"]
+    assert told["keeps"] == ["videos/test/00003.mp4"] and tree(finished) == before
+    assert set(told["removes"]) == set(before) - {"demo.json", "videos/test/00003.mp4"}
+    shown = demo("-o", finished, "--clean", "--dry-run").stdout
+    assert "kept, changed since: videos/test/00003.mp4" in shown and "  videos/test/00004.mp4" in shown
+
+
+def test_a_demo_without_a_list_is_not_cleaned_and_gets_none(finished):
+    (finished / "demo.json").unlink()
+    before = tree(finished)
+    for flags in ((), ("--dry-run",)):
+        result = demo("-o", finished, "--methods", "mean", "--clean", *flags)
+        assert result.exit_code == 3 and result.stdout == ""
+        assert "left no list of its files (demo.json), as those of tvr 0.1.0 do; nothing was removed" in result.stderr
+    assert tree(finished) == before
+    assert demo("-o", finished, "--methods", "mean").exit_code == 0  # it goes on as before
+    assert not (finished / "demo.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"schema": "mine"}', '{"schema": "tvr/demo-files@1", "files": {"notes.txt": {}}}']
+)
+def test_a_demo_json_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "demo.json").write_text(text)
+    for flags in ((), ("--clean",), ("--dry-run",)):
+        assert demo("-o", tmp_path, *flags).exit_code == 3
+    assert tree(tmp_path) == {"demo.json": text.encode()}
+
+
+@pytest.mark.parametrize(
+    "name", ["../victim.txt", "videos/../../victim.txt", "/etc/hostname", "runs/x/checkpoints/../a"]
+)
+def test_a_list_that_names_files_elsewhere_is_refused(tmp_path, name):
+    (tmp_path / "victim.txt").write_text("precious")
+    record = {"bytes": 8, "sha256": hashlib.sha256(b"precious").hexdigest()}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "demo.json").write_text(json.dumps({"schema": "tvr/demo-files@1", "files": {name: record}}))
+    with pytest.raises(DataError):
+        clean(Workspace(out))
+    assert (tmp_path / "victim.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["frames/1.jpg", "features/notes.txt", "index/index.html", "runs/mean/thesis.txt"])
+@pytest.mark.parametrize("flags", [(), ("--clean",), ("--dry-run",)], ids=str)
+def test_a_workspace_of_ones_own_is_refused_and_left_alone(tmp_path, name, flags):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("mine")
+    result = demo("-o", tmp_path, *flags)
+    assert result.exit_code == 3 and "which `tvr demo` did not make; nothing was changed" in result.stderr
+    assert tree(tmp_path) == {name: b"mine"}
+
+
+def test_a_run_that_was_changed_is_not_trained_over(finished):
+    env = finished / "runs" / "glccl-head-seed0" / "env.json"
+    env.write_text("{}")
+    before = {name: data for name, data in tree(finished).items() if name.startswith("runs/glccl")}
+    result = demo("-o", finished, "--methods", "glccl", "--set", "train.epochs=3")
+    assert (
+        result.exit_code == 3 and "holds 'env.json', which does not belong to a run as a demo left it" in result.stderr
+    )
+    assert {name: data for name, data in tree(finished).items() if name.startswith("runs/glccl")} == before
+
+
+def test_a_stage_that_is_stopped_leaves_its_files_on_the_list(tmp_path):
+    made = MadeFiles.begin(Workspace(tmp_path))
+    (tmp_path / "videos" / "test").mkdir(parents=True)
+    for name in ("videos/test/00001.mp4", "videos/test/mine.mp4", "videos/test/00002.mp4.17.tmp"):
+        (tmp_path / name).write_bytes(b"x")
+    made.record()
+    again = MadeFiles.open(Workspace(tmp_path))
+    assert again is not None and again.takes().removed == ("videos/test/00001.mp4",)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tvr_cli.cli import app
 from tvr_cli.engine.extract import ExtractOptions, extract
 from tvr_cli.stores.frames import FrameStore, decode_jpeg
 from tvr_cli.types import Clip, FramePlan, Manifest
+from tvr_cli.workspace import Workspace
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "videos"
 SMALL = ["--size", "48", "--num-frames", "4", "--workers", "1"]
@@ -479,7 +480,7 @@ def test_the_manifest_of_a_data_set_is_extracted(clips: Path, tmp_path: Path) ->
     found = (Clip("video0", clips / "a.mp4"), Clip("video1", clips / "cats" / "a.mkv", 0.0, 1.0))
     manifest = Manifest("msrvtt", clips, found, ())
     plan = FramePlan(num_frames=4, size=48)
-    result = extract(manifest, tmp_path / "out", plan, ExtractOptions(workers=1))
+    result = extract(manifest, Workspace(tmp_path / "out"), plan, ExtractOptions(workers=1))
     assert (result.videos, result.ok, result.failed) == (2, 2, 0)
     store = FrameStore.open(tmp_path / "out" / "frames")
     assert [(r.id, r.file_id, r.start, r.end) for r in store.records] == [
@@ -487,7 +488,7 @@ def test_the_manifest_of_a_data_set_is_extracted(clips: Path, tmp_path: Path) ->
         ("video1", "video1", 0.0, 1.0),
     ]
     assert shown(store, "video1") == [3, 11, 18, 26]
-    assert extract(manifest, tmp_path / "out", plan, ExtractOptions(workers=1)).kept == 2
+    assert extract(manifest, Workspace(tmp_path / "out"), plan, ExtractOptions(workers=1)).kept == 2
 
 
 def test_a_pipe_named_like_a_video_is_left_alone(clips: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from tvr_cli import files
 from tvr_cli.cli import app
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_the_report_counts_adds_up_and_is_one_object(out: Path, weights: str) ->
         '{"video": "a.mp4", "caption": "two cats", "split": "test"}',
     )
     first = report(out, "--backbone", weights, "--captions", file, "--max-words", "8")
-    store = FeatureStore.newest(out)
+    store = Workspace(out).newest_features()
     assert store is not None
     assert first.pop("seconds") > 0
     assert first == {
@@ -146,23 +147,23 @@ def test_missing_weights_exit_with_4_offline(out: Path, monkeypatch: pytest.Monk
 
 def test_a_damaged_shard_is_repaired_by_the_command_that_the_error_names(out: Path, weights: str) -> None:
     run(out, "--backbone", weights)
-    store = FeatureStore.newest(out)
+    store = Workspace(out).newest_features()
     assert store is not None
     shard = next(store.root.glob("video-*"))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 255
     shard.write_bytes(data)
     with pytest.raises(Exception, match="is damaged") as e:
-        FeatureStore.open(store.root).video()
+        FeatureStore.open(store.root, out).video()
     command = str(e.value).split("rebuild only it with: tvr ")[1].split()
     assert CliRunner().invoke(app, command).exit_code == 0
-    again = FeatureStore.newest(out)
+    again = Workspace(out).newest_features()
     assert again is not None and len(again.video()) == 2
 
 
 def test_a_second_writer_waits_then_stops_with_4(out: Path, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(out, "--backbone", weights)
-    store = FeatureStore.newest(out)
+    store = Workspace(out).newest_features()
     assert store is not None
     before = {p.name: p.read_bytes() for p in store.root.iterdir()}
     real = files.lock
@@ -186,7 +187,7 @@ def test_every_readable_real_video_gets_features(tmp_path: Path) -> None:
     made = report(out, "--backbone", "demo-tiny", "--captions", file)
     readable = json.loads(extracted.stdout)["ok"]
     assert made["captions"]["total"] + made["captions"]["set_aside"] == len(records)
-    store = FeatureStore.newest(out)
+    store = Workspace(out).newest_features()
     assert store is not None and len({c.file_id for c in store.clips}) == readable
     assert bool(store.video().frames.isfinite().all()) and bool(store.text().pooled.isfinite().all())
 

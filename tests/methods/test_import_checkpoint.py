@@ -14,6 +14,7 @@ from tvr_cli.errors import ConfigError, DataError, StoreMismatch
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
+from tvr_cli.workspace import Workspace
 
 
 def text_of(pooled, tokens=None, importance=None):
@@ -30,7 +31,9 @@ def imported(tmp_path, method, state, sizes, assignments=()):
     tmp_path.mkdir(parents=True, exist_ok=True)
     file = tmp_path / "pytorch_model.bin.4"
     torch.save({k: v.clone() for k, v in state.items()}, file)
-    report = importer.import_checkpoint(file, method, tmp_path / "out", run="authors", assignments=assignments)
+    report = importer.import_checkpoint(
+        file, method, Workspace(tmp_path / "out"), run="authors", assignments=assignments
+    )
     run = RunDir.open(tmp_path / "out" / "runs" / "authors")
     resolved = config.from_tree(run.config(), models.options_schema, "config.json")
     built = base.build(resolved.experiment.method, sizes, resolved.experiment.options)
@@ -149,47 +152,47 @@ def test_our_own_weights_survive_the_way_there_and_back(name, tmp_path):
 
 def test_wrong_files_are_sentences(tmp_path):
     with pytest.raises(DataError, match="found none"):
-        importer.import_checkpoint(tmp_path / "none.bin", "gare", tmp_path)
+        importer.import_checkpoint(tmp_path / "none.bin", "gare", Workspace(tmp_path))
     (tmp_path / "text.bin").write_text("hello")
-    with pytest.raises(DataError, match="read without running code"):
-        importer.import_checkpoint(tmp_path / "text.bin", "gare", tmp_path)
+    with pytest.raises(DataError, match="is not a readable weights file"):
+        importer.import_checkpoint(tmp_path / "text.bin", "gare", Workspace(tmp_path))
     torch.save([1, 2], tmp_path / "list.bin")
     with pytest.raises(DataError, match="no state dict"):
-        importer.import_checkpoint(tmp_path / "list.bin", "gare", tmp_path)
+        importer.import_checkpoint(tmp_path / "list.bin", "gare", Workspace(tmp_path))
     torch.save({"some.weight": torch.zeros(2)}, tmp_path / "other.bin")
     with pytest.raises(DataError, match=r"no 'psi\.mean_proj\.weight'"):
-        importer.import_checkpoint(tmp_path / "other.bin", "gare", tmp_path)
+        importer.import_checkpoint(tmp_path / "other.bin", "gare", Workspace(tmp_path))
     with pytest.raises(ConfigError, match="no checkpoint format"):
-        importer.import_checkpoint(tmp_path / "other.bin", "mean", tmp_path)
+        importer.import_checkpoint(tmp_path / "other.bin", "mean", Workspace(tmp_path))
 
 
 def test_unknown_and_missing_names_are_errors(tmp_path):
     state = dict(base.build("gare", Sizes(64, 6, 8)).state_dict())
     torch.save({**state, "psi.extra.weight": torch.zeros(2)}, tmp_path / "more.bin")
     with pytest.raises(DataError, match=r"unknown psi\.extra\.weight"):
-        importer.import_checkpoint(tmp_path / "more.bin", "gare", tmp_path)
+        importer.import_checkpoint(tmp_path / "more.bin", "gare", Workspace(tmp_path))
     del state["psi.mean_proj.bias"]
     torch.save(state, tmp_path / "less.bin")
     with pytest.raises(DataError, match=r"lacks psi\.mean_proj\.bias"):
-        importer.import_checkpoint(tmp_path / "less.bin", "gare", tmp_path)
+        importer.import_checkpoint(tmp_path / "less.bin", "gare", Workspace(tmp_path))
 
 
 def test_a_dry_run_checks_the_file_and_writes_nothing(tmp_path):
     state = dict(base.build("gare", Sizes(64, 6, 8)).state_dict())
     torch.save(state, tmp_path / "a.bin")
-    report = importer.import_checkpoint(tmp_path / "a.bin", "gare", tmp_path / "out", dry_run=True)
+    report = importer.import_checkpoint(tmp_path / "a.bin", "gare", Workspace(tmp_path / "out"), dry_run=True)
     assert report["dry_run"] and report["run"] == "a" and not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=r"no 'psi"):
         torch.save({k: v for k, v in state.items() if "psi" not in k}, tmp_path / "b.bin")
-        importer.import_checkpoint(tmp_path / "b.bin", "gare", tmp_path / "out", dry_run=True)
+        importer.import_checkpoint(tmp_path / "b.bin", "gare", Workspace(tmp_path / "out"), dry_run=True)
 
 
 def test_an_imported_run_wants_features_of_its_own_clip(tmp_path):
     state = dict(base.build("gare", Sizes(64, 6, 8)).state_dict())
     torch.save(state, tmp_path / "a.bin")
-    importer.import_checkpoint(tmp_path / "a.bin", "gare", tmp_path, run="a")
+    importer.import_checkpoint(tmp_path / "a.bin", "gare", Workspace(tmp_path), run="a")
     with pytest.raises(ConfigError, match="exists"):
-        importer.import_checkpoint(tmp_path / "a.bin", "gare", tmp_path, run="a")
+        importer.import_checkpoint(tmp_path / "a.bin", "gare", Workspace(tmp_path), run="a")
     run = RunDir.open(tmp_path / "runs" / "a")
     with pytest.raises((DataError, StoreMismatch), match="tvr "):
-        models.store_for(tmp_path, run, None)
+        models.store_for(Workspace(tmp_path), run, None)

@@ -7,6 +7,7 @@ import pytest
 
 from tvr_cli.engine import audit, compare, referee
 from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.workspace import Workspace
 
 
 def row(queries, *recalls):
@@ -104,12 +105,12 @@ def matrices(tmp_path, n=60):
 
 def test_compare_tests_pairs_and_writes_tables(tmp_path):
     weak, strong = matrices(tmp_path)
-    report = compare.compare([compare.read_entry(p, "test", tmp_path) for p in (weak, strong)])
+    report = compare.compare([compare.read_entry(p, "test", Workspace(tmp_path)) for p in (weak, strong)])
     first = report["tests"][0]
     assert first["paired"] and first["metric"] == "R@1" and first["difference"] > 0 and first["p"] < 0.01
     header, rows = compare.table_of(report)
     assert len(rows) == 2 and all(len(r) == len(header) for r in rows)
-    assert compare.markdown(report).count("\n") == 3
+    assert len(compare.markdown(report)) == 4
     assert compare.csv_text(report).splitlines()[0].startswith("label,method")
 
 
@@ -117,7 +118,7 @@ def test_compare_draws_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
     from tvr_cli.engine.compare_plot import draw
 
-    entries = [compare.read_entry(p, "test", tmp_path) for p in matrices(tmp_path)]
+    entries = [compare.read_entry(p, "test", Workspace(tmp_path)) for p in matrices(tmp_path)]
     for name in ("a.png", "a.svg"):
         draw(entries, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 1000
@@ -128,9 +129,9 @@ def test_compare_draws_a_picture(tmp_path):
 def test_compare_needs_two(tmp_path):
     weak, _ = matrices(tmp_path)
     with pytest.raises(ConfigError, match="at least two"):
-        compare.compare([compare.read_entry(weak, "test", tmp_path)])
+        compare.compare([compare.read_entry(weak, "test", Workspace(tmp_path))])
     with pytest.raises(DataError, match="found nothing"):
-        compare.read_entry(tmp_path / "x.npz", "test", tmp_path)
+        compare.read_entry(tmp_path / "x.npz", "test", Workspace(tmp_path))
 
 
 def test_a_published_number_stands_beside_the_recipe_only():

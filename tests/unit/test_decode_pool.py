@@ -15,8 +15,8 @@ import pytest
 from processes import WATCHDOG_S
 
 from tvr_cli.errors import DecodeError, EnvironmentProblem
-from tvr_cli.stores import decode_pool
-from tvr_cli.stores.decode_pool import DecodePool, Unread
+from tvr_cli.stores.decoding import pool as decode_pool
+from tvr_cli.stores.decoding.pool import DecodePool, Unread
 
 
 def act(task: str, beat: Callable[[], None]) -> str:
@@ -62,12 +62,13 @@ def test_every_task_has_its_result() -> None:
 
 def test_workers_import_no_torch_even_if_the_main_script_does() -> None:
     loaded = str(run(["modules"], workers=1)["modules"]).split()
-    assert "tvr_cli.stores.decode_pool" in loaded
+    assert "tvr_cli.stores.decoding.pool" in loaded
     assert not {"torch", "open_clip", "typer", "decord", "av"} & set(loaded)
 
 
 def test_reading_a_video_imports_no_torch() -> None:
-    code = "import sys, tvr_cli.stores.sample, tvr_cli.stores.decoders.pyav, tvr_cli.engine.extract, av, PIL.Image; "
+    decoding = "tvr_cli.stores.decoding.sample, tvr_cli.stores.decoding.pyav"
+    code = f"import sys, {decoding}, tvr_cli.engine.extract, av, PIL.Image; "
     done = subprocess.run(
         [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
     )

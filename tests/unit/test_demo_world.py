@@ -243,13 +243,46 @@ def test_only_what_is_missing_is_made_again(tmp_path):
     assert (report.made, report.kept) == (1, 23)
 
 
-def test_another_seed_replaces_the_videos(tmp_path):
+def test_another_seed_replaces_the_videos_where_they_may_go(tmp_path):
     plan = dataclasses.replace(TINY, train=8, val=8, test=8)
     corpus.make(tmp_path, plan)
     before = (tmp_path / "test" / "00000.mp4").read_bytes()
-    report = corpus.make(tmp_path, dataclasses.replace(plan, seed=4))
+    report = corpus.make(tmp_path, dataclasses.replace(plan, seed=4), replaceable=lambda path: True)
     assert report.made == 24
     assert (tmp_path / "test" / "00000.mp4").read_bytes() != before
+
+
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_another_seed_replaces_nothing_while_one_file_must_stay(tmp_path):
+    plan = dataclasses.replace(TINY, train=8, val=8, test=8)
+    corpus.make(tmp_path, plan)
+    (tmp_path / "test" / "holiday.mp4").write_bytes(b"mine")
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match=r"another toy corpus.*'test/holiday\.mp4'; nothing was replaced"):
+        corpus.make(tmp_path, dataclasses.replace(plan, seed=4), replaceable=lambda path: path.name != "holiday.mp4")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["world.json", "captions.jsonl", "train/game.dat", "holiday.mov"])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, name):
+    path = tmp_path / "videos" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"map": "level 1"}')
+    with pytest.raises(DataError, match=f"did not make: '{name}'"):
+        corpus.make(tmp_path / "videos", TINY)
+    assert tree(tmp_path) == {f"videos/{name}": b'{"map": "level 1"}'}
+
+
+def test_captions_that_were_changed_are_not_written_over(tmp_path):
+    plan = dataclasses.replace(TINY, train=8, val=8, test=8)
+    corpus.make(tmp_path, plan)
+    (tmp_path / "captions.jsonl").write_text("mine")
+    with pytest.raises(DataError, match=r"captions\.jsonl' is not what `tvr demo` wrote"):
+        corpus.make(tmp_path, plan)
+    assert (tmp_path / "captions.jsonl").read_text() == "mine"
 
 
 def test_a_folder_of_other_videos_is_refused(tmp_path):

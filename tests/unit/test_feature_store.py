@@ -17,6 +17,7 @@ from tvr_cli.stores.feature_writer import FeatureWriter, header_of
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord
 from tvr_cli.types import TextFeatures, VideoFeatures, caption_key
+from tvr_cli.workspace import Workspace
 
 DIM, FRAMES, WORDS = 8, 3, 5
 TEXTS = ("a dog", "a  dog surfing", "two cats")
@@ -120,7 +121,7 @@ def test_stored_types_are_read_as_float32(tmp_path: Path, dtype: torch.dtype, er
 
 
 def test_splits_are_caption_rows(tmp_path: Path) -> None:
-    store = FeatureStore.open(_write(tmp_path).root)
+    store = FeatureStore.open(_write(tmp_path).root, tmp_path)
     assert store.split("train").tolist() == [0]
     assert store.split("test").tolist() == [1, 2]
     assert store.split("val").tolist() == []
@@ -138,7 +139,7 @@ def test_a_damaged_shard_is_named_with_the_command_that_rebuilds_it(tmp_path: Pa
     else:
         data[-3] ^= 1
         hurt.write_bytes(data if damage == "flip" else data[:-9])
-    store = FeatureStore.open(root)
+    store = FeatureStore.open(root, tmp_path)
     store.text()  # the other shards are fine
     with pytest.raises(DataError) as e:
         store.video()
@@ -160,13 +161,13 @@ def test_values_that_a_type_cannot_hold_are_refused(tmp_path: Path) -> None:
 def test_an_unfinished_store_is_not_opened_and_not_found(tmp_path: Path) -> None:
     root = _write(tmp_path).root
     (root / "state.json").unlink()
-    assert FeatureStore.newest(tmp_path) is None
+    assert Workspace(tmp_path).newest_features() is None
     with pytest.raises(DataError, match="begun but not finished; continue it with: tvr precompute-features"):
         FeatureStore.open(root)
 
 
 def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
-    assert FeatureStore.newest(tmp_path) is None
+    assert Workspace(tmp_path).newest_features() is None
     with pytest.raises(DataError, match="tvr precompute-features"):
         FeatureStore.open(tmp_path / "features" / "x")
 
@@ -182,10 +183,10 @@ def test_another_format_version_is_a_mismatch(tmp_path: Path) -> None:
 def test_the_newest_finished_store_is_found_by_backbone(tmp_path: Path) -> None:
     first, second = _write(tmp_path, "fixed").root, _write(tmp_path, "ragged").root
     os.utime(first / "state.json", ns=(1, 1))
-    found = FeatureStore.newest(tmp_path)
+    found = Workspace(tmp_path).newest_features()
     assert found is not None and found.root == second
-    assert FeatureStore.newest(tmp_path, "tiny") is not None
-    assert FeatureStore.newest(tmp_path, "clip-vit-b32") is None
+    assert Workspace(tmp_path).newest_features("tiny") is not None
+    assert Workspace(tmp_path).newest_features("clip-vit-b32") is None
 
 
 def test_the_store_asked_for_last_is_the_newest(tmp_path: Path) -> None:
@@ -193,12 +194,12 @@ def test_the_store_asked_for_last_is_the_newest(tmp_path: Path) -> None:
     for writer in (first, second):
         os.utime(writer.root / "state.json", ns=(1, 1))
     first.finish(_records(), _captions(), {"expected": {"test": 2}})
-    found = FeatureStore.newest(tmp_path)
+    found = Workspace(tmp_path).newest_features()
     assert found is not None and found.root == first.root
 
 
 def test_an_identity_that_differs_names_field_and_command(tmp_path: Path) -> None:
-    store = FeatureStore.open(_write(tmp_path).root)
+    store = FeatureStore.open(_write(tmp_path).root, tmp_path)
     features.check_identity(store, _identity(), "tvr x")
     other = _identity()
     other["words"]["length"] = 64
@@ -225,6 +226,25 @@ def test_forgotten_clips_and_captions_leave_no_file(tmp_path: Path) -> None:
     assert store.content_hash() != before
     assert len(list(writer.root.glob("*.safetensors"))) == size - 2
     assert len(list(writer.root.glob("clips-*.json"))) == 1
+
+
+def test_files_that_the_store_did_not_name_outlive_it(tmp_path: Path) -> None:
+    writer = _write(tmp_path)
+    mine = ("video-holiday.safetensors", "captions-draft.json", "thesis.tmp")
+    for name in mine:
+        (writer.root / name).write_bytes(b"mine")
+    writer.finish(_records()[:1], [], {})
+    assert {name: (writer.root / name).read_bytes() for name in mine} == dict.fromkeys(mine, b"mine")
+
+
+def test_nothing_is_written_into_a_folder_of_something_else(tmp_path: Path) -> None:
+    header = json.loads((_write(tmp_path / "a").root / "store.json").read_text())
+    other = tmp_path / "b"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(StoreMismatch, match=r"something else than a feature store: 'model.safetensors'"):
+        FeatureWriter(other, header)
+    assert [p.name for p in other.iterdir()] == ["model.safetensors"]
 
 
 def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:

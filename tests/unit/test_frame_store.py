@@ -86,7 +86,7 @@ def test_a_damaged_shard_is_named_with_the_command_that_rebuilds_it(tmp_path: Pa
     if damage == "delete":
         path.unlink()
 
-    store = FrameStore.open(tmp_path)
+    store = FrameStore.open(tmp_path, tmp_path / "w")
     assert len(list(store.read(["a.mp4"]))) == 1
     with pytest.raises(DataError, match=rf"{hurt.name}.*is damaged.*extract-frames --repair {hurt.name} -o"):
         list(store.read(["b.mp4"]))
@@ -94,7 +94,7 @@ def test_a_damaged_shard_is_named_with_the_command_that_rebuilds_it(tmp_path: Pa
 
 def test_another_plan_is_refused_with_the_field_and_the_fix(tmp_path: Path) -> None:
     writer(tmp_path)
-    with pytest.raises(StoreMismatch, match=r"num_frames = 4, .* num_frames = 8; .*--overwrite.* -o"):
+    with pytest.raises(StoreMismatch, match=r"num_frames = 4, .* num_frames = 8; .* -o .*--overwrite would first"):
         writer(tmp_path, FramePlan(num_frames=8, size=32))
 
 
@@ -111,6 +111,43 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(StoreMismatch, match="something else than a frame store"):
             writer(tmp_path, overwrite=overwrite)
     assert (tmp_path / "weights.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "manifest.jsonl", ".hidden"])
+def test_nothing_is_written_into_a_folder_of_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"precious")
+    for overwrite in (False, True):
+        with pytest.raises(StoreMismatch, match=f"something else than a frame store: '{name}'"):
+            writer(tmp_path, overwrite=overwrite)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {name: b"precious"}
+
+
+@pytest.mark.parametrize("other", [{"kind": "frames", "format": 99}, {"kind": "features", "format": 1}, {"theme": 1}])
+def test_overwriting_leaves_what_another_program_or_version_wrote(tmp_path: Path, other: dict) -> None:
+    (tmp_path / "store.json").write_text(json.dumps(other))
+    (tmp_path / f"{'ab' * 10}.safetensors").write_bytes(b"precious")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(StoreMismatch, match="it is left as it is"):
+        writer(tmp_path, overwrite=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_files_that_the_store_did_not_name_outlive_it(tmp_path: Path) -> None:
+    w = writer(tmp_path)
+    w.add([new_clip("a.mp4", [1])])
+    mine = ("model.safetensors", "draft.tmp", "notes.txt")
+    for name in mine:
+        (tmp_path / name).write_bytes(b"mine")
+    writer(tmp_path).drop_shards([w.shards[0].name])
+    writer(tmp_path, FramePlan(num_frames=8, size=32), overwrite=True)
+    assert {name: (tmp_path / name).read_bytes() for name in mine} == dict.fromkeys(mine, b"mine")
+
+
+def test_a_store_that_was_killed_while_it_began_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "locks" / "1-of-1").mkdir(parents=True)
+    (tmp_path / "store.json.4711.tmp").write_text('{"kind": "fra')
+    writer(tmp_path).add([new_clip("a.mp4", [1])])
+    assert len(FrameStore.open(tmp_path)) == 1
 
 
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
@@ -161,12 +198,12 @@ def test_two_writers_in_turn_lose_nothing(tmp_path: Path) -> None:
 def test_a_crash_between_shard_and_line_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     w = writer(tmp_path)
     w.add([new_clip("a.mp4", [1])])
-    (tmp_path / "0123456789.safetensors").write_bytes(b"written, but its line never was")
+    (tmp_path / f"{'01' * 10}.safetensors").write_bytes(b"written, but its line never was")
     with open(tmp_path / "manifest.jsonl", "ab") as f:
         f.write(b'{"shard": "torn')
     again = writer(tmp_path)
     assert [c.record.id for c in again.clips()] == ["a.mp4"]
-    assert not (tmp_path / "0123456789.safetensors").exists()
+    assert not (tmp_path / f"{'01' * 10}.safetensors").exists()
     again.add([new_clip("b.mp4", [2])])
     assert [r.id for r in FrameStore.open(tmp_path).records] == ["a.mp4", "b.mp4"]
 

@@ -20,6 +20,7 @@ from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.workspace import Workspace
 
 METHOD = "tests.synthetic"
 CPU = torch.device("cpu")
@@ -31,12 +32,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("live")
     backbone = write_backbone(folder / "clip")
     write_frames(folder / "out", videos=12)
-    precompute(folder / "out", backbone, None, PrecomputeOptions(dtype="fp32", max_words=12, device="cpu"))
+    precompute(Workspace(folder / "out"), backbone, None, PrecomputeOptions(dtype="fp32", max_words=12, device="cpu"))
     return folder / "out", backbone
 
 
 def source_of(world: tuple[Path, str], workers: int = 0, **train) -> tuple[LiveSource, FeatureStore]:
-    store = FeatureStore.newest(world[0], world[1])
+    store = Workspace(world[0]).newest_features(world[1])
     assert store is not None
     backbone = backbone_of(store, offline=True, device="cpu")
     return LiveSource(store, world[0] / "frames", backbone, TrainConfig(**train), CPU, workers=workers), store
@@ -138,10 +139,9 @@ def run(world: tuple[Path, str], folder: Path, options: TrainOptions = OPTIONS, 
 
     if not folder.exists():
         shutil.copytree(world[0], folder, ignore=shutil.ignore_patterns("runs"))
-    resolved, options = experiment_of(
-        folder, options, method=METHOD, flags={} if options.resume else {**FLAGS, "backbone.name": world[1], **changes}
-    )
-    return train(resolved, folder, options)
+    flags = {} if options.resume else {**FLAGS, "backbone.name": world[1], **changes}
+    resolved, options = experiment_of(Workspace(folder), options, method=METHOD, flags=flags)
+    return train(resolved, Workspace(folder), options)
 
 
 def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tuple[Path, str], tmp_path: Path) -> None:
@@ -152,14 +152,14 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
 
     result = run(world, tmp_path / "out")
     found = RunDir.open(tmp_path / "out" / "runs" / "synthetic")
-    store = models.store_for(tmp_path / "out", found, None)
+    store = models.store_for(Workspace(tmp_path / "out"), found, None)
     assert result["store"] == store.fingerprint != found.env()["store"]
     assert store.backbone_name == f"local:{(found.path / 'backbone').resolve()}"
-    before = FeatureStore.newest(world[0], world[1])
+    before = Workspace(world[0]).newest_features(world[1])
     assert before is not None and not torch.allclose(before.text().pooled, store.text().pooled, atol=1e-2)
 
-    scorer = models.trained(found, store)
-    scored = evaluate(scorer, store, tmp_path / "out", EvaluateOptions(split="val", device="cpu"))
+    scorer = models.trained(found, store, METHOD)
+    scored = evaluate(scorer, store, Workspace(tmp_path / "out"), EvaluateOptions(split="val", device="cpu"))
     first = select(store, TrainConfig()).validation
     assert len(first) == len(gallery_of(store, "val").videos)
     # The validation of the run used one caption a video and fp32 features; the store holds fp16.
@@ -206,10 +206,9 @@ def test_frozen_layers_stay_and_the_table_says_so(world: tuple[Path, str], tmp_p
     from safetensors.torch import load_file
 
     freeze = ("clip.visual.conv1.weight", "clip.token_embedding.weight")
-    resolved, options = experiment_of(
-        world[0], OPTIONS, method=METHOD, flags={**FLAGS, "backbone.name": world[1], "train.freeze": list(freeze)}
-    )
-    groups = {g["group"]: g["names"] for g in dry_run(resolved, world[0], options)["groups"]}
+    flags = {**FLAGS, "backbone.name": world[1], "train.freeze": list(freeze)}
+    resolved, options = experiment_of(Workspace(world[0]), OPTIONS, method=METHOD, flags=flags)
+    groups = {g["group"]: g["names"] for g in dry_run(resolved, Workspace(world[0]), options)["groups"]}
     assert set(groups["frozen"]) == set(freeze) and "clip.text_projection" in groups["backbone"]
     assert groups["dead"] == ["clip.logit_scale"]
 

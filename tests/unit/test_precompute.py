@@ -22,11 +22,21 @@ from tvr_cli import log
 from tvr_cli.backbones import load
 from tvr_cli.engine import precompute as engine
 from tvr_cli.engine.features.frame_batches import ahead, fit
-from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, encode_captions, precompute, refresh, repair
+from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, encode_captions, refresh
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.frames import FrameStore, decode_jpeg
 from tvr_cli.types import Caption, Clip, FramePlan, Manifest, WordPlan
+from tvr_cli.workspace import Workspace
+
+
+def precompute(folder: Path, *args: Any) -> engine.PrecomputeReport:
+    return engine.precompute(Workspace(folder), *args)
+
+
+def repair(folder: Path, *args: Any) -> engine.PrecomputeReport:
+    return engine.repair(Workspace(folder), *args)
+
 
 EXACT = PrecomputeOptions(dtype="fp32", device="cpu", max_words=9)
 
@@ -121,7 +131,9 @@ def test_bf16_arithmetic_stays_close_and_in_the_same_store(workspace: Path, weig
     frames = exact.video().frames
     for shard in exact.root.glob("*.safetensors"):
         shard.unlink()
-    low = precompute(workspace, weights, None, PrecomputeOptions(**{**vars(EXACT), "precision": "bf16"})).store
+    low = precompute(
+        Workspace(workspace), weights, None, PrecomputeOptions(**{**vars(EXACT), "precision": "bf16"})
+    ).store
     assert low is not None and low.fingerprint == exact.fingerprint
     error = (low.video().frames - frames).norm() / frames.norm()
     assert 1e-5 < error < 0.03
@@ -142,7 +154,9 @@ def test_a_query_gets_what_the_store_holds(workspace: Path, weights: str) -> Non
 def test_temporal_shift_encodes_whole_clips(workspace: Path, tmp_path: Path) -> None:
     weights = f"local:{tiny_clip.folder(tmp_path / 'deep', tiny_clip.config(layers=12))}"
     plain = precompute(workspace, weights, None, EXACT).store
-    shifted = precompute(workspace, weights, None, PrecomputeOptions(**{**vars(EXACT), "temporal_shift": True})).store
+    shifted = precompute(
+        Workspace(workspace), weights, None, PrecomputeOptions(**{**vars(EXACT), "temporal_shift": True})
+    ).store
     assert plain is not None and shifted is not None and plain.fingerprint != shifted.fingerprint
     assert not torch.allclose(plain.video().frames, shifted.video().frames, atol=1e-3)
     again = backbone_of(shifted, device="cpu")
@@ -203,7 +217,7 @@ def test_a_stopped_run_is_taken_over_by_shards(
     monkeypatch.setattr(engine, "encode_captions", interrupt)
     with pytest.raises(KeyboardInterrupt):
         precompute(workspace, weights, _three(workspace), EXACT)
-    assert FeatureStore.newest(workspace) is None
+    assert Workspace(workspace).newest_features() is None
     assert encoded["clips"] == ["a.mp4", "b.mp4", "c.mp4"]
     encoded["clips"].clear()
     monkeypatch.setattr(engine, "encode_captions", whole)
@@ -237,7 +251,7 @@ def test_refreshing_keeps_a_stores_own_plans(workspace: Path, weights: str, enco
     assert store is not None
     tiny_frames.simple(workspace, {"d.mp4": 3})
     encoded["clips"].clear()
-    again = refresh(store, PrecomputeOptions(device="cpu")).store
+    again = refresh(Workspace(workspace), store, PrecomputeOptions(device="cpu")).store
     assert again is not None and again.root == store.root and len(again.clips) == 4
     assert encoded["clips"] == ["d.mp4"]
 
@@ -335,12 +349,12 @@ def test_captions_are_found_beside_the_videos_and_remembered(
 def test_the_backbone_is_chosen_by_flag_environment_store_default(
     workspace: Path, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engine.choose_backbone(None, workspace) == "clip-vit-b32"
+    assert engine.choose_backbone(None, Workspace(workspace)) == "clip-vit-b32"
     precompute(workspace, weights, None, EXACT)
-    assert engine.choose_backbone(None, workspace) == weights
+    assert engine.choose_backbone(None, Workspace(workspace)) == weights
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
-    assert engine.choose_backbone(None, workspace) == "demo-tiny"
-    assert engine.choose_backbone("clip-vit-b16", workspace) == "clip-vit-b16"
+    assert engine.choose_backbone(None, Workspace(workspace)) == "demo-tiny"
+    assert engine.choose_backbone("clip-vit-b16", Workspace(workspace)) == "clip-vit-b16"
 
 
 def test_changed_weights_are_refused_where_a_store_is_used(workspace: Path, tmp_path: Path) -> None:
@@ -367,7 +381,9 @@ def test_an_unbounded_plan_is_ragged_only(tmp_path: Path, weights: str) -> None:
     tiny_frames.simple(tmp_path, {"a.mp4": 6, "b.mp4": 2}, plan=FramePlan("fps", fps=1.0, size=32))
     with pytest.raises(ConfigError, match=r"--shape fixed needs a largest number .* --fps 1 --max-frames 12"):
         precompute(tmp_path, weights, None, EXACT)
-    store = precompute(tmp_path, weights, None, PrecomputeOptions(**{**vars(EXACT), "shape": "ragged"})).store
+    store = precompute(
+        Workspace(tmp_path), weights, None, PrecomputeOptions(**{**vars(EXACT), "shape": "ragged"})
+    ).store
     assert store is not None and store.sizes.frames == 6
     assert store.video().n_frames.tolist() == [6, 2]
 
@@ -390,7 +406,9 @@ def test_impossible_plans_are_refused(
     if change.get("word_importance") == "spacy" and importlib.util.find_spec("spacy"):
         pytest.skip("spacy is installed")
     with pytest.raises(error) as e:
-        precompute(workspace, weights, None, PrecomputeOptions(**{**vars(EXACT), **change, "dry_run": dry_run}))
+        precompute(
+            Workspace(workspace), weights, None, PrecomputeOptions(**{**vars(EXACT), **change, "dry_run": dry_run})
+        )
     assert said in str(e.value)
     assert not (workspace / "features").exists()
 
@@ -412,7 +430,9 @@ def test_a_dry_run_writes_nothing_and_multiplies_right(workspace: Path, weights:
     assert report.more["sizes"] == {"frames": 12, "tokens": 30, "dim": 32, "bytes_a_value": 2}
     assert report.size_bytes == (3 * 4 + 3 * (9 + 1)) * 32 * 2
     assert report.seconds > 0 and report.encoded_clips == 3 and report.encoded_texts == 3
-    real = precompute(workspace, weights, _three(workspace), PrecomputeOptions(**{**vars(options), "dry_run": False}))
+    real = precompute(
+        Workspace(workspace), weights, _three(workspace), PrecomputeOptions(**{**vars(options), "dry_run": False})
+    )
     assert real.store is not None and report.more["fingerprint"] == real.store.fingerprint
     assert precompute(workspace, weights, None, options).encoded_clips == 0
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import contract, render
 from tvr_cli.cli.options import Json
 from tvr_cli.errors import ConfigError, did_you_mean
@@ -31,7 +32,7 @@ def datasets(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME[:ROOT[:VARIANT]], found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError(f"name the data set: tvr datasets {action} NAME")
+        raise ConfigError("name the data set: " + commands.tvr("datasets", str(action), "NAME"))
     if action == "check":
         from tvr_cli.testing import dataset
 
@@ -47,7 +48,8 @@ def datasets(
 def _show_all(found: list[dict[str, Any]]) -> None:
     rows = [[d["name"], d["summary"], ", ".join(v["name"] for v in d["variants"] if v["name"])] for d in found]
     render.table(None, ("data set", "what it is", "variants"), rows, left=3)
-    render.line("tvr datasets show NAME has sizes and files; tvr doctor NAME:ROOT[:VARIANT] looks for them")
+    show, look = commands.tvr("datasets", "show", "NAME"), commands.tvr("doctor", "NAME:ROOT[:VARIANT]")
+    render.line(f"{show} has sizes and files; {look} looks for them")
 
 
 def _show_one(about: dict[str, Any]) -> None:

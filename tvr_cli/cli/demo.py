@@ -7,15 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Assignments, Device, DryRun, Json
+from tvr_cli.workspace import Workspace
 
-DEFAULT_FOLDER = Path("out/demo")
+DEFAULT_FOLDER = Workspace(Path("out/demo"))
 
 
 def demo(
     workspace: Annotated[
-        Path, typer.Option("--workspace", "-o", help="Folder for the toy videos and everything made from them.")
+        Workspace,
+        typer.Option(
+            "--workspace",
+            "-o",
+            parser=Workspace.at,
+            metavar="<path>",
+            help="Folder for the toy videos and everything made from them.",
+        ),
     ] = DEFAULT_FOLDER,
     methods: Annotated[
         str, typer.Option("--methods", metavar="A,B|all", help="Methods to compare, or all.")
@@ -27,7 +36,9 @@ def demo(
         str, typer.Option("--tune", metavar="head|full", help="full trains the backbone as well (minutes more).")
     ] = "head",
     small: Annotated[bool, typer.Option("--small", help="160 videos instead of 2 700: seconds, for tests.")] = False,
-    keep: Annotated[bool, typer.Option("--keep/--clean", help="Keep what was made, or delete it at the end.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep/--clean", help="Keep what was made, or remove at the end what demo.json lists.")
+    ] = True,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes that make and decode videos; default 1 a core.")
     ] = None,
@@ -55,8 +66,11 @@ def demo(
         assignments=tuple(assignments or ()),
     )
     planned = engine.Demo(workspace, options)
+    clean = None if keep else engine.would_clean(workspace)
     if dry_run:
         plan = planned.plan()
+        if clean is not None:
+            plan["clean"] = {"removes": list(clean.removed), "keeps": list(clean.kept)}
         render.result(plan, as_json, lambda: _show_plan(plan))
         return
     result = planned.run()
@@ -99,8 +113,8 @@ def show(result: dict[str, Any], *, kept: bool) -> None:
         f"{render.duration(result['seconds'])} in all." + (f" Everything is in {result['workspace']}" if kept else "")
     )
     render.line("Your own videos:")
-    render.line("  tvr extract-frames YOUR_VIDEOS/ -o out")
-    render.line('  tvr query "a dog surfing" --index out/')
+    render.line(f"  {commands.tvr('extract-frames', 'YOUR_VIDEOS/')}")
+    render.line(f"  {commands.tvr('query', 'a dog surfing')}")
 
 
 def _show_query(query: dict[str, Any]) -> None:
@@ -119,6 +133,13 @@ def _show_plan(plan: dict[str, Any]) -> None:
     for row in plan["methods"]:
         trained = f"train {row['runs']} run(s), {row['epochs']} epochs each" if row["trains"] else "nothing to train"
         render.line(f"  {row['method']}: {trained}")
+    if clean := plan.get("clean"):
+        there = f"and {render.count(len(clean['removes']), 'file')} of an earlier demo" if clean["removes"] else ""
+        render.line(f"would remove at the end what it made {there}".rstrip())
+        for name in clean["removes"]:
+            render.line(f"  {name}")
+        for name in clean["keeps"]:
+            render.line(f"  kept, changed since: {name}")
 
 
 def _rate(value: dict[str, float]) -> str:

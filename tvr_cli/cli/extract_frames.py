@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tvr_cli import log
+from tvr_cli import commands, log
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, DryRun, Json, Workspace
 
@@ -105,7 +105,8 @@ def extract_frames(
         return
     if bool(videos) == bool(data):
         raise ConfigError(
-            "name the videos: tvr extract-frames videos/ (a folder, files, or a manifest.jsonl), or --data NAME:ROOT"
+            f"name the videos: {commands.tvr('extract-frames', 'videos/')} (a folder, files, or a manifest.jsonl), or "
+            "--data NAME:ROOT"
         )
     sources: Any = videos
     if data is not None:
@@ -182,25 +183,26 @@ def _finish(report: Any, as_json: bool, allow_failures: bool) -> None:
         render.count(report.videos, "video"), report.ok, report.kept, report.failed, where,
     )  # fmt: skip
     if report.ok or report.kept:
-        log.logger.info('next: tvr query "a dog surfing" --index %s', shlex.quote(str(report.workspace)))
+        log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=report.workspace))
     if report.failed and not allow_failures:
         raise PartialFailure(
-            f"{report.failed} of {report.videos} videos failed, see {report.workspace / 'frames' / 'failures.jsonl'}; "
-            "--retry-failed tries them again, --allow-failures accepts them"
+            f"{report.failed} of {report.videos} videos failed, see "
+            f"{report.workspace.frames_folder / 'failures.jsonl'}; --retry-failed tries them again, "
+            "--allow-failures accepts them"
         )
 
 
 def _show(report: Any) -> None:
     if not report.ok:
-        render.line(f"nothing new in {report.workspace / 'frames'}: {render.count(report.kept, 'video')} kept")
+        render.line(f"nothing new in {report.workspace.frames_folder}: {render.count(report.kept, 'video')} kept")
     else:
         render.line(
             f"{render.count(report.clips, 'clip')}, {render.count(report.frames, 'frame')}, "
             f"{render.size(report.size_bytes)} in "
-            f"{render.duration(report.seconds)}: {report.workspace / 'frames'}"
+            f"{render.duration(report.seconds)}: {report.workspace.frames_folder}"
         )
     for video, reason in report.failures[:20]:
-        render.line(f"failed: {render.printable(video)}: {reason}")
+        render.line(f"failed: {video}: {reason}")
     if report.failed > 20:
         render.line(f"failed: … and {report.failed - 20} more")
 
@@ -225,7 +227,7 @@ def _show_estimate(found: Any, as_json: bool) -> None:
                 f"(estimated from {found.tried} of them)"
             )
         for video in found.first:
-            render.line(f"  {render.printable(video)}")
+            render.line(f"  {video}")
         if found.todo > len(found.first):
             render.line(f"  … and {found.todo - len(found.first)} more")
 

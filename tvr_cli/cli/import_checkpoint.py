@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, DryRun, Json, Workspace
 
@@ -29,10 +30,10 @@ def import_checkpoint(
     report = importer.import_checkpoint(
         file, method, workspace, run=run, assignments=tuple(assignments or ()), dry_run=dry_run
     )
-    render.result(report, as_json, lambda: _show(report))
+    render.result(report, as_json, lambda: _show(report, workspace))
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any], workspace: Workspace) -> None:
     sizes = ", ".join(f"{k} {v}" for k, v in report["sizes"].items() if v)
     render.line(
         f"{report['method']} ({report['fidelity']}), run {report['run']!r}: {report['parameters']:,} weights, {sizes}"
@@ -46,5 +47,5 @@ def _show(report: dict[str, Any]) -> None:
     if report["dry_run"]:
         render.line("the checkpoint fits; nothing was written")
         return
-    where = render.workspace_flag(Path(report["path"]).parent.parent)
-    render.line(f"next: {report['next']}{where}, then: tvr evaluate {report['run']}{where}")
+    then = commands.tvr("evaluate", report["run"], workspace=workspace)
+    render.line(f"next: {report['next']}{commands.workspace_flag(workspace)}, then: {then}")

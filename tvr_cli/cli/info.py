@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json
+from tvr_cli.cli.options import Json
+from tvr_cli.commands import DEFAULT_WORKSPACE
 
 _IN_JSON_ONLY = ("schema", "kind", "path", "identity", "provenance", "config", "env", "results")
 

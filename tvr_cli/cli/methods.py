@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import contract, render
 from tvr_cli.cli.options import Json
 from tvr_cli.errors import ConfigError, did_you_mean
@@ -31,7 +32,7 @@ def methods(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME, found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError(f"name the method: tvr methods {action} NAME")
+        raise ConfigError("name the method: " + commands.tvr("methods", str(action), "NAME"))
     if action == "check":
         from tvr_cli.testing import method
 
@@ -41,7 +42,8 @@ def methods(
 
     found = [catalogue.describe(name)] if name else catalogue.describe_all()
     if cite and not as_json:
-        render.line("\n\n".join(m["bibtex"] for m in found if m["bibtex"]))
+        for row in "\n\n".join(m["bibtex"] for m in found if m["bibtex"]).splitlines():
+            render.line(row)
         return
     payload = {"schema": "tvr/methods@1", "methods": found}
     render.result(payload, as_json, lambda: _show_one(found[0]) if name else _show_all(found))
@@ -53,7 +55,8 @@ def _show_all(methods: list[dict[str, Any]]) -> None:
         for m in methods
     ]
     render.table(None, ("method", "what it does", "needs", "fidelity", "cost a pair"), rows, left=5)
-    render.line("costs at D 512, F 12, L 32; tvr methods show NAME sets them beside the published form's")
+    show = commands.tvr("methods", "show", "NAME")
+    render.line(f"costs at D 512, F 12, L 32; {show} sets them beside the published form's")
 
 
 def _cost(method: dict[str, Any]) -> str:
@@ -61,9 +64,12 @@ def _cost(method: dict[str, Any]) -> str:
 
 
 def _show_one(about: dict[str, Any]) -> None:
-    render.line(f"{about['name']}: {about['summary']}\n{about['paper']}\nfidelity: {about['fidelity']}")
+    render.line(f"{about['name']}: {about['summary']}")
+    render.line(about["paper"])
+    render.line(f"fidelity: {about['fidelity']}")
     render.line(f"needs: {', '.join(about['needs'])}; {about['parameters']:,} parameters at D 512, F 12, L 32")
-    render.line(f"cost a pair: {_cost(about)}\n")
+    render.line(f"cost a pair: {_cost(about)}")
+    render.line()
     rows = [
         [o["name"], str(o["default"]), o.get("symbol", ""), o.get("source", ""), o.get("note", "")]
         for o in about["options"]

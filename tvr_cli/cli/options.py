@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-DEFAULT_WORKSPACE = Path("out")
+from tvr_cli import commands
+from tvr_cli.workspace import Workspace as Folder
+
+DEFAULT_WORKSPACE = Folder(commands.DEFAULT_WORKSPACE)
+OWN_METHOD = "the run's own method, where it is not built in."
 
 Workspace = Annotated[
-    Path,
-    typer.Option("--workspace", "-o", envvar="TVR_WORKSPACE", help="Folder that holds frames, features, runs, index."),
-]
+    Folder,
+    typer.Option(
+        "--workspace", "-o", parser=Folder.at, metavar="<path>", envvar="TVR_WORKSPACE",
+        help="Folder that holds frames, features, runs, index.",
+    ),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, how many and how much; write nothing.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 from tvr_cli.errors import DataError
@@ -24,15 +25,14 @@ def plot(
 
     Example: tvr plot glccl --out curves.svg
     """
-    from tvr_cli.engine import models
     from tvr_cli.engine.plot import plot as engine
-    from tvr_cli.runs import RunDir
 
-    found = [run for name in runs or [] if (run := models.find_run(workspace, name))]
+    found = [workspace.find_run(name) for name in runs or []]
     if not found:
-        newest = RunDir.newest(workspace)
+        newest = workspace.newest_run()
         if newest is None:
-            raise DataError(f"expected a run in {str(workspace / 'runs')!r}, found none; train one: tvr train")
+            train = commands.tvr("train", workspace=workspace)
+            raise DataError(f"expected a run in {str(workspace.runs_folder)!r}, found none; train one: {train}")
         found = [newest]
     path = engine(found, out or found[0].path / "curves.png")
     payload = {"schema": "tvr/plot@1", "runs": [run.name for run in found], "path": str(path)}

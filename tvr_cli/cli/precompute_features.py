@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Json, Offline, Workspace
 from tvr_cli.errors import ConfigError, did_you_mean
@@ -100,7 +100,7 @@ def precompute_features(
     render.result(report.to_json(), as_json, lambda: _show(report, workspace))
 
 
-def _show(report: PrecomputeReport, workspace: Path) -> None:
+def _show(report: PrecomputeReport, workspace: Workspace) -> None:
     if report.dry_run:
         _show_plan(report)
         return
@@ -115,9 +115,9 @@ def _show(report: PrecomputeReport, workspace: Path) -> None:
         f"{render.duration(report.seconds)}"
     )
     if report.captions:
-        render.line(f"next: tvr train --method glccl -o {shlex.quote(str(workspace))}")
+        render.line(f"next: {commands.tvr('train', method='glccl', workspace=workspace)}")
     else:
-        render.line(f'next: tvr query "a dog surfing" --index {shlex.quote(str(workspace))}')
+        render.line(f"next: {commands.tvr('query', 'a dog surfing', index=workspace)}")
 
 
 def _show_plan(report: PrecomputeReport) -> None:

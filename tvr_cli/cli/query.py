@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
+from tvr_cli.workspace import Workspace
 
 
 def query(
     text: Annotated[list[str], typer.Argument(help='What to look for; "-" reads one query a line from stdin.')],
-    index: Annotated[
-        Path, typer.Option("--index", "-o", envvar="TVR_WORKSPACE", help="Workspace (or its index folder) to search.")
+    workspace: Annotated[
+        Workspace,
+        typer.Option(
+            "--index",
+            "-o",
+            parser=Workspace.searched,
+            metavar="<path>",
+            envvar="TVR_WORKSPACE",
+            help="Workspace (or its index folder) to search.",
+        ),
     ] = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of videos to show.")] = 10,
     run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the videos.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="A method without training instead of a run.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
+    ] = None,
     backbone: Backbone = None,
     shortlist: Annotated[
         int | None,
@@ -29,7 +40,9 @@ def query(
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Print bare paths, one a line; escaped on a terminal.")
+    ] = False,
     null: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by NUL, for xargs -0.")] = False,
     device: Device = "auto",
     offline: Offline = False,
@@ -46,14 +59,15 @@ def query(
 
     wanted = [line.strip() for line in sys.stdin if line.strip()] if text == ["-"] else [" ".join(text)]
     if not wanted or not wanted[0].strip():
-        raise ConfigError('expected a sentence to look for, found an empty one; for example: tvr query "a dog surfing"')
+        example = commands.tvr("query", "a dog surfing")
+        raise ConfigError(f"expected a sentence to look for, found an empty one; for example: {example}")
     if unreadable := [q for q in wanted if not is_text(q)]:
         raise ConfigError(f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv")
     if min_score is not None and math.isnan(min_score):
         raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
     answers = engine.query(
         wanted,
-        index.parent if index.name == "index" and (index / "store.json").is_file() else index,
+        workspace,
         SearchOptions(k, shortlist, exhaustive, min_score),
         run=run,
         method=method,
@@ -62,9 +76,7 @@ def query(
         offline=offline,
     )
     if paths or null:
-        end = "\0" if null else "\n"
-        found = [hit.path for hits in answers for hit in hits]
-        render.bytes_out("".join(path + end for path in found).encode("utf-8", "surrogateescape"))
+        render.exact([hit.path for hits in answers for hit in hits], end="\0" if null else "\n")
         return
     results = [{"query": q, "hits": [asdict(h) for h in hits]} for q, hits in zip(wanted, answers, strict=True)]
     render.result({"schema": "tvr/query@1", "results": results}, as_json, lambda: _show(results, min_score))
@@ -83,7 +95,7 @@ def _show(results: list[dict[str, Any]], min_score: float | None) -> None:
             for h in result["hits"]
         ]
         render.table(
-            render.printable(result["query"]) if len(results) > 1 else None,
+            result["query"] if len(results) > 1 else None,
             ("#", "video", "where", "score"),
             rows,
             left=2,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Device, DryRun, Json, Offline, Workspace
 
@@ -35,11 +36,12 @@ def reproduce(
 
     if recipe is None:
         names = preset_names("recipes")
-        render.result({"schema": "tvr/recipes@1", "recipes": names}, as_json, lambda: render.line("\n".join(names)))
+        render.result({"schema": "tvr/recipes@1", "recipes": names}, as_json, lambda: render.exact(names))
         return
     preset_path("recipes", recipe)
     if data is None:
-        raise ConfigError(f"say where the data set lies: tvr reproduce {recipe} --data NAME:ROOT[:VARIANT]")
+        full = commands.tvr("reproduce", recipe, data="NAME:ROOT")
+        raise ConfigError(f"say where the data set lies: {full}, or NAME:ROOT:VARIANT")
     from tvr_cli.engine import reproduce as engine
 
     options = engine.ReproduceOptions(tuple(assignments or ()), device, offline, allow_missing, workers)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import (
     DEFAULT_WORKSPACE,
@@ -85,11 +86,11 @@ def train(
         render.result(payload, as_json, lambda: show_plan(payload))
         return
     result = engine.train(resolved, workspace, options)
-    render.result(result, as_json, lambda: show(result))
+    render.result(result, as_json, lambda: show(result, workspace))
 
 
 def _train_seeds(
-    text: str, workspace: Path, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
+    text: str, workspace: Workspace, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
     from tvr_cli.engine import train_seeds as engine
     from tvr_cli.engine.train import experiment_of
@@ -105,10 +106,10 @@ def _train_seeds(
         render.result(plan, as_json, lambda: show_seeds_plan(plan))
         return
     result = engine.train_seeds(resolve, seeds, workspace, options)
-    render.result(result, as_json, lambda: show_seeds(result))
+    render.result(result, as_json, lambda: show_seeds(result, workspace))
 
 
-def show_seeds(result: dict[str, Any]) -> None:
+def show_seeds(result: dict[str, Any], workspace: Workspace) -> None:
     """Print what several seeds gave: a row each, then mean ± deviation, on validation and on test."""
     count = len(result["seeds"])
     render.line(f"{result['method']} ({result['fidelity']}), {count} seeds, selected on {result['selected_on']}")
@@ -121,8 +122,9 @@ def show_seeds(result: dict[str, Any]) -> None:
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    runs = " ".join(row["run"] for row in result["runs"])
-    render.line(f"next: tvr {'compare' if count > 1 else 'evaluate'} {runs}{_elsewhere(result['runs'][0])}")
+    verb, named = ("compare", {}) if count > 1 else ("evaluate", commands.own_method(result["method"]))
+    runs = [row["run"] for row in result["runs"]]
+    render.line(f"next: {commands.tvr(verb, *runs, **named, workspace=workspace)}")
 
 
 def show_seeds_plan(payload: dict[str, Any]) -> None:
@@ -138,7 +140,7 @@ def _numbers(metrics: dict[str, Any]) -> list[float]:
     return [*(t2v[c] for c in (*names, "MdR", "MnR")), *(v2t[c] for c in names), metrics["rsum"]]
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any], workspace: Workspace) -> None:
     """Print the end of a run: what was learned, where it lies, what to do next."""
     render.line(
         f"{result['method']} ({result['fidelity']}), run {result['run']!r}: {result['steps']} steps in "
@@ -149,12 +151,8 @@ def show(result: dict[str, Any]) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[best[side][c] for c in columns[1:]]] for side in ("t2v", "v2t")]
         render.table(f"best on {result['selected_on']}, step {best['step']}", columns, rows)
-    render.line(f"kept in {result['path']}; next: tvr evaluate {result['run']}{_elsewhere(result)}")
-
-
-def _elsewhere(result: dict[str, Any]) -> str:
-    """The flag that names the workspace, where it is not the default one."""
-    return render.workspace_flag(Path(result["path"]).parent.parent)
+    then = commands.tvr("evaluate", result["run"], **commands.own_method(result["method"]), workspace=workspace)
+    render.line(f"kept in {result['path']}; next: {then}")
 
 
 def show_plan(payload: dict[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tvr_cli import __version__
 from tvr_cli.cli import render
 from tvr_cli.runs import version
+from tvr_cli.version import __version__
 
 
 def show_versions() -> None:

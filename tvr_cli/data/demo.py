@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from tvr_cli import commands
 from tvr_cli.data.demo_world.corpus import read_truth
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.types import Caption, Clip, Manifest
@@ -41,4 +42,5 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(f"expected {str(file)!r}, found none; make the toy corpus again with tvr demo") from None
+        again = commands.tvr("demo")
+        raise DataError(f"expected {str(file)!r}, found none; make the toy corpus again with {again}") from None

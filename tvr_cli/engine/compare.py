@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import config, significance
+from tvr_cli import commands, config, significance
 from tvr_cli.engine import audit, referee
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.preset_loader import preset_names
+from tvr_cli.workspace import Workspace
 
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 TESTED = ("R@1", "R@5", "R@10")
@@ -34,18 +35,18 @@ class Entry:
     origins: Mapping[str, str] | None = None
 
 
-def read_entry(path: Path, split: str, workspace: Path) -> Entry:
+def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
     """Read a run (by folder or name), a result JSON or a score matrix. Raises DataError when it is none of them."""
-    folder = path if path.is_dir() else workspace / "runs" / path.name
+    folder = path if path.is_dir() else workspace.runs_folder / path.name
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
         if not result_path.is_file():
-            named = folder.name if (folder / "config.json").is_file() else f"--method {folder.name}"
-            where = "" if split == "test" else f" --split {split}"
-            raise DataError(
-                f"the run {folder.name!r} has no result on the split {split!r}; "
-                f"run: tvr evaluate {named}{where} -o {workspace}"
+            which = {} if (folder / "config.json").is_file() else {"method": folder.name}
+            where = None if split == "test" else split
+            make = commands.tvr(
+                "evaluate", *([] if which else [folder.name]), **which, split=where, workspace=workspace
             )
+            raise DataError(f"the run {folder.name!r} has no result on the split {split!r}; run: {make}")
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
         tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
@@ -58,7 +59,7 @@ def read_entry(path: Path, split: str, workspace: Path) -> Entry:
         result, ranks = referee.judge_file(path, referee.JudgeOptions(), allow_missing=True)
         return Entry(path.name, result, ranks)
     known = str(path) in preset_names("methods")
-    fix = f"; make its result with: tvr evaluate --method {path} -o {workspace}" if known else ""
+    fix = f"; make its result with: {commands.tvr('evaluate', method=path, workspace=workspace)}" if known else ""
     raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing{fix}")
 
 
@@ -82,11 +83,11 @@ def compare(entries: Sequence[Entry], *, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """Return the table of a report as Markdown."""
+def markdown(report: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a report's table as Markdown."""
     header, rows = table_of(report)
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def csv_text(report: Mapping[str, Any]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tvr_cli import data, log
+from tvr_cli import commands, data, log
 from tvr_cli.data.annotation_files import VideoFiles, empty_captions, optional_file
 from tvr_cli.data.registry import DataSet, shipped, split_spec
 from tvr_cli.engine.probing import Check, probe_videos
@@ -182,7 +181,7 @@ def _decoded(manifest: Manifest) -> list[Check]:
 
 
 def _next(spec: str, manifest: Manifest, checks: list[Check]) -> Check:
-    command = f"tvr extract-frames --data {shlex.quote(spec)}"
+    command = commands.tvr("extract-frames", data=spec)
     if any(not c.ok and c.incomplete for c in checks):
         return Check("next", True, f"fix the above, then: {command}")
     return Check("next", True, command)

@@ -2,7 +2,8 @@
 
 make the corpus -> extract frames -> precompute features -> train -> evaluate -> query. Each stage keeps what an earlier
 demo in the same workspace has done. The result is a table that says nothing about which method is better: the world is
-made up, the backbone was trained on it, and every method has a minute or so.
+made up, the backbone was trained on it, and every method has a minute or so. What a demo made is listed in `demo.json`
+beside it; only that, and only as long as it is unchanged, is ever replaced or removed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,19 +23,22 @@ from tvr_cli.data.demo import NOTE
 from tvr_cli.data.demo_world import corpus
 from tvr_cli.data.demo_world.corpus import Truth, WorldPlan
 from tvr_cli.engine import demo_results, evaluate, index, models, query
+from tvr_cli.engine.demo_files import LIST, VIDEOS, MadeFiles, Taken
 from tvr_cli.engine.extract import ExtractOptions, extract
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.precompute import PrecomputeOptions, precompute
 from tvr_cli.engine.search import SearchOptions
 from tvr_cli.engine.train import TrainOptions, train
 from tvr_cli.engine.training import checkpoint, resume
-from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.log import logger
 from tvr_cli.methods import base
 from tvr_cli.preset_loader import preset_names
+from tvr_cli.removal import listed, remove_folder
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import FramePlan, Sizes
+from tvr_cli.workspace import Workspace
 
 BACKBONE = "demo-tiny"
 DATASET = "demo"
@@ -44,7 +47,6 @@ SPLIT = "test"
 BYTES_A_VIDEO = 80_000  # of disk: the video, its frames and their features, the captions' features, the index
 FULL = {"train.backbone_lr": 1e-4}  # a hundred times what a real CLIP bears; 3e-4 forgets faster than it learns
 SMALL = {"train.epochs": 2, "train.batch_size": 32}
-MADE = ("videos", "frames", "features", "runs", "index")  # what a demo leaves in its workspace
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,21 @@ class Stage:
 class Demo:
     """One demo in a workspace; `run` does everything and returns what `tvr demo --json` prints."""
 
-    def __init__(self, workspace: Path, options: DemoOptions):
+    def __init__(self, workspace: Workspace, options: DemoOptions):
         self.workspace, self.options = workspace, options
         self.stages: list[Stage] = []
+        self.made: MadeFiles | None = None
         self.experiments = {name: self._resolve(name) for name in options.methods}
 
     def run(self) -> dict[str, Any]:
-        """Run every stage. Raises whatever a stage raises; what was done before is kept and not done again."""
+        """Run every stage. Raises whatever a stage raises; what was done before is kept and not done again.
+
+        Raises DataError, before anything is written, when the workspace holds what is not a demo's.
+        """
         started = time.monotonic()
+        self.require_own()
+        if not self._of_0_1_0():
+            self.made = MadeFiles.begin(self.workspace)
         world = self.make_corpus()
         self.extract_frames()
         store = self.precompute_features()
@@ -111,8 +120,26 @@ class Demo:
             "seconds": time.monotonic() - started,
         }
 
+    def require_own(self) -> None:
+        """Raise DataError when the workspace holds what is not a demo's where this one would write."""
+        made = MadeFiles.open(self.workspace)
+        corpus.require_own(self.videos)
+        if made is not None or corpus.is_corpus(self.videos):
+            return
+        space = self.workspace
+        names = [self._run_name(m, s) for m in self.options.methods for s in self.options.seeds]
+        runs = [space.run(name).path for name in (*names, *self.options.methods)]
+        places = [space.frames_folder, space.features_folder, space.index_folder, *runs]
+        found = [place.relative_to(space.root).as_posix() for place in places if _holds_something(place)]
+        if found:
+            raise DataError(
+                f"{str(self.workspace)!r} holds {listed(found)}, which `tvr demo` did not make; nothing was changed. "
+                "Give the demo a folder of its own with -o"
+            )
+
     def plan(self) -> dict[str, Any]:
-        """Say what `run` would make, writing nothing."""
+        """Say what `run` would make, writing nothing. Raises DataError for a workspace that `run` would refuse."""
+        self.require_own()
         world = self.options.world
         videos = world.train + world.val + world.test
         return {
@@ -136,12 +163,17 @@ class Demo:
 
     @property
     def videos(self) -> Path:
-        return self.workspace / "videos"
+        return self.workspace.root / VIDEOS
 
     def make_corpus(self) -> corpus.WorldReport:
         """Make the videos, captions and ground truth, or what is missing of them."""
         with self._stage("videos") as stage:
-            made = corpus.make(self.videos, self.options.world, workers=self.options.workers or os.cpu_count() or 1)
+            made = corpus.make(
+                self.videos,
+                self.options.world,
+                workers=self.options.workers or os.cpu_count() or 1,
+                replaceable=self._unchanged,
+            )
             stage.text = (
                 f"{made.made + made.kept} videos ({made.made} made, {made.kept} kept), {made.captions} captions, "
                 f"{made.size_bytes / 1e6:.1f} MB, encoder {made.encoder}"
@@ -183,7 +215,7 @@ class Demo:
                 # A run that tuned the backbone has features of its own.
                 seen = models.store_for(self.workspace, scorer.run, None) if scorer.run else store
                 evaluate.evaluate(scorer, seen, self.workspace, options)
-                run = scorer.run or RunDir.at(self.workspace, scorer.name)
+                run = scorer.run or self.workspace.run(scorer.name)
                 ranks, videos = demo_results.kept_ranks(run, SPLIT)
                 results.append(demo_results.recalls(ranks, [truth[v].kind for v in videos]))
                 moments.append(demo_results.spans(scorer.method, seen, SPLIT, truth).summary())
@@ -205,11 +237,11 @@ class Demo:
         run = self._run_name(name, self.options.seeds[0]) if self._trains(name) else None
         caption = store.captions[int(store.split(SPLIT)[0])]
         with self._stage("query") as stage, _hushed():
-            asked = index.Asked(run=run, method=None if run else name)
+            asked = index.Asked(run=run, method=name)
             index.index(self.workspace, asked, device=self.options.device)
-            hits = query.query(
-                [caption.text], self.workspace, SearchOptions(k=3), run=run, method=None if run else name, offline=True
-            )[0]
+            hits = query.query([caption.text], self.workspace, SearchOptions(k=3), run=run, method=name, offline=True)[
+                0
+            ]
             stage.text = f"{len(store.clips)} videos indexed, one question asked"
         truth = corpus.read_truth(self.videos)[caption.file_id]
         return {
@@ -228,16 +260,16 @@ class Demo:
             with self._stage(f"train {name}" + (f", seed {seed}" if len(self.options.seeds) > 1 else "")) as stage:
                 stage.text, kept = self._train(name, seed, store)
             seconds += 0.0 if kept else stage.seconds
-            run = RunDir.at(self.workspace, self._run_name(name, seed))
-            scorers.append(models.trained(run, models.store_for(self.workspace, run, None)))
+            run = self.workspace.run(self._run_name(name, seed))
+            scorers.append(models.trained(run, models.store_for(self.workspace, run, None), name))
         return scorers, seconds
 
     def _train(self, name: str, seed: int, store: FeatureStore) -> tuple[str, bool]:
         """Train, go on, or keep what is finished; say what was done, and whether it was the last of the three."""
         resolved = self._resolve(name, seed)
-        run = RunDir.at(self.workspace, self._run_name(name, seed))
+        run = self.workspace.run(self._run_name(name, seed))
         if run.config_path.is_file() and not _same_experiment(run, resolved, store):
-            shutil.rmtree(run.path)  # of an earlier demo with other settings
+            self._remove_run(run)
         before = checkpoint.last_path(run.checkpoints)
         options = TrainOptions(run=run.name, resume=run.config_path.is_file(), device=self.options.device, offline=True)
         with _hushed():
@@ -246,6 +278,19 @@ class Demo:
         kept = before is not None and before == checkpoint.last_path(run.checkpoints)
         done = "kept" if kept else f"{summary['samples_per_s']:.0f} pairs/s"
         return f"{summary['steps']} steps ({done}), best on validation after {best.get('step', summary['steps'])}", kept
+
+    def _remove_run(self, run: RunDir) -> None:
+        """Remove a run of an earlier demo with other settings, if it is as that demo left it."""
+        own = [p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file() and self._unchanged(p)]
+        fix = "Move the folder elsewhere, or give the demo a folder of its own with -o"
+        remove_folder(run.path, own, last="config.json", what="a run as a demo left it", fix=fix)
+
+    def _unchanged(self, path: Path) -> bool:
+        return self.made is not None and self.made.unchanged(path)
+
+    def _of_0_1_0(self) -> bool:
+        """Whether the workspace holds a demo of tvr 0.1.0, which left no list; none is begun in the middle of it."""
+        return not (self.workspace.root / LIST).exists() and corpus.is_corpus(self.videos)
 
     def _trains(self, name: str) -> bool:
         experiment = self.experiments[name].experiment
@@ -277,7 +322,11 @@ class Demo:
     def _stage(self, name: str) -> Iterator[Stage]:
         stage = Stage(name)
         started = time.monotonic()
-        yield stage
+        try:
+            yield stage
+        finally:
+            if self.made is not None:
+                self.made.record()
         stage.seconds = time.monotonic() - started
         self.stages.append(stage)
         logger.info("%-24s %s, %.1f s", name, stage.text, stage.seconds)
@@ -305,13 +354,40 @@ def check_tune(wanted: str) -> str:
     return wanted
 
 
-def clean(workspace: Path) -> None:
-    """Delete what the demo left in a workspace, and the workspace itself if nothing else is in it."""
-    for part in MADE:
-        shutil.rmtree(workspace / part, ignore_errors=True)
-    (workspace / ".lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        workspace.rmdir()
+def would_clean(workspace: Workspace) -> Taken:
+    """Say what `clean` would remove of a workspace as it is now.
+
+    Raises DataError for a demo that left no list of its files: nothing says which are its own.
+    """
+    made = MadeFiles.open(workspace)
+    if made is not None:
+        return made.takes()
+    if corpus.is_corpus(workspace.root / VIDEOS):
+        raise DataError(
+            f"the demo in {str(workspace)!r} left no list of its files ({LIST}), as those of tvr 0.1.0 do; nothing was "
+            "removed. --clean removes only what such a list names: choose another folder with -o"
+        )
+    return Taken((), ())
+
+
+def clean(workspace: Workspace) -> Taken:
+    """Remove the files that `demo.json` lists, as long as they are unchanged, and the folders that this empties.
+
+    What has changed is kept, and said. Raises DataError for a demo without such a list.
+    """
+    would_clean(workspace)
+    made = MadeFiles.open(workspace)
+    taken = made.remove() if made is not None else Taken((), ())
+    logger.info("removed %d files of the demo from %s", len(taken.removed), workspace)
+    if taken.kept:
+        logger.warning("warning: kept in %s, changed since the demo: %s", workspace, listed(taken.kept))
+    elif workspace.root.is_dir():
+        logger.info("%s stays: it holds what is not on the demo's list", workspace)
+    return taken
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _preset(name: str, tune: str) -> list[config.Layer]:

@@ -11,16 +11,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, log
+from tvr_cli import log
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.runs import version
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 _FREE_BYTES = 1_000_000_000
 
 
-def environment_checks(workspace: Path) -> list[Check]:
+def environment_checks(workspace: Workspace) -> list[Check]:
     """Check packages, device, decoders, kernels, the backbones' weights and the workspace."""
     return [
         *_packages(),
@@ -33,7 +35,7 @@ def environment_checks(workspace: Path) -> list[Check]:
     ]
 
 
-def examine(target: str | None, workspace: Path, *, deep: bool = False) -> list[Check]:
+def examine(target: str | None, workspace: Workspace, *, deep: bool = False) -> list[Check]:
     """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
 
     Raises DataError when the target does not exist, ConfigError when it names an unknown data set (a data set of
@@ -149,8 +151,8 @@ def _weights() -> list[Check]:
     return checks
 
 
-def _workspace(workspace: Path) -> Check:
-    existing = workspace.absolute()
+def _workspace(workspace: Workspace) -> Check:
+    existing = workspace.root.absolute()
     while not existing.exists():
         existing = existing.parent
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from tvr_cli import __version__, log
+from tvr_cli import commands, log
 from tvr_cli.engine import models, referee, score
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -21,10 +21,12 @@ from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.referee import JudgeOptions
 from tvr_cli.engine.training import training_store
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import lock, sha256_file, write_bytes, write_json
+from tvr_cli.files import lock, read_json, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.runs import RunDir, git_state
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 _BANK = 5000  # training captions in QB-Norm's query bank, as its authors found enough
 _COPIES = 2  # of the score matrix at a time while it is made and judged
@@ -49,12 +51,15 @@ class EvaluateOptions:
 
 
 @kernel_errors()
-def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: EvaluateOptions) -> dict[str, Any]:
+def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> dict[str, Any]:
     """Score a split, store the result and per-query ranks in the run's folder, and return the result.
 
-    Raises DataError when the split is empty, its gallery is incomplete, or a score is NaN.
+    Raises DataError when the split is empty, its gallery is incomplete, a score is NaN, or something else than a run or
+    a result would be written over.
     """
     _refuse_other_files(options.save_scores)
+    run = scorer.run or workspace.run(scorer.name)
+    _require_own(run, options.split)
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     scorer.method.to(score.pick_device(options.device))
@@ -69,18 +74,18 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Path, options: Eval
     result = {**describe(scorer, store, gallery, options.split), "gallery": completeness, **judged}
     pairs = len(gallery.captions) * len(gallery.videos) * options.noise_seeds
     result["cost"] = {"seconds": seconds, "pairs_per_second": pairs / seconds, **_sizes(scorer, store, gallery)}
-    run = scorer.run or RunDir.at(workspace, scorer.name)
     _keep(run, options.split, result, ranks, gallery, store)
     if options.save_scores is not None and scores is not None:
         write_scores(options.save_scores, scores, gallery, store)
     return result
 
 
-def plan(scorer: Scorer, store: FeatureStore, workspace: Path, options: EvaluateOptions) -> dict[str, Any]:
+def plan(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> dict[str, Any]:
     """Return what `evaluate` would do, writing nothing. Raises DataError for what it would refuse."""
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
-    run = scorer.run or RunDir.at(workspace, scorer.name)
+    run = scorer.run or workspace.run(scorer.name)
+    _require_own(run, options.split)
     return {
         **describe(scorer, store, gallery, options.split),
         "dry_run": True,
@@ -140,27 +145,31 @@ def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: Featur
 
 
 def load(
-    workspace: Path, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
+    workspace: Workspace, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
 ) -> tuple[Scorer, FeatureStore]:
-    """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features."""
+    """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features.
+
+    A run and its own method at a time are the run: so is a method named that is not built in.
+    """
     models.check_named(workspace, run, method)
-    if assignments and method is None:
+    if assignments and (method is None or run is not None):
         raise ConfigError("--set changes a method without training (--method); a run is scored as it was trained")
-    found = models.find_run(workspace, run)
+    found = workspace.find_run(run) if run is not None else None
     store = models.store_for(workspace, found, backbone)
     if found is None and method is None:
-        found = models.newest_run(workspace, store)
+        found = workspace.newest_run_on(store)
         if found is None:
             raise DataError(
-                f"no run in {str(workspace / 'runs')!r} was trained on the features {store.fingerprint}; train one, or "
-                f"evaluate a method without training: tvr evaluate --method text_guided -o {workspace}"
+                f"no run in {str(workspace.runs_folder)!r} was trained on the features {store.fingerprint}; train one, "
+                "or evaluate a method without training: "
+                + commands.tvr("evaluate", method=models.DEFAULT_METHOD, workspace=workspace)
             )
-    scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
+    scorer = models.trained(found, store, method) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)
     if store.captions and (why := training_store.stale(workspace, store)):
         log.warn_once(
             f"{why} since the features were computed; this judges what was there then. Take up the changes with: "
-            f"tvr precompute-features --repair {store.fingerprint} -o {workspace}"
+            + commands.tvr("precompute-features", repair=store.fingerprint, workspace=workspace)
         )
     return scorer, store
 
@@ -292,6 +301,17 @@ def _keep(
         write_bytes(run.results / f"{split}.ranks.safetensors", save(referee.rank_tensors(ranks)))
         write_json(run.results / f"{split}.ids.json", _ids(gallery, store))
         write_json(run.results / f"{split}.json", dict(result))
+
+
+def _require_own(run: RunDir, split: str) -> None:
+    """Raise DataError when a folder that is not a run, or a file that is not a result, stands where one is to be."""
+    run.require_own()
+    for path in [*run.results.glob(f"{split}.json"), *run.results.glob(f"{split}.*.json")]:
+        if path.name == f"{split}.ids.json":
+            continue
+        found = read_json(path, fix="nothing of it was changed: move it elsewhere")
+        if not isinstance(found, dict) or not str(found.get("schema")).startswith("tvr/"):
+            raise DataError(f"{str(path)!r} is no result of tvr evaluate; nothing of it was changed: move it elsewhere")
 
 
 def _ids(gallery: Gallery, store: FeatureStore) -> dict[str, Any]:

@@ -15,18 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, files, log
+from tvr_cli import files, log
 from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
 from tvr_cli.engine.extraction.extract_plan import Work, plan_work, whole_shards
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.stores import frames
-from tvr_cli.stores.decode import DecoderName, check_decoder, decoder_versions
-from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
+from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample
+from tvr_cli.stores.decoding.types import DecoderName
 from tvr_cli.stores.frame_plan import Span, file_id, parse_segment
-from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity
+from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip, check_identity, require_own
 from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
-from tvr_cli.stores.sample import Sampled, Task, sample
 from tvr_cli.types import FramePlan, Manifest, clip_key
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 # A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
 _SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0
@@ -62,7 +65,7 @@ class ExtractReport:
     frames, size_bytes: written now. seconds: wall time. todo: videos that had to be read.
     """
 
-    workspace: Path
+    workspace: Workspace
     videos: int = 0
     ok: int = 0
     kept: int = 0
@@ -81,7 +84,7 @@ class ExtractReport:
 
 
 def extract(
-    sources: Sequence[Path] | Manifest, workspace: Path, plan: FramePlan, options: ExtractOptions
+    sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
 ) -> ExtractReport:
     """Bring `<workspace>/frames` up to date with the videos of `sources`.
 
@@ -91,13 +94,13 @@ def extract(
     started = time.monotonic()
     check_plan(plan)
     selection, videos = select(sources, options)
-    root = workspace / "frames"
+    root = workspace.frames_folder
     refuse_other_plan(root, plan, options)
     with files.lock(root / "locks" / "{}-of-{}".format(*options.shard)):
         writer = FrameWriter.open(root, identity_of(plan), _provenance(), overwrite=options.overwrite)
         work = compare(writer.root, writer.shards, writer.failures(), videos, selection, options)
         _apply(writer, work, selection)
-        report = _read_all(writer, work.todo, plan, options)
+        report = _read_all(workspace, writer, work.todo, plan, options)
     report.kept, report.videos = len(work.kept), len(videos)
     report.renamed, report.forgotten = work.renamed, work.forgotten
     report.failures = sorted([*report.failures, *((f.video, f.reason) for f in work.failed.values())])
@@ -105,13 +108,13 @@ def extract(
     return report
 
 
-def repair(workspace: Path, shard: str, options: ExtractOptions) -> ExtractReport:
+def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> ExtractReport:
     """Read the videos of a damaged shard again and replace only it. shard: its file name, or `all` to check each one.
 
     Raises DataError when there is no store or no such shard.
     """
     started = time.monotonic()
-    root = workspace / "frames"
+    root = workspace.frames_folder
     identity = frames.read_header(root)["identity"]
     plan = frames.plan_of(identity)
     with files.lock(root / "locks" / "1-of-1"):
@@ -122,7 +125,7 @@ def repair(workspace: Path, shard: str, options: ExtractOptions) -> ExtractRepor
         damaged = [s for s in asked if not frames.is_whole(root, s)]
         videos = _videos_of([clip for s in damaged for clip in s.clips])
         log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
-        report = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
+        report = _read_all(workspace, writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
     report.videos = len(videos)
     report.seconds = time.monotonic() - started
     return report
@@ -148,7 +151,7 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> tuple
     if not 1 <= part <= of:
         raise ConfigError(f"--shard: expected i/n with 1 <= i <= n, found {part}/{of}")
     if options.overwrite and of > 1:
-        raise ConfigError("--overwrite with --shard would delete what the other parts wrote; delete the store first")
+        raise ConfigError("--overwrite with --shard would delete what the other parts wrote; give all parts a new -o")
     check_decoder(options.decoder)
     selection = discover(
         sources,
@@ -183,7 +186,8 @@ def compare(
 
 
 def refuse_other_plan(root: Path, plan: FramePlan, options: ExtractOptions) -> None:
-    """Raise StoreMismatch when there is a store of another plan and it is not to be overwritten."""
+    """Raise StoreMismatch for a folder of anything else, or a store of another plan that is not to be overwritten."""
+    require_own(root)
     if (root / "store.json").exists() and not options.overwrite:
         check_identity(root, frames.read_header(root)["identity"], identity_of(plan))
 
@@ -217,9 +221,11 @@ def _apply(writer: FrameWriter, work: Work, selection: Selection) -> None:
         log.logger.info("videos: %d renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
 
 
-def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> ExtractReport:
+def _read_all(
+    workspace: Workspace, writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions
+) -> ExtractReport:
     """Read the videos in workers and write what they give."""
-    report = ExtractReport(writer.root.parent, todo=len(videos))
+    report = ExtractReport(workspace, todo=len(videos))
     if not videos:
         return report
     tasks = tasks_of(videos, plan, options)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli import metrics
+from tvr_cli import commands, metrics
 from tvr_cli.engine import score
 from tvr_cli.errors import DataError
 from tvr_cli.methods.base import Method
@@ -54,7 +54,7 @@ def gallery_of(store: FeatureStore, split: str) -> Gallery:
         sizes = ", ".join(f"{name} {len(store.split(name))}" for name in ("train", "val", "test"))
         raise DataError(
             f"the feature store has no captions of the split {split!r} ({sizes}); name another with --split, or give "
-            "captions to tvr precompute-features --captions"
+            "captions to " + commands.tvr("precompute-features", captions="FILE")
         )
     return gallery_of_captions(store, captions)
 

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli import config
+from tvr_cli import commands, config
 from tvr_cli.backbones.export import save_folder
 from tvr_cli.backbones.openclip import OpenClipBackbone
+from tvr_cli.backbones.weights import read_tensors
 from tvr_cli.engine import models
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.checkpoint import Best
@@ -25,8 +26,8 @@ from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import lock, sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
-from tvr_cli.runs import RunDir
 from tvr_cli.types import Sizes
+from tvr_cli.workspace import Workspace
 
 CLIP = "clip."
 _DEFAULT_SIZES = {"frames": 12, "words": 32}  # where a checkpoint does not fix a size
@@ -44,7 +45,7 @@ class Parts:
 def import_checkpoint(
     file: Path,
     method: str,
-    workspace: Path,
+    workspace: Workspace,
     *,
     run: str | None = None,
     assignments: tuple[str, ...] = (),
@@ -57,9 +58,10 @@ def import_checkpoint(
     """
     if not file.is_file():
         raise DataError(f"expected a checkpoint at {str(file)!r}, found none")
-    folder = RunDir.at(workspace, run or file.stem.replace(" ", "-"))
+    folder = workspace.run(run or file.stem.replace(" ", "-"))
     if folder.config_path.is_file():
         raise ConfigError(f"the run {folder.name!r} exists; give this one another name with --run NAME")
+    folder.require_own()
     cls = base.load_class(method)
     parts = take_apart(read_state(file), cls)
     options, sizes = _read_sizes(cls, parts.head, file)
@@ -91,8 +93,6 @@ def import_checkpoint(
             imported = {"file": file.name, "sha256": about["source"], "dropped": list(parts.dropped)}
             folder.write_env({"imported": imported})
             folder.write_config(resolved)  # last: a folder with a config is a whole run
-    flag = " --temporal-shift" if shift else ""
-    words = f" --max-words {sizes.words}" if sizes.words else ""
     return {
         "schema": "tvr/import-checkpoint@1",
         "dry_run": dry_run,
@@ -105,28 +105,17 @@ def import_checkpoint(
         "parameters": sum(t.numel() for t in parts.head.values()),
         "backbone": backbone,
         "dropped": list(parts.dropped),
-        "next": f"tvr precompute-features --backbone {backbone}{flag}{words}"
+        "next": commands.tvr(
+            "precompute-features", backbone=backbone, temporal_shift=shift, max_words=sizes.words or None
+        )
         if backbone
-        else "tvr precompute-features",
+        else commands.tvr("precompute-features"),
     }
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Read a state dict without running code (`weights_only`). Raises DataError when it is none."""
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            state: Any = load(file.read_bytes())
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:
-        # Readers of two formats, and of whatever a pickle holds, raise what they like: the file is no state dict.
-        why = str(e).splitlines()[0].partition(" This file can still be loaded")[0]
-        raise DataError(
-            f"{str(file)!r} is not a state dict that can be read without running code ({type(e).__name__}: {why}); "
-            "save model.state_dict() with torch.save, or as safetensors"
-        ) from e
+    """Read a state dict without running anything, see `read_tensors`. Raises DataError when it is none."""
+    state: Any = read_tensors(file)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

@@ -1,4 +1,4 @@
-"""What a store, a run or an index holds, read from its own files."""
+"""What a store, a run or an index holds, and which of them it is, read from its own files and not from its name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tvr_cli.engine import models
+from tvr_cli import commands
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.stores.frames import FrameStore
 from tvr_cli.stores.index import Index
+from tvr_cli.workspace import Workspace
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -23,20 +24,28 @@ def info(path: Path) -> dict[str, Any]:
 
 
 def _kind(path: Path) -> tuple[str, Any]:
+    if (path / "store.json").is_file():
+        return _store_kind(path / "store.json")
     if (path / "config.json").is_file() or (path / "results").is_dir():
         return "run", _run
-    if (path / "store.json").is_file():
-        if path.name == "frames":
-            return "frames", _frames
-        if path.name == "index":
-            return "index", _index
-        return "features", _features
-    if any((path / part).is_dir() for part in ("frames", "features", "runs", "index")):
+    if Workspace(path).parts():
         return "workspace", _workspace
     raise DataError(
         f"expected a frame store, feature store, run, index or workspace at {str(path)!r}, found none of them; "
-        "a workspace is made by: tvr extract-frames VIDEOS -o out"
+        f"a workspace is made by: {commands.tvr('extract-frames', 'VIDEOS', workspace=path)}"
     )
+
+
+def _store_kind(header: Path) -> tuple[str, Any]:
+    """Return the kind that a store's header says; an index of tvr 0.1.0 says none."""
+    found = read_json(header, fix="nothing of it was changed")
+    kind = found.get("kind", "index") if isinstance(found, dict) else None
+    if kind not in (known := {"frames": _frames, "features": _features, "index": _index}):
+        raise DataError(
+            f"{str(header)!r} says kind {kind!r}; this tvr knows {', '.join(known)}. It is left as it is: look at it "
+            "with the tvr, or the other program, that wrote it"
+        )
+    return kind, known[kind]
 
 
 def _frames(path: Path) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def _run(path: Path) -> dict[str, Any]:
     return {
         "method": next(iter(config.get("method", {path.name: None}))),
         "config": config,
-        "store": models.trained_on(run),
+        "store": (Workspace.around(path) or Workspace(path.parent)).fingerprint_of(run),
         "env": run.env(),
         "logged": len(run.logged()),
         "results": results,
@@ -100,13 +109,8 @@ def _index(path: Path) -> dict[str, Any]:
 
 
 def _workspace(path: Path) -> dict[str, Any]:
-    parts = [
-        path / "frames",
-        *sorted((path / "features").glob("*")),
-        *sorted((path / "runs").glob("*")),
-        path / "index",
-    ]
-    return {"parts": [info(p) for p in parts if p.is_dir() and (any(p.glob("*.json")) or (p / "results").is_dir())]}
+    parts = Workspace(path).parts()
+    return {"parts": [info(p) for p in parts if any(p.glob("*.json")) or (p / "results").is_dir()]}
 
 
 def _size(path: Path) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tvr_kernels import gemm
 
-from tvr_cli import __version__, files
+from tvr_cli import commands, files
 from tvr_cli.backbones import base as backbones
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.source import DEMO_TINY, Source, resolve
@@ -33,10 +33,12 @@ from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.stores import features
 from tvr_cli.stores.feature_shards import read_lines
-from tvr_cli.stores.feature_writer import FeatureWriter, header_of
+from tvr_cli.stores.feature_writer import FeatureWriter, header_of, require_own
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord, FrameStore
 from tvr_cli.types import Manifest, VideoFeatures, caption_key
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 __all__ = ["PrecomputeOptions", "PrecomputeReport", "backbone_of", "encode_captions", "precompute", "refresh", "repair"]
 
@@ -90,7 +92,7 @@ class PrecomputeReport:
 
 
 def precompute(
-    workspace: Path,
+    workspace: Workspace,
     backbone: str | None = None,
     captions: Path | Manifest | str | None = None,
     options: PrecomputeOptions | None = None,
@@ -104,12 +106,13 @@ def precompute(
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames = FrameStore.open(workspace / "frames")
+    frames = workspace.frames()
     if not frames.records:
         raise DataError(
-            f"the frame store {str(frames.root)!r} holds no clip; run: tvr extract-frames VIDEOS -o {workspace}"
+            f"the frame store {str(frames.root)!r} holds no clip; run: "
+            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
-    corpus = read_corpus(captions, frames, FeatureStore.newest(workspace))
+    corpus = read_corpus(captions, frames, workspace.newest_features())
     source = resolve(choose_backbone(backbone, workspace))
     plan = FeaturePlan.make(source, frames, options)
     if source.name == DEMO_TINY:
@@ -126,7 +129,8 @@ def precompute(
     )
     use_fast_linear(model)
     identity = plan.identity(model.identity(), frames)
-    folder = workspace / "features" / features.fingerprint_of(identity)
+    fingerprint = features.fingerprint_of(identity)
+    folder = workspace.feature_folder(fingerprint)
     header = header_of(
         identity,
         backbone=source.name,
@@ -134,6 +138,7 @@ def precompute(
         provides=(model.provides - {"temporal_shift"}) | plan.extra,
         provenance=_provenance(frames, options, device),
     )
+    require_own(folder)
     with files.lock(folder), torch.inference_mode():
         writer = FeatureWriter(folder, header)
         new_clips = _new_clips(frames.records, writer.keys("video"))
@@ -143,7 +148,7 @@ def precompute(
         writer.finish(frames.records, _stored(corpus), corpus.about(frames))
         size = writer.size_bytes()
     return PrecomputeReport(
-        store=FeatureStore.open(folder),
+        store=workspace.features(fingerprint),
         folder=folder,
         backbone=source.name,
         clips=len(frames.records),
@@ -159,13 +164,16 @@ def precompute(
     )
 
 
-def choose_backbone(asked: str | None, workspace: Path) -> str:
-    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest feature store, clip-vit-b32."""
+def choose_backbone(asked: str | None, workspace: Workspace) -> str:
+    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, clip-vit-b32.
+
+    A backbone that a run tuned for itself is taken only when it is asked for.
+    """
     if asked:
         return asked
     if named := os.environ.get("TVR_BACKBONE"):
         return named
-    newest = FeatureStore.newest(workspace)
+    newest = next(workspace.given_features(), None)
     return newest.backbone_name if newest is not None else DEFAULT_BACKBONE
 
 
@@ -177,41 +185,41 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
         device=pick_device(device),
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
     )
-    command = f"tvr precompute-features --backbone {store.backbone_name} -o {store.root.parent.parent}"
+    command = commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
     features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
     return model
 
 
 def repair(
-    workspace: Path, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
+    workspace: Workspace, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
 ) -> PrecomputeReport:
     """Make one shard of any feature store of a workspace again, with the settings of its store.
 
     shard: its name, or the fingerprint of a store: then everything that this store lacks is made.
     Only device, batch and offline are taken from `options`. Raises DataError when no store has such a shard.
     """
-    folders = [p.parent for p in (workspace / "features").glob("*/store.json")]
+    folders = workspace.begun_features()
     if shard in (f.name for f in folders):
-        return _again(workspace, features.read_header(workspace / "features" / shard), options, captions)
+        return _again(workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions)
     folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
     if folder is None:
-        raise DataError(f"no feature store in {str(workspace / 'features')!r} has a shard or fingerprint {shard!r}")
-    header = features.read_header(folder)
+        raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
+    header = features.read_header(folder, workspace)
     with files.lock(folder):
         FeatureWriter(folder, header).drop(shard)
     return _again(workspace, header, options, captions)
 
 
-def refresh(store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
+def refresh(workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
     """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
 
     Only device, batch and offline are taken from `options`.
     """
-    return _again(store.root.parent.parent, features.read_header(store.root), options)
+    return _again(workspace, features.read_header(store.root, workspace), options)
 
 
 def _again(
-    workspace: Path,
+    workspace: Workspace,
     header: dict[str, Any],
     options: PrecomputeOptions,
     captions: Path | Manifest | str | None = None,
@@ -366,10 +374,15 @@ def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
 
 
 def _dry_run(
-    workspace: Path, source: Source, frames: FrameStore, corpus: Corpus, plan: FeaturePlan, options: PrecomputeOptions
+    workspace: Workspace,
+    source: Source,
+    frames: FrameStore,
+    corpus: Corpus,
+    plan: FeaturePlan,
+    options: PrecomputeOptions,
 ) -> PrecomputeReport:
     """Say what would be encoded, its bytes and about how long it would take; weights need not be here."""
-    folder, records, texts = workspace / "features", list(frames.records), _unique_texts(corpus)
+    folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
     skeleton: Any = cost.skeleton(source)
     if options.temporal_shift:
         TemporalShift(skeleton.visual)  # refuses a tower that cannot shift

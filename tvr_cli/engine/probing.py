@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvr_cli.stores.decode import open_video
-from tvr_cli.stores.decode_pool import DecodePool, Unread, default_workers
+from tvr_cli import commands
+from tvr_cli.stores.decoding.choose import open_video
+from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
 
 _TIMEOUT_S = 60.0
 _SAMPLED = 12  # frames that a deep check decodes
@@ -44,7 +45,7 @@ def probe_videos(videos: Mapping[str, Path], *, deep: bool, advance: Callable[[]
         for name, found in pool.run(tasks):
             advance()
             if isinstance(found, Unread):
-                fix = "tvr extract-frames leaves it out and records it in failures.jsonl"
+                fix = f"{commands.tvr('extract-frames')} leaves it out and records it in failures.jsonl"
                 checks.append(Check(name, False, found.reason, fix, incomplete=True))
             else:
                 checks.append(Check(name, not found.problem, found.detail, found.problem, incomplete=True))

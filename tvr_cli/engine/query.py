@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from tvr_cli import log
-from tvr_cli.engine import models, precompute, score
+from tvr_cli import commands, log
+from tvr_cli.engine import precompute, score
 from tvr_cli.engine.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.stores.frames import FrameStore
+from tvr_cli.workspace import Workspace
 
 
 @kernel_errors()
 def query(
     texts: Sequence[str],
-    workspace: Path,
+    workspace: Workspace,
     options: SearchOptions,
     *,
     run: str | None = None,
@@ -35,7 +34,7 @@ def query(
     """
     asked = asked_for(workspace, Asked(run, method, backbone))
     _refresh_features(workspace, asked, device=device, offline=offline)
-    with fresh_index(workspace, asked, device=device) as (index, scorer, store):
+    with fresh_index(workspace, asked, named=method, device=device) as (index, scorer, store):
         model = precompute.backbone_of(store, offline=offline, device=device)
         text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
         scorer.method.to("cpu")
@@ -43,29 +42,28 @@ def query(
         return search(scorer.method, index, encoded, options)
 
 
-def _refresh_features(workspace: Path, asked: Asked, *, device: str, offline: bool) -> None:
+def _refresh_features(workspace: Workspace, asked: Asked, *, device: str, offline: bool) -> None:
     """Compute the features where there are none, or where the frames have changed since."""
-    found = models.find_run(workspace, asked.run)
+    found = workspace.find_run(asked.run) if asked.run is not None else None
     if found is not None:
-        store: FeatureStore | None = models.store_for(workspace, found, None)
+        store: FeatureStore | None = workspace.features_of(found)
     else:
-        store = FeatureStore.newest(workspace, asked.backbone or os.environ.get("TVR_BACKBONE"))
-    if not (workspace / "frames" / "store.json").is_file():
+        store = workspace.newest_features(asked.backbone or os.environ.get("TVR_BACKBONE"))
+    if not workspace.has_frames:
         if store is None:
             raise DataError(
                 f"expected frames, features or an index in {str(workspace)!r}, found none; start with: "
-                f"tvr extract-frames VIDEOS -o {workspace}"
+                + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
             )
         return
-    frames = FrameStore.open(workspace / "frames")
-    if store is not None and store.provenance.get("frames_content") == frames.content_hash():
+    if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
         return
     named = asked.backbone or os.environ.get("TVR_BACKBONE")
     of = f" of {named}" if named else ""
     why = f"no features{of} yet" if store is None else "the frames have changed"
-    log.logger.info("%s; computing features first (tvr precompute-features)", why)
+    log.logger.info("%s; computing features first (%s)", why, commands.tvr("precompute-features"))
     options = precompute.PrecomputeOptions(device=device, offline=offline)
     if store is None:
         precompute.precompute(workspace, asked.backbone, None, options)
     else:  # with the plans that it was made with: a run may have been trained on them
-        precompute.refresh(store, options)
+        precompute.refresh(workspace, store, options)

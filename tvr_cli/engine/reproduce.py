@@ -7,12 +7,11 @@ started again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from tvr_cli import config, data, log
+from tvr_cli import commands, config, data, log
 from tvr_cli.backbones.source import resolve as resolve_backbone
 from tvr_cli.config import Resolved
 from tvr_cli.data.registry import split_spec
@@ -27,6 +26,7 @@ from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
 from tvr_cli.runs import RunDir
 from tvr_cli.types import FramePlan, Manifest
+from tvr_cli.workspace import Workspace
 
 STEPS = ("doctor", "extract-frames", "precompute-features", "train", "evaluate")
 _FRAME_BYTES = 18_000  # a JPEG of 224 x 224 at quality 90, about
@@ -60,7 +60,7 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
     return resolved, manifest
 
 
-def plan(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> dict[str, Any]:
+def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> dict[str, Any]:
     """Return what `reproduce` would do: every step with its size and time, writing nothing.
 
     Times of encoding are those of the towers on this machine in fp32, from their arithmetic; a head's are not in them.
@@ -100,7 +100,7 @@ def plan(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> 
     return {**_head(recipe, resolved, manifest), "dry_run": True, "steps": steps}
 
 
-def reproduce(recipe: str, spec: str, workspace: Path, options: ReproduceOptions) -> dict[str, Any]:
+def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> dict[str, Any]:
     """Run every step of a recipe and return the result beside the published one.
 
     Raises DataError when the data set is incomplete, unless that is allowed.
@@ -112,10 +112,10 @@ def reproduce(recipe: str, spec: str, workspace: Path, options: ReproduceOptions
     if resolved.experiment.train.tune == "head":
         log.logger.info("precompute-features: %s", resolved.experiment.backbone.name)
     _precompute(resolved, manifest, workspace, options)
-    run = RunDir.at(workspace, recipe)
-    if models.trained_on(run) is None or not (run.path / "results" / "test.json").is_file():
+    run = workspace.run(recipe)
+    if workspace.fingerprint_of(run) is None or not (run.path / "results" / "test.json").is_file():
         _train(resolved, workspace, run, options)
-    scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
+    scorer, store = evaluate.load(workspace, run=run.name, method=resolved.experiment.method, backbone=None)
     log.logger.info("evaluate: split test")
     result = evaluate.evaluate(
         scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, allow_missing=options.allow_missing)
@@ -156,8 +156,8 @@ def _examine(spec: str, options: ReproduceOptions) -> None:
         log.logger.warning("warning: %s: %s", check.name, check.detail)
     if wrong and not options.allow_missing:
         raise DataError(
-            f"the data set is incomplete ({', '.join(c.name for c in wrong)}; see tvr doctor {spec}); complete it, or "
-            "say --allow-missing and every output will carry the count"
+            f"the data set is incomplete ({', '.join(c.name for c in wrong)}; see {commands.tvr('doctor', spec)}); "
+            "complete it, or say --allow-missing and every output will carry the count"
         )
 
 
@@ -165,7 +165,7 @@ def _extract_options(options: ReproduceOptions) -> extract.ExtractOptions:
     return extract.ExtractOptions(workers=options.workers)
 
 
-def _precompute(resolved: Resolved, manifest: Manifest, workspace: Path, options: ReproduceOptions) -> None:
+def _precompute(resolved: Resolved, manifest: Manifest, workspace: Workspace, options: ReproduceOptions) -> None:
     experiment = resolved.experiment
     precompute.precompute(
         workspace,
@@ -182,7 +182,7 @@ def _precompute(resolved: Resolved, manifest: Manifest, workspace: Path, options
     )
 
 
-def _train(resolved: Resolved, workspace: Path, run: RunDir, options: ReproduceOptions) -> None:
+def _train(resolved: Resolved, workspace: Workspace, run: RunDir, options: ReproduceOptions) -> None:
     resume = run.config_path.is_file()
     log.logger.info("train: %s", "continuing" if resume else run.name)
     train.train(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from tvr_cli import config
+from tvr_cli import commands, config
 from tvr_cli.engine import models
 from tvr_cli.engine.train import TrainOptions, train
 from tvr_cli.engine.train import dry_run as train_plan
@@ -15,23 +14,28 @@ from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir
+from tvr_cli.workspace import Workspace
 
 SCHEMA = "tvr/rerun@1"
 _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
 
 
-def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
     """Train again with a run's configuration, features and settings, under a new name (options.run, else the first free
     one that begins with NAME-again), and compare.
 
+    method: the run's own, see `models.experiment_of`.
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
     Raises DataError when the first run has no weights to compare with.
     """
     if not checkpoint.best_path(first.checkpoints).is_file():
-        raise DataError(f"the run {first.name!r} has no weights to compare with; finish it: tvr train --resume")
-    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+        raise DataError(
+            f"the run {first.name!r} has no weights to compare with; finish it: "
+            + commands.tvr("train", resume=True, run=first.name, workspace=workspace)
+        )
+    resolved = models.experiment_of(first, method)
     summary = train(resolved, workspace, _again(first, options))
-    second = RunDir.at(workspace, summary["run"])
+    second = workspace.run(summary["run"])
     return {
         "schema": SCHEMA,
         "dry_run": False,
@@ -44,9 +48,9 @@ def rerun(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, An
     }
 
 
-def dry_run(first: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
     """Return what `rerun` would train, writing nothing."""
-    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+    resolved = models.experiment_of(first, method)
     plan = train_plan(resolved, workspace, _again(first, options))
     return {"schema": SCHEMA, "dry_run": True, "of": first.name, "train": plan}
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import __version__, config, files, log, metrics
-from tvr_cli.config import DataConfig, Resolved, TrainConfig
+from tvr_cli import commands, config, files, log, metrics
+from tvr_cli.config import Resolved, TrainConfig
 from tvr_cli.engine import models, score
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -22,11 +22,13 @@ from tvr_cli.engine.training.loop import Loop, Names, Outcome
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.selection import Selection, numbers_of_videos, select
 from tvr_cli.engine.training.sources import Source
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, MethodNotNamed
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Manifest
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 SCHEMA = "tvr/train@1"
 _WAIT_S = 10.0  # for another process that trains the run of the same name
@@ -59,7 +61,7 @@ def resolve(layers: list[config.Layer]) -> Resolved:
 
 
 def experiment_of(
-    workspace: Path,
+    workspace: Workspace,
     options: TrainOptions,
     *,
     method: str | None = None,
@@ -73,24 +75,29 @@ def experiment_of(
     Returns the experiment, and the options with the name of the run that is continued filled in.
     """
     layers: list[config.Layer] = []
+    run: RunDir | None = None
     if options.resume:
         run = _run_to_resume(workspace, options.run)
         options = dataclasses.replace(options, run=run.name)
         stored = {k: v for k, v in run.config().items() if v is not None}
         layers.append(config.Layer(stored, str(run.config_path)))
     if method is not None:
-        named = config.Layer({"method": {method: {}}}, "flag")
+        named = config.method_layer(method)
         layers += [named] if options.resume else models.method_layers(method)
     if recipe is not None:
         layers += config.preset_layers("recipes", recipe)
     if config_file is not None:
         layers += config.file_layers(config_file)
     layers += [config.set_layer(assignments or []), config.flag_layer(flags or {})]
-    return resolve(layers), options
+    try:
+        return resolve(layers), options
+    except MethodNotNamed as e:
+        e.run = run.name if run else None
+        raise
 
 
 @kernel_errors()
-def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
     """Train as `resolved` says and return the summary that `tvr train --json` prints.
 
     Raises ConfigError for a method without anything to train, DataError without captions or when a resumed run differs,
@@ -109,15 +116,15 @@ def train(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[st
         store = training_store.of_run(workspace, origin)
     else:
         store = training_store.require(
-            workspace, training_store.wish_of(experiment), captions=_captions(resolved.experiment.data, options),
+            workspace, training_store.wish_of(experiment), captions=_captions(resolved, options),
             device=options.device, offline=options.offline,
         )  # fmt: skip
     with contextlib.ExitStack() as held:
         run = _claim(held, run, workspace, experiment.method, options)
-        return _train_in(run, store, resolved, options, {} if origin is None else origin.env())
+        return _train_in(run, workspace, store, resolved, options, {} if origin is None else origin.env())
 
 
-def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
     require_trainable(experiment.method, experiment.options, experiment.train)
@@ -147,7 +154,12 @@ def dry_run(resolved: Resolved, workspace: Path, options: TrainOptions) -> dict[
 
 
 def _train_in(
-    run: RunDir, store: FeatureStore, resolved: Resolved, options: TrainOptions, before: Mapping[str, Any]
+    run: RunDir,
+    workspace: Workspace,
+    store: FeatureStore,
+    resolved: Resolved,
+    options: TrainOptions,
+    before: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train in a run's folder. before: environment of the run that is continued or repeated; its settings are kept."""
     train_config = resolved.experiment.train
@@ -158,9 +170,7 @@ def _train_in(
     chosen = select(store, train_config)
     sampler = _sampler(store, chosen, train_config)
     learner = build_learner(resolved, store, offline=options.offline, device=device)
-    source = build_source(
-        store, learner, train_config, device, workspace=run.path.parent.parent, workers=options.workers
-    )
+    source = build_source(store, learner, train_config, device, workspace=workspace, workers=options.workers)
     about = {
         "method": resolved.experiment.method,
         "tune": train_config.tune,
@@ -179,7 +189,7 @@ def _train_in(
         log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
     if options.resume:
         session = {"step": loop.step, **environment()}
-        files.write_json(run.path / "env.json", {**before, "resumed": [*before.get("resumed", []), session]})
+        files.write_json(run.env_path, {**before, "resumed": [*before.get("resumed", []), session]})
     else:
         run.write_config(resolved)
         kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
@@ -192,33 +202,40 @@ def _train_in(
     try:
         outcome = loop.run()
     except Interrupted as e:
-        workspace = run.path.parent.parent
-        raise Interrupted(f"{e}; continue with: tvr train --resume --run {run.name} -o {workspace}") from e
+        named = commands.own_method(resolved.experiment.method)
+        again = commands.tvr("train", resume=True, run=run.name, **named, workspace=workspace)
+        raise Interrupted(f"{e}; continue with: {again}") from e
     finally:
         source.close()
     if train_config.tune == "full":
         from tvr_cli.engine.training import tuned
 
-        store = tuned.finish(run, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline))
+        store = tuned.finish(
+            run, workspace, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline)
+        )
     return _summary(run, store, resolved, outcome)
 
 
-def _run_to_resume(workspace: Path, name: str | None) -> RunDir:
-    run = models.find_run(workspace, name) if name else RunDir.newest(workspace)
+def _run_to_resume(workspace: Workspace, name: str | None) -> RunDir:
+    run = workspace.find_run(name) if name else workspace.newest_run()
     if run is None:
-        raise DataError(f"expected a run to resume in {str(workspace / 'runs')!r}, found none")
+        raise DataError(f"expected a run to resume in {str(workspace.runs_folder)!r}, found none")
     if name is None:
         log.logger.info("resuming the newest run, %r", run.name)
     return run
 
 
-def _captions(named: DataConfig, options: TrainOptions) -> Path | Manifest | None:
+def _captions(resolved: Resolved, options: TrainOptions) -> Path | Manifest | None:
     """Return the captions that were named: a file, else the experiment's data set, where it says its root."""
+    named, origin = resolved.experiment.data, resolved.origins.get("data.name", "default")
     if options.captions is not None or not (named.name and named.root):
         return options.captions
     from tvr_cli import data
 
-    return data.load(f"{named.name}:{named.root}{f':{named.variant}' if named.variant else ''}")
+    spec = f"{named.name}:{named.root}{f':{named.variant}' if named.variant else ''}"
+    if config.is_typed(origin):
+        return data.load(spec)
+    return data.load_from(origin, spec, fix=commands.tvr("train", set=f"data.name={named.name}"))
 
 
 def _saved(run: RunDir, store: FeatureStore) -> checkpoint.Checkpoint | None:
@@ -275,7 +292,7 @@ def _fix_gemm(before: str | None) -> str:
     return gemm.use(before or gemm.setting())
 
 
-def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Path, method: str, options: TrainOptions) -> RunDir:
+def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Workspace, method: str, options: TrainOptions) -> RunDir:
     """Take the lock of a run into `held` and return it: the one named, else the first that no other process begins.
 
     Raises ConfigError when another process has begun the named run meanwhile, EnvironmentProblem while it trains.
@@ -303,23 +320,19 @@ def _require_new(run: RunDir) -> None:
         raise ConfigError(
             f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
         )
+    run.require_own()
 
 
-def _named_or_fresh(workspace: Path, method: str, options: TrainOptions, taken: Collection[str] = ()) -> RunDir:
-    """Return the run that is named, else the first free name: the stem, then the stem with a number."""
+def _named_or_fresh(workspace: Workspace, method: str, options: TrainOptions, taken: Collection[str] = ()) -> RunDir:
+    """Return the run that is named, else the first free one that begins with the stem."""
     if options.run:
-        return RunDir.at(workspace, options.run)
+        return workspace.run(options.run)
     stem = options.stem or (method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method)
-    number = 1
-    while True:
-        run = RunDir.at(workspace, stem if number == 1 else f"{stem}-{number}")
-        if not run.config_path.is_file() and run.name not in taken:
-            return run
-        number += 1
+    return workspace.free_run(stem, taken)
 
 
 def _store_needed(
-    workspace: Path, wish: training_store.Wish, store: FeatureStore | None, reasons: list[str]
+    workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None, reasons: list[str]
 ) -> dict[str, Any]:
     if store is not None:
         return {
@@ -328,13 +341,15 @@ def _store_needed(
         }  # fmt: skip
     from tvr_cli.engine.precompute import choose_backbone
 
-    frames = training_store.has_frames(workspace)
+    frames = workspace.has_frames
     return {
         "exists": False,
         "backbone": choose_backbone(wish.backbone, workspace),
         "shape": wish.shape, "frames": wish.frames, "words": wish.words, "importance": wish.importance,
         "temporal_shift": wish.temporal_shift,
-        "next": "tvr train computes it from the frames" if frames else f"tvr extract-frames VIDEOS -o {workspace}",
+        "next": f"{commands.tvr('train')} computes it from the frames"
+        if frames
+        else commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
         "why_not_the_newest": reasons,
     }  # fmt: skip
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvr_cli import __version__, log
+from tvr_cli import log
 from tvr_cli.config import Resolved
 from tvr_cli.engine import evaluate, train
 from tvr_cli.engine.train import TrainOptions
@@ -22,12 +21,14 @@ from tvr_cli.errors import Interrupted
 from tvr_cli.files import read_json, sha256_file
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
 
 SCHEMA = "tvr/train-seeds@1"
 Resolve = Callable[[int], Resolved]  # the experiment with a seed
 
 
-def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
     """Train and evaluate a run of each seed, and return what `tvr train --seeds --json` prints.
 
     options.run: what the runs' names begin with, None = the method's name. Raises what training and evaluation raise;
@@ -51,7 +52,7 @@ def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Path, options
     }
 
 
-def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
     """Return what `train_seeds` would do, writing nothing: the plan of the first seed, and what is there of each."""
     runs = {seed: run_of(workspace, resolve(seed), seed, options) for seed in seeds}
     first = dataclasses.replace(options, run=runs[seeds[0]].name)
@@ -63,10 +64,10 @@ def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Path, options: Tr
     }
 
 
-def run_of(workspace: Path, resolved: Resolved, seed: int, options: TrainOptions) -> RunDir:
+def run_of(workspace: Workspace, resolved: Resolved, seed: int, options: TrainOptions) -> RunDir:
     """Return the run of a seed, whether it exists or not."""
     stem = options.run or resolved.experiment.method.rpartition(".")[2]
-    return RunDir.at(workspace, f"{stem}-seed{seed}")
+    return workspace.run(f"{stem}-seed{seed}")
 
 
 def fold(results: Sequence[Mapping[str, Any]], how: Callable[[Sequence[float]], float | None]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def fold(results: Sequence[Mapping[str, Any]], how: Callable[[Sequence[float]], 
     return {**folded, "rsum": how([r["rsum"] for r in results])}
 
 
-def _one(resolved: Resolved, seed: int, workspace: Path, options: TrainOptions) -> dict[str, Any]:
+def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
     """Train, go on with, or keep the run of one seed, evaluate it, and return its row."""
     run = run_of(workspace, resolved, seed, options)
     begun, before = run.config_path.is_file(), checkpoint.last_path(run.checkpoints)
@@ -98,16 +99,16 @@ def _one(resolved: Resolved, seed: int, workspace: Path, options: TrainOptions) 
         "seconds": summary["seconds"],
         "best_step": best["step"],
         "validation": _metrics(best["metrics"]) if best["metrics"] else None,
-        "test": _tested(run, workspace, options),
+        "test": _tested(run, resolved.experiment.method, workspace, options),
     }
 
 
-def _tested(run: RunDir, workspace: Path, options: TrainOptions) -> dict[str, Any] | None:
+def _tested(run: RunDir, method: str, workspace: Workspace, options: TrainOptions) -> dict[str, Any] | None:
     """Return a run's metrics on the test split as `tvr evaluate` gives and keeps them; None without such a split."""
     path = run.results / "test.json"
     if path.is_file() and read_json(path).get("checkpoint") == sha256_file(checkpoint.best_path(run.checkpoints)):
         return _metrics(read_json(path))
-    scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
+    scorer, store = evaluate.load(workspace, run=run.name, method=method, backbone=None)
     if len(store.split("test")) == 0:
         log.logger.warning("warning: the captions have no test split; only validation is reported")
         return None

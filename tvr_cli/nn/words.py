@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tvr_cli import commands
 from tvr_cli.errors import DataError
 from tvr_cli.types import TextFeatures
 
@@ -14,12 +15,12 @@ def check_slots(method: str, text: TextFeatures, slots: int) -> Tensor:
     if text.tokens is None:
         raise DataError(
             f"{method} compares single tokens, but the text features have pooled vectors only; "
-            "run tvr precompute-features with a backbone that provides tokens"
+            f"run {commands.tvr('precompute-features')} with a backbone that provides tokens"
         )
     if text.tokens.shape[1] != slots:
         raise DataError(
             f"{method} was made for {slots} token slots a caption, but the text features have {text.tokens.shape[1]}; "
-            f"run tvr precompute-features --word-shape fixed --max-words {slots}"
+            f"run {commands.tvr('precompute-features', word_shape='fixed', max_words=slots)}"
         )
     return text.tokens
 

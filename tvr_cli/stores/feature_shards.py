@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tvr_cli import files
+from tvr_cli import commands, files
+from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
 
 Kind = Literal["video", "text"]
@@ -43,13 +44,16 @@ class ShardLine:
         }
 
     @staticmethod
-    def from_json(line: Mapping[str, Any]) -> ShardLine:
-        return ShardLine(line["shard"], line["kind"], line["sha256"], line["bytes"], tuple(line["keys"]))
+    def from_json(line: Mapping[str, Any], where: Path) -> ShardLine:
+        """Read a line of the file `where`."""
+        name = files.bare_name(line["shard"], where)
+        return ShardLine(name, line["kind"], line["sha256"], line["bytes"], tuple(line["keys"]))
 
 
 def read_lines(folder: Path) -> list[ShardLine]:
-    """Read every whole line of shards.jsonl."""
-    return files.parse_lines(folder / "shards.jsonl", ShardLine.from_json)
+    """Read every whole line of shards.jsonl. Raises DataError for a damaged line or a name that is not bare."""
+    path = folder / "shards.jsonl"
+    return files.parse_lines(path, lambda line: ShardLine.from_json(line, path))
 
 
 def places(lines: Sequence[ShardLine], kind: Kind) -> dict[str, Place]:
@@ -57,19 +61,19 @@ def places(lines: Sequence[ShardLine], kind: Kind) -> dict[str, Place]:
     return {key: (line.name, row) for line in lines if line.kind == kind for row, key in enumerate(line.keys)}
 
 
-def damaged(folder: Path, name: str, found: str) -> DataError:
+def damaged(folder: Path, name: str, found: str, workspace: Folder | None = None) -> DataError:
     """Return the error for a shard that is not what the manifest says, with the command that rebuilds only it."""
     return DataError(
         f"shard {str(folder / name)!r} is damaged: {found}; rebuild only it with: "
-        f"tvr precompute-features --repair {name} -o {folder.parent.parent}"
+        + commands.tvr("precompute-features", repair=name, workspace=workspace)
     )
 
 
 class ShardReader:
     """Rows of a store's shards. Each file's sha256 is verified once, at its first use; afterwards it is mapped."""
 
-    def __init__(self, folder: Path, lines: Sequence[ShardLine]):
-        self._folder = folder
+    def __init__(self, folder: Path, lines: Sequence[ShardLine], workspace: Folder | None = None):
+        self._folder, self._workspace = folder, workspace
         self._lines = {line.name: line for line in lines}
         self._open: dict[str, dict[str, Tensor]] = {}
 
@@ -82,13 +86,14 @@ class ShardReader:
             try:
                 found = files.sha256_file(path)
             except OSError as e:
-                raise damaged(self._folder, name, f"it cannot be read ({e.strerror})") from e
+                raise damaged(self._folder, name, f"it cannot be read ({e.strerror})", self._workspace) from e
             if found != line.sha256:
                 raise damaged(
                     self._folder,
                     name,
                     f"expected sha256 {line.sha256[:12]}… and {line.size_bytes} bytes, found {found[:12]}… and "
                     f"{path.stat().st_size} bytes",
+                    self._workspace,
                 )
             with safe_open(path, "pt") as f:
                 self._open[name] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a mapping

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,32 @@ import torch
 from torch import Tensor
 
 from tvr_cli import files
-from tvr_cli.errors import DataError
+from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.log import logger
+from tvr_cli.removal import listed
 from tvr_cli.stores import features
 from tvr_cli.stores.feature_shards import Kind, ShardLine, offsets, read_lines
 from tvr_cli.stores.features import StoredCaption
 from tvr_cli.stores.frames import ClipRecord
 from tvr_cli.types import TextFeatures, VideoFeatures
 
+# Names that only this module gives: nothing else in the folder is ever deleted.
+_OWN = re.compile(r"(video|text)-[0-9a-f]{16}\.safetensors|(clips|captions)-[0-9a-f]{16}\.json")
+_FIXED = ("store.json", "state.json", "shards.jsonl")
+_TEMPORARY = re.compile(rf"({_OWN.pattern}|(store|state)\.json|shards\.jsonl)\.\d+\.tmp")
+
 
 class FeatureWriter:
     """One feature store opened for writing; the caller holds the lock of its folder."""
 
     def __init__(self, folder: Path, header: Mapping[str, Any]):
-        """Begin or continue the store. header: see `header_of`. Raises StoreMismatch on another format version."""
+        """Begin or continue the store. header: see `header_of`.
+
+        Raises StoreMismatch on another format version or where something else is in the folder.
+        """
         self.root = folder
-        if (folder / "store.json").is_file():
-            features.read_header(folder)
-        else:
+        require_own(folder)
+        if not (folder / "store.json").is_file():
             files.write_json(folder / "store.json", dict(header))
         self._fixed_frames = header["identity"]["shape"] == "fixed"
         self._fixed_words = header["identity"]["words"]["shape"] == "fixed"
@@ -95,7 +104,7 @@ class FeatureWriter:
             "corpus": dict(corpus),
         }
         path = self.root / "state.json"
-        before = files.read_json(path) if path.is_file() else None
+        before = features.read_state(self.root) if path.is_file() else None
         if before != state:
             files.write_json(path, state)
         else:
@@ -130,9 +139,8 @@ class FeatureWriter:
         if kept != read_lines(self.root):
             files.write_text(self.root / "shards.jsonl", _json_lines(kept))
         names = {line.name for line in kept} | {state["clips"], state["captions"]}
-        patterns = ("video-*.safetensors", "text-*.safetensors", "clips-*.json", "captions-*.json", "*.tmp")
-        for path in (p for pattern in patterns for p in self.root.glob(pattern)):
-            if path.name not in names:
+        for path in list(self.root.iterdir()):
+            if path.name not in names and (_OWN.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)):
                 with contextlib.suppress(OSError):  # a reader on Windows may hold it open; the next run removes it
                     path.unlink()
         self._lines = kept
@@ -144,6 +152,23 @@ class FeatureWriter:
             return True
         logger.warning("shard %s is missing or has another size; its rows are made again", line.name)
         return False
+
+
+def require_own(folder: Path) -> None:
+    """Raise StoreMismatch (or DataError) unless `folder` is a feature store or holds nothing but parts of one.
+
+    Shards whose store.json was lost are taken over: each is found by what it holds.
+    """
+    if (folder / "store.json").is_file():
+        features.read_header(folder)
+        return
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    there -= {".lock", *_FIXED}
+    if others := [name for name in there if not (_OWN.fullmatch(name) or _TEMPORARY.fullmatch(name))]:
+        raise StoreMismatch(
+            f"{str(folder)!r} holds something else than a feature store: {listed(others)}; nothing was written there. "
+            "Move it elsewhere, or choose another workspace with -o"
+        )
 
 
 def header_of(

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli import files
+from tvr_cli import commands, files
+from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores.feature_shards import Place, ShardReader, places, read_lines
 from tvr_cli.stores.frames import ClipRecord
@@ -55,10 +56,11 @@ class StoredCaption:
 
 
 class FeatureStore:
-    """A feature store opened for reading. Use `open` or `newest`."""
+    """A feature store opened for reading. Use `Workspace.features`, or `open`."""
 
-    def __init__(self, root: Path, header: dict[str, Any], state: dict[str, Any]):
+    def __init__(self, root: Path, header: dict[str, Any], state: dict[str, Any], workspace: Folder | None = None):
         self.root = root
+        self.workspace = workspace  # what `-o` of a command in a message names
         self.fingerprint: str = header["fingerprint"]
         self.identity: dict[str, Any] = header["identity"]
         self.provenance: dict[str, Any] = {**header["provenance"], **state["corpus"]}
@@ -70,30 +72,19 @@ class FeatureStore:
         self._header = header
 
     @classmethod
-    def open(cls, folder: Path) -> FeatureStore:
-        """Open the store in `folder`.
+    def open(cls, folder: Path, workspace: Folder | None = None) -> FeatureStore:
+        """Open the store in `folder`. workspace: the one that it belongs to, for the commands in messages.
 
-        Raises DataError when there is none or its first run was never finished, StoreMismatch on another format.
+        Raises DataError when there is none, its first run was never finished or it names files elsewhere,
+        StoreMismatch on another format.
         """
-        header = read_header(folder)
+        header = read_header(folder, workspace)
         if not (folder / "state.json").is_file():
             raise DataError(
-                f"the feature store {str(folder)!r} was begun but not finished; continue it with: {_complete(folder)}"
+                f"the feature store {str(folder)!r} was begun but not finished; continue it with: "
+                + _complete(folder, workspace)
             )
-        state = files.read_json(folder / "state.json", fix=(fix := f"remove it and run: {_complete(folder)}"))
-        if {"clips", "captions", "corpus"} - set(state):
-            raise DataError(f"{str(folder / 'state.json')!r} is damaged (it lacks a key); {fix}")
-        return cls(folder, header, state)
-
-    @classmethod
-    def newest(cls, workspace: Path, backbone: str | None = None) -> FeatureStore | None:
-        """Return the store of a workspace that was finished last (of one backbone, if named), or None."""
-        finished = [p for p in (workspace / "features").glob("*/state.json") if (p.parent / "store.json").is_file()]
-        for path in sorted(finished, key=lambda p: (p.stat().st_mtime_ns, p.parent.name), reverse=True):
-            store = cls.open(path.parent)
-            if backbone is None or store.made_by(backbone):
-                return store
-        return None
+        return cls(folder, header, read_state(folder, workspace), workspace)
 
     def made_by(self, backbone: str) -> bool:
         """Whether `backbone` is a name of the backbone that made this store: the one given then, or open_clip's."""
@@ -130,7 +121,7 @@ class FeatureStore:
             data = b""
         if list_name(what, data) != path.name:
             found = "differs from its checksum" if data else "is missing or empty"
-            raise DataError(f"{str(path)!r} {found}; make it again with: {_complete(self.root)}")
+            raise DataError(f"{str(path)!r} {found}; make it again with: {_complete(self.root, self.workspace)}")
         return json.loads(data)
 
     @property
@@ -204,7 +195,7 @@ class FeatureStore:
 
     @cached_property
     def _reader(self) -> ShardReader:
-        return ShardReader(self.root, read_lines(self.root))
+        return ShardReader(self.root, read_lines(self.root), self.workspace)
 
     @cached_property
     def _slots(self) -> int:
@@ -214,12 +205,20 @@ class FeatureStore:
     @cached_property
     def _video_places(self) -> list[Place]:
         known = places(read_lines(self.root), "video")
-        return [_found(known, clip_row_key(c.key, c.n_frames), self.root) for c in self.clips]
+        return [self._found(known, clip_row_key(c.key, c.n_frames)) for c in self.clips]
 
     @cached_property
     def _text_places(self) -> list[Place]:
         known = places(read_lines(self.root), "text")
-        return [_found(known, text_row_key(c.text), self.root) for c in self.captions]
+        return [self._found(known, text_row_key(c.text)) for c in self.captions]
+
+    def _found(self, known: Mapping[str, Place], key: str) -> Place:
+        if key not in known:
+            raise DataError(
+                f"the feature store {str(self.root)!r} is incomplete (a shard is missing); complete it with: "
+                + _complete(self.root, self.workspace)
+            )
+        return known[key]
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
@@ -254,40 +253,43 @@ def text_row_key(text: str) -> str:
     return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=12).hexdigest()
 
 
-def read_header(folder: Path) -> dict[str, Any]:
-    """Read store.json. Raises DataError when there is no store, StoreMismatch on another format version."""
+def read_state(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
+    """Read state.json of a store that was finished. Raises DataError when it is damaged or its names are not bare."""
+    path = folder / "state.json"
+    fix = f"move the file elsewhere and run: {_complete(folder, workspace)}"
+    state = files.read_json(path, fix=fix)
+    if not isinstance(state, dict) or {"clips", "captions", "corpus"} - set(state):
+        raise DataError(f"{str(path)!r} is damaged (it lacks a key); {fix}")
+    for what in ("clips", "captions"):
+        files.bare_name(state[what], path)
+    return state
+
+
+def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
+    """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
+    make = commands.tvr("precompute-features", workspace=workspace)
     if not (folder / "store.json").is_file():
-        raise DataError(
-            f"expected a feature store in {str(folder)!r}, found none; run: "
-            f"tvr precompute-features -o {folder.parent.parent}"
-        )
-    again = f"remove the folder and run: tvr precompute-features -o {folder.parent.parent}"
-    header: dict[str, Any] = files.read_json(folder / "store.json", fix=again)
-    if header.get("kind") != "features" or header.get("format") != FORMAT_VERSION:
+        raise DataError(f"expected a feature store in {str(folder)!r}, found none; run: {make}")
+    again = f"move the folder elsewhere and run: {make}"
+    header = files.read_json(folder / "store.json", fix=again)
+    kind, version = (header.get("kind"), header.get("format")) if isinstance(header, dict) else (None, None)
+    if kind != "features" or version != FORMAT_VERSION:
         raise StoreMismatch(
             f"{str(folder)!r}: format: this tvr reads feature stores of format {FORMAT_VERSION}, found "
-            f"{header.get('kind')} {header.get('format')}; {again}"
+            f"{kind} {version}; it is left as it is: {again}"
         )
     if _HEADER - set(header) or fingerprint_of(header["identity"]) != header["fingerprint"]:
         raise DataError(f"{str(folder / 'store.json')!r} is damaged (it does not fit its fingerprint); {again}")
     return header
 
 
-def _complete(folder: Path) -> str:
+def _complete(folder: Path, workspace: Folder | None) -> str:
     """The command that makes what a store misses, with the backbone and plans of that store."""
-    return f"tvr precompute-features --repair {folder.name} -o {folder.parent.parent}"
+    return commands.tvr("precompute-features", repair=folder.name, workspace=workspace)
 
 
 def _rows(index: Tensor | None, n: int) -> Sequence[int]:
     return range(n) if index is None else index.tolist()
-
-
-def _found(known: Mapping[str, Place], key: str, root: Path) -> Place:
-    if key not in known:
-        raise DataError(
-            f"the feature store {str(root)!r} is incomplete (a shard is missing); complete it with: {_complete(root)}"
-        )
-    return known[key]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,12 +19,17 @@ import numpy as np
 
 from tvr_cli import files
 from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.removal import listed
 from tvr_cli.stores import frames
 from tvr_cli.stores.frames import Shard, StoredClip
 
 _LOCK_WAIT_S = 60.0
 # A shard is rewritten when less than this share of its rows is still wanted.
 _LIVE_SHARE = 0.5
+# Names that only this module gives: nothing else in the folder is ever deleted.
+_SHARD = re.compile(r"[0-9a-f]{20}\.safetensors")
+_TEMPORARY = re.compile(r"([0-9a-f]{20}\.safetensors|store\.json|(manifest|failures)\.jsonl)\.\d+\.tmp")
+_BEFORE_THE_HEAD = {".lock", "locks"}  # what is there before store.json is, with a temporary file of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,9 @@ class FrameWriter:
 
         Raises StoreMismatch when the store was made with another plan, or the folder holds something else.
         """
+        require_own(root)
         with _locked(root):
-            if not (root / "store.json").exists() and any(root.glob("*.safetensors")):
-                raise StoreMismatch(
-                    f"{str(root)!r} holds files of something else than a frame store; choose another -o"
-                )
+            require_own(root)
             if overwrite:
                 clear(root)
             if (root / "store.json").exists():
@@ -204,7 +208,7 @@ class FrameWriter:
     def _drop_orphans(self) -> None:
         """Delete shards that no line names: a crash between writing a shard and its line leaves one."""
         names = {shard.name for shard in self.shards}
-        for path in [*self.root.glob("*.safetensors"), *self.root.glob("*.tmp")]:
+        for path in _own_files(self.root):
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
@@ -230,20 +234,42 @@ class FrameWriter:
             self._rewrite(result)
 
 
+def require_own(root: Path) -> None:
+    """Raise StoreMismatch (DataError if it cannot be read) unless `root` is a frame store, or nothing is in it yet."""
+    if (root / "store.json").exists():
+        frames.read_header(root)
+        return
+    there = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    if others := sorted(name for name in there - _BEFORE_THE_HEAD if not _TEMPORARY.fullmatch(name)):
+        raise StoreMismatch(
+            f"{str(root)!r} holds something else than a frame store: {listed(others)}; nothing was written there. "
+            "Move it elsewhere, or choose another workspace with -o"
+        )
+
+
 def check_identity(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise StoreMismatch, naming the first field in which two identities differ."""
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
             raise StoreMismatch(
                 f"the frame store {str(root)!r} was made with {name} = {found.get(name)!r}, but this run asks for "
-                f"{name} = {wanted.get(name)!r}; run it again with --overwrite, or with another workspace: -o FOLDER"
+                f"{name} = {wanted.get(name)!r}; give these frames a workspace of their own with -o FOLDER "
+                "(--overwrite would first empty the one that is there)"
             )
 
 
 def clear(root: Path) -> None:
-    """Delete a store's files; nothing else in the folder. store.json goes last, so that a stop leaves a store."""
-    for path in [root / "manifest.jsonl", root / "failures.jsonl", *root.glob("*.safetensors"), root / "store.json"]:
+    """Delete a store's files; nothing else in the folder. store.json goes last, so that a stop leaves a store.
+
+    The caller has made sure that it is a store of this format.
+    """
+    for path in [root / "manifest.jsonl", root / "failures.jsonl", *_own_files(root), root / "store.json"]:
         path.unlink(missing_ok=True)
+
+
+def _own_files(root: Path) -> list[Path]:
+    """Return the shards and temporary files of a store, by the names that only this module gives."""
+    return [path for path in root.iterdir() if _SHARD.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)]
 
 
 def _keep(shards: Iterable[Shard], wanted: Callable[[StoredClip], bool]) -> list[Shard]:

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from tvr_cli import files
+from tvr_cli import commands, files
+from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.types import FramePlan
 
@@ -105,10 +106,11 @@ class ClipFrames:
 
 
 class FrameStore:
-    """A frame store opened for reading. Use `FrameStore.open(workspace / "frames")`."""
+    """A frame store opened for reading. Use `Workspace.frames`, or `open`."""
 
-    def __init__(self, root: Path, header: dict[str, Any], shards: Sequence[Shard]):
+    def __init__(self, root: Path, header: dict[str, Any], shards: Sequence[Shard], workspace: Folder | None = None):
         self.root = root
+        self.workspace = workspace  # what `-o` of a command in a message names
         self.identity: dict[str, Any] = header["identity"]
         self.provenance: dict[str, Any] = header.get("provenance", {})
         self.plan = plan_of(self.identity)
@@ -119,12 +121,12 @@ class FrameStore:
         self.records: list[ClipRecord] = [self._clips[i].record for i in sorted(self._clips)]
 
     @classmethod
-    def open(cls, folder: Path) -> FrameStore:
-        """Open the store in `folder`.
+    def open(cls, folder: Path, workspace: Folder | None = None) -> FrameStore:
+        """Open the store in `folder`. workspace: the one that it belongs to, for the commands in messages.
 
         Raises DataError when there is none, StoreMismatch when it has another format version.
         """
-        return cls(folder, read_header(folder), read_manifest(folder))
+        return cls(folder, read_header(folder, workspace), read_manifest(folder), workspace)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -167,7 +169,7 @@ class FrameStore:
 
     def _reader(self, name: str) -> _ShardReader:
         if name not in self._open:
-            self._open[name] = _ShardReader(self.root, self._shards[name])
+            self._open[name] = _ShardReader(self.root, self._shards[name], self.workspace)
         return self._open[name]
 
 
@@ -192,26 +194,29 @@ def plan_of(identity: dict[str, Any]) -> FramePlan:
     return FramePlan(**{name: value for name, value in identity.items() if name in known})
 
 
-def read_header(folder: Path) -> dict[str, Any]:
-    """Read store.json. Raises DataError when there is no store, StoreMismatch on another format version."""
+def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
+    """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
     if not (folder / "store.json").exists():
-        raise DataError(
-            f"expected a frame store in {str(folder)!r}, found none; run: tvr extract-frames VIDEOS -o {folder.parent}"
-        )
-    again = f"remove {str(folder)!r} and run: tvr extract-frames VIDEOS -o {folder.parent}"
-    header: dict[str, Any] = files.read_json(folder / "store.json", fix=again)
-    if header.get("kind") != "frames" or header.get("format") != FORMAT_VERSION:
+        extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+        raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
+    other = commands.tvr("extract-frames", "VIDEOS", workspace=Path("FOLDER"))
+    move = f"move the folder elsewhere, or choose another workspace: {other}"
+    header = files.read_json(folder / "store.json", fix=f"nothing of it was changed; {move}")
+    kind, version = (header.get("kind"), header.get("format")) if isinstance(header, dict) else (None, None)
+    if kind != "frames" or version != FORMAT_VERSION:
         raise StoreMismatch(
             f"{str(folder)!r}: format: this tvr reads frame stores of format {FORMAT_VERSION}, found "
-            f"{header.get('kind')} {header.get('format')}; run: "
-            f"tvr extract-frames VIDEOS -o {folder.parent} --overwrite"
+            f"{kind} {version}; it is left as it is: {move}"
         )
+    if not isinstance(header.get("identity"), dict):
+        raise DataError(f"{str(folder / 'store.json')!r} is damaged (it has no identity); {move}")
     return header
 
 
 def read_manifest(folder: Path) -> list[Shard]:
-    """Read every whole line of manifest.jsonl."""
-    return files.parse_lines(folder / "manifest.jsonl", shard_from_json)
+    """Read every whole line of manifest.jsonl. Raises DataError for a damaged line or a name that is not bare."""
+    path = folder / "manifest.jsonl"
+    return files.parse_lines(path, lambda line: shard_from_json(line, path))
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
@@ -228,15 +233,16 @@ def shard_to_json(shard: Shard) -> dict[str, Any]:
     return {"shard": shard.name, "sha256": shard.sha256, "bytes": shard.size_bytes, "rows": shard.rows, "clips": clips}
 
 
-def shard_from_json(line: dict[str, Any]) -> Shard:
-    """Read a manifest line."""
+def shard_from_json(line: dict[str, Any], where: Path) -> Shard:
+    """Read a line of the manifest `where`."""
+    name = files.bare_name(line["shard"], where)
     clips = []
     for flat in line["clips"]:
         flat["span"] = tuple(flat["span"])
         record = ClipRecord(*[flat[name] for name in _RECORD])
         place = {name: flat[name] for name in _PLACE}
-        clips.append(StoredClip(record=record, shard=line["shard"], **place))
-    return Shard(line["shard"], line["sha256"], line["bytes"], line["rows"], tuple(clips))
+        clips.append(StoredClip(record=record, shard=name, **place))
+    return Shard(name, line["sha256"], line["bytes"], line["rows"], tuple(clips))
 
 
 def pack_shard(clips: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:
@@ -261,37 +267,40 @@ def is_whole(folder: Path, shard: Shard) -> bool:
         return False
 
 
-def damaged_shard(folder: Path, name: str, found: str) -> DataError:
+def damaged_shard(folder: Path, name: str, found: str, workspace: Folder | None = None) -> DataError:
     """Return the error for a shard that is not what the manifest says, with the command that rebuilds only it."""
     return DataError(
         f"shard {str(folder / name)!r} is damaged: {found}; rebuild only it with: "
-        f"tvr extract-frames --repair {name} -o {folder.parent}"
+        + commands.tvr("extract-frames", repair=name, workspace=workspace)
     )
 
 
-def read_rows(folder: Path, shard: Shard, rows: Sequence[int]) -> list[tuple[list[bytes], np.ndarray]]:
+def read_rows(
+    folder: Path, shard: Shard, rows: Sequence[int], workspace: Folder | None = None
+) -> list[tuple[list[bytes], np.ndarray]]:
     """Return (jpegs, timestamps) of some rows of a shard, after verifying its checksum."""
-    reader = _ShardReader(folder, shard)
+    reader = _ShardReader(folder, shard, workspace)
     return [reader.row(row) for row in rows]
 
 
 class _ShardReader:
     """One verified shard: memory-mapped, so that a clip costs only its own bytes."""
 
-    def __init__(self, folder: Path, shard: Shard):
+    def __init__(self, folder: Path, shard: Shard, workspace: Folder | None):
         from safetensors import safe_open
 
         path = folder / shard.name
         try:
             found = files.sha256_file(path)
         except OSError as e:
-            raise damaged_shard(folder, shard.name, f"it cannot be read ({e.strerror})") from e
+            raise damaged_shard(folder, shard.name, f"it cannot be read ({e.strerror})", workspace) from e
         if found != shard.sha256:
             raise damaged_shard(
                 folder,
                 shard.name,
                 f"expected sha256 {shard.sha256[:12]}… and {shard.size_bytes} bytes, found "
                 f"{found[:12]}… and {path.stat().st_size} bytes",
+                workspace,
             )
         with safe_open(path, "numpy") as f:
             self._offsets = f.get_tensor("offsets")

@@ -1,19 +1,18 @@
 """The search index: what a method keeps of every clip, in shards, plus one unit vector a clip for the coarse stage.
 
     index/
-      store.json         format, identity (feature store, method, run), what was asked for, the shards with their sha256
+      store.json         kind, format, identity (feature store, method, run), what was asked for, the shards with sha256
       clips.jsonl        one line a clip: id, path, file, span in seconds, number of frames
       coarse.safetensors coarse [V, D] bf16, ts [V, F] fp64 seconds in the file, n_frames [V]
       encoding-*.safetensors   `types.Encoding` of up to ENCODING_ROWS clips each
 
-The whole index is written beside the old one and swapped in under the workspace's lock, which readers share: a query
-sees the old or the new one, never a mixture.
+The whole index is written beside the old one and put in its place (`index_place.py`) under the workspace's lock, which
+readers share: a query sees the old or the new one, never a mixture, and after a crash still one of them.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +23,13 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.files import disk_errors, parse_lines, read_json, sha256_file, write_bytes, write_json
+from tvr_cli import commands
+from tvr_cli.errors import DataError
+from tvr_cli.files import parse_lines, sha256_file, write_bytes, write_json
+from tvr_cli.stores import index_place
+from tvr_cli.stores.index_place import HEAD, INDEX_FORMAT
 from tvr_cli.types import Encoding
 
-INDEX_FORMAT = 1
 ENCODING_ROWS = 1024
 
 
@@ -60,16 +61,15 @@ class Index:
 
     @staticmethod
     def open(folder: Path) -> Index:
-        """Open an index. Raises DataError when there is none or it is damaged, StoreMismatch on another format."""
-        if not (folder / "store.json").is_file():
-            raise DataError(f"expected an index at {str(folder)!r}, found none; build it with: tvr index")
-        head = read_json(folder / "store.json", fix=_rebuild(folder))
-        if head.get("format") != INDEX_FORMAT:
-            raise StoreMismatch(
-                f"the index has format {head.get('format')}, this tvr reads {INDEX_FORMAT}; {_rebuild(folder)}"
-            )
-        if lacking := {"identity", "clips", "coarse", "encodings"} - set(head):
-            raise DataError(f"the index at {str(folder)!r} is damaged: it lacks {sorted(lacking)}; {_rebuild(folder)}")
+        """Open an index, also one whose replacement was stopped between two steps.
+
+        Raises DataError when there is none, it is damaged or was never finished, StoreMismatch on another format.
+        """
+        folder = index_place.standing(folder)
+        head = index_place.read_head(folder)
+        if head.get("building"):
+            make = commands.tvr("index")
+            raise DataError(f"the index at {str(folder)!r} was begun but not finished; build it with: {make}")
         tensors = load(_verified(folder, head["coarse"]).read_bytes())
         listed = _verified(folder, head["clips"])
         clips = parse_lines(listed, lambda record: IndexedClip(**record))
@@ -115,25 +115,26 @@ def write_index(
     *,
     asked: Mapping[str, str | None] | None = None,
 ) -> Index:
-    """Write an index block by block and swap it in for the old one.
+    """Write an index block by block and put it in the place of the old one, which stands until the new one does.
 
     blocks: in the order of `clips`, ENCODING_ROWS clips each (the last may be shorter). asked: the run, method and
-    backbone that were named for it; a refresh keeps to them.
+    backbone that were named for it; a refresh keeps to them. Raises DataError when what stands there is not an index,
+    or holds anything beside one.
     """
-    building = folder.with_name(f"{folder.name}.building")
-    with disk_errors(building):
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
+    names = [f"encoding-{i:05d}.safetensors" for i in range(-(-len(clips) // ENCODING_ROWS))]
     head: dict[str, Any] = {
+        "kind": "index",
         "format": INDEX_FORMAT,
         "identity": dict(identity),
         "asked": {k: v for k, v in (asked or {}).items() if v},
-        "encodings": [],
+        "encodings": [_record(name, None) for name in names],
+        "coarse": _record("coarse.safetensors", None),
+        "clips": _record("clips.jsonl", None),
     }
+    building = index_place.prepare(folder, head)
     small: list[dict[str, Tensor]] = []
-    for i, block in enumerate(blocks):
-        name = f"encoding-{i:05d}.safetensors"
-        head["encodings"].append(_record(name, write_bytes(building / name, block.encoding.save())))
+    for i, (name, block) in enumerate(zip(names, blocks, strict=True)):
+        head["encodings"][i] = _record(name, write_bytes(building / name, block.encoding.save()))
         small.append({"coarse": block.coarse.to(torch.bfloat16), "ts": block.ts.double(), "n_frames": block.n_frames})
     width = max((part["ts"].shape[1] for part in small), default=0)
     for part in small:
@@ -142,18 +143,16 @@ def write_index(
     head["coarse"] = _record("coarse.safetensors", write_bytes(building / "coarse.safetensors", save(tensors)))
     lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
     head["clips"] = _record("clips.jsonl", write_bytes(building / "clips.jsonl", lines.encode()))
-    write_json(building / "store.json", head)
-    with disk_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
+    write_json(building / HEAD, head)
+    index_place.replace(folder)
     return Index.open(folder)
 
 
 def _rebuild(folder: Path) -> str:
-    return f"rebuild it with: tvr index --overwrite -o {folder.parent}"
+    return f"rebuild it with: {commands.tvr('index', overwrite=True, workspace=folder.parent)}"
 
 
-def _record(name: str, sha256: str) -> dict[str, Any]:
+def _record(name: str, sha256: str | None) -> dict[str, Any]:
     return {"name": name, "sha256": sha256}
 
 

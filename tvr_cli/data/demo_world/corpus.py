@@ -5,7 +5,8 @@
     FOLDER/events.jsonl          {"video", "split", "kind", "family", "named", "span", "scenes": [{"start", "end", …}]}
     FOLDER/{train,val,test}/00042.mp4
 
-Everything follows from the seed. What is there already is kept; the videos of another seed or version are replaced.
+Everything follows from the seed. What is there already is kept; the videos of another seed or version are replaced
+where the caller knows each file to be a demo's own (`made.py`), else they stay and nothing is made.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ from typing import Any
 from tvr_cli.data.demo_world import encode, grammar, render
 from tvr_cli.data.demo_world.grammar import Video
 from tvr_cli.errors import DataError
-from tvr_cli.files import disk_errors, lock, read_json, read_lines, write_json, write_text
+from tvr_cli.files import disk_errors, lock, read_json, read_lines, temporary_of, write_json, write_text
 from tvr_cli.log import progress
+from tvr_cli.removal import listed, remove_files
 from tvr_cli.types import SPLITS, Split
 
 WORLD_VERSION = 1  # raise when the same seed would give other pixels or captions
@@ -84,25 +85,55 @@ class Truth:
         return self.events[0][0], self.events[1][1]
 
 
-def make(folder: Path, plan: WorldPlan, *, workers: int = 1) -> WorldReport:
+def make(
+    folder: Path, plan: WorldPlan, *, workers: int = 1, replaceable: Callable[[Path], bool] = lambda path: False
+) -> WorldReport:
     """Make the corpus in `folder`, or complete it.
 
-    Raises EnvironmentProblem without a video encoder or disk space, DataError if `folder` holds something else.
+    replaceable: whether a file of another corpus may go. Raises EnvironmentProblem without a video encoder or disk
+    space, DataError if `folder` holds something else, or another corpus of which any file must stay.
     """
     started = time.monotonic()
     encoder = encode.find_encoder()
+    require_own(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
-        _clear_if_other(folder, plan, encoder)
+        _clear_if_other(folder, {**plan.identity(), "encoder": encoder}, replaceable)
         videos = list(world(plan))
         captions = list(_captions(plan, videos))
-        write_text(folder / "captions.jsonl", _lines(captions))
-        write_text(folder / "events.jsonl", _lines(_events(videos)))
+        _write_unless_there(folder / "captions.jsonl", _lines(captions), replaceable)
+        _write_unless_there(folder / "events.jsonl", _lines(_events(videos)), replaceable)
         todo = [(name, video) for name, _, video in videos if not (folder / name).exists()]
         _write_videos(folder, todo, encoder, workers)
     size = sum((folder / name).stat().st_size for name, _, _ in videos)
     seconds = time.monotonic() - started
     return WorldReport(folder, encoder, len(todo), len(videos) - len(todo), len(captions), size, seconds)
+
+
+def require_own(folder: Path) -> None:
+    """Raise DataError unless `folder` holds a corpus that this module made, or no file yet."""
+    stamp = folder / "world.json"
+    if is_corpus(folder):
+        return
+    if others := [p.relative_to(folder).as_posix() for p in _files(folder) if not _of_the_stamp(p)]:
+        raise DataError(
+            f"{str(folder)!r} holds what `tvr demo` did not make: {listed(others)}; nothing was changed. "
+            "Give the demo a folder of its own with -o"
+        )
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()) or stamp.is_symlink():
+        raise DataError(f"{str(folder)!r} is a file or a link; give the demo a folder of its own with -o")
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether `folder` has the stamp of this module: a world.json with the fields that it writes."""
+    stamp = folder / "world.json"
+    if not stamp.is_file():
+        return False
+    try:
+        found = read_json(stamp)
+    except DataError:
+        return False
+    return isinstance(found, dict) and set(found) == {*WorldPlan().identity(), "encoder"}
 
 
 def world(plan: WorldPlan) -> Iterator[tuple[str, Split, Video]]:
@@ -171,18 +202,42 @@ def _lines(records: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
 
 
-def _clear_if_other(folder: Path, plan: WorldPlan, encoder: str) -> None:
-    """Empty a folder of another plan or encoder; refuse one that this module did not make."""
+def _clear_if_other(folder: Path, wanted: Mapping[str, Any], replaceable: Callable[[Path], bool]) -> None:
+    """Empty a folder of another plan or encoder, if all of it may go, and stamp it with what is made now."""
     stamp = folder / "world.json"
-    wanted = {**plan.identity(), "encoder": encoder}
-    if stamp.exists():
+    if is_corpus(folder):
         if read_json(stamp) == wanted:
             return
-        for split in SPLITS:
-            shutil.rmtree(folder / split, ignore_errors=True)
-    elif any(p.suffix == ".mp4" for p in folder.rglob("*")):
-        raise DataError(f"{str(folder)!r} holds videos that `tvr demo` did not make; give the demo a folder of its own")
+        there = _files(folder)
+        if stay := [p.relative_to(folder).as_posix() for p in there if not replaceable(p)]:
+            raise DataError(
+                f"{str(folder)!r} holds another toy corpus (other sizes, seed or encoder), of which demo.json does not "
+                f"list as unchanged: {listed(stay)}; nothing was replaced. Give this demo a folder of its own with -o"
+            )
+        remove_files(folder, [p.relative_to(folder).as_posix() for p in there if p != stamp])
     write_json(stamp, wanted)
+
+
+def _write_unless_there(path: Path, text: str, replaceable: Callable[[Path], bool]) -> None:
+    """Write a file. One that holds just that stays; one that holds something else is replaced only if it may be."""
+    if path.is_file():
+        if path.read_bytes() == text.encode():
+            return
+        if not replaceable(path):
+            raise DataError(
+                f"{str(path)!r} is not what `tvr demo` wrote; nothing was replaced. Move the file elsewhere, or give "
+                "the demo a folder of its own with -o"
+            )
+    write_text(path, text)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return what is in a folder and its folders, in order, without the lock."""
+    return [p for p in sorted(folder.rglob("*")) if (p.is_symlink() or not p.is_dir()) and p != folder / ".lock"]
+
+
+def _of_the_stamp(path: Path) -> bool:
+    return temporary_of("world.json").fullmatch(path.name) is not None
 
 
 def _write_videos(folder: Path, todo: list[tuple[str, Video]], encoder: str, workers: int) -> None:

@@ -11,10 +11,11 @@ from tvr_cli.engine import extract as engine
 from tvr_cli.engine.extract import ExtractOptions
 from tvr_cli.engine.extraction.discover import Video
 from tvr_cli.stores import frames
-from tvr_cli.stores.decode_pool import DecodePool, Unread
+from tvr_cli.stores.decoding.pool import DecodePool, Unread
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
 from tvr_cli.stores.frame_writer import Failure
-from tvr_cli.stores.sample import Sampled, Task, sample_timed
 from tvr_cli.types import FramePlan, Manifest
+from tvr_cli.workspace import Workspace
 
 # How many files are read for the estimate, and for how long at most.
 _TRIALS, _LIMIT_S = 3, 10.0
@@ -39,12 +40,12 @@ class ExtractEstimate:
 
 
 def estimate(
-    sources: Sequence[Path] | Manifest, workspace: Path, plan: FramePlan, options: ExtractOptions
+    sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
 ) -> ExtractEstimate:
     """Say what `extract` with the same arguments would do. Raises what it would raise before any work."""
     engine.check_plan(plan)
     selection, videos = engine.select(sources, options)
-    root = workspace / "frames"
+    root = workspace.frames_folder
     engine.refuse_other_plan(root, plan, options)
     there = (root / "store.json").exists() and not options.overwrite
     shards = frames.read_manifest(root) if there else []

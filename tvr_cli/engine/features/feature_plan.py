@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from tvr_cli import commands
 from tvr_cli.backbones.source import Source
 from tvr_cli.engine.features import word_importance
 from tvr_cli.errors import ConfigError, DataError
@@ -51,7 +52,7 @@ class FeaturePlan:
     @staticmethod
     def make(source: Source, frames: FrameStore, options: PrecomputeOptions) -> FeaturePlan:
         size, needed = frames.plan.size, source.image_size
-        again = f"tvr extract-frames VIDEOS --size {needed} --overwrite -o {frames.root.parent}"
+        again = commands.tvr("extract-frames", "VIDEOS", size=needed, overwrite=True, workspace=frames.workspace)
         if size < needed:
             raise DataError(
                 f"the frames in {str(frames.root)!r} are {size} px, but the backbone {source.name} takes {needed} px; "
@@ -60,7 +61,8 @@ class FeaturePlan:
         if options.shape == "fixed" and frames.plan.slots is None:
             raise ConfigError(
                 "--shape fixed needs a largest number of frames a clip, and these frames have none; use --shape "
-                f"ragged, or run: tvr extract-frames VIDEOS --fps {frames.plan.fps:g} --max-frames 12 --overwrite"
+                "ragged, or run: "
+                + commands.tvr("extract-frames", "VIDEOS", fps=frames.plan.fps, max_frames=12, overwrite=True)
             )
         if options.temporal_shift and options.shape != "fixed":
             raise ConfigError("--temporal-shift mixes the frames of whole clips; it needs --shape fixed")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tvr_cli import commands
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.errors import ConfigError, EnvironmentProblem, StoreMismatch, did_you_mean
 
@@ -59,7 +60,7 @@ def rule_identity(rule: str) -> str:
         raise StoreMismatch(
             f"the feature store's word importance was made by {rule.partition(':')[2]}, but "
             f"{installed.partition(':')[2]} is installed; install that version, or run: "
-            "tvr precompute-features --word-importance spacy"
+            + commands.tvr("precompute-features", word_importance="spacy")
         )
     return installed
 

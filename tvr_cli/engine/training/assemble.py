@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from tvr_cli import commands
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.openclip import OpenClipBackbone
 from tvr_cli.backbones.source import resolve
@@ -25,6 +25,7 @@ from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.features import FeatureStore
 from tvr_cli.types import Sizes
+from tvr_cli.workspace import Workspace
 
 # Leaves of `train` with a least value: 1, and 0.
 _COUNTS = (
@@ -39,9 +40,9 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
     method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
     if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
         tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
-        other = f", or train its form for frozen features: tvr train --method {method.trainable_preset}"
+        other = f", or train its form for frozen features: {commands.tvr('train', method=method.trainable_preset)}"
         raise ConfigError(
-            f"{name} has nothing to train{tuned}; score with it directly: tvr evaluate --method {name}"
+            f"{name} has nothing to train{tuned}; score with it directly: {commands.tvr('evaluate', method=name)}"
             + (other if method.trainable_preset and tuned else "")
         )
     if train.batch_size < 2:
@@ -76,7 +77,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     return learner
 
 
-def skeleton(workspace: Path, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
+def skeleton(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
     """Return the backbone without its weights, for its parameters' names and shapes. Raises like the backbone would."""
     source = resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
     return OpenClipBackbone(cost.skeleton(source), source, None, temporal_shift=bool(wish.temporal_shift))
@@ -88,18 +89,18 @@ def build_source(
     train: TrainConfig,
     device: torch.device,
     *,
-    workspace: Path,
+    workspace: Workspace,
     workers: int | None,
 ) -> Source:
     """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
     if learner.clip is None:
         return CachedSource(store, device)
-    if not training_store.has_frames(workspace):
+    if not workspace.has_frames:
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
-            f"run: tvr extract-frames VIDEOS -o {workspace}"
+            f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
         )
-    return LiveSource(store, workspace / "frames", learner.clip, train, device, workers=workers)
+    return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers)
 
 
 def _prepare(backbone: Backbone, train: TrainConfig, device: torch.device) -> None:

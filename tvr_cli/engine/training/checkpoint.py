@@ -15,7 +15,6 @@ last: after a crash at any moment the newest file is whole, and repeating the lo
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +28,11 @@ from torch import Tensor, nn
 
 from tvr_cli import files
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
+from tvr_cli.stores.run_header import STEP, best_path, last_path, read_about
+
+__all__ = ["Best", "Checkpoint", "best_path", "last_path", "read", "read_about", "restore", "write", "write_best"]
 
 FORMAT = "tvr/checkpoint@1"
-_STEP = re.compile(r"step-(\d{8})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,6 @@ class Checkpoint:
         """The best validation up to then."""
         best = self.about.get("best")
         return None if best is None else Best(best["step"], tuple(best["key"]), best["metrics"])
-
-
-def last_path(folder: Path) -> Path | None:
-    """Return the newest checkpoint of `folder`, or None."""
-    found = sorted(p for p in folder.glob("step-*.safetensors") if _STEP.fullmatch(p.name))
-    return found[-1] if found else None
-
-
-def best_path(folder: Path) -> Path:
-    """Return where the best weights of `folder` are kept."""
-    return folder / "best.safetensors"
 
 
 def write(
@@ -134,19 +124,10 @@ def read(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
     except (SafetensorError, json.JSONDecodeError, KeyError) as e:
-        raise DataError(f"the checkpoint {str(path)!r} is damaged ({e}); delete it to go on from the one before") from e
+        raise DataError(
+            f"the checkpoint {str(path)!r} is damaged ({e}); move it elsewhere to go on from the one before"
+        ) from e
     return Checkpoint(about=about, **parts)
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """Read only the JSON of a checkpoint: no tensor is loaded. Raises as `read` does."""
-    try:
-        with safe_open(path, "pt") as f:
-            return json.loads((f.metadata() or {}).get("tvr", "{}"))
-    except FileNotFoundError:
-        raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
-    except (SafetensorError, json.JSONDecodeError) as e:
-        raise DataError(f"the checkpoint {str(path)!r} is damaged ({e})") from e
 
 
 def restore(
@@ -228,7 +209,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 
 
 def _forget(folder: Path, keep: int) -> None:
-    found = sorted(p for p in folder.glob("step-*.safetensors") if _STEP.fullmatch(p.name))
+    found = sorted(p for p in folder.glob("step-*.safetensors") if STEP.fullmatch(p.name))
     for path in found[: -max(keep, 1)]:
         path.unlink(missing_ok=True)
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import log
+from tvr_cli import commands, log
 from tvr_cli.config import Experiment
 from tvr_cli.engine.training.selection import CAPTIONS_EXAMPLE
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
-from tvr_cli.stores.frames import FrameStore
 from tvr_cli.types import Manifest, Sizes
+from tvr_cli.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,10 @@ def wish_of(experiment: Experiment) -> Wish:
     )
 
 
-def find(workspace: Path, wish: Wish) -> tuple[FeatureStore | None, list[str]]:
+def find(workspace: Workspace, wish: Wish) -> tuple[FeatureStore | None, list[str]]:
     """Return the newest finished store that fits, or None and what kept the newest one from fitting."""
-    folders = [p.parent for p in (workspace / "features").glob("*/state.json")]
-    folders.sort(key=lambda p: ((p / "state.json").stat().st_mtime_ns, p.name), reverse=True)
     newest: list[str] = []
-    for store in map(FeatureStore.open, folders):
-        # What a run's own backbone made is for scoring that run; to train on it, name it.
-        if wish.backbone is None and store.backbone_name.startswith(f"local:{(workspace / 'runs').resolve()}"):
-            continue
+    for store in workspace.given_features() if wish.backbone is None else workspace.all_features():
         if not (reasons := wish.differences(store)):
             return store, []
         newest = newest or reasons
@@ -78,7 +73,7 @@ def find(workspace: Path, wish: Wish) -> tuple[FeatureStore | None, list[str]]:
 
 
 def require(
-    workspace: Path,
+    workspace: Workspace,
     wish: Wish,
     *,
     captions: Path | Manifest | None = None,
@@ -96,57 +91,47 @@ def require(
     if not store.captions:
         raise DataError(
             "expected captions to train on, found none beside the videos. Write a captions.jsonl like this and give it "
-            f"with --captions captions.jsonl:\n{CAPTIONS_EXAMPLE}"
+            "with --captions captions.jsonl:",
+            example=CAPTIONS_EXAMPLE,
         )
     return store
 
 
-def expected_sizes(workspace: Path, wish: Wish) -> Sizes:
+def expected_sizes(workspace: Workspace, wish: Wish) -> Sizes:
     """Return the sizes of features that do not exist yet: from the plans, the frames and the backbone's name."""
     from tvr_cli.backbones.source import resolve
     from tvr_cli.engine.precompute import choose_backbone
 
     source = resolve(choose_backbone(wish.backbone, workspace))
     slots = wish.frames.get("num_frames") or wish.frames.get("max_frames")
-    if slots is None and has_frames(workspace):
-        slots = FrameStore.open(workspace / "frames").plan.slots
+    if slots is None and workspace.has_frames:
+        slots = workspace.frames().plan.slots
     words = wish.words.get("length") or min(32, source.context_length)
     return Sizes(source.dim, slots or 12, words)
 
 
-def of_run(workspace: Path, run: RunDir) -> FeatureStore:
+def of_run(workspace: Workspace, run: RunDir) -> FeatureStore:
     """Open the store that a run was begun on. Raises StoreMismatch when it is no longer there."""
-    fingerprint = run.env().get("store")
-    folder = workspace / "features" / str(fingerprint)
-    if not (folder / "state.json").is_file():
+    fingerprint = str(run.env().get("store"))
+    if not (workspace.feature_folder(fingerprint) / "state.json").is_file():
         raise StoreMismatch(
             f"the run {run.name!r} was begun on the features {fingerprint}, which are not in "
-            f"{str(workspace / 'features')!r}; make them again with tvr precompute-features"
+            f"{str(workspace.features_folder)!r}; make them again with " + commands.tvr("precompute-features")
         )
-    return FeatureStore.open(folder)
+    return workspace.features(fingerprint)
 
 
-def stale(workspace: Path, store: FeatureStore | None, captions: Path | Manifest | None = None) -> str:
+def stale(workspace: Workspace, store: FeatureStore | None, captions: Path | Manifest | None = None) -> str:
     """Return, in words, why the features are to be looked at again; empty = they are as the frames and captions are."""
-    if store is None or not has_frames(workspace):
+    if store is None or not workspace.has_frames:
         return ""
     if captions is not None:
         return "captions were named"
-    if store.provenance.get("frames_content") != FrameStore.open(workspace / "frames").content_hash():
-        return "the frames have changed"
-    file = Path(str(store.provenance.get("captions", "")))
-    if store.older_than(file):
-        return f"{str(file)!r} has changed"
-    return "" if store.captions else "there are no captions yet"
-
-
-def has_frames(workspace: Path) -> bool:
-    """Whether a workspace has a frame store."""
-    return (workspace / "frames" / "store.json").is_file()
+    return workspace.outdated(store) or ("" if store.captions else "there are no captions yet")
 
 
 def _compute(
-    workspace: Path,
+    workspace: Workspace,
     wish: Wish,
     store: FeatureStore | None,
     why: str,
@@ -156,17 +141,18 @@ def _compute(
 ) -> FeatureStore:
     from tvr_cli.engine import precompute
 
-    if not has_frames(workspace):
+    if not workspace.has_frames:
         if why:
             raise StoreMismatch(
                 f"no feature store of {str(workspace)!r} fits (the newest: {why}), and there are no frames to make one "
-                "from; run: tvr extract-frames VIDEOS"
+                f"from; run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
             )
         raise DataError(
             f"expected frames or features in {str(workspace)!r}, found none; start with: "
-            f"tvr extract-frames VIDEOS -o {workspace}"
+            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
-    log.logger.info("computing features first (tvr precompute-features): %s", why or "there are none yet")
+    making = commands.tvr("precompute-features")
+    log.logger.info("computing features first (%s): %s", making, why or "there are none yet")
     # A store that only needs a refresh keeps its own plans.
     plans = wish if store is None else dataclasses.replace(
         wish, shape=store.shape, importance=store.word_importance,
@@ -186,7 +172,7 @@ def _compute(
     assert made is not None, "only a dry run makes no store"
     if differences := wish.differences(made):
         raise StoreMismatch(
-            f"the frames in {str(workspace / 'frames')!r} do not fit: {'; '.join(differences)}; extract them again: "
-            "tvr extract-frames VIDEOS --overwrite, with the wanted plan"
+            f"the frames in {str(workspace.frames_folder)!r} do not fit: {'; '.join(differences)}; extract them again: "
+            f"{commands.tvr('extract-frames', 'VIDEOS', overwrite=True, workspace=workspace)}, with the wanted plan"
         )
     return made

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tvr_cli import files, log
+from tvr_cli import commands, files, log
 from tvr_cli.backbones.export import save_folder
 from tvr_cli.backbones.openclip import OpenClipBackbone
 from tvr_cli.engine import precompute
@@ -18,9 +18,10 @@ from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.workspace import Workspace
 
 
-def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> FeatureStore:
+def finish(run: RunDir, workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> FeatureStore:
     """Write the tuned backbone of a run's best weights, compute its features with the plans of `store`, return them.
 
     options: device, batch and offline are taken from it.
@@ -30,7 +31,7 @@ def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> Feat
         raise TypeError(f"expected an open_clip backbone, got {type(backbone).__name__}")
     backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
     name = save_folder(backbone, run.path / "backbone")
-    log.logger.info("computing the features of the tuned backbone (tvr precompute-features)")
+    log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
     plans = dataclasses.replace(
         options,
         shape=store.shape,  # type: ignore[arg-type]
@@ -39,7 +40,7 @@ def finish(run: RunDir, store: FeatureStore, options: PrecomputeOptions) -> Feat
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
         word_importance=store.word_importance,
     )
-    made = precompute.precompute(run.path.parent.parent, name, None, plans).store
+    made = precompute.precompute(workspace, name, None, plans).store
     assert made is not None, "only a dry run makes no store"
-    files.write_json(run.path / "env.json", {**run.env(), "tuned_store": made.fingerprint})
+    files.write_json(run.env_path, {**run.env(), "tuned_store": made.fingerprint})
     return made

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError, EnvironmentProblem
-from tvr_cli.stores.decode import Beat, Decoder, Timeline
-from tvr_cli.stores.decoders.pyav import PyavDecoder
+from tvr_cli.stores.decoding.pyav import PyavDecoder
+from tvr_cli.stores.decoding.types import Beat, Decoder, Timeline
 
 _BATCH = 8
 
 
 class DecordDecoder:
-    """See `tvr_cli.stores.decode.Decoder`."""
+    """See `tvr_cli.stores.decoding.types.Decoder`."""
 
     name = "decord"
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError
-from tvr_cli.stores.decode import MAX_PIXELS, Beat, Timeline, upright
-from tvr_cli.stores.decoders.packets import (
+from tvr_cli.stores.decoding.packets import (
     PacketIndex,
     choose_stream,
     display_matrix,
@@ -23,6 +22,7 @@ from tvr_cli.stores.decoders.packets import (
     read_index,
     start_seconds,
 )
+from tvr_cli.stores.decoding.types import MAX_PIXELS, Beat, Timeline, upright
 
 # Codecs in which a frame marked non-reference is never needed by another one. In HEVC the mark is about one temporal
 # layer only, so frames of other layers may need it; VP9 and AV1 decoders ignore the request.
@@ -32,7 +32,7 @@ _NO_VIDEOS = {"concat": "playlist", "hls": "playlist", "dash": "playlist", "imf"
 
 
 class PyavDecoder:
-    """See `tvr_cli.stores.decode.Decoder`."""
+    """See `tvr_cli.stores.decoding.types.Decoder`."""
 
     name = "pyav"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError
-from tvr_cli.stores.decode import Beat
+from tvr_cli.stores.decoding.types import Beat
 
 # Containers whose header declares a duration (others estimate one from the bit rate or from the last timestamp).
 _DECLARES_DURATION = ("mov", "matroska", "avi", "asf", "flv")

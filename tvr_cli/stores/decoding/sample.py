@@ -12,7 +12,8 @@ import numpy as np
 
 from tvr_cli.errors import DecodeError
 from tvr_cli.files import sha256_file
-from tvr_cli.stores.decode import Beat, Decoder, DecoderName, open_video
+from tvr_cli.stores.decoding.choose import open_video
+from tvr_cli.stores.decoding.types import Beat, Decoder, DecoderName
 from tvr_cli.stores.frame_plan import Segmenting, Span, choose_frames, cut
 from tvr_cli.types import FramePlan
 

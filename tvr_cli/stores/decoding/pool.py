@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from tvr_cli import commands
 from tvr_cli.errors import DecodeError, EnvironmentProblem
-from tvr_cli.stores.decode import Beat
+from tvr_cli.stores.decoding.types import Beat
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -140,7 +141,8 @@ class _Slot:
         self.stop()
         if not started:
             raise EnvironmentProblem(
-                f"a decoding process ended with code {code} before it was ready; see: tvr doctor, or try --workers 1"
+                f"a decoding process ended with code {code} before it was ready; see: {commands.tvr('doctor')}, or try "
+                "--workers 1"
             )
         what = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return self._over(Unread(f"the decoding process crashed ({what})", "transient"))

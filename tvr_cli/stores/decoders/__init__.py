@@ -1,1 +1,0 @@
-"""Back-ends of `tvr_cli.stores.decode.Decoder`, one file each."""

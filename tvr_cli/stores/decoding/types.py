@@ -1,0 +1,66 @@
+"""What a decoder gives: when the frames of a video are shown, and the pixels of some of them. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+DecoderName = Literal["auto", "pyav", "decord"]
+Beat = Callable[[], None]
+# A frame of more pixels than this is a broken header or a bomb: 8K is 33 million.
+MAX_PIXELS = 1 << 27
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a video in the order they are shown.
+
+    ts: [n] float64, seconds since the start of the file as players count it, strictly ascending. end: seconds at which
+    the last frame ends. truncated: None, or a sentence saying how much of the declared content is missing.
+    """
+
+    ts: np.ndarray
+    end: float
+    truncated: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+class Decoder(Protocol):
+    """An open video.
+
+    `timeline` is exact: frame i of it is frame i of decoding everything from the start. `frames` yields (i, pixels) for
+    the frames asked for (ascending indices), each at most once; pixels are [H, W, 3] uint8 RGB with the file's rotation
+    applied. A frame that cannot be decoded is left out. `problem` is the first error met so far, "" = none.
+    """
+
+    name: str
+    timeline: Timeline
+    problem: str
+
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]: ...
+
+    def sequential(self) -> Decoder:
+        """Return a decoder of the same video that decodes everything from the start and counts only good frames."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def upright(pixels: np.ndarray, matrix: Sequence[int] | None) -> np.ndarray:
+    """Apply a display matrix (ISO 14496-12: a b u c d v x y w) in steps of 90 degrees, mirroring included.
+
+    pixels: [H, W, 3]. A point (x, y) is shown at (a x + c y, b x + d y).
+    """
+    if matrix is None:
+        return pixels
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    if abs(b) > abs(a):  # x and y change places
+        pixels, right, down = pixels.transpose(1, 0, 2), c, b
+    else:
+        right, down = a, d
+    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])

@@ -1,0 +1,67 @@
+"""What a run's weights say of themselves, read without a tensor and without torch.
+
+runs/<name>/checkpoints/ holds `step-*.safetensors` and `best.safetensors`; in the metadata of each stands one JSON
+text: the method, how it was tuned, the feature store it was trained on. The tensors are `engine.training.checkpoint`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvr_cli.errors import DataError
+
+STEP = re.compile(r"step-(\d{8})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What the best weights go with.
+
+    store: fingerprint of the feature store that they were trained on. tuned: the backbone was trained as well, so that
+    they go with what it makes. imported: the backbone that an imported checkpoint brought along, True where it brought
+    none, None of a run that was trained here.
+    """
+
+    store: str | None
+    tuned: bool
+    imported: str | bool | None
+
+
+def last_path(folder: Path) -> Path | None:
+    """Return the newest checkpoint of `folder`, or None."""
+    found = sorted(p for p in folder.glob("step-*.safetensors") if STEP.fullmatch(p.name))
+    return found[-1] if found else None
+
+
+def best_path(folder: Path) -> Path:
+    """Return where the best weights of `folder` are kept."""
+    return folder / "best.safetensors"
+
+
+def read_header(folder: Path) -> RunHeader | None:
+    """Return what the best weights in `folder` say, None where there are none yet. Raises as `read_about`."""
+    path = best_path(folder)
+    if not path.is_file():
+        return None
+    about = read_about(path)
+    return RunHeader(about.get("store"), about.get("tune") == "full", about.get("imported"))
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read only the JSON of a checkpoint: no tensor is loaded. Raises DataError for a missing or broken file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as f:
+            about = json.loads((f.metadata() or {}).get("tvr", "{}"))
+    except FileNotFoundError:
+        raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
+    except (SafetensorError, ValueError, RecursionError) as e:
+        raise DataError(f"the checkpoint {str(path)!r} is damaged ({e})") from e
+    if not isinstance(about, dict):
+        raise DataError(f"the checkpoint {str(path)!r} is damaged (its metadata is no JSON object)")
+    return about

@@ -1,0 +1,276 @@
+"""A workspace: one folder, `out/` by default, that holds what tvr makes of some videos. What lies where is known here.
+
+    out/
+      frames/                    a frame store: `tvr extract-frames`
+      features/<fingerprint>/    feature stores, one for each backbone and plan: `tvr precompute-features`
+      runs/<name>/               runs: `tvr train`, `tvr evaluate`
+      index/                     what `tvr query` searches
+
+This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
+as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tvr_cli import commands, files
+from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.runs import RunDir
+from tvr_cli.stores import run_header
+from tvr_cli.stores.index_place import HEAD, standing
+
+if TYPE_CHECKING:
+    from tvr_cli.stores.features import FeatureStore
+    from tvr_cli.stores.frames import FrameStore
+
+_FRAMES, _FEATURES, _RUNS, _INDEX = "frames", "features", "runs", "index"
+_Store = TypeVar("_Store")
+
+
+@dataclass(frozen=True)
+class Workspace(os.PathLike[str]):
+    """The folder `root`, which need not exist yet."""
+
+    root: Path
+    _opened: dict[Path, tuple[tuple[files.Stamp | None, ...], Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __fspath__(self) -> str:
+        return str(self.root)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    @staticmethod
+    def at(path: os.PathLike[str] | str) -> Workspace:
+        """Return the workspace that `-o` names. Raises DataError when a file stands there."""
+        root = Path(path)
+        if root.exists() and not root.is_dir():
+            raise DataError(f"expected a workspace (a folder) at {str(root)!r}, found a file; name another with -o")
+        return Workspace(root)
+
+    @staticmethod
+    def searched(path: os.PathLike[str] | str) -> Workspace:
+        """Return the workspace that `--index` names: its folder, or the folder of its index. Raises as `at`."""
+        root = Path(path)
+        return Workspace.at(root.parent if root.name == _INDEX and (standing(root) / HEAD).is_file() else root)
+
+    @staticmethod
+    def around(folder: Path) -> Workspace | None:
+        """Return the workspace that a store, run or index lies in by its place, or None where it stands alone."""
+        if folder.name in (_FRAMES, _INDEX):
+            return Workspace(folder.parent)
+        return Workspace(folder.parent.parent) if folder.parent.name in (_FEATURES, _RUNS) else None
+
+    def parts(self) -> list[Path]:
+        """Return the folders that are there: frames, feature stores, runs, index."""
+        folders = [
+            self.frames_folder, *sorted(self.features_folder.glob("*")),
+            *sorted(self.runs_folder.glob("*")), self.index_folder,
+        ]  # fmt: skip
+        return [folder for folder in folders if folder.is_dir()]
+
+    # --------------------------------------------------------------------------------------------------------- frames
+
+    @property
+    def frames_folder(self) -> Path:
+        return self.root / _FRAMES
+
+    @property
+    def has_frames(self) -> bool:
+        return (self.frames_folder / "store.json").is_file()
+
+    def frames(self) -> FrameStore:
+        """Open the frame store. Raises DataError when there is none, StoreMismatch when another version wrote it."""
+        from tvr_cli.stores.frames import FrameStore
+
+        return self._once(self.frames_folder, ("store.json", "manifest.jsonl"), FrameStore.open)
+
+    # ------------------------------------------------------------------------------------------------------- features
+
+    @property
+    def features_folder(self) -> Path:
+        return self.root / _FEATURES
+
+    def feature_folder(self, fingerprint: str) -> Path:
+        """Return where the feature store of a fingerprint lies, or will."""
+        return self.features_folder / fingerprint
+
+    def begun_features(self) -> list[Path]:
+        """Return the folders of all feature stores, finished or not."""
+        return sorted(path.parent for path in self.features_folder.glob("*/store.json"))
+
+    def features(self, fingerprint: str) -> FeatureStore:
+        """Open a feature store. Raises DataError when it is not there or was never finished."""
+        from tvr_cli.stores.features import FeatureStore
+
+        return self._once(self.feature_folder(fingerprint), ("store.json", "state.json"), FeatureStore.open)
+
+    def all_features(self) -> Iterator[FeatureStore]:
+        """Yield the finished feature stores, the one that was asked for last first."""
+        finished = [f for f in self.begun_features() if (f / "state.json").is_file()]
+        finished.sort(key=lambda f: ((f / "state.json").stat().st_mtime_ns, f.name), reverse=True)
+        return (self.features(folder.name) for folder in finished)
+
+    def newest_features(self, backbone: str | None = None) -> FeatureStore | None:
+        """Return the feature store that was asked for last (of one backbone, if named), or None."""
+        return next((s for s in self.all_features() if backbone is None or s.made_by(backbone)), None)
+
+    def given_features(self) -> Iterator[FeatureStore]:
+        """Yield the finished feature stores of backbones that were given, newest first.
+
+        What a run's own tuned backbone made is for scoring that run; to make features with it, name it.
+        """
+        tuned = f"local:{self.runs_folder.resolve()}{os.sep}"
+        return (store for store in self.all_features() if not store.backbone_name.startswith(tuned))
+
+    def features_for(self, backbone: str | None) -> FeatureStore:
+        """Return the newest features, of `backbone` if named. Raises DataError when there are none."""
+        if (store := self.newest_features(backbone)) is not None:
+            return store
+        make = commands.tvr("precompute-features", backbone=backbone, workspace=self)
+        raise DataError(
+            f"expected features in {str(self.features_folder)!r}{f' made by {backbone}' if backbone else ''}, found "
+            f"none; run: {make}"
+        )
+
+    def outdated(self, store: FeatureStore) -> str:
+        """Return, in words, what has changed since a feature store was brought up to date; empty = nothing."""
+        if not self.has_frames:
+            return ""
+        if store.provenance.get("frames_content") != self.frames().content_hash():
+            return "the frames have changed"
+        file = Path(str(store.provenance.get("captions", "")))
+        return f"{str(file)!r} has changed" if store.older_than(file) else ""
+
+    # ----------------------------------------------------------------------------------------------------------- runs
+
+    @property
+    def runs_folder(self) -> Path:
+        return self.root / _RUNS
+
+    def run(self, name: str) -> RunDir:
+        """Return the folder of a run by name, whether it exists or not. Raises ConfigError for an unusable name."""
+        return RunDir.named(self.runs_folder, name)
+
+    def runs(self) -> list[RunDir]:
+        """Return all runs, the one that was begun last first."""
+        configs = sorted(self.runs_folder.glob("*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)
+        return [RunDir(path.parent) for path in configs]
+
+    def newest_run(self) -> RunDir | None:
+        """Return the run that was begun last, or None."""
+        return next(iter(self.runs()), None)
+
+    def find_run(self, run: str) -> RunDir:
+        """Return an existing run by name, or by path from anywhere. Raises DataError when there is none."""
+        path = Path(run)
+        if os.sep in run and (path / "config.json").is_file():
+            return RunDir.open(path)
+        found = self.run(path.name if os.sep in run else run)
+        if not found.config_path.is_file():
+            there = sorted(r.name for r in self.runs())
+            raise DataError(
+                f"expected a run {run!r} in {str(self.runs_folder)!r}, found {', '.join(there) or 'no run at all'}"
+            )
+        return found
+
+    def free_run(self, stem: str, taken: Collection[str] = ()) -> RunDir:
+        """Return the first free run: `stem`, `stem-2`, `stem-3` …; a folder of other things is not free.
+
+        taken: names that are not free either.
+        """
+        number = 1
+        while True:
+            run = self.run(stem if number == 1 else f"{stem}-{number}")
+            if not run.config_path.is_file() and run.name not in taken and not run.strangers():
+                return run
+            number += 1
+
+    def newest_run_on(self, store: FeatureStore) -> RunDir | None:
+        """Return the newest run whose best weights go with these features, or None."""
+        return next((run for run in self.runs() if self.fingerprint_of(run) == store.fingerprint), None)
+
+    def fingerprint_of(self, run: RunDir) -> str | None:
+        """Return the fingerprint of the feature store that a run's best weights go with, None without weights.
+
+        That is the one it was trained on; of a fully tuned run the one that its own backbone made when it was finished;
+        of an imported one the newest that its own CLIP made, or (it brought none) the newest of all.
+        """
+        header = run_header.read_header(run.checkpoints)
+        if header is None:
+            return None
+        if header.imported:
+            store = self.newest_features(header.imported if isinstance(header.imported, str) else None)
+            return store.fingerprint if store else None
+        named = run.env().get("tuned_store") if header.tuned else header.store
+        return named and files.bare_name(named, run.env_path if header.tuned else run_header.best_path(run.checkpoints))
+
+    def features_of(self, run: RunDir) -> FeatureStore:
+        """Open the features of this workspace that a run's best weights go with, wherever the run itself lies.
+
+        Raises DataError when the run has no weights, StoreMismatch, with what to run, when the features are not here.
+        """
+        header = run_header.read_header(run.checkpoints)
+        if header is None:
+            own = Workspace.around(run.path) or self
+            raise DataError(
+                f"the run {run.name!r} has no weights yet; continue it with: "
+                + commands.tvr("train", resume=True, run=run.name, workspace=own)
+            )
+        fingerprint = self.fingerprint_of(run)
+        if fingerprint is not None and self.feature_folder(fingerprint).is_dir():
+            return self.features(fingerprint)
+        raise StoreMismatch(self._lacking(run, header, fingerprint))
+
+    def _lacking(self, run: RunDir, header: run_header.RunHeader, fingerprint: str | None) -> str:
+        """Say which features a run wants that are not here, and how to get them."""
+        if isinstance(header.imported, str):
+            make = commands.tvr("precompute-features", backbone=header.imported, workspace=self)
+            return (
+                f"the run {run.name!r} was imported with its own CLIP, and there are no features of it in "
+                f"{str(self.features_folder)!r}; run: {make}"
+            )
+        if header.imported:
+            make = commands.tvr("precompute-features", workspace=self)
+            return f"there are no features in {str(self.features_folder)!r} for the run {run.name!r}; run: {make}"
+        if header.tuned:
+            tuned = run.path / "backbone"
+            make = commands.tvr("precompute-features", backbone=f"local:{tuned}", workspace=self)
+            return f"the run {run.name!r} has a backbone of its own, whose features are not here; run: {make}"
+        own = Workspace.around(run.path)
+        if own is not None and fingerprint and own != self and own.feature_folder(fingerprint).is_dir():
+            return (
+                f"the run {run.name!r} goes with the features {fingerprint}, which are in {str(own)!r} and not in "
+                f"{str(self)!r}; name that one with -o {own}, or make the same features here with "
+                + commands.tvr("precompute-features", backbone=own.features(fingerprint).backbone_name, workspace=self)
+            )
+        return (
+            f"the run {run.name!r} was trained on the feature store {fingerprint}, which is not in "
+            f"{str(self.features_folder)!r}; run {commands.tvr('precompute-features')} with the run's backbone and "
+            "plans"
+        )
+
+    # ---------------------------------------------------------------------------------------------------------- index
+
+    @property
+    def index_folder(self) -> Path:
+        return self.root / _INDEX
+
+    # -------------------------------------------------------------------------------------------------------- private
+
+    def _once(self, folder: Path, names: Sequence[str], open_store: Callable[..., _Store]) -> _Store:
+        """Open a store, unless it is open and the files `names` of it are the same as then."""
+        stamp = tuple(files.stamp(folder / name) for name in names)
+        kept = self._opened.get(folder)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        store = open_store(folder, self)
+        self._opened[folder] = (stamp, store)
+        return store
