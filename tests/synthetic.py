@@ -256,9 +256,9 @@ def write_backbone(folder: Path, *, dim: int = 64, seed: int = 0) -> str:
     """Write a tiny CLIP ViT with the tokenizer of `demo-tiny` and return its name for `--backbone`."""
     from safetensors.torch import save_file
 
-    from tvr_cli.backbones import openclip
+    from tvr_cli import backbones
 
-    shipped = Path(openclip.__file__).parent / "demo_tiny"
+    shipped = Path(backbones.__file__).parent / "demo_tiny"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bpe.txt.gz").write_bytes((shipped / "bpe.txt.gz").read_bytes())
     vocabulary = json.loads((shipped / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]["vocab_size"]

@@ -33,7 +33,7 @@ NOT_HERE = re.compile(
 SHORTER = {"tvr demo": ["--dry-run"], "tvr reproduce": ["--dry-run"]}
 FAST_PAGES = {
     *("README.md", "quickstart.md", "errors.md", "concepts.md", "evaluation.md"),
-    *("add-a-method.md", "add-a-dataset.md"),
+    *("add-a-method.md", "add-a-dataset.md", "add-a-backbone.md"),
 }
 
 
@@ -121,12 +121,12 @@ def files(page):
     return {match[1]: match.string for match in found if match}
 
 
-@pytest.mark.parametrize("page", ["add-a-method.md", "add-a-dataset.md"])
+@pytest.mark.parametrize("page", ["add-a-method.md", "add-a-dataset.md", "add-a-backbone.md"])
 def test_what_a_page_adds_is_one_file_that_it_checks(page):
     path = ROOT / "docs" / page
     (name,) = files(path)
     dotted = name.removesuffix(".py").replace("/", ".")
-    assert any(re.fullmatch(rf"tvr (methods|datasets) check {dotted}", line) for line in commands(path))
+    assert any(re.fullmatch(rf"tvr (methods|datasets|backbones) check {dotted}", line) for line in commands(path))
 
 
 def run_line(line, page, world, ready):

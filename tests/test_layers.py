@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "workspace", "config", "preset_loader", "runs", "metrics", "significance", "clip4clip"),
-    *("log", "errors", "files", "removal", "types", "plugins"),
+    *("version", "commands", "workspace", "config", "preset_loader", "plugins", "runs", "metrics", "significance"),
+    *("clip4clip", "log", "errors", "files", "removal", "types"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
     "stores": {"types", "config", "errors", "log", "files", "removal", "commands"},
     "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands", "plugins"},
-    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands"},
+    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
     "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
@@ -63,6 +63,8 @@ LIGHT = (
     "data",
 )
 LIGHT_FILES = (
+    "backbones/registry.py",
+    "engine/backbone_catalogue.py",
     "stores/frames.py",
     "stores/run_header.py",
     "stores/decoding/choose.py",
@@ -137,6 +139,18 @@ def test_layers_import_only_what_lies_below():
             if below not in MAY_IMPORT[layer]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {layer} imports {module}")
     assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+@pytest.mark.parametrize("place", ["engine", "cli", "runs.py", "stores"])
+def test_a_backbones_library_is_named_below_backbones_only(place):
+    path = PACKAGE / place
+    wrong = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in ([path] if path.is_file() else sources(path))
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if re.search("open_?clip", line, re.IGNORECASE)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_files_import_each_other_in_a_circle():

@@ -99,7 +99,7 @@ class Kind:
             raise EnvironmentProblem(
                 f"the {self.word} {name!r} imports {e.name!r}, which is not installed; install it where tvr is"
             ) from e
-        except (Exception, SystemExit) as e:  # whatever somebody's module does when it is imported
+        except (Exception, SystemExit) as e:  # whatever a module of somebody else's does when it is executed
             raise ConfigError(f"cannot import the {self.word} {name!r}: {type(e).__name__}: {reason(e)}") from e
 
     def _absent(self, name: str, module: str) -> ConfigError:

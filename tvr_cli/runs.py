@@ -15,7 +15,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -113,9 +113,9 @@ class RunDir:
             raise DataError(f"{str(self.config_path)!r} has another format version than {RUN_FORMAT}; train again")
         return tree
 
-    def write_env(self, extra: Mapping[str, Any]) -> None:
-        """Store the environment and whatever a resume must keep."""
-        write_json(self.env_path, {**environment(), **extra})
+    def write_env(self, extra: Mapping[str, Any], packages: Iterable[str] = ()) -> None:
+        """Store the environment, with the versions of more packages, and whatever a resume must keep."""
+        write_json(self.env_path, {**environment(packages), **extra})
 
     def env(self) -> dict[str, Any]:
         """Read the stored environment, empty when there is none."""
@@ -130,19 +130,22 @@ class RunDir:
         return read_lines(self.metrics_path)
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, machine, command line and the state of the code, for `env.json` and bug reports."""
+def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Return versions, machine, command line and the state of the code, for `env.json` and bug reports.
+
+    packages: those whose versions count beside `PACKAGES`, such as the libraries of the backbones.
+    """
     return {
         "tvr": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "argv": sys.argv[1:],
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in (*PACKAGES, *packages)},
         "git": git_state(),
     }
 
 
-PACKAGES = ("torch", "triton", "open_clip_torch", "av", "decord", "decord2", "safetensors", "numpy", "typer", "rich")
+PACKAGES = ("torch", "triton", "av", "decord", "decord2", "safetensors", "numpy", "typer", "rich")
 
 
 def version(package: str) -> str | None:

@@ -127,8 +127,9 @@ class Workspace(os.PathLike[str]):
 
         What a run's own tuned backbone made is for scoring that run; to make features with it, name it.
         """
-        tuned = f"local:{self.runs_folder.resolve()}{os.sep}"
-        return (store for store in self.all_features() if not store.backbone_name.startswith(tuned))
+        place = f"{self.runs_folder.resolve()}{os.sep}"
+        tuned = (f"local:{place}", f"@{place}")  # `local:FOLDER`, or somebody else's `NAME@FOLDER`
+        return (store for store in self.all_features() if not any(t in store.backbone_name for t in tuned))
 
     def features_for(self, backbone: str | None) -> FeatureStore:
         """Return the newest features, of `backbone` if named. Raises DataError when there are none."""

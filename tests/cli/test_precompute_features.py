@@ -132,7 +132,7 @@ def test_a_bad_caption_exits_with_file_and_line(out: Path, weights: str, line: s
 def test_missing_weights_exit_with_4_offline(out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
-    from tvr_cli.backbones import weights as weights_module
+    from tvr_cli.backbones.openclip import weights as weights_module
     from tvr_cli.types import FramePlan
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -10,10 +10,9 @@ import tiny_clip
 import torch
 from torch import Tensor
 
-from tvr_cli.backbones import load
+from tvr_cli.backbones import load, registry
 from tvr_cli.backbones.openclip import OpenClipBackbone, build
-from tvr_cli.backbones.source import resolve
-from tvr_cli.backbones.temporal_shift import shift_patches
+from tvr_cli.backbones.openclip.temporal_shift import shift_patches
 from tvr_cli.errors import ConfigError
 
 _SIGLIP = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
@@ -226,7 +225,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
     ["mobileclip2-s0", "pe-core-b16", "RN50-quickgelu/openai", "coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k"],
 )
 def test_published_architectures_run_with_random_weights(name: str) -> None:
-    source = resolve(name)
+    source = registry.resolve(name).detail
     backbone = OpenClipBackbone(build(source.model), source, source.tokenizer(offline=True)).eval()
     pixels = tiny_clip.pixels(1, 2, source.image_size)
     with torch.no_grad():

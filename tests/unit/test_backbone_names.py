@@ -16,13 +16,21 @@ from open_clip import pretrained
 from safetensors.torch import save_file
 from torch import nn
 
-from tvr_cli.backbones import load, weights
-from tvr_cli.backbones.source import known_architecture, resolve
+from tvr_cli.backbones import load, registry
+from tvr_cli.backbones.openclip import weights
+from tvr_cli.backbones.openclip.source import Source, known_architecture
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.files import sha256_file
 from tvr_cli.preset_loader import preset_names
 
 CLIP_VOCABULARY = 49408
+
+
+def resolve(name: str) -> Source:
+    """Return what open_clip needs of a backbone by any name."""
+    source = registry.resolve(name).detail
+    assert isinstance(source, Source)
+    return source
 
 
 def _openai_state() -> dict[str, Any]:
@@ -59,7 +67,7 @@ def test_every_preset_names_published_weights_with_the_right_activation() -> Non
     assert {"clip-vit-b32", "clip-vit-b16", "clip-vit-l14", "siglip2-b16", "pe-core-b16", "mobileclip2-s0"} <= shipped
     for name in shipped - {"demo-tiny"}:
         source = resolve(name)
-        assert source.name == name
+        assert registry.resolve(name).name == name
         arch, tag = source.architecture.split("/")
         wanted = bool(pretrained.get_pretrained_cfg(arch, tag).get("quick_gelu"))
         assert bool(source.model.get("quick_gelu")) == wanted

@@ -62,6 +62,16 @@ def test_the_attention_is_really_replaced(onednn: None, monkeypatch: pytest.Monk
         torch.testing.assert_close(attention(x, x, x)[1], weights)  # weights asked for: torch's own way
 
 
+def test_a_mask_of_each_item_and_head_is_kept_apart(onednn: None) -> None:
+    attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    generator = torch.Generator().manual_seed(0)
+    x, mask = torch.randn(3, 5, 32, generator=generator), torch.randn(3 * 4, 5, 5, generator=generator)
+    with torch.no_grad():
+        expected = attention(x, x, x, need_weights=False, attn_mask=mask)[0]
+        assert use_fast_linear(attention)
+        torch.testing.assert_close(attention(x, x, x, need_weights=False, attn_mask=mask)[0], expected)
+
+
 def test_gradients_take_torchs_own_way(onednn: None) -> None:
     layer = nn.Linear(8, 3)
     x = torch.randn(4, 8, requires_grad=True)

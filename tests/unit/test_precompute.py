@@ -19,7 +19,7 @@ import tiny_frames
 import torch
 
 from tvr_cli import log
-from tvr_cli.backbones import load
+from tvr_cli.backbones import load, registry
 from tvr_cli.engine import precompute as engine
 from tvr_cli.engine.features.frame_batches import ahead, fit
 from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, encode_captions, refresh
@@ -31,11 +31,11 @@ from tvr_cli.workspace import Workspace
 
 
 def precompute(folder: Path, *args: Any) -> engine.PrecomputeReport:
-    return engine.precompute(Workspace(folder), *args)
+    return engine.precompute(Workspace.at(folder), *args)
 
 
 def repair(folder: Path, *args: Any) -> engine.PrecomputeReport:
-    return engine.repair(Workspace(folder), *args)
+    return engine.repair(Workspace.at(folder), *args)
 
 
 EXACT = PrecomputeOptions(dtype="fp32", device="cpu", max_words=9)
@@ -450,11 +450,7 @@ def test_a_dry_run_needs_no_weights(workspace: Path) -> None:
 
 
 def test_the_cost_of_a_tower_is_that_of_its_arithmetic() -> None:
-    from tvr_cli.backbones.source import resolve
-    from tvr_cli.engine.features import cost
-
-    source = resolve("clip-vit-b32")
-    frame, caption = cost.tower_flops(cost.skeleton(source), source, 32)
+    frame, caption = registry.skeleton(registry.resolve("clip-vit-b32")).cost(32)
     # ViT-B/32 with 50 tokens: 12 blocks of (12 w^2 + 2 L w) MAC a token, and the patch embedding.
     blocks = 12 * 50 * (12 * 768**2 + 2 * 50 * 768)
     assert frame == pytest.approx(2 * (blocks + 49 * 3072 * 768 + 768 * 512), rel=0.01)

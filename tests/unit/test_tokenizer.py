@@ -11,8 +11,8 @@ import tiny_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from tvr_cli.backbones.clip_text import TextSide
-from tvr_cli.backbones.tokenizer import Tokenizer
+from tvr_cli.backbones.openclip.text import TextSide
+from tvr_cli.backbones.openclip.tokenizer import Tokenizer
 from tvr_cli.errors import ConfigError
 
 TEXTS = ["A dog surfing!", "", "two cats & a very, very long line of people waiting for the ferry " * 3]
@@ -106,7 +106,7 @@ def test_a_first_token_zero_is_no_pad() -> None:
 
 
 def test_a_folders_own_merges_are_used_wherever_the_command_runs(tmp_path: Path, monkeypatch: Any) -> None:
-    from tvr_cli.backbones.source import resolve
+    from tvr_cli.backbones.openclip.source import resolve
 
     folder = tiny_clip.folder(tmp_path / "w")
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tvr_cli.backbones import torchscript
-from tvr_cli.backbones.weights import read_state
+from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

@@ -18,10 +18,10 @@ import torch
 from open_clip.factory import load_checkpoint
 from torch import nn
 
-from tvr_cli.backbones.base import load
+from tvr_cli.backbones import load
 from tvr_cli.backbones.openclip import build
-from tvr_cli.backbones.source import resolve
-from tvr_cli.backbones.weights import no_remote_code
+from tvr_cli.backbones.openclip.source import resolve
+from tvr_cli.backbones.openclip.weights import no_remote_code
 from tvr_cli.data import registry
 from tvr_cli.engine import importer, referee
 from tvr_cli.errors import DataError, reason
@@ -41,11 +41,10 @@ class Evil:
 # Files and calls that may import by name or unpickle: each states what keeps it from running what a file says.
 MAY = {
     "__init__.py: importlib.import_module": "a table of our own names",
-    "backbones/weights.py: torch.load": "weights_only, asserted below",
+    "backbones/tensor_files.py: torch.load": "weights_only, asserted below",
     "backbones/torchscript.py: pickletools.genops": "decodes, calls nothing",
     "data/annotation_files.py: pickle.Unpickler": "find_class refuses every name",
-    "data/registry.py: importlib.import_module": "names of tvr_cli/data, checked against its files",
-    "methods/base.py: importlib.import_module": "config.resolve lets a file name built-in methods only",
+    "plugins.py: importlib.import_module": "shipped files, entry points, and dotted names that no file alone may give",
     "data/vatex.py: np.load": "allow_pickle=False",
     "engine/referee.py: np.load": "allow_pickle=False",
     "config.py: yaml.compose": "SafeLoader",
@@ -78,7 +77,7 @@ def test_what_can_run_a_file_is_called_where_the_list_says() -> None:
                 found |= {f"{where}: {ast.unparse(b)}": None for b in node.bases if "Unpickler" in ast.unparse(b)}  # type: ignore[misc]
     assert found.keys() <= MAY.keys(), sorted(found.keys() - MAY.keys())
     for where, flag in (
-        ("backbones/weights.py: torch.load", "weights_only=True"),
+        ("backbones/tensor_files.py: torch.load", "weights_only=True"),
         ("data/vatex.py: np.load", "allow_pickle=False"),
         ("engine/referee.py: np.load", "allow_pickle=False"),
     ):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def load(name: str, **options: Any) -> Backbone:
-    """Load a backbone by name; see `base.load` for the forms of a name and the options."""
-    from tvr_cli.backbones import base
+    """Load a backbone by name; see `registry.load` for the forms of a name and the options."""
+    from tvr_cli.backbones import registry
 
-    return base.load(name, **options)
+    return registry.load(name, **options)

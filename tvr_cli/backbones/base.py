@@ -1,35 +1,153 @@
-"""The protocol of a backbone: the model that turns frames and captions into features. And how one is found by name.
+"""The protocol of a backbone: the model that turns frames and captions into features.
 
-`openclip.py` implements it for everything that open_clip builds; a file beside it may do so for another library. A
-backbone yields features, un-normalised; what a method makes of them is an encoding.
+A class is asked in this order, and nothing later before it must: `describe` (what a name means, no weights, no
+network), `skeleton` (its parameters' names and shapes, no values), `load`. A backbone yields features, un-normalised;
+what a method makes of them is an encoding. How one is found by name is in `registry.py`; `openclip/` implements it for
+everything that open_clip builds, docs/add-a-backbone.md shows how another library's model does.
 
 Letters: T captions, V clips, F frame slots, L token slots, S pixels, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tvr_cli import commands
+from tvr_cli.errors import ConfigError
+from tvr_cli.files import sha256_file
+
+# What a backbone may provide. Features of a store: frames, pooled (text), tokens; temporal_shift is an ability.
+PROVIDES = frozenset({"frames", "pooled", "tokens", "temporal_shift"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a backbone's name means: all that plans, dry runs and lists need before its weights are there.
+
+    name: what `registry.load` takes. kind: the class that loads it. dim: D. image_size: S, the side of its input in
+    pixels. context_length: the largest L. provides: of `PROVIDES`. source: what its weights are called where they
+    come from. weights: their file on this machine, None while they are not here; a backbone without weights names its
+    own source file, which then takes their place in the identity. expected_at: where they are looked for, for people.
+    detail: what `kind` needs to load it, of no concern to others.
+    """
+
+    name: str
+    kind: type[Backbone]
+    dim: int
+    image_size: int
+    context_length: int
+    provides: frozenset[str]
+    source: str
+    weights: Path | None
+    expected_at: str = ""
+    detail: Any = None
 
 
 class Backbone(nn.Module):
     """Base class of every backbone.
 
-    name: what `load` takes to find it again. provides: of {"frames", "pooled", "tokens", "temporal_shift"}. dim: D.
-    image_size: S, the side of its input in pixels. context_length: the largest L. dtype: arithmetic of its towers.
+    library: the package that its models come from, as pip calls it. folder_mark: the file by which `local:FOLDER` is
+    told to be of its library, where tvr ships it; somebody else's folder is named `NAME@FOLDER` (`saved_folder`).
+    about: its description, whose fields `name`, `provides`, `dim`, `image_size` and `context_length` it has too.
+    shifts_patches: see `shift_patches`.
     """
 
-    name: str
-    provides: frozenset[str]
-    dim: int
-    image_size: int
-    context_length: int
+    library: ClassVar[str] = ""
+    folder_mark: ClassVar[str] = ""
+
+    def __init__(self, about: Description):
+        super().__init__()
+        self.about = about
+        self.name, self.provides = about.name, about.provides
+        self.dim, self.image_size, self.context_length = about.dim, about.image_size, about.context_length
+        self.shifts_patches = False
+
+    # ------------------------------------------------------------------------------------- before the weights are there
+
+    @classmethod
+    def describe(cls, name: str) -> Description:
+        """Return what a name means, without weights and without the network.
+
+        Raises ConfigError for a name that means nothing, DataError or EnvironmentProblem for files that are damaged or
+        not there.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def identify(cls, about: Description, *, temporal_shift: bool) -> dict[str, Any]:
+        """Return what decides the values of the features, as JSON: `name`, `temporal_shift`, weights, preprocessing.
+
+        The name is the model's, never a place on this machine. Here: the class, and the sha256 of the weights file.
+        """
+        return {
+            "name": f"{cls.__module__}.{cls.__qualname__}",
+            "weights": sha256_file(about.weights) if about.weights is not None else None,
+            "preprocessing": {"size": about.image_size},
+            "temporal_shift": temporal_shift,
+        }
+
+    @classmethod
+    def skeleton(cls, about: Description) -> Backbone:
+        """Return the backbone without values, its parameters named and shaped like the loaded one's.
+
+        On the device `meta` where that is possible. Here: the class, made of nothing but its description.
+        """
+        with torch.device("meta"):
+            return cls(about)
+
+    @classmethod
+    def load(cls, about: Description, *, offline: bool) -> Backbone:
+        """Return the backbone with its weights, on the CPU, its parameters requiring gradients.
+
+        offline: never touch the network. Raises EnvironmentProblem for weights that cannot be had, DataError for those
+        that do not fit.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def cannot_save(cls, about: Description) -> str:
+        """Return in a few words why `save` could not write this backbone, empty if it can: `--tune full` asks first."""
+        return "" if cls.save is not Backbone.save else f"{cls.__module__}.{cls.__qualname__} has no `save`"
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        """Return the versions of what computes its features, for a store's provenance."""
+        try:
+            return {cls.library: metadata.version(cls.library)} if cls.library else {}
+        except metadata.PackageNotFoundError:
+            return {}
+
+    # -------------------------------------------------------------------------------------------- loaded, or a skeleton
+
+    def cost(self, words: int) -> tuple[int, int]:
+        """Return the floating-point operations of (one frame, one caption of `words` slots), of a skeleton too."""
+        raise NotImplementedError
+
+    def shift_patches(self) -> None:
+        """Mix the frames of a clip by EagleNet's temporal patch shift from now on. Raises ConfigError if it cannot."""
+        raise ConfigError(
+            f"the backbone {self.name!r} cannot shift patches between frames; leave out --temporal-shift, or take one "
+            f"that provides temporal_shift ({commands.tvr('backbones')})"
+        )
+
+    # ----------------------------------------------------------------------------------------------------------- loaded
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the values of its features: name, sha256 of weights, preprocessing, temporal shift."""
+        """Return what decides the values of its features; see `identify`."""
+        return self.identify(self.about, temporal_shift=self.shifts_patches)
+
+    def save(self, folder: Path) -> None:
+        """Write everything that `describe` and `load` of `NAME@FOLDER` need into a folder that exists."""
         raise NotImplementedError
 
     def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
@@ -41,18 +159,24 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def word_pieces(self, text: str) -> list[tuple[str, int]]:
-        """Return the words of a caption in order, each with the number of tokens it is made of."""
-        raise NotImplementedError
+        """Return the words of a caption in order, each with the number of tokens it is made of.
+
+        Raises ConfigError where the tokenizer does not know.
+        """
+        raise ConfigError(
+            f"the backbone {self.name!r} cannot say which tokens belong to a word; use --word-importance none"
+        )
 
     @property
     def first_word_token(self) -> int:
         """How many tokens stand before the first word (CLIP: the start token)."""
-        raise NotImplementedError
+        return 0
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode ids [T, L], L at most the context, to pooled [T, D] and tokens [T, L, D] (None if not provided).
 
-        Un-normalised; gradients flow. Pads are encoded like any other token (their features leak in some papers).
+        Un-normalised; gradients flow. Pads are encoded like any other token (their features leak in some papers), and
+        pooled does not depend on their number.
         """
         raise NotImplementedError
 
@@ -60,52 +184,60 @@ class Backbone(nn.Module):
         """Encode uint8 frames [V, F, 3, S, S] to [V, F, D]; real: [V, F] bool, True = a real frame.
 
         A missing frame counts as the all-zero *normalised* image, whatever its pixels hold. Gradients flow.
+        Raises ValueError for another shape or type.
         """
-        raise NotImplementedError
-
-    def encode_normalized(self, pixels: Tensor) -> Tensor:
-        """Encode frames that are normalised already, float [V, F, 3, S, S], to [V, F, D]."""
         raise NotImplementedError
 
     def text_tower(self) -> Mapping[str, Tensor]:
         """Return the text transformer's tensors under OpenAI's names, or an empty mapping if it has no such tower."""
         return {}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the towers' activations in the backward pass instead of keeping them."""
-        raise NotImplementedError
-
     @property
     def logit_scale(self) -> Tensor:
-        """Scalar: the natural logarithm of the scale that the backbone was trained with."""
-        raise NotImplementedError
+        """Scalar: the natural logarithm of the scale it was trained with. Here: what CLIP's training starts at."""
+        return torch.tensor(math.log(1 / 0.07))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the towers' activations in the backward pass instead of keeping them."""
+        raise ConfigError(
+            f"the backbone {self.name!r} cannot recompute its activations; leave train.grad_checkpointing at false"
+        )
+
+    def to_half(self) -> None:
+        """Store in fp16 what the authors' runs store so: linear and convolution weights, attention, projections."""
+        raise ConfigError(f"the backbone {self.name!r} has no half-precision form; set train.clip_precision=fp32")
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        """Arithmetic of its towers."""
+        tensor = self._any_tensor()
+        return torch.float32 if tensor is None else tensor.dtype
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        tensor = self._any_tensor()
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def check_frames(self, pixels: Tensor, dtype: torch.dtype | None = torch.uint8) -> None:
+        """Raise ValueError unless pixels are [V, F, 3, S, S] of a type (None = any floating-point one)."""
+        size = self.image_size
+        if pixels.dim() != 5 or pixels.shape[2:] != (3, size, size):
+            raise ValueError(f"expected frames [V, F, 3, {size}, {size}], got {list(pixels.shape)}")
+        if (dtype is None and not pixels.is_floating_point()) or (dtype is not None and pixels.dtype != dtype):
+            raise ValueError(f"expected {dtype or 'floating-point'} pixels, got {pixels.dtype}")
+
+    def _any_tensor(self) -> Tensor | None:
+        return next(itertools.chain(self.parameters(), self.buffers()), None)
 
 
-def load(
-    name: str,
-    *,
-    offline: bool = False,
-    device: str | torch.device = "cpu",
-    temporal_shift: bool = False,
-    precision: torch.dtype = torch.float32,
-) -> Backbone:
-    """Load a backbone in evaluation mode, its parameters requiring gradients as open_clip makes them.
+def saved_folder(name: str) -> Path | None:
+    """Return the folder of a name `NAME@FOLDER`, None of a name without one."""
+    folder = name.partition("@")[2]
+    return Path(folder) if folder else None
 
-    name: a preset (`clip-vit-b32`), open_clip's `ARCH/TAG`, `ARCH@FILE` (weights in a file), `local:PATH` (a folder
-    with `open_clip_config.json` and weights, or a file of OpenAI-style CLIP weights), or `demo-tiny`.
-    Raises ConfigError for an unknown name or an impossible temporal shift, EnvironmentProblem for missing weights,
-    DataError for weights that do not fit.
-    """
-    from tvr_cli.backbones.openclip import OpenClipBackbone
 
-    return OpenClipBackbone.load(
-        name, offline=offline, device=device, temporal_shift=temporal_shift, precision=precision
-    )
+def count_flops(run: Callable[[], object]) -> int:
+    """Return the floating-point operations of matrix products and convolutions while `run` is called."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()

@@ -136,6 +136,7 @@ def _register() -> None:
     """Add every command. Their modules import nothing heavy; the engine is imported when a command runs."""
     from tvr_cli.cli import (
         audit,
+        backbones,
         compare,
         datasets,
         demo,
@@ -169,6 +170,7 @@ def _register() -> None:
         index.index,
         query.query,
         methods.methods,
+        backbones.backbones,
         datasets.datasets,
         info.info,
         doctor.doctor,

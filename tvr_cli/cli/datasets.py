@@ -32,7 +32,7 @@ def datasets(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME[:ROOT[:VARIANT]], found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError("name the data set: " + commands.tvr("datasets", str(action), "NAME"))
+        raise ConfigError(f"name the data set: {commands.tvr('datasets', str(action), 'NAME')}")
     if action == "check":
         from tvr_cli.testing import dataset
 
@@ -48,8 +48,8 @@ def datasets(
 def _show_all(found: list[dict[str, Any]]) -> None:
     rows = [[d["name"], d["summary"], ", ".join(v["name"] for v in d["variants"] if v["name"])] for d in found]
     render.table(None, ("data set", "what it is", "variants"), rows, left=3)
-    show, look = commands.tvr("datasets", "show", "NAME"), commands.tvr("doctor", "NAME:ROOT[:VARIANT]")
-    render.line(f"{show} has sizes and files; {look} looks for them")
+    show, doctor = commands.tvr("datasets", "show", "NAME"), commands.tvr("doctor")
+    render.line(f"{show} has sizes and files; {doctor} NAME:ROOT[:VARIANT] looks for them")
 
 
 def _show_one(about: dict[str, Any]) -> None:

@@ -27,7 +27,8 @@ _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 def evaluate(
     run: Annotated[str | None, typer.Argument(help="Run by name or path; default: the newest run.")] = None,
     method: Annotated[
-        str | None, typer.Option("--method", help=f"A method without training: mean, text_guided; or: {OWN_METHOD}")
+        str | None,
+        typer.Option("--method", help=f"A method that needs no training (tvr methods), or {OWN_METHOD}"),
     ] = None,
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Judge a score matrix of any tool: safetensors or npz.")

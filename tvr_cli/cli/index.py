@@ -12,7 +12,7 @@ from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device,
 
 def index(
     run: Annotated[
-        str | None, typer.Option("--run", help="Run that scores; default: the newest, else text_guided.")
+        str | None, typer.Option("--run", help="Run that scores; default: the newest, else a method without training.")
     ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")

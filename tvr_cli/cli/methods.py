@@ -32,7 +32,7 @@ def methods(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME, found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError("name the method: " + commands.tvr("methods", str(action), "NAME"))
+        raise ConfigError(f"name the method: {commands.tvr('methods', str(action), 'NAME')}")
     if action == "check":
         from tvr_cli.testing import method
 

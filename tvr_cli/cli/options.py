@@ -33,7 +33,7 @@ Threads = Annotated[
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", help="Preset, open_clip ARCH/TAG, local:PATH or demo-tiny. Also TVR_BACKBONE."),
+    typer.Option("--backbone", help="Preset (tvr backbones), ARCH/TAG, local:PATH or dotted name. Also TVR_BACKBONE."),
 ]
 MemoryBudget = Annotated[str, typer.Option("--memory-budget", help="Memory for scores, like 512MB or 2GB.")]
 Assignments = Annotated[

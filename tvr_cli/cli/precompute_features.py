@@ -94,7 +94,7 @@ def precompute_features(
         dry_run=dry_run,
     )
     if repair is not None:
-        report = engine.repair(workspace, repair, options, corpus)
+        report = engine.repair(workspace, repair, options, corpus, named=backbone)
     else:
         report = engine.precompute(workspace, backbone, corpus, options)
     render.result(report.to_json(), as_json, lambda: _show(report, workspace))
@@ -114,8 +114,8 @@ def _show(report: PrecomputeReport, workspace: Workspace) -> None:
         f"features of {report.backbone} in {report.folder} ({render.size(report.size_bytes)}), "
         f"{render.duration(report.seconds)}"
     )
-    if report.captions:
-        render.line(f"next: {commands.tvr('train', method='glccl', workspace=workspace)}")
+    if report.captions and report.train_with:
+        render.line(f"next: {commands.tvr('train', method=report.train_with, workspace=workspace)}")
     else:
         render.line(f"next: {commands.tvr('query', 'a dog surfing', index=workspace)}")
 

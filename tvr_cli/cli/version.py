@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tvr_cli.cli import render
+from tvr_cli.engine import backbone_catalogue
 from tvr_cli.runs import version
 from tvr_cli.version import __version__
 
 
 def show_versions() -> None:
-    """Print the versions of tvr, torch (with its CUDA), the decoders and open_clip, one a line."""
+    """Print the versions of tvr, torch (with its CUDA), the decoders and the backbones' libraries, one a line."""
     torch = version("torch")
     decord = (version("decord2") and f"{version('decord2')} (decord2)") or version("decord")
     rows = [
@@ -17,11 +18,11 @@ def show_versions() -> None:
         ("CUDA of torch", _cuda_of_torch()),
         ("pyav", version("av")),
         ("decord", decord),
-        ("open_clip", version("open_clip_torch")),
+        *((package, version(package)) for package in backbone_catalogue.packages()),
         ("triton", version("triton")),
     ]
     for name, found in rows:
-        render.line(f"{name:<14} {found or 'not installed'}")
+        render.line(f"{name:<15} {found or 'not installed'}")
 
 
 def _cuda_of_torch() -> str | None:

@@ -92,7 +92,9 @@ def names() -> list[str]:
 def shipped() -> list[str]:
     """Return the names of the shipped data sets, sorted: the modules of this package that have a `load`."""
     folder = Path(__file__).parent
-    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if _has_load(folder, m.name))
+    return sorted(
+        m.name for m in pkgutil.iter_modules([str(folder)]) if m.name != "registry" and _has_load(folder, m.name)
+    )
 
 
 def find(name: str) -> DataSet:

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import log
+from tvr_cli import commands, log
+from tvr_cli.backbones import registry
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
@@ -88,10 +89,10 @@ def _guard(name: str, check: Callable[[], Check]) -> Check:
 
 def _packages() -> list[Check]:
     checks = [Check("tvr", True, __version__)]
-    for package, fatal in (("torch", True), ("open_clip_torch", True), ("safetensors", True), ("av", True)):
+    for package in ("torch", registry.packages()[registry.WITHOUT_SCHEME], "safetensors", "av"):
         found = version(package)
         fix = "" if found else f"pip install {package}"
-        checks.append(Check(package, found is not None, found or "not installed", fix, fatal and found is None))
+        checks.append(Check(package, found is not None, found or "not installed", fix, fatal=found is None))
     if version("decord") and version("decord2"):
         fix = "pip uninstall decord2 && pip install --force-reinstall decord"
         checks.append(
@@ -136,18 +137,17 @@ def _kernels() -> list[Check]:
 
 
 def _weights() -> list[Check]:
-    from tvr_cli.backbones.source import resolve
     from tvr_cli.preset_loader import preset_names
 
     checks = []
     for name in preset_names("backbones"):
-        source = resolve(name)
+        about = registry.resolve(name)
         # Missing weights are no fault of the machine: most people need one backbone.
-        fix = f"downloaded when first used; without a network: --backbone {source.architecture}@FILE"
-        try:
-            checks.append(Check(f"weights {name}", True, str(source.weights_file(offline=True))))
-        except EnvironmentProblem:
-            checks.append(Check(f"weights {name}", False, "not on this machine", fix))
+        fix = f"downloaded when first used; where from: {commands.tvr('backbones', 'show', name)}"
+        here = about.weights is not None
+        checks.append(
+            Check(f"weights {name}", here, str(about.weights) if here else "not on this machine", "" if here else fix)
+        )
     return checks
 
 

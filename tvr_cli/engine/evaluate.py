@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import save
 
 from tvr_cli import commands, log
-from tvr_cli.engine import models, referee, score
+from tvr_cli.engine import models, referee, score, suggest
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
@@ -159,10 +159,11 @@ def load(
     if found is None and method is None:
         found = workspace.newest_run_on(store)
         if found is None:
+            untrained = suggest.without_training(store.provides, models.DEFAULT_METHOD)
             raise DataError(
                 f"no run in {str(workspace.runs_folder)!r} was trained on the features {store.fingerprint}; train one, "
                 "or evaluate a method without training: "
-                + commands.tvr("evaluate", method=models.DEFAULT_METHOD, workspace=workspace)
+                + commands.tvr("evaluate", method=untrained or "NAME", workspace=workspace)
             )
     scorer = models.trained(found, store, method) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)

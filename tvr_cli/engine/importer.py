@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from tvr_cli import commands, config
-from tvr_cli.backbones.export import save_folder
-from tvr_cli.backbones.openclip import OpenClipBackbone
-from tvr_cli.backbones.weights import read_tensors
+from tvr_cli.backbones import registry
+from tvr_cli.backbones.tensor_files import read_tensors
 from tvr_cli.engine import models
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.checkpoint import Best
@@ -77,7 +76,7 @@ def import_checkpoint(
     resolved = config.resolve(layers, models.options_schema)
     sizes = Sizes(sizes.dim, sizes.frames, resolved.experiment.words.length or sizes.words)
     built = _fill(resolved.experiment.options, sizes, parts.head, cls, file)
-    clip = OpenClipBackbone.from_state_dict(parts.clip, name=f"{file.name} (CLIP)") if parts.clip else None
+    clip = registry.from_clip_state(parts.clip, f"{file.name} (CLIP)") if parts.clip else None
     if not dry_run:
         about = {
             "store": None,
@@ -88,10 +87,10 @@ def import_checkpoint(
         }
         with lock(folder.path):
             if clip is not None:
-                save_folder(clip, folder.path / "backbone")
+                registry.save(clip, folder.path / "backbone")
             checkpoint.write_best(folder.checkpoints, model=built, about=about, best=Best(0, (0.0, 0.0)))
             imported = {"file": file.name, "sha256": about["source"], "dropped": list(parts.dropped)}
-            folder.write_env({"imported": imported})
+            folder.write_env({"imported": imported}, registry.packages().values())
             folder.write_config(resolved)  # last: a folder with a config is a whole run
     return {
         "schema": "tvr/import-checkpoint@1",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tvr_cli import commands, config, log
 from tvr_cli.config import Experiment, Resolved
+from tvr_cli.engine import suggest
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
@@ -69,9 +71,7 @@ def resolve_method(name: str, assignments: list[str] | None = None) -> Resolved:
 
 def method_layers(name: str) -> list[config.Layer]:
     """Return what a method's name stands for: its preset, of a third party's method its defaults."""
-    if base.third_party(name):
-        return [config.method_layer(name)]
-    return config.preset_layers("methods", name)
+    return [config.method_layer(name)] if base.third_party(name) else config.preset_layers("methods", name)
 
 
 def untrained(name: str, store: FeatureStore, assignments: list[str] | None = None) -> Scorer:
@@ -113,19 +113,26 @@ def trained(run: RunDir, store: FeatureStore, named: str | None = None) -> Score
 def build(experiment: Experiment, store: FeatureStore) -> Method:
     """Build an experiment's method for a store. Raises StoreMismatch when the store lacks features it needs."""
     method = base.build(experiment.method, store.sizes, experiment.options)
-    lacking = sorted(method.needs - store.provides)
-    if lacking:
-        fix = (
-            commands.tvr("precompute-features", word_importance="stopwords")
-            if lacking == ["importance"]
-            else f"{commands.tvr('precompute-features', backbone='NAME')}, with one that provides them "
-            f"({commands.tvr('methods')} lists what each needs)"
-        )
-        raise StoreMismatch(
-            f"{experiment.method} needs {', '.join(lacking)}; the feature store of {store.backbone_name} has "
-            f"{', '.join(sorted(store.provides))}. Run: {fix}"
-        )
+    require_features(experiment.method, method, store.provides, f"the feature store of {store.backbone_name} has")
     return method
+
+
+def require_features(name: str, method: Method, provides: Iterable[str], whose: str) -> None:
+    """Raise StoreMismatch where a method needs what is not provided, with the two ways out.
+
+    whose: words in front of what is provided, like "the feature store of clip-vit-b32 has".
+    """
+    there = frozenset(provides)
+    lacking = sorted(method.needs - there)
+    if not lacking:
+        return
+    fix = (
+        f"Run: {commands.tvr('precompute-features', word_importance='stopwords')}"
+        if lacking == ["importance"]
+        else f"Take a backbone that provides them ({commands.tvr('backbones')} lists what each does), or a method that "
+        f"needs no more: {', '.join(suggest.fitting(there)) or 'there is none'}"
+    )
+    raise StoreMismatch(f"{name} needs {', '.join(lacking)}; {whose} {', '.join(sorted(there))}. {fix}")
 
 
 def check_named(workspace: Workspace, run: str | None, method: str | None) -> None:

@@ -18,10 +18,10 @@ import torch
 from tvr_kernels import gemm
 
 from tvr_cli import commands, files
-from tvr_cli.backbones import base as backbones
-from tvr_cli.backbones.base import Backbone
-from tvr_cli.backbones.source import DEMO_TINY, Source, resolve
-from tvr_cli.backbones.temporal_shift import TemporalShift
+from tvr_cli.backbones import registry
+from tvr_cli.backbones.base import Backbone, Description
+from tvr_cli.backbones.registry import DEMO_TINY
+from tvr_cli.engine import suggest
 from tvr_cli.engine.features import cost
 from tvr_cli.engine.features.corpus import Corpus, read_corpus
 from tvr_cli.engine.features.encoding import encode_batch, encode_captions
@@ -69,6 +69,11 @@ class PrecomputeReport:
     dry_run: bool = False
     more: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def train_with(self) -> str | None:
+        """The method to train on these features that uses most of them; None where none fits, or nothing was made."""
+        return suggest.to_train(self.store.provides) if self.store is not None else None
+
     def to_json(self) -> dict[str, Any]:
         """Return what `tvr precompute-features --json` prints."""
         return {
@@ -99,7 +104,7 @@ def precompute(
 ) -> PrecomputeReport:
     """Compute the features of a workspace's frames, and of captions about them.
 
-    backbone: see `backbones.base.load`; None = TVR_BACKBONE, else that of the newest feature store, else clip-vit-b32.
+    backbone: see `backbones.registry`; None = TVR_BACKBONE, else that of the newest feature store, else clip-vit-b32.
     captions: a JSONL file, a data set or its `NAME:ROOT[:VARIANT]`; None = those of the last time, else
     `captions.jsonl` beside the videos, else none. Raises DataError for bad captions or too small frames, ConfigError
     for an impossible plan, EnvironmentProblem for missing weights.
@@ -113,15 +118,15 @@ def precompute(
             + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
     corpus = read_corpus(captions, frames, workspace.newest_features())
-    source = resolve(choose_backbone(backbone, workspace))
-    plan = FeaturePlan.make(source, frames, options)
-    if source.name == DEMO_TINY:
+    about = registry.resolve(choose_backbone(backbone, workspace))
+    plan = FeaturePlan.make(about, frames, options)
+    if about.name == DEMO_TINY:
         _warn_of_real_videos(frames.records)
     if options.dry_run:
-        return _dry_run(workspace, source, frames, corpus, plan, options)
+        return _dry_run(workspace, about, frames, corpus, plan, options)
     device = pick_device(options.device)
-    model = backbones.load(
-        source.name,
+    model = registry.load(
+        about.name,
         offline=options.offline,
         device=device,
         temporal_shift=options.temporal_shift,
@@ -133,10 +138,10 @@ def precompute(
     folder = workspace.feature_folder(fingerprint)
     header = header_of(
         identity,
-        backbone=source.name,
+        backbone=about.name,
         dim=model.dim,
         provides=(model.provides - {"temporal_shift"}) | plan.extra,
-        provenance=_provenance(frames, options, device),
+        provenance=_provenance(model, frames, options, device),
     )
     require_own(folder)
     with files.lock(folder), torch.inference_mode():
@@ -150,7 +155,7 @@ def precompute(
     return PrecomputeReport(
         store=workspace.features(fingerprint),
         folder=folder,
-        backbone=source.name,
+        backbone=about.name,
         clips=len(frames.records),
         encoded_clips=len(new_clips),
         captions=len(corpus.captions),
@@ -174,12 +179,21 @@ def choose_backbone(asked: str | None, workspace: Workspace) -> str:
     if named := os.environ.get("TVR_BACKBONE"):
         return named
     newest = next(workspace.given_features(), None)
-    return newest.backbone_name if newest is not None else DEFAULT_BACKBONE
+    if newest is None:
+        return DEFAULT_BACKBONE
+    registry.require_named(newest.backbone_name, None, newest.root)
+    return newest.backbone_name
 
 
-def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "auto") -> Backbone:
-    """Load the backbone that made a store. Raises StoreMismatch when its weights or settings have changed."""
-    model = backbones.load(
+def backbone_of(
+    store: FeatureStore, *, named: str | None = None, offline: bool = False, device: str = "auto"
+) -> Backbone:
+    """Load the backbone that made a store. named: what a person called it, if anything (`registry.require_named`).
+
+    Raises StoreMismatch when its weights or settings have changed.
+    """
+    registry.require_named(store.backbone_name, named, store.root)
+    model = registry.load(
         store.backbone_name,
         offline=offline,
         device=pick_device(device),
@@ -191,31 +205,41 @@ def backbone_of(store: FeatureStore, *, offline: bool = False, device: str = "au
 
 
 def repair(
-    workspace: Workspace, shard: str, options: PrecomputeOptions, captions: Path | Manifest | str | None = None
+    workspace: Workspace,
+    shard: str,
+    options: PrecomputeOptions,
+    captions: Path | Manifest | str | None = None,
+    *,
+    named: str | None = None,
 ) -> PrecomputeReport:
     """Make one shard of any feature store of a workspace again, with the settings of its store.
 
-    shard: its name, or the fingerprint of a store: then everything that this store lacks is made.
-    Only device, batch and offline are taken from `options`. Raises DataError when no store has such a shard.
+    shard: its name, or the fingerprint of a store: then everything that this store lacks is made. named: as in
+    `backbone_of`. Only device, batch and offline are taken from `options`. Raises DataError when no store has such a
+    shard.
     """
     folders = workspace.begun_features()
     if shard in (f.name for f in folders):
-        return _again(workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions)
+        return _again(
+            workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions, named=named
+        )
     folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
     if folder is None:
         raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
     header = features.read_header(folder, workspace)
     with files.lock(folder):
         FeatureWriter(folder, header).drop(shard)
-    return _again(workspace, header, options, captions)
+    return _again(workspace, header, options, captions, named=named)
 
 
-def refresh(workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> PrecomputeReport:
+def refresh(
+    workspace: Workspace, store: FeatureStore, options: PrecomputeOptions, *, named: str | None = None
+) -> PrecomputeReport:
     """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
 
-    Only device, batch and offline are taken from `options`.
+    named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
     """
-    return _again(workspace, features.read_header(store.root, workspace), options)
+    return _again(workspace, features.read_header(store.root, workspace), options, named=named)
 
 
 def _again(
@@ -223,7 +247,10 @@ def _again(
     header: dict[str, Any],
     options: PrecomputeOptions,
     captions: Path | Manifest | str | None = None,
+    *,
+    named: str | None,
 ) -> PrecomputeReport:
+    registry.require_named(header["backbone"], named, workspace.feature_folder(header["fingerprint"]))
     identity = header["identity"]
     own = replace(
         options,
@@ -344,13 +371,13 @@ def _stored(corpus: Corpus) -> list[StoredCaption]:
     ]
 
 
-def _provenance(frames: FrameStore, options: PrecomputeOptions, device: torch.device) -> dict[str, Any]:
-    import open_clip
-
+def _provenance(
+    model: Backbone, frames: FrameStore, options: PrecomputeOptions, device: torch.device
+) -> dict[str, Any]:
     return {
         "tvr": __version__,
         "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
+        **model.versions(),
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "machine": platform.machine(),
         "dtype": options.dtype,
@@ -375,7 +402,7 @@ def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
 
 def _dry_run(
     workspace: Workspace,
-    source: Source,
+    about: Description,
     frames: FrameStore,
     corpus: Corpus,
     plan: FeaturePlan,
@@ -383,12 +410,10 @@ def _dry_run(
 ) -> PrecomputeReport:
     """Say what would be encoded, its bytes and about how long it would take; weights need not be here."""
     folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
-    skeleton: Any = cost.skeleton(source)
-    if options.temporal_shift:
-        TemporalShift(skeleton.visual)  # refuses a tower that cannot shift
+    per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint = None
-    if source.weights is not None:
-        identity = source.identity(temporal_shift=options.temporal_shift)
+    if about.weights is not None:
+        identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
         fingerprint = features.fingerprint_of(plan.identity(identity, frames))
         folder = folder / fingerprint
         there = {key for line in read_lines(folder) for key in line.keys}
@@ -397,13 +422,12 @@ def _dry_run(
     itemsize = DTYPES[options.dtype].itemsize
     slots = sum(plan.slots or r.n_frames for r in records)
     tokens = len(texts) * (plan.words.length + 1)
-    per_frame, per_caption = cost.tower_flops(skeleton, source, plan.words.length)
     flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
     device = pick_device(options.device)
     return PrecomputeReport(
         store=None,
         folder=folder,
-        backbone=source.name,
+        backbone=about.name,
         clips=len(frames.records),
         encoded_clips=len(records),
         captions=len(corpus.captions),
@@ -412,12 +436,12 @@ def _dry_run(
         truncated=0,
         max_words=plan.words.length,
         set_aside=len(corpus.aside),
-        size_bytes=(slots + tokens) * source.dim * itemsize,
+        size_bytes=(slots + tokens) * about.dim * itemsize,
         seconds=cost.seconds(flops, device, DTYPES[options.precision]) if flops else 0.0,
         dry_run=True,
         more={
             "fingerprint": fingerprint,
-            "sizes": {"frames": slots, "tokens": tokens, "dim": source.dim, "bytes_a_value": itemsize},
-            "weights": str(source.weights) if source.weights is not None else None,
+            "sizes": {"frames": slots, "tokens": tokens, "dim": about.dim, "bytes_a_value": itemsize},
+            "weights": str(about.weights) if about.weights is not None else None,
         },
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from tvr_cli import commands, log
+from tvr_cli.backbones import registry
 from tvr_cli.engine import precompute, score
 from tvr_cli.engine.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -33,9 +34,11 @@ def query(
     the index was made with.
     """
     asked = asked_for(workspace, Asked(run, method, backbone))
+    if asked.backbone is not None:
+        registry.require_named(asked.backbone, backbone, workspace.index_folder)
     _refresh_features(workspace, asked, device=device, offline=offline)
     with fresh_index(workspace, asked, named=method, device=device) as (index, scorer, store):
-        model = precompute.backbone_of(store, offline=offline, device=device)
+        model = precompute.backbone_of(store, named=backbone, offline=offline, device=device)
         text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
         scorer.method.to("cpu")
         encoded = score.encode_texts(scorer.method, text.to("cpu"))
@@ -66,4 +69,4 @@ def _refresh_features(workspace: Workspace, asked: Asked, *, device: str, offlin
     if store is None:
         precompute.precompute(workspace, asked.backbone, None, options)
     else:  # with the plans that it was made with: a run may have been trained on them
-        precompute.refresh(workspace, store, options)
+        precompute.refresh(workspace, store, options, named=asked.backbone)

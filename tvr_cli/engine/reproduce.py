@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tvr_cli import commands, config, data, log
-from tvr_cli.backbones.source import resolve as resolve_backbone
+from tvr_cli.backbones import registry
 from tvr_cli.config import Resolved
 from tvr_cli.data.registry import split_spec
 from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, models, precompute, train
@@ -71,14 +71,14 @@ def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions
     slots = frames.slots or 0
     estimate = extract_estimate.estimate(manifest, workspace, frames, _extract_options(options))
     words, texts = experiment.words.length or 32, len({c.text for c in manifest.captions})
-    source = resolve_backbone(choose_backbone(experiment.backbone.name, workspace))
-    skeleton, speed = cost.skeleton(source), cost.tower_speed(pick_device(options.device), torch.float32)
-    frame_flops, caption_flops = cost.tower_flops(skeleton, source, words)
+    backbone = registry.skeleton(registry.resolve(choose_backbone(experiment.backbone.name, workspace)))
+    speed = cost.tower_speed(pick_device(options.device), torch.float32)
+    frame_flops, caption_flops = backbone.cost(words)
     encoded = len(manifest.clips) * slots * frame_flops + texts * caption_flops
     training: dict[str, Any] = {"step": "train", "does": _training(resolved, manifest)}
     if experiment.train.tune == "full":
         passes = 3 * experiment.train.epochs * _samples(resolved, manifest)  # forward, and twice that backward
-        training["bytes"] = checkpoint.bytes_of([skeleton], keep=experiment.train.keep_checkpoints)
+        training["bytes"] = checkpoint.bytes_of([backbone], keep=experiment.train.keep_checkpoints)
         training["seconds"] = passes * (slots * frame_flops + caption_flops) / speed
     steps = [
         {"step": "doctor", "does": f"checks {len(manifest.clips)} videos, {len(manifest.captions)} captions"},
@@ -91,7 +91,7 @@ def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions
         {
             "step": "precompute-features",
             "does": "for evaluation, with the tuned backbone" if experiment.train.tune == "full" else "once",
-            "bytes": _FEATURE_BYTES * source.dim * (len(manifest.clips) * slots + texts * (words + 1)),
+            "bytes": _FEATURE_BYTES * backbone.dim * (len(manifest.clips) * slots + texts * (words + 1)),
             "seconds": encoded / speed,
         },
         training,

@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import commands, config, files, log, metrics
+from tvr_cli.backbones import registry
 from tvr_cli.config import Resolved, TrainConfig
 from tvr_cli.engine import models, score
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.threads import use_threads
 from tvr_cli.engine.training import board, checkpoint, optim, resume, training_store
-from tvr_cli.engine.training.assemble import build_learner, build_source, require_trainable, skeleton
+from tvr_cli.engine.training.assemble import (
+    build_learner,
+    build_source,
+    require_backbone,
+    require_named_backbone,
+    require_trainable,
+    skeleton,
+)
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.loop import Loop, Names, Outcome
 from tvr_cli.engine.training.sampling import PairSampler
@@ -82,8 +90,7 @@ def experiment_of(
         stored = {k: v for k, v in run.config().items() if v is not None}
         layers.append(config.Layer(stored, str(run.config_path)))
     if method is not None:
-        named = config.method_layer(method)
-        layers += [named] if options.resume else models.method_layers(method)
+        layers += [config.method_layer(method)] if options.resume else models.method_layers(method)
     if recipe is not None:
         layers += config.preset_layers("recipes", recipe)
     if config_file is not None:
@@ -104,6 +111,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> di
     Interrupted, with the command that continues, when the user stops it.
     """
     experiment = resolved.experiment
+    require_named_backbone(resolved)
     require_trainable(experiment.method, experiment.options, experiment.train)
     run = _named_or_fresh(workspace, experiment.method, options)
     if options.resume:
@@ -112,11 +120,14 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> di
     else:
         _require_new(run)
     origin = RunDir.open(run.path) if options.resume else options.like
+    wish = training_store.wish_of(experiment)
     if origin is not None:
         store = training_store.of_run(workspace, origin)
+        require_backbone(experiment, workspace, wish, store)
     else:
+        require_backbone(experiment, workspace, wish, training_store.find(workspace, wish)[0])
         store = training_store.require(
-            workspace, training_store.wish_of(experiment), captions=_captions(resolved, options),
+            workspace, wish, captions=_captions(resolved, options),
             device=options.device, offline=options.offline,
         )  # fmt: skip
     with contextlib.ExitStack() as held:
@@ -127,10 +138,12 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> di
 def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
+    require_named_backbone(resolved)
     require_trainable(experiment.method, experiment.options, experiment.train)
     run = _named_or_fresh(workspace, experiment.method, options)
     wish = training_store.wish_of(experiment)
     store, reasons = training_store.find(workspace, wish)
+    require_backbone(experiment, workspace, wish, store)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
     method = base.build(experiment.method, sizes, experiment.options)
     learner = Learner(method, skeleton(workspace, wish, store) if experiment.train.tune == "full" else None)
@@ -188,12 +201,12 @@ def _train_in(
         loop.resume(saved)
         log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
     if options.resume:
-        session = {"step": loop.step, **environment()}
+        session = {"step": loop.step, **environment(registry.packages().values())}
         files.write_json(run.env_path, {**before, "resumed": [*before.get("resumed", []), session]})
     else:
         run.write_config(resolved)
         kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
-        run.write_env({**kept, "validation": chosen.where})
+        run.write_env({**kept, "validation": chosen.where}, registry.packages().values())
     log.logger.info(
         "training %s on features %s (%s): %d pairs an epoch, %d steps, %d thread%s; selected on %s",
         resolved.experiment.method, store.fingerprint, store.backbone_name, len(sampler), loop.total, threads,
@@ -211,8 +224,9 @@ def _train_in(
         from tvr_cli.engine.training import tuned
 
         store = tuned.finish(
-            run, workspace, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline)
-        )
+            run, workspace, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline),
+            named=resolved.experiment.backbone.name,
+        )  # fmt: skip
     return _summary(run, store, resolved, outcome)
 
 

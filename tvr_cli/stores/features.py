@@ -87,7 +87,7 @@ class FeatureStore:
         return cls(folder, header, read_state(folder, workspace), workspace)
 
     def made_by(self, backbone: str) -> bool:
-        """Whether `backbone` is a name of the backbone that made this store: the one given then, or open_clip's."""
+        """Whether `backbone` is a name of the backbone that made this store: the one given then, or its own."""
         return backbone in (self.backbone_name, self.identity["backbone"]["name"])
 
     def older_than(self, file: Path) -> bool:

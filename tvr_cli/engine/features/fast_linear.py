@@ -22,8 +22,13 @@ def use_fast_linear(model: nn.Module) -> bool:
     Changes this instance's forward methods, for inference only. Does nothing on other devices and in other types, or
     where torch's own GEMM is the faster one.
     """
-    parameter = next(model.parameters())
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or gemm.setting() == "mkl":
+    parameter = next(model.parameters(), None)
+    if (
+        parameter is None
+        or parameter.device.type != "cpu"
+        or parameter.dtype != torch.float32
+        or gemm.setting() == "mkl"
+    ):
         return False
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None and module.batch_first:
@@ -54,12 +59,17 @@ def _self_attention(
     attn_mask: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What nn.MultiheadAttention computes for q = k = v, [N, L, width], an additive mask [L, L] and no weights."""
+    """What nn.MultiheadAttention computes for q = k = v, [N, L, width], without weights.
+
+    attn_mask: additive, [L, L], or [N * H, L, L] (CoCa masks its class token's pads caption by caption).
+    """
     if query is not key or key is not value or need_weights or options:
         return nn.MultiheadAttention.forward(
             module, query, key, value, need_weights=need_weights, attn_mask=attn_mask, **options
         )
     packed = _product(query, module.in_proj_weight, module.in_proj_bias)  # [N, L, 3 width]
     q, k, v = packed.unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [N, H, L, width / H] each
+    if attn_mask is not None and attn_mask.dim() == 3:
+        attn_mask = attn_mask.unflatten(0, (-1, module.num_heads))  # [N, H, L, L]
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
     return _product(mixed.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias), None

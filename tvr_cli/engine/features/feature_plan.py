@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from tvr_cli import commands
-from tvr_cli.backbones.source import Source
+from tvr_cli.backbones.base import Description
 from tvr_cli.engine.features import word_importance
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.stores.frames import FrameStore
@@ -50,13 +50,13 @@ class FeaturePlan:
     importance: str
 
     @staticmethod
-    def make(source: Source, frames: FrameStore, options: PrecomputeOptions) -> FeaturePlan:
-        size, needed = frames.plan.size, source.image_size
+    def make(backbone: Description, frames: FrameStore, options: PrecomputeOptions) -> FeaturePlan:
+        size, needed = frames.plan.size, backbone.image_size
         again = commands.tvr("extract-frames", "VIDEOS", size=needed, overwrite=True, workspace=frames.workspace)
         if size < needed:
             raise DataError(
-                f"the frames in {str(frames.root)!r} are {size} px, but the backbone {source.name} takes {needed} px; "
-                f"run: {again}"
+                f"the frames in {str(frames.root)!r} are {size} px, but the backbone {backbone.name} takes {needed} "
+                f"px; run: {again}"
             )
         if options.shape == "fixed" and frames.plan.slots is None:
             raise ConfigError(
@@ -66,10 +66,10 @@ class FeaturePlan:
             )
         if options.temporal_shift and options.shape != "fixed":
             raise ConfigError("--temporal-shift mixes the frames of whole clips; it needs --shape fixed")
-        length = options.max_words or min(DEFAULT_WORDS, source.context_length)
-        if not 3 <= length <= source.context_length:
+        length = options.max_words or min(DEFAULT_WORDS, backbone.context_length)
+        if not 3 <= length <= backbone.context_length:
             raise ConfigError(
-                f"--max-words: expected 3 to {source.context_length}, the context of {source.name}, found {length}"
+                f"--max-words: expected 3 to {backbone.context_length}, the context of {backbone.name}, found {length}"
             )
         words = WordPlan(options.words or options.shape, length)
         slots = frames.plan.slots if options.shape == "fixed" else None

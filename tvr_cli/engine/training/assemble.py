@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tvr_cli import commands
-from tvr_cli.backbones.base import Backbone
-from tvr_cli.backbones.openclip import OpenClipBackbone
-from tvr_cli.backbones.source import resolve
-from tvr_cli.config import Resolved, TrainConfig
+from tvr_cli.backbones import registry
+from tvr_cli.backbones.base import Backbone, Description
+from tvr_cli.config import Experiment, Resolved, TrainConfig
 from tvr_cli.engine import models
-from tvr_cli.engine.features import cost
 from tvr_cli.engine.precompute import backbone_of, choose_backbone
 from tvr_cli.engine.training import precision, training_store
 from tvr_cli.engine.training.learner import Learner
@@ -57,6 +56,37 @@ def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig)
         raise ConfigError(f"train.warmup: expected a fraction of all steps, 0 to 1, found {train.warmup}")
 
 
+def require_named_backbone(resolved: Resolved) -> None:
+    """Raise DataError where only a file names a backbone that is a module of another package."""
+    name, origin = resolved.experiment.backbone.name, resolved.origins.get("backbone.name", "")
+    if name is not None:
+        registry.require_named(name, name if origin in ("flag", "--set") else None, Path(origin))
+
+
+def require_backbone(
+    experiment: Experiment, workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None
+) -> None:
+    """Refuse, before anything is computed, what the backbone of a run makes impossible in the end.
+
+    store: the features that the run would take, None while there are none. Raises StoreMismatch for a method that needs
+    what is not provided, ConfigError for `tune: full` with a backbone that cannot be saved.
+    """
+    name, full = experiment.method, experiment.train.tune == "full"
+    small = base.build(name, Sizes(dim=128, frames=4, words=16), experiment.options)  # only its needs are looked at
+    if store is not None:
+        models.require_features(name, small, store.provides, f"the feature store of {store.backbone_name} has")
+    if store is not None and not full:
+        return  # its backbone need not be here
+    about = _backbone_of_run(workspace, wish, store)
+    if store is None:
+        models.require_features(name, small, about.provides | {"importance"}, f"the backbone {about.name} provides")
+    if full and (why := about.kind.cannot_save(about)):
+        raise ConfigError(
+            f"--tune full leaves a tuned backbone behind, and {about.name!r} cannot be saved: {why}. Train the head "
+            f"alone (--tune head), or take another backbone ({commands.tvr('backbones')})"
+        )
+
+
 def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, device: torch.device) -> Learner:
     """Make what is trained: the method with its initial weights, a function of the seed and of the backbone's weights.
 
@@ -68,7 +98,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     full = experiment.train.tune == "full"
     backbone = None
     if full or type(method).init_from_backbone is not Method.init_from_backbone:
-        backbone = backbone_of(store, offline=offline, device="cpu")
+        backbone = backbone_of(store, named=experiment.backbone.name, offline=offline, device="cpu")
         with torch.no_grad():
             method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
     learner = Learner(method, backbone if full else None).to(device)
@@ -79,8 +109,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
 
 def skeleton(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
     """Return the backbone without its weights, for its parameters' names and shapes. Raises like the backbone would."""
-    source = resolve(store.backbone_name if store is not None else choose_backbone(wish.backbone, workspace))
-    return OpenClipBackbone(cost.skeleton(source), source, None, temporal_shift=bool(wish.temporal_shift))
+    return registry.skeleton(_backbone_of_run(workspace, wish, store), temporal_shift=bool(wish.temporal_shift))
 
 
 def build_source(
@@ -101,6 +130,13 @@ def build_source(
             f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
         )
     return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers)
+
+
+def _backbone_of_run(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Description:
+    if store is None:
+        return registry.resolve(choose_backbone(wish.backbone, workspace))
+    registry.require_named(store.backbone_name, wish.backbone, store.root)
+    return registry.resolve(store.backbone_name)
 
 
 def _prepare(backbone: Backbone, train: TrainConfig, device: torch.device) -> None:

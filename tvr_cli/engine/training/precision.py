@@ -35,9 +35,7 @@ def to_half_towers(backbone: Backbone) -> None:
     Layer norms, embeddings and the logit scale stay fp32, layer norms compute in fp32, and the optimizer's moments take
     the parameters' type: at small rates they under- and overflow (docs/training.md). Source: OpenAI's convert_weights.
     """
-    from open_clip.model import convert_weights_to_lp
-
-    convert_weights_to_lp(backbone, torch.float16)
+    backbone.to_half()
     for module in backbone.modules():
         if isinstance(module, nn.LayerNorm):
             module.float()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import commands, log
+from tvr_cli.backbones import registry
 from tvr_cli.config import Experiment
 from tvr_cli.engine.training.selection import CAPTIONS_EXAMPLE
 from tvr_cli.errors import DataError, StoreMismatch
@@ -99,15 +100,14 @@ def require(
 
 def expected_sizes(workspace: Workspace, wish: Wish) -> Sizes:
     """Return the sizes of features that do not exist yet: from the plans, the frames and the backbone's name."""
-    from tvr_cli.backbones.source import resolve
     from tvr_cli.engine.precompute import choose_backbone
 
-    source = resolve(choose_backbone(wish.backbone, workspace))
+    backbone = registry.resolve(choose_backbone(wish.backbone, workspace))
     slots = wish.frames.get("num_frames") or wish.frames.get("max_frames")
     if slots is None and workspace.has_frames:
         slots = workspace.frames().plan.slots
-    words = wish.words.get("length") or min(32, source.context_length)
-    return Sizes(source.dim, slots or 12, words)
+    words = wish.words.get("length") or min(32, backbone.context_length)
+    return Sizes(backbone.dim, slots or 12, words)
 
 
 def of_run(workspace: Workspace, run: RunDir) -> FeatureStore:
@@ -159,6 +159,8 @@ def _compute(
         words={"shape": store.word_plan.shape, "length": store.word_plan.length},
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]), backbone=store.backbone_name,
     )  # fmt: skip
+    if store is not None:
+        registry.require_named(store.backbone_name, wish.backbone, store.root)
     options = precompute.PrecomputeOptions(
         shape=plans.shape or "fixed",  # type: ignore[arg-type]
         words=plans.words.get("shape"),

@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from tvr_cli import commands, files, log
-from tvr_cli.backbones.export import save_folder
-from tvr_cli.backbones.openclip import OpenClipBackbone
+from tvr_cli.backbones import registry
 from tvr_cli.engine import precompute
 from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
 from tvr_cli.engine.training import checkpoint
@@ -21,16 +20,16 @@ from tvr_cli.stores.features import FeatureStore
 from tvr_cli.workspace import Workspace
 
 
-def finish(run: RunDir, workspace: Workspace, store: FeatureStore, options: PrecomputeOptions) -> FeatureStore:
+def finish(
+    run: RunDir, workspace: Workspace, store: FeatureStore, options: PrecomputeOptions, *, named: str | None
+) -> FeatureStore:
     """Write the tuned backbone of a run's best weights, compute its features with the plans of `store`, return them.
 
-    options: device, batch and offline are taken from it.
+    options: device, batch and offline are taken from it. named: as in `backbone_of`.
     """
-    backbone = backbone_of(store, offline=options.offline, device="cpu")
-    if not isinstance(backbone, OpenClipBackbone):
-        raise TypeError(f"expected an open_clip backbone, got {type(backbone).__name__}")
+    backbone = backbone_of(store, named=named, offline=options.offline, device="cpu")
     backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
-    name = save_folder(backbone, run.path / "backbone")
+    name = registry.save(backbone, run.path / "backbone")
     log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
     plans = dataclasses.replace(
         options,

@@ -55,11 +55,16 @@ def shift_patches(x: Tensor, frames: int) -> Tensor:
     return torch.where(from_following[:, None], following, out).flatten(0, 1)
 
 
+def can_shift(blocks: object, tokens: int) -> bool:
+    """Whether a ViT of so many blocks and tokens a frame has what the shift changes; a list of blocks is a ResNet's."""
+    return isinstance(blocks, int) and blocks > SHIFTED_BLOCKS[-1] and tokens >= _STEPS
+
+
 def shiftable_blocks(visual: nn.Module) -> list[nn.Module] | None:
     """Return the blocks that the shift changes; None for a tower without them (a ResNet, too few blocks or tokens)."""
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     positions = getattr(visual, "positional_embedding", None)
-    if blocks is None or positions is None or len(blocks) <= SHIFTED_BLOCKS[-1] or positions.shape[0] < _STEPS:
+    if blocks is None or positions is None or not can_shift(len(blocks), positions.shape[0]):
         return None
     chosen = [blocks[i] for i in SHIFTED_BLOCKS]
     return chosen if all(hasattr(b, "ln_1") for b in chosen) else None

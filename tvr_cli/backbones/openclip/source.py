@@ -9,21 +9,23 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tvr_cli.backbones import weights as weights_module
-from tvr_cli.backbones.tokenizer import Tokenizer
+import tvr_cli.backbones.openclip.weights as weights_module
+from tvr_cli.backbones.openclip.temporal_shift import can_shift
+from tvr_cli.backbones.openclip.tokenizer import Tokenizer
+from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, advises_to_trust, did_you_mean, reason
 from tvr_cli.files import sha256_file
 from tvr_cli.log import logger
 
 DEMO_TINY = "demo-tiny"
-_CONFIG = "open_clip_config.json"
-_DEMO_FOLDER = Path(__file__).resolve().parent / "demo_tiny"
+CONFIG = "open_clip_config.json"
+_DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo_tiny"
 # OpenAI's pixel statistics, open_clip's default where a configuration names none.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -60,6 +62,32 @@ class Source:
     @property
     def context_length(self) -> int:
         return int(self.model["text_cfg"].get("context_length", 77))
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What the towers that open_clip builds of `model` will yield: `OpenClipBackbone` reads it off the towers."""
+        vision, text = self.model["vision_cfg"], self.model["text_cfg"]
+        hides_tokens = text.get("hf_model_name") or text.get("embed_cls")
+        blocks, patches = vision.get("layers", 12), self.image_size // int(vision.get("patch_size") or 16)
+        shifts = not vision.get("timm_model_name") and can_shift(blocks, patches**2 + 1)
+        extra = {"tokens": not hides_tokens, "temporal_shift": shifts}
+        return frozenset({"frames", "pooled", *(name for name, has in extra.items() if has)})
+
+    @property
+    def published_as(self) -> str:
+        """What the weights are called where they come from: `ARCH/TAG`, or a file."""
+        if self.origin is not None:
+            return self.architecture
+        if self.name == DEMO_TINY:
+            return "shipped with tvr"
+        return "a checkpoint in memory" if self.weights is None else str(self.weights)
+
+    @property
+    def expected_at(self) -> str:
+        """Say where weights that are not on this machine would be found, for people."""
+        if self.origin is None:
+            return ""
+        return f"{self.origin.places()}, or a copy anywhere that is named by --backbone {self.origin.arch}@FILE"
 
     def weights_file(self, *, offline: bool) -> Path:
         """Return the weights file, downloading it unless `offline`. Raises EnvironmentProblem when it cannot be had."""
@@ -113,37 +141,20 @@ class Source:
 
 
 def resolve(name: str) -> Source:
-    """Find out what `name` means; see `backbones.base.load` for the forms.
+    """Find out what `name` means: `demo-tiny`, `local:PATH`, `ARCH@FILE` or `ARCH/TAG`.
 
     Raises ConfigError for a name that means nothing (with the nearest one), DataError for a folder or file that is not
     a backbone, EnvironmentProblem for one that is not there.
     """
-    from tvr_cli.preset_loader import preset_names
-
     if name == DEMO_TINY:
         return _demo_tiny()
     if name.startswith("local:"):
         return _local(Path(name.removeprefix("local:")).expanduser())
-    if name in preset_names("backbones"):
-        return replace(resolve(_preset_target(name)), name=name)
     if "@" in name:
         return _file_of(*name.split("@", 1))
     if "/" in name:
         return _tagged(*name.rsplit("/", 1))
     raise _unknown(name)
-
-
-def _preset_target(name: str) -> str:
-    from tvr_cli.config import flatten, preset_layers
-
-    target = None
-    for layer in preset_layers("backbones", name):
-        target = flatten(layer.tree).get("backbone.name", target)
-    if not target or target == name:
-        raise ConfigError(
-            f"the preset backbones/{name}.yaml names no backbone; expected `backbone: {{name: ARCH/TAG}}`"
-        )
-    return str(target)
 
 
 def _tagged(arch: str, tag: str) -> Source:
@@ -223,7 +234,7 @@ def _local(path: Path) -> Source:
             f"--backbone {f'local:{path}'!r}: nothing there; expected a folder with 'open_clip_config.json' and "
             "weights, or a file of CLIP weights"
         )
-    state = weights_module.read_state(path)
+    state = read_state(path)
     model = weights_module.openai_config(state)
     arch = known_architecture(model)
     logger.info("%s: taken as OpenAI-style weights of %s; if they need GELU, say ARCH@%s", path.name, arch, path)
@@ -232,7 +243,7 @@ def _local(path: Path) -> Source:
 
 
 def _demo_tiny() -> Source:
-    if not (_DEMO_FOLDER / _CONFIG).is_file():
+    if not (_DEMO_FOLDER / CONFIG).is_file():
         raise EnvironmentProblem("the backbone 'demo-tiny' is not in this installation; reinstall tvr-cli")
     return _folder(_DEMO_FOLDER, DEMO_TINY)
 
@@ -242,13 +253,13 @@ def _folder(folder: Path, name: str) -> Source:
 
     A `*.txt.gz` beside it is the list of BPE merges (open_clip would look for it in the working directory).
     """
-    file = folder / _CONFIG
+    file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         model = config.get("model_cfg", config)
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(model)
     except FileNotFoundError:
-        raise DataError(f"expected {_CONFIG!r} in {str(folder)!r}, found none") from None
+        raise DataError(f"expected {CONFIG!r} in {str(folder)!r}, found none") from None
     except (ValueError, AttributeError, TypeError) as e:
         raise DataError(f"{str(file)!r} is not a model configuration of open_clip: {e}") from e
     if missing:

@@ -1,49 +1,52 @@
-"""The backbone over open_clip: CLIP and its relatives, towers as open_clip builds them, features as we need them.
-
-open_clip normalises nothing by itself and returns one vector a caption; the text side is in `clip_text.py`, the way of
-the pixels in `pixels.py`, EagleNet's temporal patch shift in `temporal_shift.py`.
-"""
+"""The backbone over open_clip, which normalises nothing by itself and returns one vector a caption."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tvr_cli.backbones import weights as weights_module
-from tvr_cli.backbones.base import Backbone
-from tvr_cli.backbones.clip_text import TextSide
-from tvr_cli.backbones.pixels import PixelConv, normalize
-from tvr_cli.backbones.source import Source, known_architecture, resolve
-from tvr_cli.backbones.temporal_shift import TemporalShift, shiftable_blocks
-from tvr_cli.backbones.tokenizer import Tokenizer
+import tvr_cli.backbones.openclip.export as export
+import tvr_cli.backbones.openclip.weights as weights_module
+from tvr_cli.backbones.base import Backbone, Description, count_flops
+from tvr_cli.backbones.openclip.pixels import PixelConv, normalize
+from tvr_cli.backbones.openclip.source import CONFIG, Source, known_architecture, resolve
+from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
+from tvr_cli.backbones.openclip.text import TextSide
+from tvr_cli.backbones.openclip.tokenizer import Tokenizer
+from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.errors import ConfigError, DataError, TvrError, advises_to_trust, reason
 
 
 class OpenClipBackbone(Backbone):
-    """A model that open_clip built, with its source. Use `load` or `from_state_dict`."""
+    """A model that open_clip built, with its source. Use `registry.load` or `from_state_dict`."""
+
+    library: ClassVar[str] = "open_clip"
+    folder_mark: ClassVar[str] = CONFIG
 
     def __init__(self, model: nn.Module, source: Source, tokenizer: Tokenizer | None, *, temporal_shift: bool = False):
-        super().__init__()
+        super().__init__(_describe(source))
         self.model = model
         self.source = source
         self._tokenizer = tokenizer
         self._text = TextSide(model, tokenizer.pad_id if tokenizer else 0)
         visual: Any = model.visual
-        self.name = source.name
-        self.dim, self.image_size = source.dim, source.image_size
         self.context_length = self._text.context_length
         provides = {"frames", "pooled"}
         provides |= {"tokens"} if self._text.has_tokens else set()
         provides |= {"temporal_shift"} if shiftable_blocks(visual) is not None else set()
         self.provides = frozenset(provides)
-        self._shift = TemporalShift(visual) if temporal_shift else None
+        self._shift: TemporalShift | None = None
         self._identity: dict[str, Any] | None = None
         self._conv: PixelConv | None = None
+        if temporal_shift:
+            self.shift_patches()
         if isinstance(getattr(visual, "conv1", None), nn.Conv2d):
             visual.conv1 = self._conv = PixelConv(visual.conv1, source.mean, source.std)
         if tokenizer is not None and self._text.vocab_size not in (None, tokenizer.vocab_size):
@@ -52,28 +55,36 @@ class OpenClipBackbone(Backbone):
                 f"has {tokenizer.vocab_size}; put the matching list of BPE merges (*.txt.gz) beside the weights"
             )
 
-    # ---------------------------------------------------------------------------------------------------- making one
+    # ------------------------------------------------------------------------------------- before the weights are there
 
     @classmethod
-    def load(
-        cls,
-        name: str,
-        *,
-        offline: bool = False,
-        device: str | torch.device = "cpu",
-        temporal_shift: bool = False,
-        precision: torch.dtype = torch.float32,
-    ) -> OpenClipBackbone:
-        """See `backbones.base.load`."""
-        source = resolve(name)
+    def describe(cls, name: str) -> Description:
+        return _describe(resolve(name))
+
+    @classmethod
+    def identify(cls, about: Description, *, temporal_shift: bool) -> dict[str, Any]:
+        source: Source = about.detail
+        return source.identity(temporal_shift=temporal_shift)
+
+    @classmethod
+    def skeleton(cls, about: Description) -> OpenClipBackbone:
+        source: Source = about.detail
+        try:
+            with torch.device("meta"):
+                model = build(source.model)
+        except (RuntimeError, NotImplementedError):  # towers that compute with tensors while they are built
+            model = build(source.model)
+        return cls(model, source, None)
+
+    @classmethod
+    def load(cls, about: Description, *, offline: bool) -> OpenClipBackbone:
+        source: Source = replace(about.detail, name=about.name)
         with weights_module.no_network(offline):
             file = source.weights_file(offline=offline)
             tokenizer = source.tokenizer(offline=offline)
             model = build(source.model)
         _fill(model, file, source)
-        backbone = cls(model, source, tokenizer, temporal_shift=temporal_shift)
-        backbone.source = Source(**{**vars(source), "weights": file, "state": None})
-        return backbone.to(device=device, dtype=precision).eval()
+        return cls(model, replace(source, weights=file, state=None), tokenizer)
 
     @classmethod
     def from_state_dict(
@@ -92,12 +103,38 @@ class OpenClipBackbone(Backbone):
         _fill_exact(model, state, name)
         return cls(model, source, source.tokenizer(offline=True), temporal_shift=temporal_shift).eval()
 
-    # ------------------------------------------------------------------------------------------------------ protocol
+    @classmethod
+    def cannot_save(cls, about: Description) -> str:
+        source: Source = about.detail
+        return export.cannot_write(source)
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        import open_clip
+
+        return {cls.library: open_clip.__version__}
+
+    # -------------------------------------------------------------------------------------------- loaded, or a skeleton
+
+    def cost(self, words: int) -> tuple[int, int]:
+        visual: Any = self.model.visual
+        pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+        ids = torch.zeros(1, words, dtype=torch.int64, device=self.device)
+        return count_flops(lambda: visual(pixels)), count_flops(lambda: self._text.encode(ids))
+
+    def shift_patches(self) -> None:
+        visual: Any = self.model.visual
+        self._shift, self.shifts_patches = TemporalShift(visual), True
+
+    # ----------------------------------------------------------------------------------------------------------- loaded
 
     def identity(self) -> dict[str, Any]:
-        if self._identity is None:
-            self._identity = self.source.identity(temporal_shift=self._shift is not None)
+        if self._identity is None:  # hashes a file: once
+            self._identity = self.source.identity(temporal_shift=self.shifts_patches)
         return copy.deepcopy(self._identity)
+
+    def save(self, folder: Path) -> None:
+        export.write(self.model, self.source, folder)
 
     def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         return self._need_tokenizer().encode(texts, length)
@@ -116,7 +153,7 @@ class OpenClipBackbone(Backbone):
         return self._text.encode(ids)
 
     def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
-        self._check_frames(pixels, torch.uint8)
+        self.check_frames(pixels)
         flat, missing = pixels.flatten(0, 1), ~real.flatten()
         if self._shift is not None:
             return self._run(flat, missing, pixels.shape[1]).unflatten(0, pixels.shape[:2])
@@ -130,7 +167,8 @@ class OpenClipBackbone(Backbone):
         return encoded[row].unflatten(0, pixels.shape[:2])
 
     def encode_normalized(self, pixels: Tensor) -> Tensor:
-        self._check_frames(pixels, None)
+        """Encode frames that are normalised already, float [V, F, 3, S, S], to [V, F, D]."""
+        self.check_frames(pixels, None)
         return self._run(pixels.flatten(0, 1), None, pixels.shape[1]).unflatten(0, pixels.shape[:2])
 
     def text_tower(self) -> Mapping[str, Tensor]:
@@ -139,6 +177,11 @@ class OpenClipBackbone(Backbone):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         model: Any = self.model
         model.set_grad_checkpointing(enable)
+
+    def to_half(self) -> None:
+        from open_clip.model import convert_weights_to_lp
+
+        convert_weights_to_lp(self, torch.float16)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -172,13 +215,6 @@ class OpenClipBackbone(Backbone):
             out = visual(images)
         return out[0] if isinstance(out, tuple) else out
 
-    def _check_frames(self, pixels: Tensor, dtype: torch.dtype | None) -> None:
-        size = self.image_size
-        if pixels.dim() != 5 or pixels.shape[2:] != (3, size, size):
-            raise ValueError(f"expected frames [V, F, 3, {size}, {size}], got {list(pixels.shape)}")
-        if (dtype is None and not pixels.is_floating_point()) or (dtype is not None and pixels.dtype != dtype):
-            raise ValueError(f"expected {dtype or 'floating-point'} pixels, got {pixels.dtype}")
-
     def _need_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             raise ConfigError(
@@ -186,6 +222,21 @@ class OpenClipBackbone(Backbone):
                 "put its list of BPE merges (*.txt.gz) into the folder of its weights and say --backbone local:FOLDER"
             )
         return self._tokenizer
+
+
+def _describe(source: Source) -> Description:
+    return Description(
+        name=source.name,
+        kind=OpenClipBackbone,
+        dim=source.dim,
+        image_size=source.image_size,
+        context_length=source.context_length,
+        provides=source.provides,
+        source=source.published_as,
+        weights=source.weights,
+        expected_at=source.expected_at,
+        detail=source,
+    )
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
@@ -217,7 +268,7 @@ def _fill(model: nn.Module, file: Any, source: Source) -> None:
         if file.suffix in (".npz", ".npy"):  # big_vision's (SigLIP): NumPy reads them without unpickling
             load_big_vision_weights(model, str(file))
         else:
-            _fill_published(model, weights_module.read_state(file))
+            _fill_published(model, read_state(file))
     except TvrError:
         raise
     except Exception as e:

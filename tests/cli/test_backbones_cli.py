@@ -1,0 +1,88 @@
+"""`tvr backbones`: the list, one backbone, the contract of one's own, and what is said of names that mean nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tvr_cli.cli import app
+from tvr_cli.preset_loader import preset_names
+
+FOREIGN, UNSAVED = "foreign_backbone:Backbone", "foreign_backbone:Unsaved"
+
+
+def tvr(*words: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_list_names_every_preset_without_weights_or_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*where: Any, **_: Any) -> None:
+        raise AssertionError(f"the network was touched: {where}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    listed = json.loads(tvr("backbones", "--json").stdout)
+    assert listed["schema"] == "tvr/backbones@1"
+    assert [b["name"] for b in listed["backbones"]] == preset_names("backbones")
+    tiny = next(b for b in listed["backbones"] if b["name"] == "demo-tiny")
+    assert tiny == {
+        "name": "demo-tiny", "library": "open_clip", "source": "shipped with tvr", "pixels": 64, "dim": 128,
+        "context": 32, "provides": ["frames", "pooled", "tokens"], "here": True,
+    }  # fmt: skip
+    shown = tvr("backbones").stdout
+    assert all(name in shown for name in preset_names("backbones")) and "ViT-B-32-quickgelu/openai" in shown
+
+
+def test_one_is_shown_with_its_cost_and_the_methods_it_serves() -> None:
+    (about,) = json.loads(tvr("backbones", "show", "clip-vit-b32", "--json").stdout)["backbones"]
+    assert about["parameters"] == 151_277_313 and about["flop_a_frame"] > 8e9 and about["tunable"]
+    assert {"glccl", "mean"} <= set(about["methods"]) and "'ViT-B-32.pt' in" in about["expected_at"]
+    (about,) = json.loads(tvr("backbones", "show", UNSAVED, "--json").stdout)["backbones"]
+    assert about["library"] == "torch" and not about["tunable"] and about["here"]
+
+
+def test_a_package_that_cannot_be_imported_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "broken-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[tvr.backbones]\nbroken = a_package_that_is_gone:Backbone\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    listed = tvr("backbones")
+    assert listed.exit_code == 0 and "demo-tiny" in listed.stdout
+    assert "broken: cannot find the backbone 'broken': there is no module 'a_package_that_is_gone'" in listed.stdout
+
+
+def test_a_contract_that_holds_exits_with_0_and_a_broken_one_with_5() -> None:
+    done = tvr("backbones", "check", FOREIGN, "--json")
+    payload = json.loads(done.stdout)
+    assert done.exit_code == 0 and payload["passed"] and payload["kind"] == "backbone"
+    broken = tvr("backbones", "check", "unit.test_backbone_contract:Noisy")
+    assert broken.exit_code == 5 and "no  the same input gives the same features: expected the same" in broken.stdout
+    assert "the backbone unit.test_backbone_contract:Noisy does not hold" in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["shwo", "demo-tiny"], "expected nothing, show NAME or check NAME, found 'shwo'; did you mean show?"),
+        (["show"], "name the backbone: tvr backbones show NAME"),
+        (["check"], "name the backbone: tvr backbones check NAME"),
+        (["show", "clip-vit-b23"], "did you mean clip-vit-b32?"),
+        (["check", "json.JSONDecoder"], "expected a subclass of tvr_cli.backbones.base.Backbone, found the class JSON"),
+        (["check", "nowhere.at_all"], "there is no module 'nowhere'"),
+    ],
+)
+def test_bad_words_are_a_sentence(words: list[str], said: str) -> None:
+    done = tvr("backbones", *words)
+    assert done.exit_code == 2 and said in done.stderr
+
+
+def test_versions_name_the_libraries_of_the_shipped_backbones() -> None:
+    assert "open_clip_torch" in tvr("--version").stdout

@@ -1,0 +1,205 @@
+"""Finding a backbone by name; the class that the name leads to does the rest (`base.Backbone`).
+
+    clip-vit-b32                        a preset: another name for one of those below
+    ARCH/TAG  ARCH@FILE  demo-tiny      a model of open_clip (`openclip/`): names without a scheme are its
+    local:PATH                          a folder that a shipped one was saved in, or a file of weights
+    SCHEME  SCHEME:WHAT                 a file or folder beside this one, or an entry point of the group `tvr.backbones`
+    package.module  package.module:Class    somebody else's class, `Backbone` where none is named
+    NAME@FOLDER                         what one of the two above saved there
+
+Only what a person names is imported. A name out of a file, which may come from anybody, goes through `require_named`
+first, and no file in a saved folder says which class it is of.
+
+A shipped backbone is a module or package beside this one that says `PACKAGE = "…"`, what pip calls its library.
+Importing this file imports no library, nor torch.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tvr_cli import plugins
+from tvr_cli.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from tvr_cli.backbones.base import Backbone, Description
+
+DEMO_TINY = "demo-tiny"
+LOCAL = "local:"
+# The scheme that names without one have.
+WITHOUT_SCHEME = "openclip"
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*)?|[^\W\d]\w*:[^\W\d]\w*")
+
+
+def packages() -> dict[str, str]:
+    """Return what pip calls the library of each shipped backbone, by scheme."""
+    found = {}
+    folder = Path(__file__).parent
+    for module in pkgutil.iter_modules([str(folder)]):
+        file = folder / module.name / "__init__.py" if module.ispkg else folder / f"{module.name}.py"
+        # Read, not imported: a library takes seconds to import, and need not be installed.
+        if said := re.search(r'^PACKAGE = "(.+)"$', file.read_text(encoding="utf-8"), re.MULTILINE):
+            found[module.name] = said[1]
+    return found
+
+
+KIND = plugins.Kind("backbone", "tvr_cli.backbones", "tvr.backbones", lambda: sorted(packages()))
+
+
+def names() -> list[str]:
+    """Return the names that need no argument, sorted: the presets, and the entry points of installed packages."""
+    from tvr_cli.preset_loader import preset_names
+
+    return sorted({*preset_names("backbones"), *KIND.names()} - packages().keys())
+
+
+def resolve(name: str) -> Description:
+    """Return what a backbone's name means, without weights and without the network.
+
+    Raises ConfigError for a name that means nothing or leads to something else than a backbone, DataError for a folder
+    or file that is not one, EnvironmentProblem for one that is not there.
+    """
+    if (target := _preset_target(name)) is not None:
+        return replace(resolve(target), name=name)
+    return class_of(name).describe(name)
+
+
+def load(
+    name: str,
+    *,
+    offline: bool = False,
+    device: str | torch.device = "cpu",
+    temporal_shift: bool = False,
+    precision: torch.dtype | None = None,
+) -> Backbone:
+    """Load a backbone in evaluation mode, its parameters requiring gradients; precision None = fp32.
+
+    Raises what `resolve` and `Backbone.load` raise, and ConfigError for an impossible temporal shift.
+    """
+    import torch
+
+    about = resolve(name)
+    backbone = about.kind.load(about, offline=offline)
+    if temporal_shift:
+        backbone.shift_patches()
+    return backbone.to(device=device, dtype=precision or torch.float32).eval()
+
+
+def skeleton(about: Description, *, temporal_shift: bool = False) -> Backbone:
+    """Return a backbone without values, in evaluation mode. Raises ConfigError for an impossible temporal shift."""
+    made = about.kind.skeleton(about)
+    if temporal_shift:
+        made.shift_patches()
+    return made.eval()
+
+
+def save(backbone: Backbone, folder: Path) -> str:
+    """Write a backbone into a folder and return the name that loads it. Ask `cannot_save` before long work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone.save(folder)
+    kind = type(backbone)
+    return f"{LOCAL if kind.folder_mark else f'{kind.__module__}:{kind.__qualname__}@'}{folder.resolve()}"
+
+
+def require_named(stored: str, named: str | None, where: Path) -> None:
+    """Refuse a dotted name out of a file unless it was named by a person too, or TVR_BACKBONE is it.
+
+    stored: the name in the file. named: what was typed or passed for it, None = nothing. where: the file.
+    Raises DataError. The folder behind a class does not matter: the class is what is imported.
+    """
+    kind = _without_folder(stored)
+    people = (named, os.environ.get("TVR_BACKBONE"))
+    if _is_dotted(kind) and kind not in [_without_folder(name) for name in people if name]:
+        raise DataError(
+            f"{str(where)!r} names the backbone {stored!r}, a module of another package, and a file alone never "
+            f"imports one; if you trust it, name it too: --backbone {shlex.quote(stored)}, or TVR_BACKBONE"
+        )
+
+
+def from_clip_state(state: Mapping[str, Tensor], name: str) -> Backbone:
+    """Return a backbone of the CLIP weights in an authors' checkpoint, under OpenAI's names; sizes are inferred.
+
+    Raises DataError when the names are not OpenAI's.
+    """
+    from tvr_cli.backbones.openclip import OpenClipBackbone
+
+    return OpenClipBackbone.from_state_dict(state, name=name)
+
+
+def class_of(name: str) -> type[Backbone]:
+    """Return the class that a name (not a preset) leads to. Raises ConfigError when it is none of a backbone."""
+    if name.startswith(LOCAL):
+        return _class_of_folder(Path(name.removeprefix(LOCAL)).expanduser())
+    kind = _without_folder(name)
+    if (scheme := kind.partition(":")[0]) in KIND.names():
+        return _backbone_class(KIND.find(scheme), scheme)
+    if _is_dotted(kind):
+        if Path(name).exists():
+            raise ConfigError(
+                f"{name!r} is a file or folder; a backbone's weights are named by --backbone {LOCAL}{name}"
+            )
+        return _backbone_class(KIND.find(kind.replace(":", ".")), kind)
+    return _backbone_class(KIND.find(WITHOUT_SCHEME), WITHOUT_SCHEME)
+
+
+def _class_of_folder(path: Path) -> type[Backbone]:
+    for scheme in packages():
+        kind = _backbone_class(KIND.find(scheme), scheme)
+        if kind.folder_mark and (path / kind.folder_mark).is_file():
+            return kind
+    return _backbone_class(KIND.find(WITHOUT_SCHEME), WITHOUT_SCHEME)  # says what is missing
+
+
+def _without_folder(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _is_dotted(kind: str) -> bool:
+    """Whether a name means somebody's module by itself: no scheme, and nothing that open_clip or a path would have."""
+    return bool(_DOTTED.fullmatch(kind)) and kind.partition(":")[0] not in KIND.names()
+
+
+def _backbone_class(found: Any, name: str) -> type[Backbone]:
+    """Return a class that was named, or a module's `Backbone`. Raises ConfigError when it is something else."""
+    from tvr_cli.backbones.base import Backbone
+
+    def fits(thing: Any) -> bool:
+        return isinstance(thing, type) and issubclass(thing, Backbone) and thing is not Backbone
+
+    expected = "a subclass of tvr_cli.backbones.base.Backbone"
+    thing = found.Backbone if isinstance(found, ModuleType) and hasattr(found, "Backbone") else found
+    if fits(thing):
+        return thing
+    if not isinstance(found, ModuleType):
+        raise KIND.unfit(name, expected, plugins.describe(found))
+    if own := [k for k, v in vars(found).items() if fits(v) and v.__module__ == found.__name__]:
+        raise ConfigError(f"{name!r} has no class `Backbone` of its own; say which one is meant: {name}:{own[0]}")
+    raise KIND.lacks(name, f"a module with a class `Backbone`, {expected}", found, "Backbone")
+
+
+def _preset_target(name: str) -> str | None:
+    """Return what a preset stands for, None where the name is no preset (or, `demo-tiny`, stands for itself)."""
+    from tvr_cli.config import flatten, preset_layers
+    from tvr_cli.preset_loader import preset_names
+
+    if name == DEMO_TINY or name not in preset_names("backbones"):
+        return None
+    target = None
+    for layer in preset_layers("backbones", name):
+        target = flatten(layer.tree).get("backbone.name", target)
+    if not target or target == name:
+        raise ConfigError(
+            f"the preset backbones/{name}.yaml names no backbone; expected `backbone: {{name: ARCH/TAG}}`"
+        )
+    return str(target)
