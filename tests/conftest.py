@@ -1,9 +1,11 @@
-"""What every test starts from: no variable of tvr's own in the shell, and Ctrl-C as at a terminal."""
+"""What every test starts from: no variable of tvr's own in the shell, Ctrl-C as at a terminal, no limit of time."""
 
 from __future__ import annotations
 
 import os
 import signal
+
+from hypothesis import settings
 
 # Each is a user's default for an option (docs/cli.md), so a shell that has one would change what a command does
 # beneath a test that leaves the option out. TVR_GOLDEN_DIR is the tests' own and stays.
@@ -14,4 +16,6 @@ def pytest_configure() -> None:
     """Before any module or fixture of a wider scope runs, and for the subprocesses of the tests too."""
     for name in USERS:
         os.environ.pop(name, None)
+    settings.register_profile("tvr", deadline=None)  # how long an example takes is the machine's
+    settings.load_profile("tvr")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script starts without it

@@ -139,7 +139,7 @@ class Layer:
     @property
     def typed(self) -> bool:
         """Whether the command line says it, not a file."""
-        return self.origin in ("flag", "--set")
+        return is_typed(self.origin)
 
     def where(self, path: str) -> str:
         """Return `file:line` of a path, or the origin alone (`--set`, a flag)."""
@@ -160,6 +160,11 @@ class Resolved:
     def leaves(self) -> list[tuple[str, Any, str]]:
         """Return (dotted path, value, origin) of every leaf."""
         return [(path, value, self.origins.get(path, "default")) for path, value in flatten(self.tree()).items()]
+
+
+def is_typed(origin: str) -> bool:
+    """Whether a value of this origin stands in the command line, not in a file."""
+    return origin in ("flag", "--set")
 
 
 def file_layers(path: Path) -> list[Layer]:

@@ -2,7 +2,8 @@
 
 A name without a dot is a shipped file's, else that of an entry point of the kind's group; a shipped one always wins, so
 that no package changes what a name in a paper means. A name with dots is a module that Python can import (`PYTHONPATH`
-counts), or something inside of one. Nothing is imported before its name is asked for.
+counts), or something inside of one. Nothing is imported before its name is asked for, and a dotted name is asked for by
+a command or a caller, never by a file of a workspace alone: such a file may come from anybody.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ class Kind:
             raise ConfigError(f"cannot import the {self.word} {name!r}: {type(e).__name__}: {reason(e)}") from e
 
     def _absent(self, name: str, module: str) -> ConfigError:
-        """Return the error of a module that is not there, with the nearest one beside it."""
+        """Return the error of a module that is not there, with the nearest module or class beside it."""
         parent, _, last = module.rpartition(".")
-        near = did_you_mean(last, _modules_in(parent)) if parent else ""
+        near = did_you_mean(last, _beside(parent)) if parent else ""
         if near:
             near = near.replace("mean ", f"mean {parent}.")
         hint = near or "; is the folder that holds it in PYTHONPATH, or its package installed?"
@@ -118,6 +119,8 @@ def describe(thing: Any) -> str:
     return f"the {type(thing).__name__} {getattr(thing, '__name__', repr(thing))}"
 
 
-def _modules_in(package: str) -> list[str]:
-    path = getattr(importlib.import_module(package), "__path__", None)
-    return [m.name for m in pkgutil.iter_modules(path)] if path is not None else []
+def _beside(parent: str) -> list[str]:
+    """Return the modules in a package, or the public names of a module."""
+    module = importlib.import_module(parent)
+    path = getattr(module, "__path__", None)
+    return [m.name for m in pkgutil.iter_modules(path)] if path else [n for n in vars(module) if not n.startswith("_")]

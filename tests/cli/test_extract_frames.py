@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import videos
+from processes import REST, WATCHDOG_S, line_of
 from typer.testing import CliRunner
 from videos import read_barcode
 
@@ -393,26 +393,27 @@ def test_a_plain_run_rebuilds_a_shard_that_is_cut_short(clips: Path, tmp_path: P
     assert len(list(FrameStore.open(out / "frames").read(["a.mp4", "b.webm", "cats/a.mkv"]))) == 3
 
 
-def start(clips: Path, out: Path, *flags: str, pause_s: float = 0.0) -> subprocess.Popen[str]:
-    """Start a run in a process of its own that writes a shard after each video, and then rests for `pause_s`."""
-    code = (
-        "import sys, time; from tvr_cli.engine import extract; extract._SHARD_CLIPS = 1; "
-        "add, pause = extract.FrameWriter.add, float(sys.argv.pop(1)); "
-        "extract.FrameWriter.add = lambda *args: (add(*args), time.sleep(pause))[0]; "
-        "from tvr_cli.cli import main; sys.argv = ['tvr', *sys.argv[1:]]; main()"
-    )
-    command = [sys.executable, "-c", code, str(pause_s), "extract-frames", str(clips), "-o", str(out), *SMALL, *flags]
+def start(clips: Path, out: Path, *flags: str, rest_after: int | None = None) -> subprocess.Popen[str]:
+    """Start a run in a process of its own that writes a shard after each video; it says so after `rest_after` shards,
+    and rests."""
+    code = f"""
+import sys
+from tvr_cli.engine import extract
+extract._SHARD_CLIPS = 1
+add, written = extract.FrameWriter.add, []
+def add_and_rest(*args):
+    add(*args)
+    written.append(1)
+    if len(written) == {rest_after}:
+        print("resting", flush=True)
+        {REST}
+extract.FrameWriter.add = add_and_rest
+from tvr_cli.cli import main
+sys.argv[0] = "tvr"
+main()
+"""
+    command = [sys.executable, "-c", code, "extract-frames", str(clips), "-o", str(out), *SMALL, *flags]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_for_shards(process: subprocess.Popen[str], out: Path, n: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        if len(files.read_lines(out / "frames" / "manifest.jsonl")) >= n:
-            return
-        time.sleep(0.02)
-    raise AssertionError("no shard was written in time")
 
 
 @pytest.fixture
@@ -428,10 +429,10 @@ def many(made: Path, tmp_path: Path) -> Path:
 
 def test_ctrl_c_saves_and_says_how_to_go_on(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start(many, out, pause_s=0.5)  # no machine is so busy that all is done before the signal comes
-    wait_for_shards(process, out, 2)
+    process = start(many, out, rest_after=2)
+    assert line_of(process) == "resting"
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers as well
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=WATCHDOG_S)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert "are saved" in error and f"continue with: tvr extract-frames {many}" in error
@@ -443,10 +444,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(many: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_is_continued_from_whole_shards(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start(many, out, pause_s=0.5)  # no machine is so busy that all is done before the signal comes
-    wait_for_shards(process, out, 2)
+    process = start(many, out, rest_after=2)
+    assert line_of(process) == "resting"
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=WATCHDOG_S)
     saved = len(FrameStore.open(out / "frames"))
     assert 2 <= saved < 24
     found = report(many, "-o", out)
@@ -457,7 +458,7 @@ def test_a_killed_run_is_continued_from_whole_shards(many: Path, tmp_path: Path)
 def test_parts_may_run_at_the_same_time_in_one_workspace(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     processes = [start(many, out, "--shard", f"{i}/2") for i in (1, 2)]
-    assert [p.wait(timeout=120) for p in processes] == [0, 0], [p.stderr.read() for p in processes if p.stderr]
+    assert [p.wait(timeout=WATCHDOG_S) for p in processes] == [0, 0], [p.stderr.read() for p in processes if p.stderr]
     store = FrameStore.open(out / "frames")
     assert [r.id for r in store.records] == [f"{i:02d}.mp4" for i in range(24)]
     assert len(list(store.read([r.id for r in store.records]))) == 24

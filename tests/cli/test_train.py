@@ -69,7 +69,7 @@ def test_captions_that_were_edited_are_read_again(tmp_path: Path) -> None:
         (["--method", "glcl"], 2, "did you mean glccl?"),
         (["--method", METHOD, "--set", "train.epoch=3"], 2, "did you mean epochs?"),
         (["--method", METHOD, "--set", "train.epochs=many"], 2, "expected a whole number, found 'many'"),
-        (["--method", METHOD, "--set", "method.tests.synthetic.drop=1"], 2, ""),
+        (["--method", METHOD, "--set", "method.tests.synthetic.dropp=1"], 2, "did you mean drop?"),
         (["--method", METHOD, "--batch-size", "1"], 2, "at least 2, found 1"),
         (["--method", METHOD, "--tune", "all"], 2, "one of head, full"),
         (["--method", METHOD, "--set", "train.freeze=[nothing]"], 2, "matches no parameter"),
@@ -156,6 +156,19 @@ def test_rerun_gives_the_same_weights_to_the_bit_and_says_so(tmp_path: Path) -> 
     assert payload["train"]["run"] == "synthetic-again" and payload["before"] == payload["after"]
     assert "to the bit" in tvr("rerun", "synthetic", "--method", METHOD, "-o", tmp_path).stdout
     assert (tmp_path / "runs" / "synthetic-again-2").is_dir()
+
+
+def test_two_reruns_at_once_take_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SyntheticStore().write(tmp_path)
+    assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
+    monkeypatch.setattr("tvr_cli.engine.train._WAIT_S", 0.1)
+    with lock(tmp_path / "runs" / "synthetic-again"):  # as held by a rerun that has not written its configuration yet
+        result = tvr("rerun", "synthetic", "--method", METHOD, "--json", "-o", tmp_path)
+        assert result.exit_code == 0, result.stderr
+        payload = json.loads(result.stdout)
+        assert payload["train"]["run"] == "synthetic-again-2" and payload["identical"] is True
+        named = tvr("rerun", "synthetic", "--method", METHOD, "--run", "synthetic-again", "-o", tmp_path)
+        assert named.exit_code == 4 and "another tvr process" in named.stderr
 
 
 def test_a_dry_rerun_writes_nothing(tmp_path: Path) -> None:

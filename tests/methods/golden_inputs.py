@@ -29,7 +29,7 @@ def closeness(method: str, golden: GoldenFile, case: str) -> Closeness:
     transformer, rounded to float32 when stored: what follows carries that rounding, whatever precision it ran in.
     """
     exact = f"{case}.in.visual_output" in golden
-    return Closeness(method, golden.dtype, reference="fp64" if exact else "fp32")
+    return Closeness(method, golden.dtype, reference="fp64" if exact else "fp32", file=golden)
 
 
 def features(golden: GoldenFile, case: str, leaves: dict[str, torch.Tensor]) -> tuple[TextFeatures, VideoFeatures]:

@@ -113,4 +113,4 @@ def test_golden_glccl_loss_and_gradients(path, case, form, dtype, monkeypatch):
 @pytest.mark.parametrize(("path", "dtype"), params("glccl", needs="e2e.in.video"))
 def test_golden_glccl_end_to_end(path, dtype):
     golden = load(path, dtype)
-    check_end_to_end(golden, build(golden), Closeness("glccl", dtype, reference="fp32"))
+    check_end_to_end(golden, build(golden), Closeness("glccl", dtype, reference="fp32", file=golden))

@@ -143,4 +143,4 @@ def test_golden_tcmgc_loss_and_gradients(path, case, form, dtype, monkeypatch):
 @pytest.mark.parametrize(("path", "dtype"), params("tcmgc", needs="e2e.in.video"))
 def test_golden_tcmgc_end_to_end(path, dtype):
     golden = load(path, dtype)
-    check_end_to_end(golden, build(golden, "e2e"), Closeness("tcmgc", dtype, reference="fp32"))
+    check_end_to_end(golden, build(golden, "e2e"), Closeness("tcmgc", dtype, reference="fp32", file=golden))

@@ -13,7 +13,7 @@ import pytest
 from golden import COMMITTED, REPOSITORY
 from mutations import Mutation
 
-from tvr_cli.methods.base import names
+from tvr_cli.methods.base import shipped
 
 METHODS = sorted(p.stem for p in (Path(__file__).parent / "mutations").glob("[a-z]*.py"))
 LISTS: dict[str, list[Mutation]] = {name: importlib.import_module(f"mutations.{name}").MUTATIONS for name in METHODS}
@@ -22,7 +22,7 @@ SOURCES = ("tvr_cli", "kernels/tvr_kernels", "presets", "tests/methods")
 
 
 def test_every_method_with_golden_files_lists_at_least_ten_mistakes():
-    with_golden = {name for name in names() if (COMMITTED / name).is_dir()}
+    with_golden = {name for name in shipped() if (COMMITTED / name).is_dir()}
     assert with_golden <= set(METHODS), f"no tests/methods/mutations/<method>.py for {with_golden - set(METHODS)}"
     assert {name: len(found) for name, found in LISTS.items() if len(found) < 10} == {}
     for found in LISTS.values():

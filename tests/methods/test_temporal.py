@@ -32,7 +32,7 @@ def test_golden_temporal_transformer(path, dtype):
     for case in golden.config["cases"]:
         mask = golden[f"{case}.in.video_mask"].bool()
         z = temporal.contextualize_frames(golden[f"{case}.in.visual_output"], mask, transformer, positions)
-        Closeness("glccl", dtype).value(case, z, golden[f"{case}.out.frames_temporal"])
+        Closeness("glccl", dtype, file=golden).value(case, z, golden[f"{case}.out.frames_temporal"])
 
 
 def test_missing_frames_change_nothing_but_their_own_output():

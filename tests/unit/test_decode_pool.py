@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from processes import WATCHDOG_S
 
 from tvr_cli.errors import DecodeError, EnvironmentProblem
 from tvr_cli.stores.decoding import pool as decode_pool
@@ -22,7 +25,9 @@ def act(task: str, beat: Callable[[], None]) -> str:
     if what == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "hang":
-        time.sleep(60)
+        if argument:
+            Path(argument).write_text(str(os.getpid()))
+        time.sleep(3600)
     if what == "slow":
         for _ in range(8):
             time.sleep(0.3)
@@ -45,7 +50,7 @@ def act(task: str, beat: Callable[[], None]) -> str:
     return argument
 
 
-def run(tasks: list[str], *, workers: int = 2, timeout_s: float = 30.0) -> dict[str, str | Unread]:
+def run(tasks: list[str], *, workers: int = 2, timeout_s: float = WATCHDOG_S) -> dict[str, str | Unread]:
     with DecodePool(act, workers=workers, timeout_s=timeout_s) as pool:
         return dict(pool.run((task, task) for task in tasks))
 
@@ -76,15 +81,41 @@ def test_a_crash_is_the_failure_of_that_video_only() -> None:
     assert [results[f"echo {x}"] for x in "abc"] == ["a", "b", "c"]
 
 
-def test_a_hang_is_ended_and_the_worker_replaced() -> None:
-    started = time.monotonic()
-    results = run(["hang", "echo a"], workers=1, timeout_s=1.0)
-    assert results == {"hang": Unread("timeout: no progress for 1 s", "transient"), "echo a": "a"}
-    assert time.monotonic() - started < 20
+class Clock:
+    """The pool's clock: it stands still but for what a test says passes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, passes: Callable[[], float] = lambda: 0.0):
+        self.now, self._passes = 0.0, passes
+        monkeypatch.setattr(decode_pool, "time", SimpleNamespace(monotonic=self.read))
+
+    def read(self) -> float:
+        self.now += self._passes()
+        return self.now
 
 
-def test_slow_progress_is_no_timeout() -> None:
+def test_a_hang_is_ended_and_the_worker_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = tmp_path / "hanging"
+
+    def passes() -> float:  # time passes while the worker hangs, not while another starts
+        return 0.4 if hanging.exists() and (pid := hanging.read_text()) and _runs(int(pid)) else 0.0
+
+    Clock(monkeypatch, passes)
+    results = run([f"hang {hanging}", "echo a"], workers=1, timeout_s=1.0)
+    assert results == {f"hang {hanging}": Unread("timeout: no progress for 1 s", "transient"), "echo a": "a"}
+    assert not _runs(int(hanging.read_text()))
+
+
+def test_slow_progress_is_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, collect = Clock(monkeypatch), decode_pool._Slot.collect
+
+    def slow(slot: decode_pool._Slot, ready: list[object], timeout_s: float) -> object:
+        if slot.pipe in ready:  # each sign of life comes late, and all of them together long after the limit
+            clock.now += 0.6
+        return collect(slot, ready, timeout_s)
+
+    monkeypatch.setattr(decode_pool._Slot, "collect", slow)
     assert run(["slow x"], workers=1, timeout_s=1.0) == {"slow x": "x"}
+    assert clock.now > 5
 
 
 @pytest.mark.parametrize(
@@ -106,7 +137,7 @@ def test_a_missing_decoder_ends_the_run() -> None:
 
 def test_workers_are_replaced_after_many_videos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_pool, "_RECYCLE_AFTER", 2)
-    with DecodePool(act, workers=1, timeout_s=30.0) as pool:
+    with DecodePool(act, workers=1, timeout_s=WATCHDOG_S) as pool:
         pids = [value for _, value in pool.run((str(i), "pid") for i in range(5))]
     assert pids[0] == pids[1] and pids[2] == pids[3] and len(set(pids)) == 3
 
@@ -117,7 +148,7 @@ def test_what_libraries_print_does_not_reach_the_user(capfd: pytest.CaptureFixtu
 
 
 def test_leaving_the_pool_ends_its_workers() -> None:
-    with DecodePool(act, workers=1, timeout_s=60.0) as pool:
+    with DecodePool(act, workers=1, timeout_s=WATCHDOG_S) as pool:
         _, pid = next(pool.run([("a", "pid"), ("b", "hang")]))
     with pytest.raises(ProcessLookupError):
         os.kill(int(str(pid)), 0)
@@ -126,7 +157,7 @@ def test_leaving_the_pool_ends_its_workers() -> None:
 def test_workers_end_when_their_parent_is_killed() -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; from test_decode_pool import act, DecodePool\n"
-        "with DecodePool(act, workers=1, timeout_s=60.0) as pool:\n"
+        "with DecodePool(act, workers=1, timeout_s=600.0) as pool:\n"
         "    for _, pid in pool.run([('a', 'pid'), ('b', 'hang')]): print(pid, flush=True)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -135,7 +166,7 @@ def test_workers_end_when_their_parent_is_killed() -> None:
     os.kill(pid, 0)
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WATCHDOG_S
     while time.monotonic() < deadline and _runs(pid):
         time.sleep(0.1)
     assert not _runs(pid)

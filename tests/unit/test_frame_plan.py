@@ -88,7 +88,7 @@ def test_auto_cuts_only_long_files() -> None:
     assert cut(1e4, None) == [WHOLE]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(0.1, 600), st.floats(4, 100), st.floats(0, 0.9))
 def test_windows_cover_the_file_and_overlap_as_asked(duration: float, length: float, share: float) -> None:
     spans = cut(duration, Segmenting(length, length * share, length))
@@ -100,7 +100,7 @@ def test_windows_cover_the_file_and_overlap_as_asked(duration: float, length: fl
         assert a.end - b.start == pytest.approx(length * share, abs=5e-3) and b.end > a.end
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 400), st.integers(1, 40), st.floats(0.5, 60))
 def test_chosen_frames_are_ascending_inside_and_at_most_as_many(n: int, frames: int, fps: float) -> None:
     chosen = uniform(n, frames, fps=fps)

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_frames import simple
@@ -15,7 +16,7 @@ from tvr_cli import config, data
 from tvr_cli.cli import app
 from tvr_cli.engine import models
 from tvr_cli.engine.features.corpus import read_corpus
-from tvr_cli.errors import ConfigError, EnvironmentProblem
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.stores.frames import FrameStore
 
@@ -95,7 +96,7 @@ def test_a_dotted_name_is_a_module_with_a_method_or_a_class(package):
         ("nosuch.mine", "there is no module 'nosuch'; is the folder that holds it in PYTHONPATH"),
         ("house.mein", "there is no module 'house.mein'; did you mean house.mine?"),
         ("tvr_cli.methods.glcl", "did you mean tvr_cli.methods.glccl?"),
-        ("house.mine.Methd", "there is no module 'house.mine.Methd'"),
+        ("house.mine.Bas", "there is no module 'house.mine.Bas'; did you mean house.mine.Base?"),
         ("house.mine.Base", "derives from tvr_cli.methods.base.Method, found the class Base"),
         ("house.mine.method", "found the function method without one"),
         ("house.empty", "found the module house.empty without one"),
@@ -208,6 +209,24 @@ def test_a_feature_store_remembers_a_data_set_by_the_name_that_finds_it(package,
     frames = FrameStore.open(tmp_path / "out" / "frames")
     found = read_corpus(f"house.clips:{corpus(tmp_path / 'root', LINES)}", frames, None)
     assert len(found.captions) == 3 and found.origin["data"] == f"house.clips:{tmp_path / 'root'}"
+
+
+def test_a_file_alone_never_imports_a_data_set(package, tmp_path):
+    package("house/__init__.py", "")
+    mark = tmp_path / "imported"
+    package("house/clips.py", f"open({str(mark)!r}, 'w').close()\n" + DATASET)
+    spec = f"house.clips:{corpus(tmp_path / 'root', LINES)}"
+    simple(tmp_path / "out", {"a.mp4": 2, "b.mp4": 2, "c.mp4": 2})
+    frames = FrameStore.open(tmp_path / "out" / "frames")
+    last = SimpleNamespace(provenance={"data": spec}, fingerprint="0123")
+    with pytest.raises(DataError, match=r"store 0123 names the data set 'house\.clips'.*precompute-features --data"):
+        read_corpus(None, frames, last)
+    experiment = tmp_path / "mine.yaml"
+    experiment.write_text(f"extends: methods/glccl\ndata:\n  name: house.clips\n  root: {tmp_path / 'root'}\n")
+    result = CliRunner().invoke(app, ["train", "--config", str(experiment), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 3 and "mine.yaml:3 names the data set 'house.clips'" in result.stderr
+    assert not mark.exists()
+    assert read_corpus(spec, frames, last).origin["name"] == "house.clips" and mark.exists()
 
 
 @pytest.mark.parametrize(

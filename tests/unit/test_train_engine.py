@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import REST, line_of
 from synthetic import SyntheticStore
 
 from tvr_cli.engine import models
@@ -160,24 +160,35 @@ def test_sigkill_in_the_middle_then_resume_gives_the_same_bytes(tmp_path: Path) 
     train_args = ["train", "--method", METHOD, "--epochs", "30", *flags, "--threads", "1", "--device", "cpu"]
     whole, killed = workspace_in(tmp_path / "whole"), workspace_in(tmp_path / "killed")
     tvr(*train_args, "-o", str(whole)).wait()
-    process = tvr(*train_args, "-o", str(killed))
-    checkpoints = killed / "runs" / "synthetic" / "checkpoints"
-    deadline = time.monotonic() + 60
-    while not list(checkpoints.glob("step-0000001?.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    process = tvr(*train_args, "-o", str(killed), first=_REST_BEFORE_STEP_12_IS_WHOLE)
+    assert line_of(process) == "step-00000012.safetensors is written, and not yet whole"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list(checkpoints.glob("step-00000090.safetensors")), "it finished before it was killed"
+    checkpoints = killed / "runs" / "synthetic" / "checkpoints"
+    assert max(p.name for p in checkpoints.glob("step-*.safetensors")) == "step-00000010.safetensors"
     assert tvr("train", "--resume", "--method", METHOD, "-o", str(killed)).wait() == 0
     assert contents(checkpoints) == contents(whole / "runs" / "synthetic" / "checkpoints")
 
 
-def tvr(*args: str) -> subprocess.Popen:
+# The worst moment: a checkpoint lies in its temporary file and has not taken its name.
+_REST_BEFORE_STEP_12_IS_WHOLE = f"""
+import os
+replace = os.replace
+def rest(source, target):
+    if os.path.basename(target) == "step-00000012.safetensors":
+        print("step-00000012.safetensors is written, and not yet whole", flush=True)
+        {REST}
+    replace(source, target)
+os.replace = rest
+"""
+
+
+def tvr(*args: str, first: str = "") -> subprocess.Popen[str]:
+    """Start a command in a process of its own, after the code `first`."""
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'kernels'}", "OMP_NUM_THREADS": "1"}
-    program = "from tvr_cli.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, "--quiet", *args], env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL
-    )
+    program = f"{first}\nfrom tvr_cli.cli import main; main()"
+    command = [sys.executable, "-c", program, "--quiet", *args]
+    return subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

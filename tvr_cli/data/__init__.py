@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tvr_cli.data.registry import find, load, names, read
+from tvr_cli.data.registry import find, load, load_from, names, read
 
-__all__ = ["find", "load", "names", "read"]
+__all__ = ["find", "load", "load_from", "names", "read"]

@@ -121,6 +121,21 @@ def load(spec: str) -> Manifest:
     return manifest
 
 
+def load_from(file: str, spec: str, *, fix: str) -> Manifest:
+    """Read a data set that a file of a workspace names, as `load` does.
+
+    Raises DataError for a dotted one: reading it imports a module, so a command has to name it (`fix`), not a file that
+    may come from anybody.
+    """
+    name = split_spec(spec)[0]
+    if "." in name:
+        raise DataError(
+            f"{file} names the data set {name!r}, which is not one of tvr's own, and reading it runs that module; if "
+            f"you trust it, name it yourself: {fix}"
+        )
+    return load(spec)
+
+
 def read(spec: str) -> Manifest:
     """Read the annotations as `load` does, and keep captions without words: for who wants to list what is wrong."""
     name, root, variant = split_spec(spec)
@@ -153,7 +168,7 @@ def _takes_two(load: Any) -> bool:
 def _has_load(folder: Path, name: str) -> bool:
     """Whether a module defines `load`, without importing it."""
     file = folder / f"{name}.py"
-    return file.is_file() and "\ndef load(" in file.read_text(encoding="utf-8")
+    return name != "registry" and file.is_file() and "\ndef load(" in file.read_text(encoding="utf-8")
 
 
 KIND = plugins.Kind("data set", "tvr_cli.data", "tvr.datasets", shipped)

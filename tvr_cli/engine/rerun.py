@@ -21,7 +21,8 @@ _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads"
 
 
 def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunReport:
-    """Train again with a run's configuration, features and settings, under a new name, and compare.
+    """Train again with a run's configuration, features and settings, under a new name (options.run, else the first free
+    one that begins with NAME-again), and compare.
 
     method: the run's own, see `models.experiment_of`.
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
@@ -33,9 +34,8 @@ def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: st
             + commands.tvr("train", resume=True, run=first.name, workspace=workspace)
         )
     resolved = models.experiment_of(first, method)
-    name = options.run or workspace.free_run(f"{first.name}-again").name
-    summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
-    second = workspace.run(name)
+    summary = train(resolved, workspace, _again(first, options))
+    second = workspace.run(summary.run)
     return RerunReport(
         of=first.name,
         identical=_digest(first) == _digest(second),
@@ -49,9 +49,7 @@ def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: st
 def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunPlan:
     """Return what `rerun` would train, writing nothing."""
     resolved = models.experiment_of(first, method)
-    name = options.run or workspace.free_run(f"{first.name}-again").name
-    plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
-    return RerunPlan(of=first.name, train=plan)
+    return RerunPlan(of=first.name, train=train_plan(resolved, workspace, _again(first, options)))
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -62,3 +60,8 @@ def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 def _digest(run: RunDir) -> str:
     return sha256_file(checkpoint.best_path(run.checkpoints))
+
+
+def _again(first: RunDir, options: TrainOptions) -> TrainOptions:
+    """Return the options of a training like the first; its name is found and locked where every run's is."""
+    return dataclasses.replace(options, stem=f"{first.name}-again", like=first)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvr_cli import commands, config, files, log, metrics
 from tvr_cli.backbones import registry
-from tvr_cli.config import DataConfig, Resolved, TrainConfig
+from tvr_cli.config import Resolved, TrainConfig
 from tvr_cli.engine import models, score
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.kernel_errors import kernel_errors
@@ -46,14 +46,15 @@ _WAIT_S = 10.0  # for another process that trains the run of the same name
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What is not part of the experiment. run: name, None = the method's, with a number when that is taken.
+    """What is not part of the experiment. run: name, None = the first free one: `stem`, with a number when it is taken.
 
-    like: a run whose features, threads and matrix product this one takes over. threads: None = the cores that stand
-    idle; a resumed run keeps those it began with. workers: processes that decode
-    frames for `tune: full`, None = all cores but one, 0 = none.
+    stem: what that name begins with, None = the method's. like: a run whose features, threads and matrix product this
+    one takes over. threads: None = the cores that stand idle; a resumed run keeps those it began with. workers:
+    processes that decode frames for `tune: full`, None = all cores but one, 0 = none.
     """
 
     run: str | None = None
+    stem: str | None = None
     resume: bool = False
     captions: Path | None = None
     device: str = "auto"
@@ -114,7 +115,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
     experiment = resolved.experiment
     require_named_backbone(resolved)
     require_trainable(experiment.method, experiment.options, experiment.train)
-    run = workspace.run(options.run) if options.run else _fresh_run(workspace, experiment.method)
+    run = _named_or_fresh(workspace, experiment.method, options)
     if options.resume:
         stored = RunDir.open(run.path)
         resume.require_same_config(run.name, stored.config(), resolved.tree())
@@ -128,7 +129,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
     else:
         require_backbone(experiment, workspace, wish, training_store.find(workspace, wish)[0])
         store = training_store.require(
-            workspace, wish, captions=_captions(resolved.experiment.data, options),
+            workspace, wish, captions=_captions(resolved, options),
             device=options.device, offline=options.offline,
         )  # fmt: skip
     with contextlib.ExitStack() as held:
@@ -141,7 +142,7 @@ def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> 
     experiment = resolved.experiment
     require_named_backbone(resolved)
     require_trainable(experiment.method, experiment.options, experiment.train)
-    run = workspace.run(options.run) if options.run else _fresh_run(workspace, experiment.method)
+    run = _named_or_fresh(workspace, experiment.method, options)
     wish = training_store.wish_of(experiment)
     store, reasons = training_store.find(workspace, wish)
     require_backbone(experiment, workspace, wish, store)
@@ -238,13 +239,17 @@ def _run_to_resume(workspace: Workspace, name: str | None) -> RunDir:
     return run
 
 
-def _captions(named: DataConfig, options: TrainOptions) -> Path | Manifest | None:
+def _captions(resolved: Resolved, options: TrainOptions) -> Path | Manifest | None:
     """Return the captions that were named: a file, else the experiment's data set, where it says its root."""
+    named, origin = resolved.experiment.data, resolved.origins.get("data.name", "default")
     if options.captions is not None or not (named.name and named.root):
         return options.captions
     from tvr_cli import data
 
-    return data.load(f"{named.name}:{named.root}{f':{named.variant}' if named.variant else ''}")
+    spec = f"{named.name}:{named.root}{f':{named.variant}' if named.variant else ''}"
+    if config.is_typed(origin):
+        return data.load(spec)
+    return data.load_from(origin, spec, fix=commands.tvr("train", set=f"data.name={named.name}"))
 
 
 def _saved(run: RunDir, store: FeatureStore) -> checkpoint.Checkpoint | None:
@@ -318,7 +323,7 @@ def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Workspace, method
             if options.run or not run.path.is_dir():
                 raise
             taken.add(run.name)
-            run = _fresh_run(workspace, method, taken)
+            run = _named_or_fresh(workspace, method, options, taken)
         else:
             held.enter_context(lock)
             return run
@@ -332,9 +337,11 @@ def _require_new(run: RunDir) -> None:
     run.require_own()
 
 
-def _fresh_run(workspace: Workspace, method: str, taken: Collection[str] = ()) -> RunDir:
-    """Return the first free run that is named after its method."""
-    stem = method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method
+def _named_or_fresh(workspace: Workspace, method: str, options: TrainOptions, taken: Collection[str] = ()) -> RunDir:
+    """Return the run that is named, else the first free one that begins with the stem."""
+    if options.run:
+        return workspace.run(options.run)
+    stem = options.stem or (method.rpartition(".")[2] if method.rpartition(".")[2] != "Method" else method)
     return workspace.free_run(stem, taken)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import data
+from tvr_cli import commands, data
 from tvr_cli.data import jsonl
 from tvr_cli.data.jsonl import Resolved
 from tvr_cli.errors import DataError
@@ -92,7 +92,8 @@ def _remembered(last: FeatureStore | None) -> Path | Manifest | None:
     if last is None:
         return None
     if spec := last.provenance.get("data"):
-        return data.load(str(spec))
+        fix = commands.tvr("precompute-features", data=str(spec))
+        return data.load_from(f"the feature store {last.fingerprint}", str(spec), fix=fix)
     file = Path(str(last.provenance.get("captions", "")))
     if file.is_file():
         return file
