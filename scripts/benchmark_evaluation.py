@@ -28,11 +28,11 @@ from tvr_cli.engine import models
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.checkpoint import Best
 from tvr_cli.methods import base
-from tvr_cli.runs import RunDir
 from tvr_cli.stores.feature_writer import FeatureWriter, header_of
 from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.frames import ClipRecord
 from tvr_cli.types import TextFeatures, VideoFeatures, caption_key, clip_key
+from tvr_cli.workspace import Workspace
 
 DIM, FRAMES, WORDS = 512, 12, 32
 ROWS = 512  # of one shard
@@ -82,7 +82,7 @@ def write_run(workspace: Path, store: FeatureStore, method: str) -> None:
     torch.manual_seed(0)
     resolved = config.resolve(config.preset_layers("methods", method), models.options_schema)
     built = base.build(method, store.sizes, resolved.experiment.options)
-    run = RunDir.at(workspace, method)
+    run = Workspace(workspace).run(method)
     about = {"method": method, "tune": "head", "store": store.fingerprint}
     checkpoint.write_best(run.checkpoints, model=built, about=about, best=Best(0, (0.0, 0.0)))
     run.write_env({"store": store.fingerprint})

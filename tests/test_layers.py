@@ -161,7 +161,8 @@ def test_no_files_import_each_other_in_a_circle():
         found = {(m, line) for m, line in imports(path, typing_only=False) if m in files and m != name}
         # `from package import file` is an import of the file, whatever else the package's __init__ holds.
         below[name] = {m for m, line in found if not any(o.startswith(f"{m}.") and at == line for o, at in found)}
-    assert not (found := circles(below)), [" -> ".join(sorted(group)) for group in found]
+    found = [" -> ".join(sorted(group)) for group in circles(below)]
+    assert not found, found
 
 
 def test_folder_names_stand_in_one_file():

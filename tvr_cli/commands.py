@@ -42,6 +42,11 @@ def tvr(verb: str, *words: str | Folder, workspace: Folder | None = None, **flag
     return " ".join(parts) + workspace_flag(workspace)
 
 
+def own_method(name: str) -> dict[str, str]:
+    """Return the flag that a command on a run needs where its method is not built in: its files alone import none."""
+    return {"method": name} if "." in name else {}
+
+
 def workspace_flag(workspace: Folder | None) -> str:
     """Return what a command has to add to mean a workspace: ` -o FOLDER`, or nothing where it is the default."""
     default = Path(os.environ.get("TVR_WORKSPACE") or DEFAULT_WORKSPACE)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
 from tvr_cli.preset_loader import preset_names, preset_path, presets_root
 
 # ------------------------------------------------------------------------------------------------------------- schema
@@ -136,6 +136,11 @@ class Layer:
     origin: str
     lines: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def typed(self) -> bool:
+        """Whether the command line says it, not a file."""
+        return self.origin in ("flag", "--set")
+
     def where(self, path: str) -> str:
         """Return `file:line` of a path, or the origin alone (`--set`, a flag)."""
         return f"{self.origin}:{self.lines[path]}" if path in self.lines else self.origin
@@ -188,7 +193,7 @@ def set_layer(assignments: Sequence[str]) -> Layer:
         try:
             parsed = yaml.safe_load(value) if value else None
         except yaml.YAMLError as e:
-            raise ConfigError(f"--set {text}: the value is not YAML: {e}") from e
+            raise ConfigError(f"--set {text}: the value is not YAML: {' '.join(str(e).split())}") from e
         _put(tree, _parts(path), parsed)
     return Layer(tree, "--set")
 
@@ -200,6 +205,11 @@ def flag_layer(values: Mapping[str, Any]) -> Layer:
         if value is not None:
             _put(tree, path.split("."), value)
     return Layer(tree, "flag")
+
+
+def method_layer(name: str) -> Layer:
+    """Make the layer of `--method NAME`, without options."""
+    return Layer({"method": {name: {}}}, "flag")
 
 
 # ------------------------------------------------------------------------------------------------------------ resolve
@@ -230,9 +240,10 @@ def resolve(layers: Sequence[Layer], options_schema: Callable[[str], type]) -> R
     """Merge layers, later ones winning, and check every leaf against the schema.
 
     options_schema: method name -> the dataclass of its options. Raises ConfigError with file, line, dotted path and
-    the nearest key.
+    the nearest key; MethodNotNamed where only a file names a method that is not built in.
     """
     name = method_of(layers)
+    _require_typed(name, layers)
     schemas: dict[str, Any] = {f.name: f for f in dataclasses.fields(Experiment)}
     hints = typing.get_type_hints(Experiment)
     sections: dict[str, dict[str, Any]] = {}
@@ -270,9 +281,15 @@ def experiment_tree(experiment: Experiment) -> dict[str, Any]:
     return tree
 
 
-def from_tree(tree: Mapping[str, Any], options_schema: Callable[[str], type], origin: str) -> Resolved:
-    """Resolve a stored tree again (a run's `config.json`)."""
-    return resolve([Layer({k: v for k, v in tree.items() if v is not None}, origin)], options_schema)
+def from_tree(
+    tree: Mapping[str, Any], options_schema: Callable[[str], type], origin: str, *, named: str | None = None
+) -> Resolved:
+    """Resolve a stored tree again (a run's `config.json`). named: its method, where the command names it too.
+
+    Raises ConfigError where that is another one, MethodNotNamed as `resolve` does.
+    """
+    layers = [Layer({k: v for k, v in tree.items() if v is not None}, origin)]
+    return resolve([*layers, *([] if named is None else [method_layer(named)])], options_schema)
 
 
 # Changing these does not make it another experiment: luck, book-keeping, memory, and our better choice of the epoch.
@@ -306,6 +323,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ private
+
+
+def _require_typed(name: str, layers: Sequence[Layer]) -> None:
+    """Refuse a dotted method, somebody's module, that only a file names: such a file may come from anybody."""
+    naming = [layer for layer in layers if name in (layer.tree.get("method") or {})]
+    if "." in name and not any(layer.typed for layer in naming):
+        raise MethodNotNamed(naming[0].where(f"method.{name}"), name)
 
 
 def _file_layers(path: Path, seen: tuple[Path, ...]) -> list[Layer]:

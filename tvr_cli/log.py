@@ -1,7 +1,8 @@
 """Talking to people: the logger, warnings that are said once, and the progress facade. Everything goes to stderr.
 
 Layers below `cli` use `logger`, `warn_once` and `progress` and never know whether anyone watches. `cli` calls `set_up`
-once per command and `finish` at its end.
+once per command and `finish` at its end. File names, captions and what libraries say may hold any character: whatever
+is shown, here and in `cli.render`, goes through `printable`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ _repeats: Counter[str] = Counter()
 _state = {"bars": False}
 
 
+def printable(text: str) -> str:
+    """Escape what would break a line or steer the terminal, as Python writes it: `\\x1b`, `\\n`, `\\u202e`, `\\udcff`.
+
+    That is every control character, also of Unicode (direction, joiners, odd blanks), half surrogates (bytes of a name
+    that are no UTF-8) and characters without a meaning yet. The result has one line and is left alone a second time.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class Bar:
     """One running line of progress; does nothing unless a terminal watches."""
 
@@ -31,7 +41,7 @@ class Bar:
         """Count `n` more units as done; `note` replaces the text behind the bar."""
         self.done += n
         if self._progress is not None:
-            self._progress.update(self._task, advance=n, note=note)  # type: ignore[attr-defined]
+            self._progress.update(self._task, advance=n, note=printable(note))  # type: ignore[attr-defined]
 
 
 def set_up(*, quiet: bool = False, debug: bool = False) -> None:
@@ -39,11 +49,18 @@ def set_up(*, quiet: bool = False, debug: bool = False) -> None:
     _repeats.clear()
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Line())
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
     _state["bars"] = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+
+
+class _Line(logging.Formatter):
+    """A record is a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
 
 
 def finish() -> None:
@@ -75,8 +92,10 @@ def progress(what: str, *, total: int | None = None, unit: str = "") -> Iterator
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit)]
-    with Progress(
-        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True
-    ) as shown:
-        yield Bar(shown, shown.add_task(what, total=total, note=""), total)
+    def words(text: str) -> TextColumn:
+        return TextColumn(text, markup=False)  # a name may look like a style: "[/b]"
+
+    columns = [words("{task.description}"), BarColumn(), MofNCompleteColumn(), words(unit), TimeRemainingColumn()]
+    console = Console(stderr=True)
+    with Progress(*columns, words("{task.fields[note]}"), console=console, transient=True) as shown:
+        yield Bar(shown, shown.add_task(printable(what), total=total, note=""), total)

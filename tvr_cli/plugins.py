@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean
+from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean, reason
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Kind:
             raise EnvironmentProblem(
                 f"the {self.word} {name!r} imports {e.name!r}, which is not installed; install it where tvr is"
             ) from e
-        except Exception as e:  # whatever a module of somebody else's does when it is executed
-            raise ConfigError(f"cannot import the {self.word} {name!r}: {type(e).__name__}: {e}") from e
+        except (Exception, SystemExit) as e:  # whatever a module of somebody else's does when it is executed
+            raise ConfigError(f"cannot import the {self.word} {name!r}: {type(e).__name__}: {reason(e)}") from e
 
     def _absent(self, name: str, module: str) -> ConfigError:
         """Return the error of a module that is not there, with the nearest one beside it."""

@@ -77,7 +77,7 @@ def test_a_foreign_backbone_is_tuned_saved_and_searched(workspace: Path) -> None
     assert store.identity["backbone"]["name"] == "foreign_backbone.Backbone" and "torch" in store.provenance
     first = Workspace(workspace).newest_features(FOREIGN)
     assert first is not None and not (first.video().frames - store.video().frames).abs().max() < 1e-3
-    assert tvr("evaluate", "own", "--split", "val", "-o", workspace).exit_code == 0
+    assert tvr("evaluate", "own", "--method", "tests.synthetic", "--split", "val", "-o", workspace).exit_code == 0
     assert next(Workspace(workspace).given_features()).backbone_name == FOREIGN  # the tuned one is for its run
     tuned = ("--backbone", store.backbone_name, "-o", workspace)
     found = tvr("query", "a red square", "--method", "mean", *tuned, "--json")

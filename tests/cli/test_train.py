@@ -142,26 +142,26 @@ def test_a_run_that_was_begun_while_another_waited_is_not_overwritten(
 def test_resume_with_another_seed_names_the_leaf(tmp_path: Path) -> None:
     SyntheticStore().write(tmp_path)
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
-    result = tvr("train", "--resume", "--seed", "7", "-o", tmp_path)
+    result = tvr("train", "--resume", "--method", METHOD, "--seed", "7", "-o", tmp_path)
     assert result.exit_code == 3 and "train.seed was 0, now 7" in result.stderr
 
 
 def test_rerun_gives_the_same_weights_to_the_bit_and_says_so(tmp_path: Path) -> None:
     SyntheticStore().write(tmp_path)
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
-    result = tvr("rerun", "synthetic", "--json", "-o", tmp_path)
+    result = tvr("rerun", "synthetic", "--method", METHOD, "--json", "-o", tmp_path)
     assert result.exit_code == 0, result.stderr
     payload = json.loads(result.stdout)
     assert payload["schema"] == "tvr/rerun@1" and payload["identical"] is True
     assert payload["train"]["run"] == "synthetic-again" and payload["before"] == payload["after"]
-    assert "to the bit" in tvr("rerun", "synthetic", "-o", tmp_path).stdout
+    assert "to the bit" in tvr("rerun", "synthetic", "--method", METHOD, "-o", tmp_path).stdout
     assert (tmp_path / "runs" / "synthetic-again-2").is_dir()
 
 
 def test_a_dry_rerun_writes_nothing(tmp_path: Path) -> None:
     SyntheticStore().write(tmp_path)
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
-    result = tvr("rerun", "synthetic", "--dry-run", "--json", "-o", tmp_path)
+    result = tvr("rerun", "synthetic", "--method", METHOD, "--dry-run", "--json", "-o", tmp_path)
     assert result.exit_code == 0, result.stderr
     payload = json.loads(result.stdout)
     assert payload["dry_run"] and payload["train"]["run"] == "synthetic-again"
@@ -174,7 +174,7 @@ def test_rerun_says_what_has_changed(tmp_path: Path) -> None:
     env = tmp_path / "runs" / "synthetic" / "env.json"
     stored = json.loads(env.read_text())
     env.write_text(json.dumps({**stored, "versions": {**stored["versions"], "torch": "1.13"}}))
-    assert "versions.torch was 1.13, is " in tvr("rerun", "synthetic", "-o", tmp_path).stdout
+    assert "versions.torch was 1.13, is " in tvr("rerun", "synthetic", "--method", METHOD, "-o", tmp_path).stdout
 
 
 def test_rerun_needs_a_finished_run(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_rerun_needs_a_finished_run(tmp_path: Path) -> None:
     assert tvr("rerun", "nothing", "-o", tmp_path).exit_code == 3
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
     (tmp_path / "runs" / "synthetic" / "checkpoints" / "best.safetensors").unlink()
-    result = tvr("rerun", "synthetic", "-o", tmp_path)
+    result = tvr("rerun", "synthetic", "--method", METHOD, "-o", tmp_path)
     assert result.exit_code == 3 and "no weights to compare" in result.stderr
 
 
@@ -201,6 +201,6 @@ def test_plot_draws_the_newest_run(tmp_path: Path) -> None:
 def test_a_resumed_session_is_recorded(tmp_path: Path) -> None:
     SyntheticStore().write(tmp_path)
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
-    assert tvr("train", "--resume", "--run", "synthetic", "-o", tmp_path).exit_code == 0
+    assert tvr("train", "--resume", "--run", "synthetic", "--method", METHOD, "-o", tmp_path).exit_code == 0
     env = json.loads((tmp_path / "runs" / "synthetic" / "env.json").read_text())
     assert env["resumed"][0]["step"] == 14 and "torch" in env["resumed"][0]["versions"]

@@ -105,7 +105,7 @@ def test_a_table_for_people(workspace: Path) -> None:
     assert "mean ± deviation" in shown.stdout and "validation" in shown.stdout and "test" in shown.stdout
     assert shown.stdout.endswith(f"next: tvr compare synthetic-seed0 synthetic-seed1 -o {workspace}\n")
     alone = train(workspace, "--seeds", "0")
-    assert alone.stdout.endswith(f"next: tvr evaluate synthetic-seed0 -o {workspace}\n")
+    assert alone.stdout.endswith(f"next: tvr evaluate synthetic-seed0 --method {METHOD} -o {workspace}\n")
 
 
 def test_without_a_test_split_only_validation_is_reported(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_wrong_files_are_sentences(tmp_path):
     with pytest.raises(DataError, match="found none"):
         importer.import_checkpoint(tmp_path / "none.bin", "gare", Workspace(tmp_path))
     (tmp_path / "text.bin").write_text("hello")
-    with pytest.raises(DataError, match="read without running code"):
+    with pytest.raises(DataError, match="is not a readable weights file"):
         importer.import_checkpoint(tmp_path / "text.bin", "gare", Workspace(tmp_path))
     torch.save([1, 2], tmp_path / "list.bin")
     with pytest.raises(DataError, match="no state dict"):

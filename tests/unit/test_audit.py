@@ -110,7 +110,7 @@ def test_compare_tests_pairs_and_writes_tables(tmp_path):
     assert first["paired"] and first["metric"] == "R@1" and first["difference"] > 0 and first["p"] < 0.01
     header, rows = compare.table_of(report)
     assert len(rows) == 2 and all(len(r) == len(header) for r in rows)
-    assert compare.markdown(report).count("\n") == 3
+    assert len(compare.markdown(report)) == 4
     assert compare.csv_text(report).splitlines()[0].startswith("label,method")
 
 

@@ -158,7 +158,7 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
     before = Workspace(world[0]).newest_features(world[1])
     assert before is not None and not torch.allclose(before.text().pooled, store.text().pooled, atol=1e-2)
 
-    scorer = models.trained(found, store)
+    scorer = models.trained(found, store, METHOD)
     scored = evaluate(scorer, store, Workspace(tmp_path / "out"), EvaluateOptions(split="val", device="cpu"))
     first = select(store, TrainConfig()).validation
     assert len(first) == len(gallery_of(store, "val").videos)

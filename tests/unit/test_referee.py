@@ -72,7 +72,7 @@ def test_zero_filled_videos_are_refused_or_counted(tmp_path):
     assert result["gallery"] == {"expected": 30, "scored": 30, "zero_filled": 1}
     report = compare.compare([compare.read_entry(file, "test", Workspace(tmp_path))] * 2)
     assert report["rows"][0]["gallery"]["zero_filled"] == 1
-    assert "| 30/30 videos, 1 zero-filled |" in compare.markdown(report)
+    assert "| 30/30 videos, 1 zero-filled |" in "\n".join(compare.markdown(report))
 
 
 def test_a_constant_matrix_is_chance_not_a_gallery_of_missing_videos(tmp_path):
@@ -166,6 +166,6 @@ def test_ranks_survive_a_file(tmp_path):
 def test_a_protocol_card_names_what_a_reader_must_know(tmp_path):
     scores, video = example()
     result, _ = referee.judge_file(write(tmp_path / "a.npz", scores=scores, video_of_caption=video), JudgeOptions())
-    card = referee.protocol_card(result)
+    card = "\n".join(referee.protocol_card(result))
     for word in ("30 captions, 30 videos", "30/30 videos, 0 zero-filled", "v2t protocol", "tie rule", "bootstrap over"):
         assert word in card

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from tvr_cli import log
-from tvr_cli.errors import Interrupted, TvrError
+from tvr_cli.errors import Interrupted, MethodNotNamed, TvrError, reason
 
 _EPILOG = (
     "Exit codes: 0 done; 1 a bug; 2 a bad flag or configuration; 3 input missing, unreadable or mismatched; "
     "4 the machine lacks something; 5 finished, but some items failed; 130 interrupted, the state is saved. "
     "tvr is about text-video retrieval; it has nothing to do with the data set of the same name (TVR)."
 )
+_TYPED = "tvr.typed"  # where a context keeps the words of the command line
 _GLOBAL_OPTIONS = ("-q", "--quiet", "--debug", "--version")
 
 
 class _Boundary(TyperGroup):
     """Turns a `TvrError` of any command into one line on stderr and its exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as e:
+            _make_printable(e)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         debug = bool(ctx.params.get("debug"))
@@ -31,18 +42,22 @@ class _Boundary(TyperGroup):
         except TvrError as e:
             if debug:
                 raise
-            log.logger.error("%s: %s", "interrupted" if isinstance(e, Interrupted) else "error", e)
+            command = self._naming(ctx, e) if isinstance(e, MethodNotNamed) else ""
+            log.logger.error("%s: %s%s", "interrupted" if isinstance(e, Interrupted) else "error", e, command)
+            for row in e.example:
+                log.logger.error("%s", row)
             raise typer.Exit(e.exit_code) from e
         except BrokenPipeError as e:  # `tvr query … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from e
         except Exception as e:
             _hint_at_place(e, ctx.invoked_subcommand)
+            _make_printable(e)
             if debug or hasattr(e, "exit_code"):  # a usage error or an exit, which Typer words
                 raise
             log.logger.error(
                 "error: a bug in tvr: %s: %s; please report it, with what this shows: tvr --debug %s …",
-                type(e).__name__, e, ctx.invoked_subcommand,
+                type(e).__name__, reason(e), ctx.invoked_subcommand,
             )  # fmt: skip
             raise typer.Exit(1) from e
         except KeyboardInterrupt as e:
@@ -51,11 +66,32 @@ class _Boundary(TyperGroup):
         finally:
             log.finish()
 
+    def _naming(self, ctx: Any, error: MethodNotNamed) -> str:
+        """Return what was typed with the method (and its run) named, for a command that can name one."""
+        typed, name = list(ctx.meta[_TYPED]), ctx.invoked_subcommand
+        place = typed.index(name) + 1
+        command = self.commands[name]
+        known = {p.name: p for p in command.params}
+        if "method" not in known:
+            return ""
+        given = command.make_context(name, typed[place:], parent=ctx, resilient_parsing=True).params
+        naming = [] if given["method"] else ["--method", error.method]
+        if error.run is not None and not given["run"]:
+            naming = [*(["--run"] if known["run"].param_type_name == "option" else []), error.run, *naming]
+        return ": " + shlex.join(["tvr", *typed[:place], *naming, *typed[place:]])
+
 
 def _hint_at_place(error: Any, command: str | None) -> None:
     """Add to "no such option" that a global option stands before the command."""
     if (option := getattr(error, "option_name", None)) in _GLOBAL_OPTIONS:
         error.message += f"; it stands before the command: tvr {option} {command} …"
+
+
+def _make_printable(error: Any) -> None:
+    """Let a usage error, which Typer shows, repeat what was typed without steering the terminal."""
+    if hasattr(error, "format_message"):
+        message = log.printable(error.format_message())
+        error.format_message = lambda: message
 
 
 app = typer.Typer(
@@ -150,4 +186,9 @@ _register()
 def main() -> None:
     """Entry point of the `tvr` command. SIGTERM ends a command the way Ctrl-C does: the state is saved."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app()
+    try:
+        app()
+    except Exception:  # with --debug; names in a traceback may hold any character too
+        for row in traceback.format_exc().splitlines():
+            log.logger.error("%s", row)
+        sys.exit(1)

@@ -42,9 +42,10 @@ def compare(
         draw(entries, plot)
         report["plot"] = str(plot)
     if as_markdown:
-        render.line(engine.markdown(report))
+        for row in engine.markdown(report):
+            render.line(row)
     elif as_csv:
-        render.line(engine.csv_text(report).rstrip("\n"))
+        render.exact(engine.csv_text(report).removesuffix("\n").split("\n"))
     else:
         render.result(report, as_json, lambda: _show(report))
 

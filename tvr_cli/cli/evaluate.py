@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Backbone, Device, DryRun, Json, MemoryBudget, Workspace
+from tvr_cli.cli.options import (
+    DEFAULT_WORKSPACE,
+    OWN_METHOD,
+    Assignments,
+    Backbone,
+    Device,
+    DryRun,
+    Json,
+    MemoryBudget,
+    Workspace,
+)
 from tvr_cli.errors import ConfigError, did_you_mean
 
 _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
@@ -17,7 +27,8 @@ _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 def evaluate(
     run: Annotated[str | None, typer.Argument(help="Run by name or path; default: the newest run.")] = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="A method that needs no training (tvr methods).")
+        str | None,
+        typer.Option("--method", help=f"A method that needs no training (tvr methods), or {OWN_METHOD}"),
     ] = None,
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Judge a score matrix of any tool: safetensors or npz.")
@@ -93,7 +104,8 @@ def evaluate(
             return
         result = engine.evaluate(scorer, store, workspace, options)
     if protocol_card and not as_json:
-        render.line(referee.protocol_card(result))
+        for row in referee.protocol_card(result):
+            render.line(row)
         return
     render.result(result, as_json, lambda: show(result))
 

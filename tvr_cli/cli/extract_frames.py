@@ -202,7 +202,7 @@ def _show(report: Any) -> None:
             f"{render.duration(report.seconds)}: {report.workspace.frames_folder}"
         )
     for video, reason in report.failures[:20]:
-        render.line(f"failed: {render.printable(video)}: {reason}")
+        render.line(f"failed: {video}: {reason}")
     if report.failed > 20:
         render.line(f"failed: … and {report.failed - 20} more")
 
@@ -227,7 +227,7 @@ def _show_estimate(found: Any, as_json: bool) -> None:
                 f"(estimated from {found.tried} of them)"
             )
         for video in found.first:
-            render.line(f"  {render.printable(video)}")
+            render.line(f"  {video}")
         if found.todo > len(found.first):
             render.line(f"  … and {found.todo - len(found.first)} more")
 

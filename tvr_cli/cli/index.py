@@ -7,14 +7,16 @@ from typing import Annotated
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Json, Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, DryRun, Json, Workspace
 
 
 def index(
     run: Annotated[
         str | None, typer.Option("--run", help="Run that scores; default: the newest, else a method without training.")
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="A method without training instead of a run.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
+    ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     backbone: Backbone = None,
     device: Device = "auto",

@@ -42,7 +42,8 @@ def methods(
 
     found = [catalogue.describe(name)] if name else catalogue.describe_all()
     if cite and not as_json:
-        render.line("\n\n".join(m["bibtex"] for m in found if m["bibtex"]))
+        for row in "\n\n".join(m["bibtex"] for m in found if m["bibtex"]).splitlines():
+            render.line(row)
         return
     payload = {"schema": "tvr/methods@1", "methods": found}
     render.result(payload, as_json, lambda: _show_one(found[0]) if name else _show_all(found))
@@ -63,9 +64,12 @@ def _cost(method: dict[str, Any]) -> str:
 
 
 def _show_one(about: dict[str, Any]) -> None:
-    render.line(f"{about['name']}: {about['summary']}\n{about['paper']}\nfidelity: {about['fidelity']}")
+    render.line(f"{about['name']}: {about['summary']}")
+    render.line(about["paper"])
+    render.line(f"fidelity: {about['fidelity']}")
     render.line(f"needs: {', '.join(about['needs'])}; {about['parameters']:,} parameters at D 512, F 12, L 32")
-    render.line(f"cost a pair: {_cost(about)}\n")
+    render.line(f"cost a pair: {_cost(about)}")
+    render.line()
     rows = [
         [o["name"], str(o["default"]), o.get("symbol", ""), o.get("source", ""), o.get("note", "")]
         for o in about["options"]

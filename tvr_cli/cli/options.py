@@ -10,6 +10,7 @@ from tvr_cli import commands
 from tvr_cli.workspace import Workspace as Folder
 
 DEFAULT_WORKSPACE = Folder(commands.DEFAULT_WORKSPACE)
+OWN_METHOD = "the run's own method, where it is not built in."
 
 Workspace = Annotated[
     Folder,

@@ -11,7 +11,7 @@ import typer
 
 from tvr_cli import commands
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
 from tvr_cli.workspace import Workspace
 
 
@@ -30,7 +30,9 @@ def query(
     ] = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of videos to show.")] = 10,
     run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the videos.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="A method without training instead of a run.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
+    ] = None,
     backbone: Backbone = None,
     shortlist: Annotated[
         int | None,
@@ -38,7 +40,9 @@ def query(
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Print bare paths, one a line; escaped on a terminal.")
+    ] = False,
     null: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by NUL, for xargs -0.")] = False,
     device: Device = "auto",
     offline: Offline = False,
@@ -72,9 +76,7 @@ def query(
         offline=offline,
     )
     if paths or null:
-        end = "\0" if null else "\n"
-        found = [hit.path for hits in answers for hit in hits]
-        render.bytes_out("".join(path + end for path in found).encode("utf-8", "surrogateescape"))
+        render.exact([hit.path for hits in answers for hit in hits], end="\0" if null else "\n")
         return
     results = [{"query": q, "hits": [asdict(h) for h in hits]} for q, hits in zip(wanted, answers, strict=True)]
     render.result({"schema": "tvr/query@1", "results": results}, as_json, lambda: _show(results, min_score))
@@ -93,7 +95,7 @@ def _show(results: list[dict[str, Any]], min_score: float | None) -> None:
             for h in result["hits"]
         ]
         render.table(
-            render.printable(result["query"]) if len(results) > 1 else None,
+            result["query"] if len(results) > 1 else None,
             ("#", "video", "where", "score"),
             rows,
             left=2,

@@ -1,4 +1,8 @@
-"""Printing: results to stdout, as a table for people or one JSON object for machines. The only module that prints."""
+"""Printing: results to stdout, as a table for people or one JSON object for machines. The only module that prints.
+
+What people read goes through `log.printable`. What programs read is exact: JSON escapes by itself, paths and CSV are
+written as they are, unless stdout is a terminal.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from tvr_cli.log import printable
+
 _GAP = 3  # blanks between two columns
 _ENDLESS = 10_000
 
@@ -15,19 +21,34 @@ _ENDLESS = 10_000
 def result(payload: dict[str, Any], as_json: bool, human: Callable[[], None]) -> None:
     """Print `payload` as JSON (floats unrounded, NaN as null), or call `human` to print it for people."""
     if as_json:
-        print(json.dumps(_clean(payload), ensure_ascii=False, allow_nan=False))
+        text = json.dumps(_clean(payload), ensure_ascii=False, allow_nan=False)
+        # JSON may hold what it need not escape, and a terminal obeys it: written as \uXXXX it is the same JSON.
+        print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
     else:
         human()
 
 
 def line(text: str = "") -> None:
     """Print one line of results."""
-    print(text)
+    print(printable(text))
 
 
-def bytes_out(data: bytes) -> None:
-    """Write raw bytes to stdout (paths separated by NUL)."""
-    sys.stdout.buffer.write(data)
+def exact(items: Sequence[str], *, end: str = "\n") -> None:
+    """Write items for another program, each ended by `end`: to the byte, where stdout is no terminal.
+
+    On a terminal each is a line of its own that cannot steer it.
+    """
+    if sys.stdout.isatty():
+        for item in items:
+            line(item)
+        return
+    data = "".join(item + end for item in items)
+    try:
+        raw = data.encode("utf-8", "surrogateescape")  # a name that is no UTF-8 becomes its bytes again
+    except UnicodeEncodeError:
+        raw = data.encode("utf-8", "backslashreplace")  # no file has such a name
+    sys.stdout.flush()
+    sys.stdout.buffer.write(raw)
     sys.stdout.buffer.flush()
 
 
@@ -37,17 +58,18 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     from rich.console import Console
     from rich.table import Table
 
+    title = None if title is None else printable(title)
     shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False)
     cells = [[cell(value) for value in row] for row in rows]
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:  # a pipe has no width: a row is a line there
-        console = Console(highlight=False, markup=False, width=_ENDLESS)
+        console = Console(highlight=False, markup=False, emoji=False, width=_ENDLESS)
     # In a narrow terminal whole words go down a line, unless they do not fit side by side.
     longest = [max((len(word) for row in cells for word in row[i].split()), default=0) for i in range(len(columns))]
     fits = sum(longest) + _GAP * len(columns) <= console.width
     for i, name in enumerate(columns):
         justify: Literal["left", "right"] = "left" if i < left else "right"
-        shown.add_column(name, justify=justify, overflow="fold", min_width=longest[i] if fits else None)
+        shown.add_column(printable(name), justify=justify, overflow="fold", min_width=longest[i] if fits else None)
     for row in cells:
         shown.add_row(*row)
     console.print(shown)
@@ -60,11 +82,6 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.1f}"
     return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Escape what would break a line or steer the terminal: file names may hold any character."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def count(n: int, one: str, many: str | None = None) -> str:

@@ -36,7 +36,7 @@ def reproduce(
 
     if recipe is None:
         names = preset_names("recipes")
-        render.result({"schema": "tvr/recipes@1", "recipes": names}, as_json, lambda: render.line("\n".join(names)))
+        render.result({"schema": "tvr/recipes@1", "recipes": names}, as_json, lambda: render.exact(names))
         return
     preset_path("recipes", recipe)
     if data is None:

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Device, DryRun, Json, Offline, Threads, Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Device, DryRun, Json, Offline, Threads, Workspace
 
 
 def rerun(
     run: Annotated[str, typer.Argument(help="Run by name or path.")],
     name: Annotated[str | None, typer.Option("--run", help="Name of the new run; default: NAME-again.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help=OWN_METHOD.capitalize())] = None,
     device: Device = "auto",
     threads: Threads = None,
     offline: Offline = False,
@@ -31,10 +32,10 @@ def rerun(
     first = workspace.find_run(run)
     options = TrainOptions(run=name, device=device, threads=threads, offline=offline)
     if dry_run:
-        plan = engine.dry_run(first, workspace, options)
+        plan = engine.dry_run(first, workspace, options, method)
         render.result(plan, as_json, lambda: show_plan(plan["train"]))
         return
-    result = engine.rerun(first, workspace, options)
+    result = engine.rerun(first, workspace, options, method)
     render.result(result, as_json, lambda: show(result))
 
 

@@ -122,8 +122,9 @@ def show_seeds(result: dict[str, Any], workspace: Workspace) -> None:
             rows.append(["mean ± deviation", *[f"{m:.1f} ± {d:.1f}" for m, d in pairs]])
         render.line()
         render.table(split, columns, rows)
-    verb = "compare" if count > 1 else "evaluate"
-    render.line(f"next: {commands.tvr(verb, *(row['run'] for row in result['runs']), workspace=workspace)}")
+    verb, named = ("compare", {}) if count > 1 else ("evaluate", commands.own_method(result["method"]))
+    runs = [row["run"] for row in result["runs"]]
+    render.line(f"next: {commands.tvr(verb, *runs, **named, workspace=workspace)}")
 
 
 def show_seeds_plan(payload: dict[str, Any]) -> None:
@@ -150,7 +151,8 @@ def show(result: dict[str, Any], workspace: Workspace) -> None:
         columns = ("", "R@1", "R@5", "R@10", "MdR", "MnR")
         rows = [[side, *[best[side][c] for c in columns[1:]]] for side in ("t2v", "v2t")]
         render.table(f"best on {result['selected_on']}, step {best['step']}", columns, rows)
-    render.line(f"kept in {result['path']}; next: {commands.tvr('evaluate', result['run'], workspace=workspace)}")
+    then = commands.tvr("evaluate", result["run"], **commands.own_method(result["method"]), workspace=workspace)
+    render.line(f"kept in {result['path']}; next: {then}")
 
 
 def show_plan(payload: dict[str, Any]) -> None:

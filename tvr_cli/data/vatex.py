@@ -127,8 +127,8 @@ def _read_names(root: Path, sources: list[Path]) -> dict[str, list[str]]:
             names: Any = np.load(path, allow_pickle=False)
         except ValueError:
             raise DataError(
-                f"{str(path)!r} holds pickled objects, which could run code; save it as text with: "
-                f"np.save(path, np.load(path, allow_pickle=True).astype(str))"
+                f"{str(path)!r} holds pickled objects, which could run code, and an array of text was expected; use "
+                f"the lists instead ({' and '.join(_LISTS.values())}, one id a line): --data vatex:{root}:lists"
             ) from None
         videos[split] = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
     return videos

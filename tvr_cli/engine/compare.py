@@ -83,11 +83,11 @@ def compare(entries: Sequence[Entry], *, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """Return the table of a report as Markdown."""
+def markdown(report: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a report's table as Markdown."""
     header, rows = table_of(report)
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def csv_text(report: Mapping[str, Any]) -> str:

@@ -237,11 +237,11 @@ class Demo:
         run = self._run_name(name, self.options.seeds[0]) if self._trains(name) else None
         caption = store.captions[int(store.split(SPLIT)[0])]
         with self._stage("query") as stage, _hushed():
-            asked = index.Asked(run=run, method=None if run else name)
+            asked = index.Asked(run=run, method=name)
             index.index(self.workspace, asked, device=self.options.device)
-            hits = query.query(
-                [caption.text], self.workspace, SearchOptions(k=3), run=run, method=None if run else name, offline=True
-            )[0]
+            hits = query.query([caption.text], self.workspace, SearchOptions(k=3), run=run, method=name, offline=True)[
+                0
+            ]
             stage.text = f"{len(store.clips)} videos indexed, one question asked"
         truth = corpus.read_truth(self.videos)[caption.file_id]
         return {
@@ -261,7 +261,7 @@ class Demo:
                 stage.text, kept = self._train(name, seed, store)
             seconds += 0.0 if kept else stage.seconds
             run = self.workspace.run(self._run_name(name, seed))
-            scorers.append(models.trained(run, models.store_for(self.workspace, run, None)))
+            scorers.append(models.trained(run, models.store_for(self.workspace, run, None), name))
         return scorers, seconds
 
     def _train(self, name: str, seed: int, store: FeatureStore) -> tuple[str, bool]:

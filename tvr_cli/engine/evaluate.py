@@ -147,9 +147,12 @@ def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: Featur
 def load(
     workspace: Workspace, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
 ) -> tuple[Scorer, FeatureStore]:
-    """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features."""
+    """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features.
+
+    A run and its own method at a time are the run: so is a method named that is not built in.
+    """
     models.check_named(workspace, run, method)
-    if assignments and method is None:
+    if assignments and (method is None or run is not None):
         raise ConfigError("--set changes a method without training (--method); a run is scored as it was trained")
     found = workspace.find_run(run) if run is not None else None
     store = models.store_for(workspace, found, backbone)
@@ -162,7 +165,7 @@ def load(
                 "or evaluate a method without training: "
                 + commands.tvr("evaluate", method=untrained or "NAME", workspace=workspace)
             )
-    scorer = models.trained(found, store) if found else models.untrained(method or "", store, list(assignments))
+    scorer = models.trained(found, store, method) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)
     if store.captions and (why := training_store.stale(workspace, store)):
         log.warn_once(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tvr_cli import commands, config
 from tvr_cli.backbones import registry
+from tvr_cli.backbones.tensor_files import read_tensors
 from tvr_cli.engine import models
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.checkpoint import Best
@@ -112,21 +113,8 @@ def import_checkpoint(
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Read a state dict without running code (`weights_only`). Raises DataError when it is none."""
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            state: Any = load(file.read_bytes())
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:
-        # Readers of two formats, and of whatever a pickle holds, raise what they like: the file is no state dict.
-        why = str(e).splitlines()[0].partition(" This file can still be loaded")[0]
-        raise DataError(
-            f"{str(file)!r} is not a state dict that can be read without running code ({type(e).__name__}: {why}); "
-            "save model.state_dict() with torch.save, or as safetensors"
-        ) from e
+    """Read a state dict without running anything, see `read_tensors`. Raises DataError when it is none."""
+    state: Any = read_tensors(file)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

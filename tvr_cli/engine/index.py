@@ -14,7 +14,7 @@ from tvr_cli import commands, log
 from tvr_cli.engine import models, score
 from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
-from tvr_cli.errors import EnvironmentProblem, StoreMismatch
+from tvr_cli.errors import EnvironmentProblem, MethodNotNamed, StoreMismatch
 from tvr_cli.files import bare_name, lock
 from tvr_cli.stores import index_place
 from tvr_cli.stores.features import FeatureStore
@@ -55,7 +55,7 @@ def index(
     """
     models.check_named(workspace, asked.run, asked.method)
     _head(workspace.index_folder)  # refused before anything is loaded
-    scorer, store = _wanted(workspace, asked)
+    scorer, store = _wanted(workspace, asked, asked.method)
     asked = _by_name(asked, scorer)
     folder = workspace.index_folder
     head = _head(folder)
@@ -125,15 +125,16 @@ def asked_for(workspace: Workspace, flags: Asked) -> Asked:
 
 @contextmanager
 def fresh_index(
-    workspace: Workspace, asked: Asked, *, device: str = "auto"
+    workspace: Workspace, asked: Asked, *, named: str | None = None, device: str = "auto"
 ) -> Iterator[tuple[Index, Scorer, FeatureStore]]:
     """Give the workspace's index, building or refreshing it where it is missing or older than its store or run.
 
-    Nobody replaces it while it is held. Where nothing was asked for the newest run of the features answers, else the
-    untrained `text_guided`.
+    named: the method that the command itself names; another one that is not built in is not loaded (MethodNotNamed).
+    Nobody replaces the index while it is held. Where nothing was asked for the newest run of the features answers, else
+    the untrained `text_guided`.
     """
     folder = workspace.index_folder
-    scorer, store = _wanted(workspace, asked)
+    scorer, store = _wanted(workspace, asked, named)
     wanted = identity_of(scorer, store)
     for _ in range(_TRIES):
         with lock(workspace.root, shared=True):
@@ -155,18 +156,22 @@ def fresh_index(
     )
 
 
-def _wanted(workspace: Workspace, asked: Asked) -> tuple[Scorer, FeatureStore]:
+def _wanted(workspace: Workspace, asked: Asked, named: str | None) -> tuple[Scorer, FeatureStore]:
     found = workspace.find_run(asked.run) if asked.run is not None else None
     store = models.store_for(workspace, found, asked.backbone)
     if found is None and asked.method is None:
         found = workspace.newest_run_on(store)
-    scorer = models.trained(found, store) if found else models.untrained(asked.method or models.DEFAULT_METHOD, store)
-    return scorer, store
+    if found is not None:
+        return models.trained(found, store, named), store
+    method = asked.method or models.DEFAULT_METHOD
+    if "." in method and method != named:
+        raise MethodNotNamed(f"the index in {str(workspace.index_folder)!r}", method)
+    return models.untrained(method, store), store
 
 
 def _by_name(asked: Asked, scorer: Scorer) -> Asked:
-    """Return `asked` with a run's name where its path was given."""
-    return replace(asked, run=scorer.run.name) if asked.run and scorer.run else asked
+    """Return `asked` with a run's name where its path was given, and without its method, which the run says itself."""
+    return replace(asked, run=scorer.run.name, method=None) if asked.run and scorer.run else asked
 
 
 def _head(folder: Path) -> dict[str, Any] | None:

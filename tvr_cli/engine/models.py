@@ -14,7 +14,7 @@ from tvr_cli import commands, config, log
 from tvr_cli.config import Experiment, Resolved
 from tvr_cli.engine import suggest
 from tvr_cli.engine.training import checkpoint
-from tvr_cli.errors import ConfigError, StoreMismatch
+from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
@@ -48,11 +48,15 @@ class Scorer:
 
 
 def load_method(workspace: Path | str, *, run: str | None = None, method: str | None = None) -> Method:
-    """Return a method ready to score: a run's best weights, or one without training, for the workspace's features."""
+    """Return a method ready to score: a run's best weights, or one without training, for the workspace's features.
+
+    A run whose method is not built in needs both: a run's files alone never import a module.
+    """
     found_in = Workspace.at(workspace)
+    check_named(found_in, run, method)
     found = found_in.find_run(run) if run is not None else None
     store = store_for(found_in, found, None)
-    return (trained(found, store) if found else untrained(method or DEFAULT_METHOD, store)).method
+    return (trained(found, store, method) if found else untrained(method or DEFAULT_METHOD, store)).method
 
 
 def options_schema(name: str) -> type:
@@ -67,9 +71,7 @@ def resolve_method(name: str, assignments: list[str] | None = None) -> Resolved:
 
 def method_layers(name: str) -> list[config.Layer]:
     """Return what a method's name stands for: its preset, of a third party's method its defaults."""
-    if base.third_party(name):
-        return [config.Layer({"method": {name: {}}}, "flag")]
-    return config.preset_layers("methods", name)
+    return [config.method_layer(name)] if base.third_party(name) else config.preset_layers("methods", name)
 
 
 def untrained(name: str, store: FeatureStore, assignments: list[str] | None = None) -> Scorer:
@@ -84,9 +86,24 @@ def untrained(name: str, store: FeatureStore, assignments: list[str] | None = No
     return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, None, None)
 
 
-def trained(run: RunDir, store: FeatureStore) -> Scorer:
-    """Load a run's best weights for the features that they go with (`Workspace.features_of`)."""
-    resolved = config.from_tree(run.config(), options_schema, str(run.config_path))
+def experiment_of(run: RunDir, named: str | None = None) -> Resolved:
+    """Resolve the configuration that a run stores. named: its method, where the command or the caller names it too.
+
+    Raises MethodNotNamed where the run's method is not built in and nobody named it, ConfigError where they named
+    another.
+    """
+    try:
+        return config.from_tree(run.config(), options_schema, str(run.config_path), named=named)
+    except MethodNotNamed as e:
+        e.run = run.name
+        raise
+
+
+def trained(run: RunDir, store: FeatureStore, named: str | None = None) -> Scorer:
+    """Load a run's best weights for the features that they go with (`Workspace.features_of`). Raises as
+    `experiment_of` does.
+    """
+    resolved = experiment_of(run, named)
     method = build(resolved.experiment, store)
     path = checkpoint.best_path(run.checkpoints)
     checkpoint.load_model(method, checkpoint.read(path))
@@ -121,14 +138,25 @@ def require_features(name: str, method: Method, provides: Iterable[str], whose: 
 def check_named(workspace: Workspace, run: str | None, method: str | None) -> None:
     """Refuse what no workspace could answer, before looking at its features.
 
-    Raises ConfigError for an unknown method, or for a run and a method at a time, DataError for an unknown run.
+    Raises ConfigError for an unknown method, or for a run and another method than its own, DataError for an unknown
+    run.
     """
-    if run is not None and method is not None:
-        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both")
+    if run is not None and method is not None and (own := _method_of(workspace, run)) != method:
+        known = f"; the run's method is {own}" if own else ""
+        raise ConfigError(f"name a run ({run!r}) or --method {method}, not both{known}")
     if method is not None:
         base.load_class(method)
     if run is not None:
         workspace.find_run(run)
+
+
+def _method_of(workspace: Workspace, run: str) -> str | None:
+    """Return the name of a run's method, None where there is no such run; nothing is imported."""
+    try:
+        found = workspace.find_run(run)
+    except DataError:
+        return None
+    return config.method_of([config.Layer(found.config(), str(found.config_path))])
 
 
 def store_for(workspace: Workspace, run: RunDir | None, backbone: str | None) -> FeatureStore:

@@ -37,7 +37,7 @@ def query(
     if asked.backbone is not None:
         registry.require_named(asked.backbone, backbone, workspace.index_folder)
     _refresh_features(workspace, asked, device=device, offline=offline)
-    with fresh_index(workspace, asked, device=device) as (index, scorer, store):
+    with fresh_index(workspace, asked, named=method, device=device) as (index, scorer, store):
         model = precompute.backbone_of(store, named=backbone, offline=offline, device=device)
         text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
         scorer.method.to("cpu")

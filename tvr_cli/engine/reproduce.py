@@ -115,7 +115,7 @@ def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOp
     run = workspace.run(recipe)
     if workspace.fingerprint_of(run) is None or not (run.path / "results" / "test.json").is_file():
         _train(resolved, workspace, run, options)
-    scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
+    scorer, store = evaluate.load(workspace, run=run.name, method=resolved.experiment.method, backbone=None)
     log.logger.info("evaluate: split test")
     result = evaluate.evaluate(
         scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, allow_missing=options.allow_missing)

@@ -20,9 +20,10 @@ SCHEMA = "tvr/rerun@1"
 _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
 
 
-def rerun(first: RunDir, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
+def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
     """Train again with a run's configuration, features and settings, under a new name, and compare.
 
+    method: the run's own, see `models.experiment_of`.
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
     Raises DataError when the first run has no weights to compare with.
     """
@@ -31,7 +32,7 @@ def rerun(first: RunDir, workspace: Workspace, options: TrainOptions) -> dict[st
             f"the run {first.name!r} has no weights to compare with; finish it: "
             + commands.tvr("train", resume=True, run=first.name, workspace=workspace)
         )
-    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+    resolved = models.experiment_of(first, method)
     name = options.run or workspace.free_run(f"{first.name}-again").name
     summary = train(resolved, workspace, dataclasses.replace(options, run=name, like=first))
     second = workspace.run(name)
@@ -47,9 +48,9 @@ def rerun(first: RunDir, workspace: Workspace, options: TrainOptions) -> dict[st
     }
 
 
-def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions) -> dict[str, Any]:
+def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> dict[str, Any]:
     """Return what `rerun` would train, writing nothing."""
-    resolved = config.from_tree(first.config(), models.options_schema, str(first.config_path))
+    resolved = models.experiment_of(first, method)
     name = options.run or workspace.free_run(f"{first.name}-again").name
     plan = train_plan(resolved, workspace, dataclasses.replace(options, run=name, like=first))
     return {"schema": SCHEMA, "dry_run": True, "of": first.name, "train": plan}

@@ -30,7 +30,7 @@ from tvr_cli.engine.training.loop import Loop, Names, Outcome
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.selection import Selection, numbers_of_videos, select
 from tvr_cli.engine.training.sources import Source
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, MethodNotNamed
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir, environment
 from tvr_cli.stores.features import FeatureStore
@@ -82,20 +82,24 @@ def experiment_of(
     Returns the experiment, and the options with the name of the run that is continued filled in.
     """
     layers: list[config.Layer] = []
+    run: RunDir | None = None
     if options.resume:
         run = _run_to_resume(workspace, options.run)
         options = dataclasses.replace(options, run=run.name)
         stored = {k: v for k, v in run.config().items() if v is not None}
         layers.append(config.Layer(stored, str(run.config_path)))
     if method is not None:
-        named = config.Layer({"method": {method: {}}}, "flag")
-        layers += [named] if options.resume else models.method_layers(method)
+        layers += [config.method_layer(method)] if options.resume else models.method_layers(method)
     if recipe is not None:
         layers += config.preset_layers("recipes", recipe)
     if config_file is not None:
         layers += config.file_layers(config_file)
     layers += [config.set_layer(assignments or []), config.flag_layer(flags or {})]
-    return resolve(layers), options
+    try:
+        return resolve(layers), options
+    except MethodNotNamed as e:
+        e.run = run.name if run else None
+        raise
 
 
 @kernel_errors()
@@ -210,7 +214,8 @@ def _train_in(
     try:
         outcome = loop.run()
     except Interrupted as e:
-        again = commands.tvr("train", resume=True, run=run.name, workspace=workspace)
+        named = commands.own_method(resolved.experiment.method)
+        again = commands.tvr("train", resume=True, run=run.name, **named, workspace=workspace)
         raise Interrupted(f"{e}; continue with: {again}") from e
     finally:
         source.close()

@@ -99,16 +99,16 @@ def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOpti
         "seconds": summary["seconds"],
         "best_step": best["step"],
         "validation": _metrics(best["metrics"]) if best["metrics"] else None,
-        "test": _tested(run, workspace, options),
+        "test": _tested(run, resolved.experiment.method, workspace, options),
     }
 
 
-def _tested(run: RunDir, workspace: Workspace, options: TrainOptions) -> dict[str, Any] | None:
+def _tested(run: RunDir, method: str, workspace: Workspace, options: TrainOptions) -> dict[str, Any] | None:
     """Return a run's metrics on the test split as `tvr evaluate` gives and keeps them; None without such a split."""
     path = run.results / "test.json"
     if path.is_file() and read_json(path).get("checkpoint") == sha256_file(checkpoint.best_path(run.checkpoints)):
         return _metrics(read_json(path))
-    scorer, store = evaluate.load(workspace, run=run.name, method=None, backbone=None)
+    scorer, store = evaluate.load(workspace, run=run.name, method=method, backbone=None)
     if len(store.split("test")) == 0:
         log.logger.warning("warning: the captions have no test split; only validation is reported")
         return None

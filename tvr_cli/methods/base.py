@@ -132,14 +132,16 @@ def shipped() -> list[str]:
 def load_class(name: str) -> type[Method]:
     """Return the class of a method by file name, entry point, or dotted name of a module with a `Method` or of a class.
 
-    Raises ConfigError, with the nearest name, where there is none, and for what is no subclass of `Method`.
+    A dotted name imports that module, so it must come from the command line or the caller, never from a file alone
+    (`config.resolve` sees to it). Raises ConfigError, with the nearest name, where there is none, and for what is no
+    subclass of `Method`.
     """
     thing = KIND.find(name)
     found = thing if isinstance(thing, type) else getattr(thing, "Method", None)
     expected = "a class `Method` that derives from tvr_cli.methods.base.Method"
     if found is None:
         raise KIND.lacks(name, expected, thing, "Method")
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    if not (isinstance(found, type) and issubclass(found, Method) and found is not Method):
         raise KIND.unfit(name, expected, plugins.describe(found))
     return found
 

@@ -236,9 +236,9 @@ def a_configuration_survives_being_written_and_read(name: str) -> None:
     cls = base.load_class(name)
     require(dataclasses.is_dataclass(cls.Config), "expected that Config is a dataclass (frozen, keywords only)")
     options = dataclasses.asdict(cls.Config())
-    read = config.from_tree({"method": {name: options}}, lambda _: cls.Config, "config.json")
+    read = config.from_tree({"method": {name: options}}, lambda _: cls.Config, "config.json", named=name)
     require(cls.Config(**read.experiment.options) == cls.Config(), "expected the same options when they are read again")
-    again = config.from_tree(read.tree(), lambda _: cls.Config, "config.json")
+    again = config.from_tree(read.tree(), lambda _: cls.Config, "config.json", named=name)
     require(again.experiment == read.experiment, "expected the same experiment when it is read again")
 
 

@@ -20,7 +20,8 @@ from tvr_cli.backbones.openclip.source import CONFIG, Source, known_architecture
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
-from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.backbones.tensor_files import read_state
+from tvr_cli.errors import ConfigError, DataError, TvrError, advises_to_trust, reason
 
 
 class OpenClipBackbone(Backbone):
@@ -250,25 +251,54 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     if "hf_model_name" in options["text_cfg"]:
         options["text_cfg"]["hf_model_pretrained"] = False
     kind = CLIP if not custom else CoCa if "multimodal_cfg" in options else CustomTextCLIP
-    with torch.random.fork_rng(devices=[]):  # the random weights are replaced: leave the caller's generator alone
+    with (
+        weights_module.no_remote_code(config),
+        torch.random.fork_rng(devices=[]),
+    ):  # the random weights are replaced: leave the caller's generator alone
         return kind(**options)
 
 
 def _fill(model: nn.Module, file: Any, source: Source) -> None:
     """Put a weights file into a model. Raises DataError, naming the file, when the two do not fit."""
-    from open_clip.factory import load_checkpoint
+    from open_clip.convert import load_big_vision_weights
 
     if source.state is not None:
         return _fill_exact(model, source.state, str(file))
-    if weights_module.is_torchscript(file):
-        return _fill_exact(model, weights_module.read_state(file), str(file))
-    if not file.is_file():
-        weights_module.read_state(file)  # says what is missing
     try:
-        load_checkpoint(model, str(file))
+        if file.suffix in (".npz", ".npy"):  # big_vision's (SigLIP): NumPy reads them without unpickling
+            load_big_vision_weights(model, str(file))
+        else:
+            _fill_published(model, read_state(file))
+    except TvrError:
+        raise
     except Exception as e:
         raise DataError(_misfit(str(file), source.architecture, e)) from e
     return None
+
+
+def _fill_published(model: Any, state: dict[str, Tensor]) -> None:
+    """Load a state dict as `open_clip.factory.load_checkpoint` does, whose reading of a file is not as strict as ours.
+
+    That is: other projects' names, old names of the text tower, the shapes of the scalars, and positions of another
+    resolution.
+    """
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+
+    state = convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and (own := getattr(model, name)).ndim != state[name].ndim:
+            state[name] = state[name].reshape(own.shape)
+    if "logit_bias" not in state and model.logit_bias is not None:
+        state["logit_bias"] = torch.zeros_like(state["logit_scale"])
+    ids = "text.transformer.embeddings.position_ids"  # what older versions of transformers kept
+    if not hasattr(model, ids):
+        state.pop(ids, None)
+    resize_pos_embed(state, model)
+    resize_text_pos_embed(state, model)
+    model.load_state_dict(state)
 
 
 def _fill_exact(model: nn.Module, state: Mapping[str, Tensor], shown: str) -> None:
@@ -279,5 +309,5 @@ def _fill_exact(model: nn.Module, state: Mapping[str, Tensor], shown: str) -> No
 
 
 def _misfit(file: str, architecture: str, e: Exception) -> str:
-    said = " ".join(str(e).split())
-    return f"the weights {file!r} do not fit the architecture {architecture}: {said[:300]}"
+    said = reason(e) if advises_to_trust(e) else " ".join(str(e).split())[:300]
+    return f"the weights {file!r} do not fit the architecture {architecture}: {said}"

@@ -18,7 +18,8 @@ from torch import Tensor
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, did_you_mean
+from tvr_cli.backbones.tensor_files import read_state
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, advises_to_trust, did_you_mean, reason
 from tvr_cli.files import sha256_file
 from tvr_cli.log import logger
 
@@ -118,19 +119,24 @@ class Source:
             return None
         from open_clip import get_tokenizer
 
-        with weights_module.no_network(offline):
+        options = dict(self.tokenizer_options)
+        if self.model["text_cfg"].get("hf_tokenizer_name"):
+            options["trust_remote_code"] = False  # whatever `tokenizer_kwargs` of a folder's configuration say
+        with weights_module.no_network(offline), weights_module.no_remote_code(self.model):
             try:
-                return Tokenizer(get_tokenizer(self.tokenizer_name, **self.tokenizer_options))
+                return Tokenizer(get_tokenizer(self.tokenizer_name, **options))
             except (ImportError, ModuleNotFoundError) as e:
                 raise EnvironmentProblem(
                     f"the tokenizer of {self.name!r} needs the package {e.name!r}: "
                     "pip install transformers sentencepiece"
                 ) from e
             except (OSError, ValueError) as e:
+                if advises_to_trust(e):
+                    raise  # to `no_remote_code`
                 named = self.model["text_cfg"].get("hf_tokenizer_name", self.tokenizer_name)
                 raise EnvironmentProblem(
                     f"the tokenizer {named!r} of {self.name!r} is not on this machine and was not downloaded"
-                    f"{' (--offline)' if offline else ''}: {str(e).splitlines()[0] if str(e) else e}"
+                    f"{' (--offline)' if offline else ''}: {reason(e)}"
                 ) from e
 
 
@@ -228,7 +234,7 @@ def _local(path: Path) -> Source:
             f"--backbone {f'local:{path}'!r}: nothing there; expected a folder with 'open_clip_config.json' and "
             "weights, or a file of CLIP weights"
         )
-    state = weights_module.read_state(path)
+    state = read_state(path)
     model = weights_module.openai_config(state)
     arch = known_architecture(model)
     logger.info("%s: taken as OpenAI-style weights of %s; if they need GELU, say ARCH@%s", path.name, arch, path)

@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import os
 import re
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli.errors import DataError, EnvironmentProblem
+from tvr_cli.errors import DataError, EnvironmentProblem, advises_to_trust, reason
 from tvr_cli.log import logger
 
 _CLIP_CACHE = Path("~/.cache/clip")
@@ -34,8 +32,6 @@ _FOLDER_WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
-# What OpenAI's archives hold beside the parameters.
-_NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class Origin:
             logger.info("downloading the weights of %s/%s: %s", self.arch, self.tag, f"{size / 1e6:.0f} MB")
             return Path(download_pretrained(dict(self.settings)))
         except Exception as e:
-            raise self.missing(f"and cannot be downloaded ({type(e).__name__}: {_first_line(e)})") from e
+            raise self.missing(f"and cannot be downloaded ({type(e).__name__}: {reason(e)})") from e
 
     def _remote_bytes(self) -> int:
         if self.hub is not None:
@@ -143,6 +139,35 @@ def no_network(offline: bool) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
+@contextlib.contextmanager
+def no_remote_code(model: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse, where transformers would ask on the terminal, to run code that comes with a model or a tokenizer.
+
+    model: open_clip's configuration. Raises DataError when there is such code and nothing else to load.
+    """
+    named = [name for key in ("hf_model_name", "hf_tokenizer_name") if (name := model["text_cfg"].get(key))]
+    if not named:
+        yield
+        return
+    try:
+        from transformers import dynamic_module_utils as remote  # heavy: only where open_clip is going to import it
+    except ImportError:
+        yield
+        return
+    was, remote.TIME_OUT_REMOTE_CODE = remote.TIME_OUT_REMOTE_CODE, 0  # seconds that it waits for an answer
+    try:
+        yield
+    except ValueError as e:
+        if not advises_to_trust(e):
+            raise
+        raise DataError(
+            f"the text model or tokenizer {' or '.join(map(repr, named))} brings code of its own, and tvr runs none "
+            "that comes with a model; choose a backbone whose parts open_clip and transformers know by themselves"
+        ) from e
+    finally:
+        remote.TIME_OUT_REMOTE_CODE = was
+
+
 def folder_weights(folder: Path) -> Path:
     """Return the weights file of a folder with an `open_clip_config.json`, as open_clip would choose it.
 
@@ -157,43 +182,6 @@ def folder_weights(folder: Path) -> Path:
     raise EnvironmentProblem(
         f"no weights in {str(folder)!r}: expected a file like {_FOLDER_WEIGHTS[0]!r} beside 'open_clip_config.json'"
     )
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, a torch file, or OpenAI's TorchScript archive; `module.` prefixes are dropped.
-
-    Torch files are read without executing anything (`weights_only`). Raises DataError when it is none of these.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        elif is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's files stay what they are
-                state = torch.jit.load(path, map_location="cpu").state_dict()
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise EnvironmentProblem(f"no weights file at {str(path)!r}; give an existing one with --backbone") from None
-    except Exception as e:
-        raise DataError(
-            f"{str(path)!r} is not a readable weights file (safetensors, torch, or OpenAI's archive): {_first_line(e)}"
-        ) from e
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DataError(f"{str(path)!r} holds no state dict; expected tensors by name")
-    return {k.removeprefix("module."): v for k, v in state.items() if k not in _NOT_PARAMETERS}
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, as OpenAI's releases are."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def openai_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -252,7 +240,3 @@ def _vision_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _count(pattern: str, state: Mapping[str, Tensor]) -> int:
     return len({m.group(1) for name in state if (m := re.match(pattern, name))})
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]

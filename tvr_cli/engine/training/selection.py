@@ -14,8 +14,8 @@ from tvr_cli.errors import DataError
 from tvr_cli.stores.features import FeatureStore
 
 CAPTIONS_EXAMPLE = (
-    '{"video": "dogs/beach.mp4", "caption": "a dog runs along the beach"}\n'
-    '{"video": "surf.mov", "caption": "someone rides a wave"}'
+    '{"video": "dogs/beach.mp4", "caption": "a dog runs along the beach"}',
+    '{"video": "surf.mov", "caption": "someone rides a wave"}',
 )
 
 
@@ -39,7 +39,8 @@ def select(store: FeatureStore, train: TrainConfig) -> Selection:
     if len(rows) == 0:
         raise DataError(
             f"the feature store {store.fingerprint} has no captions to train on (split train). Write a captions.jsonl "
-            f"like this and run {commands.tvr('precompute-features', captions='captions.jsonl')}:\n{CAPTIONS_EXAMPLE}"
+            f"like this and run {commands.tvr('precompute-features', captions='captions.jsonl')}:",
+            example=CAPTIONS_EXAMPLE,
         )
     where = "the test split"
     if train.select_on == "test":

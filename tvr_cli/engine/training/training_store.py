@@ -92,7 +92,8 @@ def require(
     if not store.captions:
         raise DataError(
             "expected captions to train on, found none beside the videos. Write a captions.jsonl like this and give it "
-            f"with --captions captions.jsonl:\n{CAPTIONS_EXAMPLE}"
+            "with --captions captions.jsonl:",
+            example=CAPTIONS_EXAMPLE,
         )
     return store
 
