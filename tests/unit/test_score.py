@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tvr_cli.engine import score
+from tvr_cli.engine import device, score
 from tvr_cli.errors import ConfigError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
@@ -48,11 +48,11 @@ def test_top_k_keeps_the_first_of_equal_clips():
     ("text", "size"), [("512MB", 512_000_000), ("1.5GiB", 1_610_612_736), ("7", 7), ("2 gb", 2 * 10**9)]
 )
 def test_sizes_are_read(text, size):
-    assert score.parse_bytes(text) == size
+    assert device.parse_bytes(text) == size
 
 
 def test_an_unreadable_size_and_a_missing_device_are_sentences():
     with pytest.raises(ConfigError, match="512MB"):
-        score.parse_bytes("lots")
+        device.parse_bytes("lots")
     with pytest.raises(EnvironmentProblem, match="--device cpu"):
-        score.pick_device("cuda:99")
+        device.pick_device("cuda:99")

@@ -244,18 +244,18 @@ def test_a_store_that_does_not_fit_in_memory_gives_the_same_batches(tmp_path: Pa
 
 
 def test_idle_cores_decide_the_threads_unless_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tvr_cli.engine import threads
+    from tvr_cli.engine import device
 
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads.default_threads() == 3
+    assert device.default_threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
     for idle, wanted in ((0.2, 1), (1.9, 2), (40.0, 4)):
-        monkeypatch.setattr(threads, "idle_cores", lambda idle=idle: idle)
-        assert threads.default_threads() == wanted
+        monkeypatch.setattr(device, "idle_cores", lambda idle=idle: idle)
+        assert device.default_threads() == wanted
     monkeypatch.undo()
-    assert 0 <= threads.idle_cores() <= (os.cpu_count() or 1)
+    assert 0 <= device.idle_cores() <= (os.cpu_count() or 1)
     before = torch.get_num_threads()
     try:
-        assert threads.use_threads(2) == 2 == torch.get_num_threads()
+        assert device.use_threads(2) == 2 == torch.get_num_threads()
     finally:
         torch.set_num_threads(before)

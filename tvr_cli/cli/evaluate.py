@@ -90,7 +90,7 @@ def evaluate(
         result, _ = referee.judge_file(scores, judge, allow_missing=allow_missing)
     else:
         from tvr_cli.engine import evaluate as engine
-        from tvr_cli.engine.score import parse_bytes
+        from tvr_cli.engine.device import parse_bytes
 
         scorer, store = engine.load(workspace, run=run, method=method, backbone=backbone, assignments=assignments or [])
         options = engine.EvaluateOptions(

@@ -66,7 +66,7 @@ def train(
     Example: tvr train --method glccl --epochs 10
     """
     from tvr_cli.engine import train as engine
-    from tvr_cli.engine.score import parse_bytes
+    from tvr_cli.engine.device import parse_bytes
 
     flags = {
         "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,

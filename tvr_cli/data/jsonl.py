@@ -30,6 +30,12 @@ EXAMPLE = '{"video": "beach.mp4", "caption": "a dog surfing"}'
 _KEYS = ("video", "caption", "id", "split", "path", "start", "end")
 _TRAIN, _VAL = 0.8, 0.9  # upper ends of the hash's range
 
+# What a captions file looks like, for a message about one that is missing.
+CAPTIONS_EXAMPLE = (
+    '{"video": "dogs/beach.mp4", "caption": "a dog runs along the beach"}',
+    '{"video": "surf.mov", "caption": "someone rides a wave"}',
+)
+
 
 class ClipInfo(Protocol):
     """What resolving needs to know of a clip; `stores.frames.ClipRecord` is one."""

@@ -10,13 +10,10 @@ from typing import Any
 import torch
 
 from tvr_cli import log
+from tvr_cli.engine.suggest import SIZES
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import base
 from tvr_cli.results.base import OPTIONAL, Result
-from tvr_cli.types import Sizes
-
-# The sizes that parameters and costs are stated for: ViT-B/32 or B/16, MSR-VTT's plans.
-SIZES = Sizes(dim=512, frames=12, words=32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 
 from tvr_cli.data.demo_world.corpus import Truth
 from tvr_cli.data.demo_world.grammar import KINDS
-from tvr_cli.engine import score
+from tvr_cli.engine import models
 from tvr_cli.engine.gallery import gallery_of
 from tvr_cli.engine.referee import read_ranks
 from tvr_cli.engine.search import time_span
@@ -113,9 +113,9 @@ def spans(method: Method, store: FeatureStore, split: str, truth: Mapping[str, T
     captions = [store.captions[i] for i in gallery.captions.tolist()]
     place = {store.clips[i].file_id: row for row, i in enumerate(gallery.clips.tolist())}
     rows = torch.tensor([place[c.file_id] for c in captions])
-    text = score.encode_texts(method, store.text(gallery.captions))
+    text = models.encode_texts(method, store.text(gallery.captions))
     video = store.video(gallery.clips)
-    encoded = score.encode_videos(method, video)
+    encoded = models.encode_videos(method, video)
     measured = []
     for start in range(0, len(captions), _TILE):
         part = slice(start, start + _TILE)

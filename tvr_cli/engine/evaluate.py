@@ -14,7 +14,8 @@ import torch
 from safetensors.numpy import save
 
 from tvr_cli import commands, log
-from tvr_cli.engine import models, referee, score, suggest
+from tvr_cli.engine import models, referee, suggest
+from tvr_cli.engine.device import DEFAULT_BUDGET, kernel_errors, pick_device
 from tvr_cli.engine.evaluate_result import (
     Completeness,
     Corpus,
@@ -26,10 +27,8 @@ from tvr_cli.engine.evaluate_result import (
     Subject,
 )
 from tvr_cli.engine.gallery import Gallery, gallery_of, streamed_ranks, video_scores
-from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.models import Scorer
 from tvr_cli.engine.referee import JudgeOptions
-from tvr_cli.engine.training import training_store
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import lock, read_json, sha256_file, write_bytes, write_json
 from tvr_cli.metrics import Ranks
@@ -52,7 +51,7 @@ class EvaluateOptions:
     """
 
     split: str = "test"
-    memory_budget: int = score.DEFAULT_BUDGET
+    memory_budget: int = DEFAULT_BUDGET
     device: str = "auto"
     noise_seeds: int = 1
     save_scores: Path | None = None
@@ -73,7 +72,7 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     _require_own(run, options.split)
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
-    scorer.method.to(score.pick_device(options.device))
+    scorer.method.to(pick_device(options.device))
     started = time.perf_counter()
     scores: np.ndarray | None = None
     ranks: tuple[Ranks, Ranks] | None
@@ -183,7 +182,7 @@ def load(
             )
     scorer = models.trained(found, store, method) if found else models.untrained(method or "", store, list(assignments))
     models.announce(scorer, store)
-    if store.captions and (why := training_store.stale(workspace, store)):
+    if store.captions and (why := workspace.outdated(store)):
         log.warn_once(
             f"{why} since the features were computed; this judges what was there then. Take up the changes with: "
             + commands.tvr("precompute-features", repair=store.fingerprint, workspace=workspace)
@@ -287,7 +286,7 @@ def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -
 
 def _sizes(scorer: Scorer, store: FeatureStore, gallery: Gallery) -> dict[str, int]:
     """Return the trained parameters and the bytes that an index holds for one video."""
-    one = score.encode_videos(scorer.method, store.video(gallery.clips[:1]))
+    one = models.encode_videos(scorer.method, store.video(gallery.clips[:1]))
     return {
         "parameters": sum(p.numel() for p in scorer.method.parameters()),
         "index_bytes_per_clip": sum(x.numel() * x.element_size() for x in one.tensors.values()),

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from tvr_cli import commands, log
-from tvr_cli.engine import models, score
-from tvr_cli.engine.kernel_errors import kernel_errors
+from tvr_cli.engine import models
+from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.models import Scorer
 from tvr_cli.errors import EnvironmentProblem, MethodNotNamed, StoreMismatch
 from tvr_cli.files import bare_name, lock
@@ -105,14 +105,14 @@ def build_index(
     scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Asked, *, device: str = "auto"
 ) -> Index:
     """Encode every clip of the store and write the index. The caller holds the workspace's lock."""
-    scorer.method.to(score.pick_device(device))
+    scorer.method.to(pick_device(device))
     clips = [IndexedClip(c.id, c.file_id, c.path, c.span[0], c.span[1]) for c in store.clips]
 
     def blocks() -> Iterator[IndexBlock]:
         with log.progress("indexing", total=len(clips), unit="clips") as bar:
             for start in range(0, len(clips), ENCODING_ROWS):
                 video = store.video(torch.arange(start, min(start + ENCODING_ROWS, len(clips))))
-                encoded = score.encode_videos(scorer.method, video)
+                encoded = models.encode_videos(scorer.method, video)
                 coarse = scorer.method.coarse(encoded).cpu()
                 yield IndexBlock(encoded.to("cpu"), coarse, video.ts, video.n_frames)
                 bar.advance(len(video))

@@ -10,16 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tvr_cli import commands, config, log
 from tvr_cli.config import Experiment, Resolved
 from tvr_cli.engine import suggest
-from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
+from tvr_cli.stores import run_header, run_weights
 from tvr_cli.stores.features import FeatureStore
+from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 from tvr_cli.workspace import Workspace
 
 DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
@@ -105,8 +108,8 @@ def trained(run: RunDir, store: FeatureStore, named: str | None = None) -> Score
     """
     resolved = experiment_of(run, named)
     method = build(resolved.experiment, store)
-    path = checkpoint.best_path(run.checkpoints)
-    checkpoint.load_model(method, checkpoint.read(path))
+    path = run_header.best_path(run.checkpoints)
+    run_weights.load_model(method, run_weights.read(path))
     return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, run, sha256_file(path))
 
 
@@ -172,3 +175,25 @@ def announce(scorer: Scorer, store: FeatureStore) -> None:
     """Say on stderr which method, run and store were taken."""
     what = f"run {scorer.run.name!r} ({scorer.name})" if scorer.run else f"method {scorer.name}, no training"
     log.logger.info("using %s on features %s (%s)", what, store.fingerprint, store.backbone_name)
+
+
+@torch.no_grad()
+def encode_texts(method: Method, text: TextFeatures, *, batch: int = 256) -> Encoding:
+    """Encode captions in batches, on the method's device."""
+    device = device_of(method)
+    parts = [method.encode_text(text.rows(slice(i, i + batch)).to(device)) for i in range(0, len(text), batch)]
+    return Encoding.cat(parts)
+
+
+@torch.no_grad()
+def encode_videos(method: Method, video: VideoFeatures, *, batch: int = 256) -> Encoding:
+    """Encode clips in batches, on the method's device."""
+    device = device_of(method)
+    parts = [method.encode_video(video.rows(slice(i, i + batch)).to(device)) for i in range(0, len(video), batch)]
+    return Encoding.cat(parts)
+
+
+def device_of(method: Method) -> torch.device:
+    """Return where a method's parameters and buffers lie, the CPU for one without any."""
+    tensor = next(method.parameters(), next(method.buffers(), None))
+    return torch.device("cpu") if tensor is None else tensor.device

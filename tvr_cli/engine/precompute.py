@@ -23,13 +23,13 @@ from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.engine import suggest
+from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.features import cost
 from tvr_cli.engine.features.corpus import Corpus, read_corpus
 from tvr_cli.engine.features.encoding import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
 from tvr_cli.engine.features.frame_batches import frame_batches
-from tvr_cli.engine.score import pick_device
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.results.base import Result, key

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
-from tvr_cli.engine import precompute, score
+from tvr_cli.engine import models, precompute
+from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.index import Asked, asked_for, fresh_index
-from tvr_cli.engine.kernel_errors import kernel_errors
 from tvr_cli.engine.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
 from tvr_cli.results.base import Result
@@ -59,7 +59,7 @@ def query(
         model = precompute.backbone_of(store, named=backbone, offline=offline, device=device)
         text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
         scorer.method.to("cpu")
-        encoded = score.encode_texts(scorer.method, text.to("cpu"))
+        encoded = models.encode_texts(scorer.method, text.to("cpu"))
         found = search(scorer.method, index, encoded, options)
     return QueryReport([Answer(*answer) for answer in zip(texts, found, strict=True)])
 

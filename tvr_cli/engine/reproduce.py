@@ -18,11 +18,11 @@ from tvr_cli.config import Resolved
 from tvr_cli.data.registry import split_spec
 from tvr_cli.engine import compare, dataset_doctor, evaluate, extract, models, precompute, train
 from tvr_cli.engine.compare import Published
+from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.evaluate_result import EvaluateReport, claim
 from tvr_cli.engine.extraction import extract_estimate
 from tvr_cli.engine.features import cost
 from tvr_cli.engine.precompute import PrecomputeOptions, choose_backbone
-from tvr_cli.engine.score import pick_device
 from tvr_cli.engine.train import TrainOptions
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.errors import ConfigError, DataError

@@ -6,7 +6,6 @@ outer loop (encoded once each), captions the inner one; encodings that do not fi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,12 +14,10 @@ import torch
 from torch import Tensor
 
 from tvr_cli import log
-from tvr_cli.errors import ConfigError, EnvironmentProblem
+from tvr_cli.engine.device import DEFAULT_BUDGET
+from tvr_cli.engine.models import device_of, encode_texts, encode_videos
 from tvr_cli.methods.base import Method
 from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
-
-DEFAULT_BUDGET = 512_000_000  # bytes: one tile, its encodings and what the method's score needs in between
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class Items(Protocol):
@@ -38,46 +35,6 @@ class Tile:
     texts: slice
     videos: slice
     scores: Tensor  # [texts, videos] fp32, CPU
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size like 512MB, 2GB or 1.5GiB. Raises ConfigError."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    if not found or found.group(2).upper() not in _UNITS:
-        raise ConfigError(f"expected a size like 512MB or 2GB, found {text!r}")
-    return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
-
-
-def pick_device(name: str) -> torch.device:
-    """Return a device: auto = cuda, then mps, then cpu. Raises EnvironmentProblem when the one named is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise EnvironmentProblem(
-            f"device {name!r} cannot be used here: {str(e).splitlines()[0]}; try --device cpu"
-        ) from e
-    return device
-
-
-@torch.no_grad()
-def encode_texts(method: Method, text: TextFeatures, *, batch: int = 256) -> Encoding:
-    """Encode captions in batches, on the method's device."""
-    device = _device_of(method)
-    parts = [method.encode_text(text.rows(slice(i, i + batch)).to(device)) for i in range(0, len(text), batch)]
-    return Encoding.cat(parts)
-
-
-@torch.no_grad()
-def encode_videos(method: Method, video: VideoFeatures, *, batch: int = 256) -> Encoding:
-    """Encode clips in batches, on the method's device."""
-    device = _device_of(method)
-    parts = [method.encode_video(video.rows(slice(i, i + batch)).to(device)) for i in range(0, len(video), batch)]
-    return Encoding.cat(parts)
 
 
 def score_matrix(
@@ -191,12 +148,7 @@ class _Blocks:
 def _encode(method: Method, items: Items, block: slice) -> Encoding:
     part = items.rows(block)
     if isinstance(part, Encoding):
-        return part.to(_device_of(method))
+        return part.to(device_of(method))
     if isinstance(part, TextFeatures):
         return encode_texts(method, part)
     return encode_videos(method, part)
-
-
-def _device_of(method: Method) -> torch.device:
-    tensor = next(method.parameters(), next(method.buffers(), None))
-    return torch.device("cpu") if tensor is None else tensor.device

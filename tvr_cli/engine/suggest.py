@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 import torch
 
-from tvr_cli.engine.catalogue import SIZES
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
+from tvr_cli.types import Sizes
+
+# The sizes that parameters and costs are stated for: ViT-B/32 or B/16, MSR-VTT's plans.
+SIZES = Sizes(dim=512, frames=12, words=32)
 
 
 def fitting(provides: Iterable[str]) -> list[str]:

@@ -12,10 +12,9 @@ from typing import Any
 from tvr_cli import commands, config, files, log, metrics
 from tvr_cli.backbones import registry
 from tvr_cli.config import Resolved, TrainConfig
-from tvr_cli.engine import models, score
+from tvr_cli.engine import models
+from tvr_cli.engine.device import DEFAULT_BUDGET, kernel_errors, pick_device, use_threads
 from tvr_cli.engine.gallery import gallery_of_captions, video_scores
-from tvr_cli.engine.kernel_errors import kernel_errors
-from tvr_cli.engine.threads import use_threads
 from tvr_cli.engine.train_result import BestStep, Leaf, StoreFound, StoreNeeded, TrainPlan, TrainSummary
 from tvr_cli.engine.training import board, checkpoint, optim, resume, training_store
 from tvr_cli.engine.training.assemble import (
@@ -62,7 +61,7 @@ class TrainOptions:
     like: RunDir | None = None
     threads: int | None = None
     workers: int | None = None
-    memory_budget: int = score.DEFAULT_BUDGET
+    memory_budget: int = DEFAULT_BUDGET
 
 
 def resolve(layers: list[config.Layer]) -> Resolved:
@@ -179,7 +178,7 @@ def _train_in(
     saved = _saved(run, store) if options.resume else None
     threads = use_threads(options.threads or before.get("threads"))
     gemm = _fix_gemm(before.get("cpu_gemm"))
-    device = score.pick_device(options.device)
+    device = pick_device(options.device)
     chosen = select(store, train_config)
     sampler = _sampler(store, chosen, train_config)
     learner = build_learner(resolved, store, offline=options.offline, device=device)

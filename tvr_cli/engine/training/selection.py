@@ -9,14 +9,10 @@ from torch import Tensor
 
 from tvr_cli import commands, log
 from tvr_cli.config import TrainConfig
+from tvr_cli.data import jsonl
 from tvr_cli.engine.training.sampling import hold_out
 from tvr_cli.errors import DataError
 from tvr_cli.stores.features import FeatureStore
-
-CAPTIONS_EXAMPLE = (
-    '{"video": "dogs/beach.mp4", "caption": "a dog runs along the beach"}',
-    '{"video": "surf.mov", "caption": "someone rides a wave"}',
-)
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ def select(store: FeatureStore, train: TrainConfig) -> Selection:
         raise DataError(
             f"the feature store {store.fingerprint} has no captions to train on (split train). Write a captions.jsonl "
             f"like this and run {commands.tvr('precompute-features', captions='captions.jsonl')}:",
-            example=CAPTIONS_EXAMPLE,
+            example=jsonl.CAPTIONS_EXAMPLE,
         )
     where = "the test split"
     if train.select_on == "test":

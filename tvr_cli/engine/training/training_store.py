@@ -11,7 +11,7 @@ from typing import Any
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import Experiment
-from tvr_cli.engine.training.selection import CAPTIONS_EXAMPLE
+from tvr_cli.data.jsonl import CAPTIONS_EXAMPLE
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
