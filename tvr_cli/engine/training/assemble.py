@@ -75,8 +75,8 @@ def require_backbone(
     small = base.build(name, Sizes(dim=128, frames=4, words=16), experiment.options)  # only its needs are looked at
     if store is not None:
         models.require_features(name, small, store.provides, f"the feature store of {store.backbone_name} has")
-    if store is not None and not full:
-        return  # its backbone need not be here
+    if not full and (store is not None or not workspace.has_frames):
+        return  # a store's backbone need not be here; without frames nothing is computed, which is said later
     about = _backbone_of_run(workspace, wish, store)
     if store is None:
         models.require_features(name, small, about.provides | {"importance"}, f"the backbone {about.name} provides")
