@@ -22,7 +22,7 @@ OWN = "tests.synthetic"  # not built in: named again with its run
 FAST = ("--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu")
 # Keys that are data, not format: ids, names of options and files, metrics explained in evaluation.md.
 OPEN = {"options", "config", "identity", "provenance", "data", "decoders", "results", "env", "known"}
-OPEN |= {"protocols", "reports", "sizes", "cost", "environment", "by_kind"}
+OPEN |= {"protocols", "reports", "sizes", "cost", "environment", "by_kind", "versions"}
 
 
 def tvr(*args: object, codes: tuple[int, ...] = (0,)) -> dict:
@@ -108,6 +108,10 @@ def test_every_key_of_the_other_objects_is_documented(tmp_path: Path) -> None:
     data = f"msrvtt:{write_dataset('msrvtt', tmp_path / 'MSRVTT')}"
     for payload in (
         tvr("methods"),
+        tvr("backbones"),
+        tvr("backbones", "show", "clip-vit-b32"),
+        tvr("datasets"),
+        tvr("datasets", "show", "msrvtt"),
         tvr("reproduce"),
         tvr("reproduce", "gare-msrvtt-b32", "--data", data, "--dry-run", "-o", tmp_path / "out"),
         tvr("doctor", data, codes=(3,)),

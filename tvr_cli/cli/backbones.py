@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from tvr_cli import commands
 from tvr_cli.cli import contract, render
 from tvr_cli.cli.options import Json, Offline
 from tvr_cli.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.backbone_catalogue import BackboneCard, BackboneDetails, BackboneProblem, BackbonesReport
 
 _ACTIONS = ("show", "check")
 
@@ -39,44 +43,52 @@ def backbones(
         return
     from tvr_cli.engine import backbone_catalogue as catalogue
 
-    found = [catalogue.show(name)] if name else catalogue.list_all()
-    render.result(catalogue.BackbonesReport(found), as_json, lambda: _show_one(found[0]) if name else _show_all(found))
+    report = catalogue.show(name) if name else catalogue.list_all()
+    render.result(report, as_json, lambda: _show(report))
 
 
-def _show_all(found: list[dict[str, Any]]) -> None:
+def _show(report: BackbonesReport) -> None:
+    from tvr_cli.engine.backbone_catalogue import BackboneCard, BackboneDetails, BackboneProblem
+
+    for about in report.backbones:
+        if isinstance(about, BackboneDetails):
+            _show_one(about)
+            return
+    _show_all(
+        [b for b in report.backbones if isinstance(b, BackboneCard)],
+        [b for b in report.backbones if isinstance(b, BackboneProblem)],
+    )
+
+
+def _show_all(found: Sequence[BackboneCard], problems: Sequence[BackboneProblem]) -> None:
     rows = [
-        [b["name"], b["library"], b["source"], ", ".join(b["provides"]), _here(b), b["pixels"], b["dim"], b["context"]]
+        [b.name, b.library, b.source, ", ".join(b.provides), "yes" if b.here else "no", b.pixels, b.dim, b.context]
         for b in found
-        if "problem" not in b
     ]
     columns = ("backbone", "library", "source", "provides", "on this machine", "pixels", "dim", "context")
     render.table(None, columns, rows, left=5)
-    for b in found:
-        if "problem" in b:
-            render.line(f"{b['name']}: {b['problem']}")
+    for problem in problems:
+        render.line(f"{problem.name}: {problem.problem}")
     more = commands.tvr("backbones", "show", "NAME")
     render.line(f"{more} says where its weights belong, what a frame costs and which methods it serves")
 
 
-def _show_one(about: dict[str, Any]) -> None:
-    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
-    render.line(f"{about['name']}, of {about['library']}{f' ({versions})' if versions else ''}")
-    if about["here"]:
-        render.line(f"weights: {about['source']}, on this machine in {about['weights']}")
+def _show_one(about: BackboneDetails) -> None:
+    card = about.card
+    versions = ", ".join(f"{package} {version}" for package, version in about.versions.items())
+    render.line(f"{card.name}, of {card.library}{f' ({versions})' if versions else ''}")
+    if card.here:
+        render.line(f"weights: {card.source}, on this machine in {about.weights}")
     else:
-        place = about["expected_at"] or "wherever its library keeps them"
-        render.line(f"weights: {about['source']}, not on this machine; expected: {place}")
+        place = about.expected_at or "wherever its library keeps them"
+        render.line(f"weights: {card.source}, not on this machine; expected: {place}")
     render.line(
-        f"takes {about['pixels']} x {about['pixels']} pixels and {about['context']} tokens, yields vectors of "
-        f"{about['dim']}: {', '.join(about['provides'])}"
+        f"takes {card.pixels} x {card.pixels} pixels and {card.context} tokens, yields vectors of "
+        f"{card.dim}: {', '.join(card.provides)}"
     )
     render.line(
-        f"{about['parameters']:,} parameters; {about['flop_a_frame'] / 1e9:.3g} GFLOP a frame, "
-        f"{about['flop_a_caption'] / 1e9:.3g} GFLOP a caption of {about['context']} tokens"
+        f"{about.parameters:,} parameters; {about.flop_a_frame / 1e9:.3g} GFLOP a frame, "
+        f"{about.flop_a_caption / 1e9:.3g} GFLOP a caption of {card.context} tokens"
     )
-    render.line(f"--tune full: {'yes' if about['tunable'] else 'no'}")
-    render.line(f"methods that can use it: {', '.join(about['methods']) or 'none'}")
-
-
-def _here(about: dict[str, Any]) -> str:
-    return "yes" if about["here"] else "no"
+    render.line(f"--tune full: {'yes' if about.tunable else 'no'}")
+    render.line(f"methods that can use it: {', '.join(about.methods) or 'none'}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +12,9 @@ from tvr_cli import commands
 from tvr_cli.cli import contract, render
 from tvr_cli.cli.options import Json
 from tvr_cli.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.dataset_catalogue import DataSetCard
 
 _ACTIONS = ("show", "check")
 
@@ -40,31 +45,29 @@ def datasets(
         return
     from tvr_cli.engine import dataset_catalogue as catalogue
 
-    found = [catalogue.describe(name)] if name else catalogue.describe_all()
-    render.result(catalogue.DatasetsReport(found), as_json, lambda: _show_one(found[0]) if name else _show_all(found))
+    report = catalogue.datasets(name)
+    render.result(report, as_json, lambda: _show_one(report.datasets[0]) if name else _show_all(report.datasets))
 
 
-def _show_all(found: list[dict[str, Any]]) -> None:
-    rows = [[d["name"], d["summary"], ", ".join(v["name"] for v in d["variants"] if v["name"])] for d in found]
+def _show_all(found: Sequence[DataSetCard]) -> None:
+    rows = [[d.name, d.summary, ", ".join(v.name for v in d.variants if v.name)] for d in found]
     render.table(None, ("data set", "what it is", "variants"), rows, left=3)
     show, doctor = commands.tvr("datasets", "show", "NAME"), commands.tvr("doctor")
     render.line(f"{show} has sizes and files; {doctor} NAME:ROOT[:VARIANT] looks for them")
 
 
-def _show_one(about: dict[str, Any]) -> None:
-    render.line(f"{about['name']}: {about['summary']}")
-    for section, plan in about["plans"].items():
-        if values := ", ".join(f"{k} {v}" for k, v in plan.items() if v is not None):
+def _show_one(about: DataSetCard) -> None:
+    render.line(f"{about.name}: {about.summary}")
+    for section, plan in (("frames", about.plans.frames), ("words", about.plans.words)):
+        if values := ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(plan).items() if v is not None):
             render.line(f"{section}: {values}")
     sizes = [
-        [v["name"] or "", split, size["videos"], size["captions"]]
-        for v in about["variants"]
-        for split, size in v["sizes"].items()
+        [v.name or "", split, size.videos, size.captions] for v in about.variants for split, size in v.sizes.items()
     ]
     if sizes:
         render.line()
         render.table("official sizes", ("variant", "split", "videos", "captions"), sizes, left=2)
-    files = [[v["name"] or "", group[0], ", ".join(group[1:])] for v in about["variants"] for group in v["files"]]
+    files = [[v.name or "", group[0], ", ".join(group[1:])] for v in about.variants for group in v.files]
     if files:
         render.line()
         render.table("annotation files", ("variant", "file", "also accepted"), files, left=3)

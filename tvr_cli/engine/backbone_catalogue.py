@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from tvr_cli.backbones import registry
 from tvr_cli.errors import TvrError
-from tvr_cli.results.base import Result
+from tvr_cli.results.base import INLINE, Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneCard:
+    """A backbone, without its weights. source: what they are called there. here: whether they are on this machine."""
+
+    name: str
+    library: str
+    source: str
+    pixels: int
+    dim: int
+    context: int
+    provides: Sequence[str]
+    here: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneDetails:
+    """A backbone, with what it takes its skeleton to know. tunable: whether `--tune full` can keep it."""
+
+    card: BackboneCard = field(metadata=INLINE)
+    weights: Path | None
+    expected_at: str | None
+    versions: Mapping[str, str | None]
+    parameters: int
+    flop_a_frame: float
+    flop_a_caption: float
+    tunable: bool
+    methods: Sequence[str]
+
+
+@dataclass(frozen=True)
+class BackboneProblem:
+    """A backbone of an installed package that cannot be described, and why."""
+
+    name: str
+    problem: str
 
 
 @dataclass(frozen=True)
 class BackbonesReport(Result):
-    """What `tvr backbones` prints."""
+    """The backbones that were asked for."""
 
     schema = "backbones"
-    backbones: Sequence[Mapping[str, Any]]
+    backbones: Sequence[BackboneDetails | BackboneCard | BackboneProblem]
 
 
 def packages() -> list[str]:
@@ -24,30 +61,35 @@ def packages() -> list[str]:
     return sorted(registry.packages().values())
 
 
-def list_all() -> list[dict[str, Any]]:
+def list_all() -> BackbonesReport:
     """Describe every backbone that has a name: presets, and those of installed packages.
 
-    One that cannot be described has a `problem`, in words, and nothing else: the others are listed all the same.
+    One that cannot be described has its problem, in words: the others are listed all the same.
     """
-    return [_described_or_problem(name) for name in registry.names()]
+    return BackbonesReport([_described_or_problem(name) for name in registry.names()])
 
 
-def describe(name: str) -> dict[str, Any]:
+def show(name: str) -> BackbonesReport:
+    """Describe one backbone in full. Raises what `registry.resolve` raises."""
+    return BackbonesReport([details(name)])
+
+
+def describe(name: str) -> BackboneCard:
     """Describe a backbone without its weights. Raises what `registry.resolve` raises."""
     about = registry.resolve(name)
-    return {
-        "name": name,
-        "library": about.kind.library or about.kind.__module__.partition(".")[0],
-        "source": about.source,
-        "pixels": about.image_size,
-        "dim": about.dim,
-        "context": about.context_length,
-        "provides": sorted(about.provides),
-        "here": about.weights is not None,
-    }
+    return BackboneCard(
+        name=name,
+        library=about.kind.library or about.kind.__module__.partition(".")[0],
+        source=about.source,
+        pixels=about.image_size,
+        dim=about.dim,
+        context=about.context_length,
+        provides=sorted(about.provides),
+        here=about.weights is not None,
+    )
 
 
-def show(name: str) -> dict[str, Any]:
+def details(name: str) -> BackboneDetails:
     """Describe a backbone with what it takes its skeleton to know: parameters, operations, the methods it serves."""
     from tvr_cli.engine import suggest
 
@@ -55,21 +97,21 @@ def show(name: str) -> dict[str, Any]:
     skeleton = registry.skeleton(about)
     a_frame, a_caption = skeleton.cost(about.context_length)
     usable = suggest.fitting(about.provides | {"importance"})
-    return {
-        **describe(name),
-        "weights": str(about.weights) if about.weights is not None else None,
-        "expected_at": about.expected_at or None,
-        "versions": about.kind.versions(),
-        "parameters": sum(p.numel() for p in skeleton.parameters()),
-        "flop_a_frame": a_frame,
-        "flop_a_caption": a_caption,
-        "tunable": not about.kind.cannot_save(about),
-        "methods": sorted(usable),
-    }
+    return BackboneDetails(
+        card=describe(name),
+        weights=about.weights,
+        expected_at=about.expected_at or None,
+        versions=about.kind.versions(),
+        parameters=sum(p.numel() for p in skeleton.parameters()),
+        flop_a_frame=a_frame,
+        flop_a_caption=a_caption,
+        tunable=not about.kind.cannot_save(about),
+        methods=sorted(usable),
+    )
 
 
-def _described_or_problem(name: str) -> dict[str, Any]:
+def _described_or_problem(name: str) -> BackboneCard | BackboneProblem:
     try:
         return describe(name)
     except TvrError as e:
-        return {"name": name, "problem": str(e)}
+        return BackboneProblem(name, str(e))
