@@ -98,7 +98,7 @@ def decode_seconds(batch: int, frames: int) -> float:
 
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
     from tvr_cli.engine.features.frame_loader import fit
-    from tvr_cli.stores.frames import decode_jpeg
+    from tvr_cli.stores.frames.store import decode_jpeg
 
     y, x = np.mgrid[:224, :224]
     picture = np.stack([x, y, (x * y) % 256], -1).astype(np.uint8)

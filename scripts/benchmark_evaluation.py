@@ -24,13 +24,13 @@ from pathlib import Path
 import torch
 
 from tvr_cli import config
-from tvr_cli.engine import models
+from tvr_cli.engine import scorers
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.checkpoint import Best
 from tvr_cli.methods import base
-from tvr_cli.stores.feature_writer import FeatureWriter, header_of
-from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.frames import ClipRecord
+from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.features.writer import FeatureWriter, header_of
+from tvr_cli.stores.frames.store import ClipRecord
 from tvr_cli.types import TextFeatures, VideoFeatures, caption_key, clip_key
 from tvr_cli.workspace import Workspace
 
@@ -80,7 +80,7 @@ def write_store(workspace: Path, n: int) -> FeatureStore:
 def write_run(workspace: Path, store: FeatureStore, method: str) -> None:
     """Write a run of a method as it is initialised, as if training had kept its first weights."""
     torch.manual_seed(0)
-    resolved = config.resolve(config.preset_layers("methods", method), models.options_schema)
+    resolved = config.resolve(config.preset_layers("methods", method), scorers.options_schema)
     built = base.build(method, store.sizes, resolved.experiment.options)
     run = Workspace(workspace).run(method)
     about = {"method": method, "tune": "head", "store": store.fingerprint}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tvr_cli.engine.training.optim import BertAdam
+from tvr_cli.engine.training.optimisers import BertAdam
 
 GRADIENTS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 

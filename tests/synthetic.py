@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from tvr_cli.methods import base
 from tvr_cli.methods.base import masked_mean, setting, unit
 from tvr_cli.nn.losses import info_nce
-from tvr_cli.stores.feature_writer import FeatureWriter, header_of
-from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.frame_writer import FrameWriter, NewClip
-from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
+from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.features.writer import FeatureWriter, header_of
+from tvr_cli.stores.frames.store import ClipRecord, StoredClip, identity_of
+from tvr_cli.stores.frames.writer import FrameWriter, NewClip
 from tvr_cli.types import (
     Batch,
     Draws,

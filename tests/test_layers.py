@@ -67,20 +67,20 @@ LIGHT = (
 LIGHT_FILES = (
     "backbones/registry.py",
     "engine/backbone_catalogue.py",
-    "stores/frames.py",
+    "stores/frames/store.py",
     "stores/run_header.py",
     "stores/decoding/choose.py",
-    "stores/frame_writer.py",
-    "engine/extract.py",
+    "stores/frames/writer.py",
+    "engine/extraction/extract.py",
     "engine/features/augment.py",
     "engine/features/frame_loader.py",
     "engine/evaluate_result.py",
     "engine/recipes.py",
-    "engine/referee.py",
+    "engine/evaluation/judge.py",
     "engine/train_result.py",
     "engine/training/seeds.py",
-    "engine/audit.py",
-    "engine/compare.py",
+    "engine/evaluation/audit.py",
+    "engine/evaluation/compare.py",
 )
 
 
@@ -156,6 +156,29 @@ def test_a_backbones_library_is_named_below_backbones_only(place):
         if re.search("open_?clip", line, re.IGNORECASE)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+# The engine's parts, lowest first: each may import those before it. Training validates by the functions that evaluate.
+ENGINE = (
+    *("device", "suggest", "dataset", "scorers", "extraction", "features"),
+    *("evaluation", "training", "searching", "showing", "whole"),
+)
+
+
+def test_the_engine_imports_downwards():
+    wrong = []
+    for path in sources(PACKAGE / "engine"):
+        part = path.relative_to(PACKAGE / "engine").with_suffix("").parts[0]
+        if part == "__init__":
+            continue
+        for module, line in imports(path):
+            names = module.split(".")
+            inside = names[:2] == ["tvr_cli", "engine"] and len(names) > 2 and names[2] in ENGINE
+            if inside and ENGINE.index(names[2]) > ENGINE.index(part):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {module}")
+    assert not wrong, "\n".join(wrong)
+    parts = {path.relative_to(PACKAGE / "engine").with_suffix("").parts[0] for path in sources(PACKAGE / "engine")}
+    assert parts - {"__init__"} == set(ENGINE)
 
 
 def test_no_files_import_each_other_in_a_circle():

@@ -3,7 +3,7 @@
 import pytest
 
 from tvr_cli import config
-from tvr_cli.engine.models import options_schema, resolve_method
+from tvr_cli.engine.scorers import options_schema, resolve_method
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import base
 from tvr_cli.preset_loader import preset_names, presets_root

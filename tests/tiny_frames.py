@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip
-from tvr_cli.stores.frames import ClipRecord, StoredClip, identity_of
+from tvr_cli.stores.frames.store import ClipRecord, StoredClip, identity_of
+from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
 from tvr_cli.types import FramePlan, clip_key
 
 PLAN = FramePlan(num_frames=4, size=32)

@@ -16,11 +16,11 @@ from tvr_cli.version import __version__
 __all__ = ["Index", "__version__", "evaluate", "load_method"]
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.models import load_method
+    from tvr_cli.engine.scorers import load_method
     from tvr_cli.metrics import evaluate
-    from tvr_cli.stores.index import Index
+    from tvr_cli.stores.index.store import Index
 
-_LAZY = {"evaluate": "tvr_cli.metrics", "load_method": "tvr_cli.engine.models", "Index": "tvr_cli.stores.index"}
+_LAZY = {"evaluate": "tvr_cli.metrics", "load_method": "tvr_cli.engine.scorers", "Index": "tvr_cli.stores.index.store"}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,11 +22,11 @@ from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import run_header
-from tvr_cli.stores.index_place import HEAD, standing
+from tvr_cli.stores.index.place import HEAD, standing
 
 if TYPE_CHECKING:
-    from tvr_cli.stores.features import FeatureStore
-    from tvr_cli.stores.frames import FrameStore
+    from tvr_cli.stores.features.store import FeatureStore
+    from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX = "frames", "features", "runs", "index"
 _Store = TypeVar("_Store")
@@ -88,7 +88,7 @@ class Workspace(os.PathLike[str]):
 
     def frames(self) -> FrameStore:
         """Open the frame store. Raises DataError when there is none, StoreMismatch when another version wrote it."""
-        from tvr_cli.stores.frames import FrameStore
+        from tvr_cli.stores.frames.store import FrameStore
 
         return self._once(self.frames_folder, ("store.json", "manifest.jsonl"), FrameStore.open)
 
@@ -108,7 +108,7 @@ class Workspace(os.PathLike[str]):
 
     def features(self, fingerprint: str) -> FeatureStore:
         """Open a feature store. Raises DataError when it is not there or was never finished."""
-        from tvr_cli.stores.features import FeatureStore
+        from tvr_cli.stores.features.store import FeatureStore
 
         return self._once(self.feature_folder(fingerprint), ("store.json", "state.json"), FeatureStore.open)
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
-from tvr_cli.engine.demo import clean
-from tvr_cli.engine.demo_files import MadeFiles
+from tvr_cli.engine.whole.demo import clean
+from tvr_cli.engine.whole.demo_files import MadeFiles
 from tvr_cli.errors import DataError
 from tvr_cli.workspace import Workspace
 

@@ -19,8 +19,8 @@ from videos import read_barcode
 
 from tvr_cli import files
 from tvr_cli.cli import app
-from tvr_cli.engine.extract import ExtractOptions, extract
-from tvr_cli.stores.frames import FrameStore, decode_jpeg
+from tvr_cli.engine.extraction.extract import ExtractOptions, extract
+from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
 from tvr_cli.types import Clip, FramePlan, Manifest
 from tvr_cli.workspace import Workspace
 
@@ -398,7 +398,7 @@ def start(clips: Path, out: Path, *flags: str, rest_after: int | None = None) ->
     and rests."""
     code = f"""
 import sys
-from tvr_cli.engine import extract
+from tvr_cli.engine.extraction import extract
 extract._SHARD_CLIPS = 1
 add, written = extract.FrameWriter.add, []
 def add_and_rest(*args):

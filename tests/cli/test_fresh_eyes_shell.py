@@ -38,7 +38,7 @@ def test_a_bug_is_one_line_with_what_to_report(monkeypatch, tmp_path):
     def broken(path: Path) -> dict:
         raise KeyError("span")
 
-    monkeypatch.setattr("tvr_cli.engine.info.info", broken)
+    monkeypatch.setattr("tvr_cli.engine.whole.info.info", broken)
     result = tvr("info", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == "error: a bug in tvr: KeyError: 'span'; please report it, with what this shows: " + (
@@ -88,7 +88,7 @@ def test_doctor_knows_that_a_data_set_was_meant():
 def test_doctor_says_in_one_line_how_weights_come(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    from tvr_cli.engine.doctor import _weights
+    from tvr_cli.engine.whole.doctor import _weights
 
     for check in _weights():
         assert check.ok or check.fix.startswith("downloaded when first used; without a network: --backbone ")
@@ -96,7 +96,7 @@ def test_doctor_says_in_one_line_how_weights_come(monkeypatch, tmp_path):
 
 
 def test_files_whose_names_look_like_windows_stay_apart():
-    from tvr_cli.stores.frame_plan import file_id
+    from tvr_cli.stores.frames.windows import file_id
 
     assert [file_id(i) for i in ("a.mp4#t=30,60", "a.mp4#t=2.5", "a#t=1,2.mp4", "a#t=3,4.mp4")] == [
         "a.mp4", "a.mp4", "a#t=1,2.mp4", "a#t=3,4.mp4",

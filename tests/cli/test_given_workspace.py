@@ -15,9 +15,11 @@ from typer.testing import CliRunner, Result
 
 import tvr_cli
 from tvr_cli.cli import app
-from tvr_cli.engine import evaluate, index, models
-from tvr_cli.engine.search import SearchOptions
-from tvr_cli.engine.train import TrainOptions, experiment_of, train
+from tvr_cli.engine import scorers
+from tvr_cli.engine.evaluation import evaluate
+from tvr_cli.engine.searching import index
+from tvr_cli.engine.searching.search import SearchOptions
+from tvr_cli.engine.training.train import TrainOptions, experiment_of, train
 from tvr_cli.errors import ConfigError, MethodNotNamed
 from tvr_cli.workspace import Workspace
 
@@ -109,8 +111,8 @@ def test_a_query_does_not_import_the_method_of_a_run_or_an_index(given: tuple[Pa
         assert command.count("--run") == 1 and command[command.index("--method") + 1] == DOTTED
         assert command.index("query") < command.index("--method") < command.index(typed[-1])
     shutil.rmtree(out / "runs")
-    store = models.store_for(Workspace(out), None, None)
-    scorer = models.untrained("text_guided", store)
+    store = scorers.store_for(Workspace(out), None, None)
+    scorer = scorers.untrained("text_guided", store)
     index.build_index(scorer, store, Workspace(out), index.Asked(method=DOTTED), device="cpu")
     refused = tvr("query", "a star", "-o", out)  # the head of the index says what it was built for
     assert refused.exit_code == 3 and not mark.exists()
@@ -151,7 +153,7 @@ def test_another_method_than_the_runs_is_refused_without_importing_it(given: tup
     resumed = tvr("train", "--resume", "--run", "r", "--method", DOTTED, "-o", out)
     assert resumed.exit_code == 2 and "a run has one method" in resumed.stderr
     assert not mark.exists()
-    models.check_named(Workspace(out), "r", "glccl")  # its own, named again: harmless
+    scorers.check_named(Workspace(out), "r", "glccl")  # its own, named again: harmless
 
 
 def test_the_library_asks_for_the_name_too(given: tuple[Path, Path]) -> None:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.errors import DataError
-from tvr_cli.stores.features import FeatureStore
-from tvr_cli.stores.frames import FrameStore
+from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.types import FramePlan
 
 HOSTILE = ("../x", "/etc/passwd", "a/b", "a\\b", "", ".", "..", "a\0b", "\udc80", "C:x")

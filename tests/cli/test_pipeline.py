@@ -197,7 +197,7 @@ def test_several_queries_read_at_once_and_wait_for_a_writer(out, monkeypatch):
             pass
     waits = files.lock
     monkeypatch.setattr(
-        "tvr_cli.engine.index.lock", lambda folder, shared=False: waits(folder, wait_s=0.1, shared=shared)
+        "tvr_cli.engine.searching.index.lock", lambda folder, shared=False: waits(folder, wait_s=0.1, shared=shared)
     )
     with lock(out):
         result = tvr("query", "a star", "--index", out)
@@ -268,7 +268,7 @@ def test_a_second_writer_stops_with_4(out, monkeypatch):
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        monkeypatch.setattr("tvr_cli.engine.index.lock", lambda folder: lock(folder, wait_s=0.2))
+        monkeypatch.setattr("tvr_cli.engine.searching.index.lock", lambda folder: lock(folder, wait_s=0.2))
         result = tvr("index", "-o", out)
         assert result.exit_code == 4 and "another tvr process" in result.stderr
     finally:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tvr_cli import files
 from tvr_cli.cli import app
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.workspace import Workspace
 
 

@@ -72,7 +72,7 @@ def test_a_dry_run_says_what_would_be_scored_and_writes_nothing(out: Path) -> No
 
 
 def test_results_of_one_run_are_written_by_one_process_at_a_time(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvr_cli.engine.evaluate.lock", lambda folder: lock(folder, wait_s=0.1))
+    monkeypatch.setattr("tvr_cli.engine.evaluation.evaluate.lock", lambda folder: lock(folder, wait_s=0.1))
     with lock(out / "runs" / "mean" / "results"):
         result = tvr("evaluate", "--method", "mean", "-o", out)
     assert result.exit_code == 4 and "another tvr process" in result.stderr

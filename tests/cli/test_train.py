@@ -113,7 +113,7 @@ def test_a_second_training_takes_another_name_and_a_named_one_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     SyntheticStore().write(tmp_path)
-    monkeypatch.setattr("tvr_cli.engine.train._WAIT_S", 0.1)
+    monkeypatch.setattr("tvr_cli.engine.training.train._WAIT_S", 0.1)
     with lock(tmp_path / "runs" / "synthetic"):  # as held by a training that has not written its configuration yet
         result = tvr("train", "--method", METHOD, *FAST, "--json", "-o", tmp_path)
         assert result.exit_code == 0 and json.loads(result.stdout)["run"] == "synthetic-2"
@@ -134,7 +134,7 @@ def test_a_run_that_was_begun_while_another_waited_is_not_overwritten(
         config.write_text("{}")  # the other process finished while this one waited for the lock
         yield
 
-    monkeypatch.setattr("tvr_cli.engine.train.files.lock", late)
+    monkeypatch.setattr("tvr_cli.engine.training.train.files.lock", late)
     result = tvr("train", "--method", METHOD, *FAST, "--run", "mine", "-o", tmp_path)
     assert result.exit_code == 2 and "the run 'mine' exists" in result.stderr and config.read_text() == "{}"
 
@@ -161,7 +161,7 @@ def test_rerun_gives_the_same_weights_to_the_bit_and_says_so(tmp_path: Path) -> 
 def test_two_reruns_at_once_take_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SyntheticStore().write(tmp_path)
     assert tvr("train", "--method", METHOD, *FAST, "-o", tmp_path).exit_code == 0
-    monkeypatch.setattr("tvr_cli.engine.train._WAIT_S", 0.1)
+    monkeypatch.setattr("tvr_cli.engine.training.train._WAIT_S", 0.1)
     with lock(tmp_path / "runs" / "synthetic-again"):  # as held by a rerun that has not written its configuration yet
         result = tvr("rerun", "synthetic", "--method", METHOD, "--json", "-o", tmp_path)
         assert result.exit_code == 0, result.stderr

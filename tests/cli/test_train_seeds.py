@@ -11,7 +11,7 @@ from synthetic import SyntheticStore
 from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
-from tvr_cli.engine import train as train_engine
+from tvr_cli.engine.training import train as train_engine
 from tvr_cli.errors import Interrupted
 
 METHOD = "tests.synthetic"

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.training.optim import BertAdam, group_parameters, multiplier
+from tvr_cli.engine.training.optimisers import BertAdam, group_parameters, multiplier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DTYPES = [pytest.param(torch.float32, id="fp32"), pytest.param(torch.float64, id="fp64")]
@@ -75,7 +75,7 @@ def test_bertadam_and_groups_follow_eaglenets_trace(path: Path, dtype: torch.dty
     )  # fmt: skip
     parameters = {n: torch.nn.Parameter(x.clone()) for n, x in start.items()}
     groups = group_parameters(parameters.items(), train)
-    from tvr_cli.engine.training.optim import build
+    from tvr_cli.engine.training.optimisers import build
 
     optimizer = build(groups, train, settings["t_total"])
     for t, norm in enumerate(norms):

@@ -8,8 +8,9 @@ from golden import Closeness, load, params
 
 from tvr_cli import config
 from tvr_cli.backbones.openclip import OpenClipBackbone
-from tvr_cli.engine import importer, models
+from tvr_cli.engine import scorers
 from tvr_cli.engine.training import checkpoint
+from tvr_cli.engine.whole import importer
 from tvr_cli.errors import ConfigError, DataError, StoreMismatch
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
@@ -35,7 +36,7 @@ def imported(tmp_path, method, state, sizes, assignments=()):
         file, method, Workspace(tmp_path / "out"), run="authors", assignments=assignments
     )
     run = RunDir.open(tmp_path / "out" / "runs" / "authors")
-    resolved = config.from_tree(run.config(), models.options_schema, "config.json")
+    resolved = config.from_tree(run.config(), scorers.options_schema, "config.json")
     built = base.build(resolved.experiment.method, sizes, resolved.experiment.options)
     checkpoint.load_model(built, checkpoint.read(checkpoint.best_path(run.checkpoints)))
     return built.eval(), report, run
@@ -195,4 +196,4 @@ def test_an_imported_run_wants_features_of_its_own_clip(tmp_path):
         importer.import_checkpoint(tmp_path / "a.bin", "gare", Workspace(tmp_path), run="a")
     run = RunDir.open(tmp_path / "runs" / "a")
     with pytest.raises((DataError, StoreMismatch), match="tvr "):
-        models.store_for(Workspace(tmp_path), run, None)
+        scorers.store_for(Workspace(tmp_path), run, None)

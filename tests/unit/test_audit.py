@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from tvr_cli.engine import audit, compare, referee
-from tvr_cli.engine.compare import Published
-from tvr_cli.engine.evaluate_result import Claim
+from tvr_cli.engine.evaluation import audit, compare
+from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.evaluation.compare import Published
+from tvr_cli.engine.evaluation.evaluate_result import Claim
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.workspace import Workspace
 
@@ -118,7 +119,7 @@ def test_compare_tests_pairs_and_writes_tables(tmp_path):
 
 def test_compare_draws_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    from tvr_cli.engine.compare_plot import draw
+    from tvr_cli.engine.showing.compare_plot import draw
 
     entries = [compare.read_entry(p, "test", Workspace(tmp_path)) for p in matrices(tmp_path)]
     for name in ("a.png", "a.svg"):
@@ -162,6 +163,7 @@ def test_the_referee_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; import tvr_cli.engine.compare, tvr_cli.engine.audit; assert 'torch' not in sys.modules"
+    engine = "tvr_cli.engine.evaluation.compare, tvr_cli.engine.evaluation.audit"
+    code = f"import sys; import {engine}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert referee.TIE_RULE

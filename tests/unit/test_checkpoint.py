@@ -13,7 +13,7 @@ from torch import nn
 
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.checkpoint import Best
-from tvr_cli.engine.training.optim import BertAdam
+from tvr_cli.engine.training.optimisers import BertAdam
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 
 

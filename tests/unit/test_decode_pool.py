@@ -68,7 +68,7 @@ def test_workers_import_no_torch_even_if_the_main_script_does() -> None:
 
 def test_reading_a_video_imports_no_torch() -> None:
     decoding = "tvr_cli.stores.decoding.sample, tvr_cli.stores.decoding.pyav"
-    code = f"import sys, {decoding}, tvr_cli.engine.extract, av, PIL.Image; "
+    code = f"import sys, {decoding}, tvr_cli.engine.extraction.extract, av, PIL.Image; "
     done = subprocess.run(
         [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
     )

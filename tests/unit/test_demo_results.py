@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tvr_cli.engine.demo_results import Moments, Recalls, Spans, overlap, rate, recalls
+from tvr_cli.engine.whole.demo_results import Moments, Recalls, Spans, overlap, rate, recalls
 from tvr_cli.metrics import Ranks
 from tvr_cli.results.base import plain
 from tvr_cli.results.metrics import Rate, fold

@@ -12,10 +12,10 @@ import tiny_frames
 import torch
 
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.stores import features
-from tvr_cli.stores.feature_writer import FeatureWriter, header_of
-from tvr_cli.stores.features import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.frames import ClipRecord
+from tvr_cli.stores.features import store as features
+from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.features.writer import FeatureWriter, header_of
+from tvr_cli.stores.frames.store import ClipRecord
 from tvr_cli.types import TextFeatures, VideoFeatures, caption_key
 from tvr_cli.workspace import Workspace
 

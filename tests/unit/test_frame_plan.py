@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvr_cli.errors import ConfigError
-from tvr_cli.stores.frame_plan import AUTO, WHOLE, Segmenting, Span, choose_frames, clip_id, cut, parse_segment
+from tvr_cli.stores.frames.windows import AUTO, WHOLE, Segmenting, Span, choose_frames, clip_id, cut, parse_segment
 from tvr_cli.types import FramePlan
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.stores.frame_writer import Failure, FrameWriter, NewClip
-from tvr_cli.stores.frames import ClipRecord, FrameStore, StoredClip, decode_jpeg, identity_of, plan_of
+from tvr_cli.stores.frames.store import ClipRecord, FrameStore, StoredClip, decode_jpeg, identity_of, plan_of
+from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
 from tvr_cli.types import FramePlan, clip_key
 
 PLAN = FramePlan(num_frames=4, size=32)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tvr_cli import metrics
-from tvr_cli.engine.gallery import Gallery, video_scores
+from tvr_cli.engine.evaluation.gallery import Gallery, video_scores
 from tvr_cli.methods import base
 from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
 

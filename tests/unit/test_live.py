@@ -12,14 +12,14 @@ from synthetic import write_backbone, write_frames
 
 from tvr_cli.config import TrainConfig
 from tvr_cli.engine.features.frame_loader import FrameLoader
-from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, precompute
-from tvr_cli.engine.train import TrainOptions, dry_run, experiment_of, train
+from tvr_cli.engine.features.precompute import PrecomputeOptions, backbone_of, precompute
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.live import LiveSource
 from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.train import TrainOptions, dry_run, experiment_of, train
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.runs import RunDir
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.workspace import Workspace
 
 METHOD = "tests.synthetic"
@@ -145,20 +145,20 @@ def run(world: tuple[Path, str], folder: Path, options: TrainOptions = OPTIONS, 
 
 
 def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tuple[Path, str], tmp_path: Path) -> None:
-    from tvr_cli.engine import models
-    from tvr_cli.engine.evaluate import EvaluateOptions, evaluate
-    from tvr_cli.engine.gallery import gallery_of
+    from tvr_cli.engine import scorers
+    from tvr_cli.engine.evaluation.evaluate import EvaluateOptions, evaluate
+    from tvr_cli.engine.evaluation.gallery import gallery_of
     from tvr_cli.engine.training.selection import select
 
     result = run(world, tmp_path / "out")
     found = RunDir.open(tmp_path / "out" / "runs" / "synthetic")
-    store = models.store_for(Workspace(tmp_path / "out"), found, None)
+    store = scorers.store_for(Workspace(tmp_path / "out"), found, None)
     assert result.store == store.fingerprint != found.env()["store"]
     assert store.backbone_name == f"local:{(found.path / 'backbone').resolve()}"
     before = Workspace(world[0]).newest_features(world[1])
     assert before is not None and not torch.allclose(before.text().pooled, store.text().pooled, atol=1e-2)
 
-    scorer = models.trained(found, store, METHOD)
+    scorer = scorers.trained(found, store, METHOD)
     scored = evaluate(scorer, store, Workspace(tmp_path / "out"), EvaluateOptions(split="val", device="cpu"))
     first = select(store, TrainConfig()).validation
     assert len(first) == len(gallery_of(store, "val").videos)

@@ -13,7 +13,7 @@ import torch
 from synthetic import Method, SyntheticStore
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.gallery import gallery_of_captions, video_scores
+from tvr_cli.engine.evaluation.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.training import checkpoint, guards
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.loop import Loop, Names

@@ -11,7 +11,7 @@ from torch import nn
 
 from tvr_cli.config import TrainConfig
 from tvr_cli.engine.training.draws import SeededDraws
-from tvr_cli.engine.training.optim import BertAdam, build, group_parameters, multiplier, set_rates
+from tvr_cli.engine.training.optimisers import BertAdam, build, group_parameters, multiplier, set_rates
 from tvr_cli.engine.training.seeds import derive
 from tvr_cli.errors import ConfigError
 

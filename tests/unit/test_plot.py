@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tvr_cli.engine.plot import curve, plot, smooth
+from tvr_cli.engine.showing.plot import curve, plot, smooth
 from tvr_cli.engine.training import board
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.runs import RunDir

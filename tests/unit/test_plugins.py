@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from tvr_cli import config, data
 from tvr_cli.cli import app
-from tvr_cli.engine import models
+from tvr_cli.engine import scorers
 from tvr_cli.engine.features.corpus import read_corpus
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
-from tvr_cli.stores.frames import FrameStore
+from tvr_cli.stores.frames.store import FrameStore
 
 METHOD = """
 from tvr_cli.methods import mean
@@ -133,7 +133,7 @@ def test_an_entry_point_is_a_method_by_a_short_name(package):
     assert base.load_class("lodge") is base.load_class("lodger") is base.load_class("lodge.Method")
     assert {"lodge", "lodger"} <= set(base.names()) and "lodge" not in base.shipped()
     assert base.load_class("mean").__module__ == "tvr_cli.methods.mean"  # a shipped name means what it always meant
-    assert models.resolve_method("lodge").experiment.method == "lodge"  # without a preset
+    assert scorers.resolve_method("lodge").experiment.method == "lodge"  # without a preset
     with pytest.raises(ConfigError, match="did you mean lodge"):
         base.load_class("lodg")
     listed = CliRunner().invoke(app, ["methods", "--json"])
@@ -166,7 +166,7 @@ def test_set_reaches_the_options_of_a_dotted_method(package):
         "    @dataclasses.dataclass(frozen=True, kw_only=True)\n"
         "    class Config:\n        temperature: float = 1.0\n",
     )
-    resolved = models.resolve_method("house.warm", ["method.house.warm.temperature=3"])
+    resolved = scorers.resolve_method("house.warm", ["method.house.warm.temperature=3"])
     assert resolved.experiment.options == {"temperature": 3.0}
     assert resolved.origins["method.house.warm.temperature"] == "--set"
 

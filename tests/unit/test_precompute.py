@@ -20,12 +20,12 @@ import torch
 
 from tvr_cli import log
 from tvr_cli.backbones import load, registry
-from tvr_cli.engine import precompute as engine
+from tvr_cli.engine.features import precompute as engine
 from tvr_cli.engine.features.frame_batches import ahead, fit
-from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of, encode_captions, refresh
+from tvr_cli.engine.features.precompute import PrecomputeOptions, backbone_of, encode_captions, refresh
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
-from tvr_cli.stores.features import FeatureStore
-from tvr_cli.stores.frames import FrameStore, decode_jpeg
+from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
 from tvr_cli.types import Caption, Clip, FramePlan, Manifest, WordPlan
 from tvr_cli.workspace import Workspace
 

@@ -5,9 +5,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from tvr_cli import metrics
-from tvr_cli.engine import compare, referee
-from tvr_cli.engine.evaluate_result import Completeness
-from tvr_cli.engine.referee import JudgeOptions
+from tvr_cli.engine.evaluation import compare
+from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.evaluation.evaluate_result import Completeness
+from tvr_cli.engine.evaluation.judge import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.results.base import plain
 from tvr_cli.workspace import Workspace

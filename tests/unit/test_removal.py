@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.files import bare_name, read_json, write_json
 from tvr_cli.removal import remove_files, remove_folder, strangers
-from tvr_cli.stores.index import Index, IndexBlock, IndexedClip, write_index
+from tvr_cli.stores.index.store import Index, IndexBlock, IndexedClip, write_index
 from tvr_cli.types import Encoding
 
 HOSTILE = (

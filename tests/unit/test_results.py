@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from tvr_cli.engine import compare, referee
-from tvr_cli.engine.evaluate_result import Claim, EvaluateReport, ScoresReport
+from tvr_cli.engine.evaluation import compare
+from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.evaluation.evaluate_result import Claim, EvaluateReport, ScoresReport
 from tvr_cli.errors import DataError
 from tvr_cli.results.base import HIDDEN, INLINE, OPTIONAL, Result, key
 from tvr_cli.results.metrics import Metrics, Rate, deviation, fold, mean, mean_and_deviation

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tvr_cli.engine import device, score
+from tvr_cli.engine import device
+from tvr_cli.engine.evaluation import score
 from tvr_cli.errors import ConfigError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.types import Sizes, TextFeatures, VideoFeatures

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from tvr_cli.engine.search import SearchOptions, coarse_scan, search, time_span
+from tvr_cli.engine.searching.search import SearchOptions, coarse_scan, search, time_span
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.files import read_json, write_json
 from tvr_cli.methods import base
-from tvr_cli.stores import index as index_store
-from tvr_cli.stores.index import Index, IndexBlock, IndexedClip, write_index
+from tvr_cli.stores.index import store as index_store
+from tvr_cli.stores.index.store import Index, IndexBlock, IndexedClip, write_index
 from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
 
 DIM, FRAMES = 16, 5
@@ -55,7 +55,7 @@ def test_a_span_is_the_contiguous_frames_with_half_of_the_peak(weights, span):
 
 
 def test_the_coarse_scan_finds_the_nearest_vectors(monkeypatch):
-    monkeypatch.setattr("tvr_cli.engine.search._SCAN_ROWS", 7)
+    monkeypatch.setattr("tvr_cli.engine.searching.search._SCAN_ROWS", 7)
     vectors = torch.nn.functional.normalize(torch.randn(50, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
     query = vectors[33]
     assert coarse_scan(query, vectors, 9).tolist() == (vectors @ query).topk(9).indices.tolist()

@@ -14,9 +14,9 @@ import torch
 from processes import REST, line_of
 from synthetic import SyntheticStore
 
-from tvr_cli.engine import models
-from tvr_cli.engine.train import TrainOptions, dry_run, experiment_of, train
-from tvr_cli.engine.train_result import Leaf
+from tvr_cli.engine import scorers
+from tvr_cli.engine.training.train import TrainOptions, dry_run, experiment_of, train
+from tvr_cli.engine.training.train_result import Leaf
 from tvr_cli.errors import ConfigError, DataError, Interrupted, StoreMismatch
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Sizes
@@ -56,12 +56,12 @@ def test_a_run_holds_configuration_environment_metrics_and_weights(tmp_path: Pat
 
 
 def test_a_trained_run_can_be_scored(tmp_path: Path) -> None:
-    from tvr_cli.engine.evaluate import EvaluateOptions, evaluate
+    from tvr_cli.engine.evaluation.evaluate import EvaluateOptions, evaluate
 
     workspace = workspace_in(tmp_path, splits=("train", "train", "val", "test"))
     run_train(workspace)
-    store = models.store_for(Workspace(workspace), RunDir.open(tmp_path / "runs" / "synthetic"), None)
-    scorer = models.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store, METHOD)
+    store = scorers.store_for(Workspace(workspace), RunDir.open(tmp_path / "runs" / "synthetic"), None)
+    scorer = scorers.trained(RunDir.open(tmp_path / "runs" / "synthetic"), store, METHOD)
     result = evaluate(scorer, store, workspace, EvaluateOptions(device="cpu"))
     assert result.subject.run == "synthetic" and result.subject.videos == 10
 
@@ -103,7 +103,7 @@ def test_a_method_without_parameters_points_to_evaluate(tmp_path: Path) -> None:
 
 def train_resolved(workspace: Path, method: str):
     from tvr_cli import config
-    from tvr_cli.engine.train import resolve
+    from tvr_cli.engine.training.train import resolve
 
     return train(resolve([config.Layer({"method": {method: {}}}, "test")]), workspace, OPTIONS)
 

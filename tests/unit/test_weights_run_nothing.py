@@ -23,7 +23,8 @@ from tvr_cli.backbones.openclip import build
 from tvr_cli.backbones.openclip.source import resolve
 from tvr_cli.backbones.openclip.weights import no_remote_code
 from tvr_cli.data import registry
-from tvr_cli.engine import importer, referee
+from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.whole import importer
 from tvr_cli.errors import DataError, reason
 from tvr_cli.workspace import Workspace
 
@@ -46,7 +47,7 @@ MAY = {
     "data/annotation_files.py: pickle.Unpickler": "find_class refuses every name",
     "plugins.py: importlib.import_module": "shipped files, entry points, and dotted names that no file alone may give",
     "data/vatex.py: np.load": "allow_pickle=False",
-    "engine/referee.py: np.load": "allow_pickle=False",
+    "engine/evaluation/judge.py: np.load": "allow_pickle=False",
     "config.py: yaml.compose": "SafeLoader",
     "config.py: yaml.safe_load": "",
     "config.py: yaml.SafeLoader": "",
@@ -79,7 +80,7 @@ def test_what_can_run_a_file_is_called_where_the_list_says() -> None:
     for where, flag in (
         ("backbones/tensor_files.py: torch.load", "weights_only=True"),
         ("data/vatex.py: np.load", "allow_pickle=False"),
-        ("engine/referee.py: np.load", "allow_pickle=False"),
+        ("engine/evaluation/judge.py: np.load", "allow_pickle=False"),
     ):
         assert flag in ast.unparse(found[where])
 

@@ -11,7 +11,7 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import Json
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.audit import AuditReport
+    from tvr_cli.engine.evaluation.audit import AuditReport
 
 
 def audit(
@@ -34,7 +34,7 @@ def audit(
 
     Example: tvr audit --queries 1000 --r1 49.1071 --r5 76.1905 --r10 84.0278
     """
-    from tvr_cli.engine import audit as engine
+    from tvr_cli.engine.evaluation import audit as engine
 
     typed = {1: r1, 5: r5, 10: r10}
     against = {1: against_r1, 5: against_r5, 10: against_r10}

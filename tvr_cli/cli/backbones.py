@@ -13,7 +13,7 @@ from tvr_cli.cli.options import Json, Offline
 from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.backbone_catalogue import BackboneCard, BackboneDetails, BackboneProblem, BackbonesReport
+    from tvr_cli.engine.whole.backbone_catalogue import BackboneCard, BackboneDetails, BackboneProblem, BackbonesReport
 
 _ACTIONS = ("show", "check")
 
@@ -41,14 +41,14 @@ def backbones(
 
         contract.report("backbone", name or "", backbone.check(name or "", offline=offline), as_json)
         return
-    from tvr_cli.engine import backbone_catalogue as catalogue
+    from tvr_cli.engine.whole import backbone_catalogue as catalogue
 
     report = catalogue.show(name) if name else catalogue.list_all()
     render.result(report, as_json, lambda: _show(report))
 
 
 def _show(report: BackbonesReport) -> None:
-    from tvr_cli.engine.backbone_catalogue import BackboneCard, BackboneDetails, BackboneProblem
+    from tvr_cli.engine.whole.backbone_catalogue import BackboneCard, BackboneDetails, BackboneProblem
 
     for about in report.backbones:
         if isinstance(about, BackboneDetails):

@@ -13,7 +13,7 @@ from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.compare import CompareReport
+    from tvr_cli.engine.evaluation.compare import CompareReport
 
 
 def compare(
@@ -34,14 +34,14 @@ def compare(
 
     Example: tvr compare mean text_guided
     """
-    from tvr_cli.engine import compare as engine
+    from tvr_cli.engine.evaluation import compare as engine
 
     if as_markdown + as_csv + as_json > 1:
         raise ConfigError("choose one of --markdown, --csv and --json")
     entries = [engine.read_entry(path, split, workspace) for path in results]
     report = engine.compare(entries, seed=seed)
     if plot is not None:
-        from tvr_cli.engine.compare_plot import draw
+        from tvr_cli.engine.showing.compare_plot import draw
 
         draw(entries, plot)
         report = dataclasses.replace(report, plot=plot)
@@ -55,7 +55,7 @@ def compare(
 
 
 def _show(report: CompareReport) -> None:
-    from tvr_cli.engine.compare import PairedTest, table_of
+    from tvr_cli.engine.evaluation.compare import PairedTest, table_of
 
     header, rows = table_of(report)
     render.table(None, header, rows, left=header.index("t2v R@1 [95 %]"))

@@ -14,7 +14,7 @@ from tvr_cli.cli.options import Json
 from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.dataset_catalogue import DataSetCard
+    from tvr_cli.engine.whole.dataset_catalogue import DataSetCard
 
 _ACTIONS = ("show", "check")
 
@@ -43,7 +43,7 @@ def datasets(
 
         contract.report("data set", name or "", dataset.check(name or ""), as_json)
         return
-    from tvr_cli.engine import dataset_catalogue as catalogue
+    from tvr_cli.engine.whole import dataset_catalogue as catalogue
 
     report = catalogue.datasets(name)
     render.result(report, as_json, lambda: _show_one(report.datasets[0]) if name else _show_all(report.datasets))

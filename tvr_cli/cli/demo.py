@@ -14,8 +14,8 @@ from tvr_cli.cli.options import Assignments, Device, DryRun, Json
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.demo import DemoPlan, DemoReport, MethodRow, Question
-    from tvr_cli.engine.demo_results import Moments
+    from tvr_cli.engine.whole.demo import DemoPlan, DemoReport, MethodRow, Question
+    from tvr_cli.engine.whole.demo_results import Moments
     from tvr_cli.results.metrics import Rate
 
 DEFAULT_FOLDER = Workspace(Path("out/demo"))
@@ -59,8 +59,8 @@ def demo(
 
     Example: tvr demo --small -o out/demo
     """
-    from tvr_cli.engine import demo as engine
     from tvr_cli.engine.training.seeds import check_seeds
+    from tvr_cli.engine.whole import demo as engine
 
     options = engine.DemoOptions(
         methods=engine.check_methods(_words(methods)),

@@ -10,7 +10,7 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.doctor import DoctorReport
+    from tvr_cli.engine.whole.doctor import DoctorReport
 
 
 def doctor(
@@ -25,7 +25,7 @@ def doctor(
 
     Example: tvr doctor
     """
-    from tvr_cli.engine import doctor as engine
+    from tvr_cli.engine.whole import doctor as engine
 
     report = engine.examine(target, workspace, deep=deep)
     render.result(report, as_json, lambda: _show(report))

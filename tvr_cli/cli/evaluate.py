@@ -23,7 +23,7 @@ from tvr_cli.cli.options import (
 from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.evaluate_result import EvaluatePlan, EvaluateReport, ScoresReport, Subject
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan, EvaluateReport, ScoresReport, Subject
 
 _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 
@@ -71,7 +71,7 @@ def evaluate(
 
     Example: tvr evaluate --method text_guided --split test
     """
-    from tvr_cli.engine import referee
+    from tvr_cli.engine.evaluation import judge as referee
 
     result: EvaluateReport | ScoresReport
     judge = referee.JudgeOptions(
@@ -89,8 +89,8 @@ def evaluate(
             )
         result, _ = referee.judge_file(scores, judge, allow_missing=allow_missing)
     else:
-        from tvr_cli.engine import evaluate as engine
         from tvr_cli.engine.device import parse_bytes
+        from tvr_cli.engine.evaluation import evaluate as engine
 
         scorer, store = engine.load(workspace, run=run, method=method, backbone=backbone, assignments=assignments or [])
         options = engine.EvaluateOptions(
@@ -117,7 +117,7 @@ def evaluate(
 
 def show(result: EvaluateReport | ScoresReport) -> None:
     """Print a result for people: what was scored, one row a direction, then post-processed rows with their notes."""
-    from tvr_cli.engine.evaluate_result import EvaluateReport, Fair
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, Fair
 
     gallery, judged = result.gallery, result.judged
     subject = result.subject if isinstance(result, EvaluateReport) else None  # not known of a score file

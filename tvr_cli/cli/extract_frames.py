@@ -14,8 +14,8 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, DryRun, Json, Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.extract import ExtractReport
-    from tvr_cli.engine.extraction.extract_estimate import ExtractEstimate
+    from tvr_cli.engine.extraction.estimate import ExtractEstimate
+    from tvr_cli.engine.extraction.extract import ExtractReport
 
 
 def extract_frames(
@@ -85,7 +85,7 @@ def extract_frames(
 
     Example: tvr extract-frames videos/ -o out
     """
-    from tvr_cli.engine import extract as engine
+    from tvr_cli.engine.extraction import extract as engine
     from tvr_cli.errors import ConfigError
 
     options = engine.ExtractOptions(
@@ -119,7 +119,7 @@ def extract_frames(
         num_frames, fps, max_frames, size = _with_preset(preset, num_frames, fps, max_frames, size)
     plan = _plan(num_frames, fps, max_frames, size or 224, quality)
     if dry_run:
-        from tvr_cli.engine.extraction.extract_estimate import estimate
+        from tvr_cli.engine.extraction.estimate import estimate
 
         _show_estimate(estimate(sources, workspace, plan, options), as_json)
         return

@@ -13,7 +13,7 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, DryRun, Json, Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.importer import ImportReport
+    from tvr_cli.engine.whole.importer import ImportReport
 
 
 def import_checkpoint(
@@ -29,7 +29,7 @@ def import_checkpoint(
 
     Example: tvr import-checkpoint pytorch_model.bin.4 --method eaglenet --run eaglenet-authors
     """
-    from tvr_cli.engine import importer
+    from tvr_cli.engine.whole import importer
 
     report = importer.import_checkpoint(
         file, method, workspace, run=run, assignments=tuple(assignments or ()), dry_run=dry_run

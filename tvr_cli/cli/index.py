@@ -28,7 +28,7 @@ def index(
 
     Example: tvr index --method text_guided
     """
-    from tvr_cli.engine import index as engine
+    from tvr_cli.engine.searching import index as engine
 
     asked = engine.Asked(run, method, backbone)
     report = engine.index(workspace, asked, device=device, overwrite=overwrite, dry_run=dry_run)

@@ -12,7 +12,7 @@ from tvr_cli.cli.options import Json
 from tvr_cli.commands import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.info import Part, WorkspaceInfo
+    from tvr_cli.engine.whole.info import Part, WorkspaceInfo
 
 
 _IN_JSON_ONLY = ("schema", "kind", "path", "identity", "provenance", "config", "env", "results")
@@ -28,7 +28,7 @@ def info(
 
     Example: tvr info out
     """
-    from tvr_cli.engine.info import info as describe
+    from tvr_cli.engine.whole.info import info as describe
 
     found = describe(path)
     render.result(found, as_json, lambda: _show(found))

@@ -16,7 +16,7 @@ from tvr_cli.errors import ConfigError, did_you_mean
 _ACTIONS = ("show", "check")
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.catalogue import MethodCard
+    from tvr_cli.engine.whole.catalogue import MethodCard
 
 
 def methods(
@@ -42,7 +42,7 @@ def methods(
 
         contract.report("method", name or "", method.check(name or ""), as_json)
         return
-    from tvr_cli.engine import catalogue
+    from tvr_cli.engine.whole import catalogue
 
     report = catalogue.methods(name)
     if cite and not as_json:

@@ -25,7 +25,7 @@ def plot(
 
     Example: tvr plot glccl --out curves.svg
     """
-    from tvr_cli.engine.plot import plot as engine
+    from tvr_cli.engine.showing.plot import plot as engine
 
     found = [workspace.find_run(name) for name in runs or []]
     if not found:

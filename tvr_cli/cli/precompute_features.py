@@ -13,7 +13,7 @@ from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Jso
 from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.precompute import PrecomputePlan, PrecomputeReport
+    from tvr_cli.engine.features.precompute import PrecomputePlan, PrecomputeReport
 
 
 def precompute_features(
@@ -72,7 +72,7 @@ def precompute_features(
     if captions is not None and data is not None:
         raise ConfigError("give --captions or --data, not both")
 
-    from tvr_cli.engine import precompute as engine
+    from tvr_cli.engine.features import precompute as engine
 
     corpus: Any = captions
     if data is not None:

@@ -14,7 +14,7 @@ from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device,
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.query import QueryReport
+    from tvr_cli.engine.searching.query import QueryReport
 
 
 def query(
@@ -54,8 +54,8 @@ def query(
 
     Example: tvr query "a dog surfing" --index out/
     """
-    from tvr_cli.engine import query as engine
-    from tvr_cli.engine.search import SearchOptions
+    from tvr_cli.engine.searching import query as engine
+    from tvr_cli.engine.searching.search import SearchOptions
     from tvr_cli.errors import ConfigError
     from tvr_cli.files import is_text
 

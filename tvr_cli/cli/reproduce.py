@@ -11,7 +11,7 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Device, DryRun, Json, Offline, Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.reproduce import ReproducePlan, ReproduceReport
+    from tvr_cli.engine.whole.reproduce import ReproducePlan, ReproduceReport
 
 
 def reproduce(
@@ -38,7 +38,7 @@ def reproduce(
     from tvr_cli.preset_loader import preset_path
 
     if recipe is None:
-        from tvr_cli.engine.recipes import recipes
+        from tvr_cli.engine.whole.recipes import recipes
 
         found = recipes()
         render.result(found, as_json, lambda: render.exact(found.recipes))
@@ -47,7 +47,7 @@ def reproduce(
     if data is None:
         full = commands.tvr("reproduce", recipe, data="NAME:ROOT")
         raise ConfigError(f"say where the data set lies: {full}, or NAME:ROOT:VARIANT")
-    from tvr_cli.engine import reproduce as engine
+    from tvr_cli.engine.whole import reproduce as engine
 
     options = engine.ReproduceOptions(tuple(assignments or ()), device, offline, allow_missing, workers)
     if dry_run:
@@ -59,7 +59,7 @@ def reproduce(
 
 
 def _show_plan(plan: ReproducePlan) -> None:
-    from tvr_cli.engine.reproduce import MeasuredStep
+    from tvr_cli.engine.whole.reproduce import MeasuredStep
 
     asked = plan.experiment
     render.line(f"{asked.recipe}: {asked.method} on {asked.data.name} with {asked.backbone}")

@@ -10,7 +10,7 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Device, DryRun, Json, Offline, Threads, Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.train_result import RerunReport
+    from tvr_cli.engine.training.train_result import RerunReport
 
 
 def rerun(
@@ -29,8 +29,8 @@ def rerun(
     Example: tvr rerun glccl
     """
     from tvr_cli.cli.train import show_plan
-    from tvr_cli.engine import rerun as engine
-    from tvr_cli.engine.train import TrainOptions
+    from tvr_cli.engine.training import rerun as engine
+    from tvr_cli.engine.training.train import TrainOptions
 
     first = workspace.find_run(run)
     options = TrainOptions(run=name, device=device, threads=threads, offline=offline)

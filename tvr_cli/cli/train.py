@@ -24,7 +24,7 @@ from tvr_cli.cli.options import (
 from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.train_result import SeedsPlan, SeedsReport, TrainPlan, TrainSummary
+    from tvr_cli.engine.training.train_result import SeedsPlan, SeedsReport, TrainPlan, TrainSummary
     from tvr_cli.results.metrics import Deviation, Metrics
 
 
@@ -65,8 +65,8 @@ def train(
 
     Example: tvr train --method glccl --epochs 10
     """
-    from tvr_cli.engine import train as engine
     from tvr_cli.engine.device import parse_bytes
+    from tvr_cli.engine.training import train as engine
 
     flags = {
         "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,
@@ -96,9 +96,9 @@ def train(
 def _train_seeds(
     text: str, workspace: Workspace, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
-    from tvr_cli.engine import train_seeds as engine
-    from tvr_cli.engine.train import experiment_of
+    from tvr_cli.engine.training import train_seeds as engine
     from tvr_cli.engine.training.seeds import check_seeds
+    from tvr_cli.engine.training.train import experiment_of
 
     def resolve(seed: int) -> Any:
         flags = {**asked["flags"], "train.seed": seed}

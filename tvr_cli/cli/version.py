@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvr_cli.cli import render
-from tvr_cli.engine import backbone_catalogue
+from tvr_cli.engine.whole import backbone_catalogue
 from tvr_cli.runs import version
 from tvr_cli.version import __version__
 

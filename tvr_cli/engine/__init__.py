@@ -1,1 +1,2 @@
-"""What the commands do: every command calls one function here and prints what it returns."""
+"""What the commands do. Parts import downwards in this order (`tests/test_layers.py` holds it): device, scorers,
+extraction, features, evaluation, training, searching, showing, whole."""

@@ -1,1 +1,1 @@
-"""What lies on disk: frames, features and indexes, written shard by shard."""
+"""What lies on disk: frames, features, the index, a run's weights; and reading videos."""

@@ -1,1 +1,1 @@
-"""What `engine.extract` is made of: finding videos, comparing them with the store, estimating the work."""
+"""From videos to a frame store: find, compare with the store, read in worker processes, write shard by shard."""

@@ -14,7 +14,7 @@ from typing import Any
 from tvr_cli.errors import DataError, did_you_mean
 from tvr_cli.files import is_text
 from tvr_cli.log import logger, warn_once
-from tvr_cli.stores.frame_plan import Segmenting, Span, clip_id
+from tvr_cli.stores.frames.windows import Segmenting, Span, clip_id
 from tvr_cli.types import Manifest
 
 # What people and data sets call videos. A file named as an argument, or in a manifest, is read whatever it is called.

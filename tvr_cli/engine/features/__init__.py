@@ -1,1 +1,1 @@
-"""What `engine.precompute` is made of, and training with the backbone in the loop: captions and frames to features."""
+"""From frames and captions to a feature store, and to the features that a run or a query needs."""

@@ -12,8 +12,8 @@ from tvr_cli.data import jsonl
 from tvr_cli.data.jsonl import Resolved
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger
-from tvr_cli.stores.features import FeatureStore
-from tvr_cli.stores.frames import FrameStore
+from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.types import Caption, Manifest
 
 

@@ -11,7 +11,7 @@ from tvr_cli import commands
 from tvr_cli.backbones.base import Description
 from tvr_cli.engine.features import word_importance
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.stores.frames import FrameStore
+from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.types import WordPlan
 
 DEFAULT_WORDS = 32

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tvr_cli.engine.features.frame_loader import fit
-from tvr_cli.stores.frames import ClipFrames, ClipRecord, FrameStore, decode_jpeg
+from tvr_cli.stores.frames.store import ClipFrames, ClipRecord, FrameStore, decode_jpeg
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")

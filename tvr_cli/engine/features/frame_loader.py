@@ -20,7 +20,7 @@ import numpy as np
 
 from tvr_cli.engine.features.augment import RandAugment
 from tvr_cli.errors import DataError, EnvironmentProblem
-from tvr_cli.stores.frames import FrameStore, decode_jpeg
+from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
 
 DEPTH = 2  # batches that are decoded while a step runs
 

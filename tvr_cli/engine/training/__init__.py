@@ -1,1 +1,1 @@
-"""What `engine.train` is made of: samples and draws, the step, optimizers, checkpoints, guard rails."""
+"""Training a method: the loop and what it is made of, runs under several seeds, and repeating a run."""

@@ -13,16 +13,17 @@ from tvr_cli import commands
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.config import Experiment, Resolved, TrainConfig
-from tvr_cli.engine import models
-from tvr_cli.engine.precompute import backbone_of, choose_backbone
-from tvr_cli.engine.training import precision, training_store
+from tvr_cli.engine import scorers
+from tvr_cli.engine.features import require as training_store
+from tvr_cli.engine.features.precompute import backbone_of, choose_backbone
+from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.live import LiveSource
 from tvr_cli.engine.training.sources import CachedSource, Source
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
@@ -74,12 +75,12 @@ def require_backbone(
     name, full = experiment.method, experiment.train.tune == "full"
     small = base.build(name, Sizes(dim=128, frames=4, words=16), experiment.options)  # only its needs are looked at
     if store is not None:
-        models.require_features(name, small, store.provides, f"the feature store of {store.backbone_name} has")
+        scorers.require_features(name, small, store.provides, f"the feature store of {store.backbone_name} has")
     if not full and (store is not None or not workspace.has_frames):
         return  # a store's backbone need not be here; without frames nothing is computed, which is said later
     about = _backbone_of_run(workspace, wish, store)
     if store is None:
-        models.require_features(name, small, about.provides | {"importance"}, f"the backbone {about.name} provides")
+        scorers.require_features(name, small, about.provides | {"importance"}, f"the backbone {about.name} provides")
     if full and (why := about.kind.cannot_save(about)):
         raise ConfigError(
             f"--tune full leaves a tuned backbone behind, and {about.name!r} cannot be saved: {why}. Train the head "
@@ -94,7 +95,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     """
     experiment = resolved.experiment
     torch.manual_seed(experiment.train.seed)
-    method = models.build(experiment, store)
+    method = scorers.build(experiment, store)
     full = experiment.train.tune == "full"
     backbone = None
     if full or type(method).init_from_backbone is not Method.init_from_backbone:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tvr_cli.backbones.base import Backbone
-from tvr_cli.engine.training.optim import BACKBONE_PREFIX
+from tvr_cli.engine.training.optimisers import BACKBONE_PREFIX
 from tvr_cli.methods.base import Method
 
 

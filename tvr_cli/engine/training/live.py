@@ -19,12 +19,12 @@ from tvr_cli import log
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.config import TrainConfig
 from tvr_cli.engine.features.augment import RandAugment
-from tvr_cli.engine.features.encoding import caption_features, frame_features
+from tvr_cli.engine.features.encode import caption_features, frame_features
 from tvr_cli.engine.features.frame_loader import FrameLoader, Pixels
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.seeds import derive
 from tvr_cli.engine.training.sources import Features, Inputs, cat
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import TextFeatures, VideoFeatures
 
 _CHUNK = 32  # clips or captions a forward pass of validation

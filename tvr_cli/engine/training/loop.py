@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tvr_cli import log
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.training import checkpoint, gradcache, guards, optim
+from tvr_cli.engine.training import checkpoint, gradcache, guards
+from tvr_cli.engine.training import optimisers as optim
 from tvr_cli.engine.training.checkpoint import Best, Checkpoint
 from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.engine.training.journal import Journal

@@ -12,7 +12,7 @@ from tvr_cli.config import TrainConfig
 from tvr_cli.data import jsonl
 from tvr_cli.engine.training.sampling import hold_out
 from tvr_cli.errors import DataError
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.features.store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tvr_cli.engine.features.frame_batches import ahead
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import Rows, TextFeatures, VideoFeatures
 
 Features = tuple[TextFeatures, VideoFeatures]

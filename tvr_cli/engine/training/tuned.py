@@ -12,11 +12,11 @@ import dataclasses
 
 from tvr_cli import commands, files, log
 from tvr_cli.backbones import registry
-from tvr_cli.engine import precompute
-from tvr_cli.engine.precompute import PrecomputeOptions, backbone_of
+from tvr_cli.engine.features import precompute
+from tvr_cli.engine.features.precompute import PrecomputeOptions, backbone_of
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.runs import RunDir
-from tvr_cli.stores.features import FeatureStore
+from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.workspace import Workspace
 
 

@@ -1,0 +1,271 @@
+"""Setting results side by side: a table of runs, and a paired test of the first against each other. No torch."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tvr_cli import commands, config, significance
+from tvr_cli.engine.evaluation import audit
+from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.evaluation.audit import Difference
+from tvr_cli.engine.evaluation.evaluate_result import Claim, Completeness, claim
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.files import read_json
+from tvr_cli.metrics import Ranks
+from tvr_cli.preset_loader import preset_names
+from tvr_cli.results.base import INLINE, OPTIONAL, Result, key, plain
+from tvr_cli.results.metrics import Pair
+from tvr_cli.significance import Comparison
+from tvr_cli.workspace import Workspace
+
+COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+TESTED = ("R@1", "R@5", "R@10")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to compare: a label, what its result says, its ranks (None where only numbers are known).
+
+    tree, origins: the resolved configuration of a run and where its values came from, None of anything else.
+    """
+
+    label: str
+    result: Claim
+    ranks: tuple[Ranks, Ranks] | None
+    tree: Mapping[str, Any] | None = None
+    origins: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The authors' number. exact: False where the revision of the code behind it is unknown."""
+
+    t2v_r1: float = field(metadata=key("t2v R@1"))
+    exact: bool
+    selected_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRow:
+    """One entry. interval: of t2v R@1. cost: as the result has it. published: of a run that is a recipe's."""
+
+    label: str
+    method: str | None
+    fidelity: str | None
+    backbone: str | None
+    split: str | None
+    captions: int | None
+    videos: int | None
+    gallery: Completeness
+    metrics: str
+    v2t_protocol: str | None
+    selected_on: str | None
+    t2v: Mapping[str, float]
+    v2t: Mapping[str, float]
+    rsum: float | None
+    interval: Pair | None
+    cost: Mapping[str, float]
+    published: Published | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTest:
+    """The first entry against another one, query by query."""
+
+    against: str
+    paired: Literal[True] = field(default=True, init=False)
+    side: Literal["t2v", "v2t"]
+    found: Comparison = field(metadata=INLINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpairedTest:
+    """The first entry against another one by sampling error alone, where one of them has no ranks."""
+
+    against: str
+    paired: Literal[False] = field(default=False, init=False)
+    found: Difference = field(metadata=INLINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareReport(Result):
+    """Entries side by side, and each one tested against the first. protocols: label -> points in which it differs."""
+
+    schema = "compare"
+    rows: tuple[ComparedRow, ...]
+    tests: tuple[PairedTest | UnpairedTest, ...]
+    protocols: Mapping[str, Sequence[str]]
+    plot: Path | None = field(default=None, metadata=OPTIONAL)
+
+
+def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
+    """Read a run (by folder or name), a result JSON or a score matrix. Raises DataError when it is none of them."""
+    folder = path if path.is_dir() else workspace.runs_folder / path.name
+    if folder.is_dir():
+        result_path = folder / "results" / f"{split}.json"
+        if not result_path.is_file():
+            which = {} if (folder / "config.json").is_file() else {"method": folder.name}
+            where = None if split == "test" else split
+            make = commands.tvr(
+                "evaluate", *([] if which else [folder.name]), **which, split=where, workspace=workspace
+            )
+            raise DataError(f"the run {folder.name!r} has no result on the split {split!r}; run: {make}")
+        ranks_path = folder / "results" / f"{split}.ranks.safetensors"
+        tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+        ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
+        origins = read_json(folder / "origins.json") if (folder / "origins.json").is_file() else None
+        return Entry(folder.name, Claim.in_file(result_path), ranks, tree, origins)
+    if path.suffix == ".json" and path.is_file():
+        ranks_path = path.with_suffix(".ranks.safetensors")
+        ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
+        return Entry(path.stem, Claim.in_file(path), ranks)
+    if path.is_file():
+        result, ranks = referee.judge_file(path, referee.JudgeOptions(), allow_missing=True)
+        return Entry(path.name, claim(result), ranks)
+    known = str(path) in preset_names("methods")
+    fix = f"; make its result with: {commands.tvr('evaluate', method=path, workspace=workspace)}" if known else ""
+    raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing{fix}")
+
+
+def compare(entries: Sequence[Entry], *, seed: int = 0) -> CompareReport:
+    """Set entries side by side: a row each, and tests of the first against every other.
+
+    Raises ConfigError with fewer than two entries, DataError for a result without the metrics of both directions.
+    """
+    if len(entries) < 2:
+        raise ConfigError("name at least two runs, results or score matrices to compare")
+    first = entries[0]
+    return CompareReport(
+        rows=tuple(_row(entry) for entry in entries),
+        tests=tuple(test for entry in entries[1:] for test in _tests(first, entry, seed)),
+        protocols={
+            entry.label: told
+            for entry in entries[1:]
+            if (told := audit.protocol_differences(first.result, entry.result))
+        },
+    )
+
+
+def markdown(report: CompareReport) -> list[str]:
+    """Return the lines of a report's table as Markdown."""
+    header, rows = table_of(report)
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def csv_text(report: CompareReport) -> str:
+    """Return the rows of a report as CSV, floats unrounded."""
+    out = io.StringIO()
+    told = [plain(row) for row in report.rows]
+    flat = [config.flatten({k: v for k, v in row.items() if not isinstance(v, list)}) for row in told]
+    writer = csv.DictWriter(out, fieldnames=list(dict.fromkeys(k for row in flat for k in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def table_of(report: CompareReport) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table as text, without columns in which nothing is known."""
+    header = ["run", "method", "fidelity", "t2v R@1 [95 %]", "R@5", "R@10", "MdR", "MnR", "v2t R@1", "rsum"]
+    header += ["gallery", "selected on", "published t2v R@1", "difference", "parameters", "index B/clip", "pairs/s"]
+    rows = []
+    for row in report.rows:
+        t2v, interval, published = row.t2v, row.interval, row.published
+        shown = f"{t2v['R@1']:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
+        rows.append(
+            [
+                row.label,
+                "–" if row.method == row.label else row.method or "–",
+                row.fidelity or "–",
+                shown,
+                *[f"{t2v[c]:.1f}" if c in t2v else "–" for c in COLUMNS[1:]],
+                f"{row.v2t['R@1']:.1f}",
+                "–" if row.rsum is None else f"{row.rsum:.1f}",
+                _incomplete(row.gallery),
+                row.selected_on or "–",
+                "–" if published is None else f"{published.t2v_r1:.1f}" + ("" if published.exact else " (indicative)"),
+                "–" if published is None else f"{t2v['R@1'] - published.t2v_r1:+.1f}",
+                *[_count(row.cost.get(k)) for k in ("parameters", "index_bytes_per_clip", "pairs_per_second")],
+            ]
+        )
+    known = [i for i in range(len(header)) if any(row[i] != "–" for row in rows)]
+    return [header[i] for i in known], [[row[i] for i in known] for row in rows]
+
+
+def _row(entry: Entry) -> ComparedRow:
+    result = entry.result
+    for side, found in (("t2v", result.t2v), ("v2t", result.v2t)):
+        if found is None or "R@1" not in found:
+            raise DataError(f"{entry.label!r} is not a result of tvr evaluate (it has no {side} with R@1)")
+    assert result.t2v is not None and result.v2t is not None  # as was just checked
+    return ComparedRow(
+        label=entry.label,
+        method=result.method,
+        fidelity=result.fidelity,
+        backbone=result.backbone,
+        split=result.split,
+        captions=result.captions,
+        videos=result.videos,
+        gallery=dataclasses.replace(result.gallery, missing=None),
+        metrics=result.metrics,
+        v2t_protocol=result.v2t_protocol,
+        selected_on=result.selected_on,
+        t2v=result.t2v,
+        v2t=result.v2t,
+        rsum=result.rsum,
+        interval=result.intervals.t2v.get("R@1"),
+        cost=result.cost,
+        published=published(result, entry.tree, entry.origins),
+    )
+
+
+def published(result: Claim, tree: Mapping[str, Any] | None, origins: Mapping[str, str] | None) -> Published | None:
+    """Return the authors' t2v R@1 where a run is the recipe's experiment: tuning, backbone and plans unchanged.
+
+    So is what it was judged on: the recipe's data set, its test split, all of its videos.
+    """
+    recipe = (tree or {}).get("recipe")
+    if not recipe or not recipe.get("published") or origins is None or config.recipe_changes(origins):
+        return None
+    value = recipe["published"].get("t2v", {}).get("R@1")
+    if value is None or result.split != "test" or result.metrics != "fair":
+        return None
+    wanted, found = (tree or {}).get("data", {}), result.data
+    if wanted.get("name") != found.name or wanted.get("variant") not in (None, found.variant):
+        return None
+    if result.gallery.scored != result.gallery.expected:
+        return None
+    exact = recipe["code_revision"] == "known"
+    return Published(t2v_r1=float(value), exact=exact, selected_on=recipe["selected_on"])
+
+
+def _tests(first: Entry, other: Entry, seed: int) -> list[PairedTest | UnpairedTest]:
+    if first.ranks is None or other.ranks is None:
+        rows = [audit.row_of_result(e.result, e.label) for e in (first, other)]
+        return [UnpairedTest(against=other.label, found=found) for found in audit.differ(*rows)]
+    sides: tuple[Literal["t2v", "v2t"], ...] = ("t2v", "v2t")
+    return [
+        PairedTest(against=other.label, side=side, found=found)
+        for i, side in enumerate(sides)
+        for found in significance.compare(first.ranks[i], other.ranks[i], TESTED, seed=seed)
+    ]
+
+
+def _incomplete(gallery: Completeness) -> str:
+    """Return what is missing of a gallery, a dash where nothing is or nothing is known."""
+    expected, scored, filled = gallery.expected, gallery.scored, gallery.zero_filled
+    if scored == expected and not filled:
+        return "–"
+    return f"{scored}/{expected} videos, {filled or 0} zero-filled"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if value < 10 else f"{value:,.0f}"

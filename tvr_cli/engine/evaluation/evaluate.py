@@ -1,0 +1,329 @@
+"""Evaluating a method on a split: score T captions x V videos, let the referee judge, keep the result and the ranks."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+
+from tvr_cli import commands, log
+from tvr_cli.engine import scorers, suggest
+from tvr_cli.engine.device import DEFAULT_BUDGET, kernel_errors, pick_device
+from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.evaluation.evaluate_result import (
+    Completeness,
+    Corpus,
+    Cost,
+    EvaluatePlan,
+    EvaluateReport,
+    Judged,
+    OverDraws,
+    Subject,
+)
+from tvr_cli.engine.evaluation.gallery import Gallery, gallery_of, streamed_ranks, video_scores
+from tvr_cli.engine.evaluation.judge import JudgeOptions
+from tvr_cli.engine.scorers import Scorer
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.files import lock, read_json, sha256_file, write_bytes, write_json
+from tvr_cli.metrics import Ranks
+from tvr_cli.results.metrics import mean_and_deviation
+from tvr_cli.runs import RunDir, git_state
+from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
+
+_BANK = 5000  # training captions in QB-Norm's query bank, as its authors found enough
+_COPIES = 2  # of the score matrix at a time while it is made and judged
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """noise_seeds: draws of a method that samples at evaluation (EagleNet); their mean and deviation are reported.
+
+    allow_missing: judge an incomplete gallery too; the count is in every output. stream: never hold [T, V] (None = when
+    it does not fit the budget).
+    """
+
+    split: str = "test"
+    memory_budget: int = DEFAULT_BUDGET
+    device: str = "auto"
+    noise_seeds: int = 1
+    save_scores: Path | None = None
+    allow_missing: bool = False
+    stream: bool | None = None
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+
+
+@kernel_errors()
+def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluateReport:
+    """Score a split, store the result and per-query ranks in the run's folder, and return the result.
+
+    Raises DataError when the split is empty, its gallery is incomplete, a score is NaN, or something else than a run or
+    a result would be written over.
+    """
+    _refuse_other_files(options.save_scores)
+    run = scorer.run or workspace.run(scorer.name)
+    _require_own(run, options.split)
+    gallery = gallery_of(store, options.split)
+    completeness = _complete(store, gallery, options)
+    scorer.method.to(pick_device(options.device))
+    started = time.perf_counter()
+    scores: np.ndarray | None = None
+    ranks: tuple[Ranks, Ranks] | None
+    streams, draws = _streams(gallery, options), None
+    if streams:
+        judged, ranks = _judge_streamed(scorer, store, gallery, options)
+    else:
+        judged, draws, ranks, scores = _judge_whole(scorer, store, gallery, options)
+    seconds = time.perf_counter() - started
+    pairs = len(gallery.captions) * len(gallery.videos) * options.noise_seeds
+    result = EvaluateReport(
+        subject=describe(scorer, store, gallery, options.split),
+        gallery=completeness,
+        judged=judged,
+        draws=draws,
+        streamed=True if streams else None,
+        cost=Cost(seconds, pairs / seconds, **_sizes(scorer, store, gallery)),
+    )
+    _keep(run, options.split, result, ranks, gallery, store)
+    if options.save_scores is not None and scores is not None:
+        write_scores(options.save_scores, scores, gallery, store)
+    return result
+
+
+def plan(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluatePlan:
+    """Return what `evaluate` would do, writing nothing. Raises DataError for what it would refuse."""
+    gallery = gallery_of(store, options.split)
+    completeness = _complete(store, gallery, options)
+    run = scorer.run or workspace.run(scorer.name)
+    _require_own(run, options.split)
+    return EvaluatePlan(
+        subject=describe(scorer, store, gallery, options.split),
+        gallery=completeness,
+        pairs=len(gallery.captions) * len(gallery.clips) * options.noise_seeds,
+        streamed=_streams(gallery, options),
+        size_bytes=_matrix_bytes(gallery),
+        writes=run.results,
+    )
+
+
+def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) -> Subject:
+    """Return the head of a result: what was scored, with what, chosen how."""
+    train = scorer.experiment.train
+    return Subject(
+        tvr=__version__,
+        commit=git_state()["commit"],
+        method=scorer.name,
+        options=dict(scorer.experiment.options),
+        fidelity=scorer.method.fidelity,
+        run=scorer.run.name if scorer.run else None,
+        seed=train.seed if scorer.run else None,
+        tune=train.tune if scorer.run else None,
+        selected_on=_selected_on(scorer),
+        validation=scorer.run.env().get("validation") if scorer.run else None,
+        backbone=store.backbone_name,
+        store=store.fingerprint,
+        word_importance=store.word_importance,
+        checkpoint=scorer.checkpoint,
+        data=_data_of(store),
+        split=split,
+        captions=len(gallery.captions),
+        videos=len(gallery.videos),
+    )
+
+
+def _selected_on(scorer: Scorer) -> str:
+    """Return the split on which the weights were chosen, in words where it is none of ours."""
+    if scorer.run is None:
+        return "nothing (no training)"
+    if "imported" in scorer.run.env():
+        return "unknown (imported weights)"
+    return scorer.experiment.train.select_on
+
+
+def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: FeatureStore) -> None:
+    """Write `scores` [T, V] and `video_of_caption` [T] as safetensors or npz, and the ids as JSON beside them."""
+    arrays = {"scores": np.ascontiguousarray(scores), "video_of_caption": gallery.video_of_caption}
+    if path.suffix == ".npz":
+        packed = io.BytesIO()
+        np.savez(packed, scores=arrays["scores"], video_of_caption=arrays["video_of_caption"])
+        write_bytes(path, packed.getvalue())
+    else:
+        write_bytes(path, save(arrays))
+    write_json(path.with_suffix(".ids.json"), _ids(gallery, store))
+
+
+def load(
+    workspace: Workspace, *, run: str | None, method: str | None, backbone: str | None, assignments: Sequence[str] = ()
+) -> tuple[Scorer, FeatureStore]:
+    """Find what `evaluate` was asked for: a run, an untrained method, or the newest run of the newest features.
+
+    A run and its own method at a time are the run: so is a method named that is not built in.
+    """
+    scorers.check_named(workspace, run, method)
+    if assignments and (method is None or run is not None):
+        raise ConfigError("--set changes a method without training (--method); a run is scored as it was trained")
+    found = workspace.find_run(run) if run is not None else None
+    store = scorers.store_for(workspace, found, backbone)
+    if found is None and method is None:
+        found = workspace.newest_run_on(store)
+        if found is None:
+            untrained = suggest.without_training(store.provides, scorers.DEFAULT_METHOD)
+            raise DataError(
+                f"no run in {str(workspace.runs_folder)!r} was trained on the features {store.fingerprint}; train one, "
+                "or evaluate a method without training: "
+                + commands.tvr("evaluate", method=untrained or "NAME", workspace=workspace)
+            )
+    scorer = (
+        scorers.trained(found, store, method) if found else scorers.untrained(method or "", store, list(assignments))
+    )
+    scorers.announce(scorer, store)
+    if store.captions and (why := workspace.outdated(store)):
+        log.warn_once(
+            f"{why} since the features were computed; this judges what was there then. Take up the changes with: "
+            + commands.tvr("precompute-features", repair=store.fingerprint, workspace=workspace)
+        )
+    return scorer, store
+
+
+# ------------------------------------------------------------------------------------------------------------ private
+
+
+def _refuse_other_files(scores: Path | None) -> None:
+    if scores is not None and scores.suffix not in (".safetensors", ".npz"):
+        raise ConfigError(f"--save-scores: expected a file ending in .safetensors or .npz, found {str(scores)!r}")
+
+
+def _judge_whole(
+    scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions
+) -> tuple[Judged, OverDraws | None, tuple[Ranks, Ranks] | None, np.ndarray]:
+    """Judge the first draw; of several, the metrics are the mean."""
+    bank = _bank(scorer, store, gallery, options) if "qbnorm" in options.judge.post else None
+    draws = []
+    for draw in range(options.noise_seeds):
+        _use_draw(scorer, draw)
+        draws.append(video_scores(scorer.method, store, gallery, _for_tiles(gallery, options)).numpy())
+    judged = [referee.judge(s, gallery.video_of_caption, options.judge, bank=bank) for s in draws]
+    first, ranks = judged[0]
+    if len(judged) == 1:
+        return first, None, ranks, draws[0]
+    mean, deviation = mean_and_deviation([result for result, _ in judged])
+    first = replace(first, t2v=mean.t2v, v2t=mean.v2t, rsum=mean.rsum)
+    return first, OverDraws(len(judged), deviation), ranks, draws[0]
+
+
+def _judge_streamed(
+    scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions
+) -> tuple[Judged, tuple[Ranks, Ranks]]:
+    judge = options.judge
+    if judge.post or judge.counting != "fair" or judge.v2t != "max" or options.save_scores or options.noise_seeds > 1:
+        raise ConfigError(
+            "the score matrix does not fit the memory budget, and only the fair counting with the v2t protocol max can "
+            "be streamed (no --post, --metrics, --save-scores, --noise-seeds); raise --memory-budget"
+        )
+    log.logger.info("the score matrix does not fit the memory budget: ranks are streamed in two passes")
+    forward, backward = streamed_ranks(scorer.method, store, gallery, options.memory_budget)
+    return referee.judge_ranks(forward, backward, judge), (forward, backward)
+
+
+def _streams(gallery: Gallery, options: EvaluateOptions) -> bool:
+    if options.stream is not None:
+        return options.stream
+    return _matrix_bytes(gallery) > options.memory_budget
+
+
+def _matrix_bytes(gallery: Gallery) -> int:
+    return _COPIES * 4 * len(gallery.captions) * len(gallery.clips)
+
+
+def _for_tiles(gallery: Gallery, options: EvaluateOptions) -> int:
+    """Return what the matrix leaves of the budget for tiles: at least a quarter, also where `stream` is off."""
+    return max(options.memory_budget - _matrix_bytes(gallery), options.memory_budget // 4)
+
+
+def _use_draw(scorer: Scorer, draw: int) -> None:
+    if hasattr(scorer.method, "noise_draw"):
+        scorer.method.noise_draw = draw  # type: ignore[assignment]
+
+
+def _bank(scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> np.ndarray | None:
+    """Score up to _BANK training captions, evenly spread, against the gallery."""
+    train = store.split("train")
+    if len(train) == 0:
+        return None
+    chosen = train[torch.linspace(0, len(train) - 1, min(_BANK, len(train))).long()]
+    bank = Gallery(chosen, gallery.clips, gallery.file_of_clip, np.zeros(len(chosen), np.int64), gallery.videos)
+    return video_scores(scorer.method, store, bank, options.memory_budget).numpy()
+
+
+def _data_of(store: FeatureStore) -> Corpus:
+    """Return name, variant and notes of the corpus, and the sha256 of its annotation files that are as they were."""
+    about = store.provenance
+    files = [Path(p) for p in about.get("annotations", [about["captions"]] if about.get("captions") else [])]
+    hashes = {path.name: sha256_file(path) for path in files if path.is_file() and not store.older_than(path)}
+    name, variant, notes = (about.get(k) or None for k in ("name", "variant", "notes"))
+    return Corpus(name=name, variant=variant, notes=tuple(notes) if notes else None, annotations=hashes)
+
+
+def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> Completeness:
+    """Return the gallery's completeness. Raises DataError when videos are missing, unless that was allowed."""
+    lost = store.provenance.get("missing", {}).get(options.split, [])
+    expected = store.provenance.get("expected", {}).get(options.split) or len(gallery.videos) + len(lost)
+    scored = len(gallery.videos)
+    if scored < expected and not options.allow_missing:
+        named = f" (missing: {', '.join(map(repr, lost[:5]))}{' …' if len(lost) > 5 else ''})" if lost else ""
+        raise DataError(
+            f"the gallery is incomplete: {scored} of {expected} videos of the split {options.split!r} have "
+            f"features{named}. A smaller gallery makes every recall higher; complete it, or say --allow-missing: the "
+            "result will carry the count"
+        )
+    return Completeness(expected=expected, scored=scored, missing=tuple(lost), zero_filled=0)
+
+
+def _sizes(scorer: Scorer, store: FeatureStore, gallery: Gallery) -> dict[str, int]:
+    """Return the trained parameters and the bytes that an index holds for one video."""
+    one = scorers.encode_videos(scorer.method, store.video(gallery.clips[:1]))
+    return {
+        "parameters": sum(p.numel() for p in scorer.method.parameters()),
+        "index_bytes_per_clip": sum(x.numel() * x.element_size() for x in one.tensors.values()),
+    }
+
+
+def _keep(
+    run: RunDir,
+    split: str,
+    result: EvaluateReport,
+    ranks: tuple[Ranks, Ranks] | None,
+    gallery: Gallery,
+    store: FeatureStore,
+) -> None:
+    """Write the result. Its files belong together, so one process writes them at a time; old counting has its own."""
+    with lock(run.results):
+        if ranks is None:
+            write_json(run.results / f"{split}.{result.judged.metrics}.json", result.to_json())
+            return
+        write_bytes(run.results / f"{split}.ranks.safetensors", save(referee.rank_tensors(ranks)))
+        write_json(run.results / f"{split}.ids.json", _ids(gallery, store))
+        write_json(run.results / f"{split}.json", result.to_json())
+
+
+def _require_own(run: RunDir, split: str) -> None:
+    """Raise DataError when a folder that is not a run, or a file that is not a result, stands where one is to be."""
+    run.require_own()
+    for path in [*run.results.glob(f"{split}.json"), *run.results.glob(f"{split}.*.json")]:
+        if path.name == f"{split}.ids.json":
+            continue
+        found = read_json(path, fix="nothing of it was changed: move it elsewhere")
+        if not isinstance(found, dict) or not str(found.get("schema")).startswith("tvr/"):
+            raise DataError(f"{str(path)!r} is no result of tvr evaluate; nothing of it was changed: move it elsewhere")
+
+
+def _ids(gallery: Gallery, store: FeatureStore) -> dict[str, Any]:
+    return {"captions": [store.captions[i].id for i in gallery.captions.tolist()], "videos": list(gallery.videos)}

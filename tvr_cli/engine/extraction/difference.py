@@ -1,0 +1,185 @@
+"""What an extraction has to do: compare the videos that there are with what the store has. Reads, never writes.
+
+A video is unchanged when its path, size and modification time are those of the store; if only its time or its name
+differs, the content hash decides. So a touched, moved or copied file is never decoded again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tvr_cli.engine.extraction.discover import Selection, Video
+from tvr_cli.files import sha256_file
+from tvr_cli.stores.frames.store import Shard, StoredClip
+from tvr_cli.stores.frames.windows import cut, file_id
+from tvr_cli.stores.frames.writer import Failure
+
+
+@dataclass
+class Work:
+    """What is to be done with each video.
+
+    todo: to be read. kept: in the store as it should be. failed: failed before and unchanged since. updates: stored
+    clips by id, with their new record (renamed or touched file) or None (forget). aliases: clips of new files whose
+    content is stored already. solved: videos whose recorded failure no longer holds.
+    """
+
+    todo: list[Video] = field(default_factory=list)
+    kept: list[Video] = field(default_factory=list)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    updates: dict[str, StoredClip | None] = field(default_factory=dict)
+    aliases: list[StoredClip] = field(default_factory=list)
+    solved: set[str] = field(default_factory=set)
+    renamed: int = 0
+    forgotten: int = 0
+
+
+def plan_work(
+    videos: Sequence[Video],
+    selection: Selection,
+    clips: Iterable[StoredClip],
+    failures: Mapping[str, Failure],
+    *,
+    retry_failed: bool,
+    complete: bool,
+) -> Work:
+    """Decide what to do with each of `videos`, a part of the selection.
+
+    clips: what the store has in whole shards. complete: the selection names everything that its manifests hold (no
+    globs), so that what they no longer name may be forgotten.
+    """
+    stored: dict[str, list[StoredClip]] = defaultdict(list)
+    for clip in clips:
+        stored[clip.video].append(clip)
+    named = {video.id for video in selection.videos}
+    gone = {v for v, c in stored.items() if v not in named and _is_gone(c[0], selection, complete)}
+    twins = _Twins(stored)
+    work = Work()
+    for video in videos:
+        known, failure = stored.get(video.id), failures.get(video.id)
+        if known and _fits(known, video) and (new := _unchanged(known, video, twins)) is not None:
+            work.kept.append(video)
+            work.updates.update({n.record.id: n for n, old in zip(new, known, strict=True) if n != old})
+            work.solved.add(video.id)
+        elif failure is not None and not retry_failed and _signature(video.path) == (failure.size, failure.mtime_ns):
+            work.failed[video.id] = failure
+        elif not known and (twin := twins.find(video)) is not None:
+            _adopt(video, stored[twin], twin in gone, work)
+            gone.discard(twin)
+        else:
+            work.todo.append(video)
+    work.forgotten = len(gone)
+    work.updates.update({clip.record.id: None for video_id in gone for clip in stored[video_id]})
+    work.solved |= {f.video for f in failures.values() if f.video not in named and _is_gone(f, selection, complete)}
+    return work
+
+
+def whole_shards(root: Path, shards: Iterable[Shard]) -> tuple[list[Shard], list[Shard]]:
+    """Split shards into those whose file has the right size and those that are missing or cut short."""
+    whole: list[Shard] = []
+    lost: list[Shard] = []
+    for shard in shards:
+        path = root / shard.name
+        fits = path.is_file() and path.stat().st_size == shard.size_bytes
+        (whole if fits else lost).append(shard)
+    return whole, lost
+
+
+class _Twins:
+    """Stored videos by content; a file is hashed only when a stored one has its size, and once."""
+
+    def __init__(self, stored: Mapping[str, list[StoredClip]]):
+        self._stored = stored
+        self._by_size: dict[int, list[str]] = defaultdict(list)
+        for video_id, clips in stored.items():
+            self._by_size[clips[0].size].append(video_id)
+        self._hashes: dict[Path, str | None] = {}
+
+    def find(self, video: Video) -> str | None:
+        """Return a stored video with the same content and clips, one whose file has gone if there is any."""
+        size, _ = _signature(video.path)
+        same = [
+            v
+            for v in self._by_size.get(size, ())
+            if self.hash(video.path) == self._stored[v][0].record.source_sha256 and _fits(self._stored[v], video)
+        ]
+        return min(same, key=lambda v: (os.path.exists(self._stored[v][0].record.path), v), default=None)
+
+    def hash(self, path: Path) -> str | None:
+        if path not in self._hashes:
+            try:
+                self._hashes[path] = sha256_file(path)
+            except OSError:
+                self._hashes[path] = None
+        return self._hashes[path]
+
+
+def _unchanged(known: list[StoredClip], video: Video, twins: _Twins) -> list[StoredClip] | None:
+    """Return the stored clips brought up to date, or None when the file's content has changed."""
+    size, mtime_ns = _signature(video.path)
+    old = known[0]
+    same_file = old.record.path == str(video.path) and (old.size, old.mtime_ns) == (size, mtime_ns)
+    if not same_file and (old.size != size or twins.hash(video.path) != old.record.source_sha256):
+        return None
+    return [
+        dataclasses.replace(
+            clip,
+            record=dataclasses.replace(clip.record, path=str(video.path)),
+            source=video.source,
+            mtime_ns=mtime_ns,
+        )
+        for clip in known
+    ]
+
+
+def _adopt(video: Video, clips: list[StoredClip], renamed: bool, work: Work) -> None:
+    """Give `video` the stored clips of a file with the same content: renamed away, or a copy of it."""
+    _, mtime_ns = _signature(video.path)
+    for i, old in enumerate(sorted(clips, key=_span_of)):
+        span = video.spans[i] if video.spans else cut(old.file_duration, video.segmenting)[i]
+        record = dataclasses.replace(
+            old.record, id=video.clip_id(i, span), path=str(video.path), file_id=file_id(video.id)
+        )
+        new = dataclasses.replace(old, record=record, video=video.id, source=video.source, mtime_ns=mtime_ns)
+        if renamed:
+            work.updates[old.record.id] = new
+        else:
+            work.aliases.append(new)
+    work.renamed += renamed
+    work.kept.append(video)
+    work.solved.add(video.id)
+
+
+def _fits(known: Sequence[StoredClip], video: Video) -> bool:
+    """Return whether the stored clips are the ones that `video` would be cut into now."""
+    spans = video.spans or cut(known[0].file_duration, video.segmenting)
+    return sorted(((s.start or 0.0), s.end or 0.0) for s in spans) == sorted(map(_span_of, known))
+
+
+def _span_of(clip: StoredClip) -> tuple[float, float]:
+    return (clip.record.start or 0.0, clip.record.end or 0.0)
+
+
+def _is_gone(item: StoredClip | Failure, selection: Selection, complete: bool) -> bool:
+    """Return whether a video that the sources no longer name should be forgotten.
+
+    Only what came from the sources of this run: a folder's file must be gone; a manifest must no longer name it.
+    """
+    if item.source not in selection.roots:
+        return False
+    path = item.record.path if isinstance(item, StoredClip) else item.path
+    return not os.path.exists(path) or (complete and not os.path.isdir(item.source))
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    """Return (size, mtime_ns); zeros for a file that is not there."""
+    try:
+        info = path.stat()
+    except OSError:
+        return (0, 0)
+    return (info.st_size, info.st_mtime_ns)

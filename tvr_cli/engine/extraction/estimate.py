@@ -1,0 +1,107 @@
+"""What an extraction would do, how many bytes it would write and how long it would take. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tvr_cli.engine.extraction import extract as engine
+from tvr_cli.engine.extraction.discover import Video
+from tvr_cli.engine.extraction.extract import ExtractOptions
+from tvr_cli.results.base import Result, key
+from tvr_cli.stores.decoding.pool import DecodePool, Unread
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
+from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames.writer import Failure
+from tvr_cli.types import FramePlan, Manifest
+from tvr_cli.workspace import Workspace
+
+# How many files are read for the estimate, and for how long at most.
+_TRIALS, _LIMIT_S = 3, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractEstimate(Result):
+    """videos = todo + kept + failed (earlier and unchanged). first: ids of the first videos to read.
+
+    frames, size_bytes, seconds: extrapolated from `tried` files that were read for it; None when none could be.
+    """
+
+    schema = "extract-frames"
+    dry_run: Literal[True] = field(default=True, init=False)
+    ok: Literal[0] = field(default=0, init=False)  # nothing is read for good, and nothing fails
+    failures: Sequence[Any] = field(default=(), init=False)
+    videos: int
+    todo: int
+    kept: int
+    failed: int
+    first: tuple[str, ...]
+    tried: int
+    frames: int | None
+    seconds: float | None
+    size_bytes: int | None = field(metadata=key("bytes"))
+
+
+def estimate(
+    sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
+) -> ExtractEstimate:
+    """Say what `extract` with the same arguments would do. Raises what it would raise before any work."""
+    engine.check_plan(plan)
+    selection, videos = engine.select(sources, options)
+    root = workspace.frames_folder
+    engine.refuse_other_plan(root, plan, options)
+    there = (root / "store.json").exists() and not options.overwrite
+    shards = frames.read_manifest(root) if there else []
+    failures = [Failure.from_json(line) for line in frames.read_failures(root)] if there else []
+    work = engine.compare(root, shards, {f.video: f for f in failures}, videos, selection, options)
+    tried, n_frames, size_bytes, seconds = _extrapolate(work.todo, plan, options)
+    return ExtractEstimate(
+        videos=len(videos),
+        todo=len(work.todo),
+        kept=len(work.kept),
+        failed=len(work.failed),
+        first=tuple(video.id for video in work.todo[:3]),
+        tried=tried,
+        frames=n_frames,
+        size_bytes=size_bytes,
+        seconds=seconds,
+    )
+
+
+def _extrapolate(
+    videos: Sequence[Video], plan: FramePlan, options: ExtractOptions
+) -> tuple[int, int | None, int | None, float | None]:
+    """Read a few files of typical sizes and scale what they gave, by count or by bytes where files are cut."""
+    if not videos:
+        return 0, 0, 0, 0.0
+    tasks = engine.tasks_of(videos, plan, options)
+    sizes = {name: _size(task.path) for name, (task, _) in tasks.items()}
+    by_size = sorted(sizes, key=lambda name: (sizes[name], int(name)))
+    picks = sorted({by_size[(2 * i + 1) * len(by_size) // (2 * _TRIALS)] for i in range(_TRIALS)})
+    done: dict[str, tuple[Sampled, float]] = {}
+    pool: DecodePool[Task, tuple[Sampled, float]]
+    pool = DecodePool(sample_timed, workers=engine.worker_count(options, len(picks)), timeout_s=_LIMIT_S)
+    with pool:
+        for name, result in pool.run(((p, tasks[p][0]) for p in picks), until=time.monotonic() + _LIMIT_S):
+            if not isinstance(result, Unread):
+                done[name] = result
+    if not done:
+        return 0, None, None, None
+    read = sum(sizes[name] for name in done)
+    by_bytes = sum(sizes.values()) / max(1, read)
+    cut = any(len(sampled.clips) > 1 for sampled, _ in done.values())
+    scale = by_bytes if cut else len(tasks) / len(done)
+    jpegs = [jpeg for sampled, _ in done.values() for clip in sampled.clips for jpeg in clip.jpegs]
+    cpu = sum(seconds for _, seconds in done.values()) * by_bytes
+    workers = engine.worker_count(options, len(tasks))
+    return len(done), round(len(jpegs) * scale), round(sum(map(len, jpegs)) * scale), cpu / workers
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

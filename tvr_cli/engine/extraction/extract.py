@@ -1,0 +1,390 @@
+"""From videos to a frame store: find, compare with the store, read in worker processes, write shard by shard.
+
+Every step leaves a whole store behind, so a run may be killed at any moment and started again. No torch here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import files, log
+from tvr_cli.engine.extraction.difference import Work, plan_work, whole_shards
+from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
+from tvr_cli.errors import ConfigError, DataError, Interrupted
+from tvr_cli.results.base import Result, key
+from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
+from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.sample import Sampled, Task, sample
+from tvr_cli.stores.decoding.types import DecoderName
+from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames.store import ClipRecord, StoredClip, identity_of
+from tvr_cli.stores.frames.windows import Span, file_id, parse_segment
+from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip, check_identity, require_own
+from tvr_cli.types import FramePlan, Manifest, clip_key
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
+
+# A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
+_SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0
+_SMALLEST, _LARGEST = 16, 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractOptions:
+    """How to extract. None of it changes which frames a clip has; that is the plan's business.
+
+    segment: auto, none or LENGTH/OVERLAP. shard: (i, n), this run's part of the videos. timeout_s: seconds without
+    progress after which a video is given up. command: what to type to continue, for messages.
+    """
+
+    decoder: DecoderName = "auto"
+    segment: str = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    workers: int | None = None
+    timeout_s: float = 120.0
+    shard: tuple[int, int] = (1, 1)
+    retry_failed: bool = False
+    overwrite: bool = False
+    keep_truncated: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class FailedVideo:
+    """A selected video that has no frames, and why."""
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractReport(Result):
+    """What a run did. videos = ok + kept + failed.
+
+    ok: read now. kept: were in the store. clips, frames, size_bytes: written now. seconds: wall time.
+    """
+
+    schema = "extract-frames"
+    videos: int
+    ok: int
+    kept: int
+    failed: int
+    frames: int
+    seconds: float
+    failures: Sequence[FailedVideo]
+    clips: int
+    size_bytes: int = field(metadata=key("bytes"))
+    renamed: int
+    forgotten: int
+    workspace: Path
+
+
+@dataclass
+class _Tally:
+    """What was read and written so far."""
+
+    ok: int = 0
+    clips: int = 0
+    frames: int = 0
+    size_bytes: int = 0
+    failures: list[FailedVideo] = field(default_factory=list)
+
+    def report(self, workspace: Path, *, videos: int, seconds: float, work: Work | None = None) -> ExtractReport:
+        """Return the report of a run over so many videos. work: what needed no reading."""
+        known = [FailedVideo(f.video, f.reason) for f in work.failed.values()] if work else []
+        failures = sorted([*self.failures, *known], key=lambda f: (f.video, f.reason))
+        return ExtractReport(
+            videos=videos,
+            ok=self.ok,
+            kept=len(work.kept) if work else 0,
+            failed=len(failures),
+            frames=self.frames,
+            seconds=seconds,
+            failures=failures,
+            clips=self.clips,
+            size_bytes=self.size_bytes,
+            renamed=work.renamed if work else 0,
+            forgotten=work.forgotten if work else 0,
+            workspace=workspace,
+        )
+
+
+def extract(
+    sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
+) -> ExtractReport:
+    """Bring `<workspace>/frames` up to date with the videos of `sources`.
+
+    Raises DataError when there are no videos, StoreMismatch when the store has another plan, EnvironmentProblem when
+    another process does the same, and Interrupted on Ctrl-C (what is read is saved).
+    """
+    started = time.monotonic()
+    check_plan(plan)
+    selection, videos = select(sources, options)
+    root = workspace.frames_folder
+    refuse_other_plan(root, plan, options)
+    with files.lock(root / "locks" / "{}-of-{}".format(*options.shard)):
+        writer = FrameWriter.open(root, identity_of(plan), _provenance(), overwrite=options.overwrite)
+        work = compare(writer.root, writer.shards, writer.failures(), videos, selection, options)
+        _apply(writer, work, selection)
+        done = _read_all(writer, work.todo, plan, options)
+    return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
+
+
+def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> ExtractReport:
+    """Read the videos of a damaged shard again and replace only it. shard: its file name, or `all` to check each one.
+
+    Raises DataError when there is no store or no such shard.
+    """
+    started = time.monotonic()
+    root = workspace.frames_folder
+    identity = frames.read_header(root)["identity"]
+    plan = frames.plan_of(identity)
+    with files.lock(root / "locks" / "1-of-1"):
+        writer = FrameWriter.open(root, identity, _provenance())
+        asked = [s for s in writer.shards if shard in ("all", s.name)]
+        if shard != "all" and not asked:
+            raise DataError(f"the frame store {str(root)!r} has no shard {shard!r}; --repair all checks every shard")
+        damaged = [s for s in asked if not frames.is_whole(root, s)]
+        videos = _videos_of([clip for s in damaged for clip in s.clips])
+        log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
+        done = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
+    return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started)
+
+
+def check_plan(plan: FramePlan) -> None:
+    """Raise ConfigError when a plan cannot be carried out."""
+    if plan.kind == "uniform" and plan.num_frames < 1:
+        raise ConfigError(f"--num-frames: expected 1 or more, found {plan.num_frames}")
+    if plan.kind == "fps" and not (plan.fps is not None and 0 < plan.fps <= 1000):
+        raise ConfigError(f"--fps: expected a rate above 0 and up to 1000, found {plan.fps}")
+    if plan.max_frames is not None and plan.max_frames < 1:
+        raise ConfigError(f"--max-frames: expected 1 or more, found {plan.max_frames}")
+    if not _SMALLEST <= plan.size <= _LARGEST:
+        raise ConfigError(f"--size: expected {_SMALLEST} to {_LARGEST} pixels, found {plan.size}")
+    if not 1 <= plan.quality <= 95:
+        raise ConfigError(f"--quality: expected 1 to 95, found {plan.quality}")
+
+
+def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> tuple[Selection, list[Video]]:
+    """Return everything that the sources name, and this run's part of it."""
+    part, of = options.shard
+    if not 1 <= part <= of:
+        raise ConfigError(f"--shard: expected i/n with 1 <= i <= n, found {part}/{of}")
+    if options.overwrite and of > 1:
+        raise ConfigError("--overwrite with --shard would delete what the other parts wrote; give all parts a new -o")
+    check_decoder(options.decoder)
+    selection = discover(
+        sources,
+        include=options.include,
+        exclude=options.exclude,
+        segmenting=parse_segment(options.segment),
+        cut_manifests=options.segment not in ("auto", "none"),
+    )
+    return selection, [video for video in selection.videos if in_shard(video, part, of)]
+
+
+def compare(
+    root: Path,
+    shards: Sequence[frames.Shard],
+    failures: dict[str, Failure],
+    videos: Sequence[Video],
+    selection: Selection,
+    options: ExtractOptions,
+) -> Work:
+    """Compare the videos with the store; clips of shards that are missing or cut short count as not there."""
+    whole, lost = whole_shards(root, shards)
+    for shard in lost:
+        log.logger.warning("warning: shard %s is missing or cut short; its videos are read again", shard.name)
+    return plan_work(
+        videos,
+        selection,
+        [clip for shard in whole for clip in shard.clips],
+        failures,
+        retry_failed=options.retry_failed,
+        complete=not options.include and not options.exclude,
+    )
+
+
+def refuse_other_plan(root: Path, plan: FramePlan, options: ExtractOptions) -> None:
+    """Raise StoreMismatch for a folder of anything else, or a store of another plan that is not to be overwritten."""
+    require_own(root)
+    if (root / "store.json").exists() and not options.overwrite:
+        check_identity(root, frames.read_header(root)["identity"], identity_of(plan))
+
+
+def tasks_of(videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> dict[str, tuple[Task, list[Video]]]:
+    """Group videos into tasks, one a file: lines of a manifest that name spans of one file are read together."""
+    groups: dict[tuple[Any, ...], list[Video]] = {}
+    for video in videos:
+        groups.setdefault((video.path, bool(video.spans), video.segmenting), []).append(video)
+    tasks: dict[str, tuple[Task, list[Video]]] = {}
+    for (path, _, segmenting), group in groups.items():
+        spans = tuple(span for video in group for span in video.spans)
+        task = Task(path, plan, spans, segmenting, options.decoder, options.keep_truncated)
+        tasks[str(len(tasks))] = (task, group)
+    return tasks
+
+
+def worker_count(options: ExtractOptions, tasks: int) -> int:
+    return max(1, min(options.workers or default_workers(), tasks))
+
+
+def _apply(writer: FrameWriter, work: Work, selection: Selection) -> None:
+    """Write down what needs no decoding: renamed, touched, copied and forgotten videos."""
+    if work.updates:
+        writer.change(lambda clip: work.updates.get(clip.record.id, clip))
+    writer.add_aliases(work.aliases)
+    writer.clear_failures(work.solved)
+    if selection.captions is not None:
+        writer.set_header(captions_beside=str(selection.captions))
+    if work.renamed or work.forgotten:
+        log.logger.info("videos: %d renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
+
+
+def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> _Tally:
+    """Read the videos in workers and write what they give."""
+    done = _Tally()
+    if not videos:
+        return done
+    tasks = tasks_of(videos, plan, options)
+    sink = _Sink(writer, done)
+    pool = DecodePool(sample, workers=worker_count(options, len(tasks)), timeout_s=options.timeout_s)
+    with log.progress("extracting frames", total=len(videos), unit="videos") as bar, pool:
+        try:
+            for name, result in pool.run((name, task) for name, (task, _) in tasks.items()):
+                group = tasks[name][1]
+                sink.take(group, result)
+                bar.advance(len(group), note=group[0].id)
+            sink.close()
+        except KeyboardInterrupt:
+            sink.close()
+            raise Interrupted(
+                f"{done.ok} of {len(videos)} videos are saved in {str(writer.root)!r}; "
+                f"continue with: {options.command or 'the same command'}"
+            ) from None
+    return done
+
+
+class _Sink:
+    """Collects results and writes a shard when enough has come together."""
+
+    def __init__(self, writer: FrameWriter, done: _Tally):
+        self._writer, self._done = writer, done
+        self._stored = {clip.video for clip in writer.clips()}
+        self._failed_before = set(writer.failures())
+        self._clips: list[NewClip] = []
+        self._videos: list[str] = []
+        self._gone: set[str] = set()
+        self._bytes, self._last_flush = 0, time.monotonic()
+
+    def take(self, group: Sequence[Video], result: Sampled | Unread) -> None:
+        """Take what reading one file gave, for all the videos that are spans of it."""
+        if isinstance(result, Unread):
+            for video in group:
+                self._fail(video, result.reason, result.kind)
+            return
+        first = 0
+        for video in group:
+            last = first + len(video.spans) if video.spans else len(result.clips)
+            self._take_video(video, result, first, last)
+            first = last if video.spans else 0
+        full = self._bytes >= _SHARD_BYTES or len(self._clips) >= _SHARD_CLIPS
+        if full or time.monotonic() - self._last_flush > _SHARD_S:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and forget what the store had of videos that can no longer be read."""
+        self._flush()
+        if self._gone:
+            self._writer.change(lambda clip: None if clip.video in self._gone else clip)
+
+    def _take_video(self, video: Video, result: Sampled, first: int, last: int) -> None:
+        clips = result.clips[first:last]
+        reason = next((clip.reason for clip in clips if clip.reason), "")
+        if reason:
+            self._fail(video, reason, "permanent")
+            return
+        for i, clip in enumerate(clips):
+            record = _record(video, i, clip.span, result, len(clip.jpegs), clip.damaged)
+            stored = StoredClip(
+                record, video.id, video.source, result.size, result.mtime_ns, result.duration, shard="", row=0
+            )
+            self._clips.append(NewClip(stored, clip.jpegs, clip.ts))
+            self._bytes += sum(map(len, clip.jpegs))
+            self._done.frames += len(clip.jpegs)
+        self._done.clips += len(clips)
+        self._done.ok += 1
+        self._videos.append(video.id)
+
+    def _fail(self, video: Video, reason: str, kind: str) -> None:
+        size, mtime_ns = 0, 0
+        with contextlib.suppress(OSError):
+            info = os.stat(video.path)
+            size, mtime_ns = info.st_size, info.st_mtime_ns
+        self._writer.add_failure(Failure(video.id, str(video.path), video.source, reason, kind, size, mtime_ns))
+        self._done.failures.append(FailedVideo(video.id, reason))
+        if video.id in self._stored:
+            self._gone.add(video.id)
+        log.logger.debug("failed: %s: %s", video.id, reason)
+
+    def _flush(self) -> None:
+        shard = self._writer.add(self._clips)
+        if shard is not None:
+            self._done.size_bytes += shard.size_bytes
+        if solved := self._failed_before.intersection(self._videos):
+            self._writer.clear_failures(solved)
+        self._clips, self._videos, self._bytes, self._last_flush = [], [], 0, time.monotonic()
+
+
+def _record(video: Video, i: int, span: Span, result: Sampled, n_frames: int, damaged: int) -> ClipRecord:
+    start, end = span.within(result.duration)
+    return ClipRecord(
+        id=video.clip_id(i, span),
+        path=str(video.path),
+        start=span.start,
+        end=span.end,
+        key=clip_key(result.sha256, span.start, span.end),
+        file_id=file_id(video.id),
+        source_sha256=result.sha256,
+        n_frames=n_frames,
+        duration=end - start,
+        span=(start, end),
+        width=result.width,
+        height=result.height,
+        decoder=result.decoder,
+        truncated=result.truncated,
+        damaged=damaged,
+    )
+
+
+def _videos_of(clips: Sequence[StoredClip]) -> list[Video]:
+    """Return the videos that stored clips came from, each with exactly the clips given."""
+    by_video: dict[str, list[StoredClip]] = {}
+    for clip in clips:
+        by_video.setdefault(clip.video, []).append(clip)
+    videos = []
+    for video_id in sorted(by_video):
+        parts = by_video[video_id]
+        spans = tuple(Span(c.record.start, c.record.end) for c in parts)
+        ids = tuple(c.record.id for c in parts)
+        videos.append(Video(video_id, Path(parts[0].record.path), parts[0].source, spans, ids))
+    return videos
+
+
+def _provenance() -> dict[str, Any]:
+    return {
+        "tvr": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "decoders": decoder_versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,495 @@
+"""Computing features: the frames of a frame store and the captions about them, through one backbone, into a store.
+
+Everything that can be refused is refused before the backbone is loaded. Only what is new is encoded: clips are found by
+content, captions by text, and what a run leaves behind when it is stopped is taken over by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tvr_kernels import gemm
+
+from tvr_cli import commands, files
+from tvr_cli.backbones import registry
+from tvr_cli.backbones.base import Backbone, Description
+from tvr_cli.backbones.registry import DEMO_TINY
+from tvr_cli.engine import suggest
+from tvr_cli.engine.device import pick_device
+from tvr_cli.engine.features import cost
+from tvr_cli.engine.features.corpus import Corpus, read_corpus
+from tvr_cli.engine.features.encode import encode_batch, encode_captions
+from tvr_cli.engine.features.fast_linear import use_fast_linear
+from tvr_cli.engine.features.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
+from tvr_cli.engine.features.frame_batches import frame_batches
+from tvr_cli.errors import DataError
+from tvr_cli.log import logger, progress, warn_once
+from tvr_cli.results.base import Result, key
+from tvr_cli.stores.features import store as features
+from tvr_cli.stores.features.shards import read_lines
+from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.features.writer import FeatureWriter, header_of, require_own
+from tvr_cli.stores.frames.store import ClipRecord, FrameStore
+from tvr_cli.types import Manifest, VideoFeatures, caption_key
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
+
+__all__ = [
+    "PrecomputeOptions",
+    "PrecomputeReport",
+    "backbone_of",
+    "dry_run",
+    "encode_captions",
+    "precompute",
+    "refresh",
+    "repair",
+]
+
+DEFAULT_BACKBONE = "clip-vit-b32"
+# A shard is the unit of resuming: what may be lost when a run is stopped.
+_SHARD_BYTES = 64_000_000
+_SHARD_CLIPS, _SHARD_CAPTIONS = 128, 2048
+_FRAMES_A_BATCH = {"cpu": 48, "cuda": 384}
+
+
+@dataclass(frozen=True)
+class ClipCounts:
+    """Clips of the store. encoded: now, or to be encoded. kept: were there."""
+
+    total: int
+    encoded: int
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionCounts:
+    """Captions of the store. texts: different ones. truncated: were too long. set_aside: their video was not read."""
+
+    total: int
+    texts: int
+    encoded: int
+    truncated: int
+    set_aside: int
+
+
+@dataclass(frozen=True)
+class PlannedSizes:
+    """(frames + tokens) x dim x bytes_a_value is what a store would take."""
+
+    frames: int
+    tokens: int
+    dim: int
+    bytes_a_value: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeReport(Result):
+    """What was done. folder: of the store. size_bytes: of all shards."""
+
+    schema = "precompute-features"
+    dry_run: Literal[False] = field(default=False, init=False)
+    folder: Path = field(metadata=key("store"))
+    fingerprint: str
+    backbone: str
+    clips: ClipCounts
+    captions: CaptionCounts
+    size_bytes: int = field(metadata=key("bytes"))
+    seconds: float
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """The features that were made, opened when they are first asked for."""
+        return FeatureStore.open(self.folder)
+
+    @property
+    def train_with(self) -> str | None:
+        """The method to train on these features that uses most of them; None where none fits."""
+        return suggest.to_train(self.store.provides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputePlan(Result):
+    """What would be done. size_bytes, seconds: estimates. fingerprint, weights: None where the weights are not here."""
+
+    schema = "precompute-features"
+    dry_run: Literal[True] = field(default=True, init=False)
+    folder: Path = field(metadata=key("store"))
+    fingerprint: str | None
+    backbone: str
+    clips: ClipCounts
+    captions: CaptionCounts
+    size_bytes: int = field(metadata=key("bytes"))
+    seconds: float
+    sizes: PlannedSizes
+    weights: Path | None
+
+
+def precompute(
+    workspace: Workspace,
+    backbone: str | None = None,
+    captions: Path | Manifest | str | None = None,
+    options: PrecomputeOptions | None = None,
+) -> PrecomputeReport:
+    """Compute the features of a workspace's frames, and of captions about them.
+
+    backbone: see `backbones.registry`; None = TVR_BACKBONE, else that of the newest feature store, else clip-vit-b32.
+    captions: a JSONL file, a data set or its `NAME:ROOT[:VARIANT]`; None = those of the last time, else
+    `captions.jsonl` beside the videos, else none. Raises DataError for bad captions or too small frames, ConfigError
+    for an impossible plan, EnvironmentProblem for missing weights.
+    """
+    options = options or PrecomputeOptions()
+    started = time.monotonic()
+    frames, corpus, about, plan = _inputs(workspace, backbone, captions, options)
+    device = pick_device(options.device)
+    model = registry.load(
+        about.name,
+        offline=options.offline,
+        device=device,
+        temporal_shift=options.temporal_shift,
+        precision=DTYPES[options.precision],
+    )
+    use_fast_linear(model)
+    identity = plan.identity(model.identity(), frames)
+    fingerprint = features.fingerprint_of(identity)
+    folder = workspace.feature_folder(fingerprint)
+    header = header_of(
+        identity,
+        backbone=about.name,
+        dim=model.dim,
+        provides=(model.provides - {"temporal_shift"}) | plan.extra,
+        provenance=_provenance(model, frames, options, device),
+    )
+    require_own(folder)
+    with files.lock(folder), torch.inference_mode():
+        writer = FeatureWriter(folder, header)
+        new_clips = _new_clips(frames.records, writer.keys("video"))
+        new_texts = _new_texts(corpus, writer)
+        _encode_clips(writer, model, frames, new_clips, plan, options)
+        truncated = _encode_texts(writer, model, new_texts, plan, options)
+        writer.finish(frames.records, _stored(corpus), corpus.about(frames))
+        size = writer.size_bytes()
+    return PrecomputeReport(
+        folder=folder,
+        fingerprint=fingerprint,
+        backbone=about.name,
+        clips=ClipCounts(len(frames.records), len(new_clips), len(frames.records) - len(new_clips)),
+        captions=_counts(corpus, encoded=len(new_texts), truncated=truncated),
+        size_bytes=size,
+        seconds=time.monotonic() - started,
+    )
+
+
+def dry_run(
+    workspace: Workspace,
+    backbone: str | None = None,
+    captions: Path | Manifest | str | None = None,
+    options: PrecomputeOptions | None = None,
+) -> PrecomputePlan:
+    """Say what `precompute` with the same arguments would encode, its bytes and about how long it would take.
+
+    Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
+    """
+    options = options or PrecomputeOptions()
+    return _planned(workspace, *_inputs(workspace, backbone, captions, options), options)
+
+
+def choose_backbone(asked: str | None, workspace: Workspace) -> str:
+    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, clip-vit-b32.
+
+    A backbone that a run tuned for itself is taken only when it is asked for.
+    """
+    if asked:
+        return asked
+    if named := os.environ.get("TVR_BACKBONE"):
+        return named
+    newest = next(workspace.given_features(), None)
+    if newest is None:
+        return DEFAULT_BACKBONE
+    registry.require_named(newest.backbone_name, None, newest.root)
+    return newest.backbone_name
+
+
+def backbone_of(
+    store: FeatureStore, *, named: str | None = None, offline: bool = False, device: str = "auto"
+) -> Backbone:
+    """Load the backbone that made a store. named: what a person called it, if anything (`registry.require_named`).
+
+    Raises StoreMismatch when its weights or settings have changed.
+    """
+    registry.require_named(store.backbone_name, named, store.root)
+    model = registry.load(
+        store.backbone_name,
+        offline=offline,
+        device=pick_device(device),
+        temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
+    )
+    command = commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
+    features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
+    return model
+
+
+def repair(
+    workspace: Workspace,
+    shard: str,
+    options: PrecomputeOptions,
+    captions: Path | Manifest | str | None = None,
+    *,
+    named: str | None = None,
+) -> PrecomputeReport:
+    """Make one shard of any feature store of a workspace again, with the settings of its store.
+
+    shard: its name, or the fingerprint of a store: then everything that this store lacks is made. named: as in
+    `backbone_of`. Only device, batch and offline are taken from `options`. Raises DataError when no store has such a
+    shard.
+    """
+    folders = workspace.begun_features()
+    if shard in (f.name for f in folders):
+        return _again(
+            workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions, named=named
+        )
+    folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
+    if folder is None:
+        raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
+    header = features.read_header(folder, workspace)
+    with files.lock(folder):
+        FeatureWriter(folder, header).drop(shard)
+    return _again(workspace, header, options, captions, named=named)
+
+
+def refresh(
+    workspace: Workspace, store: FeatureStore, options: PrecomputeOptions, *, named: str | None = None
+) -> PrecomputeReport:
+    """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
+
+    named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
+    """
+    return _again(workspace, features.read_header(store.root, workspace), options, named=named)
+
+
+def _again(
+    workspace: Workspace,
+    header: dict[str, Any],
+    options: PrecomputeOptions,
+    captions: Path | Manifest | str | None = None,
+    *,
+    named: str | None,
+) -> PrecomputeReport:
+    registry.require_named(header["backbone"], named, workspace.feature_folder(header["fingerprint"]))
+    identity = header["identity"]
+    own = replace(
+        options,
+        dtype=header["provenance"]["dtype"],
+        precision=header["provenance"]["precision"],
+        shape=identity["shape"],
+        words=identity["words"]["shape"],
+        max_words=identity["words"]["length"],
+        temporal_shift=identity["backbone"]["temporal_shift"],
+        word_importance=identity["importance"],
+    )
+    return precompute(workspace, header["backbone"], captions, own)
+
+
+def _inputs(
+    workspace: Workspace, backbone: str | None, captions: Path | Manifest | str | None, options: PrecomputeOptions
+) -> tuple[FrameStore, Corpus, Description, FeaturePlan]:
+    """Return what features are computed from, with what and how, or refuse it."""
+    frames = workspace.frames()
+    if not frames.records:
+        raise DataError(
+            f"the frame store {str(frames.root)!r} holds no clip; run: "
+            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+        )
+    corpus = read_corpus(captions, frames, workspace.newest_features())
+    about = registry.resolve(choose_backbone(backbone, workspace))
+    plan = FeaturePlan.make(about, frames, options)
+    if about.name == DEMO_TINY:
+        _warn_of_real_videos(frames.records)
+    return frames, corpus, about, plan
+
+
+def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
+    return CaptionCounts(
+        total=len(corpus.captions),
+        texts=len(_unique_texts(corpus)),
+        encoded=encoded,
+        truncated=truncated,
+        set_aside=len(corpus.aside),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- encoding
+
+
+def _encode_clips(
+    writer: FeatureWriter,
+    model: Backbone,
+    frames: FrameStore,
+    records: Sequence[ClipRecord],
+    plan: FeaturePlan,
+    options: PrecomputeOptions,
+) -> None:
+    width = plan.slots or max((r.n_frames for r in records), default=1)
+    rows = _shard_rows(width * model.dim * DTYPES[options.dtype].itemsize, _SHARD_CLIPS)
+    clips = max(1, (options.batch or _FRAMES_A_BATCH.get(model.device.type, 48)) // width)
+    ids = [record.id for record in records]
+    with progress("encoding frames", total=len(records), unit="clips") as bar:
+        for start in range(0, len(ids), rows):
+            parts: list[tuple[list[str], VideoFeatures]] = []
+            chunk = ids[start : start + rows]
+            for batch in frame_batches(frames, chunk, size=model.image_size, slots=plan.slots, clips=clips):
+                keys = [clip_row_key(r.key, r.n_frames) for r in batch.records]
+                parts.append((keys, encode_batch(model, batch, plan.shape)))
+                bar.advance(len(keys))
+            keys = [key for part, _ in parts for key in part]
+            writer.add_video(keys, _cat_videos([video for _, video in parts]), DTYPES[options.dtype])
+
+
+def _encode_texts(
+    writer: FeatureWriter, model: Backbone, texts: dict[str, str], plan: FeaturePlan, options: PrecomputeOptions
+) -> int:
+    """Encode captions by row key; returns how many of them were longer than the plan."""
+    itemsize = DTYPES[options.dtype].itemsize
+    rows = _shard_rows(plan.words.length * model.dim * itemsize, _SHARD_CAPTIONS)
+    keys, truncated = list(texts), 0
+    with progress("encoding captions", total=len(keys), unit="captions") as bar:
+        for start in range(0, len(keys), rows):
+            chunk = keys[start : start + rows]
+            said = [texts[key] for key in chunk]
+            truncated += int((model.count_tokens(said) > plan.words.length).sum())
+            encoded = encode_captions(model, said, plan.words, plan.importance)
+            writer.add_text(chunk, encoded, DTYPES[options.dtype])
+            bar.advance(len(chunk))
+    if truncated:
+        logger.warning(
+            "%d caption%s longer than %d tokens %s truncated (--max-words)",
+            truncated,
+            "" if truncated == 1 else "s",
+            plan.words.length,
+            "was" if truncated == 1 else "were",
+        )
+    return truncated
+
+
+def _shard_rows(row_bytes: int, most: int) -> int:
+    return max(1, min(most, _SHARD_BYTES // max(1, row_bytes)))
+
+
+def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
+    width = max(p.frames.shape[1] for p in parts)
+
+    def widen(x: torch.Tensor) -> torch.Tensor:
+        out = x.new_zeros(len(x), width, *x.shape[2:])
+        out[:, : x.shape[1]] = x
+        return out
+
+    return VideoFeatures(
+        torch.cat([p.key for p in parts]),
+        torch.cat([widen(p.frames) for p in parts]),
+        torch.cat([p.n_frames for p in parts]),
+        torch.cat([widen(p.ts) for p in parts]),
+    )
+
+
+def _new_clips(records: Sequence[ClipRecord], there: set[str]) -> list[ClipRecord]:
+    """Return one clip of each content that is not `there`."""
+    new = {clip_row_key(r.key, r.n_frames): r for r in reversed(records)}
+    return [r for key, r in reversed(new.items()) if key not in there]
+
+
+def _unique_texts(corpus: Corpus) -> dict[str, str]:
+    return {text_row_key(c.caption.text): c.caption.text for c in corpus.captions}
+
+
+def _new_texts(corpus: Corpus, writer: FeatureWriter) -> dict[str, str]:
+    there = writer.keys("text")
+    return {key: text for key, text in _unique_texts(corpus).items() if key not in there}
+
+
+def _stored(corpus: Corpus) -> list[StoredCaption]:
+    return [
+        StoredCaption(
+            id=c.caption.id,
+            text=c.caption.text,
+            key=caption_key(c.caption.text),
+            split=c.caption.split or "train",
+            clips=c.clips,
+            file_id=c.file_id,
+            source=c.caption.source,
+            start=c.caption.start,
+            end=c.caption.end,
+        )
+        for c in corpus.captions
+    ]
+
+
+def _provenance(
+    model: Backbone, frames: FrameStore, options: PrecomputeOptions, device: torch.device
+) -> dict[str, Any]:
+    return {
+        "tvr": __version__,
+        "torch": torch.__version__,
+        **model.versions(),
+        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "machine": platform.machine(),
+        "dtype": options.dtype,
+        "precision": options.precision,
+        "gemm": gemm.setting(),
+        "frames": frames.provenance,
+    }
+
+
+def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
+    """`demo-tiny` has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
+    folders = {Path(r.path).parent for r in records}
+    if any(not any((p / "events.jsonl").is_file() for p in (f, *f.parents[:2])) for f in folders):
+        warn_once(
+            "demo-tiny knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
+            f"Use --backbone {DEFAULT_BACKBONE} for real ones"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- dry run
+
+
+def _planned(
+    workspace: Workspace,
+    frames: FrameStore,
+    corpus: Corpus,
+    about: Description,
+    plan: FeaturePlan,
+    options: PrecomputeOptions,
+) -> PrecomputePlan:
+    folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
+    per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
+    fingerprint = None
+    if about.weights is not None:
+        identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
+        fingerprint = features.fingerprint_of(plan.identity(identity, frames))
+        folder = folder / fingerprint
+        there = {key for line in read_lines(folder) for key in line.keys}
+        records = _new_clips(records, there)
+        texts = {key: text for key, text in texts.items() if key not in there}
+    itemsize = DTYPES[options.dtype].itemsize
+    slots = sum(plan.slots or r.n_frames for r in records)
+    tokens = len(texts) * (plan.words.length + 1)
+    flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
+    device = pick_device(options.device)
+    return PrecomputePlan(
+        folder=folder,
+        fingerprint=fingerprint,
+        backbone=about.name,
+        clips=ClipCounts(len(frames.records), len(records), len(frames.records) - len(records)),
+        captions=_counts(corpus, encoded=len(texts), truncated=0),
+        size_bytes=(slots + tokens) * about.dim * itemsize,
+        seconds=cost.seconds(flops, device, DTYPES[options.precision]) if flops else 0.0,
+        sizes=PlannedSizes(slots, tokens, about.dim, itemsize),
+        weights=about.weights,
+    )

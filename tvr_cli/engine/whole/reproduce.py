@@ -1,0 +1,279 @@
+"""From a recipe and a data set to the result beside the published one: doctor, frames, features, training, evaluation.
+
+Every step is the command of its name and skips what is done, so that an interrupted reproduction continues when it is
+started again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from tvr_cli import commands, config, data, log
+from tvr_cli.backbones import registry
+from tvr_cli.config import Resolved
+from tvr_cli.data.registry import split_spec
+from tvr_cli.engine import scorers
+from tvr_cli.engine.device import pick_device
+from tvr_cli.engine.evaluation import compare, evaluate
+from tvr_cli.engine.evaluation.compare import Published
+from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, claim
+from tvr_cli.engine.extraction import estimate as extract_estimate
+from tvr_cli.engine.extraction import extract
+from tvr_cli.engine.features import cost, precompute
+from tvr_cli.engine.features.precompute import PrecomputeOptions, choose_backbone
+from tvr_cli.engine.training import checkpoint, train
+from tvr_cli.engine.training.train import TrainOptions
+from tvr_cli.engine.whole import dataset_doctor
+from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.files import read_json
+from tvr_cli.results.base import INLINE, Result, key
+from tvr_cli.runs import RunDir
+from tvr_cli.types import FramePlan, Manifest
+from tvr_cli.workspace import Workspace
+
+STEPS = ("doctor", "extract-frames", "precompute-features", "train", "evaluate")
+_FRAME_BYTES = 18_000  # a JPEG of 224 x 224 at quality 90, about
+_FEATURE_BYTES = 2  # fp16
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """allow_missing: go on with an incomplete data set; every output then carries the count."""
+
+    assignments: tuple[str, ...] = ()
+    device: str = "auto"
+    offline: bool = False
+    allow_missing: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The data set that was found. missing: how many videos have no file."""
+
+    name: str
+    variant: str | None
+    missing: int
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a recipe asks for. reports: every number that its authors published."""
+
+    recipe: str
+    method: str
+    backbone: str | None
+    data: DataSet
+    reports: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of which only its deed is known."""
+
+    step: str
+    does: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredStep:
+    """A step whose size is known. seconds: None where no video could be read to tell."""
+
+    step: str
+    does: str
+    size_bytes: int = field(metadata=key("bytes"))
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproducePlan(Result):
+    """What a reproduction would do, step by step."""
+
+    schema = "reproduce"
+    experiment: Experiment = field(metadata=INLINE)
+    dry_run: Literal[True] = field(default=True, init=False)
+    steps: Sequence[MeasuredStep | Step]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceReport(Result):
+    """A recipe's result beside the published one (None where they are not comparable). changed: leaves that differ."""
+
+    schema = "reproduce"
+    experiment: Experiment = field(metadata=INLINE)
+    dry_run: Literal[False] = field(default=False, init=False)
+    run: str
+    result: EvaluateReport
+    published: Published | None
+    changed: Sequence[str]
+
+
+def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resolved, Manifest]:
+    """Resolve a recipe for a data set. Raises ConfigError when the data set is not the recipe's."""
+    name, root, _ = split_spec(spec)
+    manifest = data.load(spec)
+    layers = [*config.preset_layers("recipes", recipe), config.flag_layer({"data.root": str(root)})]
+    resolved = config.resolve([*layers, config.set_layer(assignments)], scorers.options_schema)
+    wanted = resolved.experiment.data
+    if name != wanted.name:
+        raise ConfigError(f"the recipe {recipe} is for the data set {wanted.name}, found {name} in {spec!r}")
+    if wanted.variant is not None and manifest.variant != wanted.variant:
+        raise ConfigError(
+            f"the recipe {recipe} is for the variant {wanted.variant}; say --data {name}:{root}:{wanted.variant}"
+        )
+    return resolved, manifest
+
+
+def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproducePlan:
+    """Return what `reproduce` would do: every step with its size and time, writing nothing.
+
+    Times of encoding are those of the towers on this machine in fp32, from their arithmetic; a head's are not in them.
+    """
+    resolved, manifest = resolve(recipe, spec, options.assignments)
+    experiment = resolved.experiment
+    frames = frame_plan(resolved)
+    slots = frames.slots or 0
+    estimate = extract_estimate.estimate(manifest, workspace, frames, _extract_options(options))
+    words, texts = experiment.words.length or 32, len({c.text for c in manifest.captions})
+    backbone = registry.skeleton(registry.resolve(choose_backbone(experiment.backbone.name, workspace)))
+    speed = cost.tower_speed(pick_device(options.device), torch.float32)
+    frame_flops, caption_flops = backbone.cost(words)
+    encoded = len(manifest.clips) * slots * frame_flops + texts * caption_flops
+    training: MeasuredStep | Step = Step("train", _training(resolved, manifest))
+    if experiment.train.tune == "full":
+        passes = 3 * experiment.train.epochs * _samples(resolved, manifest)  # forward, and twice that backward
+        training = MeasuredStep(
+            step=training.step,
+            does=training.does,
+            size_bytes=checkpoint.bytes_of([backbone], keep=experiment.train.keep_checkpoints),
+            seconds=passes * (slots * frame_flops + caption_flops) / speed,
+        )
+    steps: list[MeasuredStep | Step] = [
+        Step("doctor", f"checks {len(manifest.clips)} videos, {len(manifest.captions)} captions"),
+        MeasuredStep(
+            step="extract-frames",
+            does=f"{estimate.todo} videos to read, {estimate.kept} kept",
+            size_bytes=len(manifest.clips) * slots * _FRAME_BYTES,
+            seconds=estimate.seconds,
+        ),
+        MeasuredStep(
+            step="precompute-features",
+            does="for evaluation, with the tuned backbone" if experiment.train.tune == "full" else "once",
+            size_bytes=_FEATURE_BYTES * backbone.dim * (len(manifest.clips) * slots + texts * (words + 1)),
+            seconds=encoded / speed,
+        ),
+        training,
+        Step("evaluate", "split test, both directions"),
+    ]
+    return ReproducePlan(experiment=_experiment(recipe, resolved, manifest), steps=steps)
+
+
+def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproduceReport:
+    """Run every step of a recipe and return the result beside the published one.
+
+    Raises DataError when the data set is incomplete, unless that is allowed.
+    """
+    resolved, manifest = resolve(recipe, spec, options.assignments)
+    _examine(spec, options)
+    log.logger.info("extract-frames: %d videos", len(manifest.clips))
+    extract.extract(manifest, workspace, frame_plan(resolved), _extract_options(options))
+    if resolved.experiment.train.tune == "head":
+        log.logger.info("precompute-features: %s", resolved.experiment.backbone.name)
+    _precompute(resolved, manifest, workspace, options)
+    run = workspace.run(recipe)
+    if workspace.fingerprint_of(run) is None or not (run.path / "results" / "test.json").is_file():
+        _train(resolved, workspace, run, options)
+    scorer, store = evaluate.load(workspace, run=run.name, method=resolved.experiment.method, backbone=None)
+    log.logger.info("evaluate: split test")
+    result = evaluate.evaluate(
+        scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, allow_missing=options.allow_missing)
+    )
+    tree, origins = read_json(run.config_path), read_json(run.path / "origins.json")
+    return ReproduceReport(
+        experiment=_experiment(recipe, resolved, manifest),
+        run=run.name,
+        result=result,
+        published=compare.published(claim(result), tree, origins) if not manifest.missing else None,
+        changed=config.recipe_changes(origins),
+    )
+
+
+def frame_plan(resolved: Resolved) -> FramePlan:
+    """Return the frame plan that a resolved experiment asks for."""
+    frames = resolved.experiment.frames
+    values = {k: getattr(frames, k) for k in ("kind", "num_frames", "fps", "max_frames", "size")}
+    return FramePlan(**{k: v for k, v in values.items() if v is not None})
+
+
+def _experiment(recipe: str, resolved: Resolved, manifest: Manifest) -> Experiment:
+    experiment = resolved.experiment
+    return Experiment(
+        recipe=recipe,
+        method=experiment.method,
+        backbone=experiment.backbone.name,
+        data=DataSet(manifest.name, manifest.variant, len(manifest.missing)),
+        reports=dict(experiment.recipe.published or {}) if experiment.recipe else {},
+    )
+
+
+def _examine(spec: str, options: ReproduceOptions) -> None:
+    wrong = [c for c in dataset_doctor.dataset_checks(spec) if not c.ok and c.incomplete]
+    for check in wrong:
+        log.logger.warning("warning: %s: %s", check.name, check.detail)
+    if wrong and not options.allow_missing:
+        raise DataError(
+            f"the data set is incomplete ({', '.join(c.name for c in wrong)}; see {commands.tvr('doctor', spec)}); "
+            "complete it, or say --allow-missing and every output will carry the count"
+        )
+
+
+def _extract_options(options: ReproduceOptions) -> extract.ExtractOptions:
+    return extract.ExtractOptions(workers=options.workers)
+
+
+def _precompute(resolved: Resolved, manifest: Manifest, workspace: Workspace, options: ReproduceOptions) -> None:
+    experiment = resolved.experiment
+    precompute.precompute(
+        workspace,
+        experiment.backbone.name,
+        manifest,
+        PrecomputeOptions(
+            shape=experiment.shape or "fixed",
+            max_words=experiment.words.length,
+            temporal_shift=bool(experiment.backbone.temporal_shift),
+            word_importance=experiment.words.importance or "none",
+            device=options.device,
+            offline=options.offline,
+        ),
+    )
+
+
+def _train(resolved: Resolved, workspace: Workspace, run: RunDir, options: ReproduceOptions) -> None:
+    resume = run.config_path.is_file()
+    log.logger.info("train: %s", "continuing" if resume else run.name)
+    train.train(
+        resolved,
+        workspace,
+        TrainOptions(run=run.name, resume=resume, device=options.device, offline=options.offline),
+    )
+
+
+def _samples(resolved: Resolved, manifest: Manifest) -> int:
+    """Return the number of pairs that an epoch trains on."""
+    videos = [c.video for c in manifest.captions if c.split == "train"]
+    return len(videos) if resolved.experiment.train.captions == "all" else len(set(videos))
+
+
+def _training(resolved: Resolved, manifest: Manifest) -> str:
+    experiment = resolved.experiment.train
+    found = sum(c.split == "train" for c in manifest.captions)
+    steps = experiment.epochs * (_samples(resolved, manifest) // experiment.batch_size)
+    size = data.find(manifest.name).sizes(manifest.variant).get("train")
+    whole = f" (the whole set: {size.captions} captions)" if size and size.captions != found else ""
+    return (
+        f"{experiment.tune} tuning, {experiment.epochs} epochs, about {steps} steps of {experiment.batch_size}{whole}"
+    )

@@ -1,0 +1,1 @@
+"""A feature store: reading (store), its shards (shards), writing (writer)."""

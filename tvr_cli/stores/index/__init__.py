@@ -1,0 +1,1 @@
+"""The search index: what it holds (store), and where it stands (place)."""
