@@ -166,6 +166,29 @@ def test_full_tuning_moves_the_backbone_and_leaves_a_run_that_scores(world: tupl
     assert scored.subject.videos == 3 and result.best.metrics.t2v.keys() <= scored.judged.t2v.keys()
 
 
+def test_annotations_that_move_while_a_full_run_trains_are_not_read_again(
+    world: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of `--tune full` read them once more: hours of training, then exit 3, or features without captions."""
+    from tvr_cli.engine.training.loop import Loop
+
+    (tmp_path / "captions.jsonl").write_bytes((world[0].parent / "out-videos" / "captions.jsonl").read_bytes())
+    original = Loop.run
+
+    def moved(self: Loop):
+        (tmp_path / "captions.jsonl").unlink()
+        return original(self)
+
+    monkeypatch.setattr(Loop, "run", moved)
+    named = dataclasses.replace(OPTIONS, captions=tmp_path / "captions.jsonl")
+    run(world, tmp_path / "out", named)
+    workspace = Workspace(tmp_path / "out")
+    tuned, given = workspace.newest_features(), next(workspace.given_features())
+    assert tuned is not None and tuned.backbone_name != given.backbone_name
+    assert [c.text for c in tuned.captions] == [c.text for c in given.captions] != []
+    assert tuned.corpus == given.corpus
+
+
 def test_a_killed_full_run_resumes_to_the_same_bytes(world: tuple[Path, str], tmp_path: Path) -> None:
     from tvr_cli.engine.training.loop import Loop
 

@@ -16,6 +16,8 @@ from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.types import Caption, Manifest
 
+Captions = Path | Manifest | str | FeatureStore | None
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -31,19 +33,22 @@ class Corpus:
 
     def about(self, frames: FrameStore) -> dict[str, Any]:
         """Return what a feature store's state says of its corpus."""
-        missing: dict[str, list[str]] = {}
+        missing: dict[str, list[str]] = {k: list(v) for k, v in self.origin.get("missing", {}).items()}
         stated = {c.video: c.split for c in self.aside if c.split}
         for split, video in sorted({(stated.get(c.video) or jsonl.split_of(c.video), c.video) for c in self.aside}):
             missing.setdefault(split, []).append(video)
         return {**self.origin, "missing": missing, "frames_content": frames.content_hash()}
 
 
-def read_corpus(captions: Path | Manifest | str | None, frames: FrameStore, last: FeatureStore | None) -> Corpus:
+def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | None) -> Corpus:
     """Read and resolve captions.
 
-    A string is `NAME:ROOT[:VARIANT]`; None: those of `last`, else `captions.jsonl` beside the videos, else none.
-    Raises DataError, naming file and line, before anything else is done.
+    A string is `NAME:ROOT[:VARIANT]`; a feature store: the captions that it holds, and no file is read; None: those of
+    `last`, else `captions.jsonl` beside the videos, else none. Raises DataError, naming file and line, before anything
+    else is done.
     """
+    if isinstance(captions, FeatureStore):
+        return _held(captions, frames)
     if captions is None:
         captions = _remembered(last) or frames.captions_beside
         if captions is None:
@@ -69,6 +74,18 @@ def read_corpus(captions: Path | Manifest | str | None, frames: FrameStore, last
         videos = len({c.video for c in aside})
         logger.warning("%d captions of %d videos without frames were set aside", len(aside), videos)
     return Corpus(resolved, aside, origin)
+
+
+def _held(store: FeatureStore, frames: FrameStore) -> Corpus:
+    """Return the captions of a feature store, with the rows that their clips have among the frames now."""
+    row = {record.id: i for i, record in enumerate(frames.records)}
+    captions = []
+    for c in store.captions:
+        clips = tuple(row[i] for i in (store.clips[k].id for k in c.clips) if i in row)
+        if clips:
+            caption = Caption(c.id, c.file_id, c.text, c.split, c.start, c.end, c.source)
+            captions.append(Resolved(caption, clips, c.file_id))
+    return Corpus(captions, [], store.corpus)
 
 
 def _origin(manifest: Manifest) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.features import cost
-from tvr_cli.engine.features.corpus import Corpus, read_corpus
+from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
@@ -38,7 +38,7 @@ from tvr_cli.stores.features.shards import read_lines
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter, header_of, require_own
 from tvr_cli.stores.frames.store import ClipRecord, FrameStore
-from tvr_cli.types import Manifest, VideoFeatures, caption_key
+from tvr_cli.types import VideoFeatures, caption_key
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
@@ -135,7 +135,7 @@ class PrecomputePlan(Result):
 def precompute(
     workspace: Workspace,
     backbone: str | None = None,
-    captions: Path | Manifest | str | None = None,
+    captions: Captions = None,
     options: PrecomputeOptions | None = None,
 ) -> PrecomputeReport:
     """Compute the features of a workspace's frames, and of captions about them.
@@ -190,7 +190,7 @@ def precompute(
 def dry_run(
     workspace: Workspace,
     backbone: str | None = None,
-    captions: Path | Manifest | str | None = None,
+    captions: Captions = None,
     options: PrecomputeOptions | None = None,
 ) -> PrecomputePlan:
     """Say what `precompute` with the same arguments would encode, its bytes and about how long it would take.
@@ -240,7 +240,7 @@ def repair(
     workspace: Workspace,
     shard: str,
     options: PrecomputeOptions,
-    captions: Path | Manifest | str | None = None,
+    captions: Captions = None,
     *,
     named: str | None = None,
 ) -> PrecomputeReport:
@@ -278,7 +278,7 @@ def _again(
     workspace: Workspace,
     header: dict[str, Any],
     options: PrecomputeOptions,
-    captions: Path | Manifest | str | None = None,
+    captions: Captions = None,
     *,
     named: str | None,
 ) -> PrecomputeReport:
@@ -298,7 +298,7 @@ def _again(
 
 
 def _inputs(
-    workspace: Workspace, backbone: str | None, captions: Path | Manifest | str | None, options: PrecomputeOptions
+    workspace: Workspace, backbone: str | None, captions: Captions, options: PrecomputeOptions
 ) -> tuple[FrameStore, Corpus, Description, FeaturePlan]:
     """Return what features are computed from, with what and how, or refuse it."""
     frames = workspace.frames()

@@ -39,6 +39,7 @@ def finish(
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
         word_importance=store.word_importance,
     )
-    made = precompute.precompute(workspace, name, None, plans).store
+    # The captions that it was trained on: annotation files may have moved in the hours since.
+    made = precompute.precompute(workspace, name, store, plans).store
     files.write_json(run.env_path, {**run.env(), "tuned_store": made.fingerprint})
     return made

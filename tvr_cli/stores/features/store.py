@@ -63,7 +63,8 @@ class FeatureStore:
         self.workspace = workspace  # what `-o` of a command in a message names
         self.fingerprint: str = header["fingerprint"]
         self.identity: dict[str, Any] = header["identity"]
-        self.provenance: dict[str, Any] = {**header["provenance"], **state["corpus"]}
+        self.corpus: dict[str, Any] = state["corpus"]
+        self.provenance: dict[str, Any] = {**header["provenance"], **self.corpus}
         self.backbone_name: str = header["backbone"]
         self.word_plan = WordPlan(**self.identity["words"])
         self.word_importance: str = self.identity["importance"]
