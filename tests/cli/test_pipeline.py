@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,37 @@ def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(made: Path, tmp_path: Path) -> Path:
     """A copy of that workspace that a test may change."""
     return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def opened_by(act, folder: Path) -> Counter[str]:
+    """Return how often each file below `folder` is opened for reading while `act` runs."""
+    seen: Counter[str] = Counter()
+    watching = [True]
+
+    def hook(event: str, args: tuple) -> None:
+        reads = event == "open" and watching[0] and isinstance(args[0], str) and "r" in str(args[1])
+        if reads and args[0].startswith(str(folder)):
+            seen[str(Path(args[0]).relative_to(folder))] += 1
+
+    sys.addaudithook(hook)  # it cannot be taken off again
+    try:
+        act()
+    finally:
+        watching[0] = False
+    return seen
+
+
+def test_a_query_on_a_stale_index_opens_each_head_once(out: Path) -> None:
+    """Of 31 opens, six were of index/store.json."""
+    ok("index", "--method", "text_guided", "-o", out)
+    head = read_json(out / "index" / "store.json")
+    head["identity"]["content"] = "of other features"
+    write_json(out / "index" / "store.json", head)
+    seen = opened_by(lambda: ok("query", "a red star", "-o", out), out)
+    heads = {name: n for name, n in seen.items() if name.endswith(("store.json", "state.json", "manifest.jsonl"))}
+    assert heads == dict.fromkeys(heads, 1) and len(heads) == 5, heads
+    assert max(seen.values()) <= 2 and sum(seen.values()) <= 16, seen
+    assert read_json(out / "index" / "store.json")["identity"]["content"] != "of other features"
 
 
 def test_evaluate_prints_the_documented_json_and_keeps_it(out):

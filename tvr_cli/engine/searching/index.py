@@ -16,7 +16,7 @@ from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.errors import EnvironmentProblem, MethodNotNamed, StoreMismatch
-from tvr_cli.files import bare_name, lock
+from tvr_cli.files import Stamp, bare_name, lock, stamp
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index import place as index_place
@@ -152,8 +152,12 @@ def fresh_index(
     folder = workspace.index_folder
     scorer, store = _wanted(workspace, asked, named)
     wanted = identity_of(scorer, store)
+    built: tuple[Index, Stamp | None] | None = None
     for _ in range(_TRIES):
         with lock(workspace.root, shared=True):
+            if built is not None and built[1] == stamp(folder / index_place.HEAD):  # still the one that we made
+                yield built[0], scorer, store
+                return
             head = _head(folder)
             if head is not None and head["identity"] == wanted:
                 yield Index.open(folder), scorer, store
@@ -166,7 +170,8 @@ def fresh_index(
                 changed = [key for key in wanted if head["identity"].get(key) != wanted[key]]
                 log.logger.info("the index is out of date (%s changed); refreshing it", ", ".join(changed))
             scorers.announce(scorer, store)
-            build_index(scorer, store, workspace, _by_name(asked, scorer), device=device)
+            index = build_index(scorer, store, workspace, _by_name(asked, scorer), device=device)
+            built = (index, stamp(folder / index_place.HEAD))
     raise EnvironmentProblem(
         f"other tvr processes keep rebuilding the index of {str(workspace)!r} for other runs; wait until they end"
     )

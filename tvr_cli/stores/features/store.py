@@ -28,7 +28,7 @@ from torch import Tensor
 from tvr_cli import commands, files
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.stores.features.shards import Place, ShardReader, places, read_lines
+from tvr_cli.stores.features.shards import Place, ShardLine, ShardReader, places, read_lines
 from tvr_cli.stores.frames.store import ClipRecord
 from tvr_cli.types import FramePlan, Sizes, Split, TextFeatures, VideoFeatures, WordPlan, caption_key
 
@@ -195,8 +195,12 @@ class FeatureStore:
         return TextFeatures(key, pooled, each, read.rows(wanted, "n_tokens"), marks)
 
     @cached_property
+    def _lines(self) -> list[ShardLine]:
+        return read_lines(self.root)
+
+    @cached_property
     def _reader(self) -> ShardReader:
-        return ShardReader(self.root, read_lines(self.root), self.workspace)
+        return ShardReader(self.root, self._lines, self.workspace)
 
     @cached_property
     def _slots(self) -> int:
@@ -205,12 +209,12 @@ class FeatureStore:
 
     @cached_property
     def _video_places(self) -> list[Place]:
-        known = places(read_lines(self.root), "video")
+        known = places(self._lines, "video")
         return [self._found(known, clip_row_key(c.key, c.n_frames)) for c in self.clips]
 
     @cached_property
     def _text_places(self) -> list[Place]:
-        known = places(read_lines(self.root), "text")
+        known = places(self._lines, "text")
         return [self._found(known, text_row_key(c.text)) for c in self.captions]
 
     def _found(self, known: Mapping[str, Place], key: str) -> Place:

@@ -22,6 +22,8 @@ from tvr_cli.removal import remove_folder, require_own
 
 INDEX_FORMAT = 1
 HEAD = "store.json"
+# Heads that were read or written, by what tells a file wherever it is moved: a query looks at one several times.
+_read: dict[tuple[int, int, int], dict[str, Any]] = {}
 _KEYS = {"identity", "clips", "coarse", "encodings"}
 _WHAT = "a search index of tvr"
 _FIX = "Move the folder elsewhere, or choose another workspace with -o"
@@ -33,6 +35,8 @@ def read_head(folder: Path) -> dict[str, Any]:
     Raises DataError when there is none or it cannot be an index's, StoreMismatch for another kind or format.
     """
     path = folder / HEAD
+    if (kept := _read.get(_which(path))) is not None:
+        return kept
     if not path.is_file():
         raise DataError(f"expected an index at {str(folder)!r}, found none; build it with: {commands.tvr('index')}")
     head = files.read_json(path, fix=f"nothing of it was changed. {_FIX}")
@@ -54,7 +58,23 @@ def read_head(folder: Path) -> dict[str, Any]:
         raise DataError(f"the head {str(path)!r} is damaged ({type(e).__name__}: {e}). {_FIX}") from e
     if not all(isinstance(part, dict) for part in (head["identity"], head.get("asked", {}))) or not names:
         raise DataError(f"the head {str(path)!r} is damaged (its identity is none). {_FIX}")
+    _read[_which(path)] = head
     return head
+
+
+def write_head(folder: Path, head: Mapping[str, Any]) -> None:
+    """Write the store.json of an index that is being built."""
+    files.write_json(folder / HEAD, head)
+    _read[_which(folder / HEAD)] = dict(head)
+
+
+def _which(path: Path) -> tuple[int, int, int]:
+    """Return what tells a file even after its folder was renamed: inode, size, mtime_ns. Zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def require_free(folder: Path) -> None:
@@ -83,7 +103,7 @@ def prepare(folder: Path, head: Mapping[str, Any]) -> Path:
         _move(at, folder)
     _remove(building)
     _remove(replaced)
-    files.write_json(building / HEAD, {**head, "building": True})
+    write_head(building, {**head, "building": True})
     return building
 
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from tvr_cli import commands
 from tvr_cli.errors import DataError
-from tvr_cli.files import parse_lines, sha256_file, write_bytes, write_json
+from tvr_cli.files import parse_lines, sha256_file, write_bytes
 from tvr_cli.stores.index import place as index_place
-from tvr_cli.stores.index.place import HEAD, INDEX_FORMAT
+from tvr_cli.stores.index.place import INDEX_FORMAT
 from tvr_cli.types import Encoding
 
 ENCODING_ROWS = 1024
@@ -143,7 +143,7 @@ def write_index(
     head["coarse"] = _record("coarse.safetensors", write_bytes(building / "coarse.safetensors", save(tensors)))
     lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
     head["clips"] = _record("clips.jsonl", write_bytes(building / "clips.jsonl", lines.encode()))
-    write_json(building / HEAD, head)
+    index_place.write_head(building, head)
     index_place.replace(folder)
     return Index.open(folder)
 
