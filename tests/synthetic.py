@@ -16,23 +16,12 @@ from torch import Tensor, nn
 from tvr_cli.methods import base
 from tvr_cli.methods.base import masked_mean, setting, unit
 from tvr_cli.nn.losses import info_nce
+from tvr_cli.plans import FramePlan, WordPlan
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter, header_of
-from tvr_cli.stores.frames.store import ClipRecord, StoredClip, identity_of
+from tvr_cli.stores.frames.store import ClipRecord, StoredClip
 from tvr_cli.stores.frames.writer import FrameWriter, NewClip
-from tvr_cli.types import (
-    Batch,
-    Draws,
-    Encoding,
-    FramePlan,
-    LossOutput,
-    Sizes,
-    TextFeatures,
-    VideoFeatures,
-    WordPlan,
-    caption_key,
-    clip_key,
-)
+from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures, caption_key, clip_key
 
 
 @dataclass(frozen=True)
@@ -244,7 +233,7 @@ def write_frames(
         split = "val" if i % 4 == 3 else "train"
         lines.append(json.dumps({"video": name, "caption": f"a {first} square, then a {then} box {i}", "split": split}))
         lines.append(json.dumps({"video": name, "caption": f"{first} and {then} number {i}", "split": split}))
-    writer = FrameWriter.open(workspace / "frames", identity_of(plan), {"tvr": "test"})
+    writer = FrameWriter.open(workspace / "frames", plan.identity(), {"tvr": "test"})
     writer.add(clips)
     if captions:
         (sources / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "workspace", "config", "preset_loader", "plugins", "runs", "results"),
+    *("version", "commands", "workspace", "config", "plans", "preset_loader", "plugins", "runs", "results"),
     *("metrics", "significance", "clip4clip", "log", "errors", "files", "removal", "types"),
 }
 
@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
-    "stores": {"types", "config", "errors", "log", "files", "removal", "commands"},
+    "stores": {"types", "plans", "config", "errors", "log", "files", "removal", "commands"},
     "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands", "plugins"},
     "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
     "workspace": {"stores", "runs", "commands", "errors", "files"},
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "removal": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
+    "plans": {"config", "commands", "errors"},
     "preset_loader": {"errors"},
     "plugins": {"errors"},
     "types": set(),
@@ -51,6 +52,7 @@ LIGHT = (
     "workspace",
     "types",
     "config",
+    "plans",
     "errors",
     "files",
     "removal",

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tvr_cli.stores.frames.store import ClipRecord, StoredClip, identity_of
+from tvr_cli.plans import FramePlan
+from tvr_cli.stores.frames.store import ClipRecord, StoredClip
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
-from tvr_cli.types import FramePlan, clip_key
+from tvr_cli.types import clip_key
 
 PLAN = FramePlan(num_frames=4, size=32)
 
@@ -43,7 +44,7 @@ def clip(
 
 def write(workspace: Path, clips: list[NewClip], *, plan: FramePlan = PLAN) -> FrameWriter:
     """Add clips to the frame store of a workspace, making it if need be."""
-    writer = FrameWriter.open(workspace / "frames", identity_of(plan), {"tvr": "test"})
+    writer = FrameWriter.open(workspace / "frames", plan.identity(), {"tvr": "test"})
     writer.add(clips)
     return writer
 

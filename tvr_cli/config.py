@@ -32,7 +32,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FramesConfig:
-    """The frame plan (see `types.FramePlan`). None = that of the frame store."""
+    """The frame plan (see `plans.FramePlan`). None = that of the frame store."""
 
     kind: Literal["uniform", "fps"] | None = None
     num_frames: int | None = None
@@ -43,7 +43,7 @@ class FramesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WordsConfig:
-    """The word plan (see `types.WordPlan`). None = that of the feature store."""
+    """The word plan (see `plans.WordPlan`). None = that of the feature store."""
 
     shape: Literal["fixed", "ragged"] | None = None
     length: int | None = None
@@ -177,15 +177,18 @@ def preset_layers(kind: Literal["methods", "datasets", "backbones", "recipes"], 
     return file_layers(preset_path(kind, name))
 
 
-def dataset_plans(name: str) -> tuple[FramesConfig, WordsConfig]:
-    """Return the frame and word plan of a data set's preset, None where it leaves a value open or there is none."""
-    sections: dict[str, dict[str, Any]] = {}
-    if name not in preset_names("datasets"):
-        return FramesConfig(), WordsConfig()
-    for layer in preset_layers("datasets", name):
-        for key, schema in (("frames", FramesConfig), ("words", WordsConfig)):
+def preset_sections(
+    kind: Literal["datasets", "backbones"], name: str, schemas: Mapping[str, type[Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return, for each section of a preset, its checked values by name; empty where there is no preset or section.
+
+    schemas: section -> its dataclass. Raises ConfigError as `resolve` does.
+    """
+    sections: dict[str, dict[str, Any]] = {key: {} for key in schemas}
+    for layer in preset_layers(kind, name) if name in preset_names(kind) else ():
+        for key, schema in schemas.items():
             _merge(sections, key, schema, layer.tree.get(key), layer, {})
-    return FramesConfig(**sections.get("frames", {})), WordsConfig(**sections.get("words", {}))
+    return sections
 
 
 def set_layer(assignments: Sequence[str]) -> Layer:

@@ -75,38 +75,6 @@ class Manifest:
     notes: tuple[str, ...] = ()
 
 
-# -------------------------------------------------------------------------------------------------------------- plans
-
-
-@dataclass(frozen=True, slots=True)
-class FramePlan:
-    """Which frames of a clip are kept, and how they are stored. Part of a store's identity.
-
-    uniform: frame floor((i + 1/2) n / num_frames). fps: decode at `fps`, then floor(linspace(0, n - 1, max_frames)) if
-    there are more. No frame is ever repeated. size: short side and centre crop in pixels. quality: JPEG quality.
-    """
-
-    kind: Literal["uniform", "fps"] = "uniform"
-    num_frames: int = 12
-    fps: float | None = None
-    max_frames: int | None = None
-    size: int = 224
-    quality: int = 90
-
-    @property
-    def slots(self) -> int | None:
-        """F, the largest number of frames a clip can have, or None when the plan does not bound it."""
-        return self.num_frames if self.kind == "uniform" else self.max_frames
-
-
-@dataclass(frozen=True, slots=True)
-class WordPlan:
-    """How many token slots a caption keeps: all `length` of them, pads included (fixed), or the real ones (ragged)."""
-
-    shape: Literal["fixed", "ragged"] = "fixed"
-    length: int = 32
-
-
 # ----------------------------------------------------------------------------------------------------------- features
 
 

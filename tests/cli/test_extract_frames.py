@@ -20,8 +20,9 @@ from videos import read_barcode
 from tvr_cli import files
 from tvr_cli.cli import app
 from tvr_cli.engine.extraction.extract import ExtractOptions, extract
+from tvr_cli.plans import FramePlan
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
-from tvr_cli.types import Clip, FramePlan, Manifest
+from tvr_cli.types import Clip, Manifest
 from tvr_cli.workspace import Workspace
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "videos"

@@ -13,7 +13,7 @@ import tiny_frames
 from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
-from tvr_cli.types import FramePlan
+from tvr_cli.plans import FramePlan
 
 CAPTIONS = ('{"video": "a.mp4", "caption": "a red star"}', '{"video": "b.mp4", "caption": "a blue box"}')
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.errors import DataError
+from tvr_cli.plans import FramePlan
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
-from tvr_cli.types import FramePlan
 
 HOSTILE = ("../x", "/etc/passwd", "a/b", "a\\b", "", ".", "..", "a\0b", "\udc80", "C:x")
 FAST = ("--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu")

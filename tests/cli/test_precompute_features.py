@@ -133,7 +133,7 @@ def test_missing_weights_exit_with_4_offline(out: Path, monkeypatch: pytest.Monk
     from huggingface_hub import constants
 
     from tvr_cli.backbones.openclip import weights as weights_module
-    from tvr_cli.types import FramePlan
+    from tvr_cli.plans import FramePlan
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(weights_module, "_CLIP_CACHE", tmp_path / "clip")

@@ -13,12 +13,12 @@ from PIL import Image
 from videos import read_barcode
 
 from tvr_cli.errors import ConfigError, DecodeError
+from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.sample import Task, encode_jpeg, resize_and_crop, sample
 from tvr_cli.stores.decoding.types import upright
 from tvr_cli.stores.frames.store import decode_jpeg
 from tvr_cli.stores.frames.windows import Segmenting, Span
-from tvr_cli.types import FramePlan
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "videos"
 SLOWER = {"preset": "veryfast"}

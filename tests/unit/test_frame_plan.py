@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvr_cli.errors import ConfigError
+from tvr_cli.plans import FramePlan
 from tvr_cli.stores.frames.windows import AUTO, WHOLE, Segmenting, Span, choose_frames, clip_id, cut, parse_segment
-from tvr_cli.types import FramePlan
 
 
 def at(fps: float, n: int) -> np.ndarray:

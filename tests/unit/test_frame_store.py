@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.stores.frames.store import ClipRecord, FrameStore, StoredClip, decode_jpeg, identity_of, plan_of
+from tvr_cli.plans import FramePlan
+from tvr_cli.stores.frames.store import ClipRecord, FrameStore, StoredClip, decode_jpeg
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
-from tvr_cli.types import FramePlan, clip_key
+from tvr_cli.types import clip_key
 
 PLAN = FramePlan(num_frames=4, size=32)
 
@@ -38,7 +39,7 @@ def new_clip(name: str, shades: list[int], start: float | None = None, end: floa
 
 
 def writer(root: Path, plan: FramePlan = PLAN, **options: bool) -> FrameWriter:
-    return FrameWriter.open(root, identity_of(plan), {"tvr": "test"}, **options)
+    return FrameWriter.open(root, plan.identity(), {"tvr": "test"}, **options)
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -160,9 +161,9 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
 
 def test_identity_holds_only_what_decides_the_pixels() -> None:
     a = FramePlan(kind="fps", fps=1.0, max_frames=12, num_frames=12)
-    assert identity_of(a) == identity_of(dataclasses.replace(a, num_frames=99))
-    assert plan_of(identity_of(a)) == a
-    assert identity_of(FramePlan(size=64)) != identity_of(FramePlan(size=65))
+    assert a.identity() == dataclasses.replace(a, num_frames=99).identity()
+    assert FramePlan.from_identity(a.identity()) == a
+    assert FramePlan(size=64).identity() != FramePlan(size=65).identity()
 
 
 def test_adding_a_video_again_replaces_its_clips_and_drops_the_empty_shard(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from synthetic import write_backbone, write_frames
 
 from tvr_cli.config import TrainConfig
 from tvr_cli.engine.features.frame_loader import FrameLoader
-from tvr_cli.engine.features.precompute import PrecomputeOptions, backbone_of, precompute
+from tvr_cli.engine.features.precompute import backbone_of, precompute
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.live import LiveSource
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.train import TrainOptions, dry_run, experiment_of, train
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
+from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.workspace import Workspace

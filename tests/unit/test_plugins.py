@@ -12,7 +12,7 @@ import pytest
 from tiny_frames import simple
 from typer.testing import CliRunner
 
-from tvr_cli import config, data
+from tvr_cli import data, plans
 from tvr_cli.cli import app
 from tvr_cli.engine import scorers
 from tvr_cli.engine.features.corpus import read_corpus
@@ -191,7 +191,7 @@ def test_a_data_set_by_dotted_name_is_read_under_that_name(package, tmp_path):
     assert manifest.name == "house.clips" and len(manifest.captions) == 3
     assert manifest.expected == {"train": 7}  # from its own SIZES
     assert data.find("house.clips").summary == "Clips with one sentence each, for a test."
-    frames, words = config.dataset_plans(manifest.name)
+    frames, words = plans.of_dataset(manifest.name)
     assert frames.kind is None and words.length is None  # no preset: the flags decide
 
 

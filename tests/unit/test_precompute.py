@@ -22,11 +22,12 @@ from tvr_cli import log
 from tvr_cli.backbones import load, registry
 from tvr_cli.engine.features import precompute as engine
 from tvr_cli.engine.features.frame_batches import ahead, fit
-from tvr_cli.engine.features.precompute import PrecomputeOptions, backbone_of, encode_captions, refresh
+from tvr_cli.engine.features.precompute import backbone_of, encode_captions, refresh
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
+from tvr_cli.plans import FramePlan, PrecomputeOptions, WordPlan
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
-from tvr_cli.types import Caption, Clip, FramePlan, Manifest, WordPlan
+from tvr_cli.types import Caption, Clip, Manifest
 from tvr_cli.workspace import Workspace
 
 
@@ -436,9 +437,7 @@ def test_a_dry_run_writes_nothing_and_multiplies_right(workspace: Path, weights:
 def test_a_dry_run_needs_no_weights(workspace: Path) -> None:
     with pytest.raises(DataError, match="takes 224 px"):
         engine.dry_run(Workspace(workspace), "clip-vit-b32", None, PrecomputeOptions())
-    tiny_frames.FrameWriter.open(
-        workspace / "frames", tiny_frames.identity_of(FramePlan(num_frames=4, size=224)), {}, overwrite=True
-    )
+    tiny_frames.FrameWriter.open(workspace / "frames", FramePlan(num_frames=4, size=224).identity(), {}, overwrite=True)
     tiny_frames.simple(workspace, {"a.mp4": 3}, plan=FramePlan(num_frames=4, size=224))
     report = engine.dry_run(Workspace(workspace), "clip-vit-b32", None, PrecomputeOptions(device="cpu"))
     assert report.backbone == "clip-vit-b32" and report.seconds > 0

@@ -140,7 +140,7 @@ def _with_preset(
 
 def _plan(num_frames: int | None, fps: float | None, max_frames: int | None, size: int, quality: int) -> Any:
     from tvr_cli.errors import ConfigError
-    from tvr_cli.types import FramePlan
+    from tvr_cli.plans import FramePlan
 
     if fps is None:
         if max_frames is not None:

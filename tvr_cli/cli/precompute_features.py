@@ -73,6 +73,7 @@ def precompute_features(
         raise ConfigError("give --captions or --data, not both")
 
     from tvr_cli.engine.features import precompute as engine
+    from tvr_cli.plans import PrecomputeOptions
 
     corpus: Any = captions
     if data is not None:
@@ -80,7 +81,7 @@ def precompute_features(
 
         corpus, _, plan = named(data)
         max_words = max_words or plan.length
-    options = engine.PrecomputeOptions(
+    options = PrecomputeOptions(
         dtype=dtype,  # type: ignore[arg-type]
         shape=shape,  # type: ignore[arg-type]
         words=words,  # type: ignore[arg-type]

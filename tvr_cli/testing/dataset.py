@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvr_cli import config
+from tvr_cli import plans
 from tvr_cli.data import registry
 from tvr_cli.data.annotation_files import empty_captions
 from tvr_cli.data.registry import DataSet
@@ -99,7 +99,7 @@ def an_unknown_variant_is_a_sentence(data: DataSet) -> None:
 
 def its_plans_can_be_read(data: DataSet) -> None:
     """The preset of frames and words, where there is one."""
-    config.dataset_plans(data.name)
+    plans.of_dataset(data.name)
 
 
 CLAUSES = (

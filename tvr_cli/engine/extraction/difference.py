@@ -39,7 +39,7 @@ class Work:
     forgotten: int = 0
 
 
-def plan_work(
+def compare_videos(
     videos: Sequence[Video],
     selection: Selection,
     clips: Iterable[StoredClip],

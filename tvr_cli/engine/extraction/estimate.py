@@ -11,12 +11,13 @@ from typing import Any, Literal
 from tvr_cli.engine.extraction import extract as engine
 from tvr_cli.engine.extraction.discover import Video
 from tvr_cli.engine.extraction.extract import ExtractOptions
+from tvr_cli.plans import FramePlan
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.decoding.pool import DecodePool, Unread
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.writer import Failure
-from tvr_cli.types import FramePlan, Manifest
+from tvr_cli.types import Manifest
 from tvr_cli.workspace import Workspace
 
 # How many files are read for the estimate, and for how long at most.
@@ -49,7 +50,7 @@ def estimate(
     sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
 ) -> ExtractEstimate:
     """Say what `extract` with the same arguments would do. Raises what it would raise before any work."""
-    engine.check_plan(plan)
+    plan.check()
     selection, videos = engine.select(sources, options)
     root = workspace.frames_folder
     engine.refuse_other_plan(root, plan, options)

@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import files, log
-from tvr_cli.engine.extraction.difference import Work, plan_work, whole_shards
+from tvr_cli.engine.extraction.difference import Work, compare_videos, whole_shards
 from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
 from tvr_cli.errors import ConfigError, DataError, Interrupted
+from tvr_cli.plans import FramePlan
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
 from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample
 from tvr_cli.stores.decoding.types import DecoderName
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.store import ClipRecord, StoredClip, identity_of
+from tvr_cli.stores.frames.store import ClipRecord, StoredClip
 from tvr_cli.stores.frames.windows import Span, file_id, parse_segment
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip, check_identity, require_own
-from tvr_cli.types import FramePlan, Manifest, clip_key
+from tvr_cli.types import Manifest, clip_key
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
 # A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
 _SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0
-_SMALLEST, _LARGEST = 16, 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +127,12 @@ def extract(
     another process does the same, and Interrupted on Ctrl-C (what is read is saved).
     """
     started = time.monotonic()
-    check_plan(plan)
+    plan.check()
     selection, videos = select(sources, options)
     root = workspace.frames_folder
     refuse_other_plan(root, plan, options)
     with files.lock(root / "locks" / "{}-of-{}".format(*options.shard)):
-        writer = FrameWriter.open(root, identity_of(plan), _provenance(), overwrite=options.overwrite)
+        writer = FrameWriter.open(root, plan.identity(), _provenance(), overwrite=options.overwrite)
         work = compare(writer.root, writer.shards, writer.failures(), videos, selection, options)
         _apply(writer, work, selection)
         done = _read_all(writer, work.todo, plan, options)
@@ -147,7 +147,7 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
     started = time.monotonic()
     root = workspace.frames_folder
     identity = frames.read_header(root)["identity"]
-    plan = frames.plan_of(identity)
+    plan = FramePlan.from_identity(identity)
     with files.lock(root / "locks" / "1-of-1"):
         writer = FrameWriter.open(root, identity, _provenance())
         asked = [s for s in writer.shards if shard in ("all", s.name)]
@@ -158,20 +158,6 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
         log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
         done = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
     return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started)
-
-
-def check_plan(plan: FramePlan) -> None:
-    """Raise ConfigError when a plan cannot be carried out."""
-    if plan.kind == "uniform" and plan.num_frames < 1:
-        raise ConfigError(f"--num-frames: expected 1 or more, found {plan.num_frames}")
-    if plan.kind == "fps" and not (plan.fps is not None and 0 < plan.fps <= 1000):
-        raise ConfigError(f"--fps: expected a rate above 0 and up to 1000, found {plan.fps}")
-    if plan.max_frames is not None and plan.max_frames < 1:
-        raise ConfigError(f"--max-frames: expected 1 or more, found {plan.max_frames}")
-    if not _SMALLEST <= plan.size <= _LARGEST:
-        raise ConfigError(f"--size: expected {_SMALLEST} to {_LARGEST} pixels, found {plan.size}")
-    if not 1 <= plan.quality <= 95:
-        raise ConfigError(f"--quality: expected 1 to 95, found {plan.quality}")
 
 
 def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> tuple[Selection, list[Video]]:
@@ -204,7 +190,7 @@ def compare(
     whole, lost = whole_shards(root, shards)
     for shard in lost:
         log.logger.warning("warning: shard %s is missing or cut short; its videos are read again", shard.name)
-    return plan_work(
+    return compare_videos(
         videos,
         selection,
         [clip for shard in whole for clip in shard.clips],
@@ -218,7 +204,7 @@ def refuse_other_plan(root: Path, plan: FramePlan, options: ExtractOptions) -> N
     """Raise StoreMismatch for a folder of anything else, or a store of another plan that is not to be overwritten."""
     require_own(root)
     if (root / "store.json").exists() and not options.overwrite:
-        check_identity(root, frames.read_header(root)["identity"], identity_of(plan))
+        check_identity(root, frames.read_header(root)["identity"], plan.identity())
 
 
 def tasks_of(videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> dict[str, tuple[Task, list[Video]]]:

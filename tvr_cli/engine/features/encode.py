@@ -11,7 +11,8 @@ from torch import Tensor
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.features import word_importance
 from tvr_cli.engine.features.frame_batches import FrameBatch
-from tvr_cli.types import TextFeatures, VideoFeatures, WordPlan, caption_key
+from tvr_cli.plans import WordPlan
+from tvr_cli.types import TextFeatures, VideoFeatures, caption_key
 
 TEXT_BATCH = 128
 

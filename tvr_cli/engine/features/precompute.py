@@ -24,14 +24,14 @@ from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import pick_device
-from tvr_cli.engine.features import cost
+from tvr_cli.engine.features import cost, word_importance
 from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
-from tvr_cli.engine.features.feature_plan import DTYPES, FeaturePlan, PrecomputeOptions
 from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
+from tvr_cli.plans import FeaturePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import store as features
 from tvr_cli.stores.features.shards import read_lines
@@ -43,7 +43,6 @@ from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
 __all__ = [
-    "PrecomputeOptions",
     "PrecomputeReport",
     "backbone_of",
     "dry_run",
@@ -54,6 +53,7 @@ __all__ = [
 ]
 
 DEFAULT_BACKBONE = "clip-vit-b32"
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # A shard is the unit of resuming: what may be lost when a run is stopped.
 _SHARD_BYTES = 64_000_000
 _SHARD_CLIPS, _SHARD_CAPTIONS = 128, 2048
@@ -157,7 +157,7 @@ def precompute(
         precision=DTYPES[options.precision],
     )
     use_fast_linear(model)
-    identity = plan.identity(model.identity(), frames)
+    identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
     header = header_of(
@@ -283,17 +283,8 @@ def _again(
     named: str | None,
 ) -> PrecomputeReport:
     registry.require_named(header["backbone"], named, workspace.feature_folder(header["fingerprint"]))
-    identity = header["identity"]
-    own = replace(
-        options,
-        dtype=header["provenance"]["dtype"],
-        precision=header["provenance"]["precision"],
-        shape=identity["shape"],
-        words=identity["words"]["shape"],
-        max_words=identity["words"]["length"],
-        temporal_shift=identity["backbone"]["temporal_shift"],
-        word_importance=identity["importance"],
-    )
+    made = header["provenance"]
+    own = replace(options, dtype=made["dtype"], precision=made["precision"]).with_plans_of(header["identity"])
     return precompute(workspace, header["backbone"], captions, own)
 
 
@@ -309,10 +300,21 @@ def _inputs(
         )
     corpus = read_corpus(captions, frames, workspace.newest_features())
     about = registry.resolve(choose_backbone(backbone, workspace))
-    plan = FeaturePlan.make(about, frames, options)
+    _require_size(frames, about)
+    plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
+    plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
     if about.name == DEMO_TINY:
         _warn_of_real_videos(frames.records)
     return frames, corpus, about, plan
+
+
+def _require_size(frames: FrameStore, backbone: Description) -> None:
+    size, needed = frames.plan.size, backbone.image_size
+    if size < needed:
+        raise DataError(
+            f"the frames in {str(frames.root)!r} are {size} px, but the backbone {backbone.name} takes {needed} px; "
+            f"run: {commands.tvr('extract-frames', 'VIDEOS', size=needed, overwrite=True, workspace=frames.workspace)}"
+        )
 
 
 def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
@@ -472,7 +474,7 @@ def _planned(
     fingerprint = None
     if about.weights is not None:
         identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
-        fingerprint = features.fingerprint_of(plan.identity(identity, frames))
+        fingerprint = features.fingerprint_of(plan.identity(identity, frames.identity))
         folder = folder / fingerprint
         there = {key for line in read_lines(folder) for key in line.keys}
         records = _new_clips(records, there)

@@ -2,72 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tvr_cli import commands, log
+from tvr_cli import commands, log, plans
 from tvr_cli.backbones import registry
-from tvr_cli.config import Experiment
 from tvr_cli.data.jsonl import CAPTIONS_EXAMPLE
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.methods import base
+from tvr_cli.plans import FramePlan, PrecomputeOptions, Wish
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import Manifest, Sizes
 from tvr_cli.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What an experiment asks of its features; None = whatever is there."""
-
-    backbone: str | None
-    temporal_shift: bool | None
-    shape: str | None
-    frames: dict[str, Any]
-    words: dict[str, Any]
-    importance: str | None
-
-    def differences(self, store: FeatureStore) -> list[str]:
-        """Return, in words, what keeps a store from being the one; empty = it fits."""
-        pairs: list[tuple[str, Any, Any]] = [
-            ("shape", self.shape, store.identity.get("shape")),
-            ("words.importance", self.importance, store.word_importance),
-            ("backbone.temporal_shift", self.temporal_shift, store.identity.get("backbone", {}).get("temporal_shift")),
-        ]
-        pairs += [(f"frames.{k}", v, getattr(store.frame_plan, k)) for k, v in self.frames.items()]
-        pairs += [(f"words.{k}", v, getattr(store.word_plan, k)) for k, v in self.words.items()]
-        told = [
-            f"{name} is {has!r}, {want!r} is wanted" for name, want, has in pairs if want is not None and want != has
-        ]
-        if self.backbone is not None and not store.made_by(self.backbone):
-            told.insert(0, f"its backbone is {store.backbone_name}, {self.backbone} is wanted")
-        return told
-
-
-def wish_of(experiment: Experiment) -> Wish:
-    """Read off an experiment what its features must be."""
-    frames = {k: getattr(experiment.frames, k) for k in ("kind", "num_frames", "fps", "max_frames", "size")}
-    words = {k: getattr(experiment.words, k) for k in ("shape", "length")}
-    needs_importance = "importance" in base.load_class(experiment.method).needs
-    return Wish(
-        experiment.backbone.name or os.environ.get("TVR_BACKBONE"),
-        experiment.backbone.temporal_shift,
-        experiment.shape,
-        {k: v for k, v in frames.items() if v is not None},
-        {k: v for k, v in words.items() if v is not None},
-        experiment.words.importance or ("stopwords" if needs_importance else None),
-    )
-
-
 def find(workspace: Workspace, wish: Wish) -> tuple[FeatureStore | None, list[str]]:
     """Return the newest finished store that fits, or None and what kept the newest one from fitting."""
     newest: list[str] = []
     for store in workspace.given_features() if wish.backbone is None else workspace.all_features():
-        if not (reasons := wish.differences(store)):
+        if not (reasons := wish.differences(store.identity, store.backbone_name)):
             return store, []
         newest = newest or reasons
     return None, newest
@@ -106,8 +58,8 @@ def expected_sizes(workspace: Workspace, wish: Wish) -> Sizes:
     slots = wish.frames.get("num_frames") or wish.frames.get("max_frames")
     if slots is None and workspace.has_frames:
         slots = workspace.frames().plan.slots
-    words = wish.words.get("length") or min(32, backbone.context_length)
-    return Sizes(backbone.dim, slots or 12, words)
+    words = wish.words.get("length") or plans.default_words(backbone.context_length)
+    return Sizes(backbone.dim, slots or FramePlan().num_frames, words)
 
 
 def of_run(workspace: Workspace, run: RunDir) -> FeatureStore:
@@ -153,26 +105,14 @@ def _compute(
         )
     making = commands.tvr("precompute-features")
     log.logger.info("computing features first (%s): %s", making, why or "there are none yet")
-    # A store that only needs a refresh keeps its own plans.
-    plans = wish if store is None else dataclasses.replace(
-        wish, shape=store.shape, importance=store.word_importance,
-        words={"shape": store.word_plan.shape, "length": store.word_plan.length},
-        temporal_shift=bool(store.identity["backbone"]["temporal_shift"]), backbone=store.backbone_name,
-    )  # fmt: skip
-    if store is not None:
+    backbone, options = wish.backbone, wish.options(device=device, offline=offline)
+    if store is not None:  # it only needs a refresh: it keeps its own plans
         registry.require_named(store.backbone_name, wish.backbone, store.root)
-    options = precompute.PrecomputeOptions(
-        shape=plans.shape or "fixed",  # type: ignore[arg-type]
-        words=plans.words.get("shape"),
-        max_words=plans.words.get("length"),
-        temporal_shift=bool(plans.temporal_shift),
-        word_importance=plans.importance or "none",
-        device=device,
-        offline=offline,
-    )
-    made = precompute.precompute(workspace, plans.backbone, captions, options).store
+        backbone = store.backbone_name
+        options = PrecomputeOptions(device=device, offline=offline).with_plans_of(store.identity)
+    made = precompute.precompute(workspace, backbone, captions, options).store
     assert made is not None, "only a dry run makes no store"
-    if differences := wish.differences(made):
+    if differences := wish.differences(made.identity, made.backbone_name):
         raise StoreMismatch(
             f"the frames in {str(workspace.frames_folder)!r} do not fit: {'; '.join(differences)}; extract them again: "
             f"{commands.tvr('extract-frames', 'VIDEOS', overwrite=True, workspace=workspace)}, with the wanted plan"

@@ -14,6 +14,7 @@ from tvr_cli.engine.features import precompute
 from tvr_cli.engine.searching.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.searching.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
+from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.results.base import Result
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.workspace import Workspace
@@ -85,7 +86,7 @@ def _refresh_features(workspace: Workspace, asked: Asked, *, device: str, offlin
     of = f" of {named}" if named else ""
     why = f"no features{of} yet" if store is None else "the frames have changed"
     log.logger.info("%s; computing features first (%s)", why, commands.tvr("precompute-features"))
-    options = precompute.PrecomputeOptions(device=device, offline=offline)
+    options = PrecomputeOptions(device=device, offline=offline)
     if store is None:
         precompute.precompute(workspace, asked.backbone, None, options)
     else:  # with the plans that it was made with: a run may have been trained on them

@@ -14,15 +14,15 @@ from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.config import Experiment, Resolved, TrainConfig
 from tvr_cli.engine import scorers
-from tvr_cli.engine.features import require as training_store
 from tvr_cli.engine.features.precompute import backbone_of, choose_backbone
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.live import LiveSource
-from tvr_cli.engine.training.sources import CachedSource, Source
+from tvr_cli.engine.training.sources import CachedSource, FeatureSource
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
+from tvr_cli.plans import Wish
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
@@ -64,9 +64,7 @@ def require_named_backbone(resolved: Resolved) -> None:
         registry.require_named(name, name if origin in ("flag", "--set") else None, Path(origin))
 
 
-def require_backbone(
-    experiment: Experiment, workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None
-) -> None:
+def require_backbone(experiment: Experiment, workspace: Workspace, wish: Wish, store: FeatureStore | None) -> None:
     """Refuse, before anything is computed, what the backbone of a run makes impossible in the end.
 
     store: the features that the run would take, None while there are none. Raises StoreMismatch for a method that needs
@@ -108,7 +106,7 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     return learner
 
 
-def skeleton(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Backbone:
+def skeleton(workspace: Workspace, wish: Wish, store: FeatureStore | None) -> Backbone:
     """Return the backbone without its weights, for its parameters' names and shapes. Raises like the backbone would."""
     return registry.skeleton(_backbone_of_run(workspace, wish, store), temporal_shift=bool(wish.temporal_shift))
 
@@ -121,7 +119,7 @@ def build_source(
     *,
     workspace: Workspace,
     workers: int | None,
-) -> Source:
+) -> FeatureSource:
     """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
     if learner.clip is None:
         return CachedSource(store, device)
@@ -133,7 +131,7 @@ def build_source(
     return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers)
 
 
-def _backbone_of_run(workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None) -> Description:
+def _backbone_of_run(workspace: Workspace, wish: Wish, store: FeatureStore | None) -> Description:
     if store is None:
         return registry.resolve(choose_backbone(wish.backbone, workspace))
     registry.require_named(store.backbone_name, wish.backbone, store.root)

@@ -44,7 +44,7 @@ class Raw:
 
 
 class LiveSource:
-    """Batches of pixels and token ids, decoded ahead in worker processes; implements `sources.Source`."""
+    """Batches of pixels and token ids, decoded ahead in worker processes; implements `sources.FeatureSource`."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class LiveSource:
             workers=default_workers() if workers is None else workers,
         )
 
-    def stream(self, plan: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
+    def stream(self, steps: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
         asked: list[tuple[int, np.ndarray]] = []
 
         def wanted() -> Iterator[tuple[Sequence[str], Sequence[int] | None]]:
-            for step, pairs in plan:
+            for step, pairs in steps:
                 asked.append((step, pairs))
                 yield (
                     self._clips(pairs[:, 1]),

@@ -28,7 +28,7 @@ from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.engine.training.journal import Journal
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.sampling import PairSampler
-from tvr_cli.engine.training.sources import Features, Inputs, Source
+from tvr_cli.engine.training.sources import Features, FeatureSource, Inputs
 from tvr_cli.errors import Interrupted
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Batch, LossOutput
@@ -76,7 +76,7 @@ class Loop:
     def __init__(
         self,
         learner: Learner,
-        source: Source,
+        source: FeatureSource,
         sampler: PairSampler,
         names: Names,
         train: TrainConfig,
@@ -118,7 +118,7 @@ class Loop:
         stopped = "early" if self._impatient() else "finished"
         with _stop_signals() as stop, log.progress("training", total=self.total - first, unit="steps") as bar:
             clock = time.monotonic()
-            for inputs in self.source.stream(self._plan(first)):
+            for inputs in self.source.stream(self._steps(first)):
                 report = self.train_step(inputs)
                 self.step += 1
                 now = time.monotonic()
@@ -196,7 +196,7 @@ class Loop:
         parts = {name: value.detach().cpu() for name, value in output.parts.items()}
         return LossOutput(output.total.detach().cpu() * n, parts)
 
-    def _plan(self, first: int) -> Iterator[tuple[int, Any]]:
+    def _steps(self, first: int) -> Iterator[tuple[int, Any]]:
         step = first
         while step < self.total and not self._impatient():
             epoch, within = divmod(step, self.sampler.steps)

@@ -41,10 +41,10 @@ def cat(parts: Sequence[_R]) -> _R:
     return dataclasses.replace(parts[0], **{k: None if v[0] is None else torch.cat(v) for k, v in values.items()})
 
 
-class Source(Protocol):
+class FeatureSource(Protocol):
     """A stream of batches for training, and features without gradients for validation."""
 
-    def stream(self, plan: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
+    def stream(self, steps: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
         """Yield the inputs of each (step, pairs), in order; may read ahead."""
         ...
 
@@ -74,10 +74,10 @@ class CachedSource:
         needed = 4 * sizes.dim * (len(store.clips) * sizes.frames + len(store.captions) * (sizes.words + 1))
         self._kept: Features | None = (store.text(), store.video()) if needed <= keep_bytes else None
 
-    def stream(self, plan: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
+    def stream(self, steps: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
         if self._kept is not None:
-            return map(self._inputs, plan)
-        return ahead(plan, self._inputs)  # reading shards overlaps with the step
+            return map(self._inputs, steps)
+        return ahead(steps, self._inputs)  # reading shards overlaps with the step
 
     def _inputs(self, batch: tuple[int, np.ndarray]) -> Inputs:
         step, pairs = batch

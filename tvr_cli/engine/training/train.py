@@ -30,10 +30,11 @@ from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.loop import Loop, Names, Outcome
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.selection import Selection, numbers_of_videos, select
-from tvr_cli.engine.training.sources import Source
+from tvr_cli.engine.training.sources import FeatureSource
 from tvr_cli.engine.training.train_result import BestStep, Leaf, StoreFound, StoreNeeded, TrainPlan, TrainSummary
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, MethodNotNamed
 from tvr_cli.methods import base
+from tvr_cli.plans import PrecomputeOptions, Wish
 from tvr_cli.results.base import read
 from tvr_cli.results.metrics import Metrics
 from tvr_cli.runs import RunDir, environment
@@ -123,7 +124,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
     else:
         _require_new(run)
     origin = RunDir.open(run.path) if options.resume else options.like
-    wish = training_store.wish_of(experiment)
+    wish = Wish.from_experiment(experiment, base.load_class(experiment.method).needs)
     if origin is not None:
         store = training_store.of_run(workspace, origin)
         require_backbone(experiment, workspace, wish, store)
@@ -144,7 +145,7 @@ def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> 
     require_named_backbone(resolved)
     require_trainable(experiment.method, experiment.options, experiment.train)
     run = _named_or_fresh(workspace, experiment.method, options)
-    wish = training_store.wish_of(experiment)
+    wish = Wish.from_experiment(experiment, base.load_class(experiment.method).needs)
     store, reasons = training_store.find(workspace, wish)
     require_backbone(experiment, workspace, wish, store)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
@@ -225,7 +226,7 @@ def _train_in(
         from tvr_cli.engine.training import tuned
 
         store = tuned.finish(
-            run, workspace, store, tuned.PrecomputeOptions(device=options.device, offline=options.offline),
+            run, workspace, store, PrecomputeOptions(device=options.device, offline=options.offline),
             named=resolved.experiment.backbone.name,
         )  # fmt: skip
     return _summary(run, store, resolved, outcome)
@@ -281,7 +282,7 @@ def _sampler(store: FeatureStore, chosen: Selection, train: TrainConfig) -> Pair
 
 
 def _validator(
-    learner: Learner, source: Source, store: FeatureStore, chosen: Selection, memory_budget: int
+    learner: Learner, source: FeatureSource, store: FeatureStore, chosen: Selection, memory_budget: int
 ) -> Callable[[], dict[str, Any]] | None:
     if len(chosen.validation) == 0:
         log.logger.warning("warning: no validation captions; the last weights are kept instead of the best")
@@ -347,7 +348,7 @@ def _named_or_fresh(workspace: Workspace, method: str, options: TrainOptions, ta
 
 
 def _store_needed(
-    workspace: Workspace, wish: training_store.Wish, store: FeatureStore | None, reasons: list[str]
+    workspace: Workspace, wish: Wish, store: FeatureStore | None, reasons: list[str]
 ) -> StoreFound | StoreNeeded:
     if store is not None:
         return StoreFound(

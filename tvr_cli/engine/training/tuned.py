@@ -8,13 +8,12 @@ Evaluation, index and queries then work as for any run: the run's store is the o
 
 from __future__ import annotations
 
-import dataclasses
-
 from tvr_cli import commands, files, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine.features import precompute
-from tvr_cli.engine.features.precompute import PrecomputeOptions, backbone_of
+from tvr_cli.engine.features.precompute import backbone_of
 from tvr_cli.engine.training import checkpoint
+from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.workspace import Workspace
@@ -31,15 +30,7 @@ def finish(
     backbone.load_state_dict(checkpoint.read(checkpoint.best_path(run.checkpoints)).clip)
     name = registry.save(backbone, run.path / "backbone")
     log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
-    plans = dataclasses.replace(
-        options,
-        shape=store.shape,  # type: ignore[arg-type]
-        words=store.word_plan.shape,
-        max_words=store.word_plan.length,
-        temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
-        word_importance=store.word_importance,
-    )
     # The captions that it was trained on: annotation files may have moved in the hours since.
-    made = precompute.precompute(workspace, name, store, plans).store
+    made = precompute.precompute(workspace, name, store, options.with_plans_of(store.identity)).store
     files.write_json(run.env_path, {**run.env(), "tuned_store": made.fingerprint})
     return made

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvr_cli import config, data, log
+from tvr_cli import data, log, plans
 from tvr_cli.config import FramesConfig, WordsConfig
 from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import TvrError
@@ -57,7 +57,7 @@ def datasets(name: str | None = None) -> DatasetsReport:
 def describe(name: str) -> DataSetCard:
     """Describe a data set. Raises ConfigError, with the nearest name, for an unknown one."""
     found = data.find(name)
-    frames, words = config.dataset_plans(name)
+    frames, words = plans.of_dataset(name)
     with tempfile.TemporaryDirectory() as empty:  # files as they would be looked for where none is found
         variants = [
             Variant(variant, found.sizes(variant), [list(group) for group in found.wanted(Path(empty), variant)])

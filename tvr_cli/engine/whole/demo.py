@@ -9,6 +9,7 @@ beside it; only that, and only as long as it is unchanged, is ever replaced or r
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -25,7 +26,7 @@ from tvr_cli.data.demo_world.corpus import Truth, WorldPlan
 from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation import evaluate
 from tvr_cli.engine.extraction.extract import ExtractOptions, extract
-from tvr_cli.engine.features.precompute import PrecomputeOptions, precompute
+from tvr_cli.engine.features.precompute import precompute
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import index, query
 from tvr_cli.engine.searching.search import Hit, SearchOptions
@@ -37,13 +38,14 @@ from tvr_cli.engine.whole.demo_results import Moments, Recalls
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.log import logger
 from tvr_cli.methods import base
+from tvr_cli.plans import FramePlan, Wish
 from tvr_cli.preset_loader import preset_names
 from tvr_cli.removal import listed, remove_folder
 from tvr_cli.results.base import INLINE, OPTIONAL, Result, key
 from tvr_cli.results.metrics import fold
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.types import FramePlan, Sizes
+from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
 BACKBONE = "demo-tiny"
@@ -286,14 +288,8 @@ class Demo:
     def precompute_features(self) -> FeatureStore:
         """Run the backbone over frames and captions once."""
         experiment = next(iter(self.experiments.values())).experiment
-        options = PrecomputeOptions(
-            shape=experiment.shape or "fixed",
-            words=experiment.words.shape,
-            max_words=experiment.words.length,
-            word_importance="stopwords",  # dmae reads it, the others do not mind
-            device=self.options.device,
-            offline=True,
-        )
+        asked = Wish.from_experiment(experiment, ()).options(device=self.options.device, offline=True)
+        options = dataclasses.replace(asked, word_importance="stopwords")  # dmae reads it, the others do not mind
         with self._stage("features") as stage:
             store = precompute(self.workspace, BACKBONE, None, options).store
             stage.text = f"{len(store.clips)} videos, {len(store.captions)} captions, {store.sizes.dim} numbers each"
@@ -408,8 +404,7 @@ class Demo:
         return config.resolve(layers, scorers.options_schema)
 
     def _frame_plan(self) -> FramePlan:
-        frames = next(iter(self.experiments.values())).experiment.frames
-        return FramePlan("uniform", num_frames=frames.num_frames or 12, size=frames.size or 64)
+        return FramePlan.from_config(next(iter(self.experiments.values())).experiment.frames)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[_Running]:

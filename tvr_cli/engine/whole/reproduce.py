@@ -24,15 +24,17 @@ from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, claim
 from tvr_cli.engine.extraction import estimate as extract_estimate
 from tvr_cli.engine.extraction import extract
 from tvr_cli.engine.features import cost, precompute
-from tvr_cli.engine.features.precompute import PrecomputeOptions, choose_backbone
+from tvr_cli.engine.features.precompute import choose_backbone
 from tvr_cli.engine.training import checkpoint, train
 from tvr_cli.engine.training.train import TrainOptions
 from tvr_cli.engine.whole import dataset_doctor
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import read_json
+from tvr_cli.methods import base
+from tvr_cli.plans import DEFAULT_WORDS, FramePlan, Wish
 from tvr_cli.results.base import INLINE, Result, key
 from tvr_cli.runs import RunDir
-from tvr_cli.types import FramePlan, Manifest
+from tvr_cli.types import Manifest
 from tvr_cli.workspace import Workspace
 
 STEPS = ("doctor", "extract-frames", "precompute-features", "train", "evaluate")
@@ -135,10 +137,10 @@ def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions
     """
     resolved, manifest = resolve(recipe, spec, options.assignments)
     experiment = resolved.experiment
-    frames = frame_plan(resolved)
+    frames = FramePlan.from_config(experiment.frames)
     slots = frames.slots or 0
     estimate = extract_estimate.estimate(manifest, workspace, frames, _extract_options(options))
-    words, texts = experiment.words.length or 32, len({c.text for c in manifest.captions})
+    words, texts = experiment.words.length or DEFAULT_WORDS, len({c.text for c in manifest.captions})
     backbone = registry.skeleton(registry.resolve(choose_backbone(experiment.backbone.name, workspace)))
     speed = cost.tower_speed(pick_device(options.device), torch.float32)
     frame_flops, caption_flops = backbone.cost(words)
@@ -180,7 +182,7 @@ def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOp
     resolved, manifest = resolve(recipe, spec, options.assignments)
     _examine(spec, options)
     log.logger.info("extract-frames: %d videos", len(manifest.clips))
-    extract.extract(manifest, workspace, frame_plan(resolved), _extract_options(options))
+    extract.extract(manifest, workspace, FramePlan.from_config(resolved.experiment.frames), _extract_options(options))
     if resolved.experiment.train.tune == "head":
         log.logger.info("precompute-features: %s", resolved.experiment.backbone.name)
     _precompute(resolved, manifest, workspace, options)
@@ -200,13 +202,6 @@ def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOp
         published=compare.published(claim(result), tree, origins) if not manifest.missing else None,
         changed=config.recipe_changes(origins),
     )
-
-
-def frame_plan(resolved: Resolved) -> FramePlan:
-    """Return the frame plan that a resolved experiment asks for."""
-    frames = resolved.experiment.frames
-    values = {k: getattr(frames, k) for k in ("kind", "num_frames", "fps", "max_frames", "size")}
-    return FramePlan(**{k: v for k, v in values.items() if v is not None})
 
 
 def _experiment(recipe: str, resolved: Resolved, manifest: Manifest) -> Experiment:
@@ -237,19 +232,9 @@ def _extract_options(options: ReproduceOptions) -> extract.ExtractOptions:
 
 def _precompute(resolved: Resolved, manifest: Manifest, workspace: Workspace, options: ReproduceOptions) -> None:
     experiment = resolved.experiment
-    precompute.precompute(
-        workspace,
-        experiment.backbone.name,
-        manifest,
-        PrecomputeOptions(
-            shape=experiment.shape or "fixed",
-            max_words=experiment.words.length,
-            temporal_shift=bool(experiment.backbone.temporal_shift),
-            word_importance=experiment.words.importance or "none",
-            device=options.device,
-            offline=options.offline,
-        ),
-    )
+    wish = Wish.from_experiment(experiment, base.load_class(experiment.method).needs)
+    asked = wish.options(device=options.device, offline=options.offline)
+    precompute.precompute(workspace, experiment.backbone.name, manifest, asked)
 
 
 def _train(resolved: Resolved, workspace: Workspace, run: RunDir, options: ReproduceOptions) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 
 from tvr_cli.errors import DecodeError
 from tvr_cli.files import sha256_file
+from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.types import Beat, Decoder, DecoderName
 from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
-from tvr_cli.types import FramePlan
 
 # A file of which a larger share of frames cannot be decoded is corrupt; below it the frames that can be are used.
 _CORRUPT_SHARE = 0.1

@@ -25,12 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, plans
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.plans import FramePlan, WordPlan
 from tvr_cli.stores.features.shards import Place, ShardLine, ShardReader, places, read_lines
 from tvr_cli.stores.frames.store import ClipRecord
-from tvr_cli.types import FramePlan, Sizes, Split, TextFeatures, VideoFeatures, WordPlan, caption_key
+from tvr_cli.types import Sizes, Split, TextFeatures, VideoFeatures, caption_key
 
 FORMAT_VERSION = 1
 _HEADER = {"fingerprint", "identity", "provenance", "backbone", "dim", "provides"}
@@ -127,8 +128,7 @@ class FeatureStore:
 
     @property
     def frame_plan(self) -> FramePlan:
-        known = {f.name for f in dataclasses.fields(FramePlan)}
-        return FramePlan(**{k: v for k, v in self.identity["frames"].items() if k in known})
+        return FramePlan.from_identity(self.identity["frames"])
 
     @property
     def shape(self) -> str:
@@ -234,13 +234,11 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 
 def check_identity(store: FeatureStore, identity: Mapping[str, Any], command: str) -> None:
     """Raise StoreMismatch, naming the first field that differs and the command that fixes it, unless all are equal."""
-    found, wanted = _leaves(store.identity), _leaves(identity)
-    for field in sorted(wanted.keys() | found.keys()):
-        if found.get(field) != wanted.get(field):
-            raise StoreMismatch(
-                f"the feature store {str(store.root)!r} was made with {field} = {found.get(field)!r}, but "
-                f"{wanted.get(field)!r} is wanted; run: {command}"
-            )
+    for differing in plans.differences(store.identity, identity)[:1]:
+        raise StoreMismatch(
+            f"the feature store {str(store.root)!r} was made with {differing.field} = {differing.found!r}, but "
+            f"{differing.wanted!r} is wanted; run: {command}"
+        )
 
 
 def list_name(what: str, data: bytes) -> str:
@@ -295,11 +293,3 @@ def _complete(folder: Path, workspace: Folder | None) -> str:
 
 def _rows(index: Tensor | None, n: int) -> Sequence[int]:
     return range(n) if index is None else index.tolist()
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        out.update(_leaves(value, path + ".") if isinstance(value, Mapping) else {path: value})
-    return out

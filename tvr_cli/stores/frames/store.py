@@ -8,7 +8,7 @@
         failures.jsonl        videos that could not be read, with the reason
 
 A shard counts only when its line is in the manifest, so a crash leaves whole shards or nothing. Writing is in
-`frame_writer.py`, the byte-level description in docs/formats.md. No torch here: workers and the CLI import this module.
+`writer.py`, the byte-level description in docs/formats.md. No torch here: workers and the CLI import this module.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ import numpy as np
 from tvr_cli import commands, files
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.types import FramePlan
+from tvr_cli.plans import FramePlan
 
 FORMAT_VERSION = 1
-FILTER = "pillow-bicubic short side, centre crop, rgb, jpeg 4:2:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class FrameStore:
         self.workspace = workspace  # what `-o` of a command in a message names
         self.identity: dict[str, Any] = header["identity"]
         self.provenance: dict[str, Any] = header.get("provenance", {})
-        self.plan = plan_of(self.identity)
+        self.plan = FramePlan.from_identity(self.identity)
         self._captions = header.get("captions_beside")
         self._shards = {shard.name: shard for shard in shards}
         self._clips = {clip.record.id: clip for shard in shards for clip in shard.clips}
@@ -179,19 +178,6 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image.convert("RGB"))
-
-
-def identity_of(plan: FramePlan) -> dict[str, Any]:
-    """Return the identity of a store made with `plan`: only the fields that decide which pixels it holds."""
-    fields = ("num_frames",) if plan.kind == "uniform" else ("fps", "max_frames")
-    chosen = {name: getattr(plan, name) for name in ("kind", *fields, "size", "quality")}
-    return {**chosen, "filter": FILTER}
-
-
-def plan_of(identity: dict[str, Any]) -> FramePlan:
-    """Return the frame plan that an identity describes."""
-    known = {f.name for f in dataclasses.fields(FramePlan)}
-    return FramePlan(**{name: value for name, value in identity.items() if name in known})
 
 
 def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvr_cli.errors import ConfigError
-from tvr_cli.types import FramePlan
+from tvr_cli.plans import FramePlan
 
 # A frame that starts this little after the wanted instant counts as on screen: containers round times to milliseconds.
 _ROUNDING_S = 5e-4

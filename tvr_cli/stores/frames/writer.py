@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tvr_cli import files
+from tvr_cli import files, plans
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.removal import listed
 from tvr_cli.stores.frames import store as frames
@@ -249,13 +249,12 @@ def require_own(root: Path) -> None:
 
 def check_identity(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise StoreMismatch, naming the first field in which two identities differ."""
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
-            raise StoreMismatch(
-                f"the frame store {str(root)!r} was made with {name} = {found.get(name)!r}, but this run asks for "
-                f"{name} = {wanted.get(name)!r}; give these frames a workspace of their own with -o FOLDER "
-                "(--overwrite would first empty the one that is there)"
-            )
+    for differing in plans.differences(found, wanted)[:1]:
+        raise StoreMismatch(
+            f"the frame store {str(root)!r} was made with {differing.field} = {differing.found!r}, but this run asks "
+            f"for {differing.field} = {differing.wanted!r}; give these frames a workspace of their own with -o FOLDER "
+            "(--overwrite would first empty the one that is there)"
+        )
 
 
 def clear(root: Path) -> None:

@@ -1,0 +1,279 @@
+"""What stores hold: which frames, which token slots, which features. No torch.
+
+A plan comes from a preset or an experiment (what is asked for) or from a store's identity (what is there). Three plans
+and the backbone are the identity of a feature store; `differences` names the fields in which two identities differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvr_cli import commands, config
+from tvr_cli.config import Experiment, FramesConfig, WordsConfig
+from tvr_cli.errors import ConfigError
+
+DEFAULT_WORDS = 32
+# Part of the identity of frames: what is done to a picture besides its size and quality.
+FILTER = "pillow-bicubic short side, centre crop, rgb, jpeg 4:2:0"
+_SMALLEST, _LARGEST = 16, 2048
+
+# ------------------------------------------------------------------------------------------------------------- frames
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlan:
+    """Which frames of a clip are kept, and how they are stored. Part of a store's identity.
+
+    uniform: frame floor((i + 1/2) n / num_frames). fps: decode at `fps`, then floor(linspace(0, n - 1, max_frames)) if
+    there are more. No frame is ever repeated. size: short side and centre crop in pixels. quality: JPEG quality.
+    """
+
+    kind: Literal["uniform", "fps"] = "uniform"
+    num_frames: int = 12
+    fps: float | None = None
+    max_frames: int | None = None
+    size: int = 224
+    quality: int = 90
+
+    @classmethod
+    def from_config(cls, frames: FramesConfig) -> FramePlan:
+        """Return the plan that an experiment or a preset asks for; what it leaves open is the default."""
+        return cls(**_said(frames))
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any]) -> FramePlan:
+        """Return the plan that the identity of a frame store describes."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in identity.items() if name in known})
+
+    @property
+    def slots(self) -> int | None:
+        """F, the largest number of frames a clip can have, or None when the plan does not bound it."""
+        return self.num_frames if self.kind == "uniform" else self.max_frames
+
+    def identity(self) -> dict[str, Any]:
+        """Return the identity of a store made with this plan: only the fields that decide which pixels it holds."""
+        fields = ("num_frames",) if self.kind == "uniform" else ("fps", "max_frames")
+        return {**{name: getattr(self, name) for name in ("kind", *fields, "size", "quality")}, "filter": FILTER}
+
+    def check(self) -> None:
+        """Raise ConfigError when the plan cannot be carried out."""
+        if self.kind == "uniform" and self.num_frames < 1:
+            raise ConfigError(f"--num-frames: expected 1 or more, found {self.num_frames}")
+        if self.kind == "fps" and not (self.fps is not None and 0 < self.fps <= 1000):
+            raise ConfigError(f"--fps: expected a rate above 0 and up to 1000, found {self.fps}")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ConfigError(f"--max-frames: expected 1 or more, found {self.max_frames}")
+        if not _SMALLEST <= self.size <= _LARGEST:
+            raise ConfigError(f"--size: expected {_SMALLEST} to {_LARGEST} pixels, found {self.size}")
+        if not 1 <= self.quality <= 95:
+            raise ConfigError(f"--quality: expected 1 to 95, found {self.quality}")
+
+
+# ----------------------------------------------------------------------------------------------------------- features
+
+
+@dataclass(frozen=True, slots=True)
+class WordPlan:
+    """How many token slots a caption keeps: all `length` of them, pads included (fixed), or the real ones (ragged)."""
+
+    shape: Literal["fixed", "ragged"] = "fixed"
+    length: int = DEFAULT_WORDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeOptions:
+    """How to compute features.
+
+    dtype: how they are stored. shape: `fixed` keeps missing frames and pad tokens, `ragged` the real ones. words: shape
+    of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. precision:
+    arithmetic of the towers. batch: frames a forward pass, None = by device.
+    """
+
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    shape: Literal["fixed", "ragged"] = "fixed"
+    words: Literal["fixed", "ragged"] | None = None
+    max_words: int | None = None
+    temporal_shift: bool = False
+    word_importance: str = "none"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    batch: int | None = None
+    device: str = "auto"
+    offline: bool = False
+
+    def with_plans_of(self, identity: Mapping[str, Any]) -> PrecomputeOptions:
+        """Return these options with the plans that the feature store of an identity was made with."""
+        return dataclasses.replace(
+            self,
+            shape=identity["shape"],
+            words=identity["words"]["shape"],
+            max_words=identity["words"]["length"],
+            temporal_shift=bool(identity["backbone"]["temporal_shift"]),
+            word_importance=identity["importance"],
+        )
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """What a feature store holds of each clip and caption.
+
+    slots: F, None where frames are ragged. importance: the rule that marks content words, with its version.
+    """
+
+    shape: Literal["fixed", "ragged"]
+    slots: int | None
+    words: WordPlan
+    importance: str
+
+    @classmethod
+    def make(cls, options: PrecomputeOptions, frames: FramePlan, *, backbone: str, context: int) -> FeaturePlan:
+        """Return the plan that options ask for, on frames of a plan and for a backbone of `context` token slots.
+
+        Raises ConfigError for a plan that contradicts itself, the frames or the backbone.
+        """
+        if options.shape == "fixed" and frames.slots is None:
+            raise ConfigError(
+                "--shape fixed needs a largest number of frames a clip, and these frames have none; use --shape "
+                "ragged, or run: "
+                + commands.tvr("extract-frames", "VIDEOS", fps=frames.fps, max_frames=12, overwrite=True)
+            )
+        if options.temporal_shift and options.shape != "fixed":
+            raise ConfigError("--temporal-shift mixes the frames of whole clips; it needs --shape fixed")
+        length = options.max_words or default_words(context)
+        if not 3 <= length <= context:
+            raise ConfigError(f"--max-words: expected 3 to {context}, the context of {backbone}, found {length}")
+        words = WordPlan(options.words or options.shape, length)
+        return cls(options.shape, frames.slots if options.shape == "fixed" else None, words, options.word_importance)
+
+    @property
+    def extra(self) -> set[str]:
+        """What a store of this plan provides besides what its backbone does."""
+        return set() if self.importance == "none" else {"importance"}
+
+    def identity(self, backbone: Mapping[str, Any], frames: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the identity of a store: of this plan, a backbone and the frames that it was made from."""
+        return {
+            "backbone": backbone,
+            "frames": dict(frames),
+            "shape": self.shape,
+            "words": {"shape": self.words.shape, "length": self.words.length},
+            "importance": self.importance,
+        }
+
+
+def default_words(context: int) -> int:
+    """Return the token slots L of a plan that names none, for a backbone of `context` slots."""
+    return min(DEFAULT_WORDS, context)
+
+
+# ------------------------------------------------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What an experiment asks of its features; None, and a field that is not there = whatever there is."""
+
+    backbone: str | None
+    temporal_shift: bool | None
+    shape: Literal["fixed", "ragged"] | None
+    frames: dict[str, Any]
+    words: dict[str, Any]
+    importance: str | None
+
+    @classmethod
+    def from_experiment(cls, experiment: Experiment, needs: Collection[str]) -> Wish:
+        """Read off an experiment what its features must be. needs: those of its method (`Method.needs`)."""
+        words = _said(experiment.words)
+        importance = words.pop("importance", None) or ("stopwords" if "importance" in needs else None)
+        return cls(
+            experiment.backbone.name or os.environ.get("TVR_BACKBONE"),
+            experiment.backbone.temporal_shift,
+            experiment.shape,
+            _said(experiment.frames),
+            words,
+            importance,
+        )
+
+    def differences(self, identity: Mapping[str, Any], backbone: str) -> list[str]:
+        """Return, in words, what keeps the features of an identity from being the ones; empty = they fit.
+
+        backbone: what it was called when the features were made; the identity has its own name.
+        """
+        there = {
+            "shape": identity.get("shape"),
+            "words": {**identity["words"], "importance": identity["importance"]},
+            "backbone": {"temporal_shift": identity["backbone"].get("temporal_shift")},
+            "frames": dataclasses.asdict(FramePlan.from_identity(identity["frames"])),
+        }
+        asked = {
+            "shape": self.shape,
+            "words": {"importance": self.importance},
+            "backbone": {"temporal_shift": self.temporal_shift},
+            "frames": self.frames,
+        }
+        wanted = {name: value for name, value in _leaves(asked).items() if value is not None}
+        wanted |= {f"words.{name}": value for name, value in self.words.items()}
+        found = _leaves(there)
+        told = [
+            f"{d.field} is {d.found!r}, {d.wanted!r} is wanted"
+            for d in differences({name: found.get(name) for name in wanted}, wanted)
+        ]
+        if self.backbone is not None and self.backbone not in (backbone, identity["backbone"]["name"]):
+            told.insert(0, f"its backbone is {backbone}, {self.backbone} is wanted")
+        return told
+
+    def options(self, *, device: str = "auto", offline: bool = False) -> PrecomputeOptions:
+        """Return how to compute the features that are asked for; what is left open is the default."""
+        return PrecomputeOptions(
+            shape=self.shape or "fixed",
+            words=self.words.get("shape"),
+            max_words=self.words.get("length"),
+            temporal_shift=bool(self.temporal_shift),
+            word_importance=self.importance or "none",
+            device=device,
+            offline=offline,
+        )
+
+
+def of_dataset(name: str) -> tuple[FramesConfig, WordsConfig]:
+    """Return what a data set's preset says of frames and words: None where it leaves a value open or there is none."""
+    sections = config.preset_sections("datasets", name, {"frames": FramesConfig, "words": WordsConfig})
+    return FramesConfig(**sections["frames"]), WordsConfig(**sections["words"])
+
+
+# --------------------------------------------------------------------------------------------------------- differences
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field of an identity, by its dotted path, with the value that is there and the one that is wanted."""
+
+    field: str
+    found: Any
+    wanted: Any
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:
+    """Return the fields in which two identities differ, those of `wanted` first; a field that is missing is None."""
+    there, asked = _leaves(found), _leaves(wanted)
+    return [
+        Difference(name, there.get(name), asked.get(name))
+        for name in dict.fromkeys((*asked, *there))
+        if there.get(name) != asked.get(name)
+    ]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        out.update(_leaves(value, path + ".") if isinstance(value, Mapping) else {path: value})
+    return out
+
+
+def _said(section: FramesConfig | WordsConfig) -> dict[str, Any]:
+    return {name: value for name, value in vars(section).items() if value is not None}
