@@ -88,8 +88,8 @@ class TinyLive:
         self.pixels = torch.randint(0, 256, (VIDEOS, FRAMES, 3, 16, 16), generator=g, dtype=torch.uint8)
         self.real = torch.arange(FRAMES) < store._video.n_frames[:, None]
 
-    def stream(self, plan) -> Iterator[Inputs]:
-        for step, pairs in plan:
+    def stream(self, steps) -> Iterator[Inputs]:
+        for step, pairs in steps:
             yield Inputs(step, pairs, None)
 
     def encode(self, inputs: Inputs, rows: slice) -> Features:
