@@ -91,8 +91,20 @@ def test_doctor_says_in_one_line_how_weights_come(monkeypatch, tmp_path):
     from tvr_cli.engine.whole.doctor import _weights
 
     for check in _weights():
-        assert check.ok or check.fix.startswith("downloaded when first used; without a network: --backbone ")
+        name = check.name.removeprefix("weights ")
+        assert check.ok or check.fix == f"downloaded when first used; where from: tvr backbones show {name}"
         assert len(check.fix) < 120
+
+
+def test_what_doctor_points_to_names_a_file_that_can_be_given(monkeypatch, tmp_path):
+    """The backbone before @FILE is an architecture; with its weights' tag, as doctor once had it, it means nothing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    from tvr_cli.backbones import registry
+
+    result = CliRunner().invoke(app, ["backbones", "show", "clip-vit-b16"])
+    assert result.exit_code == 0 and "--backbone ViT-B-16-quickgelu@FILE" in result.stdout
+    (tmp_path / "weights.pt").write_bytes(b"")
+    assert registry.resolve(f"ViT-B-16-quickgelu@{tmp_path / 'weights.pt'}").dim == 512
 
 
 def test_files_whose_names_look_like_windows_stay_apart():
