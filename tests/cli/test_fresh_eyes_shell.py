@@ -91,7 +91,8 @@ def test_doctor_says_in_one_line_how_weights_come(monkeypatch, tmp_path):
     from tvr_cli.engine.whole.doctor import _weights
 
     for check in _weights():
-        assert check.ok or check.fix.startswith("downloaded when first used; without a network: --backbone ")
+        name = check.name.removeprefix("weights ")
+        assert check.ok or check.fix == f"downloaded when first used; where from: tvr backbones show {name}"
         assert len(check.fix) < 120
 
 
