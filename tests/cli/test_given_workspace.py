@@ -229,7 +229,7 @@ def test_an_index_of_a_run_answers_when_its_method_is_named(given: tuple[Path, P
     index.index(Workspace(out), asked, device="cpu")
     head = json.loads((out / "index" / "store.json").read_text())
     assert head["asked"] == {"run": "r"}  # the run says its method itself
-    assert not index.index(Workspace(out), asked, device="cpu")["built"]
+    assert not index.index(Workspace(out), asked, device="cpu").built
     kept = index.asked_for(Workspace(out), index.Asked(method=DOTTED))
     with index.fresh_index(Workspace(out), kept, named=DOTTED, device="cpu") as (_, scorer, _):
         assert scorer.run is not None and scorer.name == DOTTED

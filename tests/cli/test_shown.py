@@ -11,7 +11,8 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from videos import make_video
 from tvr_cli import log
 from tvr_cli.cli import app, render
 from tvr_cli.log import printable
+from tvr_cli.results.base import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -82,16 +84,23 @@ def test_lines_and_tables_hold_names_as_text(name: str, other: str) -> None:
     assert [row.split() for row in rows[-2:]] == [["1", *printable(name).split()], ["2", *printable(other).split()]]
 
 
+@dataclass(frozen=True)
+class Named(Result):
+    schema = "test-named"
+    name: str
+    held: Mapping[str, Any]
+
+
 @given(ANY)
 @SETTINGS
 def test_json_stays_exact_and_cannot_steer_a_terminal(name: str) -> None:
-    payload = {"schema": name, name: [name, {"path": name}]}
+    found = Named(name, {name: [name, {"path": name}]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out := io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-        render.result(payload, True, lambda: None)
+        render.result(found, True, lambda: None)
         out.flush()
         said = out.buffer.getvalue().decode()  # type: ignore[attr-defined]
-    assert json.loads(said) == payload and plain(said) and said.count("\n") == 1
+    assert json.loads(said) == found.to_json() and plain(said) and said.count("\n") == 1
 
 
 class Terminal(io.StringIO):
