@@ -8,6 +8,7 @@ lines are checked for form only.
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import shutil
@@ -113,6 +114,24 @@ def test_every_command_of_a_page_runs(page, world, tmp_path, monkeypatch):
             monkeypatch.syspath_prepend(str(tmp_path))
         else:
             assert NOT_HERE.match(line), f"{page.name}: {line!r} is neither a tvr command nor a known other one"
+
+
+def test_every_python_block_of_the_api_page_runs(world, tmp_path, monkeypatch, capsys):
+    """In order, in one program, as somebody types them into a file; on stderr nothing is said."""
+    page = ROOT / "docs" / "api.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
+    monkeypatch.setattr("logging.basicConfig", lambda: None)  # no handler outlives the test
+    logger = logging.getLogger("tvr")
+    monkeypatch.setattr(logger, "handlers", [])  # as in a program that ran no command before
+    monkeypatch.setattr(logger, "level", logger.level)
+    (tmp_path / "videos").symlink_to(world.videos)
+    names = {"__name__": "__main__"}
+    for number, block in enumerate(blocks(page, "python"), start=1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    shown = capsys.readouterr()
+    assert "24 videos read, 0 kept, 0 failed" in shown.out and "24 clips in" in shown.out
+    assert shown.err == ""
 
 
 def files(page):

@@ -18,7 +18,8 @@ LEAVES = {
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
-    "cli": {"engine", "testing", *LEAVES},
+    "cli": {"api", "engine", "testing", *LEAVES},
+    "api": {"plans", "engine", "workspace", "commands", "config", "errors", "files", "log"},
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
@@ -48,6 +49,7 @@ HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 # These must be importable without torch: `tvr --help`, decoding workers and the referee start through them.
 LIGHT = (
     "cli",
+    "api",
     "commands",
     "workspace",
     "types",
@@ -237,6 +239,24 @@ def circles(below):
         if name not in order:
             visit(name)
     return found
+
+
+@pytest.mark.parametrize("command", ["extract_frames", "precompute_features", "train", "evaluate", "index", "query"])
+def test_the_verbs_of_the_pipeline_reach_the_engine_through_the_api_alone(command):
+    """Flags in, a call of the api, rendering out: of the engine such a file knows the results that it renders."""
+    path = PACKAGE / "cli" / f"{command}.py"
+    found = [
+        name.rpartition(".")[2]
+        for name, _ in imports(path, typing_only=False)
+        if name.startswith("tvr_cli.engine") and not module_exists(name)
+    ]
+    assert all(re.search("(Report|Plan|Summary|Fair)$", name) for name in found), found
+    assert "api." in path.read_text()
+
+
+def module_exists(name):
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file()
 
 
 def test_methods_do_not_import_each_other():

@@ -3,6 +3,8 @@
 import inspect
 
 import tvr_cli
+from tvr_cli import api
+from tvr_cli.api import OpenWorkspace
 from tvr_cli.methods.base import Method
 
 
@@ -20,6 +22,78 @@ def test_the_public_api():
         == "(workspace: 'Path | str', *, run: 'str | None' = None, method: 'str | None' = None) -> 'Method'"
     )
     assert signature(tvr_cli.Index.open) == "(folder: 'Path') -> 'Index'"
+
+
+VERBS = {
+    "extract": (
+        "(self, videos: 'PathLike | Sequence[PathLike]' = (), *, data: 'str | None' = None, "
+        "num_frames: 'int | None' = None, fps: 'float | None' = None, max_frames: 'int | None' = None, "
+        "size: 'int | None' = None, quality: 'int' = 90, segment: 'str' = 'auto', "
+        "include: 'str | Sequence[str]' = (), exclude: 'str | Sequence[str]' = (), decoder: 'str' = 'auto', "
+        "workers: 'int | None' = None, timeout: 'float' = 120.0, shard: 'str' = '1/1', "
+        "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = False, "
+        "repair: 'str | None' = None, dry_run: 'bool' = False, "
+        "again: 'str' = '') -> 'ExtractReport | ExtractEstimate'"
+    ),
+    "features": (
+        "(self, *, captions: 'PathLike | None' = None, data: 'str | None' = None, backbone: 'str | None' = None, "
+        "dtype: 'str' = 'fp16', shape: 'str' = 'fixed', word_shape: 'str | None' = None, "
+        "max_words: 'int | None' = None, temporal_shift: 'bool' = False, word_importance: 'str' = 'none', "
+        "precision: 'str' = 'fp32', batch: 'int | None' = None, repair: 'str | None' = None, "
+        "device: 'str' = 'auto', offline: 'bool' = False, "
+        "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePlan'"
+    ),
+    "train": (
+        "(self, method: 'str | None' = None, *, recipe: 'str | None' = None, config: 'PathLike | None' = None, "
+        "set: 'str | Sequence[str]' = (), run: 'str | None' = None, resume: 'bool' = False, "
+        "captions: 'PathLike | None' = None, backbone: 'str | None' = None, seed: 'int | None' = None, "
+        "epochs: 'int | None' = None, batch_size: 'int | None' = None, tune: 'str | None' = None, "
+        "select_on: 'str | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, "
+        "workers: 'int | None' = None, memory_budget: 'str' = '512MB', offline: 'bool' = False, "
+        "dry_run: 'bool' = False) -> 'TrainSummary | TrainPlan'"
+    ),
+    "train_seeds": (
+        "(self, seeds: 'str | Sequence[int]', method: 'str | None' = None, *, recipe: 'str | None' = None, "
+        "config: 'PathLike | None' = None, set: 'str | Sequence[str]' = (), run: 'str | None' = None, "
+        "captions: 'PathLike | None' = None, backbone: 'str | None' = None, epochs: 'int | None' = None, "
+        "batch_size: 'int | None' = None, tune: 'str | None' = None, select_on: 'str | None' = None, "
+        "device: 'str' = 'auto', threads: 'int | None' = None, workers: 'int | None' = None, "
+        "memory_budget: 'str' = '512MB', offline: 'bool' = False, "
+        "dry_run: 'bool' = False) -> 'SeedsReport | SeedsPlan'"
+    ),
+    "evaluate": (
+        "(self, run: 'str | None' = None, *, method: 'str | None' = None, split: 'str' = 'test', "
+        "v2t_protocol: 'str' = 'max', metrics: 'str' = 'fair', post: 'str | Sequence[str]' = (), "
+        "allow_missing: 'bool' = False, noise_seeds: 'int' = 1, seed: 'int' = 0, "
+        "save_scores: 'PathLike | None' = None, backbone: 'str | None' = None, device: 'str' = 'auto', "
+        "memory_budget: 'str' = '512MB', stream: 'bool | None' = None, set: 'str | Sequence[str]' = (), "
+        "dry_run: 'bool' = False) -> 'EvaluateReport | EvaluatePlan'"
+    ),
+    "index": (
+        "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
+        "device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) -> 'IndexReport'"
+    ),
+    "search": (
+        "(self, sentences: 'str | Sequence[str]', *, k: 'int' = 10, run: 'str | None' = None, "
+        "method: 'str | None' = None, backbone: 'str | None' = None, shortlist: 'int | None' = None, "
+        "exhaustive: 'bool' = False, min_score: 'float | None' = None, device: 'str' = 'auto', "
+        "offline: 'bool' = False) -> 'QueryReport'"
+    ),
+}
+
+
+def test_the_public_api_of_a_workspace():
+    """Adding an argument with a default is allowed; whoever changes or takes one away breaks programs."""
+    assert signature(tvr_cli.open_workspace) == (
+        "(path: 'PathLike', *, progress: 'log.Watcher | None' = None) -> 'OpenWorkspace'"
+    )
+    verbs = {name: signature(f) for name, f in vars(OpenWorkspace).items() if inspect.isfunction(f) and name[0] != "_"}
+    assert verbs == VERBS
+    assert signature(api.judge_scores) == (
+        "(path: 'PathLike', *, v2t_protocol: 'str' = 'max', metrics: 'str' = 'fair', post: 'str | Sequence[str]' = (), "
+        "allow_missing: 'bool' = False, seed: 'int' = 0) -> 'ScoresReport'"
+    )
+    assert signature(api.protocol_card) == "(report: 'EvaluateReport | ScoresReport') -> 'list[str]'"
 
 
 def test_the_method_protocol():

@@ -1,8 +1,8 @@
 """Talking to people: the logger, warnings that are said once, and the progress facade. Everything goes to stderr.
 
 Layers below `cli` use `logger`, `warn_once` and `progress` and never know whether anyone watches. `cli` calls `set_up`
-once per command and `finish` at its end. File names, captions and what libraries say may hold any character: whatever
-is shown, here and in `cli.render`, goes through `printable`.
+once per command and `finish` at its end; `api` says with `watched` who is told of progress. File names, captions and
+what libraries say may hold any character: whatever is shown, here and in `cli.render`, goes through `printable`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+# Told what is being done, how much of it is done, and of how much (None where that is not known).
+Watcher = Callable[[str, int, int | None], None]
 
 logger = logging.getLogger("tvr")
 
 _repeats: Counter[str] = Counter()
 _state = {"bars": False}
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 def printable(text: str) -> str:
@@ -31,17 +36,17 @@ def printable(text: str) -> str:
 
 
 class Bar:
-    """One running line of progress; does nothing unless a terminal watches."""
+    """One running line of progress; shows nothing unless somebody watches. show: told how many more, and the note."""
 
-    def __init__(self, update: object | None = None, task: object | None = None, total: int | None = None):
-        self._progress, self._task = update, task
+    def __init__(self, total: int | None = None, show: Callable[[int, str], None] | None = None):
+        self._show = show
         self.total, self.done = total, 0
 
     def advance(self, n: int = 1, *, note: str = "") -> None:
         """Count `n` more units as done; `note` replaces the text behind the bar."""
         self.done += n
-        if self._progress is not None:
-            self._progress.update(self._task, advance=n, note=printable(note))  # type: ignore[attr-defined]
+        if self._show is not None:
+            self._show(n, note)
 
 
 def set_up(*, quiet: bool = False, debug: bool = False) -> None:
@@ -79,11 +84,26 @@ def warn_once(message: str) -> None:
 
 
 @contextlib.contextmanager
+def watched(watcher: Watcher | None) -> Iterator[None]:
+    """Tell `watcher` of all progress within the block, instead of drawing bars; None leaves those to `set_up`.
+
+    Only what this thread (or task) does in the block is told. At its end repeated warnings are counted (`finish`).
+    """
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+        finish()
+
+
+@contextlib.contextmanager
 def progress(what: str, *, total: int | None = None, unit: str = "") -> Iterator[Bar]:
     """Show a bar while the block runs: `with progress("decoding", total=n, unit="video") as bar: bar.advance()`."""
-    if not _state["bars"]:
+    watcher = _watcher.get()
+    if watcher is not None or not _state["bars"]:
         started = time.monotonic()
-        bar = Bar(total=total)
+        bar = Bar(total) if watcher is None else _told(watcher, what, total)
         yield bar
         if time.monotonic() - started > 2:
             units = unit.removesuffix("s") if bar.done == 1 else unit or "steps"
@@ -98,4 +118,12 @@ def progress(what: str, *, total: int | None = None, unit: str = "") -> Iterator
     columns = [words("{task.description}"), BarColumn(), MofNCompleteColumn(), words(unit), TimeRemainingColumn()]
     console = Console(stderr=True)
     with Progress(*columns, words("{task.fields[note]}"), console=console, transient=True) as shown:
-        yield Bar(shown, shown.add_task(printable(what), total=total, note=""), total)
+        task = shown.add_task(printable(what), total=total, note="")
+        yield Bar(total, lambda n, note: shown.update(task, advance=n, note=printable(note)))
+
+
+def _told(watcher: Watcher, what: str, total: int | None) -> Bar:
+    """Return a bar that tells a watcher, who hears at once that it begins."""
+    watcher(what, 0, total)
+    bar = Bar(total, lambda n, note: watcher(what, bar.done, total))
+    return bar

@@ -20,6 +20,7 @@ DEFAULT_WORDS = 32
 # Part of the identity of frames: what is done to a picture besides its size and quality.
 FILTER = "pillow-bicubic short side, centre crop, rgb, jpeg 4:2:0"
 _SMALLEST, _LARGEST = 16, 2048
+_NUM_FRAMES, _FRAME_SIZE = 12, 224  # where neither a flag nor a data set says otherwise
 
 # ------------------------------------------------------------------------------------------------------------- frames
 
@@ -72,6 +73,40 @@ class FramePlan:
             raise ConfigError(f"--size: expected {_SMALLEST} to {_LARGEST} pixels, found {self.size}")
         if not 1 <= self.quality <= 95:
             raise ConfigError(f"--quality: expected 1 to 95, found {self.quality}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedFrames:
+    """The flags that choose frames; None where one was not given."""
+
+    num_frames: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    size: int | None = None
+    quality: int = 90
+
+    def plan(self, preset: FramesConfig | None = None) -> FramePlan:
+        """Return the plan. preset: the data set's own, which holds where no flag says otherwise.
+
+        Raises ConfigError for flags that exclude each other. Whether values are possible is for `FramePlan.check`.
+        """
+        if self.num_frames is not None and self.fps is not None:
+            raise ConfigError("--num-frames and --fps are two ways to choose frames; give one of them")
+        num_frames, fps, max_frames, size = self.num_frames, self.fps, self.max_frames, self.size
+        if preset is not None and size is None:
+            size = preset.size
+        if preset is not None and num_frames is None and fps is None:
+            num_frames = preset.num_frames
+            if preset.kind == "fps":
+                num_frames, fps = None, preset.fps
+                max_frames = max_frames if max_frames is not None else preset.max_frames
+        size = size if size is not None else _FRAME_SIZE
+        if fps is not None:
+            return FramePlan("fps", fps=fps, max_frames=max_frames, size=size, quality=self.quality)
+        if max_frames is not None:
+            raise ConfigError("--max-frames goes with --fps; use --num-frames for frames spread evenly over the clip")
+        num_frames = num_frames if num_frames is not None else _NUM_FRAMES
+        return FramePlan("uniform", num_frames=num_frames, size=size, quality=self.quality)
 
 
 # ----------------------------------------------------------------------------------------------------------- features

@@ -36,13 +36,9 @@ def audit(
     """
     from tvr_cli.engine.evaluation import audit as engine
 
-    typed = {1: r1, 5: r5, 10: r10}
-    against = {1: against_r1, 5: against_r5, 10: against_r10}
-    report = engine.audit_all(
-        results or [],
-        engine.row_of("row", queries, typed) if any(typed.values()) or not results else None,
-        engine.row_of("second row", against_queries, against) if any(against.values()) else None,
-    )
+    typed = engine.Typed(queries, {1: r1, 5: r5, 10: r10})
+    against = engine.Typed(against_queries, {1: against_r1, 5: against_r5, 10: against_r10})
+    report = engine.audit_typed(results or [], typed, against)
     render.result(report, as_json, lambda: _show(report))
 
 

@@ -43,7 +43,7 @@ def backbones(
         return
     from tvr_cli.engine.whole import backbone_catalogue as catalogue
 
-    report = catalogue.show(name) if name else catalogue.list_all()
+    report = catalogue.backbones(name)
     render.result(report, as_json, lambda: _show(report))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,22 +33,17 @@ def compare(
 
     Example: tvr compare mean text_guided
     """
-    from tvr_cli.engine.evaluation import compare as engine
+    from tvr_cli.engine.evaluation import compare as tables
+    from tvr_cli.engine.showing.compare_plot import compared
 
     if as_markdown + as_csv + as_json > 1:
         raise ConfigError("choose one of --markdown, --csv and --json")
-    entries = [engine.read_entry(path, split, workspace) for path in results]
-    report = engine.compare(entries, seed=seed)
-    if plot is not None:
-        from tvr_cli.engine.showing.compare_plot import draw
-
-        draw(entries, plot)
-        report = dataclasses.replace(report, plot=plot)
+    report = compared(results, workspace, split=split, seed=seed, plot=plot)
     if as_markdown:
-        for row in engine.markdown(report):
+        for row in tables.markdown(report):
             render.line(row)
     elif as_csv:
-        render.exact(engine.csv_text(report).removesuffix("\n").split("\n"))
+        render.exact(tables.csv_text(report).removesuffix("\n").split("\n"))
     else:
         render.result(report, as_json, lambda: _show(report))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tvr_cli import api
 from tvr_cli.cli import render
 from tvr_cli.cli.options import (
     DEFAULT_WORKSPACE,
@@ -20,7 +21,7 @@ from tvr_cli.cli.options import (
     MemoryBudget,
     Workspace,
 )
-from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan, EvaluateReport, ScoresReport, Subject
@@ -71,15 +72,13 @@ def evaluate(
 
     Example: tvr evaluate --method text_guided --split test
     """
-    from tvr_cli.engine.evaluation import judge as referee
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan
 
-    result: EvaluateReport | ScoresReport
-    judge = referee.JudgeOptions(
-        v2t=_one_of("--v2t-protocol", v2t_protocol, ("max", "best-caption", "mean-rank")),
-        counting=_one_of("--metrics", counting, ("fair", "clip4clip")),
-        post=referee.parse_posts(post or []),
-        seed=seed,
-    )
+    rules: dict[str, Any] = {
+        "v2t_protocol": v2t_protocol, "metrics": counting, "post": post or (), "seed": seed,
+        "allow_missing": allow_missing,
+    }  # fmt: skip
+    result: EvaluateReport | ScoresReport | EvaluatePlan
     if scores is not None:
         if run is not None or method is not None:
             raise ConfigError("--scores judges a file; leave out the run and --method")
@@ -87,32 +86,32 @@ def evaluate(
             raise ConfigError(
                 "--scores judges a file and writes nothing; leave out --save-scores, --set, --noise-seeds and --dry-run"
             )
-        result, _ = referee.judge_file(scores, judge, allow_missing=allow_missing)
+        result = api.judge_scores(scores, **rules)
     else:
-        from tvr_cli.engine.device import parse_bytes
-        from tvr_cli.engine.evaluation import evaluate as engine
-
-        scorer, store = engine.load(workspace, run=run, method=method, backbone=backbone, assignments=assignments or [])
-        options = engine.EvaluateOptions(
-            split=_one_of("--split", split, ("train", "val", "test")),
-            memory_budget=parse_bytes(memory_budget),
-            device=device,
+        result = api.open_workspace(workspace).evaluate(
+            run,
+            method=method,
+            split=split,
             noise_seeds=noise_seeds,
             save_scores=save_scores,
-            allow_missing=allow_missing,
+            backbone=backbone,
+            device=device,
+            memory_budget=memory_budget,
             stream=stream,
-            judge=judge,
+            set=assignments or (),
+            dry_run=dry_run,
+            **rules,
         )
-        if dry_run:
-            planned = engine.plan(scorer, store, workspace, options)
-            render.result(planned, as_json, lambda: _show_plan(planned))
-            return
-        result = engine.evaluate(scorer, store, workspace, options)
+    if isinstance(result, EvaluatePlan):
+        planned = result
+        render.result(planned, as_json, lambda: _show_plan(planned))
+        return
+    judged = result
     if protocol_card and not as_json:
-        for row in referee.protocol_card(result):
+        for row in api.protocol_card(judged):
             render.line(row)
         return
-    render.result(result, as_json, lambda: show(result))
+    render.result(judged, as_json, lambda: show(judged))
 
 
 def show(result: EvaluateReport | ScoresReport) -> None:
@@ -185,9 +184,3 @@ def _spread(bounds: Mapping[str, Mapping[str, Any]]) -> str:
         if high - low >= 0.05:
             told.append(f"{side} R@1 between {low:.1f} and {high:.1f}")
     return f" (by luck: {', '.join(told)})" if told else ""
-
-
-def _one_of(flag: str, value: str, known: tuple[str, ...]) -> Any:
-    if value not in known:
-        raise ConfigError(f"{flag}: unknown {value!r}{did_you_mean(value, known) or '; there are ' + ', '.join(known)}")
-    return value

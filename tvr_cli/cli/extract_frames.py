@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import commands, log
+from tvr_cli import api, commands, log
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, DryRun, Json, Workspace
 
@@ -85,79 +85,34 @@ def extract_frames(
 
     Example: tvr extract-frames videos/ -o out
     """
-    from tvr_cli.engine.extraction import extract as engine
-    from tvr_cli.errors import ConfigError
+    from tvr_cli.engine.extraction.extract import ExtractReport
 
-    options = engine.ExtractOptions(
-        decoder=decoder,  # type: ignore[arg-type]  # checked by the engine
+    report = api.open_workspace(workspace).extract(
+        videos or (),
+        data=data,
+        num_frames=num_frames,
+        fps=fps,
+        max_frames=max_frames,
+        size=size,
+        quality=quality,
         segment=segment,
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
+        include=include or (),
+        exclude=exclude or (),
+        decoder=decoder,
         workers=workers,
-        timeout_s=timeout,
-        shard=_shard(shard),
+        timeout=timeout,
+        shard=shard,
         retry_failed=retry_failed,
         overwrite=overwrite,
         keep_truncated=keep_truncated,
-        command=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
+        repair=repair,
+        dry_run=dry_run,
+        again=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
     )
-    if repair is not None:
-        if videos or data:
-            raise ConfigError("--repair reads the videos that the store names; leave out VIDEOS")
-        _finish(engine.repair(workspace, repair, options), workspace, as_json, allow_failures)
-        return
-    if bool(videos) == bool(data):
-        raise ConfigError(
-            f"name the videos: {commands.tvr('extract-frames', 'videos/')} (a folder, files, or a manifest.jsonl), or "
-            "--data NAME:ROOT"
-        )
-    sources: Any = videos
-    if data is not None:
-        from tvr_cli.engine.dataset import named
-
-        sources, preset, _ = named(data)
-        num_frames, fps, max_frames, size = _with_preset(preset, num_frames, fps, max_frames, size)
-    plan = _plan(num_frames, fps, max_frames, size or 224, quality)
-    if dry_run:
-        from tvr_cli.engine.extraction.estimate import estimate
-
-        _show_estimate(estimate(sources, workspace, plan, options), as_json)
-        return
-    _finish(engine.extract(sources, workspace, plan, options), workspace, as_json, allow_failures)
-
-
-def _with_preset(
-    preset: Any, num_frames: int | None, fps: float | None, max_frames: int | None, size: int | None
-) -> tuple[int | None, float | None, int | None, int | None]:
-    """Fill in the data set's own plan where no flag says otherwise."""
-    size = size or preset.size
-    if num_frames is not None or fps is not None:
-        return num_frames, fps, max_frames, size
-    if preset.kind == "fps":
-        return None, preset.fps, max_frames or preset.max_frames, size
-    return preset.num_frames, None, None, size
-
-
-def _plan(num_frames: int | None, fps: float | None, max_frames: int | None, size: int, quality: int) -> Any:
-    from tvr_cli.errors import ConfigError
-    from tvr_cli.plans import FramePlan
-
-    if fps is None:
-        if max_frames is not None:
-            raise ConfigError("--max-frames goes with --fps; use --num-frames for frames spread evenly over the clip")
-        return FramePlan("uniform", num_frames=num_frames or 12, size=size, quality=quality)
-    if num_frames is not None:
-        raise ConfigError("--num-frames and --fps are two ways to choose frames; give one of them")
-    return FramePlan("fps", fps=fps, max_frames=max_frames, size=size, quality=quality)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    from tvr_cli.errors import ConfigError
-
-    part, slash, of = text.partition("/")
-    if not (slash and part.isdigit() and of.isdigit()):
-        raise ConfigError(f"--shard: expected I/N such as 3/16, found {text!r}")
-    return int(part), int(of)
+    if isinstance(report, ExtractReport):
+        _finish(report, workspace, as_json, allow_failures)
+    else:
+        _show_estimate(report, as_json)
 
 
 def _finish(report: ExtractReport, workspace: Workspace, as_json: bool, allow_failures: bool) -> None:

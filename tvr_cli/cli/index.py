@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tvr_cli import api
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, DryRun, Json, Workspace
 
@@ -28,10 +29,9 @@ def index(
 
     Example: tvr index --method text_guided
     """
-    from tvr_cli.engine.searching import index as engine
-
-    asked = engine.Asked(run, method, backbone)
-    report = engine.index(workspace, asked, device=device, overwrite=overwrite, dry_run=dry_run)
+    report = api.open_workspace(workspace).index(
+        run=run, method=method, backbone=backbone, device=device, overwrite=overwrite, dry_run=dry_run
+    )
 
     def human() -> None:
         what = "would index" if dry_run else "indexed" if report.built else "up to date:"

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
-from tvr_cli.errors import DataError
 
 
 def plot(
@@ -25,14 +23,7 @@ def plot(
 
     Example: tvr plot glccl --out curves.svg
     """
-    from tvr_cli.engine.showing.plot import plot as engine
+    from tvr_cli.engine.showing import plot as engine
 
-    found = [workspace.find_run(name) for name in runs or []]
-    if not found:
-        newest = workspace.newest_run()
-        if newest is None:
-            train = commands.tvr("train", workspace=workspace)
-            raise DataError(f"expected a run in {str(workspace.runs_folder)!r}, found none; train one: {train}")
-        found = [newest]
-    report = engine(found, out or found[0].path / "curves.png")
+    report = engine.plot_named(workspace, runs or [], out)
     render.result(report, as_json, lambda: render.line(str(report.path)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import commands
+from tvr_cli import api, commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Json, Offline, Workspace
-from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from tvr_cli.engine.features.precompute import PrecomputePlan, PrecomputeReport
@@ -64,44 +63,27 @@ def precompute_features(
 
     Only what is new is computed. Example: tvr precompute-features --captions captions.jsonl
     """
-    _one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
-    _one_of("--shape", shape, ("fixed", "ragged"))
-    _one_of("--precision", precision, ("fp32", "bf16", "fp16"))
-    if words is not None:
-        _one_of("--word-shape", words, ("fixed", "ragged"))
-    if captions is not None and data is not None:
-        raise ConfigError("give --captions or --data, not both")
+    from tvr_cli.engine.features.precompute import PrecomputeReport
 
-    from tvr_cli.engine.features import precompute as engine
-    from tvr_cli.plans import PrecomputeOptions
-
-    corpus: Any = captions
-    if data is not None:
-        from tvr_cli.engine.dataset import named
-
-        corpus, _, plan = named(data)
-        max_words = max_words or plan.length
-    options = PrecomputeOptions(
-        dtype=dtype,  # type: ignore[arg-type]
-        shape=shape,  # type: ignore[arg-type]
-        words=words,  # type: ignore[arg-type]
+    report = api.open_workspace(workspace).features(
+        captions=captions,
+        data=data,
+        backbone=backbone,
+        dtype=dtype,
+        shape=shape,
+        word_shape=words,
         max_words=max_words,
         temporal_shift=temporal_shift,
         word_importance=word_importance,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         batch=batch,
+        repair=repair,
         device=device,
         offline=offline,
+        dry_run=dry_run,
     )
-    if repair is None and dry_run:
-        planned = engine.dry_run(workspace, backbone, corpus, options)
-        render.result(planned, as_json, lambda: _show_plan(planned))
-        return
-    if repair is not None:
-        report = engine.repair(workspace, repair, options, corpus, named=backbone)
-    else:
-        report = engine.precompute(workspace, backbone, corpus, options)
-    render.result(report, as_json, lambda: _show(report, workspace))
+    human = (lambda: _show(report, workspace)) if isinstance(report, PrecomputeReport) else lambda: _show_plan(report)
+    render.result(report, as_json, human)
 
 
 def _show(report: PrecomputeReport, workspace: Workspace) -> None:
@@ -131,8 +113,3 @@ def _show_plan(plan: PrecomputePlan) -> None:
     render.line(f"about {render.duration(plan.seconds)} on this device; nothing was written")
     if plan.weights is None:
         render.line("the weights are not on this machine: they would be downloaded first")
-
-
-def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{flag}: unknown {value!r}{did_you_mean(value, known) or '; there are ' + ', '.join(known)}")

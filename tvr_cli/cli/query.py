@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import commands
+from tvr_cli import api
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
 from tvr_cli.workspace import Workspace
@@ -54,26 +53,16 @@ def query(
 
     Example: tvr query "a dog surfing" --index out/
     """
-    from tvr_cli.engine.searching import query as engine
-    from tvr_cli.engine.searching.search import SearchOptions
-    from tvr_cli.errors import ConfigError
-    from tvr_cli.files import is_text
-
     wanted = [line.strip() for line in sys.stdin if line.strip()] if text == ["-"] else [" ".join(text)]
-    if not wanted or not wanted[0].strip():
-        example = commands.tvr("query", "a dog surfing")
-        raise ConfigError(f"expected a sentence to look for, found an empty one; for example: {example}")
-    if unreadable := [q for q in wanted if not is_text(q)]:
-        raise ConfigError(f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv")
-    if min_score is not None and math.isnan(min_score):
-        raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
-    report = engine.query(
+    report = api.open_workspace(workspace).search(
         wanted,
-        workspace,
-        SearchOptions(k, shortlist, exhaustive, min_score),
+        k=k,
         run=run,
         method=method,
         backbone=backbone,
+        shortlist=shortlist,
+        exhaustive=exhaustive,
+        min_score=min_score,
         device=device,
         offline=offline,
     )

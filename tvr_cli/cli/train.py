@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvr_cli import commands
+from tvr_cli import api, commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import (
     DEFAULT_WORKSPACE,
@@ -65,52 +65,29 @@ def train(
 
     Example: tvr train --method glccl --epochs 10
     """
-    from tvr_cli.engine.device import parse_bytes
-    from tvr_cli.engine.training import train as engine
+    from tvr_cli.engine.training.train_result import SeedsReport, TrainSummary
 
-    flags = {
-        "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,
-        "train.select_on": select_on, "backbone.name": backbone,
-    }  # fmt: skip
-    options = engine.TrainOptions(
-        run=run, resume=resume, captions=captions, device=device, offline=offline, threads=threads,
-        workers=workers, memory_budget=parse_bytes(memory_budget),
-    )  # fmt: skip
+    out = api.open_workspace(workspace)
     asked: dict[str, Any] = {
-        "method": method, "recipe": recipe, "config_file": config_file, "assignments": assignments,
+        "method": method, "recipe": recipe, "config": config_file, "set": assignments or (), "run": run,
+        "captions": captions, "backbone": backbone, "epochs": epochs, "batch_size": batch_size, "tune": tune,
+        "select_on": select_on, "device": device, "threads": threads, "workers": workers,
+        "memory_budget": memory_budget, "offline": offline, "dry_run": dry_run,
     }  # fmt: skip
     if seeds is not None:
         if resume or seed is not None:
             raise ConfigError("--seeds names all seeds and goes on by itself; leave out --seed and --resume")
-        _train_seeds(seeds, workspace, options, {**asked, "flags": flags}, dry_run=dry_run, as_json=as_json)
+        several = out.train_seeds(seeds, **asked)
+        rows = (
+            (lambda: _show_seeds(several, workspace))
+            if isinstance(several, SeedsReport)
+            else lambda: _show_seeds_plan(several)
+        )
+        render.result(several, as_json, rows)
         return
-    resolved, options = engine.experiment_of(workspace, options, **asked, flags=flags)
-    if dry_run:
-        plan = engine.dry_run(resolved, workspace, options)
-        render.result(plan, as_json, lambda: show_plan(plan))
-        return
-    result = engine.train(resolved, workspace, options)
-    render.result(result, as_json, lambda: _show(result, workspace))
-
-
-def _train_seeds(
-    text: str, workspace: Workspace, options: Any, asked: dict[str, Any], *, dry_run: bool, as_json: bool
-) -> None:
-    from tvr_cli.engine.training import train_seeds as engine
-    from tvr_cli.engine.training.seeds import check_seeds
-    from tvr_cli.engine.training.train import experiment_of
-
-    def resolve(seed: int) -> Any:
-        flags = {**asked["flags"], "train.seed": seed}
-        return experiment_of(workspace, options, **{**asked, "flags": flags})[0]
-
-    seeds = check_seeds([word.strip() for word in text.split(",") if word.strip()])
-    if dry_run:
-        plan = engine.dry_run(resolve, seeds, workspace, options)
-        render.result(plan, as_json, lambda: _show_seeds_plan(plan))
-        return
-    result = engine.train_seeds(resolve, seeds, workspace, options)
-    render.result(result, as_json, lambda: _show_seeds(result, workspace))
+    result = out.train(seed=seed, resume=resume, **asked)
+    human = (lambda: _show(result, workspace)) if isinstance(result, TrainSummary) else lambda: show_plan(result)
+    render.result(result, as_json, human)
 
 
 def _show_seeds(result: SeedsReport, workspace: Workspace) -> None:

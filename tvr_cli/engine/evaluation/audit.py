@@ -49,6 +49,20 @@ class Row:
     label: str = "row"
 
 
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A row as it was typed: queries it claims, and the text of R@k, each None where it was left out.
+
+    True where any recall was typed.
+    """
+
+    queries: int | None
+    recalls: Mapping[int, str | None]
+
+    def __bool__(self) -> bool:
+        return any(self.recalls.values())
+
+
 @dataclass(frozen=True)
 class Possible:
     """Numbers of queries that give a row's digits: how many, the smallest ten, and which are test sets in use."""
@@ -153,6 +167,18 @@ def audit(row: Row) -> AuditedRow:
         tie_inflation=above,
         smaller_gallery=below,
         verdict=_verdict(row, possible, above, below),
+    )
+
+
+def audit_typed(results: Sequence[Path], first: Typed, second: Typed) -> AuditReport:
+    """Audit results and up to two rows that were typed; without any result the first row must have a recall.
+
+    Raises as `row_of` and `audit_all`.
+    """
+    return audit_all(
+        results,
+        row_of("row", first.queries, first.recalls) if first or not results else None,
+        row_of("second row", second.queries, second.recalls) if second else None,
     )
 
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tvr_cli.engine.evaluation.compare import Entry
+from tvr_cli.engine.evaluation import compare
+from tvr_cli.engine.evaluation.compare import CompareReport, Entry
 from tvr_cli.errors import ConfigError, EnvironmentProblem
+from tvr_cli.workspace import Workspace
+
+
+def compared(
+    results: Sequence[Path], workspace: Workspace, *, split: str, seed: int, plot: Path | None = None
+) -> CompareReport:
+    """Compare runs, result JSONs or score matrices with the first of them, and draw that where `plot` names a file.
+
+    Raises DataError for what is no result, and as `draw`.
+    """
+    entries = [compare.read_entry(path, split, workspace) for path in results]
+    report = compare.compare(entries, seed=seed)
+    if plot is not None:
+        draw(entries, plot)
+    return dataclasses.replace(report, plot=plot)
 
 
 def draw(entries: Sequence[Entry], path: Path) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tvr_cli import commands
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.files import disk_errors
 from tvr_cli.results.base import Result
 from tvr_cli.runs import RunDir
+from tvr_cli.workspace import Workspace
 
 FORMATS = (".png", ".svg", ".pdf")
 _SMOOTH = 0.02  # width of the moving average as a share of a curve
@@ -23,6 +25,21 @@ class PlotReport(Result):
     schema = "plot"
     runs: Sequence[str]
     path: Path
+
+
+def plot_named(workspace: Workspace, runs: Sequence[str], out: Path | None = None) -> PlotReport:
+    """Draw runs by name or path. runs: empty = the newest. out: None = `curves.png` in the first one's folder.
+
+    Raises DataError for a run that is not there, and as `plot`.
+    """
+    found = [workspace.find_run(name) for name in runs]
+    if not found:
+        newest = workspace.newest_run()
+        if newest is None:
+            train = commands.tvr("train", workspace=workspace)
+            raise DataError(f"expected a run in {str(workspace.runs_folder)!r}, found none; train one: {train}")
+        found = [newest]
+    return plot(found, out or found[0].path / "curves.png")
 
 
 def plot(runs: Sequence[RunDir], out: Path) -> PlotReport:

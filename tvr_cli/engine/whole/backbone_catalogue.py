@@ -61,17 +61,15 @@ def packages() -> list[str]:
     return sorted(registry.packages().values())
 
 
-def list_all() -> BackbonesReport:
-    """Describe every backbone that has a name: presets, and those of installed packages.
+def backbones(name: str | None = None) -> BackbonesReport:
+    """Describe one backbone in full, or every one that has a name: presets, and those of installed packages.
 
-    One that cannot be described has its problem, in words: the others are listed all the same.
+    Of several, one that cannot be described has its problem, in words: the others are listed all the same. Raises what
+    `registry.resolve` raises where one is named.
     """
-    return BackbonesReport([_described_or_problem(name) for name in registry.names()])
-
-
-def show(name: str) -> BackbonesReport:
-    """Describe one backbone in full. Raises what `registry.resolve` raises."""
-    return BackbonesReport([details(name)])
+    if name is not None:
+        return BackbonesReport([details(name)])
+    return BackbonesReport([_described_or_problem(each) for each in registry.names()])
 
 
 def describe(name: str) -> BackboneCard:

@@ -1,0 +1,482 @@
+"""The verbs of the pipeline for programs: what `tvr extract-frames`, …, `tvr query` call too (docs/api.md).
+
+    out = tvr_cli.open_workspace("out")
+    out.extract("videos/")
+    out.search("a dog surfing").results[0].hits
+
+Arguments have the names and defaults of the command's flags (`--num-frames` is `num_frames`); where a text such as
+"512MB" is short for a value, that text is taken here as well. A verb returns a frozen dataclass beside its engine
+function, with `dry_run=True` the one that says what would be done, and writes nothing then. Nothing is printed: what
+the commands say on stderr goes to the logger "tvr", progress to the callback. Errors are those of `tvr_cli.errors`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvr_cli import commands, log
+from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.files import is_text
+from tvr_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.config import Resolved
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan, EvaluateReport, ScoresReport
+    from tvr_cli.engine.evaluation.judge import JudgeOptions
+    from tvr_cli.engine.extraction.estimate import ExtractEstimate
+    from tvr_cli.engine.extraction.extract import ExtractReport
+    from tvr_cli.engine.features.precompute import PrecomputePlan, PrecomputeReport
+    from tvr_cli.engine.searching.index import IndexReport
+    from tvr_cli.engine.searching.query import QueryReport
+    from tvr_cli.engine.training.train import TrainOptions
+    from tvr_cli.engine.training.train_result import SeedsPlan, SeedsReport, TrainPlan, TrainSummary
+
+__all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
+
+PathLike = str | os.PathLike[str]
+_SPLITS, _V2T, _COUNTINGS = ("train", "val", "test"), ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
+
+
+def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> OpenWorkspace:
+    """Return the workspace at `path`, a folder that need not exist yet, with the pipeline's verbs as methods.
+
+    progress: called with what is being done, how much of it is done, and of how much (None where that is not known),
+    in the thread that called the verb; an error that it raises ends the verb, as Ctrl-C does. Raises DataError when a
+    file stands there.
+    """
+    return OpenWorkspace(path if isinstance(path, Workspace) else Workspace.at(path), progress)
+
+
+@dataclass(frozen=True)
+class OpenWorkspace:
+    """A workspace and who is told of its progress. Made by `open_workspace`."""
+
+    workspace: Workspace
+    progress: log.Watcher | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self.workspace.root
+
+    def extract(
+        self,
+        videos: PathLike | Sequence[PathLike] = (),
+        *,
+        data: str | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        size: int | None = None,
+        quality: int = 90,
+        segment: str = "auto",
+        include: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
+        decoder: str = "auto",
+        workers: int | None = None,
+        timeout: float = 120.0,
+        shard: str = "1/1",
+        retry_failed: bool = False,
+        overwrite: bool = False,
+        keep_truncated: bool = False,
+        repair: str | None = None,
+        dry_run: bool = False,
+        again: str = "",
+    ) -> ExtractReport | ExtractEstimate:
+        """Read videos and store a few frames of each; videos that fail are in the report and raise nothing.
+
+        videos: folders, files, or manifests. data: `NAME:ROOT[:VARIANT]` instead. again: what people type to go on,
+        for the message of Interrupted. Raises DataError when there are no videos, StoreMismatch when the store has
+        another plan, ConfigError, EnvironmentProblem and Interrupted.
+        """
+        from tvr_cli.engine import dataset
+        from tvr_cli.engine.extraction import estimate, extract
+        from tvr_cli.plans import AskedFrames
+
+        sources = [Path(p) for p in ([videos] if isinstance(videos, str | os.PathLike) else videos)]
+        _at_least("--workers", workers, 1)
+        _at_least("--timeout", timeout, 0.1)
+        options = extract.ExtractOptions(
+            decoder=decoder,  # type: ignore[arg-type]  # checked by the engine
+            segment=segment,
+            include=tuple(_several(include)),
+            exclude=tuple(_several(exclude)),
+            workers=workers,
+            timeout_s=timeout,
+            shard=_shard(shard),
+            retry_failed=retry_failed,
+            overwrite=overwrite,
+            keep_truncated=keep_truncated,
+            command=again,
+        )
+        if repair is not None:
+            if sources or data is not None:
+                raise ConfigError("--repair reads the videos that the store names; leave out VIDEOS")
+            _no_dry_repair(dry_run)
+            with self._watched():
+                return extract.repair(self.workspace, repair, options)
+        if bool(sources) == (data is not None):
+            raise ConfigError(
+                f"name the videos: {commands.tvr('extract-frames', 'videos/')} (a folder, files, or a manifest.jsonl), "
+                "or --data NAME:ROOT"
+            )
+        manifest, preset = dataset.named(data)[:2] if data is not None else (None, None)
+        asked = AskedFrames(num_frames=num_frames, fps=fps, max_frames=max_frames, size=size, quality=quality)
+        verb = estimate.estimate if dry_run else extract.extract
+        with self._watched():
+            return verb(manifest or sources, self.workspace, asked.plan(preset), options)
+
+    def features(
+        self,
+        *,
+        captions: PathLike | None = None,
+        data: str | None = None,
+        backbone: str | None = None,
+        dtype: str = "fp16",
+        shape: str = "fixed",
+        word_shape: str | None = None,
+        max_words: int | None = None,
+        temporal_shift: bool = False,
+        word_importance: str = "none",
+        precision: str = "fp32",
+        batch: int | None = None,
+        repair: str | None = None,
+        device: str = "auto",
+        offline: bool = False,
+        dry_run: bool = False,
+    ) -> PrecomputeReport | PrecomputePlan:
+        """Compute features of the frames and of captions about them; only what is new is encoded.
+
+        Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
+        """
+        _one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
+        _one_of("--shape", shape, ("fixed", "ragged"))
+        _one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+        if word_shape is not None:
+            _one_of("--word-shape", word_shape, ("fixed", "ragged"))
+        _at_least("--max-words", max_words, 1)
+        _at_least("--batch", batch, 1)
+        if captions is not None and data is not None:
+            raise ConfigError("give --captions or --data, not both")
+        if repair is not None:
+            _no_dry_repair(dry_run)
+        from tvr_cli.engine import dataset
+        from tvr_cli.engine.features import precompute
+
+        corpus: Any = _path(captions)
+        if data is not None:
+            corpus, _, plan = dataset.named(data)
+            max_words = max_words or plan.length
+        options = precompute.PrecomputeOptions(
+            dtype=dtype,  # type: ignore[arg-type]
+            shape=shape,  # type: ignore[arg-type]
+            words=word_shape,  # type: ignore[arg-type]
+            max_words=max_words,
+            temporal_shift=temporal_shift,
+            word_importance=word_importance,
+            precision=precision,  # type: ignore[arg-type]
+            batch=batch,
+            device=device,
+            offline=offline,
+        )
+        with self._watched():
+            if repair is not None:
+                return precompute.repair(self.workspace, repair, options, corpus, named=backbone)
+            if dry_run:
+                return precompute.dry_run(self.workspace, backbone, corpus, options)
+            return precompute.precompute(self.workspace, backbone, corpus, options)
+
+    def train(
+        self,
+        method: str | None = None,
+        *,
+        recipe: str | None = None,
+        config: PathLike | None = None,
+        set: str | Sequence[str] = (),
+        run: str | None = None,
+        resume: bool = False,
+        captions: PathLike | None = None,
+        backbone: str | None = None,
+        seed: int | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        tune: str | None = None,
+        select_on: str | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        workers: int | None = None,
+        memory_budget: str = "512MB",
+        offline: bool = False,
+        dry_run: bool = False,
+    ) -> TrainSummary | TrainPlan:
+        """Train a method, or continue a run (resume); the best weights on validation are kept.
+
+        set: changes of the configuration, each `PATH=VALUE`. Raises ConfigError, DataError without captions,
+        StoreMismatch, and Interrupted when Ctrl-C stopped it.
+        """
+        from tvr_cli.engine.training import train
+
+        options = _train_options(run, resume, captions, device, offline, threads, workers, memory_budget)
+        flags = _train_flags(seed, epochs, batch_size, tune, select_on, backbone)
+        with self._watched():
+            resolved, options = train.experiment_of(
+                self.workspace, options, method=method, recipe=recipe, config_file=_path(config),
+                assignments=_several(set), flags=flags,
+            )  # fmt: skip
+            return (train.dry_run if dry_run else train.train)(resolved, self.workspace, options)
+
+    def train_seeds(
+        self,
+        seeds: str | Sequence[int],
+        method: str | None = None,
+        *,
+        recipe: str | None = None,
+        config: PathLike | None = None,
+        set: str | Sequence[str] = (),
+        run: str | None = None,
+        captions: PathLike | None = None,
+        backbone: str | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        tune: str | None = None,
+        select_on: str | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        workers: int | None = None,
+        memory_budget: str = "512MB",
+        offline: bool = False,
+        dry_run: bool = False,
+    ) -> SeedsReport | SeedsPlan:
+        """Train a run of each seed and evaluate it on test (`tvr train --seeds`); finished seeds are kept.
+
+        seeds: numbers, or "0,1,2". run: what the runs' names begin with. Otherwise as `train`.
+        """
+        from tvr_cli.engine.training import train, train_seeds
+        from tvr_cli.engine.training.seeds import check_seeds
+
+        options = _train_options(run, False, captions, device, offline, threads, workers, memory_budget)
+
+        def resolve(seed: int) -> Resolved:
+            return train.experiment_of(
+                self.workspace, options, method=method, recipe=recipe, config_file=_path(config),
+                assignments=_several(set), flags=_train_flags(seed, epochs, batch_size, tune, select_on, backbone),
+            )[0]  # fmt: skip
+
+        words = seeds.split(",") if isinstance(seeds, str) else map(str, seeds)
+        wanted = check_seeds([word.strip() for word in words if word.strip()])
+        with self._watched():
+            verb = train_seeds.dry_run if dry_run else train_seeds.train_seeds
+            return verb(resolve, wanted, self.workspace, options)
+
+    def evaluate(
+        self,
+        run: str | None = None,
+        *,
+        method: str | None = None,
+        split: str = "test",
+        v2t_protocol: str = "max",
+        metrics: str = "fair",
+        post: str | Sequence[str] = (),
+        allow_missing: bool = False,
+        noise_seeds: int = 1,
+        seed: int = 0,
+        save_scores: PathLike | None = None,
+        backbone: str | None = None,
+        device: str = "auto",
+        memory_budget: str = "512MB",
+        stream: bool | None = None,
+        set: str | Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> EvaluateReport | EvaluatePlan:
+        """Score every caption against every video of a split and keep the result in the run's folder.
+
+        run: its name or path, None = the newest. method: one that needs no training instead. Raises DataError when
+        the split is empty or its gallery incomplete, ConfigError and StoreMismatch.
+        """
+        _one_of("--split", split, _SPLITS)
+        _at_least("--noise-seeds", noise_seeds, 1)
+        judge = _judge(v2t_protocol, metrics, post, seed)
+        from tvr_cli.engine.device import parse_bytes
+        from tvr_cli.engine.evaluation import evaluate
+
+        options = evaluate.EvaluateOptions(
+            split=split,
+            memory_budget=parse_bytes(memory_budget),
+            device=device,
+            noise_seeds=noise_seeds,
+            save_scores=_path(save_scores),
+            allow_missing=allow_missing,
+            stream=stream,
+            judge=judge,
+        )
+        with self._watched():
+            scorer, store = evaluate.load(
+                self.workspace, run=run, method=method, backbone=backbone, assignments=_several(set)
+            )
+            return (evaluate.plan if dry_run else evaluate.evaluate)(scorer, store, self.workspace, options)
+
+    def index(
+        self,
+        *,
+        run: str | None = None,
+        method: str | None = None,
+        backbone: str | None = None,
+        device: str = "auto",
+        overwrite: bool = False,
+        dry_run: bool = False,
+    ) -> IndexReport:
+        """Encode every clip once, so that a search only combines; an index that is up to date is kept.
+
+        Raises DataError when something else than an index stands in its place, StoreMismatch without features.
+        """
+        from tvr_cli.engine.searching import index
+
+        asked = index.Asked(run, method, backbone)
+        with self._watched():
+            return index.index(self.workspace, asked, device=device, overwrite=overwrite, dry_run=dry_run)
+
+    def search(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        k: int = 10,
+        run: str | None = None,
+        method: str | None = None,
+        backbone: str | None = None,
+        shortlist: int | None = None,
+        exhaustive: bool = False,
+        min_score: float | None = None,
+        device: str = "auto",
+        offline: bool = False,
+    ) -> QueryReport:
+        """Find the videos, and the moments in them, that match each sentence; what is missing is made on the way.
+
+        Raises ConfigError for no or an empty sentence, DataError without frames, StoreMismatch when another run or
+        backbone is named than the index was made with.
+        """
+        wanted = _several(sentences)
+        if not wanted or not all(sentence.strip() for sentence in wanted):
+            example = commands.tvr("query", "a dog surfing")
+            raise ConfigError(f"expected a sentence to look for, found an empty one; for example: {example}")
+        if unreadable := [q for q in wanted if not is_text(q)]:
+            raise ConfigError(
+                f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv"
+            )
+        if min_score is not None and math.isnan(min_score):
+            raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
+        _at_least("-k", k, 1)
+        _at_least("--shortlist", shortlist, 1)
+        from tvr_cli.engine.searching import query
+        from tvr_cli.engine.searching.search import SearchOptions
+
+        options = SearchOptions(k, shortlist, exhaustive, min_score)
+        with self._watched():
+            return query.query(
+                wanted, self.workspace, options, run=run, method=method, backbone=backbone, device=device,
+                offline=offline,
+            )  # fmt: skip
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return log.watched(self.progress)
+
+
+def judge_scores(
+    path: PathLike,
+    *,
+    v2t_protocol: str = "max",
+    metrics: str = "fair",
+    post: str | Sequence[str] = (),
+    allow_missing: bool = False,
+    seed: int = 0,
+) -> ScoresReport:
+    """Judge a score matrix of any tool, safetensors or npz (`tvr evaluate --scores`). Raises DataError, ConfigError."""
+    from tvr_cli.engine.evaluation import judge
+
+    options = _judge(v2t_protocol, metrics, post, seed)
+    return judge.judge_file(Path(path), options, allow_missing=allow_missing)[0]
+
+
+def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
+    """Return the lines of a citable block of text that says how a result came about."""
+    from tvr_cli.engine.evaluation import judge
+
+    return judge.protocol_card(report)
+
+
+# ------------------------------------------------------------------------------------------- what flags mean and allow
+
+
+def _train_options(
+    run: str | None, resume: bool, captions: PathLike | None, device: str, offline: bool, threads: int | None,
+    workers: int | None, memory_budget: str,
+) -> TrainOptions:  # fmt: skip
+    from tvr_cli.engine.device import parse_bytes
+    from tvr_cli.engine.training import train
+
+    _at_least("--threads", threads, 1)
+    _at_least("--workers", workers, 0)
+    return train.TrainOptions(
+        run=run, resume=resume, captions=_path(captions), device=device, offline=offline, threads=threads,
+        workers=workers, memory_budget=parse_bytes(memory_budget),
+    )  # fmt: skip
+
+
+def _train_flags(
+    seed: int | None, epochs: int | None, batch_size: int | None, tune: str | None, select_on: str | None,
+    backbone: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    _at_least("--epochs", epochs, 1)
+    _at_least("--batch-size", batch_size, 1)
+    return {
+        "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,
+        "train.select_on": select_on, "backbone.name": backbone,
+    }  # fmt: skip
+
+
+def _judge(v2t_protocol: str, metrics: str, post: str | Sequence[str], seed: int) -> JudgeOptions:
+    from tvr_cli.engine.evaluation import judge
+
+    return judge.JudgeOptions(
+        v2t=_one_of("--v2t-protocol", v2t_protocol, _V2T),
+        counting=_one_of("--metrics", metrics, _COUNTINGS),
+        post=judge.parse_posts(_several(post)),
+        seed=seed,
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, of = text.partition("/")
+    if not (slash and part.isdigit() and of.isdigit()):
+        raise ConfigError(f"--shard: expected I/N such as 3/16, found {text!r}")
+    return int(part), int(of)
+
+
+def _no_dry_repair(dry_run: bool) -> None:
+    if dry_run:
+        raise ConfigError("--repair has no dry run, it writes; leave out one of --repair and --dry-run")
+
+
+def _several(values: str | Sequence[str]) -> list[str]:
+    """Return the values of a flag that repeats; a text alone is one of them."""
+    return [values] if isinstance(values, str) else list(values)
+
+
+def _path(path: PathLike | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> Any:
+    if value not in known:
+        raise ConfigError(f"{flag}: unknown {value!r}{did_you_mean(value, known) or '; there are ' + ', '.join(known)}")
+    return value
+
+
+def _at_least(flag: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise ConfigError(f"{flag}: expected {least} or more, found {value}")
