@@ -140,8 +140,8 @@ class PrecomputeOptions:
     device: str = "auto"
     offline: bool = False
 
-    def with_plans_of(self, identity: Mapping[str, Any]) -> PrecomputeOptions:
-        """Return these options with the plans that the feature store of an identity was made with."""
+    def as_made(self, identity: Mapping[str, Any], provenance: Mapping[str, Any]) -> PrecomputeOptions:
+        """Return these options with the plans, number format and arithmetic that a feature store was made with."""
         return dataclasses.replace(
             self,
             shape=identity["shape"],
@@ -149,6 +149,8 @@ class PrecomputeOptions:
             max_words=identity["words"]["length"],
             temporal_shift=bool(identity["backbone"]["temporal_shift"]),
             word_importance=identity["importance"],
+            dtype=provenance.get("dtype", self.dtype),
+            precision=provenance.get("precision", self.precision),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 from synthetic import write_backbone, write_frames
 
-from tvr_cli.config import TrainConfig
+from tvr_cli.config import Experiment, TrainConfig
+from tvr_cli.engine.features import require
 from tvr_cli.engine.features.frame_loader import FrameLoader
 from tvr_cli.engine.features.precompute import backbone_of, precompute
 from tvr_cli.engine.training import precision
@@ -18,7 +20,7 @@ from tvr_cli.engine.training.live import LiveSource
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.train import TrainOptions, dry_run, experiment_of, train
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
-from tvr_cli.plans import PrecomputeOptions
+from tvr_cli.plans import PrecomputeOptions, Wish
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.workspace import Workspace
@@ -188,6 +190,30 @@ def test_annotations_that_move_while_a_full_run_trains_are_not_read_again(
     assert tuned is not None and tuned.backbone_name != given.backbone_name
     assert [c.text for c in tuned.captions] == [c.text for c in given.captions] != []
     assert tuned.corpus == given.corpus
+
+
+def test_features_that_training_brings_up_to_date_keep_their_number_format(
+    world: tuple[Path, str], tmp_path: Path
+) -> None:
+    """They came back in fp16 whatever the store held, beside the rows that it had."""
+    import shutil
+
+    shutil.copytree(world[0], tmp_path / "out", ignore=shutil.ignore_patterns("runs"))
+    workspace = Workspace(tmp_path / "out")
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text(
+        "".join(
+            json.dumps({"video": f"v{i:02d}.mp4", "caption": f"square number {i}", "split": "train"}) + "\n"
+            for i in range(8)
+        )
+    )
+    before = workspace.newest_features(world[1])
+    assert before is not None and before.provenance["dtype"] == "fp32"
+    wish = Wish.from_experiment(Experiment(method=METHOD, options={}), frozenset())
+    after = require.require(workspace, wish, captions=captions, device="cpu", offline=True)
+    assert after.fingerprint == before.fingerprint and len(after.captions) == 8
+    tensors = [after._reader.tensors(name)["pooled"] for name, _ in after._text_places]
+    assert {t.dtype for t in tensors} == {torch.float32}
 
 
 def test_a_killed_full_run_resumes_to_the_same_bytes(world: tuple[Path, str], tmp_path: Path) -> None:

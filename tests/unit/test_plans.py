@@ -42,14 +42,14 @@ def test_a_field_that_only_the_found_identity_has_differs_too() -> None:
 
 def test_an_identity_and_its_plan_are_the_same_thing() -> None:
     assert FramePlan.from_identity(identity()["frames"]) == FRAMES
-    assert identity(PrecomputeOptions().with_plans_of(identity())) == identity()
+    assert identity(PrecomputeOptions().as_made(identity(), {})) == identity()
 
 
-def test_options_with_the_plans_of_a_store_keep_what_no_identity_says() -> None:
+def test_options_as_a_store_was_made_keep_what_the_store_does_not_say() -> None:
     own = PrecomputeOptions(dtype="bf16", precision="bf16", batch=3, device="cpu", offline=True)
-    made = own.with_plans_of(identity())
+    made = own.as_made(identity(), {"dtype": "fp32"})
     assert (made.words, made.max_words, made.word_importance) == ("ragged", 24, "stopwords")
-    assert (made.dtype, made.precision, made.batch, made.device, made.offline) == ("bf16", "bf16", 3, "cpu", True)
+    assert (made.dtype, made.precision, made.batch, made.device, made.offline) == ("fp32", "bf16", 3, "cpu", True)
 
 
 def test_a_data_sets_preset_gives_its_frame_plan() -> None:

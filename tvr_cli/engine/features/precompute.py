@@ -265,13 +265,18 @@ def repair(
 
 
 def refresh(
-    workspace: Workspace, store: FeatureStore, options: PrecomputeOptions, *, named: str | None = None
+    workspace: Workspace,
+    store: FeatureStore,
+    options: PrecomputeOptions,
+    captions: Captions = None,
+    *,
+    named: str | None = None,
 ) -> PrecomputeReport:
     """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
 
-    named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
+    captions: as in `precompute`. named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
     """
-    return _again(workspace, features.read_header(store.root, workspace), options, named=named)
+    return _again(workspace, features.read_header(store.root, workspace), options, captions, named=named)
 
 
 def _again(
@@ -283,8 +288,7 @@ def _again(
     named: str | None,
 ) -> PrecomputeReport:
     registry.require_named(header["backbone"], named, workspace.feature_folder(header["fingerprint"]))
-    made = header["provenance"]
-    own = replace(options, dtype=made["dtype"], precision=made["precision"]).with_plans_of(header["identity"])
+    own = options.as_made(header["identity"], header["provenance"])
     return precompute(workspace, header["backbone"], captions, own)
 
 

@@ -105,13 +105,13 @@ def _compute(
         )
     making = commands.tvr("precompute-features")
     log.logger.info("computing features first (%s): %s", making, why or "there are none yet")
-    backbone, options = wish.backbone, wish.options(device=device, offline=offline)
     if store is not None:  # it only needs a refresh: it keeps its own plans
-        registry.require_named(store.backbone_name, wish.backbone, store.root)
-        backbone = store.backbone_name
-        options = PrecomputeOptions(device=device, offline=offline).with_plans_of(store.identity)
-    made = precompute.precompute(workspace, backbone, captions, options).store
-    assert made is not None, "only a dry run makes no store"
+        options = PrecomputeOptions(device=device, offline=offline)
+        made = precompute.refresh(workspace, store, options, captions, named=wish.backbone).store
+    else:
+        made = precompute.precompute(
+            workspace, wish.backbone, captions, wish.options(device=device, offline=offline)
+        ).store
     if differences := wish.differences(made.identity, made.backbone_name):
         raise StoreMismatch(
             f"the frames in {str(workspace.frames_folder)!r} do not fit: {'; '.join(differences)}; extract them again: "

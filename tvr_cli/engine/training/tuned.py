@@ -31,6 +31,6 @@ def finish(
     name = registry.save(backbone, run.path / "backbone")
     log.logger.info("computing the features of the tuned backbone (%s)", commands.tvr("precompute-features"))
     # The captions that it was trained on: annotation files may have moved in the hours since.
-    made = precompute.precompute(workspace, name, store, options.with_plans_of(store.identity)).store
+    made = precompute.precompute(workspace, name, store, options.as_made(store.identity, store.provenance)).store
     files.write_json(run.env_path, {**run.env(), "tuned_store": made.fingerprint})
     return made
