@@ -135,6 +135,9 @@ class Workspace(os.PathLike[str]):
         """Return the newest features, of `backbone` if named. Raises DataError when there are none."""
         if (store := self.newest_features(backbone)) is not None:
             return store
+        if not self.has_frames:
+            start = commands.tvr("extract-frames", "VIDEOS", workspace=self)
+            raise DataError(f"expected frames or features in {str(self)!r}, found none; start with: {start}")
         make = commands.tvr("precompute-features", backbone=backbone, workspace=self)
         raise DataError(
             f"expected features in {str(self.features_folder)!r}{f' made by {backbone}' if backbone else ''}, found "

@@ -242,3 +242,24 @@ def test_an_index_of_a_run_answers_when_its_method_is_named(given: tuple[Path, P
         SearchOptions(1).k == 1
         and evaluate.load(Workspace(out), run="r", method=DOTTED, backbone=None)[0].name == DOTTED
     )
+
+
+def test_what_a_message_proposes_for_a_run_of_ones_own_method_works_as_printed(given: tuple[Path, Path]) -> None:
+    """Four proposals in a row led nowhere: each left out what the next one asked for."""
+    out, _ = given
+    index.index(Workspace(out), index.Asked(method="text_guided"), device="cpu")
+    refused = tvr("query", "a red circle", "-o", out, "--run", "r", "--method", DOTTED)
+    assert refused.exit_code == 3
+    line = refused.stderr.strip().rpartition("with: tvr ")[2]
+    assert line == f"index --run r --method {DOTTED} -o {out}"
+    done = tvr(*line.split(), "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((out / "index" / "store.json").read_text())["identity"]["run"] == "r"
+
+
+def test_a_method_with_parameters_names_the_run_that_is_there(given: tuple[Path, Path]) -> None:
+    out, _ = given
+    refused = tvr("evaluate", "--method", DOTTED, "-o", out)
+    assert refused.exit_code == 2 and f"name the run, for example: --run r --method {DOTTED}" in refused.stderr
+    refused = tvr("evaluate", "--method", "eaglenet", "-o", out)
+    assert refused.exit_code == 2 and f"train it: tvr train --method eaglenet -o {out}" in refused.stderr

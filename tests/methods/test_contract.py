@@ -73,7 +73,7 @@ BROKEN = [
     ("Unsourced", contract.a_method_says_what_it_is, "where their default comes from (source=…): temperature"),
     ("WantsSound", contract.a_method_says_what_it_is, "found sound"),
     ("Priceless", contract.a_method_says_what_it_is, "expected `cost_per_pair()` in words"),
-    ("Raises", contract.permuted_items_have_permuted_scores, "it raised RuntimeError: mat1 and mat2"),
+    ("Raises", contract.permuted_items_have_permuted_scores, "`score` raised RuntimeError: mat1 and mat2"),
 ]
 
 
@@ -121,3 +121,11 @@ def test_check_prints_each_clause_and_leaves_with_5_where_one_is_broken():
 def test_what_cannot_be_checked_is_a_sentence(args, words):
     result = CliRunner().invoke(app, ["methods", *args])
     assert result.exit_code == 2 and words in result.stderr
+
+
+def test_a_clause_that_cannot_go_on_names_the_member_that_raised():
+    def no_clause(name):
+        raise NotImplementedError
+
+    (found,) = run([no_clause], "mean")
+    assert (found.passed, found.message) == (False, "`no_clause` raised NotImplementedError")

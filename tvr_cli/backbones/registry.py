@@ -127,6 +127,11 @@ def require_named(stored: str, named: str | None, where: Path) -> None:
         )
 
 
+def must_be_named(stored: str) -> bool:
+    """Whether a command that works with a stored backbone has to name it (`require_named`)."""
+    return _is_dotted(_without_folder(stored))
+
+
 def from_clip_state(state: Mapping[str, Tensor], name: str) -> Backbone:
     """Return a backbone of the CLIP weights in an authors' checkpoint, under OpenAI's names; sizes are inferred.
 

@@ -98,9 +98,10 @@ def _show(report: PrecomputeReport, workspace: Workspace) -> None:
         f"{render.duration(report.seconds)}"
     )
     if captions.total and (method := report.train_with):
-        render.line(f"next: {commands.tvr('train', method=method, workspace=workspace)}")
+        render.line(f"next: {commands.tvr('train', method=method, backbone=report.named, workspace=workspace)}")
     else:
-        render.line(f"next: {commands.tvr('query', 'a dog surfing', index=workspace)}")
+        query = commands.tvr("query", "a dog surfing", backbone=report.named, index=workspace)
+        render.line(f"next: {query}")
 
 
 def _show_plan(plan: PrecomputePlan) -> None:

@@ -82,11 +82,20 @@ def untrained(name: str, store: FeatureStore, assignments: list[str] | None = No
     resolved = resolve_method(name, assignments)
     method = build(resolved.experiment, store)
     if method.trains:
-        raise ConfigError(
-            f"{resolved.experiment.method} has parameters and no run was named; train it: "
-            + commands.tvr("train", method=name)
-        )
+        raise ConfigError(_needs_a_run(resolved.experiment.method, store))
     return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, None, None)
+
+
+def _needs_a_run(method: str, store: FeatureStore) -> str:
+    """Say what scores with a method that has parameters: a run of it where the store's workspace has one."""
+    workspace = store.workspace if isinstance(store.workspace, Workspace) else None
+    runs = [run for run in (workspace.runs() if workspace else []) if method in run.config().get("method", {})]
+    if runs:
+        flags = {"run": runs[0].name, **commands.own_method(method)}
+        said = " ".join(f"--{flag} {value}" for flag, value in flags.items())
+        return f"{method} has parameters, so a run of it scores; name the run, for example: {said}"
+    train = commands.tvr("train", method=method, workspace=store.workspace)
+    return f"{method} has parameters and no run was named; train it: {train}"
 
 
 def experiment_of(run: RunDir, named: str | None = None) -> Resolved:

@@ -49,5 +49,13 @@ def run(clauses: Iterable[Callable[..., str | None]], *args: Any) -> list[Check]
         except BrokenContract as e:
             checks.append(Check(name, False, str(e)))
         except Exception as e:  # a plug-in may raise anything: it is counted, and the other clauses are run
-            checks.append(Check(name, False, f"it raised {type(e).__name__}: {e}"))
+            checks.append(Check(name, False, f"`{_raiser(e)}` raised {type(e).__name__}{f': {e}' if str(e) else ''}"))
     return checks
+
+
+def _raiser(e: BaseException) -> str:
+    """Return the name of the function that raised an exception: what a plug-in has left out, or where it went wrong."""
+    at = e.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at.tb_frame.f_code.co_name if at is not None else "it"

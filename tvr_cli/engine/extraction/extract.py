@@ -146,7 +146,7 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
     """
     started = time.monotonic()
     root = workspace.frames_folder
-    identity = frames.read_header(root)["identity"]
+    identity = frames.read_header(root, workspace)["identity"]
     plan = FramePlan.from_identity(identity)
     with files.lock(root / "locks" / "1-of-1"):
         writer = FrameWriter.open(root, identity, _provenance())

@@ -114,6 +114,11 @@ class PrecomputeReport(Result):
         """The method to train on these features that uses most of them; None where none fits."""
         return suggest.to_train(self.store.provides)
 
+    @property
+    def named(self) -> str | None:
+        """The backbone, where the commands that go on have to name it; None for one of tvr's own."""
+        return self.backbone if registry.must_be_named(self.backbone) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputePlan(Result):
@@ -317,7 +322,8 @@ def _require_size(frames: FrameStore, backbone: Description) -> None:
     if size < needed:
         raise DataError(
             f"the frames in {str(frames.root)!r} are {size} px, but the backbone {backbone.name} takes {needed} px; "
-            f"run: {commands.tvr('extract-frames', 'VIDEOS', size=needed, overwrite=True, workspace=frames.workspace)}"
+            f"name one that takes {size} px or less with --backbone ({commands.tvr('backbones')}), or run: "
+            + commands.tvr("extract-frames", "VIDEOS", size=needed, overwrite=True, workspace=frames.workspace)
         )
 
 

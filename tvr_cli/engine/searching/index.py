@@ -218,8 +218,10 @@ def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -
     wrong = [(field, value) for field, value in named.items() if value is not None and made.get(field) != value]
     if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
         wrong.append(("backbone", flags.backbone))
+    # Whatever was named belongs into the command: a run of somebody's own method is loaded only where that is named.
+    asked = {field: value for field in ("run", "method", "backbone") if (value := getattr(flags, field)) is not None}
     for field, value in wrong:
         raise StoreMismatch(
             f"the index was made with {field} {made.get(field) or 'none'!r}, but --{field} asks for {value!r}; rebuild "
-            f"it with: {commands.tvr('index', **{field: value}, workspace=workspace)}"
+            f"it with: {commands.tvr('index', **asked, workspace=workspace)}"
         )

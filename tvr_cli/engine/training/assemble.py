@@ -74,6 +74,8 @@ def require_backbone(experiment: Experiment, workspace: Workspace, wish: Wish, s
     small = base.build(name, Sizes(dim=128, frames=4, words=16), experiment.options)  # only its needs are looked at
     if store is not None:
         scorers.require_features(name, small, store.provides, f"the feature store of {store.backbone_name} has")
+    if store is not None and (full or type(small).init_from_backbone is not Method.init_from_backbone):
+        registry.require_named(store.backbone_name, wish.backbone, store.root)  # it will be loaded
     if not full and (store is not None or not workspace.has_frames):
         return  # a store's backbone need not be here; without frames nothing is computed, which is said later
     about = _backbone_of_run(workspace, wish, store)
