@@ -168,6 +168,7 @@ class OpenWorkspace:
             _no_dry_repair(dry_run)
         from tvr_cli.engine import dataset
         from tvr_cli.engine.features import precompute
+        from tvr_cli.engine.features.repair import repair as repair_features
 
         corpus: Any = _path(captions)
         if data is not None:
@@ -187,7 +188,7 @@ class OpenWorkspace:
         )
         with self._watched():
             if repair is not None:
-                return precompute.repair(self.workspace, repair, options, corpus, named=backbone)
+                return repair_features(self.workspace, repair, options, corpus, named=backbone)
             if dry_run:
                 return precompute.dry_run(self.workspace, backbone, corpus, options)
             return precompute.precompute(self.workspace, backbone, corpus, options)

@@ -21,8 +21,10 @@ import torch
 from tvr_cli import log
 from tvr_cli.backbones import load, registry
 from tvr_cli.engine.features import precompute as engine
+from tvr_cli.engine.features import repair as repairing
 from tvr_cli.engine.features.frame_batches import ahead, fit
-from tvr_cli.engine.features.precompute import backbone_of, encode_captions, refresh
+from tvr_cli.engine.features.precompute import backbone_of, encode_captions
+from tvr_cli.engine.features.repair import refresh
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.plans import FramePlan, PrecomputeOptions, WordPlan
 from tvr_cli.stores.features.store import FeatureStore
@@ -36,7 +38,7 @@ def precompute(folder: Path, *args: Any) -> engine.PrecomputeReport:
 
 
 def repair(folder: Path, *args: Any) -> engine.PrecomputeReport:
-    return engine.repair(Workspace.at(folder), *args)
+    return repairing.repair(Workspace.at(folder), *args)
 
 
 EXACT = PrecomputeOptions(dtype="fp32", device="cpu", max_words=9)
@@ -372,7 +374,8 @@ def test_larger_frames_are_shrunk_and_smaller_ones_refused(tmp_path: Path, weigh
     store = precompute(tmp_path / "large", weights, None, EXACT).store
     assert store is not None and len(store.video()) == 1
     tiny_frames.simple(tmp_path / "small", {"a.mp4": 2}, plan=FramePlan(num_frames=2, size=24))
-    with pytest.raises(DataError, match=r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .* or run: tvr extract-frames VIDEOS --size 32"):
+    said = r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .* or run: tvr extract-frames .*--size 32"
+    with pytest.raises(DataError, match=said):
         precompute(tmp_path / "small", weights, None, EXACT)
 
 

@@ -48,8 +48,6 @@ __all__ = [
     "dry_run",
     "encode_captions",
     "precompute",
-    "refresh",
-    "repair",
 ]
 
 DEFAULT_BACKBONE = "clip-vit-b32"
@@ -239,62 +237,6 @@ def backbone_of(
     command = commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
     features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
     return model
-
-
-def repair(
-    workspace: Workspace,
-    shard: str,
-    options: PrecomputeOptions,
-    captions: Captions = None,
-    *,
-    named: str | None = None,
-) -> PrecomputeReport:
-    """Make one shard of any feature store of a workspace again, with the settings of its store.
-
-    shard: its name, or the fingerprint of a store: then everything that this store lacks is made. named: as in
-    `backbone_of`. Only device, batch and offline are taken from `options`. Raises DataError when no store has such a
-    shard.
-    """
-    folders = workspace.begun_features()
-    if shard in (f.name for f in folders):
-        return _again(
-            workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions, named=named
-        )
-    folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
-    if folder is None:
-        raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
-    header = features.read_header(folder, workspace)
-    with files.lock(folder):
-        FeatureWriter(folder, header).drop(shard)
-    return _again(workspace, header, options, captions, named=named)
-
-
-def refresh(
-    workspace: Workspace,
-    store: FeatureStore,
-    options: PrecomputeOptions,
-    captions: Captions = None,
-    *,
-    named: str | None = None,
-) -> PrecomputeReport:
-    """Bring a store up to date with the frames and captions of its workspace, by its own backbone and plans.
-
-    captions: as in `precompute`. named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
-    """
-    return _again(workspace, features.read_header(store.root, workspace), options, captions, named=named)
-
-
-def _again(
-    workspace: Workspace,
-    header: dict[str, Any],
-    options: PrecomputeOptions,
-    captions: Captions = None,
-    *,
-    named: str | None,
-) -> PrecomputeReport:
-    registry.require_named(header["backbone"], named, workspace.feature_folder(header["fingerprint"]))
-    own = options.as_made(header["identity"], header["provenance"])
-    return precompute(workspace, header["backbone"], captions, own)
 
 
 def _inputs(

@@ -91,7 +91,7 @@ def _compute(
     device: str,
     offline: bool,
 ) -> FeatureStore:
-    from tvr_cli.engine.features import precompute
+    from tvr_cli.engine.features import precompute, repair
 
     if not workspace.has_frames:
         if why:
@@ -107,7 +107,7 @@ def _compute(
     log.logger.info("computing features first (%s): %s", making, why or "there are none yet")
     if store is not None:  # it only needs a refresh: it keeps its own plans
         options = PrecomputeOptions(device=device, offline=offline)
-        made = precompute.refresh(workspace, store, options, captions, named=wish.backbone).store
+        made = repair.refresh(workspace, store, options, captions, named=wish.backbone).store
     else:
         made = precompute.precompute(
             workspace, wish.backbone, captions, wish.options(device=device, offline=offline)

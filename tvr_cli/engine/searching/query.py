@@ -10,7 +10,7 @@ from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors
-from tvr_cli.engine.features import precompute
+from tvr_cli.engine.features import precompute, repair
 from tvr_cli.engine.searching.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.searching.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
@@ -90,4 +90,4 @@ def _refresh_features(workspace: Workspace, asked: Asked, *, device: str, offlin
     if store is None:
         precompute.precompute(workspace, asked.backbone, None, options)
     else:  # with the plans that it was made with: a run may have been trained on them
-        precompute.refresh(workspace, store, options, named=asked.backbone)
+        repair.refresh(workspace, store, options, named=asked.backbone)
