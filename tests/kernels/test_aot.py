@@ -14,7 +14,7 @@ import pytest
 from tvr_kernels import OPS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
-# Triton 3.8 allots registers otherwise: four ops spill there, with kernels that did not change. Until they are tuned for
+# Triton 3.8 allots registers otherwise: kernels that did not change spill there. Until they are tuned for
 # it, the clause about spills is held where it was proved; the others are held everywhere.
 VERSION = metadata.version("triton") if importlib.util.find_spec("triton") else "0.0"
 SPILLS_ARE_KNOWN = tuple(int(n) for n in VERSION.split(".")[:2]) < (3, 8)
