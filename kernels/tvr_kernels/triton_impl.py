@@ -89,9 +89,41 @@ def square_matrix(base, index, n, NP: tl.constexpr):
 
 
 @triton.jit
+def times(x, y, PRECISION: tl.constexpr):
+    """Return x @ y, a batch of products [B, M, N].
+
+    Triton before 3.9 gives every warp of a program a batch entry of its own: with one entry all warps would hold the
+    whole product, in registers that are not there. So one entry is a plain product.
+    """
+    if x.shape[0] == 1:
+        flat = tl.reshape(x, (x.shape[1], x.shape[2]))
+        product = tl.dot(flat, tl.reshape(y, (y.shape[1], y.shape[2])), input_precision=PRECISION)
+        return tl.reshape(product, (1, x.shape[1], y.shape[2]))
+    else:
+        return tl.dot(x, y, input_precision=PRECISION)
+
+
+@triton.jit
 def bilinear(x, matrix, y, PRECISION: tl.constexpr):
     """Return x' M y [BV, BT]: x, y [BV, BT, FP], matrix [BV, FP, FP]."""
-    return tl.sum(tl.dot(x, matrix, input_precision=PRECISION) * y, 2)
+    return tl.sum(times(x, matrix, PRECISION) * y, 2)
+
+
+@triton.jit
+def symmetric_form(x, base, clips, live, n, stride, row0, FP: tl.constexpr, PRECISION: tl.constexpr):
+    """Return x' M x [BV, R] with each clip's symmetric n x n matrix from row0 of its rows: x [BV, R, FP].
+
+    One vector a clip (R = 1) reads its matrix by columns: the compiler would keep one that is read the same way for a
+    later use, and has no registers for it.
+    """
+    if x.shape[1] == 1:
+        f = tl.arange(0, FP)
+        at = clips.to(tl.int64)[:, None, None] * stride + (row0 + f)[None, None, :] * n + f[None, :, None]
+        inside = live[:, None, None] & (f < n)[None, :, None] & (f < n)[None, None, :]
+        matrix = tl.load(base + at, mask=inside, other=0.0).to(tl.float32)
+        return tl.sum(tl.sum(matrix * x, 2)[:, None, :] * x, 2)
+    else:
+        return bilinear(x, matrices(base, clips, live, n, n, stride, row0, 0, n, FP), x, PRECISION)
 
 
 @triton.jit
@@ -118,23 +150,66 @@ class Launch(NamedTuple):
             self.kernel[self.grid](*self.arguments, **self.constants)
 
 
-class Blocks:
-    """Block sizes of a launch, from the frames of a clip and the dtype: constexpr arguments and the grid."""
+class Tile(NamedTuple):
+    """What a program owns and how it is compiled: captions, columns (frame slots of its clips), warps, the depth of the
+    pipeline, features a step of it."""
 
-    def __init__(self, texts: int, clips: int, frames: int, dtype: torch.dtype, *, rows: int, columns: int):
+    captions: int
+    columns: int
+    warps: int
+    stages: int
+    step: int
+
+
+class Tiles(NamedTuple):
+    """The tiles of an op in (fp32, half precision), every one without spilled registers.
+
+    hopper: of those the fastest on an H200 (docs/benchmarks.md). other: where nothing was measured. long: items of more
+    than 32 slots.
+    """
+
+    hopper: tuple[Tile, Tile]
+    other: tuple[Tile, Tile]
+    long: tuple[Tile, Tile]
+
+
+class Blocks:
+    """Block sizes of a launch: constexpr arguments and the grid.
+
+    like: a tensor that the products read. slots: of a clip, or of a caption that a program holds whole, if it has more.
+    """
+
+    def __init__(
+        self,
+        texts: int,
+        clips: int,
+        frames: int,
+        like: Tensor,
+        tiles: Tiles,
+        capability: int | None,
+        slots: int = 0,
+    ):
         self.FP = max(16, triton.next_power_of_2(frames))
-        self.BV = max(1, columns // self.FP)
-        # one clip of up to 64 slots fills a tile: its fp32 forms leave registers for half as many captions
-        self.BT = rows // 2 if self.FP > 32 and dtype == torch.float32 and rows > 16 else rows
-        self.BK = 16 if dtype == torch.float32 else 64  # the three terms of an fp32 product take registers
-        self.PRECISION = "tf32x3" if dtype == torch.float32 else "tf32"
-        self.grid = (triton.cdiv(texts, self.BT) * triton.cdiv(clips, self.BV),)
+        here = capability_of(like.device) if capability is None else capability
+        pair = tiles.long if max(frames, slots) > 32 else tiles.hopper if here >= 90 else tiles.other
+        self.tile = pair[like.dtype != torch.float32]
+        self.BV = max(1, self.tile.columns // self.FP)
+        self.PRECISION = "tf32x3" if like.dtype == torch.float32 else "tf32"
+        self.grid = (triton.cdiv(texts, self.tile.captions) * triton.cdiv(clips, self.BV),)
 
     def constants(self) -> dict[str, Any]:
         return {
-            **{"BT": self.BT, "BV": self.BV, "FP": self.FP, "BK": self.BK, "GROUP": 8, "PRECISION": self.PRECISION},
-            **{"num_warps": 8, "num_stages": 2},
+            **{"BT": self.tile.captions, "BV": self.BV, "FP": self.FP, "BK": self.tile.step, "GROUP": 8},
+            **{"PRECISION": self.PRECISION, "num_warps": self.tile.warps, "num_stages": self.tile.stages},
         }
+
+
+def capability_of(device: torch.device) -> int:
+    """Return the compute capability, 90 for 9.0; 0 for a CPU (the interpreter)."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def supported(tensors: Mapping[str, Tensor], frames: int, names: tuple[str, ...]) -> tuple[bool, str]:

@@ -6,6 +6,7 @@ because Triton decides at import whether it interprets.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 HERE = Path(__file__).parent
 
 
+@functools.cache  # two tests look at one run of an op
 def run(interpret: bool, *arguments: str) -> list[dict]:
     environment = {**os.environ, "TRITON_INTERPRET": "1" if interpret else "0", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path, environment.get("PYTHONPATH", "")])

@@ -26,9 +26,9 @@ TYPES = {
 
 
 def main(ops: list[str], *, first_only: bool) -> None:
-    cases = launches(ops)
-    for op, shape, dtype, launch in itertools.islice(cases, 1) if first_only else cases:
-        for architecture in (80, 90):
+    for architecture in (80, 90):
+        cases = launches(ops, architecture)
+        for op, shape, dtype, launch in itertools.islice(cases, 1) if first_only else cases:
             case = {"op": op, "shape": shape, "dtype": dtype, "sm": architecture}
             print(json.dumps({**case, **usage(launch, architecture)}), flush=True)
 

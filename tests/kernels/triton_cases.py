@@ -80,8 +80,8 @@ def tcmgc_weights(cls: type, shape: Shape, dtype: torch.dtype):
     return random_weights(cls, shape.D, dtype=dtype, scale=scale, sharpness=20.0, heads=1, **matrices, **maps)
 
 
-def launches(ops: list[str]):
-    """Yield (op, shape, dtype, launch) at the shapes of the presets."""
+def launches(ops: list[str], capability: int):
+    """Yield (op, shape, dtype, launch) for a compute capability at the shapes of the presets that an op supports."""
     for op in ops:
         module = importlib.import_module(f"tvr_kernels.{op}.triton_impl")
         for shape in PRESETS:
@@ -90,23 +90,24 @@ def launches(ops: list[str]):
             text, video, weights = sides(op, shape)
             out = torch.empty(shape.T, shape.V)
             for dtype in (torch.float32, torch.bfloat16):
-                if dtype == torch.float32 and getattr(module, "FP32_SLOTS", shape.F) < shape.F:
-                    continue  # its `supports` refuses this
+                if hasattr(module, "most_slots") and module.most_slots(dtype, capability) < max(shape.F, shape.L):
+                    continue  # and this
                 cast = [
                     {k: v.to(dtype) if k in module.VECTORS else v for k, v in side.items()} for side in (text, video)
                 ]
-                yield op, str(shape), str(dtype).removeprefix("torch."), module.launch(*cast, weights, out)
+                launch = module.launch(*cast, weights, out, capability)
+                yield op, str(shape), str(dtype).removeprefix("torch."), launch
 
 
 def low_precision(side: dict, names: tuple[str, ...], dtype: torch.dtype) -> dict:
-    """Cast the tensors that the products read; the small forms stay fp32."""
-    return {k: v.to(dtype) if k in names else v for k, v in side.items()}
+    """Cast the floating tensors of these names: those that the products read, or all of them."""
+    return {k: v.to(dtype) if k in names and v.is_floating_point() else v for k, v in side.items()}
 
 
 def errors(op: str, shape: Shape, device: str) -> dict:
     """Return the largest error of the kernel, and of the folded form, against the reference in fp64."""
     package = importlib.import_module(f"tvr_kernels.{op}")
-    exact = exact_scores(op, shape)
+    exact = exact_scores(op, shape, device)
     text, video, weights = on(device, *sides(op, shape))
     with torch.no_grad():
         found = [package.score(text, video, weights, implementation=name).cpu() for name in ("triton", "folded")]
@@ -117,13 +118,14 @@ def errors(op: str, shape: Shape, device: str) -> dict:
 def low_precision_errors(op: str, shape: Shape, device: str) -> dict:
     """Return the error of the kernel on bf16 vectors, and of the folded form in plain bf16."""
     package, module = (importlib.import_module(f"tvr_kernels.{op}{end}") for end in ("", ".triton_impl"))
-    exact = exact_scores(op, shape)
+    exact = exact_scores(op, shape, device)
     text, video, weights = on(device, *sides(op, shape))
     low = [low_precision(side, module.VECTORS, torch.bfloat16) for side in (text, video)]
     plain = [low_precision(side, tuple(side), torch.bfloat16) for side in (text, video)]
     with torch.no_grad():
         error = max_error(package.score(*low, weights, implementation="triton").cpu(), exact)
-        plain_error = max_error(package.score(*plain, weights, implementation="folded").cpu(), exact)
+        plain_scores = package.score(*plain, move(weights, device, torch.bfloat16), implementation="folded")
+    plain_error = max_error(plain_scores.cpu(), exact)
     return {"check": "bfloat16", "op": op, "shape": str(shape), "error": error, "plain_error": plain_error}
 
 
@@ -141,9 +143,11 @@ def gradient_error(op: str, shape: Shape, device: str) -> dict:
     return {"check": "gradient", "op": op, "shape": str(shape), "error": error, "largest": largest}
 
 
-def exact_scores(op: str, shape: Shape) -> torch.Tensor:
+def exact_scores(op: str, shape: Shape, device: str) -> torch.Tensor:
+    """Return the reference in fp64, on the device that is at hand: a CPU takes minutes for the presets' shapes."""
+    reference = importlib.import_module(f"tvr_kernels.{op}.reference")
     with torch.no_grad():
-        return importlib.import_module(f"tvr_kernels.{op}.reference").score(*sides(op, shape, torch.float64))
+        return reference.score(*on(device, *sides(op, shape, torch.float64))).cpu()
 
 
 def on(device: str, text: dict, video: dict, weights):
@@ -156,11 +160,11 @@ def place(x: torch.Tensor, device: str) -> torch.Tensor:
     return poisoned(x.to(device)) if x.is_floating_point() else x.to(device)
 
 
-def move(weights, device: str):
+def move(weights, device: str, dtype: torch.dtype | None = None):
     if isinstance(weights, torch.Tensor):
-        return weights.to(device)
+        return weights.to(device, dtype if weights.is_floating_point() else None)
     if isinstance(weights, tuple):
-        parts = (move(w, device) for w in weights)
+        parts = (move(w, device, dtype) for w in weights)
         return type(weights)._make(parts) if hasattr(weights, "_make") else tuple(parts)
     return weights
 

@@ -13,12 +13,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tvr_kernels.triton_impl import Blocks, Launch, by_clip, clip_rows, products, supported, tile_of, vectors
+from tvr_kernels.triton_impl import (
+    Blocks,
+    Launch,
+    Tile,
+    Tiles,
+    by_clip,
+    clip_rows,
+    products,
+    supported,
+    tile_of,
+    vectors,
+)
 
 if TYPE_CHECKING:
     from tvr_kernels.dmae import DmaeOptions
 
 VECTORS = ("rows", "frames")  # what may be bf16 or fp16; the rest is fp32
+TILES = Tiles(
+    hopper=(Tile(16, 128, 4, 3, 32), Tile(16, 64, 4, 3, 64)),
+    other=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
+    long=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
+)
 MAX_WORDS = 128
 
 
@@ -121,14 +137,20 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Dmae
     return out
 
 
-def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: DmaeOptions, out: Tensor) -> Launch:
+def launch(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: DmaeOptions,
+    out: Tensor,
+    capability: int | None = None,
+) -> Launch:
     """Return the launch that fills `out` [T, V]."""
     rows, frames = text["rows"].contiguous(), video["frames"].contiguous()
     (T, L1, D), (V, F, _) = rows.shape, frames.shape
     words = 16 if L1 < 3 else max(16, triton.next_power_of_2(L1 - 1))  # LP
     word_rows = 64 if rows.dtype == torch.float32 else 128  # more spill registers
     captions = max(1, word_rows // words) if weights.words else 16  # BW
-    blocks = Blocks(captions, V, F, rows.dtype, rows=16, columns=64)
+    blocks = Blocks(captions, V, F, rows, TILES, capability)
     zeros = {"text": torch.zeros_like(text["weight"]), "video": torch.zeros_like(video["weight"])}
     tensors = (
         *(rows, text["weight"].float().contiguous(), text.get("bias", zeros["text"]).float().contiguous()),

@@ -265,8 +265,14 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Eagl
     return out
 
 
-def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: EagleNetWeights, out: Tensor) -> Launch:
-    """Return the launch that fills `out` [T, V]."""
+def launch(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: EagleNetWeights,
+    out: Tensor,
+    capability: int | None = None,
+) -> Launch:
+    """Return the launch that fills `out` [T, V]; one tile serves every device."""
     (T, D), (V, F), options = text["text"].shape, video["frames"].shape[:2], weights.options
     fold, low = fold_weights(weights), video["values"].dtype
     small = ("logit_sum", "logit_shift", "gram2", "gram3", "gram_out", "out_shift")

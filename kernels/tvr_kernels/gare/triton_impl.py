@@ -20,6 +20,8 @@ from tvr_kernels.gare._sides import LAYER_NORM_EPS
 from tvr_kernels.triton_impl import (
     Blocks,
     Launch,
+    Tile,
+    Tiles,
     bilinear,
     by_clip,
     clip_rows,
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     from tvr_kernels.gare import GareWeights
 
 VECTORS = ("text", "columns")  # what may be bf16 or fp16; the rest is fp32
+TILES = Tiles(
+    hopper=(Tile(32, 64, 4, 3, 16), Tile(64, 64, 4, 3, 64)),
+    other=(Tile(32, 64, 8, 2, 16), Tile(64, 64, 8, 2, 64)),
+    long=(Tile(16, 64, 8, 2, 16), Tile(32, 64, 8, 2, 64)),
+)
 
 
 @triton.jit
@@ -138,11 +145,17 @@ def _forward(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: G
     return out
 
 
-def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: GareWeights, out: Tensor) -> Launch:
+def launch(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: GareWeights,
+    out: Tensor,
+    capability: int | None = None,
+) -> Launch:
     """Return the launch that turns `out` [T, V], the products with the mean frames, into scores."""
     t, columns = text["text"].contiguous(), video["columns"].contiguous()
     (T, D), (V, F) = t.shape, video["mask"].shape
-    blocks = Blocks(T, V, F, t.dtype, rows=64, columns=64)  # larger tiles spill registers
+    blocks = Blocks(T, V, F, t, TILES, capability)
     small = ("normal2", "normal3", "qq", "qv", "vv", "shift", "offset", "variance")
     tensors = (
         *(t, text["variance"].float(), text["square"].float(), text["on_shared"].float().contiguous(), columns),

@@ -16,22 +16,30 @@ from torch import Tensor
 from tvr_kernels.triton_impl import (
     Blocks,
     Launch,
+    Tile,
+    Tiles,
     by_clip,
+    capability_of,
     clip_rows,
     exp_below_max,
-    matrices,
     products,
     square_matrix,
     supported,
+    symmetric_form,
     tile_of,
+    times,
     vectors,
 )
 
 if TYPE_CHECKING:
     from tvr_kernels.glccl import GlcclWeights
 
-FP32_SLOTS = 32  # words or frames of an item in fp32: the forms of longer ones do not fit in the registers
 VECTORS = ("query", "mapped", "columns")  # what may be bf16 or fp16; the rest is fp32
+TILES = Tiles(
+    hopper=(Tile(16, 16, 2, 2, 16), Tile(16, 64, 4, 3, 64)),
+    other=(Tile(16, 32, 8, 2, 16), Tile(16, 64, 4, 3, 64)),
+    long=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
+)
 MAX_WORDS = 64
 
 
@@ -86,16 +94,8 @@ def glccl_fwd_kernel(
     lengths = tl.load(norm + first_row + word, mask=word < L, other=0.0)
     real = tl.load(word_mask + text.to(tl.int64) * L + word, mask=word < L, other=0) > 0
     frame = vectors(frame_mask, v, there, F, F, 0, 1, 0, FP)[:, None, :] > 0.5  # [BV, 1, FP]
-    form = matrices(gram, v, there, F, F, F * F, 0, 0, F, FP)
 
-    # weights of the unit vectors that the words pool, and the dots that they need: [BV, LP, FP]
-    rows = first_row + word
-    s = by_clip(products(query, columns, rows, own, word < L, live, D, LP, BV * FP, BK, PRECISION), LP, BV, FP)
-    b = exp_below_max(s * lengths[None, :, None], frame)
-    square = tl.sum(tl.dot(b, form, input_precision=PRECISION) * b, 2)
-    b = b * tl.rsqrt(tl.maximum(square, 1e-30))[:, :, None]
-
-    # the same for the sentence (row 0 of 16), and the mapped sentence's dots: [BV, 1, FP]
+    # weights of the unit vector that the sentence pools (row 0 of 16), and the mapped sentence's dots: [BV, 1, FP]
     slot = tl.arange(0, BT)
     sentence_rows = first_row + L + slot
     tile = products(query, columns, sentence_rows, own, slot < 1, live, D, BT, BV * FP, BK, PRECISION)
@@ -103,10 +103,17 @@ def glccl_fwd_kernel(
     tile = products(mapped, columns, text.to(tl.int64) + slot, own, slot < 1, live, D, BT, BV * FP, BK, PRECISION)
     global_dots = tl.sum(by_clip(tile, BT, BV, FP), 1)
     a = exp_below_max(sentence * tl.load(norm + first_row + L), frame)  # [BV, 1, FP]
-    square = tl.sum(tl.sum(form * a, 2)[:, None, :] * a, 2)  # [BV, 1]
+    square = symmetric_form(a, gram, v, there, F, F * F, 0, FP, PRECISION)  # [BV, 1]
     a = a * tl.rsqrt(tl.maximum(square, 1e-30))[:, :, None]
 
     total = tl.sum(tl.sum(a * global_dots[:, None, :], 2), 1)  # VS, [BV]
+
+    # the same for the words, and the dots that they need: [BV, LP, FP]
+    rows = first_row + word
+    s = by_clip(products(query, columns, rows, own, word < L, live, D, LP, BV * FP, BK, PRECISION), LP, BV, FP)
+    b = exp_below_max(s * lengths[None, :, None], frame)
+    square = symmetric_form(b, gram, v, there, F, F * F, 0, FP, PRECISION)
+    b = b * tl.rsqrt(tl.maximum(square, 1e-30))[:, :, None]
     keep = real[None, :]
     video_word = tl.sum(a * s, 2)  # [BV, LP]
     total += isa(video_word, square_matrix(mixing, 0, L, LP), keep, sharpness)
@@ -115,22 +122,29 @@ def glccl_fwd_kernel(
 
     # M [BV, LP, LP]: word i, frame slot j
     tile = products(query, columns, rows, local, word < L, live, D, LP, BV * FP, BK, PRECISION)
-    m = tl.dot(by_clip(tile, LP, BV, FP), tl.permute(b, (0, 2, 1)), input_precision=PRECISION)
+    m = times(by_clip(tile, LP, BV, FP), tl.permute(b, (0, 2, 1)), PRECISION)
     both = real[None, :, None] & real[None, None, :]
     m = tl.where(both, m, 0.0)
-    over_words = tl.broadcast_to(square_matrix(mixing, 2, L, LP)[None, :, :], (BV, LP, LP))
     kept = tl.where(real[None, :, None], m * sharpness, -float("inf"))
     e = tl.exp(kept - tl.max(kept, 1)[:, None, :])
-    mixed = tl.dot(over_words, m, input_precision=PRECISION)  # (A3 M)_ij
+    beside = tl.reshape(tl.permute(m, (1, 0, 2)), (LP, BV * LP))  # clips side by side: one plain product
+    mixed = tl.dot(square_matrix(mixing, 2, L, LP), beside, input_precision=PRECISION)  # (A3 M)_ij
+    mixed = tl.permute(tl.reshape(mixed, (LP, BV, LP)), (1, 0, 2))
     frame_left = tl.sum(e * mixed, 1) / tl.sum(e, 1)
-    over_frames = tl.broadcast_to(tl.trans(square_matrix(mixing, 3, L, LP))[None, :, :], (BV, LP, LP))
     kept = tl.where(real[None, None, :], m * sharpness, -float("inf"))
     e = tl.exp(kept - tl.max(kept, 2)[:, :, None])
-    mixed = tl.dot(m, over_frames, input_precision=PRECISION)  # (M A4')_ij
+    over_frames = tl.trans(square_matrix(mixing, 3, L, LP))
+    mixed = tl.dot(tl.reshape(m, (BV * LP, LP)), over_frames, input_precision=PRECISION)  # (M A4')_ij
+    mixed = tl.reshape(mixed, (BV, LP, LP))
     word_left = tl.sum(e * mixed, 2) / tl.sum(e, 2)
     total += 0.5 * isa(frame_left, square_matrix(mixing, 4, L, LP), keep, sharpness)
     total += 0.5 * isa(word_left, square_matrix(mixing, 5, L, LP), keep, sharpness)
     tl.store(out + text.to(tl.int64) * V + v, 0.25 * total, mask=there)
+
+
+def most_slots(dtype: torch.dtype, capability: int) -> int:
+    """Return how many words or frames of an item fit: the forms of longer ones leave no registers."""
+    return 64 if dtype != torch.float32 and capability >= 90 else 32
 
 
 def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: GlcclWeights) -> tuple[bool, str]:
@@ -142,8 +156,10 @@ def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: G
     if words > MAX_WORDS:
         return False, f"a caption has {words} word slots, the kernel holds at most {MAX_WORDS}"
     frames = video["gram"].shape[1]
-    if text["query"].dtype == torch.float32 and max(words, frames) > FP32_SLOTS:
-        return False, f"{words} words and {frames} frames in fp32; the kernel holds at most {FP32_SLOTS}, or 64 in bf16"
+    query = text["query"]
+    most = most_slots(query.dtype, capability_of(query.device))
+    if max(words, frames) > most:
+        return False, f"{words} words and {frames} frames; the kernel holds {most} in {query.dtype} on this device"
     return supported({**tensors, **text}, frames, VECTORS)
 
 
@@ -154,13 +170,18 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Glcc
     return out
 
 
-def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: GlcclWeights, out: Tensor) -> Launch:
+def launch(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: GlcclWeights,
+    out: Tensor,
+    capability: int | None = None,
+) -> Launch:
     """Return the launch that fills `out` [T, V]."""
     query, columns = text["query"].contiguous(), video["columns"].contiguous()
     (T, rows, D), (V, F) = query.shape, video["gram"].shape[:2]
     words = max(16, triton.next_power_of_2(rows - 1))
-    wide = query.dtype != torch.float32 and max(words, F) <= 32  # else registers would spill
-    blocks = Blocks(T, V, F, query.dtype, rows=16, columns=128 if wide else 64)
+    blocks = Blocks(T, V, F, query, TILES, capability, slots=words)
     ones = query.new_ones(T, rows - 1, dtype=torch.bool), query.new_ones(V, F, dtype=torch.bool)
     tensors = (
         *(query, (text["norm"] / weights.temperature).float().contiguous(), text["mapped"].contiguous()),

@@ -18,22 +18,30 @@ from tvr_kernels.tcmgc import shift
 from tvr_kernels.triton_impl import (
     Blocks,
     Launch,
+    Tile,
+    Tiles,
     by_clip,
+    capability_of,
     clip_rows,
     exp_below_max,
-    matrices,
     products,
     square_matrix,
     supported,
+    symmetric_form,
     tile_of,
+    times,
     vectors,
 )
 
 if TYPE_CHECKING:
     from tvr_kernels.tcmgc import TcmgcWeights
 
-FP32_SLOTS = 32  # words or frames of an item in fp32: the forms of longer ones do not fit in the registers
 VECTORS = ("query", "unit", "mapped", "columns")  # what may be bf16 or fp16; the rest is fp32
+TILES = Tiles(
+    hopper=(Tile(16, 32, 2, 2, 16), Tile(16, 32, 2, 2, 64)),
+    other=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
+    long=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
+)
 MAX_WORDS, MAX_RANKS = 64, 7
 KP = tl.constexpr(8)  # slots of a rank vector
 
@@ -71,13 +79,13 @@ def best_of(x, ranks):
 def coordinates(a, forms, v, there, N, constants, FP: tl.constexpr, PRECISION: tl.constexpr):
     """Return (share [BV, R, FP], on_shift, inverse [BV, R]) of unit y from frame weights a [BV, R, FP]."""
     stride = (3 * N + 3) * N
-    form = tl.sum(tl.dot(a, matrices(forms, v, there, N, N, stride, 0, 0, N, FP), input_precision=PRECISION) * a, 2)
+    form = symmetric_form(a, forms, v, there, N, stride, 0, FP, PRECISION)
     inverse2 = tl.rsqrt(form + 1e-5)
     a = a * inverse2[:, :, None]
-    form = tl.sum(tl.dot(a, matrices(forms, v, there, N, N, stride, N, 0, N, FP), input_precision=PRECISION) * a, 2)
+    form = symmetric_form(a, forms, v, there, N, stride, N, FP, PRECISION)
     linear = tl.sum(a * vectors(forms, v, there, N, stride, 3 * N * N, 1, 0.0, FP)[:, None, :], 2)
     inverse3 = tl.rsqrt(form + 2.0 * linear + tl.load(constants) + 1e-5)
-    form = tl.sum(tl.dot(a, matrices(forms, v, there, N, N, stride, 2 * N, 0, N, FP), input_precision=PRECISION) * a, 2)
+    form = symmetric_form(a, forms, v, there, N, stride, 2 * N, FP, PRECISION)
     linear = tl.sum(a * vectors(forms, v, there, N, stride, (3 * N + 1) * N, 1, 0.0, FP)[:, None, :], 2)
     square = inverse3 * (form + 2.0 * linear + tl.load(constants + 1))
     linear = tl.sum(a * vectors(forms, v, there, N, stride, (3 * N + 2) * N, 1, 0.0, FP)[:, None, :], 2)
@@ -135,15 +143,12 @@ def tcmgc_fwd_kernel(
 
     # the sentence (row 0 of BT): unit video vector, then what words and sentence see of it
     tile = products(query, columns, last + slot, kappa, slot < 1, live, D, BT, BV * FP, BK, PRECISION)
-    tile = by_clip(tile, BT, BV, FP)
-    a = exp_below_max(tile * inverse_root, frame)
+    a = tl.sum(by_clip(tile, BT, BV, FP), 1)[:, None, :]  # [BV, 1, FP]: the other rows are zero
+    a = exp_below_max(a * inverse_root, frame)
     a, shift_a, inverse_a = coordinates(
         a / tl.maximum(tl.sum(a, 2), 1e-30)[:, :, None], forms, v, there, F, constants, FP, PRECISION
     )
-    only = (slot == 0)[None, :, None]
-    a = tl.sum(tl.where(only, a, 0.0), 1)[:, None, :]  # [BV, 1, FP]
-    shift_a = tl.sum(tl.where(slot[None, :] == 0, shift_a, 0.0), 1)  # [BV]
-    inverse_a = tl.sum(tl.where(slot[None, :] == 0, inverse_a, 0.0), 1)
+    shift_a, inverse_a = tl.sum(shift_a, 1), tl.sum(inverse_a, 1)  # [BV]
     tile = products(mapped, columns, text64 + slot, own, slot < 1, live, D, BT, BV * FP, BK, PRECISION)
     tile = by_clip(tile, BT, BV, FP)
     video_sentence = tl.sum(tl.sum(tile, 1) * tl.sum(a, 1), 1)
@@ -185,7 +190,7 @@ def tcmgc_fwd_kernel(
     # M [BV, LP, LP], word i, frame slot j; R: the best K words of each column, then the best K columns of each row
     tile = products(unit, columns, rows, local, word < L, live, D, LP, BV * FP, BK, PRECISION)
     tile = by_clip(tile, LP, BV, FP)
-    m = tl.dot(tile, tl.permute(b, (0, 2, 1)), input_precision=PRECISION)
+    m = times(tile, tl.permute(b, (0, 2, 1)), PRECISION)
     on_c = tl.load(shared + rows * 4 + 2, mask=word < L, other=0.0)[None, :, None]
     on_b = tl.load(shared + rows * 4 + 3, mask=word < L, other=0.0)[None, :, None]
     m += on_c * shift_b[:, None, :] + on_b * inverse_b[:, None, :]
@@ -222,6 +227,11 @@ def tcmgc_fwd_kernel(
     tl.store(out + text64 * V + v, score, mask=there)
 
 
+def most_slots(dtype: torch.dtype, capability: int) -> int:
+    """Return how many words or frames of an item fit: the forms of longer ones leave no registers."""
+    return 32
+
+
 def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TcmgcWeights) -> tuple[bool, str]:
     """Return (can run, why)."""
     tensors = {**{f"text {k}": x for k, x in text.items()}, **video}
@@ -235,8 +245,10 @@ def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: T
     if weights.heads != 1:
         return False, f"the attention has {weights.heads} heads, the kernel knows one"
     frames = video["forms"].shape[-1]
-    if text["query"].dtype == torch.float32 and max(words, frames) > FP32_SLOTS:
-        return False, f"{words} words and {frames} frames in fp32; the kernel holds at most {FP32_SLOTS}, or 64 in bf16"
+    query = text["query"]
+    most = most_slots(query.dtype, capability_of(query.device))
+    if max(words, frames) > most:
+        return False, f"{words} words and {frames} frames; the kernel holds {most} in {query.dtype} on this device"
     return supported({**tensors, **text}, frames, VECTORS)
 
 
@@ -247,12 +259,18 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Tcmg
     return out
 
 
-def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TcmgcWeights, out: Tensor) -> Launch:
+def launch(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: TcmgcWeights,
+    out: Tensor,
+    capability: int | None = None,
+) -> Launch:
     """Return the launch that fills `out` [T, V]."""
     query, columns = text["query"].contiguous(), video["columns"].contiguous()
     (T, rows, D), (V, _, F) = query.shape, video["forms"].shape
     words = max(16, triton.next_power_of_2(rows - 1))
-    blocks = Blocks(T, V, F, query.dtype, rows=16, columns=64)
+    blocks = Blocks(T, V, F, query, TILES, capability, slots=words)
     ones = query.new_ones(T, rows - 1, dtype=torch.bool), query.new_ones(V, F, dtype=torch.bool)
     mixing = torch.zeros(6, KP.value, KP.value, dtype=torch.float32, device=query.device)
     for padded, matrix in zip(mixing, weights[10:16], strict=True):

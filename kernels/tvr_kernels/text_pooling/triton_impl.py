@@ -18,6 +18,8 @@ from tvr_kernels.text_pooling import folded
 from tvr_kernels.triton_impl import (
     Blocks,
     Launch,
+    Tile,
+    Tiles,
     bilinear,
     by_clip,
     clip_rows,
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
 
 
 VECTORS = ("text", "frames")  # what may be bf16 or fp16; the rest is fp32
+TILES = Tiles(
+    hopper=(Tile(64, 64, 4, 3, 32), Tile(64, 128, 8, 3, 64)),
+    other=(Tile(64, 64, 8, 2, 16), Tile(64, 128, 8, 2, 64)),
+    long=(Tile(32, 64, 8, 2, 16), Tile(32, 64, 8, 2, 64)),
+)
 
 
 @triton.jit
@@ -88,12 +95,17 @@ def _forward(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: T
     return out
 
 
-def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TextPoolingWeights, out: Tensor) -> Launch:
+def launch(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: TextPoolingWeights,
+    out: Tensor,
+    capability: int | None = None,
+) -> Launch:
     """Return the launch that fills `out` [T, V]."""
     t, z = text["text"].contiguous(), video["frames"].contiguous()
     (T, D), (V, F, _) = t.shape, z.shape
-    columns = 64 if t.dtype == torch.float32 else 128  # larger tiles spill registers
-    blocks = Blocks(T, V, F, t.dtype, rows=64, columns=columns)
+    blocks = Blocks(T, V, F, t, TILES, capability)
     tensors = (
         t,
         text["inverse_norm"].float().contiguous(),

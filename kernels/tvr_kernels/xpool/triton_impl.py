@@ -17,6 +17,8 @@ from tvr_kernels._tiles import fused_forward
 from tvr_kernels.triton_impl import (
     Blocks,
     Launch,
+    Tile,
+    Tiles,
     bilinear,
     by_clip,
     clip_rows,
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
     from tvr_kernels.xpool import XPoolWeights
 
 VECTORS = ("query", "unit", "key", "value")  # what may be bf16 or fp16; the rest is fp32
+TILES = Tiles(
+    hopper=(Tile(64, 64, 4, 3, 16), Tile(64, 64, 4, 3, 64)),
+    other=(Tile(64, 64, 8, 2, 16), Tile(64, 128, 8, 2, 64)),
+    long=(Tile(32, 64, 8, 2, 16), Tile(32, 64, 8, 2, 64)),
+)
 
 
 @triton.jit
@@ -108,12 +115,17 @@ def _forward(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: X
     return out
 
 
-def launch(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: XPoolWeights, out: Tensor) -> Launch:
+def launch(
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    weights: XPoolWeights,
+    out: Tensor,
+    capability: int | None = None,
+) -> Launch:
     """Return the launch that fills `out` [T, V]."""
     query, key = text["query"].contiguous(), video["key"].contiguous()
     (T, D), (V, F, _) = query.shape, key.shape
-    columns = 64 if query.dtype == torch.float32 else 128  # larger tiles spill registers
-    blocks = Blocks(T, V, F, query.dtype, rows=64, columns=columns)
+    blocks = Blocks(T, V, F, query, TILES, capability)
     tensors = (
         *(query, text["unit"].contiguous(), text["offset"].float(), text["bias"].float()),
         *(key, video["value"].contiguous(), video["key_bias"].float().contiguous()),

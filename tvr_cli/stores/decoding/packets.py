@@ -108,10 +108,8 @@ def missing_content(container: Any, stream: Any, index: PacketIndex, start_s: fl
 
 def display_matrix(frame: Any) -> tuple[int, ...] | None:
     """Return the nine numbers of the frame's display matrix, None when it has none."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            return tuple(int(x) for x in np.frombuffer(bytes(data), dtype=np.int32)[:9])
-    return None
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else tuple(int(x) for x in np.frombuffer(bytes(data), dtype=np.int32)[:9])
 
 
 def start_seconds(container: Any) -> float:

@@ -202,7 +202,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     av.logging.set_level(av.logging.PANIC)
     try:
         # Only the file itself: a playlist in disguise must not open others or the network.
-        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, **_lenient_metadata(av))
     except av.error.FFmpegError as e:
         raise DecodeError(f"not readable as a video: {_reason(e)}") from e
     try:
@@ -220,6 +220,11 @@ def _open(path: Path) -> tuple[Any, Any]:
         container.close()
         raise
     return container, stream
+
+
+def _lenient_metadata(av: Any) -> dict[str, Any]:
+    """Titles in any encoding must not keep a video from being read: from PyAV 19 on none does, before one says so."""
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def _pixels(frame: Any) -> np.ndarray:
