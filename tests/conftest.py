@@ -7,6 +7,9 @@ import signal
 
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: a process a core leaves one thread a process
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Each is a user's default for an option (docs/cli.md), so a shell that has one would change what a command does
 # beneath a test that leaves the option out. TVR_GOLDEN_DIR is the tests' own and stays.
 USERS = ("TVR_BACKBONE", "TVR_KERNELS", "TVR_OFFLINE", "TVR_THREADS", "TVR_WORKSPACE")
