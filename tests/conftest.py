@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 
 from hypothesis import settings
 
@@ -19,6 +20,7 @@ def pytest_configure() -> None:
     """Before any module or fixture of a wider scope runs, and for the subprocesses of the tests too."""
     for name in USERS:
         os.environ.pop(name, None)
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tvr-cache-")  # what a user's own holds decides nothing
     settings.register_profile("tvr", deadline=None)  # how long an example takes is the machine's
     settings.load_profile("tvr")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script starts without it

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
     *("version", "commands", "workspace", "config", "plans", "preset_loader", "plugins", "runs", "results"),
-    *("metrics", "significance", "clip4clip", "log", "errors", "files", "removal", "types"),
+    *("metrics", "significance", "clip4clip", "log", "errors", "files", "removal", "types", "user_cache"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
     "stores": {"types", "plans", "config", "errors", "log", "files", "removal", "commands"},
     "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands", "plugins"},
-    "backbones": {"types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins"},
+    "backbones": {
+        *("types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins", "user_cache", "version")
+    },
     "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
     "significance": {"metrics", "errors"},
@@ -35,6 +37,7 @@ MAY_IMPORT = {
     "runs": {"config", "types", "errors", "log", "files", "removal", "version"},
     "log": {"errors"},
     "files": {"errors"},
+    "user_cache": {"files"},
     "removal": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
     "plans": {"config", "commands", "errors"},

@@ -61,6 +61,11 @@ def set_up(*, quiet: bool = False, debug: bool = False) -> None:
     _state["bars"] = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
 
 
+def show_details() -> None:
+    """Show from now on what a command does beneath, too (`--verbose`)."""
+    logger.setLevel(logging.DEBUG)
+
+
 class _Line(logging.Formatter):
     """A record is a line."""
 

@@ -246,7 +246,17 @@ NAMES = {
     "words": "word_shape",
     "text": "sentences",
 }
-OF_THE_COMMAND = {"workspace", "as_json", "allow_failures", "protocol_card", "scores", "paths", "null", "seeds"}
+OF_THE_COMMAND = {
+    "workspace",
+    "as_json",
+    "allow_failures",
+    "protocol_card",
+    "scores",
+    "paths",
+    "null",
+    "verbose",
+    "seeds",
+}
 OF_THE_METHOD = {"again"}
 
 

@@ -16,15 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from tvr_cli import commands
+from tvr_cli import commands, user_cache
 from tvr_cli.errors import ConfigError
-from tvr_cli.files import sha256_file
+
+if TYPE_CHECKING:
+    from tvr_cli.backbones.text_tower.card import TextCard
 
 # What a backbone may provide. Features of a store: frames, pooled (text), tokens; temporal_shift is an ability.
 PROVIDES = frozenset({"frames", "pooled", "tokens", "temporal_shift"})
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
         """
         return {
             "name": f"{cls.__module__}.{cls.__qualname__}",
-            "weights": sha256_file(about.weights) if about.weights is not None else None,
+            "weights": user_cache.sha256_of(about.weights) if about.weights is not None else None,
             "preprocessing": {"size": about.image_size},
             "temporal_shift": temporal_shift,
         }
@@ -145,6 +146,13 @@ class Backbone(nn.Module):
     def identity(self) -> dict[str, Any]:
         """Return what decides the values of its features; see `identify`."""
         return self.identify(self.about, temporal_shift=self.shifts_patches)
+
+    def text_card(self) -> TextCard | None:
+        """Return what encodes sentences as it does without loading it, None where nothing does. Here: None.
+
+        A query then starts in a fraction of a second (`text_tower`); whoever gives one has compared the two.
+        """
+        return None
 
     def save(self, folder: Path) -> None:
         """Write everything that `describe` and `load` of `NAME@FOLDER` need into a folder that exists."""
@@ -238,6 +246,8 @@ def saved_folder(name: str) -> Path | None:
 
 def count_flops(run: Callable[[], object]) -> int:
     """Return the floating-point operations of matrix products and convolutions while `run` is called."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton along
+
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import api
+from tvr_cli import api, log
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
 from tvr_cli.workspace import Workspace
@@ -47,12 +47,15 @@ def query(
     null: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by NUL, for xargs -0.")] = False,
     device: Device = "auto",
     offline: Offline = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say what the sentences were encoded with.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find the videos, and the moments in them, that match a sentence.
 
     Example: tvr query "a dog surfing" --index out/
     """
+    if verbose:
+        log.show_details()
     wanted = [line.strip() for line in sys.stdin if line.strip()] if text == ["-"] else [" ".join(text)]
     report = api.open_workspace(workspace).search(
         wanted,

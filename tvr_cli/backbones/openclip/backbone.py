@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +21,15 @@ from tvr_cli.backbones.openclip.source import CONFIG, Source, known_architecture
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
+from tvr_cli.backbones.openclip.undrawn import without_draws
 from tvr_cli.backbones.tensor_files import read_state
+from tvr_cli.backbones.text_tower.card import TextCard
+from tvr_cli.backbones.text_tower.tower import Configuration
 from tvr_cli.errors import ConfigError, DataError, TvrError, advises_to_trust, reason
+
+# What a tower without torch is compared on: short and long words, other scripts, nothing, more than fits.
+_PROBES = ("a dog surfing on a small wave", "Ünïcode, C++ & 朝の運用", "", "word " * 90)
+_PROBE_SLOTS = 32
 
 
 class OpenClipBackbone(Backbone):
@@ -82,7 +90,8 @@ class OpenClipBackbone(Backbone):
         with weights_module.no_network(offline):
             file = source.weights_file(offline=offline)
             tokenizer = source.tokenizer(offline=offline)
-            model = build(source.model)
+            with without_draws():
+                model = build(source.model)
         _fill(model, file, source)
         return cls(model, replace(source, weights=file, state=None), tokenizer)
 
@@ -132,6 +141,17 @@ class OpenClipBackbone(Backbone):
         if self._identity is None:  # hashes a file: once
             self._identity = self.source.identity(temporal_shift=self.shifts_patches)
         return copy.deepcopy(self._identity)
+
+    def text_card(self) -> TextCard | None:
+        merges = None if self._tokenizer is None else self._tokenizer.merges(self.source.tokenizer_options)
+        configuration = Configuration.of(self.source.model)
+        weights = self.source.weights
+        if merges is None or configuration is None or weights is None or weights.suffix != ".safetensors":
+            return None
+        folder = weights.parent / CONFIG
+        sources = (weights.parent, folder) if folder.is_file() else ()
+        card = TextCard(self.identity(), weights, merges, configuration, sources)
+        return card if self._agrees(card) else None
 
     def save(self, folder: Path) -> None:
         export.write(self.model, self.source, folder)
@@ -214,6 +234,26 @@ class OpenClipBackbone(Backbone):
         with marked:
             out = visual(images)
         return out[0] if isinstance(out, tuple) else out
+
+    @torch.no_grad()
+    def _agrees(self, card: TextCard) -> bool:
+        """Whether a card's tower encodes a few sentences as this one does, to 1e-5 of their length."""
+        try:
+            tokenizer, tower = card.open()
+        except DataError:
+            return False
+        ids, n = tokenizer.encode(_PROBES, min(_PROBE_SLOTS, self.context_length))
+        own_ids, own_n = self.tokenize(_PROBES, ids.shape[1])
+        if not (np.array_equal(ids, own_ids.numpy()) and np.array_equal(n, own_n.numpy())):
+            return False
+        pooled, tokens = self.encode_text(own_ids.to(self.device))
+        found = tower.encode(ids)
+        if tokens is None or self.dtype != torch.float32:
+            return False
+        return all(
+            float((torch.from_numpy(a) - b.cpu()).abs().max()) <= 1e-5 * float(b.norm(dim=-1).max())
+            for a, b in zip(found, (pooled, tokens), strict=True)
+        )
 
     def _need_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor
 
 import tvr_cli.backbones.openclip.weights as weights_module
+from tvr_cli import user_cache
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
 from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, advises_to_trust, did_you_mean, reason
-from tvr_cli.files import sha256_file
 from tvr_cli.log import logger
 
 DEMO_TINY = "demo-tiny"
@@ -102,7 +102,7 @@ class Source:
     def identity(self, *, temporal_shift: bool) -> dict[str, Any]:
         """Return what decides the values of the backbone's features; see `Backbone.identity`."""
         if self.weights is not None:
-            sha256 = sha256_file(self.weights)
+            sha256 = user_cache.sha256_of(self.weights)
         else:
             sha256 = weights_module.state_sha256(self.state or {})
         preprocessing = {"size": self.image_size, "mean": list(self.mean), "std": list(self.std)}

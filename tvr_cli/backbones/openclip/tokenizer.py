@@ -5,7 +5,8 @@ Ids are always padded with zeros here; a tower that was trained with another pad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +71,17 @@ class Tokenizer:
                 spans.append([start, end, 1])
             last = word
         return [(clean[start:end].strip(), n) for start, end, n in spans]
+
+    def merges(self, options: Mapping[str, Any]) -> Path | None:
+        """Return the file of merges of CLIP's own byte pair encoding, None for any other tokenizer.
+
+        options: those that it was made with.
+        """
+        from open_clip import tokenizer
+
+        if type(self._inner) is not tokenizer.SimpleTokenizer or self._inner.reduction_fn is not None:
+            return None
+        return Path(options.get("bpe_path") or tokenizer.default_bpe())
 
     def _ids(self, text: str, length: int | None) -> list[int]:
         if self._fast is not None:

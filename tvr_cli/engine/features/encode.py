@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,9 +17,18 @@ from tvr_cli.types import TextFeatures, VideoFeatures, caption_key
 TEXT_BATCH = 128
 
 
+class EncodesText(Protocol):
+    """What of a `Backbone` encodes captions."""
+
+    @property
+    def device(self) -> torch.device: ...
+    def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]: ...
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+
 @torch.no_grad()
 def encode_captions(
-    backbone: Backbone, texts: Sequence[str], plan: WordPlan, importance: str, *, batch: int = TEXT_BATCH
+    backbone: EncodesText, texts: Sequence[str], plan: WordPlan, importance: str, *, batch: int = TEXT_BATCH
 ) -> TextFeatures:
     """Encode captions [T] as a feature store of this plan holds them: float32, un-normalised.
 
@@ -52,16 +61,18 @@ def frame_features(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str)
     return frames
 
 
-def caption_features(backbone: Backbone, ids: Tensor, n_tokens: Tensor, plan: WordPlan) -> tuple[Tensor, Tensor | None]:
+def caption_features(
+    backbone: EncodesText, ids: Tensor, n_tokens: Tensor, plan: WordPlan
+) -> tuple[Tensor, Tensor | None]:
     """Return pooled [T, D] and tokens [T, L, D] (None if the backbone has none) of ids [T, L]; gradients flow."""
     used = ids if plan.shape == "fixed" else ids[:, : max(1, int(n_tokens.max()))]
     pooled, tokens = backbone.encode_text(used.to(backbone.device))
     return pooled.float(), None if tokens is None else _to_plan(tokens.float(), n_tokens.to(tokens.device), plan)
 
 
-def _captions(backbone: Backbone, texts: Sequence[str], plan: WordPlan, importance: str) -> TextFeatures:
+def _captions(backbone: EncodesText, texts: Sequence[str], plan: WordPlan, importance: str) -> TextFeatures:
     ids, n_tokens = backbone.tokenize(texts, plan.length)
-    marks = word_importance.mark(backbone, texts, n_tokens, plan.length, importance)
+    marks = word_importance.mark(cast(Backbone, backbone), texts, n_tokens, plan.length, importance)
     pooled, tokens = caption_features(backbone, ids, n_tokens, plan)
     key = torch.tensor([caption_key(text) for text in texts], dtype=torch.int64)
     return TextFeatures(key, pooled.cpu(), None if tokens is None else tokens.cpu(), n_tokens, marks)

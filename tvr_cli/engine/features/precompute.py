@@ -22,6 +22,7 @@ from tvr_cli import commands, files
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
+from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.features import cost, word_importance
@@ -160,6 +161,7 @@ def precompute(
         precision=DTYPES[options.precision],
     )
     use_fast_linear(model)
+    _remember_text(model, about.name)
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
@@ -236,7 +238,14 @@ def backbone_of(
     )
     command = commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
     features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
+    _remember_text(model, store.backbone_name)
     return model
+
+
+def _remember_text(model: Backbone, name: str) -> None:
+    """Keep what encodes sentences without the backbone, for the next query."""
+    if text_card.recall(name) is None and (card := model.text_card()) is not None:
+        text_card.remember(name, card)
 
 
 def _inputs(

@@ -10,7 +10,7 @@ from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors
-from tvr_cli.engine.features import precompute, repair
+from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.searching.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.searching.search import Hit, SearchOptions, search
 from tvr_cli.errors import DataError
@@ -58,7 +58,7 @@ def query(
         registry.require_named(asked.backbone, backbone, workspace.index_folder)
     _refresh_features(workspace, asked, device=device, offline=offline)
     with fresh_index(workspace, asked, named=method, device=device) as (index, scorer, store):
-        model = precompute.backbone_of(store, named=backbone, offline=offline, device=device)
+        model = sentences.encoder_of(store, named=backbone, offline=offline, device=device)
         text = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
         scorer.method.to("cpu")
         encoded = scorers.encode_texts(scorer.method, text.to("cpu"))

@@ -1,0 +1,213 @@
+"""The text tower without torch equals open_clip's, its tokenizer open_clip's, and it is taken only where both hold."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_clip
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from open_clip.tokenizer import SimpleTokenizer, default_bpe
+from safetensors.torch import load_file, save_file
+
+from tvr_cli import files, user_cache
+from tvr_cli.backbones import load
+from tvr_cli.backbones.text_tower import card as text_card
+from tvr_cli.backbones.text_tower.bpe import BytePairs
+from tvr_cli.backbones.text_tower.mapped import MappedTensors
+from tvr_cli.backbones.text_tower.tower import Configuration, TextTower, _erf
+from tvr_cli.errors import DataError
+
+CLIP, OPEN_CLIP = BytePairs(Path(default_bpe())), SimpleTokenizer()
+VARIANTS = {
+    "CLIP with QuickGELU": tiny_clip.config(),
+    "CLIP with GELU": {**tiny_clip.config(), "quick_gelu": False},
+    "custom text, two heads": {**tiny_clip.config(heads=2, layers=3), "quick_gelu": False},
+    "PE-Core's shape": {**tiny_clip.config(context=32, width=64, heads=4), "quick_gelu": False, "custom_text": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_tower_equals_open_clips(name, dtype, tmp_path):
+    folder = tiny_clip.folder(tmp_path / "w", VARIANTS[name])
+    weights = folder / "open_clip_model.safetensors"
+    save_file({k: v.to(dtype) for k, v in load_file(weights).items()}, weights)
+    backbone = load(f"local:{folder}")
+    ids = tiny_clip.ids(7, 14)
+
+    pooled, tokens = TextTower(MappedTensors(weights), Configuration.of(VARIANTS[name])).encode(ids.numpy())
+
+    with torch.no_grad():
+        expected = backbone.encode_text(ids)
+    for got, want in zip((pooled, tokens), expected, strict=True):
+        assert got.dtype == np.float32
+        assert np.abs(got - want.numpy()).max() <= 1e-5 * float(want.norm(dim=-1).max())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_any_text_becomes_the_ids_of_open_clips_tokenizer(text):
+    assert CLIP.words(text) == OPEN_CLIP.encode(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "don't I'VE it'll", "<start_of_text> a <END_OF_TEXT>", "C++ &amp; 3rd 12345", "aaaa " * 50, "朝の運用 🏄‍♂️"],
+)
+def test_chosen_texts_too_with_the_shipped_merges_and_those_of_the_demo(text, tmp_path):
+    folder = tiny_clip.folder(tmp_path)
+    small = SimpleTokenizer(bpe_path=str(folder / "bpe.txt.gz"))
+
+    assert CLIP.words(text) == OPEN_CLIP.encode(text)
+    assert BytePairs(folder / "bpe.txt.gz").words(text) == small.encode(text)
+    assert BytePairs(folder / "bpe.txt.gz").vocab_size == small.vocab_size
+
+
+def test_a_long_caption_is_cut_before_its_end_token():
+    ids, n = CLIP.encode(["dog " * 100, "a dog"], 12)
+
+    assert list(n) == [12, 4]
+    assert ids[0, -1] == ids[1, 3] == CLIP.vocab_size - 1 and ids[1, 4:].sum() == 0
+
+
+def test_the_error_function_is_exact_to_rounding():
+    x = np.linspace(-6, 6, 20_001, dtype=np.float32)
+
+    assert np.abs(_erf(x) - torch.erf(torch.from_numpy(x).double()).numpy()).max() < 7e-8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"no_causal_mask": True},
+        {"pool_type": "last"},
+        {"embed_cls": True},
+        {"hf_model_name": "xlm-roberta-base"},
+        {"hf_tokenizer_name": "T5"},
+        {"norm_kwargs": {"eps": 1e-6}},
+        {"something_new": 1},
+    ],
+)
+def test_a_tower_of_another_make_is_not_followed(change):
+    assert Configuration.of(tiny_clip.config(**change)) is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "header", "offsets", "type", "text"])
+def test_a_damaged_weights_file_is_an_error_that_names_it(damage, tmp_path):
+    weights = tiny_clip.folder(tmp_path) / "open_clip_model.safetensors"
+    raw = weights.read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + length])
+    name = next(n for n in header if n != "__metadata__")
+    if damage == "offsets":
+        header[name]["data_offsets"] = [0, 10**12]
+    if damage == "type":
+        header[name]["dtype"] = 7
+    again = json.dumps(header).encode()
+    broken = {
+        "empty": b"",
+        "short": raw[: len(raw) // 2],
+        "header": struct.pack("<Q", 2**60) + raw[8:],
+        "text": struct.pack("<Q", 4) + b"[1]]" + raw,
+    }
+    weights.write_bytes(broken.get(damage, struct.pack("<Q", len(again)) + again + raw[8 + length :]))
+
+    with pytest.raises(DataError, match="no readable safetensors file") as caught:
+        MappedTensors(weights)
+    assert str(weights) in str(caught.value)
+
+
+def kept(folder: Path, monkeypatch) -> Path:
+    """Leave a card of a folder's backbone, as if it had lain there for a while."""
+    monkeypatch.setattr(user_cache, "is_quiet", lambda stamp: True)
+    card = load(f"local:{folder}").text_card()
+    assert card is not None
+    text_card.remember("mine", card)
+    return folder
+
+
+def test_a_card_opens_what_encodes_as_the_backbone_does(tmp_path, monkeypatch):
+    folder = kept(tiny_clip.folder(tmp_path / "w"), monkeypatch)
+    card = text_card.recall("mine")
+    assert card is not None
+
+    tokenizer, tower = card.open()
+    ids, _ = tokenizer.encode(["a dog surfs", "two"], 10)
+    backbone = load(f"local:{folder}")
+    own, _ = backbone.tokenize(["a dog surfs", "two"], 10)
+
+    assert card.identity == backbone.identity()
+    assert np.array_equal(ids, own.numpy())
+    with torch.no_grad():
+        assert np.abs(tower.encode(ids)[0] - backbone.encode_text(own)[0].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("what", ["weights", "configuration", "merges", "another list of merges", "versions", "cache"])
+def test_a_card_does_not_outlive_what_it_was_made_from(what, tmp_path, monkeypatch):
+    folder = kept(tiny_clip.folder(tmp_path / "w"), monkeypatch)
+    assert text_card.recall("mine") is not None
+    if what == "weights":
+        tiny_clip.folder(folder, seed=1)
+    if what == "configuration":
+        cfg = json.loads((folder / "open_clip_config.json").read_text())
+        cfg["model_cfg"]["quick_gelu"] = False
+        (folder / "open_clip_config.json").write_text(json.dumps(cfg))
+    if what == "merges":
+        (folder / "bpe.txt.gz").write_bytes((folder / "bpe.txt.gz").read_bytes() + b" ")
+    if what == "another list of merges":
+        (folder / "a.txt.gz").write_bytes(b"")
+    if what == "versions":
+        monkeypatch.setattr(text_card, "__version__", "0.0.0")
+    if what == "cache":
+        (place,) = (user_cache.folder() / "text-tower").iterdir()
+        place.write_text('{"name": "mine", "versions": 3}')
+
+    assert text_card.recall("mine") is None
+
+
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(user_cache, "is_quiet", lambda stamp: True)
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    first = user_cache.sha256_of(file)
+    monkeypatch.setattr(files, "sha256_file", lambda path: pytest.fail("hashed again"))
+    assert user_cache.sha256_of(file) == first
+    monkeypatch.undo()
+    file.write_bytes(b"two")
+
+    assert user_cache.sha256_of(file) == files.sha256_file(file) != first
+
+
+def test_a_file_of_a_moment_ago_is_hashed_again(tmp_path):
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    user_cache.sha256_of(file)
+
+    assert user_cache.recall("sha256", str(file)) is None
+
+
+def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    user_cache.keep("kind", "name", 1)
+
+    assert user_cache.recall("kind", "name") is None
+
+
+def test_the_tower_imports_no_torch():
+    code = "import sys; import tvr_cli.backbones.text_tower.card; print(*{'torch', 'open_clip'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == ""

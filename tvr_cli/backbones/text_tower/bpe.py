@@ -1,0 +1,82 @@
+"""CLIP's byte pair encoding (Radford et al. 2021): lower-cased words to ids, by a list of merges.
+
+The vocabulary is the 256 bytes as printable characters, the same with `</w>` (the end of a word), one token a merge,
+and the start and end tokens. Equal to open_clip's `SimpleTokenizer` (a test holds it), without importing torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import html
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+_START, _END, _WORD_END = "<start_of_text>", "<end_of_text>", "</w>"
+_PATTERN = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+_CLIP_MERGES = 49152 - 256 - 2  # what CLIP kept of its list; the files hold more
+
+
+class BytePairs:
+    """A tokenizer from a file of merges (gzipped text, one pair a line after a first line that is none)."""
+
+    def __init__(self, merges: Path):
+        lines = gzip.decompress(merges.read_bytes()).decode("utf-8").split("\n")
+        pairs = [tuple(line.split()) for line in lines[1 : _CLIP_MERGES + 1]]  # an empty line takes an id too
+        self._letters = _printable_bytes()
+        letters = list(self._letters.values())
+        words = [*letters, *(letter + _WORD_END for letter in letters), *("".join(pair) for pair in pairs)]
+        self._ids = {word: i for i, word in enumerate([*words, _START, _END])}
+        self._rank = {pair: i for i, pair in enumerate(pairs)}
+        self.vocab_size = len(self._ids)
+        self._split = functools.lru_cache(maxsize=None)(self._split_word)
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids [T, L] int64, zero-padded, cut to `length` with the end token kept, and n_tokens [T]."""
+        rows = []
+        for text in texts:
+            row = [self._ids[_START], *self.words(text), self._ids[_END]]
+            rows.append(row if len(row) <= length else [*row[: length - 1], row[-1]])
+        ids = np.zeros((len(rows), length), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+        return ids, np.array([len(row) for row in rows], np.int64)
+
+    def words(self, text: str) -> list[int]:
+        """Return the ids of a sentence without start and end."""
+        import ftfy
+        import regex
+
+        clean = html.unescape(html.unescape(ftfy.fix_text(text)))
+        clean = " ".join(clean.split()).lower()
+        found: list[int] = []
+        for word in regex.findall(_PATTERN, clean, regex.IGNORECASE):
+            found += self._split("".join(self._letters[b] for b in word.encode("utf-8")))
+        return found
+
+    def _split_word(self, word: str) -> tuple[int, ...]:
+        if word in (_START, _END):
+            return (self._ids[word],)
+        parts = [*word[:-1], word[-1] + _WORD_END]
+        while len(parts) > 1:
+            best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(pair, len(self._rank)))
+            if best not in self._rank:
+                break
+            merged: list[str] = []
+            for part in parts:
+                if merged and (merged[-1], part) == best:
+                    merged[-1] += part
+                else:
+                    merged.append(part)
+            parts = merged
+        return tuple(self._ids[part] for part in parts)
+
+
+def _printable_bytes() -> dict[int, str]:
+    """Return a printable character for every byte: its own where it has one, else one from 256 on."""
+    own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in own]
+    return {**{b: chr(b) for b in own}, **{b: chr(256 + i) for i, b in enumerate(others)}}

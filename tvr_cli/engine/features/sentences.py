@@ -1,0 +1,55 @@
+"""What encodes the sentences of a query as a feature store's backbone does: its text tower alone, or all of it.
+
+The tower on its own (`backbones/text_tower`) needs neither its library nor the weights of the vision side, which are
+most of a query's time. It is taken where it was compared with the backbone and nothing has changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tvr_cli import log
+from tvr_cli.backbones import registry
+from tvr_cli.backbones.base import Backbone
+from tvr_cli.backbones.text_tower import card as text_card
+from tvr_cli.backbones.text_tower.card import TextCard
+from tvr_cli.engine.features import precompute
+from tvr_cli.stores.features.store import FeatureStore
+
+
+class LightText:
+    """The part of a `Backbone` that encodes sentences, on a text tower in numpy."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, card: TextCard):
+        self._tokenizer, self._tower = card.open()
+
+    def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+        """Return ids [T, L] and n_tokens [T], as `Backbone.tokenize` does."""
+        ids, n_tokens = self._tokenizer.encode(texts, length)
+        return torch.from_numpy(ids), torch.from_numpy(n_tokens)
+
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return pooled [T, D] and tokens [T, L, D], as `Backbone.encode_text` does."""
+        pooled, tokens = self._tower.encode(ids.numpy())
+        return torch.from_numpy(pooled), torch.from_numpy(tokens)
+
+
+def encoder_of(
+    store: FeatureStore, *, named: str | None = None, offline: bool = False, device: str = "auto"
+) -> LightText | Backbone:
+    """Return what encodes sentences for a store. named: what a person called its backbone (`registry.require_named`).
+
+    Raises what `precompute.backbone_of` raises.
+    """
+    registry.require_named(store.backbone_name, named, store.root)
+    card = text_card.recall(store.backbone_name)
+    if card is not None and card.identity == store.identity["backbone"] and store.word_importance == "none":
+        log.logger.debug("sentences: the text tower of %s alone, without its library", store.backbone_name)
+        return LightText(card)
+    log.logger.debug("sentences: the backbone %s", store.backbone_name)
+    return precompute.backbone_of(store, named=named, offline=offline, device=device)
