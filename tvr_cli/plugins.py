@@ -18,6 +18,11 @@ from typing import Any
 from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean, reason
 
 
+def entry_points(group: str) -> list[str]:
+    """Return the names that installed packages give to plug-ins of a group, sorted. Imports none of them."""
+    return sorted({point.name for point in metadata.entry_points(group=group)})
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of plug-in.
@@ -33,7 +38,7 @@ class Kind:
 
     def names(self) -> list[str]:
         """Return all names that need no dot, sorted: the shipped ones and those of installed packages."""
-        return sorted({*self.shipped(), *(point.name for point in metadata.entry_points(group=self.group))})
+        return sorted({*self.shipped(), *entry_points(self.group)})
 
     def third_party(self, name: str) -> bool:
         """Whether a name means something that is not shipped: a dotted one, or that of an entry point."""

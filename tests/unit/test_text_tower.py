@@ -154,6 +154,18 @@ def test_a_card_opens_what_encodes_as_the_backbone_does(tmp_path, monkeypatch):
         assert np.abs(tower.encode(ids)[0] - backbone.encode_text(own)[0].numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["CLIP with QuickGELU", "custom text, two heads"])
+def test_a_head_starts_from_the_same_tensors(name, tmp_path):
+    folder = tiny_clip.folder(tmp_path / "w", VARIANTS[name])
+    backbone = load(f"local:{folder}")
+    tower = TextTower(MappedTensors(folder / "open_clip_model.safetensors"), Configuration.of(VARIANTS[name]))
+    expected = backbone.text_tower()
+
+    assert tower.parameters().keys() == expected.keys()
+    assert all(np.array_equal(a, expected[n].detach().numpy()) for n, a in tower.parameters().items())
+    assert float(tower.logit_scale) == float(backbone.logit_scale.detach())
+
+
 @pytest.mark.parametrize("what", ["weights", "configuration", "merges", "another list of merges", "versions", "cache"])
 def test_a_card_does_not_outlive_what_it_was_made_from(what, tmp_path, monkeypatch):
     folder = kept(tiny_clip.folder(tmp_path / "w"), monkeypatch)

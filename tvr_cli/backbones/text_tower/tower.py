@@ -76,10 +76,23 @@ class TextTower:
             fits = slots == configuration.context_length and width % configuration.heads == 0 and self._layers > 0
             fits &= tensors.shape(f"{self._prefix}token_embedding.weight")[1] == width
             fits &= tensors.shape(f"{self._prefix}text_projection")[0] == width
+            fits &= "logit_scale" in tensors
         except (KeyError, ValueError, IndexError):
             fits = False
         if not fits:
             raise DataError("the tensors are not those of a text tower of this configuration")
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Return the tower's tensors under OpenAI's names, as `Backbone.text_tower` does."""
+        names = [name for name in self._tensors if name.startswith(self._prefix)]
+        others = ("visual.", "logit_")
+        own = {name.removeprefix(self._prefix): name for name in names}
+        return {short: self._tensors[name] for short, name in own.items() if not short.startswith(others)}
+
+    @property
+    def logit_scale(self) -> np.ndarray:
+        """The natural logarithm of the scale that the backbone was trained with, a scalar."""
+        return self._tensors["logit_scale"].reshape(())
 
     def encode(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Encode [T, L] zero-padded ids to pooled [T, D] and tokens [T, L, D], float32.

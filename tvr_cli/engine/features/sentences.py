@@ -6,7 +6,7 @@ most of a query's time. It is taken where it was compared with the backbone and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -47,9 +47,31 @@ def encoder_of(
     Raises what `precompute.backbone_of` raises.
     """
     registry.require_named(store.backbone_name, named, store.root)
-    card = text_card.recall(store.backbone_name)
-    if card is not None and card.identity == store.identity["backbone"] and store.word_importance == "none":
+    card = _card_of(store)
+    if card is not None and store.word_importance == "none":
         log.logger.debug("sentences: the text tower of %s alone, without its library", store.backbone_name)
         return LightText(card)
     log.logger.debug("sentences: the backbone %s", store.backbone_name)
     return precompute.backbone_of(store, named=named, offline=offline, device=device)
+
+
+def text_tensors_of(
+    store: FeatureStore, *, named: str | None = None, offline: bool = False
+) -> tuple[Mapping[str, Tensor], Tensor]:
+    """Return the text tower's tensors under OpenAI's names, and the logit scale: what a head starts from.
+
+    Raises what `precompute.backbone_of` raises.
+    """
+    registry.require_named(store.backbone_name, named, store.root)
+    card = _card_of(store)
+    if card is None:
+        backbone = precompute.backbone_of(store, named=named, offline=offline, device="cpu")
+        return backbone.text_tower(), backbone.logit_scale
+    _, tower = card.open()
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in tower.parameters().items()}
+    return tensors, torch.from_numpy(tower.logit_scale.copy())
+
+
+def _card_of(store: FeatureStore) -> TextCard | None:
+    card = text_card.recall(store.backbone_name)
+    return card if card is not None and card.identity == store.identity["backbone"] else None

@@ -14,6 +14,7 @@ from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.config import Experiment, Resolved, TrainConfig
 from tvr_cli.engine import scorers
+from tvr_cli.engine.features import sentences
 from tvr_cli.engine.features.precompute import backbone_of, choose_backbone
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.learner import Learner
@@ -98,10 +99,13 @@ def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, dev
     method = scorers.build(experiment, store)
     full = experiment.train.tune == "full"
     backbone = None
-    if full or type(method).init_from_backbone is not Method.init_from_backbone:
-        backbone = backbone_of(store, named=experiment.backbone.name, offline=offline, device="cpu")
-        with torch.no_grad():
+    named = experiment.backbone.name
+    with torch.no_grad():
+        if full:
+            backbone = backbone_of(store, named=named, offline=offline, device="cpu")
             method.init_from_backbone(backbone.text_tower(), backbone.logit_scale)
+        elif type(method).init_from_backbone is not Method.init_from_backbone:
+            method.init_from_backbone(*sentences.text_tensors_of(store, named=named, offline=offline))
     learner = Learner(method, backbone if full else None).to(device)
     if learner.clip is not None:
         _prepare(learner.clip, experiment.train, device)
