@@ -119,7 +119,7 @@ class PrecomputeReport(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecomputePlan(Result):
+class PrecomputePreview(Result):
     """What would be done. size_bytes, seconds: estimates. fingerprint, weights: None where the weights are not here."""
 
     schema = "precompute-features"
@@ -195,7 +195,7 @@ def dry_run(
     backbone: str | None = None,
     captions: Captions = None,
     options: PrecomputeOptions | None = None,
-) -> PrecomputePlan:
+) -> PrecomputePreview:
     """Say what `precompute` with the same arguments would encode, its bytes and about how long it would take.
 
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
@@ -420,7 +420,7 @@ def _planned(
     about: Description,
     plan: FeaturePlan,
     options: PrecomputeOptions,
-) -> PrecomputePlan:
+) -> PrecomputePreview:
     folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint = None
@@ -436,7 +436,7 @@ def _planned(
     tokens = len(texts) * (plan.words.length + 1)
     flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
     device = pick_device(options.device)
-    return PrecomputePlan(
+    return PrecomputePreview(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
