@@ -164,26 +164,30 @@ class Workspace(os.PathLike[str]):
         return RunDir.named(self.runs_folder, name)
 
     def runs(self) -> list[RunDir]:
-        """Return all runs, the one that was begun last first."""
+        """Return all runs, the one that was begun last first, without folders of other things and damaged ones."""
         configs = sorted(self.runs_folder.glob("*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)
-        return [RunDir(path.parent) for path in configs]
+        return [run for path in configs if (run := RunDir(path.parent)).begun]
 
     def newest_run(self) -> RunDir | None:
         """Return the run that was begun last, or None."""
         return next(iter(self.runs()), None)
 
     def find_run(self, run: str) -> RunDir:
-        """Return an existing run by name, or by path from anywhere. Raises DataError when there is none."""
+        """Return an existing run by name, or by path from anywhere.
+
+        Raises DataError when there is none, with what is wrong where a folder of this name is there.
+        """
         path = Path(run)
-        if os.sep in run and (path / "config.json").is_file():
+        if os.sep in run and RunDir(path).config_path.is_file():
             return RunDir.open(path)
         found = self.run(path.name if os.sep in run else run)
-        if not found.config_path.is_file():
-            there = sorted(r.name for r in self.runs())
-            raise DataError(
-                f"expected a run {run!r} in {str(self.runs_folder)!r}, found {', '.join(there) or 'no run at all'}"
-            )
-        return found
+        if found.begun:
+            return found
+        there = sorted(r.name for r in self.runs())
+        raise DataError(
+            found.flaw()
+            or f"expected a run {run!r} in {str(self.runs_folder)!r}, found {', '.join(there) or 'no run at all'}"
+        )
 
     def free_run(self, stem: str, taken: Collection[str] = ()) -> RunDir:
         """Return the first free run: `stem`, `stem-2`, `stem-3` …; a folder of other things is not free.
@@ -193,7 +197,7 @@ class Workspace(os.PathLike[str]):
         number = 1
         while True:
             run = self.run(stem if number == 1 else f"{stem}-{number}")
-            if not run.config_path.is_file() and run.name not in taken and not run.strangers():
+            if not run.begun and run.name not in taken and not run.strangers():
                 return run
             number += 1
 

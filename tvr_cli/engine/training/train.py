@@ -332,7 +332,7 @@ def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Workspace, method
 
 
 def _require_new(run: RunDir) -> None:
-    if run.config_path.is_file():
+    if run.begun:
         raise ConfigError(
             f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
         )

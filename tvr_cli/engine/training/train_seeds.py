@@ -59,7 +59,7 @@ def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, option
     return SeedsPreview(
         first=train.dry_run(resolve(seeds[0]), workspace, first),
         seeds=seeds,
-        runs=[PlannedSeed(seed, run.name, run.config_path.is_file()) for seed, run in runs.items()],
+        runs=[PlannedSeed(seed, run.name, run.begun) for seed, run in runs.items()],
     )
 
 
@@ -72,7 +72,7 @@ def run_of(workspace: Workspace, resolved: Resolved, seed: int, options: TrainOp
 def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOptions) -> SeedRow:
     """Train, go on with, or keep the run of one seed, evaluate it, and return its row."""
     run = run_of(workspace, resolved, seed, options)
-    begun, before = run.config_path.is_file(), checkpoint.last_path(run.checkpoints)
+    begun, before = run.begun, checkpoint.last_path(run.checkpoints)
     log.logger.info("seed %d: run %s", seed, run.name)
     try:
         # A finished run has no step left to do: going on with it changes nothing.

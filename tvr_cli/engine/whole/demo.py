@@ -357,10 +357,10 @@ class Demo:
         """Train, go on, or keep what is finished; say what was done, and whether it was the last of the three."""
         resolved = self._resolve(name, seed)
         run = self.workspace.run(self._run_name(name, seed))
-        if run.config_path.is_file() and not _same_experiment(run, resolved, store):
+        if run.begun and not _same_experiment(run, resolved, store):
             self._remove_run(run)
         before = checkpoint.last_path(run.checkpoints)
-        options = TrainOptions(run=run.name, resume=run.config_path.is_file(), device=self.options.device, offline=True)
+        options = TrainOptions(run=run.name, resume=run.begun, device=self.options.device, offline=True)
         with _hushed():
             summary = train(resolved, self.workspace, options)
         best = summary.best.step if summary.best else summary.steps

@@ -238,7 +238,7 @@ def _precompute(resolved: Resolved, manifest: Manifest, workspace: Workspace, op
 
 
 def _train(resolved: Resolved, workspace: Workspace, run: RunDir, options: ReproduceOptions) -> None:
-    resume = run.config_path.is_file()
+    resume = run.begun
     log.logger.info("train: %s", "continuing" if resume else run.name)
     train.train(
         resolved,
