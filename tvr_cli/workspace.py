@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
@@ -92,6 +92,17 @@ class Workspace(os.PathLike[str]):
 
         return self._once(self.frames_folder, ("store.json", "manifest.jsonl"), FrameStore.open)
 
+    def refuse_without_frames(self, found: str) -> NoReturn:
+        """Raise DataError, with what to do, for a command that needs frames where there are none.
+
+        found: what is there instead, a whole clause.
+        """
+        from tvr_cli.stores.frames.store import require_head
+
+        extract = commands.tvr("extract-frames", "VIDEOS", workspace=self)
+        require_head(self.frames_folder, f"run: {extract}")
+        raise DataError(f"{found}; start with: {extract}")
+
     # ------------------------------------------------------------------------------------------------------- features
 
     @property
@@ -127,17 +138,49 @@ class Workspace(os.PathLike[str]):
 
         What a run's own tuned backbone made is for scoring that run; to make features with it, name it.
         """
+        return (store for store in self.all_features() if not self._tuned_here(store.backbone_name))
+
+    def given_backbone(self) -> tuple[str, Path] | None:
+        """Return the name of the backbone that the newest features were asked of and their folder, None without any.
+
+        As in `given_features`; where none were finished, those that were begun last. Raises DataError where features
+        are there and nothing tells what made them.
+        """
+        from tvr_cli.stores.features.store import read_header
+
+        if (store := next(self.given_features(), None)) is not None:
+            return store.backbone_name, store.root
+        begun = sorted(self.begun_features(), key=lambda f: (f / "store.json").stat().st_mtime_ns, reverse=True)
+        named = ((str(read_header(folder, self)["backbone"]), folder) for folder in begun)
+        if (newest := next((n for n in named if not self._tuned_here(n[0])), None)) is None:
+            self._refuse_headless()
+        return newest
+
+    def _tuned_here(self, backbone: str) -> bool:
         place = f"{self.runs_folder.resolve()}{os.sep}"
-        tuned = (f"local:{place}", f"@{place}")  # `local:FOLDER`, or somebody else's `NAME@FOLDER`
-        return (store for store in self.all_features() if not any(t in store.backbone_name for t in tuned))
+        return any(t in backbone for t in (f"local:{place}", f"@{place}"))  # the latter of somebody else's class
+
+    def _refuse_headless(self) -> None:
+        """Raise DataError where features are there without the store.json that says what made them."""
+        for folder in sorted(path.parent for path in self.features_folder.glob("*/shards.jsonl")):
+            if not (folder / "store.json").exists():
+                make = commands.tvr("precompute-features", backbone="NAME", workspace=self)
+                raise DataError(
+                    f"{str(folder)!r} holds features and no store.json, which says what made them. Put a copy of it "
+                    f"back, or name the backbone, and what fits is taken up: {make}"
+                )
 
     def features_for(self, backbone: str | None) -> FeatureStore:
         """Return the newest features, of `backbone` if named. Raises DataError when there are none."""
         if (store := self.newest_features(backbone)) is not None:
             return store
+        if backbone is None:
+            for folder in self.begun_features():
+                again = commands.tvr("precompute-features", repair=folder.name, workspace=self)
+                raise DataError(f"the features in {str(folder)!r} were begun and not finished; go on with: {again}")
+            self._refuse_headless()
         if not self.has_frames:
-            start = commands.tvr("extract-frames", "VIDEOS", workspace=self)
-            raise DataError(f"expected frames or features in {str(self)!r}, found none; start with: {start}")
+            self.refuse_without_frames(f"expected frames or features in {str(self)!r}, found none")
         make = commands.tvr("precompute-features", backbone=backbone, workspace=self)
         raise DataError(
             f"expected features in {str(self.features_folder)!r}{f' made by {backbone}' if backbone else ''}, found "

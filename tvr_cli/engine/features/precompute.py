@@ -207,17 +207,19 @@ def dry_run(
 def choose_backbone(asked: str | None, workspace: Workspace) -> str:
     """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, clip-vit-b32.
 
-    A backbone that a run tuned for itself is taken only when it is asked for.
+    A backbone that a run tuned for itself is taken only when it is asked for. Raises DataError where features are there
+    and nothing tells what made them.
     """
     if asked:
         return asked
     if named := os.environ.get("TVR_BACKBONE"):
         return named
-    newest = next(workspace.given_features(), None)
+    newest = workspace.given_backbone()
     if newest is None:
         return DEFAULT_BACKBONE
-    registry.require_named(newest.backbone_name, None, newest.root)
-    return newest.backbone_name
+    name, folder = newest
+    registry.require_named(name, None, folder)
+    return name
 
 
 def backbone_of(
@@ -262,10 +264,11 @@ def _inputs(
 def _require_size(frames: FrameStore, backbone: Description) -> None:
     size, needed = frames.plan.size, backbone.image_size
     if size < needed:
+        larger = commands.tvr("extract-frames", "VIDEOS", size=needed, workspace=Path("FOLDER"))
         raise DataError(
             f"the frames in {str(frames.root)!r} are {size} px, but the backbone {backbone.name} takes {needed} px; "
-            f"name one that takes {size} px or less with --backbone ({commands.tvr('backbones')}), or run: "
-            + commands.tvr("extract-frames", "VIDEOS", size=needed, overwrite=True, workspace=frames.workspace)
+            f"name one that takes {size} px or less with --backbone ({commands.tvr('backbones')}), or give larger "
+            f"frames a workspace of their own: {larger}"
         )
 
 
