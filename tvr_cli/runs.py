@@ -143,7 +143,8 @@ class RunDir:
 
     def env(self) -> dict[str, Any]:
         """Read the stored environment, empty when there is none."""
-        return read_json(self.env_path) if self.env_path.is_file() else {}
+        fix = "put a copy of it back, or train again under another name with --run"
+        return read_json(self.env_path, fix=fix) if self.env_path.is_file() else {}
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

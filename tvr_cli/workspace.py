@@ -162,13 +162,11 @@ class Workspace(os.PathLike[str]):
 
     def _refuse_headless(self) -> None:
         """Raise DataError where features are there without the store.json that says what made them."""
-        for folder in sorted(path.parent for path in self.features_folder.glob("*/shards.jsonl")):
-            if not (folder / "store.json").exists():
-                make = commands.tvr("precompute-features", backbone="NAME", workspace=self)
-                raise DataError(
-                    f"{str(folder)!r} holds features and no store.json, which says what made them. Put a copy of it "
-                    f"back, or name the backbone, and what fits is taken up: {make}"
-                )
+        from tvr_cli.stores.features.store import read_header
+
+        for path in sorted(self.features_folder.glob("*/shards.jsonl")):
+            if not (path.parent / "store.json").is_file():
+                read_header(path.parent, self)
 
     def features_for(self, backbone: str | None) -> FeatureStore:
         """Return the newest features, of `backbone` if named. Raises DataError when there are none."""
