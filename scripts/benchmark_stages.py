@@ -32,7 +32,7 @@ MAKE = """
 import sys
 from pathlib import Path
 from tvr_cli.data.demo_world import corpus
-plan = corpus.SMALL if sys.argv[2] == "small" else corpus.WorldPlan()
+plan = corpus.SMALL if sys.argv[2] == "small" else corpus.WorldOptions()
 corpus.make(Path(sys.argv[1]), plan, workers=int(sys.argv[3]))
 """
 

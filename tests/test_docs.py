@@ -21,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
-from tvr_cli.data.demo_world.corpus import WorldPlan, make
+from tvr_cli.data.demo_world.corpus import WorldOptions, make
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "kernels" / "README.md"]
@@ -66,7 +66,7 @@ class World:
     @cached_property
     def videos(self) -> Path:
         """A small toy world."""
-        make(self._folder / "videos", WorldPlan(train=12, val=4, test=8, captions=2))
+        make(self._folder / "videos", WorldOptions(train=12, val=4, test=8, captions=2))
         return self._folder / "videos"
 
     @cached_property

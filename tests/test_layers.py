@@ -253,8 +253,19 @@ def test_the_verbs_of_the_pipeline_reach_the_engine_through_the_api_alone(comman
         for name, _ in imports(path, typing_only=False)
         if name.startswith("tvr_cli.engine") and not module_exists(name)
     ]
-    assert all(re.search("(Report|Plan|Summary|Fair)$", name) for name in found), found
+    assert all(re.search("(Report|Preview|Estimate|Summary|Fair)$", name) for name in found), found
     assert "api." in path.read_text()
+
+
+def test_a_plan_says_which_frames_and_words_are_kept_and_nothing_else():
+    """What a dry run returns is a preview, what a toy world is to be are options."""
+    named = {
+        node.name
+        for path in sources(PACKAGE)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Plan")
+    }
+    assert named == {"FramePlan", "WordPlan", "FeaturePlan"}
 
 
 def module_exists(name):

@@ -41,7 +41,7 @@ VERBS = {
         "max_words: 'int | None' = None, temporal_shift: 'bool' = False, word_importance: 'str' = 'none', "
         "precision: 'str' = 'fp32', batch: 'int | None' = None, repair: 'str | None' = None, "
         "device: 'str' = 'auto', offline: 'bool' = False, "
-        "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePlan'"
+        "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePreview'"
     ),
     "train": (
         "(self, method: 'str | None' = None, *, recipe: 'str | None' = None, config: 'PathLike | None' = None, "
@@ -50,7 +50,7 @@ VERBS = {
         "epochs: 'int | None' = None, batch_size: 'int | None' = None, tune: 'str | None' = None, "
         "select_on: 'str | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, "
         "workers: 'int | None' = None, memory_budget: 'str' = '512MB', offline: 'bool' = False, "
-        "dry_run: 'bool' = False) -> 'TrainSummary | TrainPlan'"
+        "dry_run: 'bool' = False) -> 'TrainSummary | TrainPreview'"
     ),
     "train_seeds": (
         "(self, seeds: 'str | Sequence[int]', method: 'str | None' = None, *, recipe: 'str | None' = None, "
@@ -59,7 +59,7 @@ VERBS = {
         "batch_size: 'int | None' = None, tune: 'str | None' = None, select_on: 'str | None' = None, "
         "device: 'str' = 'auto', threads: 'int | None' = None, workers: 'int | None' = None, "
         "memory_budget: 'str' = '512MB', offline: 'bool' = False, "
-        "dry_run: 'bool' = False) -> 'SeedsReport | SeedsPlan'"
+        "dry_run: 'bool' = False) -> 'SeedsReport | SeedsPreview'"
     ),
     "evaluate": (
         "(self, run: 'str | None' = None, *, method: 'str | None' = None, split: 'str' = 'test', "
@@ -67,7 +67,7 @@ VERBS = {
         "allow_missing: 'bool' = False, noise_seeds: 'int' = 1, seed: 'int' = 0, "
         "save_scores: 'PathLike | None' = None, backbone: 'str | None' = None, device: 'str' = 'auto', "
         "memory_budget: 'str' = '512MB', stream: 'bool | None' = None, set: 'str | Sequence[str]' = (), "
-        "dry_run: 'bool' = False) -> 'EvaluateReport | EvaluatePlan'"
+        "dry_run: 'bool' = False) -> 'EvaluateReport | EvaluatePreview'"
     ),
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "

@@ -27,15 +27,15 @@ from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.config import Resolved
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan, EvaluateReport, ScoresReport
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport
     from tvr_cli.engine.evaluation.judge import JudgeOptions
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
-    from tvr_cli.engine.features.precompute import PrecomputePlan, PrecomputeReport
+    from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.training.train import TrainOptions
-    from tvr_cli.engine.training.train_result import SeedsPlan, SeedsReport, TrainPlan, TrainSummary
+    from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
@@ -150,7 +150,7 @@ class OpenWorkspace:
         device: str = "auto",
         offline: bool = False,
         dry_run: bool = False,
-    ) -> PrecomputeReport | PrecomputePlan:
+    ) -> PrecomputeReport | PrecomputePreview:
         """Compute features of the frames and of captions about them; only what is new is encoded.
 
         Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
@@ -215,7 +215,7 @@ class OpenWorkspace:
         memory_budget: str = "512MB",
         offline: bool = False,
         dry_run: bool = False,
-    ) -> TrainSummary | TrainPlan:
+    ) -> TrainSummary | TrainPreview:
         """Train a method, or continue a run (resume); the best weights on validation are kept.
 
         set: changes of the configuration, each `PATH=VALUE`. Raises ConfigError, DataError without captions,
@@ -253,7 +253,7 @@ class OpenWorkspace:
         memory_budget: str = "512MB",
         offline: bool = False,
         dry_run: bool = False,
-    ) -> SeedsReport | SeedsPlan:
+    ) -> SeedsReport | SeedsPreview:
         """Train a run of each seed and evaluate it on test (`tvr train --seeds`); finished seeds are kept.
 
         seeds: numbers, or "0,1,2". run: what the runs' names begin with. Otherwise as `train`.
@@ -294,7 +294,7 @@ class OpenWorkspace:
         stream: bool | None = None,
         set: str | Sequence[str] = (),
         dry_run: bool = False,
-    ) -> EvaluateReport | EvaluatePlan:
+    ) -> EvaluateReport | EvaluatePreview:
         """Score every caption against every video of a split and keep the result in the run's folder.
 
         run: its name or path, None = the newest. method: one that needs no training instead. Raises DataError when
@@ -320,7 +320,7 @@ class OpenWorkspace:
             scorer, store = evaluate.load(
                 self.workspace, run=run, method=method, backbone=backbone, assignments=_several(set)
             )
-            return (evaluate.plan if dry_run else evaluate.evaluate)(scorer, store, self.workspace, options)
+            return (evaluate.dry_run if dry_run else evaluate.evaluate)(scorer, store, self.workspace, options)
 
     def index(
         self,

@@ -55,11 +55,27 @@ class RunDir:
         run = RunDir(path)
         if not run.config_path.is_file():
             raise DataError(f"expected a run (a folder with config.json) at {str(path)!r}, found none")
+        run.config()
         return run
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run was begun here: the folder's config.json is one's."""
+        return self.config_path.is_file() and not self.flaw()
+
+    def flaw(self) -> str:
+        """Say in a sentence why the folder's config.json is not a run's; empty where it is one's, or there is none."""
+        if not self.config_path.is_file():
+            return ""
+        try:
+            self.config()
+        except DataError as e:
+            return str(e)
+        return ""
 
     def strangers(self) -> list[str]:
         """Return what is in the folder that no run writes; nothing when it is a run, or is not there."""
-        if self.config_path.is_file():
+        if self.begun:
             return []
         try:
             there = [path.name for path in self.path.iterdir()]
@@ -67,10 +83,13 @@ class RunDir:
             return []
         except NotADirectoryError:
             return [self.path.name]
-        return sorted(name for name in there if not _PARTS.fullmatch(name))
+        foreign = {self.config_path.name}  # else it were a run
+        return sorted(name for name in there if name in foreign or not _PARTS.fullmatch(name))
 
     def require_own(self) -> None:
         """Raise DataError when the folder holds something else than a run: nothing is written into it."""
+        if flaw := self.flaw():
+            raise DataError(f"{flaw}. Nothing was written there; choose another name with --run")
         if found := self.strangers():
             raise DataError(
                 f"{str(self.path)!r} holds something else than a run: {listed(found)}; nothing was written there. "
@@ -107,10 +126,15 @@ class RunDir:
         write_json(self.config_path, {"format": RUN_FORMAT, **resolved.tree()})
 
     def config(self) -> dict[str, Any]:
-        """Read the resolved tree. Raises DataError on another format version."""
-        tree = read_json(self.config_path)
-        if tree.pop("format", None) != RUN_FORMAT:
-            raise DataError(f"{str(self.config_path)!r} has another format version than {RUN_FORMAT}; train again")
+        """Read the resolved tree. Raises DataError when the file is not a run's, or one's of another format version."""
+        where, fix = repr(str(self.config_path)), "put a copy of it back if there is one, or train again"
+        tree = read_json(self.config_path, fix=fix)
+        if not isinstance(tree, dict) or "format" not in tree:
+            raise DataError(f"{where} is not a run's: expected an object that says its format; {fix}")
+        if tree.pop("format") != RUN_FORMAT:
+            raise DataError(f"{where} has another format version than {RUN_FORMAT}; train again")
+        if not isinstance(method := tree.get("method"), dict) or not method:
+            raise DataError(f"{where} is not a run's: expected that it names a method; {fix}")
         return tree
 
     def write_env(self, extra: Mapping[str, Any], packages: Iterable[str] = ()) -> None:
@@ -119,7 +143,8 @@ class RunDir:
 
     def env(self) -> dict[str, Any]:
         """Read the stored environment, empty when there is none."""
-        return read_json(self.env_path) if self.env_path.is_file() else {}
+        fix = "put a copy of it back, or train again under another name with --run"
+        return read_json(self.env_path, fix=fix) if self.env_path.is_file() else {}
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

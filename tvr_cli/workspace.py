@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
@@ -92,6 +92,17 @@ class Workspace(os.PathLike[str]):
 
         return self._once(self.frames_folder, ("store.json", "manifest.jsonl"), FrameStore.open)
 
+    def refuse_without_frames(self, found: str) -> NoReturn:
+        """Raise DataError, with what to do, for a command that needs frames where there are none.
+
+        found: what is there instead, a whole clause.
+        """
+        from tvr_cli.stores.frames.store import require_head
+
+        extract = commands.tvr("extract-frames", "VIDEOS", workspace=self)
+        require_head(self.frames_folder, f"run: {extract}")
+        raise DataError(f"{found}; start with: {extract}")
+
     # ------------------------------------------------------------------------------------------------------- features
 
     @property
@@ -127,17 +138,47 @@ class Workspace(os.PathLike[str]):
 
         What a run's own tuned backbone made is for scoring that run; to make features with it, name it.
         """
+        return (store for store in self.all_features() if not self._tuned_here(store.backbone_name))
+
+    def given_backbone(self) -> tuple[str, Path] | None:
+        """Return the name of the backbone that the newest features were asked of and their folder, None without any.
+
+        As in `given_features`; where none were finished, those that were begun last. Raises DataError where features
+        are there and nothing tells what made them.
+        """
+        from tvr_cli.stores.features.store import read_header
+
+        if (store := next(self.given_features(), None)) is not None:
+            return store.backbone_name, store.root
+        begun = sorted(self.begun_features(), key=lambda f: (f / "store.json").stat().st_mtime_ns, reverse=True)
+        named = ((str(read_header(folder, self)["backbone"]), folder) for folder in begun)
+        if (newest := next((n for n in named if not self._tuned_here(n[0])), None)) is None:
+            self._refuse_headless()
+        return newest
+
+    def _tuned_here(self, backbone: str) -> bool:
         place = f"{self.runs_folder.resolve()}{os.sep}"
-        tuned = (f"local:{place}", f"@{place}")  # `local:FOLDER`, or somebody else's `NAME@FOLDER`
-        return (store for store in self.all_features() if not any(t in store.backbone_name for t in tuned))
+        return any(t in backbone for t in (f"local:{place}", f"@{place}"))  # the latter of somebody else's class
+
+    def _refuse_headless(self) -> None:
+        """Raise DataError where features are there without the store.json that says what made them."""
+        from tvr_cli.stores.features.store import read_header
+
+        for path in sorted(self.features_folder.glob("*/shards.jsonl")):
+            if not (path.parent / "store.json").is_file():
+                read_header(path.parent, self)
 
     def features_for(self, backbone: str | None) -> FeatureStore:
         """Return the newest features, of `backbone` if named. Raises DataError when there are none."""
         if (store := self.newest_features(backbone)) is not None:
             return store
+        if backbone is None:
+            for folder in self.begun_features():
+                again = commands.tvr("precompute-features", repair=folder.name, workspace=self)
+                raise DataError(f"the features in {str(folder)!r} were begun and not finished; go on with: {again}")
+            self._refuse_headless()
         if not self.has_frames:
-            start = commands.tvr("extract-frames", "VIDEOS", workspace=self)
-            raise DataError(f"expected frames or features in {str(self)!r}, found none; start with: {start}")
+            self.refuse_without_frames(f"expected frames or features in {str(self)!r}, found none")
         make = commands.tvr("precompute-features", backbone=backbone, workspace=self)
         raise DataError(
             f"expected features in {str(self.features_folder)!r}{f' made by {backbone}' if backbone else ''}, found "
@@ -164,26 +205,30 @@ class Workspace(os.PathLike[str]):
         return RunDir.named(self.runs_folder, name)
 
     def runs(self) -> list[RunDir]:
-        """Return all runs, the one that was begun last first."""
+        """Return all runs, the one that was begun last first, without folders of other things and damaged ones."""
         configs = sorted(self.runs_folder.glob("*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)
-        return [RunDir(path.parent) for path in configs]
+        return [run for path in configs if (run := RunDir(path.parent)).begun]
 
     def newest_run(self) -> RunDir | None:
         """Return the run that was begun last, or None."""
         return next(iter(self.runs()), None)
 
     def find_run(self, run: str) -> RunDir:
-        """Return an existing run by name, or by path from anywhere. Raises DataError when there is none."""
+        """Return an existing run by name, or by path from anywhere.
+
+        Raises DataError when there is none, with what is wrong where a folder of this name is there.
+        """
         path = Path(run)
-        if os.sep in run and (path / "config.json").is_file():
+        if os.sep in run and RunDir(path).config_path.is_file():
             return RunDir.open(path)
         found = self.run(path.name if os.sep in run else run)
-        if not found.config_path.is_file():
-            there = sorted(r.name for r in self.runs())
-            raise DataError(
-                f"expected a run {run!r} in {str(self.runs_folder)!r}, found {', '.join(there) or 'no run at all'}"
-            )
-        return found
+        if found.begun:
+            return found
+        there = sorted(r.name for r in self.runs())
+        raise DataError(
+            found.flaw()
+            or f"expected a run {run!r} in {str(self.runs_folder)!r}, found {', '.join(there) or 'no run at all'}"
+        )
 
     def free_run(self, stem: str, taken: Collection[str] = ()) -> RunDir:
         """Return the first free run: `stem`, `stem-2`, `stem-3` …; a folder of other things is not free.
@@ -193,7 +238,7 @@ class Workspace(os.PathLike[str]):
         number = 1
         while True:
             run = self.run(stem if number == 1 else f"{stem}-{number}")
-            if not run.config_path.is_file() and run.name not in taken and not run.strangers():
+            if not run.begun and run.name not in taken and not run.strangers():
                 return run
             number += 1
 

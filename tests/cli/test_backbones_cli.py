@@ -75,7 +75,7 @@ def test_a_contract_that_holds_exits_with_0_and_a_broken_one_with_5() -> None:
         (["show"], "name the backbone: tvr backbones show NAME"),
         (["check"], "name the backbone: tvr backbones check NAME"),
         (["show", "clip-vit-b23"], "did you mean clip-vit-b32?"),
-        (["check", "json.JSONDecoder"], "expected a subclass of tvr_cli.backbones.base.Backbone, found the class JSON"),
+        (["check", "json.JSONDecoder"], "derives from tvr_cli.backbones.base.Backbone, found the class JSON"),
         (["check", "nowhere.at_all"], "there is no module 'nowhere'"),
     ],
 )

@@ -172,7 +172,7 @@ def test_the_library_asks_for_the_name_too(given: tuple[Path, Path]) -> None:
         ("", "expected a class `Method` that derives from tvr_cli.methods.base.Method, found the module"),
         ("Method = 3", "found the int 3"),
         ("class Method: pass", "found the class Method"),
-        ("from tvr_cli.methods.base import Method", "found the class Method"),
+        ("from tvr_cli.methods.base import Method", "wrong_pkg.method without one of its own"),
         ("import nothing_of_this_name", "imports 'nothing_of_this_name', which is not installed"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("raise SystemExit(0)", "SystemExit: 0"),

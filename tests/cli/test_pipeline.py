@@ -15,11 +15,11 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
-from tvr_cli.data.demo_world.corpus import WorldPlan, make
+from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.errors import EnvironmentProblem
 from tvr_cli.files import lock, read_json, write_json
 
-PLAN = WorldPlan(train=8, val=4, test=8, captions=2)
+PLAN = WorldOptions(train=8, val=4, test=8, captions=2)
 
 
 def tvr(*args: object, stdin: str | None = None) -> Result:

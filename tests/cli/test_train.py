@@ -127,16 +127,17 @@ def test_a_run_that_was_begun_while_another_waited_is_not_overwritten(
 ) -> None:
     SyntheticStore().write(tmp_path)
     config = tmp_path / "runs" / "mine" / "config.json"
+    others = '{"format": 1, "method": {"glccl": {}}}'
 
     @contextlib.contextmanager
     def late(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
         config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text("{}")  # the other process finished while this one waited for the lock
+        config.write_text(others)  # the other process finished while this one waited for the lock
         yield
 
     monkeypatch.setattr("tvr_cli.engine.training.train.files.lock", late)
     result = tvr("train", "--method", METHOD, *FAST, "--run", "mine", "-o", tmp_path)
-    assert result.exit_code == 2 and "the run 'mine' exists" in result.stderr and config.read_text() == "{}"
+    assert result.exit_code == 2 and "the run 'mine' exists" in result.stderr and config.read_text() == others
 
 
 def test_resume_with_another_seed_names_the_leaf(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from tvr_cli import api, log
 from tvr_cli.api import OpenWorkspace
 from tvr_cli.cli import app
 from tvr_cli.config import FramesConfig
-from tvr_cli.data.demo_world.corpus import WorldPlan, make
-from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan, EvaluateReport
+from tvr_cli.data.demo_world.corpus import WorldOptions, make
+from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport
 from tvr_cli.engine.extraction.estimate import ExtractEstimate
 from tvr_cli.engine.extraction.extract import ExtractReport
-from tvr_cli.engine.features.precompute import PrecomputePlan, PrecomputeReport
-from tvr_cli.engine.training.train_result import SeedsPlan, SeedsReport, TrainPlan, TrainSummary
+from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
+from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import AskedFrames, FramePlan
 
@@ -42,7 +42,7 @@ SMALL = {"epochs": 1, "batch_size": 4, "threads": 1}
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("api-world")
-    make(folder, WorldPlan(train=6, val=3, test=4, captions=1))
+    make(folder, WorldOptions(train=6, val=3, test=4, captions=1))
     return folder
 
 
@@ -79,20 +79,20 @@ def test_every_verb_returns_its_result_and_prints_nothing(
     assert not out.root.exists()
     frames = out.extract([str(videos)], size=64, workers=1)
     assert isinstance(frames, ExtractReport) and (frames.ok, frames.failed) == (13, 0)
-    assert isinstance(out.features(backbone="demo-tiny", dry_run=True), PrecomputePlan)
+    assert isinstance(out.features(backbone="demo-tiny", dry_run=True), PrecomputePreview)
     features = out.features(backbone="demo-tiny")
     assert isinstance(features, PrecomputeReport) and features.clips.encoded == 13
     plan = out.train("glccl", dry_run=True, **SMALL)  # type: ignore[arg-type]
-    assert isinstance(plan, TrainPlan) and plan.pairs == 6
+    assert isinstance(plan, TrainPreview) and plan.pairs == 6
     summary = out.train("glccl", set="train.schedule=constant", **SMALL)  # type: ignore[arg-type]
     assert isinstance(summary, TrainSummary) and summary.run == "glccl"
-    assert isinstance(out.evaluate(dry_run=True), EvaluatePlan)
+    assert isinstance(out.evaluate(dry_run=True), EvaluatePreview)
     result = out.evaluate()
     assert isinstance(result, EvaluateReport) and result.subject.run == "glccl"
     seeds = out.train_seeds([0], "glccl", **SMALL)  # type: ignore[arg-type]
     assert isinstance(seeds, SeedsReport) and [row.run for row in seeds.runs] == ["glccl-seed0"]
     planned = out.train_seeds("0, 1", "glccl", dry_run=True, **SMALL)  # type: ignore[arg-type]
-    assert isinstance(planned, SeedsPlan) and [row.begun for row in planned.runs] == [True, False]
+    assert isinstance(planned, SeedsPreview) and [row.begun for row in planned.runs] == [True, False]
     assert not out.index(method="mean", dry_run=True).built
     assert out.index(method="mean").built
     assert [len(a.hits) for a in out.search(["a circle", "a square"], k=2).results] == [2, 2]

@@ -46,20 +46,45 @@ def test_a_class_may_have_any_name() -> None:
     [
         ("nowhere.at_all", "there is no module 'nowhere'"),
         ("tests.foreign_backbon", "did you mean tests.foreign_backbone?"),
-        ("tests.synthetic", "expected a module with a class `Backbone`"),
+        (
+            "tests.synthetic",
+            "a class `Backbone` that derives from tvr_cli.backbones.base.Backbone, found the module tests",
+        ),
         (
             "foreign_backbone:NotABackbone",
-            "a subclass of tvr_cli.backbones.base.Backbone, found the class NotA",
+            "a class that derives from tvr_cli.backbones.base.Backbone, found the class NotA",
         ),
-        ("foreign_backbone.SIZE", "expected a subclass of tvr_cli.backbones.base.Backbone, found the int 16"),
-        ("tvr_cli.backbones.base", "expected a module with a class `Backbone`"),
-        ("tvr_cli.backbones.openclip.backbone", "say which one is meant: tvr_cli.backbones.openclip.backbone:OpenClip"),
+        ("foreign_backbone.SIZE", "a class that derives from tvr_cli.backbones.base.Backbone, found the int 16"),
+        ("tvr_cli.backbones.base", "found the module tvr_cli.backbones.base without one of its own"),
+        (
+            "tvr_cli.backbones.openclip.backbone",
+            "say which class is meant: tvr_cli.backbones.openclip.backbone.OpenClip",
+        ),
+        ("foreign_backbone:Nope", "the module 'foreign_backbone' has no 'Nope'"),
+        ("foreign_backbone:Unsave", "has no 'Unsave'; did you mean foreign_backbone.Unsaved?"),
     ],
 )
 def test_a_dotted_name_of_something_else_is_a_sentence(name: str, said: str) -> None:
     with pytest.raises(ConfigError) as e:
         registry.resolve(name)
     assert said in str(e.value) and e.value.exit_code == 2
+
+
+def test_a_class_of_the_right_name_and_the_wrong_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_another_kind").mkdir()
+    (tmp_path / "of_another_kind" / "grid.py").write_text("class Backbone:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"derives from tvr_cli\.backbones\.base\.Backbone, found the class Backbone$"
+    ):
+        registry.resolve("of_another_kind.grid")
+
+
+def test_a_class_is_named_with_a_dot_or_a_colon(tmp_path: Path) -> None:
+    for named in ("mine.colours:Rough", "mine.colours.Rough"):
+        registry.require_named("mine.colours:Rough@/a/folder", named, tmp_path)
+    with pytest.raises(DataError):
+        registry.require_named("mine.colours:Rough", "mine.colours.Smooth", tmp_path)
 
 
 def test_a_file_without_local_is_told_from_a_dotted_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tvr_cli.data.demo_world import corpus, encode, grammar, render
 from tvr_cli.data.demo_world.grammar import REVERSED, Scene, Thing, Video
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 
-TINY = corpus.WorldPlan(seed=3, train=16, val=8, test=16)
+TINY = corpus.WorldOptions(seed=3, train=16, val=8, test=16)
 
 
 @pytest.fixture(scope="module")

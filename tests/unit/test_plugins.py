@@ -96,11 +96,14 @@ def test_a_dotted_name_is_a_module_with_a_method_or_a_class(package):
         ("nosuch.mine", "there is no module 'nosuch'; is the folder that holds it in PYTHONPATH"),
         ("house.mein", "there is no module 'house.mein'; did you mean house.mine?"),
         ("tvr_cli.methods.glcl", "did you mean tvr_cli.methods.glccl?"),
-        ("house.mine.Bas", "there is no module 'house.mine.Bas'; did you mean house.mine.Base?"),
+        ("house.mine.Bas", "the module 'house.mine' has no 'Bas'; did you mean house.mine.Base?"),
+        ("house.mine.mea", "the module 'house.mine' has no 'mea'\n"),  # `mean` is imported there
         ("house.mine.Base", "derives from tvr_cli.methods.base.Method, found the class Base"),
-        ("house.mine.method", "found the function method without one"),
-        ("house.empty", "found the module house.empty without one"),
-        ("house.near", "without one; did you mean Methods?"),
+        ("house.mine.method", "found the function method\n"),
+        ("house.mine:Method", "expected a name like mypackage.mymodule or mypackage.mymodule.Name, parts with single"),
+        ("house.empty", "found the module house.empty without one of its own"),
+        ("house.near", "found the module house.near without one of its own\n"),
+        ("house.based", "say which class is meant: house.based.Mine\n"),
         ("house.other", "found the function Method"),
         ("house.broken", "cannot import the method 'house.broken': SyntaxError"),
         ("house..mine", "parts with single dots between them"),
@@ -111,12 +114,15 @@ def test_a_wrong_name_of_a_method_is_a_sentence(package, name, words):
     package("house/__init__.py", "")
     package("house/mine.py", METHOD)
     package("house/empty.py", "")
-    package("house/near.py", "class Methods: pass\n")
+    package(
+        "house/near.py", "from tvr_cli.methods.mean import Method as Methods\nclass Meths: pass\ndef method(): pass\n"
+    )
+    package("house/based.py", "from tvr_cli.methods.base import Method\nclass Mine(Method): pass\n")
     package("house/other.py", "def Method(): pass\n")
     package("house/broken.py", "def (:\n")
     with pytest.raises(ConfigError) as caught:
         base.load_class(name)
-    assert words in str(caught.value)
+    assert words in f"{caught.value}\n"
     result = CliRunner().invoke(app, ["methods", "show", name])
     assert result.exit_code == 2 and words in result.stderr
 
@@ -236,7 +242,8 @@ def test_a_file_alone_never_imports_a_data_set(package, tmp_path):
         ("nosuch.clips", "there is no module 'nosuch'"),
         ("house.clisp", "did you mean house.clips?"),
         ("house.empty", "expected a function `load(root, variant)`"),
-        ("house.near", "without one; did you mean loads?"),
+        ("house.near", "without one of its own; did you mean loads?"),
+        ("house.imports", "without one of its own\n"),
         ("house.constant", "found the str 'here'"),
         ("house.narrow", "found load(root)"),
         ("house.listing", "returns a tvr_cli.types.Manifest, found the list []"),
@@ -248,12 +255,13 @@ def test_a_wrong_name_of_a_data_set_is_a_sentence(package, tmp_path, name, words
     package("house/clips.py", DATASET)
     package("house/empty.py", "")
     package("house/near.py", "def loads(root, variant): pass\n")
+    package("house/imports.py", "from json import loads\nfrom os import fspath as loaded\nclass Loads: pass\n")
     package("house/constant.py", "load = 'here'\n")
     package("house/narrow.py", "def load(root): pass\n")
     package("house/listing.py", "def load(root, variant=None): return []\n")
     with pytest.raises(ConfigError) as caught:
         data.load(f"{name}:{tmp_path}")
-    assert words in str(caught.value)
+    assert words in f"{caught.value}\n"
     result = CliRunner().invoke(app, ["doctor", f"{name}:{tmp_path}"])
     assert result.exit_code == 2 and words in result.stderr
 

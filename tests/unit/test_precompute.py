@@ -374,7 +374,7 @@ def test_larger_frames_are_shrunk_and_smaller_ones_refused(tmp_path: Path, weigh
     store = precompute(tmp_path / "large", weights, None, EXACT).store
     assert store is not None and len(store.video()) == 1
     tiny_frames.simple(tmp_path / "small", {"a.mp4": 2}, plan=FramePlan(num_frames=2, size=24))
-    said = r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .* or run: tvr extract-frames .*--size 32"
+    said = r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .*: tvr extract-frames VIDEOS --size 32"
     with pytest.raises(DataError, match=said):
         precompute(tmp_path / "small", weights, None, EXACT)
 

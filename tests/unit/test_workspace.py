@@ -52,6 +52,40 @@ def test_a_file_in_the_place_of_a_workspace_is_one_sentence(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "config.json' is not a run's: expected an object that says its format; put a copy of it back if"),
+        ("[1]", "is not a run's: expected an object that says its format"),
+        ('{"format": 1', "config.json' is not readable as JSON"),
+        ('{"format": 1}', "is not a run's: expected that it names a method"),
+        ('{"format": 1, "method": ["glccl"]}', "is not a run's: expected that it names a method"),
+        ('{"format": 2, "method": {"glccl": {}}}', "has another format version than 1; train again"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_never_taken_for_one(tmp_path, text, said):
+    trained(tmp_path, "real", {"store": "0123"})
+    workspace = Workspace(tmp_path)
+    other = workspace.runs_folder / "x"
+    other.mkdir()
+    (other / "config.json").write_text(text)
+    os.utime(other / "config.json", (9e9, 9e9))  # begun last, were it a run
+    assert [run.name for run in workspace.runs()] == ["real"] and workspace.newest_run().name == "real"
+    assert workspace.free_run("x").name == "x-2"
+    for named in ("x", str(other)):
+        with pytest.raises(DataError) as caught:
+            workspace.find_run(named)
+        assert said in str(caught.value)
+    for command in (
+        ["train", "--resume", "--run", "x"],
+        ["evaluate", "x"],
+        ["train", "--method", "glccl", "--run", "x"],
+    ):
+        result = CliRunner().invoke(app, [*command, "-o", str(tmp_path)])
+        assert result.exit_code == 3 and said in result.stderr, result.stderr
+    assert (other / "config.json").read_text() == text and sorted(os.listdir(other)) == ["config.json"]
+
+
 def test_a_backbone_that_a_run_tuned_is_taken_only_when_it_is_asked_for(tmp_path, monkeypatch):
     """After a fully tuned run, a method of another plan took that run's backbone for its own features."""
     monkeypatch.delenv("TVR_BACKBONE", raising=False)

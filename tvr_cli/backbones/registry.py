@@ -4,8 +4,10 @@
     ARCH/TAG  ARCH@FILE  demo-tiny      a model of open_clip (`openclip/`): names without a scheme are its
     local:PATH                          a folder that a shipped one was saved in, or a file of weights
     SCHEME  SCHEME:WHAT                 a file or folder beside this one, or an entry point of the group `tvr.backbones`
-    package.module  package.module:Class    somebody else's class, `Backbone` where none is named
+    package.module  package.module.Class    somebody else's class, `Backbone` where none is named
     NAME@FOLDER                         what one of the two above saved there
+
+A colon before the class, as in names that saved folders got, is the same as a dot.
 
 Only what a person names is imported. A name out of a file, which may come from anybody, goes through `require_named`
 first, and no file in a saved folder says which class it is of.
@@ -23,7 +25,6 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tvr_cli import plugins
@@ -120,7 +121,7 @@ def require_named(stored: str, named: str | None, where: Path) -> None:
     """
     kind = _without_folder(stored)
     people = (named, os.environ.get("TVR_BACKBONE"))
-    if _is_dotted(kind) and kind not in [_without_folder(name) for name in people if name]:
+    if _is_dotted(kind) and _dots(kind) not in [_dots(_without_folder(name)) for name in people if name]:
         raise DataError(
             f"{str(where)!r} names the backbone {stored!r}, a module of another package, and a file alone never "
             f"imports one; if you trust it, name it too: --backbone {shlex.quote(stored)}, or TVR_BACKBONE"
@@ -154,7 +155,7 @@ def class_of(name: str) -> type[Backbone]:
             raise ConfigError(
                 f"{name!r} is a file or folder; a backbone's weights are named by --backbone {LOCAL}{name}"
             )
-        return _backbone_class(KIND.find(kind.replace(":", ".")), kind)
+        return _backbone_class(KIND.find(_dots(kind)), kind)
     return _backbone_class(KIND.find(WITHOUT_SCHEME), WITHOUT_SCHEME)
 
 
@@ -170,6 +171,11 @@ def _without_folder(name: str) -> str:
     return name.partition("@")[0]
 
 
+def _dots(kind: str) -> str:
+    """Return a dotted name with a dot before the class: `package.module:Class` means the same."""
+    return kind.replace(":", ".")
+
+
 def _is_dotted(kind: str) -> bool:
     """Whether a name means somebody's module by itself: no scheme, and nothing that open_clip or a path would have."""
     return bool(_DOTTED.fullmatch(kind)) and kind.partition(":")[0] not in KIND.names()
@@ -179,18 +185,7 @@ def _backbone_class(found: Any, name: str) -> type[Backbone]:
     """Return a class that was named, or a module's `Backbone`. Raises ConfigError when it is something else."""
     from tvr_cli.backbones.base import Backbone
 
-    def fits(thing: Any) -> bool:
-        return isinstance(thing, type) and issubclass(thing, Backbone) and thing is not Backbone
-
-    expected = "a subclass of tvr_cli.backbones.base.Backbone"
-    thing = found.Backbone if isinstance(found, ModuleType) and hasattr(found, "Backbone") else found
-    if fits(thing):
-        return thing
-    if not isinstance(found, ModuleType):
-        raise KIND.unfit(name, expected, plugins.describe(found))
-    if own := [k for k, v in vars(found).items() if fits(v) and v.__module__ == found.__name__]:
-        raise ConfigError(f"{name!r} has no class `Backbone` of its own; say which one is meant: {name}:{own[0]}")
-    raise KIND.lacks(name, f"a module with a class `Backbone`, {expected}", found, "Backbone")
+    return KIND.subclass(name, found, "Backbone", Backbone)
 
 
 def _preset_target(name: str) -> str | None:

@@ -14,7 +14,7 @@ from tvr_cli.cli.options import Assignments, Device, DryRun, Json
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.whole.demo import DemoPlan, DemoReport, MethodRow, Question
+    from tvr_cli.engine.whole.demo import DemoPreview, DemoReport, MethodRow, Question
     from tvr_cli.engine.whole.demo_results import Moments
     from tvr_cli.results.metrics import Rate
 
@@ -77,7 +77,7 @@ def demo(
         plan = planned.plan()
         if clean is not None:
             plan = dataclasses.replace(plan, clean=engine.PlannedClean(clean.removed, clean.kept))
-        render.result(plan, as_json, lambda: _show_plan(plan))
+        render.result(plan, as_json, lambda: _show_preview(plan))
         return
     result = planned.run()
     render.result(result, as_json, lambda: _show(result, kept=keep))
@@ -134,7 +134,7 @@ def _show_question(asked: Question) -> None:
     render.table(None, ("#", "video", "where", "score", ""), rows, left=2)
 
 
-def _show_plan(plan: DemoPlan) -> None:
+def _show_preview(plan: DemoPreview) -> None:
     render.line(f"would make {plan.videos} videos and {plan.captions} captions in {plan.workspace}/videos")
     render.line(f"would take about {render.size(plan.size_bytes)} and extract {plan.frames} frames")
     for row in plan.methods:

@@ -24,7 +24,7 @@ from tvr_cli.cli.options import (
 from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan, EvaluateReport, ScoresReport, Subject
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport, Subject
 
 _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 
@@ -72,13 +72,13 @@ def evaluate(
 
     Example: tvr evaluate --method text_guided --split test
     """
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePlan
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview
 
     rules: dict[str, Any] = {
         "v2t_protocol": v2t_protocol, "metrics": counting, "post": post or (), "seed": seed,
         "allow_missing": allow_missing,
     }  # fmt: skip
-    result: EvaluateReport | ScoresReport | EvaluatePlan
+    result: EvaluateReport | ScoresReport | EvaluatePreview
     if scores is not None:
         if run is not None or method is not None:
             raise ConfigError("--scores judges a file; leave out the run and --method")
@@ -102,9 +102,9 @@ def evaluate(
             dry_run=dry_run,
             **rules,
         )
-    if isinstance(result, EvaluatePlan):
+    if isinstance(result, EvaluatePreview):
         planned = result
-        render.result(planned, as_json, lambda: _show_plan(planned))
+        render.result(planned, as_json, lambda: _show_preview(planned))
         return
     judged = result
     if protocol_card and not as_json:
@@ -161,12 +161,12 @@ def _selection(subject: Subject) -> str:
     return f"{split} ({validation})" if split == "val" and validation not in (None, "the validation split") else split
 
 
-def _show_plan(plan: EvaluatePlan) -> None:
-    about, gallery = plan.subject, plan.gallery
+def _show_preview(preview: EvaluatePreview) -> None:
+    about, gallery = preview.subject, preview.gallery
     render.line(f"{about.method} ({about.fidelity}) on {about.backbone}, split {about.split}")
-    render.line(f"{about.captions} captions; {gallery.scored}/{gallery.expected} videos; {plan.pairs} pairs")
-    how = "ranks are streamed" if plan.streamed else f"the matrix takes {render.size(plan.size_bytes)}"
-    render.line(f"{how}; the result would be in {plan.writes}; nothing was written")
+    render.line(f"{about.captions} captions; {gallery.scored}/{gallery.expected} videos; {preview.pairs} pairs")
+    how = "ranks are streamed" if preview.streamed else f"the matrix takes {render.size(preview.size_bytes)}"
+    render.line(f"{how}; the result would be in {preview.writes}; nothing was written")
 
 
 def _row(label: str, found: Mapping[str, float], deviation: Mapping[str, float | None] | None = None) -> list[Any]:

@@ -10,6 +10,7 @@ import typer
 from tvr_cli.cli import render
 from tvr_cli.cli.options import Json
 from tvr_cli.commands import DEFAULT_WORKSPACE
+from tvr_cli.errors import DataError
 
 if TYPE_CHECKING:
     from tvr_cli.engine.whole.info import Part, WorkspaceInfo
@@ -24,7 +25,7 @@ def info(
     ] = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Say what a store, a run, an index or a workspace holds.
+    """Say what a store, a run, an index or a workspace holds, and which parts of a workspace are damaged.
 
     Example: tvr info out
     """
@@ -32,6 +33,8 @@ def info(
 
     found = describe(path)
     render.result(found, as_json, lambda: _show(found))
+    if found.kind == "workspace" and found.damaged:
+        raise DataError(f"{found.damaged} of {render.count(len(found.parts), 'part')} cannot be read, see above")
 
 
 def _show(found: Part | WorkspaceInfo) -> None:

@@ -12,7 +12,7 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, DryRun, Json, Offline, Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.features.precompute import PrecomputePlan, PrecomputeReport
+    from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
 
 
 def precompute_features(
@@ -82,7 +82,9 @@ def precompute_features(
         offline=offline,
         dry_run=dry_run,
     )
-    human = (lambda: _show(report, workspace)) if isinstance(report, PrecomputeReport) else lambda: _show_plan(report)
+    human = (
+        (lambda: _show(report, workspace)) if isinstance(report, PrecomputeReport) else lambda: _show_preview(report)
+    )
     render.result(report, as_json, human)
 
 
@@ -104,13 +106,13 @@ def _show(report: PrecomputeReport, workspace: Workspace) -> None:
         render.line(f"next: {query}")
 
 
-def _show_plan(plan: PrecomputePlan) -> None:
-    clips, captions, sizes = plan.clips, plan.captions, plan.sizes
-    render.line(f"{clips.total} clips, {clips.encoded} of them to encode with {plan.backbone}")
+def _show_preview(preview: PrecomputePreview) -> None:
+    clips, captions, sizes = preview.clips, preview.captions, preview.sizes
+    render.line(f"{clips.total} clips, {clips.encoded} of them to encode with {preview.backbone}")
     if captions.total:
         render.line(f"{captions.total} captions, {captions.encoded} different texts to encode")
     values = f"({sizes.frames} frames + {sizes.tokens} tokens) x {sizes.dim} values x {sizes.bytes_a_value} bytes"
-    render.line(f"{values} = {render.size(plan.size_bytes)}")
-    render.line(f"about {render.duration(plan.seconds)} on this device; nothing was written")
-    if plan.weights is None:
+    render.line(f"{values} = {render.size(preview.size_bytes)}")
+    render.line(f"about {render.duration(preview.seconds)} on this device; nothing was written")
+    if preview.weights is None:
         render.line("the weights are not on this machine: they would be downloaded first")

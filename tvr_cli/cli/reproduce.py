@@ -11,7 +11,7 @@ from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Device, DryRun, Json, Offline, Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.whole.reproduce import ReproducePlan, ReproduceReport
+    from tvr_cli.engine.whole.reproduce import ReproducePreview, ReproduceReport
 
 
 def reproduce(
@@ -52,13 +52,13 @@ def reproduce(
     options = engine.ReproduceOptions(tuple(assignments or ()), device, offline, allow_missing, workers)
     if dry_run:
         plan = engine.plan(recipe, data, workspace, options)
-        render.result(plan, as_json, lambda: _show_plan(plan))
+        render.result(plan, as_json, lambda: _show_preview(plan))
         return
     report = engine.reproduce(recipe, data, workspace, options)
     render.result(report, as_json, lambda: _show(report))
 
 
-def _show_plan(plan: ReproducePlan) -> None:
+def _show_preview(plan: ReproducePreview) -> None:
     from tvr_cli.engine.whole.reproduce import MeasuredStep
 
     asked = plan.experiment

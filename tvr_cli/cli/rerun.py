@@ -28,7 +28,7 @@ def rerun(
 
     Example: tvr rerun glccl
     """
-    from tvr_cli.cli.train import show_plan
+    from tvr_cli.cli.train import show_preview
     from tvr_cli.engine.training import rerun as engine
     from tvr_cli.engine.training.train import TrainOptions
 
@@ -36,7 +36,7 @@ def rerun(
     options = TrainOptions(run=name, device=device, threads=threads, offline=offline)
     if dry_run:
         plan = engine.dry_run(first, workspace, options, method)
-        render.result(plan, as_json, lambda: show_plan(plan.train))
+        render.result(plan, as_json, lambda: show_preview(plan.train))
         return
     result = engine.rerun(first, workspace, options, method)
     render.result(result, as_json, lambda: _show(result))

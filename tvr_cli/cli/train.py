@@ -24,7 +24,7 @@ from tvr_cli.cli.options import (
 from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.training.train_result import SeedsPlan, SeedsReport, TrainPlan, TrainSummary
+    from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
     from tvr_cli.results.metrics import Deviation, Metrics
 
 
@@ -81,12 +81,12 @@ def train(
         rows = (
             (lambda: _show_seeds(several, workspace))
             if isinstance(several, SeedsReport)
-            else lambda: _show_seeds_plan(several)
+            else lambda: _show_seeds_preview(several)
         )
         render.result(several, as_json, rows)
         return
     result = out.train(seed=seed, resume=resume, **asked)
-    human = (lambda: _show(result, workspace)) if isinstance(result, TrainSummary) else lambda: show_plan(result)
+    human = (lambda: _show(result, workspace)) if isinstance(result, TrainSummary) else lambda: show_preview(result)
     render.result(result, as_json, human)
 
 
@@ -107,11 +107,11 @@ def _show_seeds(result: SeedsReport, workspace: Workspace) -> None:
     render.line(f"next: {commands.tvr(verb, *runs, **named, workspace=workspace)}")
 
 
-def _show_seeds_plan(plan: SeedsPlan) -> None:
-    """Print the dry run of several seeds: the runs, then the plan of the first."""
-    for row in plan.runs:
+def _show_seeds_preview(preview: SeedsPreview) -> None:
+    """Print the dry run of several seeds: the runs, then the preview of the first."""
+    for row in preview.runs:
         render.line(f"seed {row.seed}: {row.run}{' (begun; goes on)' if row.begun else ''}")
-    show_plan(plan.first)
+    show_preview(preview.first)
 
 
 def _numbers(found: Metrics | Deviation) -> list[float | None]:
@@ -133,26 +133,26 @@ def _show(result: TrainSummary, workspace: Workspace) -> None:
     render.line(f"kept in {result.path}; next: {then}")
 
 
-def show_plan(plan: TrainPlan) -> None:
+def show_preview(preview: TrainPreview) -> None:
     """Print a dry run: the store, every leaf with its origin, the parameter groups."""
-    store = plan.store
+    store = preview.store
     if store.exists:
         render.line(f"features {store.fingerprint} ({store.backbone}): {store.clips} clips, {store.captions} captions")
     else:
         render.line(f"needs features of {store.backbone}, which do not exist yet; next: {store.next}")
-    if plan.pairs:
-        render.line(f"{plan.pairs} pairs an epoch, {plan.steps} steps")
-    shown = [leaf for leaf in plan.config if not leaf.path.startswith("recipe.")]  # prose, in --json only
+    if preview.pairs:
+        render.line(f"{preview.pairs} pairs an epoch, {preview.steps} steps")
+    shown = [leaf for leaf in preview.config if not leaf.path.startswith("recipe.")]  # prose, in --json only
     leaves = [[leaf.path, str(leaf.value), leaf.origin] for leaf in shown]
     render.table(
-        f"{plan.method} ({plan.fidelity}), run {plan.run!r}",
+        f"{preview.method} ({preview.fidelity}), run {preview.run!r}",
         ("leaf", "value", "origin"),
         leaves,
         left=3,
     )
     groups = [
         [g.group, _rate(g.lr), _rate(g.weight_decay), g.tensors, g.parameters, ", ".join(g.names[:2])]
-        for g in plan.groups
+        for g in preview.groups
     ]
     render.line()
     render.table("parameters", ("group", "lr", "weight decay", "tensors", "numbers", "first"), groups)

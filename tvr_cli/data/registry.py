@@ -103,7 +103,8 @@ def find(name: str) -> DataSet:
     load = getattr(thing, "load", None)
     expected = "a function `load(root, variant)` that returns a tvr_cli.types.Manifest"
     if load is None:
-        raise KIND.lacks(name, expected, thing, "load")
+        near = did_you_mean("load", plugins.defined(thing, inspect.isfunction)) if inspect.ismodule(thing) else ""
+        raise KIND.lacks(name, expected, thing, near)
     if not callable(load) or not _takes_two(load):
         found = f"load{inspect.signature(load)}" if callable(load) else plugins.describe(load)
         raise KIND.unfit(name, expected, found)

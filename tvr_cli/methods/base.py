@@ -136,14 +136,7 @@ def load_class(name: str) -> type[Method]:
     (`config.resolve` sees to it). Raises ConfigError, with the nearest name, where there is none, and for what is no
     subclass of `Method`.
     """
-    thing = KIND.find(name)
-    found = thing if isinstance(thing, type) else getattr(thing, "Method", None)
-    expected = "a class `Method` that derives from tvr_cli.methods.base.Method"
-    if found is None:
-        raise KIND.lacks(name, expected, thing, "Method")
-    if not (isinstance(found, type) and issubclass(found, Method) and found is not Method):
-        raise KIND.unfit(name, expected, plugins.describe(found))
-    return found
+    return KIND.subclass(name, KIND.find(name), "Method", Method)
 
 
 def third_party(name: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tvr_cli.errors import DataError
 
+_FIX = "put a copy of it back, or train again under another name with --run"
 STEP = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -61,7 +62,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
     except (SafetensorError, ValueError, RecursionError) as e:
-        raise DataError(f"the checkpoint {str(path)!r} is damaged ({e})") from e
+        raise DataError(f"the checkpoint {str(path)!r} is damaged ({e}); {_FIX}") from e
     if not isinstance(about, dict):
-        raise DataError(f"the checkpoint {str(path)!r} is damaged (its metadata is no JSON object)")
+        raise DataError(f"the checkpoint {str(path)!r} is damaged (its metadata is no JSON object); {_FIX}")
     return about

@@ -35,7 +35,7 @@ _BATCH = 25  # videos a task
 
 
 @dataclass(frozen=True, slots=True)
-class WorldPlan:
+class WorldOptions:
     """What to make: the seed, the videos of each split, and captions a video (training and validation, test)."""
 
     seed: int = 0
@@ -53,7 +53,7 @@ class WorldPlan:
         return {"world": WORLD_VERSION, **dataclasses.asdict(self)}
 
 
-SMALL = WorldPlan(train=96, val=16, test=48)  # for tests: the same code in seconds
+SMALL = WorldOptions(train=96, val=16, test=48)  # for tests: the same code in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Truth:
 
 
 def make(
-    folder: Path, plan: WorldPlan, *, workers: int = 1, replaceable: Callable[[Path], bool] = lambda path: False
+    folder: Path, options: WorldOptions, *, workers: int = 1, replaceable: Callable[[Path], bool] = lambda path: False
 ) -> WorldReport:
     """Make the corpus in `folder`, or complete it.
 
@@ -98,9 +98,9 @@ def make(
     require_own(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
-        _clear_if_other(folder, {**plan.identity(), "encoder": encoder}, replaceable)
-        videos = list(world(plan))
-        captions = list(_captions(plan, videos))
+        _clear_if_other(folder, {**options.identity(), "encoder": encoder}, replaceable)
+        videos = list(world(options))
+        captions = list(_captions(options, videos))
         _write_unless_there(folder / "captions.jsonl", _lines(captions), replaceable)
         _write_unless_there(folder / "events.jsonl", _lines(_events(videos)), replaceable)
         todo = [(name, video) for name, _, video in videos if not (folder / name).exists()]
@@ -133,14 +133,14 @@ def is_corpus(folder: Path) -> bool:
         found = read_json(stamp)
     except DataError:
         return False
-    return isinstance(found, dict) and set(found) == {*WorldPlan().identity(), "encoder"}
+    return isinstance(found, dict) and set(found) == {*WorldOptions().identity(), "encoder"}
 
 
-def world(plan: WorldPlan) -> Iterator[tuple[str, Split, Video]]:
+def world(options: WorldOptions) -> Iterator[tuple[str, Split, Video]]:
     """Yield (id, split, video) of the whole corpus, without drawing a pixel."""
     for number, split in enumerate(SPLITS):
-        rng = Random(f"{plan.seed}/{split}/order")
-        videos = grammar.make_split(_seed(plan, number), plan.size(split), unseen_pairs=split == "test")
+        rng = Random(f"{options.seed}/{split}/order")
+        videos = grammar.make_split(_seed(options, number), options.size(split), unseen_pairs=split == "test")
         rng.shuffle(videos)  # so that the names say nothing about families
         for i, video in enumerate(videos):
             yield f"{split}/{i:05d}.mp4", split, video
@@ -160,14 +160,14 @@ def _truth(record: Mapping[str, Any]) -> Truth:
     return Truth(record["video"], record["split"], record["kind"], record["family"], events)
 
 
-def _seed(plan: WorldPlan, split_number: int) -> int:
-    return 1_000_003 * plan.seed + 101 + split_number
+def _seed(options: WorldOptions, split_number: int) -> int:
+    return 1_000_003 * options.seed + 101 + split_number
 
 
-def _captions(plan: WorldPlan, videos: Iterable[tuple[str, Split, Video]]) -> Iterator[Mapping[str, Any]]:
+def _captions(options: WorldOptions, videos: Iterable[tuple[str, Split, Video]]) -> Iterator[Mapping[str, Any]]:
     for name, split, video in videos:
-        rng = Random(f"{plan.seed}/{name}/captions")
-        for i in range(plan.test_captions if split == "test" else plan.captions):
+        rng = Random(f"{options.seed}/{name}/captions")
+        for i in range(options.test_captions if split == "test" else options.captions):
             yield {"video": name, "id": f"{name}#{i}", "caption": grammar.caption(rng, video), "split": split}
 
 
@@ -203,7 +203,7 @@ def _lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _clear_if_other(folder: Path, wanted: Mapping[str, Any], replaceable: Callable[[Path], bool]) -> None:
-    """Empty a folder of another plan or encoder, if all of it may go, and stamp it with what is made now."""
+    """Empty a folder of another world or encoder, if all of it may go, and stamp it with what is made now."""
     stamp = folder / "world.json"
     if is_corpus(folder):
         if read_json(stamp) == wanted:

@@ -21,6 +21,7 @@ from tvr_cli.metrics import Ranks
 from tvr_cli.preset_loader import preset_names
 from tvr_cli.results.base import INLINE, OPTIONAL, Result, key, plain
 from tvr_cli.results.metrics import Pair
+from tvr_cli.runs import RunDir
 from tvr_cli.significance import Comparison
 from tvr_cli.workspace import Workspace
 
@@ -110,14 +111,14 @@ def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
         if not result_path.is_file():
-            which = {} if (folder / "config.json").is_file() else {"method": folder.name}
+            which = {} if RunDir(folder).begun else {"method": folder.name}
             where = None if split == "test" else split
             make = commands.tvr(
                 "evaluate", *([] if which else [folder.name]), **which, split=where, workspace=workspace
             )
             raise DataError(f"the run {folder.name!r} has no result on the split {split!r}; run: {make}")
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
-        tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+        tree = RunDir(folder).config() if RunDir(folder).begun else None
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
         origins = read_json(folder / "origins.json") if (folder / "origins.json").is_file() else None
         return Entry(folder.name, Claim.in_file(result_path), ranks, tree, origins)

@@ -21,7 +21,7 @@ from tvr_cli.engine.evaluation.evaluate_result import (
     Completeness,
     Corpus,
     Cost,
-    EvaluatePlan,
+    EvaluatePreview,
     EvaluateReport,
     Judged,
     OverDraws,
@@ -98,13 +98,13 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     return result
 
 
-def plan(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluatePlan:
+def dry_run(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluatePreview:
     """Return what `evaluate` would do, writing nothing. Raises DataError for what it would refuse."""
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     run = scorer.run or workspace.run(scorer.name)
     _require_own(run, options.split)
-    return EvaluatePlan(
+    return EvaluatePreview(
         subject=describe(scorer, store, gallery, options.split),
         gallery=completeness,
         pairs=len(gallery.captions) * len(gallery.clips) * options.noise_seeds,

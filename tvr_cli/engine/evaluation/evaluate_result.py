@@ -163,7 +163,7 @@ class EvaluateReport(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluatePlan(Result):
+class EvaluatePreview(Result):
     """What an evaluation would do. pairs: to score. size_bytes: of the matrix. writes: the folder of the result."""
 
     schema = "evaluate"

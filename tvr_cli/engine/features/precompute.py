@@ -120,7 +120,7 @@ class PrecomputeReport(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecomputePlan(Result):
+class PrecomputePreview(Result):
     """What would be done. size_bytes, seconds: estimates. fingerprint, weights: None where the weights are not here."""
 
     schema = "precompute-features"
@@ -197,7 +197,7 @@ def dry_run(
     backbone: str | None = None,
     captions: Captions = None,
     options: PrecomputeOptions | None = None,
-) -> PrecomputePlan:
+) -> PrecomputePreview:
     """Say what `precompute` with the same arguments would encode, its bytes and about how long it would take.
 
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
@@ -209,17 +209,19 @@ def dry_run(
 def choose_backbone(asked: str | None, workspace: Workspace) -> str:
     """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, clip-vit-b32.
 
-    A backbone that a run tuned for itself is taken only when it is asked for.
+    A backbone that a run tuned for itself is taken only when it is asked for. Raises DataError where features are there
+    and nothing tells what made them.
     """
     if asked:
         return asked
     if named := os.environ.get("TVR_BACKBONE"):
         return named
-    newest = next(workspace.given_features(), None)
+    newest = workspace.given_backbone()
     if newest is None:
         return DEFAULT_BACKBONE
-    registry.require_named(newest.backbone_name, None, newest.root)
-    return newest.backbone_name
+    name, folder = newest
+    registry.require_named(name, None, folder)
+    return name
 
 
 def backbone_of(
@@ -271,10 +273,11 @@ def _inputs(
 def _require_size(frames: FrameStore, backbone: Description) -> None:
     size, needed = frames.plan.size, backbone.image_size
     if size < needed:
+        larger = commands.tvr("extract-frames", "VIDEOS", size=needed, workspace=Path("FOLDER"))
         raise DataError(
             f"the frames in {str(frames.root)!r} are {size} px, but the backbone {backbone.name} takes {needed} px; "
-            f"name one that takes {size} px or less with --backbone ({commands.tvr('backbones')}), or run: "
-            + commands.tvr("extract-frames", "VIDEOS", size=needed, overwrite=True, workspace=frames.workspace)
+            f"name one that takes {size} px or less with --backbone ({commands.tvr('backbones')}), or give larger "
+            f"frames a workspace of their own: {larger}"
         )
 
 
@@ -429,7 +432,7 @@ def _planned(
     about: Description,
     plan: FeaturePlan,
     options: PrecomputeOptions,
-) -> PrecomputePlan:
+) -> PrecomputePreview:
     folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint = None
@@ -445,7 +448,7 @@ def _planned(
     tokens = len(texts) * (plan.words.length + 1)
     flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
     device = pick_device(options.device)
-    return PrecomputePlan(
+    return PrecomputePreview(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,

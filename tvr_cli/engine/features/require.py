@@ -95,14 +95,11 @@ def _compute(
 
     if not workspace.has_frames:
         if why:
-            raise StoreMismatch(
+            workspace.refuse_without_frames(
                 f"no feature store of {str(workspace)!r} fits (the newest: {why}), and there are no frames to make one "
-                f"from; run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
+                "from"
             )
-        raise DataError(
-            f"expected frames or features in {str(workspace)!r}, found none; start with: "
-            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
-        )
+        workspace.refuse_without_frames(f"expected frames or features in {str(workspace)!r}, found none")
     making = commands.tvr("precompute-features")
     log.logger.info("computing features first (%s): %s", making, why or "there are none yet")
     if store is not None:  # it only needs a refresh: it keeps its own plans
@@ -114,7 +111,8 @@ def _compute(
         ).store
     if differences := wish.differences(made.identity, made.backbone_name):
         raise StoreMismatch(
-            f"the frames in {str(workspace.frames_folder)!r} do not fit: {'; '.join(differences)}; extract them again: "
-            f"{commands.tvr('extract-frames', 'VIDEOS', overwrite=True, workspace=workspace)}, with the wanted plan"
+            f"the frames in {str(workspace.frames_folder)!r} do not fit: {'; '.join(differences)}; extract others "
+            f"into a workspace of their own: {commands.tvr('extract-frames', 'VIDEOS', workspace=Path('FOLDER'))}, "
+            "with the wanted plan"
         )
     return made

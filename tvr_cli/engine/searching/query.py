@@ -13,7 +13,6 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.searching.index import Asked, asked_for, fresh_index
 from tvr_cli.engine.searching.search import Hit, SearchOptions, search
-from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.results.base import Result
 from tvr_cli.stores.features.store import FeatureStore
@@ -75,10 +74,7 @@ def _refresh_features(workspace: Workspace, asked: Asked, *, device: str, offlin
         store = workspace.newest_features(asked.backbone or os.environ.get("TVR_BACKBONE"))
     if not workspace.has_frames:
         if store is None:
-            raise DataError(
-                f"expected frames, features or an index in {str(workspace)!r}, found none; start with: "
-                + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
-            )
+            workspace.refuse_without_frames(f"expected frames, features or an index in {str(workspace)!r}, found none")
         return
     if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
         return

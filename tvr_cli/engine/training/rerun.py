@@ -11,7 +11,7 @@ from tvr_cli.engine import scorers
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.train import TrainOptions, train
 from tvr_cli.engine.training.train import dry_run as train_dry_run
-from tvr_cli.engine.training.train_result import RerunPlan, RerunReport
+from tvr_cli.engine.training.train_result import RerunPreview, RerunReport
 from tvr_cli.errors import DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir
@@ -46,10 +46,10 @@ def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: st
     )
 
 
-def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunPlan:
+def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunPreview:
     """Return what `rerun` would train, writing nothing."""
     resolved = scorers.experiment_of(first, method)
-    return RerunPlan(of=first.name, train=train_dry_run(resolved, workspace, _again(first, options)))
+    return RerunPreview(of=first.name, train=train_dry_run(resolved, workspace, _again(first, options)))
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -31,7 +31,7 @@ from tvr_cli.engine.training.loop import Loop, Names, Outcome
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.selection import Selection, numbers_of_videos, select
 from tvr_cli.engine.training.sources import FeatureSource
-from tvr_cli.engine.training.train_result import BestStep, Leaf, StoreFound, StoreNeeded, TrainPlan, TrainSummary
+from tvr_cli.engine.training.train_result import BestStep, Leaf, StoreFound, StoreNeeded, TrainPreview, TrainSummary
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, MethodNotNamed
 from tvr_cli.methods import base
 from tvr_cli.plans import PrecomputeOptions, Wish
@@ -139,7 +139,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
         return _train_in(run, workspace, store, resolved, options, {} if origin is None else origin.env())
 
 
-def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> TrainPlan:
+def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> TrainPreview:
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
     require_named_backbone(resolved)
@@ -155,7 +155,7 @@ def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> 
     if store is not None and len(store.split("train")):
         sampler = _sampler(store, select(store, experiment.train), experiment.train)
         pairs, steps = len(sampler), steps or experiment.train.epochs * sampler.steps
-    return TrainPlan(
+    return TrainPreview(
         method=experiment.method,
         fidelity=method.fidelity,
         run=run.name,
@@ -332,7 +332,7 @@ def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Workspace, method
 
 
 def _require_new(run: RunDir) -> None:
-    if run.config_path.is_file():
+    if run.begun:
         raise ConfigError(
             f"the run {run.name!r} exists; continue it with --resume, or give this one another name with --run NAME"
         )

@@ -91,7 +91,7 @@ class GroupRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPlan(Result):
+class TrainPreview(Result):
     """What a run would do. pairs: an epoch; None, as steps may be, before the features are there."""
 
     schema = "train"
@@ -149,11 +149,11 @@ class PlannedSeed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedsPlan(Result):
-    """What several seeds would do: the plan of the first, and what is there of each."""
+class SeedsPreview(Result):
+    """What several seeds would do: the preview of the first, and what is there of each."""
 
     schema = "train-seeds"
-    first: TrainPlan = field(metadata=INLINE)
+    first: TrainPreview = field(metadata=INLINE)
     seeds: Sequence[int]
     runs: Sequence[PlannedSeed]
 
@@ -176,10 +176,10 @@ class RerunReport(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerunPlan(Result):
+class RerunPreview(Result):
     """What a repetition would train."""
 
     schema = "rerun"
     dry_run: Literal[True] = field(default=True, init=False)
     of: str
-    train: TrainPlan
+    train: TrainPreview

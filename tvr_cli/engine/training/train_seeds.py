@@ -15,7 +15,7 @@ from tvr_cli.engine.evaluation import evaluate
 from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport
 from tvr_cli.engine.training import checkpoint, train
 from tvr_cli.engine.training.train import TrainOptions
-from tvr_cli.engine.training.train_result import PlannedSeed, SeedRow, SeedsPlan, SeedsReport
+from tvr_cli.engine.training.train_result import PlannedSeed, SeedRow, SeedsPreview, SeedsReport
 from tvr_cli.errors import Interrupted
 from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
@@ -52,14 +52,14 @@ def train_seeds(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, op
     )
 
 
-def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> SeedsPlan:
-    """Return what `train_seeds` would do, writing nothing: the plan of the first seed, and what is there of each."""
+def dry_run(resolve: Resolve, seeds: Sequence[int], workspace: Workspace, options: TrainOptions) -> SeedsPreview:
+    """Return what `train_seeds` would do, writing nothing: the preview of the first seed, and what is there of each."""
     runs = {seed: run_of(workspace, resolve(seed), seed, options) for seed in seeds}
     first = dataclasses.replace(options, run=runs[seeds[0]].name)
-    return SeedsPlan(
+    return SeedsPreview(
         first=train.dry_run(resolve(seeds[0]), workspace, first),
         seeds=seeds,
-        runs=[PlannedSeed(seed, run.name, run.config_path.is_file()) for seed, run in runs.items()],
+        runs=[PlannedSeed(seed, run.name, run.begun) for seed, run in runs.items()],
     )
 
 
@@ -72,7 +72,7 @@ def run_of(workspace: Workspace, resolved: Resolved, seed: int, options: TrainOp
 def _one(resolved: Resolved, seed: int, workspace: Workspace, options: TrainOptions) -> SeedRow:
     """Train, go on with, or keep the run of one seed, evaluate it, and return its row."""
     run = run_of(workspace, resolved, seed, options)
-    begun, before = run.config_path.is_file(), checkpoint.last_path(run.checkpoints)
+    begun, before = run.begun, checkpoint.last_path(run.checkpoints)
     log.logger.info("seed %d: run %s", seed, run.name)
     try:
         # A finished run has no step left to do: going on with it changes nothing.

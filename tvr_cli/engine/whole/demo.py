@@ -22,7 +22,7 @@ from tvr_cli import config
 from tvr_cli.config import Resolved
 from tvr_cli.data.demo import NOTE
 from tvr_cli.data.demo_world import corpus
-from tvr_cli.data.demo_world.corpus import Truth, WorldPlan
+from tvr_cli.data.demo_world.corpus import Truth, WorldOptions
 from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation import evaluate
 from tvr_cli.engine.extraction.extract import ExtractOptions, extract
@@ -74,8 +74,8 @@ class DemoOptions:
     assignments: tuple[str, ...] = ()
 
     @property
-    def world(self) -> WorldPlan:
-        return corpus.SMALL if self.small else WorldPlan()
+    def world(self) -> WorldOptions:
+        return corpus.SMALL if self.small else WorldOptions()
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class PlannedClean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoPlan(Result):
+class DemoPreview(Result):
     """What a demo would make. size_bytes: of disk, about. clean: with `--clean` alone."""
 
     schema = "demo"
@@ -236,12 +236,12 @@ class Demo:
                 "Give the demo a folder of its own with -o"
             )
 
-    def plan(self) -> DemoPlan:
+    def plan(self) -> DemoPreview:
         """Say what `run` would make, writing nothing. Raises DataError for a workspace that `run` would refuse."""
         self.require_own()
         world = self.options.world
         videos = world.train + world.val + world.test
-        return DemoPlan(
+        return DemoPreview(
             workspace=self.workspace.root,
             videos=videos,
             captions=(world.train + world.val) * world.captions + world.test * world.test_captions,
@@ -357,10 +357,10 @@ class Demo:
         """Train, go on, or keep what is finished; say what was done, and whether it was the last of the three."""
         resolved = self._resolve(name, seed)
         run = self.workspace.run(self._run_name(name, seed))
-        if run.config_path.is_file() and not _same_experiment(run, resolved, store):
+        if run.begun and not _same_experiment(run, resolved, store):
             self._remove_run(run)
         before = checkpoint.last_path(run.checkpoints)
-        options = TrainOptions(run=run.name, resume=run.config_path.is_file(), device=self.options.device, offline=True)
+        options = TrainOptions(run=run.name, resume=run.begun, device=self.options.device, offline=True)
         with _hushed():
             summary = train(resolved, self.workspace, options)
         best = summary.best.step if summary.best else summary.steps

@@ -80,7 +80,7 @@ def import_checkpoint(
     if not file.is_file():
         raise DataError(f"expected a checkpoint at {str(file)!r}, found none")
     folder = workspace.run(run or file.stem.replace(" ", "-"))
-    if folder.config_path.is_file():
+    if folder.begun:
         raise ConfigError(f"the run {folder.name!r} exists; give this one another name with --run NAME")
     folder.require_own()
     cls = base.load_class(method)

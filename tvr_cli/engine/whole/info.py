@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
+from tvr_cli.stores.index.place import HEAD, require_free
 from tvr_cli.stores.index.store import Index
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
@@ -91,51 +93,133 @@ class IndexInfo(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DamagedInfo(Result):
+    """A part of a workspace that cannot be read. problem: what is wrong and what mends it, in words."""
+
+    schema = "info"
+    kind: Literal["damaged"] = field(default="damaged", init=False)
+    path: Path
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkspaceInfo(Result):
     """Everything in a workspace."""
 
     schema = "info"
     kind: Literal["workspace"] = field(default="workspace", init=False)
     path: Path
-    parts: Sequence[Part]
+    parts: Sequence[Part | DamagedInfo]
+
+    @property
+    def damaged(self) -> int:
+        """How many parts cannot be read."""
+        return sum(isinstance(part, DamagedInfo) for part in self.parts)
 
 
 Part = FramesInfo | FeaturesInfo | RunInfo | IndexInfo
 
 
 def info(path: Path) -> Part | WorkspaceInfo:
-    """Describe the store, run, index or workspace at `path`. Raises DataError if it is none of them."""
-    _, describe = _kind(path)
-    return describe(path)
+    """Describe the store, run, index or workspace at `path`; of a workspace what is damaged as well.
 
-
-def _kind(path: Path) -> tuple[str, Any]:
-    if (path / "store.json").is_file():
-        return _store_kind(path / "store.json")
-    if (path / "config.json").is_file() or (path / "results").is_dir():
-        return "run", _run
-    if Workspace(path).parts():
-        return "workspace", _workspace
+    Raises DataError if it is none of them, or is damaged itself.
+    """
+    if (describe := _kind(path) or _by_place(path)) is not None:
+        return describe(path)
+    if found := [part for part in map(_part, Workspace(path).parts()) if part is not None]:
+        return WorkspaceInfo(path=path, parts=found)
+    found_instead = _something_else(path)
     raise DataError(
-        f"expected a frame store, feature store, run, index or workspace at {str(path)!r}, found none of them; "
-        f"a workspace is made by: {commands.tvr('extract-frames', 'VIDEOS', workspace=path)}"
+        f"expected a frame store, feature store, run, index or workspace at {str(path)!r}, found {found_instead}"
     )
 
 
-def _store_kind(header: Path) -> tuple[str, Any]:
-    """Return the kind that a store's header says; an index of tvr 0.1.0 says none."""
-    found = read_json(header, fix="nothing of it was changed")
-    kind = found.get("kind", "index") if isinstance(found, dict) else None
-    if kind not in (known := {"frames": _frames, "features": _features, "index": _index}):
+def _part(path: Path) -> Part | DamagedInfo | None:
+    """Describe a part of a workspace, None where its folder holds nothing of tvr's."""
+    try:
+        describe = _kind(path) or _by_place(path)
+        return None if describe is None else describe(path)
+    except DataError as e:
+        return DamagedInfo(path=path, problem=str(e))
+
+
+def _kind(path: Path) -> Callable[[Path], Part] | None:
+    """Return what describes a folder by the kind that its own files say, None where they say none."""
+    if (path / "store.json").is_file():
+        return _store_kind(path / "store.json")
+    if RunDir(path).config_path.is_file() or _has_results(path):
+        return _run
+    return None
+
+
+def _by_place(path: Path) -> Callable[[Path], Part] | None:
+    """Return what describes, or says what is wrong with, a store without a head, by its place in a workspace."""
+    workspace = _around(path)
+    if path == workspace.frames_folder and (path / "manifest.jsonl").exists():
+        return _frames
+    if path.parent == workspace.features_folder and (path / "shards.jsonl").exists():
+        return _features
+    if path == workspace.index_folder and path.is_dir() and any(path.iterdir()):
+        return _index
+    return None
+
+
+def _something_else(path: Path) -> str:
+    """Say what is at a path that is nothing of tvr's, and where to look instead."""
+    if not path.exists():
+        make = commands.tvr("extract-frames", "VIDEOS", workspace=Workspace.around(path) or path)
+        return f"nothing there; a workspace is made by: {make}"
+    if not path.is_dir():
+        belongs = f"; what it belongs to: {commands.tvr('info', path.parent)}"
+        return f"a file{belongs if _kind(path.parent) is not None else ''}"
+    outer = Workspace(path.parent)
+    if path in (outer.features_folder, outer.runs_folder) and any(_kind(part) for part in outer.parts()):
+        return f"a folder of several; all of them: {commands.tvr('info', outer)}"
+    return "a folder of something else"
+
+
+def _store_kind(header: Path) -> Callable[[Path], Part]:
+    """Return what describes a store by the kind that its header says; an index of tvr 0.1.0 says none.
+
+    Where a header cannot be read, or says nothing, the store's place in a workspace does. Raises DataError.
+    """
+    known: dict[str, Callable[[Path], Part]] = {"frames": _frames, "features": _features, "index": _index}
+    place, workspace = header.parent, _around(header.parent)
+    if place == workspace.frames_folder:
+        by_place = "frames"
+    else:
+        by_place = "features" if place.parent == workspace.features_folder else "index"
+    try:
+        found = read_json(header, fix="nothing of it was changed")
+    except DataError:
+        found = {}
+    kind = found.get("kind", by_place) if isinstance(found, dict) else by_place
+    if kind not in known:
         raise DataError(
             f"{str(header)!r} says kind {kind!r}; this tvr knows {', '.join(known)}. It is left as it is: look at it "
             "with the tvr, or the other program, that wrote it"
         )
-    return kind, known[kind]
+    return known[kind]
+
+
+def _has_results(path: Path) -> bool:
+    """Whether a folder holds results of evaluations: those of a method without training are a run without more."""
+    for file in sorted((path / "results").glob("*.json")):
+        with contextlib.suppress(DataError):
+            found = read_json(file)
+            if isinstance(found, dict) and str(found.get("schema", "")).startswith("tvr/evaluate@"):
+                return True
+    return False
+
+
+def _around(path: Path) -> Workspace:
+    """Return the workspace that a part lies in, else its folder."""
+    return Workspace.around(path) or Workspace(path.parent)
 
 
 def _frames(path: Path) -> FramesInfo:
-    store = FrameStore.open(path)
+    store = FrameStore.open(path, _around(path))
     return FramesInfo(
         path=path,
         clips=len(store.records),
@@ -151,7 +235,7 @@ def _frames(path: Path) -> FramesInfo:
 
 
 def _features(path: Path) -> FeaturesInfo:
-    store = FeatureStore.open(path)
+    store = FeatureStore.open(path, _around(path))
     return FeaturesInfo(
         path=path,
         backbone=store.backbone_name,
@@ -170,12 +254,16 @@ def _features(path: Path) -> FeaturesInfo:
 def _run(path: Path) -> RunInfo:
     run = RunDir(path)
     config = run.config() if run.config_path.is_file() else {}
-    results = {p.stem: read_json(p) for p in sorted(run.results.glob("*.json")) if not p.name.endswith(".ids.json")}
+    results = {
+        p.stem: read_json(p, fix="move the file elsewhere and evaluate again")
+        for p in sorted(run.results.glob("*.json"))
+        if not p.name.endswith(".ids.json")
+    }
     return RunInfo(
         path=path,
         method=next(iter(config.get("method", {path.name: None}))),
         config=config,
-        store=(Workspace.around(path) or Workspace(path.parent)).fingerprint_of(run),
+        store=_around(path).fingerprint_of(run),
         env=run.env(),
         logged=len(run.logged()),
         results=results,
@@ -184,6 +272,8 @@ def _run(path: Path) -> RunInfo:
 
 
 def _index(path: Path) -> IndexInfo:
+    if not (path / HEAD).is_file():
+        require_free(path)
     index = Index.open(path)
     return IndexInfo(
         path=path,
@@ -196,11 +286,6 @@ def _index(path: Path) -> IndexInfo:
         size_bytes=index.size_bytes(),
         bytes_per_clip=index.size_bytes() / max(1, len(index)),
     )
-
-
-def _workspace(path: Path) -> WorkspaceInfo:
-    held = [p for p in Workspace(path).parts() if any(p.glob("*.json")) or (p / "results").is_dir()]
-    return WorkspaceInfo(path=path, parts=[part for p in held if not isinstance(part := info(p), WorkspaceInfo)])
 
 
 def _size(path: Path) -> int:

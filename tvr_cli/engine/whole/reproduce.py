@@ -92,7 +92,7 @@ class MeasuredStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproducePlan(Result):
+class ReproducePreview(Result):
     """What a reproduction would do, step by step."""
 
     schema = "reproduce"
@@ -130,7 +130,7 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
     return resolved, manifest
 
 
-def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproducePlan:
+def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproducePreview:
     """Return what `reproduce` would do: every step with its size and time, writing nothing.
 
     Times of encoding are those of the towers on this machine in fp32, from their arithmetic; a head's are not in them.
@@ -171,7 +171,7 @@ def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions
         training,
         Step("evaluate", "split test, both directions"),
     ]
-    return ReproducePlan(experiment=_experiment(recipe, resolved, manifest), steps=steps)
+    return ReproducePreview(experiment=_experiment(recipe, resolved, manifest), steps=steps)
 
 
 def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproduceReport:
@@ -238,7 +238,7 @@ def _precompute(resolved: Resolved, manifest: Manifest, workspace: Workspace, op
 
 
 def _train(resolved: Resolved, workspace: Workspace, run: RunDir, options: ReproduceOptions) -> None:
-    resume = run.config_path.is_file()
+    resume = run.begun
     log.logger.info("train: %s", "continuing" if resume else run.name)
     train.train(
         resolved,

@@ -270,10 +270,15 @@ def read_state(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
 
 def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
     """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
-    make = commands.tvr("precompute-features", workspace=workspace)
+    make = commands.tvr("precompute-features", backbone="NAME", workspace=workspace)
     if not (folder / "store.json").is_file():
+        if (folder / "shards.jsonl").is_file():
+            raise DataError(
+                f"{str(folder)!r} holds features and no store.json, which says what made them. Put a copy of it back, "
+                f"or name the backbone, and what fits is taken up: {make}"
+            )
         raise DataError(f"expected a feature store in {str(folder)!r}, found none; run: {make}")
-    again = f"move the folder elsewhere and run: {make}"
+    again = f"put a copy of the file back, or move the folder elsewhere and name the backbone: {make}"
     header = files.read_json(folder / "store.json", fix=again)
     kind, version = (header.get("kind"), header.get("format")) if isinstance(header, dict) else (None, None)
     if kind != "features" or version != FORMAT_VERSION:

@@ -182,8 +182,9 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
 def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
     """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
+    extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+    require_head(folder, f"run: {extract}")
     if not (folder / "store.json").exists():
-        extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
     other = commands.tvr("extract-frames", "VIDEOS", workspace=Path("FOLDER"))
     move = f"move the folder elsewhere, or choose another workspace: {other}"
@@ -197,6 +198,15 @@ def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]
     if not isinstance(header.get("identity"), dict):
         raise DataError(f"{str(folder / 'store.json')!r} is damaged (it has no identity); {move}")
     return header
+
+
+def require_head(folder: Path, again: str) -> None:
+    """Raise DataError where a store's frames are there and its store.json is not. again: what makes a new store."""
+    if (folder / "manifest.jsonl").exists() and not (folder / "store.json").exists():
+        raise DataError(
+            f"{str(folder)!r} holds frames and no store.json, which says how they were made; it is left as it is. Put "
+            f"a copy of store.json back, or move the folder elsewhere and {again}"
+        )
 
 
 def read_manifest(folder: Path) -> list[Shard]:

@@ -1,0 +1,105 @@
+"""Stores without a readable store.json: what every command says, and that doing what it says ends well."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny_frames
+from typer.testing import CliRunner
+
+from tvr_cli.cli import app
+from tvr_cli.errors import StoreMismatch
+from tvr_cli.plans import FramePlan
+
+VERBS = (
+    ("precompute-features",),
+    ("query", "a star"),
+    ("index",),
+    ("evaluate", "--method", "mean"),
+    ("train", "--method", "glccl", "--epochs", "1", "--batch-size", "2"),
+)
+
+
+def tvr(*args: object):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose frames are too small for the default backbone, with features of `demo-tiny`."""
+    root = tmp_path_factory.mktemp("whole")
+    tiny_frames.simple(root, {"a.mp4": 2, "b.mp4": 2}, plan=FramePlan(num_frames=2, size=64))
+    captions = root / "captions.jsonl"
+    captions.write_text('{"video": "a.mp4", "caption": "a star"}\n{"video": "b.mp4", "caption": "a ring"}\n')
+    done = tvr("precompute-features", "--backbone", "demo-tiny", "--captions", captions, "-o", root)
+    assert done.exit_code == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def place(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A copy of it: its root, frames and features."""
+    monkeypatch.delenv("TVR_BACKBONE", raising=False)
+    root = Path(shutil.copytree(whole, tmp_path / "out"))
+    (features,) = (root / "features").iterdir()
+    return SimpleNamespace(root=root, frames=root / "frames", features=features)
+
+
+def proposed(stderr: str) -> list[str]:
+    """Return the arguments of the command with which a message ends."""
+    return shlex.split(stderr.rpartition("tvr ")[2])
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+def test_features_without_a_head_are_not_taken_for_none(place: SimpleNamespace, verb: tuple[str, ...]) -> None:
+    (place.features / "store.json").unlink()
+    refused = tvr(*verb, "-o" if verb[0] != "query" else "--index", place.root)
+    assert refused.exit_code == 3 and "overwrite" not in refused.stderr
+    assert f"'{place.features}' holds features and no store.json, which says what made them" in refused.stderr
+    command = proposed(refused.stderr)
+    assert command == ["precompute-features", "--backbone", "NAME", "-o", str(place.root)]
+    taken_up = tvr(*(word.replace("NAME", "demo-tiny") for word in command))
+    assert taken_up.exit_code == 0 and "0 encoded, 2 kept" in taken_up.stdout, taken_up.stderr
+
+
+def test_the_head_of_features_that_is_no_head_leads_to_their_backbone(place: SimpleNamespace) -> None:
+    (place.features / "store.json").write_text("{}")
+    for verb in VERBS:
+        refused = tvr(*verb, "-o" if verb[0] != "query" else "--index", place.root)
+        assert refused.exit_code == 3 and "move the folder elsewhere and name the backbone" in refused.stderr
+        assert proposed(refused.stderr) == ["precompute-features", "--backbone", "NAME", "-o", str(place.root)]
+    place.features.rename(place.root.parent / "elsewhere")
+    assert tvr("precompute-features", "--backbone", "demo-tiny", "-o", place.root).exit_code == 0
+
+
+def test_features_that_were_begun_keep_their_backbone(place: SimpleNamespace) -> None:
+    (place.features / "state.json").unlink()
+    for verb in (("index",), ("evaluate", "--method", "mean")):
+        refused = tvr(*verb, "-o", place.root)
+        assert refused.exit_code == 3 and "were begun and not finished" in refused.stderr
+    command = proposed(refused.stderr)
+    assert command == ["precompute-features", "--repair", place.features.name, "-o", str(place.root)]
+    again = tvr("precompute-features", "-o", place.root)  # as Ctrl-C says: the same command once more
+    assert again.exit_code == 0 and "features of demo-tiny" in again.stdout, again.stderr
+
+
+def test_frames_without_a_head_are_moved_before_they_are_made_again(place: SimpleNamespace) -> None:
+    (place.frames / "store.json").unlink()
+    shutil.rmtree(place.features)
+    for verb in VERBS:
+        refused = tvr(*verb, "-o" if verb[0] != "query" else "--index", place.root)
+        assert refused.exit_code == 3 and "move the folder elsewhere and run: tvr extract-frames" in refused.stderr
+    with pytest.raises(StoreMismatch, match="Move it elsewhere"):
+        tiny_frames.simple(place.root, {"c.mp4": 2})
+    place.frames.rename(place.root.parent / "elsewhere")
+    tiny_frames.simple(place.root, {"a.mp4": 2, "b.mp4": 2}, plan=FramePlan(num_frames=2, size=64))
+
+
+def test_frames_that_are_too_small_are_never_to_be_overwritten(place: SimpleNamespace) -> None:
+    refused = tvr("precompute-features", "--backbone", "clip-vit-b32", "-o", place.root)
+    assert refused.exit_code == 3 and "--overwrite" not in refused.stderr
+    assert proposed(refused.stderr) == ["extract-frames", "VIDEOS", "--size", "224", "-o", "FOLDER"]
