@@ -90,7 +90,7 @@ class Workspace(os.PathLike[str]):
         """Open the frame store. Raises DataError when there is none, StoreMismatch when another version wrote it."""
         from tvr_cli.stores.frames.store import FrameStore
 
-        return self._once(self.frames_folder, ("store.json", "manifest.jsonl"), FrameStore.open)
+        return self._once(self.frames_folder, ("store.json",), FrameStore.open)
 
     # ------------------------------------------------------------------------------------------------------- features
 
@@ -151,7 +151,7 @@ class Workspace(os.PathLike[str]):
         if store.provenance.get("frames_content") != self.frames().content_hash():
             return "the frames have changed"
         file = Path(str(store.provenance.get("captions", "")))
-        return f"{str(file)!r} has changed" if store.older_than(file) else ""
+        return f"{str(file)!r} has changed" if store.has_changed(file) else ""
 
     # ----------------------------------------------------------------------------------------------------------- runs
 
