@@ -19,7 +19,7 @@ from tvr_cli.nn.losses import info_nce
 from tvr_cli.plans import FramePlan, WordPlan
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter, header_of
-from tvr_cli.stores.frames.store import ClipRecord, StoredClip
+from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
 from tvr_cli.stores.frames.writer import FrameWriter, NewClip
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures, caption_key, clip_key
 
@@ -228,7 +228,7 @@ def write_frames(
             name, str(sources / name), None, None, clip_key(sha, None, None), name, sha, n, 3.0, (0.0, 3.0), size, size,
             "synthetic", False,
         )  # fmt: skip
-        stored = StoredClip(record, name, str(sources), 1000, 17, 3.0, "", 0)
+        stored = StoredClip(record, SourceFile(name, (str(sources),), (1000, 17, 18, 19), 3.0), "", 0)
         clips.append(NewClip(stored, [_jpeg(c, size) for c in colours], np.arange(n, dtype=np.float64)))
         split = "val" if i % 4 == 3 else "train"
         lines.append(json.dumps({"video": name, "caption": f"a {first} square, then a {then} box {i}", "split": split}))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tvr_cli.plans import FramePlan
-from tvr_cli.stores.frames.store import ClipRecord, StoredClip
+from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
 from tvr_cli.types import clip_key
 
@@ -38,7 +38,7 @@ def clip(
         span, 320, 240, "pyav", False,
     )  # fmt: skip
     seeds = [int(sha256[:6], 16) + int(span[0]) + i for i in range(frames)]
-    stored = StoredClip(record, name, "/videos", 1000, 17, 100.0, "", 0)
+    stored = StoredClip(record, SourceFile(name, ("/videos",), (1000, 17, 18, 19), 100.0), "", 0)
     return NewClip(stored, [jpeg(s, size) for s in seeds], np.linspace(*span, frames, endpoint=False))
 
 

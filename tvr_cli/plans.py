@@ -17,8 +17,8 @@ from tvr_cli.config import Experiment, FramesConfig, WordsConfig
 from tvr_cli.errors import ConfigError
 
 DEFAULT_WORDS = 32
-# Part of the identity of frames: what is done to a picture besides its size and quality.
-FILTER = "pillow-bicubic short side, centre crop, rgb, jpeg 4:2:0"
+# How a picture is brought to its size, in the words that an identity says it in.
+_FITS = {"crop": "short side, centre crop", "squash": "both sides", "whole": "short side"}
 _SMALLEST, _LARGEST = 16, 2048
 _NUM_FRAMES, _FRAME_SIZE = 12, 224  # where neither a flag nor a data set says otherwise
 
@@ -31,6 +31,9 @@ class FramePlan:
 
     uniform: frame floor((i + 1/2) n / num_frames). fps: decode at `fps`, then floor(linspace(0, n - 1, max_frames)) if
     there are more. No frame is ever repeated. size: short side and centre crop in pixels. quality: JPEG quality.
+    fit: crop (the short side to `size`, then the centre), squash (both sides to `size`) or whole (the short side to
+    `short_side`, nothing cut off). filter: how Pillow resizes. A field that tvr 0.1.0 did not have is left out of the
+    identity at the value that 0.1.0 knew, so its fingerprints stay.
     """
 
     kind: Literal["uniform", "fps"] = "uniform"
@@ -39,6 +42,9 @@ class FramePlan:
     max_frames: int | None = None
     size: int = 224
     quality: int = 90
+    fit: Literal["crop", "squash", "whole"] = "crop"
+    filter: Literal["bicubic", "bilinear"] = "bicubic"
+    short_side: int | None = None
 
     @classmethod
     def from_config(cls, frames: FramesConfig) -> FramePlan:
@@ -49,7 +55,10 @@ class FramePlan:
     def from_identity(cls, identity: Mapping[str, Any]) -> FramePlan:
         """Return the plan that the identity of a frame store describes."""
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in identity.items() if name in known})
+        said = {name: value for name, value in identity.items() if name in known}
+        if "filter" in said:  # the whole sentence: `pillow-bicubic short side, …`
+            said["filter"] = said["filter"].split(" ")[0].removeprefix("pillow-")
+        return cls(**said)
 
     @property
     def slots(self) -> int | None:
@@ -59,7 +68,13 @@ class FramePlan:
     def identity(self) -> dict[str, Any]:
         """Return the identity of a store made with this plan: only the fields that decide which pixels it holds."""
         fields = ("num_frames",) if self.kind == "uniform" else ("fps", "max_frames")
-        return {**{name: getattr(self, name) for name in ("kind", *fields, "size", "quality")}, "filter": FILTER}
+        said = {name: getattr(self, name) for name in ("kind", *fields, "size", "quality")}
+        said["filter"] = f"pillow-{self.filter} {_FITS[self.fit]}, rgb, jpeg 4:2:0"
+        if self.fit != "crop":
+            said["fit"] = self.fit
+        if self.short_side is not None:
+            said["short_side"] = self.short_side
+        return said
 
     def check(self) -> None:
         """Raise ConfigError when the plan cannot be carried out."""
@@ -73,6 +88,14 @@ class FramePlan:
             raise ConfigError(f"--size: expected {_SMALLEST} to {_LARGEST} pixels, found {self.size}")
         if not 1 <= self.quality <= 95:
             raise ConfigError(f"--quality: expected 1 to 95, found {self.quality}")
+        if later := self.unsupported():
+            raise ConfigError(f"frames with {later} cannot be made: this tvr stores them cropped, bicubic")
+
+    def unsupported(self) -> str:
+        """Return the field whose value this version neither makes nor reads, in words; empty = all is well."""
+        usual = FramePlan()
+        fields = ("fit", "filter", "short_side")
+        return ", ".join(f"{n} = {getattr(self, n)!r}" for n in fields if getattr(self, n) != getattr(usual, n))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,14 +90,14 @@ class Workspace(os.PathLike[str]):
         """Open the frame store. Raises DataError when there is none, StoreMismatch when another version wrote it."""
         from tvr_cli.stores.frames.store import FrameStore
 
-        return self._once(self.frames_folder, ("store.json", "manifest.jsonl"), FrameStore.open)
+        return self._once(self.frames_folder, ("store.json",), FrameStore.open)
 
     def refuse_without_frames(self, found: str) -> NoReturn:
         """Raise DataError, with what to do, for a command that needs frames where there are none.
 
         found: what is there instead, a whole clause.
         """
-        from tvr_cli.stores.frames.store import require_head
+        from tvr_cli.stores.frames.head import require_head
 
         extract = commands.tvr("extract-frames", "VIDEOS", workspace=self)
         require_head(self.frames_folder, f"run: {extract}")
@@ -192,7 +192,7 @@ class Workspace(os.PathLike[str]):
         if store.provenance.get("frames_content") != self.frames().content_hash():
             return "the frames have changed"
         file = Path(str(store.provenance.get("captions", "")))
-        return f"{str(file)!r} has changed" if store.older_than(file) else ""
+        return f"{str(file)!r} has changed" if store.has_changed(file) else ""
 
     # ----------------------------------------------------------------------------------------------------------- runs
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from tvr_cli.cli import app
 from tvr_cli.engine.extraction.extract import ExtractOptions, extract
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
+from tvr_cli.stores.frames.writer import FrameWriter
 from tvr_cli.types import Clip, Manifest
 from tvr_cli.workspace import Workspace
 
@@ -212,6 +215,70 @@ def test_a_second_run_reads_only_what_is_new_changed_or_renamed(clips: Path, tmp
     assert [r.id for r in FrameStore.open(out / "frames").records] == ["cats/a.mkv", "copy.mp4", "renamed.webm"]
 
 
+def test_a_second_folder_with_the_same_names_keeps_both(clips: Path, tmp_path: Path) -> None:
+    first, second, out = tmp_path / "cam1", tmp_path / "cam2", tmp_path / "out"
+    for folder, frames in ((first, 20), (second, 10)):
+        folder.mkdir()
+        videos.make_video(folder / "GX01.mp4", frames)
+        videos.make_video(folder / f"only_{folder.name}.mp4", 5)
+    run(first, "-o", out)
+    run(second, "-o", out)
+    ids = ["GX01.mp4", "cam2/GX01.mp4", "cam2/only_cam2.mp4", "only_cam1.mp4"]
+    store = FrameStore.open(out / "frames")
+    assert [r.id for r in store.records] == ids
+    assert shown(store, "GX01.mp4") == [2, 7, 12, 17] and shown(store, "cam2/GX01.mp4") == [1, 3, 6, 8]
+    for again in (first, second):  # in any order, and for ever
+        found = report(again, "-o", out)
+        assert (found["ok"], found["kept"], found["forgotten"]) == (0, 2, 0)
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ids
+
+    videos.make_video(first / "only_cam2.mp4", 7)  # of another source, but under another id there
+    videos.make_video(second / "new.mp4", 8)
+    run(first, "-o", out)
+    run(second, "-o", out)
+    assert {"only_cam2.mp4", "cam2/new.mp4"} <= {r.id for r in FrameStore.open(out / "frames").records}
+
+
+def test_a_name_that_another_folder_had_first_is_prefixed_alone_and_stays(clips: Path, tmp_path: Path) -> None:
+    first, second, out = tmp_path / "cam1", tmp_path / "cam2", tmp_path / "out"
+    for folder, name in ((first, "a.mp4"), (second, "b.mp4")):
+        folder.mkdir()
+        videos.make_video(folder / name, 5)
+        run(folder, "-o", out)
+    videos.make_video(first / "b.mp4", 9)
+    run(first, "-o", out)
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ["a.mp4", "b.mp4", "cam1/b.mp4"]
+    (second / "b.mp4").unlink()
+    run(second, "-o", out, code=3)  # a folder without videos
+    videos.make_video(second / "c.mp4", 4)
+    run(second, "-o", out)
+    assert report(first, "-o", out)["kept"] == 2
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ["a.mp4", "c.mp4", "cam1/b.mp4"]
+
+
+def test_a_folder_that_moved_keeps_its_ids(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips, "-o", out)
+    moved = clips.rename(tmp_path / "elsewhere")
+    found = report(moved, "-o", out)
+    assert (found["ok"], found["kept"]) == (0, 3)
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ["a.mp4", "b.webm", "cats/a.mkv"]
+
+
+def test_a_file_replaced_by_one_of_its_size_and_time_is_noticed(clips: Path, tmp_path: Path) -> None:
+    """`cp -p` of another recording: size and time are the old ones, the inode is not."""
+    out, path = tmp_path / "out", clips / "a.mp4"
+    run(clips, "-o", out)
+    old = path.stat()
+    other = bytearray(path.read_bytes())
+    other[-1] ^= 1
+    (clips / "other").write_bytes(other)
+    os.utime(clips / "other", ns=(old.st_atime_ns, old.st_mtime_ns))
+    (clips / "other").replace(path)
+    assert path.stat().st_mtime_ns == old.st_mtime_ns and path.stat().st_size == old.st_size
+    assert report(clips, "-o", out)["ok"] == 1
+
+
 def test_a_changed_file_that_can_no_longer_be_read_leaves_the_store(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(clips, "-o", out)
@@ -292,12 +359,15 @@ def test_a_manifest_line_that_no_file_can_have_is_no_bug(tmp_path: Path, line: s
     assert "m.jsonl:1: no" in run(tmp_path / "m.jsonl", "-o", tmp_path / "out", code=3).stderr
 
 
-def test_two_folders_with_the_same_name_inside_are_refused(clips: Path, tmp_path: Path) -> None:
+def test_two_folders_with_the_same_name_inside_are_both_kept(clips: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     videos.make_video(other / "a.mp4", 5)
-    error = run(clips, other, "-o", tmp_path / "out", code=3).stderr
-    assert "two videos would have the id 'a.mp4'" in error and str(other / "a.mp4") in error
+    run(clips, other, "-o", tmp_path / "out")
+    store = FrameStore.open(tmp_path / "out" / "frames")
+    assert [r.id for r in store.records] == ["a.mp4", "b.webm", "cats/a.mkv", "other/a.mp4"]
+    assert shown(store, "a.mp4") == [2, 7, 12, 17] and shown(store, "other/a.mp4") == [0, 1, 3, 4]
+    assert {r.id: r.file_id for r in store.records}["other/a.mp4"] == "other/a.mp4"
 
 
 @pytest.mark.parametrize(
@@ -363,8 +433,7 @@ def test_repair_rebuilds_only_the_damaged_shard(clips: Path, tmp_path: Path, dam
     for name in ("a.mp4", "b.webm"):
         run(clips / name, "-o", out)
     before = FrameStore.open(out / "frames").content_hash()
-    shards = {line["shard"]: line for line in files.read_lines(out / "frames" / "manifest.jsonl")}
-    hurt = next(name for name, line in shards.items() if line["clips"][0]["id"] == "b.webm")
+    hurt = next(c.shard for c in FrameWriter(out / "frames").clips() if c.record.id == "b.webm")
     path = out / "frames" / hurt
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -382,11 +451,30 @@ def test_repair_rebuilds_only_the_damaged_shard(clips: Path, tmp_path: Path, dam
     assert again["videos"] == 0
 
 
+def test_damaged_records_are_taken_out_and_read_again(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips / "a.mp4", "-o", out)
+    run(clips, "-o", out)
+    hurt = next(s.line for s in FrameWriter(out / "frames").shards if len(s.clips) == 2)
+    path = out / "frames" / hurt.records
+    path.write_bytes(path.read_bytes().replace(b"truncated", b"truncatex"))
+
+    error = run(clips, "-o", out, code=3).stderr
+    assert f"the records {str(path)!r} are damaged" in error
+    named = re.search(r"tvr (extract-frames --repair \S+ -o \S+), then", error)
+    assert named is not None and hurt.name in named[1]
+    mended = CliRunner().invoke(app, shlex.split(named[1]))
+    assert mended.exit_code == 0 and "it is taken out" in mended.stderr
+    assert [r.id for r in FrameStore.open(out / "frames").records] == ["a.mp4"]
+    found = report(clips, "-o", out)
+    assert (found["ok"], found["kept"]) == (2, 1)
+
+
 def test_a_plain_run_rebuilds_a_shard_that_is_cut_short(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(clips / "a.mp4", "-o", out)
     run(clips, "-o", out)
-    shard = next(x["shard"] for x in files.read_lines(out / "frames" / "manifest.jsonl") if len(x["clips"]) == 2)
+    shard = next(s.name for s in FrameWriter(out / "frames").shards if len(s.clips) == 2)
     path = out / "frames" / shard
     path.write_bytes(path.read_bytes()[:100])
     found = report(clips, "-o", out)

@@ -95,11 +95,11 @@ def test_a_damaged_index_is_built_again_or_says_what_to_do(out, file, how):
     assert result.stdout == before
 
 
-def test_a_damaged_line_of_the_frames_manifest_is_named(out):
-    manifest = out / "frames" / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace('"rows"', '"rowz"'))
-    said = tvr("query", "a red star", "--index", out).stderr
-    assert "manifest.jsonl:1: this line is damaged (KeyError: 'rows')" in said
+def test_a_damaged_list_of_shards_is_named(out):
+    shards = out / "frames" / "shards-1.jsonl"
+    shards.write_text(shards.read_text().replace('"rows"', '"rowz"'))
+    result = tvr("query", "a red star", "--index", out)
+    assert result.exit_code == 3 and "shards-1.jsonl' is damaged: its first" in result.stderr
 
 
 def test_captions_that_changed_since_are_said_and_not_cited(out, tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import forged_frames
 import pytest
 import tiny_frames
 from synthetic import SyntheticStore
@@ -158,8 +159,10 @@ def test_every_name_in_a_store_is_bare(out: Path, field: str, name: str) -> None
     if field in ("clips", "captions"):
         state = json.loads((features / "state.json").read_text())
         (features / "state.json").write_text(json.dumps({**state, field: name}))
+    elif field == "frames":
+        forged_frames.line(out / "frames", lambda line: {**line, "shard": name})
     else:
-        path = features / "shards.jsonl" if field == "shards" else out / "frames" / "manifest.jsonl"
+        path = features / "shards.jsonl"
         first, *rest = path.read_text().splitlines()
         path.write_text("\n".join([json.dumps({**json.loads(first), "shard": name}), *rest]) + "\n")
     with pytest.raises(DataError, match="bare name"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -81,10 +82,32 @@ def test_a_query_on_a_stale_index_opens_each_head_once(out: Path) -> None:
     head["identity"]["content"] = "of other features"
     write_json(out / "index" / "store.json", head)
     seen = opened_by(lambda: ok("query", "a red star", "-o", out), out)
-    heads = {name: n for name, n in seen.items() if name.endswith(("store.json", "state.json", "manifest.jsonl"))}
+    heads = {name: n for name, n in seen.items() if name.endswith(("store.json", "state.json", "shards-1.jsonl"))}
     assert heads == dict.fromkeys(heads, 1) and len(heads) == 5, heads
     assert max(seen.values()) <= 2 and sum(seen.values()) <= 16, seen
     assert read_json(out / "index" / "store.json")["identity"]["content"] != "of other features"
+
+
+def test_captions_replaced_by_older_ones_are_noticed(world: Path, tmp_path: Path) -> None:
+    """`cp -p`, `rsync -a`, a clock that was set back: the file says something else and is older than the features."""
+    videos, out = Path(shutil.copytree(world, tmp_path / "videos")), tmp_path / "out"
+    ok("extract-frames", videos, "-o", out, "--size", 64, "--workers", 1, "--num-frames", 2)
+    ok("precompute-features", "-o", out, "--backbone", "demo-tiny")
+    captions = videos / "captions.jsonl"
+    touched = captions.stat().st_mtime + 100
+    os.utime(captions, (touched, touched))  # the same words, later: nothing has changed
+    assert "has changed" not in tvr("evaluate", "--method", "mean", "-o", out).stderr
+    lines = [json.loads(line) for line in captions.read_text().splitlines()]
+    said = [line["caption"] for line in lines]
+    for line, other in zip(lines, said[1:] + said[:1], strict=True):
+        line["caption"] = other
+    captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.utime(captions, (1.6e9, 1.6e9))
+    assert "captions.jsonl' has changed" in tvr("evaluate", "--method", "mean", "-o", out).stderr
+    ok("train", "--method", "glccl", "--epochs", 1, "--batch-size", 4, "-o", out)  # it looks at the file first
+    now = next((out / "features").glob("*/state.json"))
+    held = read_json(now.parent / read_json(now)["captions"])
+    assert [c["text"] for c in held] == said[1:] + said[:1]
 
 
 def test_evaluate_prints_the_documented_json_and_keeps_it(out):

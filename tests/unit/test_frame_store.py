@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from PIL import Image
 
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import FramePlan
-from tvr_cli.stores.frames.store import ClipRecord, FrameStore, StoredClip, decode_jpeg
+from tvr_cli.stores.frames import head
+from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames.store import ClipRecord, FrameStore, SourceFile, StoredClip, decode_jpeg
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
 from tvr_cli.types import clip_key
 
@@ -34,7 +38,7 @@ def new_clip(name: str, shades: list[int], start: float | None = None, end: floa
         clip_id, f"/videos/{name}", start, end, clip_key(sha, start, end), name, sha, len(shades), span[1] - span[0],
         span, 320, 240, "pyav", False,
     )  # fmt: skip
-    clip = StoredClip(record, name, "/videos", 1000, 17, 10.0, "", 0)
+    clip = StoredClip(record, SourceFile(name, ("/videos",), (1000, 17, 18, 19), 10.0), "", 0)
     return NewClip(clip, [jpeg(s) for s in shades], np.arange(len(shades), dtype=np.float64) + span[0])
 
 
@@ -155,7 +159,7 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
     writer(tmp_path)
     header = json.loads((tmp_path / "store.json").read_text())
     (tmp_path / "store.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(StoreMismatch, match="format 1, found frames 99"):
+    with pytest.raises(StoreMismatch, match="format 2, found frames 99"):
         FrameStore.open(tmp_path)
 
 
@@ -200,13 +204,97 @@ def test_a_crash_between_shard_and_line_leaves_the_store_as_it_was(tmp_path: Pat
     w = writer(tmp_path)
     w.add([new_clip("a.mp4", [1])])
     (tmp_path / f"{'01' * 10}.safetensors").write_bytes(b"written, but its line never was")
-    with open(tmp_path / "manifest.jsonl", "ab") as f:
+    with open(tmp_path / "shards-1.jsonl", "ab") as f:
         f.write(b'{"shard": "torn')
     again = writer(tmp_path)
     assert [c.record.id for c in again.clips()] == ["a.mp4"]
     assert not (tmp_path / f"{'01' * 10}.safetensors").exists()
     again.add([new_clip("b.mp4", [2])])
     assert [r.id for r in FrameStore.open(tmp_path).records] == ["a.mp4", "b.mp4"]
+
+
+def test_a_crash_between_list_and_head_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: Any) -> None:
+    w = writer(tmp_path)
+    w.add([new_clip("a.mp4", [1])])
+    before = (tmp_path / "store.json").read_bytes()
+
+    def stop(folder: Path, head: Any) -> None:
+        raise KeyboardInterrupt
+
+    for step in (
+        lambda: writer(tmp_path).add([new_clip("b.mp4", [2])]),  # a line is appended
+        lambda: writer(tmp_path).add([new_clip("a.mp4", [3])]),  # the list is written again
+        lambda: writer(tmp_path).change(lambda c: None),
+    ):
+        monkeypatch.setattr(head, "write_head", stop)
+        with pytest.raises(KeyboardInterrupt):
+            step()
+        monkeypatch.undo()
+        assert (tmp_path / "store.json").read_bytes() == before
+        (whole,) = FrameStore.open(tmp_path).read(["a.mp4"])
+        assert int(decode_jpeg(whole.jpegs[0]).mean().round()) == 1
+    writer(tmp_path).add([new_clip("b.mp4", [2])])
+    assert [r.id for r in FrameStore.open(tmp_path).records] == ["a.mp4", "b.mp4"]
+    assert len(list(tmp_path.glob("*.safetensors"))) == len(list(tmp_path.glob("*.records.json"))) == 2
+
+
+def test_opening_a_store_reads_no_records(tmp_path: Path) -> None:
+    w = writer(tmp_path)
+    w.add([new_clip("a.mp4", [1, 2]), new_clip("b.mp4", [3], 0.0, 5.0)])
+    w.seal()
+    content = FrameStore.open(tmp_path).content_hash()
+    for path in tmp_path.glob("*.records.json"):
+        path.rename(path.with_suffix(".gone"))
+    store = FrameStore.open(tmp_path)
+    assert (len(store), store.counts.frames, store.video_count(), store.content_hash()) == (2, 3, 2, content)
+    with pytest.raises(DataError, match=r"records.*cannot be read .*--repair"):
+        print(store.records)
+
+
+def test_a_writer_reads_of_another_ones_steps_only_what_is_new(tmp_path: Path, monkeypatch: Any) -> None:
+    first, second = writer(tmp_path), writer(tmp_path)
+    for i in range(3):
+        first.add([new_clip(f"{i}.mp4", [i])])
+    second.add([new_clip("x.mp4", [9])])
+    read, seen = frames.read_records, []
+    monkeypatch.setattr(frames, "read_records", lambda *args: seen.append(args[1].name) or read(*args))
+    first.add([new_clip("3.mp4", [3])])
+    assert len(seen) == 1  # the shard of the second one
+    second.change(lambda c: None if c.record.id == "0.mp4" else c)
+    seen.clear()
+    first.add([new_clip("4.mp4", [4])])
+    assert not seen  # the list was written again; what is left in it is known
+    assert [r.id for r in FrameStore.open(tmp_path).records] == ["1.mp4", "2.mp4", "3.mp4", "4.mp4", "x.mp4"]
+
+
+def test_a_reader_goes_on_when_a_writer_takes_away_what_its_head_covers(tmp_path: Path) -> None:
+    w = writer(tmp_path)
+    w.add([new_clip("a.mp4", [10])])
+    store = FrameStore.open(tmp_path)
+    w.add([new_clip("a.mp4", [20, 30])])  # the old shard and its records are gone
+    (seen,) = store.read(["a.mp4"])
+    assert [int(decode_jpeg(data).mean().round()) for data in seen.jpegs] == [20, 30]
+
+
+def test_an_overwritten_store_can_be_stopped_anywhere(tmp_path: Path, monkeypatch: Any) -> None:
+    writer(tmp_path).add([new_clip("a.mp4", [1])])
+    unlink, left = Path.unlink, [0]
+
+    def unlink_until(path: Path, missing_ok: bool = False) -> None:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, missing_ok=missing_ok)
+
+    for step in range(1, 12):
+        left[0] = step
+        monkeypatch.setattr(Path, "unlink", unlink_until)
+        with contextlib.suppress(KeyboardInterrupt):
+            writer(tmp_path, overwrite=True)
+        monkeypatch.undo()
+        w = writer(tmp_path)
+        assert {c.record.id for c in w.clips()} <= {"a.mp4"}
+        w.add([new_clip("a.mp4", [1])])
 
 
 def test_content_hash_follows_records_and_not_the_layout(tmp_path: Path) -> None:

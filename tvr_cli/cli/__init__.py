@@ -147,6 +147,7 @@ def _register() -> None:
         index,
         info,
         methods,
+        migrate,
         plot,
         precompute_features,
         query,
@@ -174,6 +175,7 @@ def _register() -> None:
         datasets.datasets,
         info.info,
         doctor.doctor,
+        migrate.migrate,
     )
     for command in commands:
         about = (command.__doc__ or "").split("\n\n")[0]  # whole, where Typer would cut it at 45 letters

@@ -267,7 +267,7 @@ def _data_of(store: FeatureStore) -> Corpus:
     """Return name, variant and notes of the corpus, and the sha256 of its annotation files that are as they were."""
     about = store.provenance
     files = [Path(p) for p in about.get("annotations", [about["captions"]] if about.get("captions") else [])]
-    hashes = {path.name: sha256_file(path) for path in files if path.is_file() and not store.older_than(path)}
+    hashes = {path.name: sha256_file(path) for path in files if path.is_file() and not store.has_changed(path)}
     name, variant, notes = (about.get(k) or None for k in ("name", "variant", "notes"))
     return Corpus(name=name, variant=variant, notes=tuple(notes) if notes else None, annotations=hashes)
 

@@ -1,7 +1,7 @@
 """What an extraction has to do: compare the videos that there are with what the store has. Reads, never writes.
 
-A video is unchanged when its path, size and modification time are those of the store; if only its time or its name
-differs, the content hash decides. So a touched, moved or copied file is never decoded again.
+A video is unchanged when its path and stamp (size, times, inode) are those of the store; if only its times or its name
+differ, the content hash decides. So a touched, moved or copied file is never decoded again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvr_cli.engine.extraction.discover import Selection, Video
-from tvr_cli.files import sha256_file
-from tvr_cli.stores.frames.store import Shard, StoredClip
+from tvr_cli.files import sha256_file, stamp
+from tvr_cli.stores.frames.records import KnownStamp, same_stamp
+from tvr_cli.stores.frames.store import ClipRecord, Shard, StoredClip
 from tvr_cli.stores.frames.windows import cut, file_id
 from tvr_cli.stores.frames.writer import Failure
 
@@ -85,7 +86,7 @@ def whole_shards(root: Path, shards: Iterable[Shard]) -> tuple[list[Shard], list
     lost: list[Shard] = []
     for shard in shards:
         path = root / shard.name
-        fits = path.is_file() and path.stat().st_size == shard.size_bytes
+        fits = path.is_file() and path.stat().st_size == shard.line.size_bytes
         (whole if fits else lost).append(shard)
     return whole, lost
 
@@ -97,7 +98,7 @@ class _Twins:
         self._stored = stored
         self._by_size: dict[int, list[str]] = defaultdict(list)
         for video_id, clips in stored.items():
-            self._by_size[clips[0].size].append(video_id)
+            self._by_size[clips[0].file.stamp[0]].append(video_id)
         self._hashes: dict[Path, str | None] = {}
 
     def find(self, video: Video) -> str | None:
@@ -121,31 +122,22 @@ class _Twins:
 
 def _unchanged(known: list[StoredClip], video: Video, twins: _Twins) -> list[StoredClip] | None:
     """Return the stored clips brought up to date, or None when the file's content has changed."""
-    size, mtime_ns = _signature(video.path)
-    old = known[0]
-    same_file = old.record.path == str(video.path) and (old.size, old.mtime_ns) == (size, mtime_ns)
-    if not same_file and (old.size != size or twins.hash(video.path) != old.record.source_sha256):
+    now, old = stamp(video.path), known[0]
+    same_file = old.record.path == str(video.path) and same_stamp(old.file.stamp, now)
+    if now is None or (
+        not same_file and (old.file.stamp[0] != now[0] or twins.hash(video.path) != old.record.source_sha256)
+    ):
         return None
-    return [
-        dataclasses.replace(
-            clip,
-            record=dataclasses.replace(clip.record, path=str(video.path)),
-            source=video.source,
-            mtime_ns=mtime_ns,
-        )
-        for clip in known
-    ]
+    return [_as(clip, video, clip.record, now) for clip in known]
 
 
 def _adopt(video: Video, clips: list[StoredClip], renamed: bool, work: Work) -> None:
     """Give `video` the stored clips of a file with the same content: renamed away, or a copy of it."""
-    _, mtime_ns = _signature(video.path)
+    now = stamp(video.path) or clips[0].file.stamp
     for i, old in enumerate(sorted(clips, key=_span_of)):
-        span = video.spans[i] if video.spans else cut(old.file_duration, video.segmenting)[i]
-        record = dataclasses.replace(
-            old.record, id=video.clip_id(i, span), path=str(video.path), file_id=file_id(video.id)
-        )
-        new = dataclasses.replace(old, record=record, video=video.id, source=video.source, mtime_ns=mtime_ns)
+        span = video.spans[i] if video.spans else cut(old.file.duration, video.segmenting)[i]
+        record = dataclasses.replace(old.record, id=video.clip_id(i, span), file_id=file_id(video.id))
+        new = _as(old, video, record, now)
         if renamed:
             work.updates[old.record.id] = new
         else:
@@ -155,9 +147,15 @@ def _adopt(video: Video, clips: list[StoredClip], renamed: bool, work: Work) -> 
     work.solved.add(video.id)
 
 
+def _as(clip: StoredClip, video: Video, record: ClipRecord, now: KnownStamp) -> StoredClip:
+    """Return a stored clip as one of `video`, whose file has the stamp `now`."""
+    file = dataclasses.replace(clip.file, video=video.id, roots=(video.source,), stamp=now)
+    return dataclasses.replace(clip, record=dataclasses.replace(record, path=str(video.path)), file=file)
+
+
 def _fits(known: Sequence[StoredClip], video: Video) -> bool:
     """Return whether the stored clips are the ones that `video` would be cut into now."""
-    spans = video.spans or cut(known[0].file_duration, video.segmenting)
+    spans = video.spans or cut(known[0].file.duration, video.segmenting)
     return sorted(((s.start or 0.0), s.end or 0.0) for s in spans) == sorted(map(_span_of, known))
 
 

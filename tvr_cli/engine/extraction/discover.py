@@ -63,10 +63,13 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The videos found, by ascending id. roots: sources, as in `Video.source`. captions: captions.jsonl beside them."""
+    """The videos found, by ascending id. roots: sources in the order given, as in `Video.source`.
+
+    captions: captions.jsonl beside them.
+    """
 
     videos: list[Video]
-    roots: frozenset[str]
+    roots: tuple[str, ...]
     captions: Path | None
 
 
@@ -78,17 +81,17 @@ def discover(
     segmenting: Segmenting | None = None,
     cut_manifests: bool = False,
 ) -> Selection:
-    """Find every video of the sources.
+    """Find every video of the sources. Ids are unique in each; `naming.name_videos` makes them so over all.
 
     include, exclude: globs, matched against the path below the source (or, without a slash, against the name).
     segmenting: how files are cut; lines of a manifest say themselves what a clip is, unless `cut_manifests`.
-    Raises DataError when a source is missing, holds no video, or two videos would have the same id.
+    Raises DataError when a source is missing, holds no video, or two of its videos would have the same id.
     """
     if isinstance(sources, Manifest):
         return _of_dataset(sources)
     keep = _Globs(tuple(include), tuple(exclude))
     found: list[Video] = []
-    roots, captions = set(), None
+    roots, captions = dict[str, None](), None
     for source in sources:
         path = Path(os.path.abspath(source))
         if path.is_dir():
@@ -105,9 +108,9 @@ def discover(
                 'manifest (.jsonl with one {"path": …} a line)'
             )
         found += here
-        roots.add(root)
+        roots[root] = None
         captions = captions or next((p for p in [beside / "captions.jsonl"] if p.is_file() and p != path), None)
-    return Selection(_unique(found), frozenset(roots), captions)
+    return Selection(_unique(found), tuple(roots), captions)
 
 
 def in_shard(video: Video, part: int, of: int) -> bool:
@@ -242,13 +245,13 @@ def _of_dataset(manifest: Manifest) -> Selection:
         videos.append(Video(clip.id, Path(os.path.abspath(clip.path)), root, spans, (clip.id,) if spans else ()))
     if not videos:
         raise DataError(f"data set {manifest.name!r}: no video found below {str(manifest.root)!r}")
-    return Selection(_unique(videos), frozenset({root}), None)
+    return Selection(_unique(videos), (root,), None)
 
 
 def _unique(videos: Sequence[Video]) -> list[Video]:
-    by_id: dict[str, Video] = {}
+    by_id: dict[tuple[str, str], Video] = {}
     for video in videos:
-        other = by_id.setdefault(video.id, video)
+        other = by_id.setdefault((video.id, video.source), video)
         if other is not video and (other.path, other.spans) != (video.path, video.spans):
             raise DataError(
                 f"two videos would have the id {video.id!r}: {str(other.path)!r} and {str(video.path)!r}; "

@@ -11,10 +11,12 @@ from typing import Any, Literal
 from tvr_cli.engine.extraction import extract as engine
 from tvr_cli.engine.extraction.discover import Video
 from tvr_cli.engine.extraction.extract import ExtractOptions
+from tvr_cli.engine.extraction.naming import name_videos
 from tvr_cli.plans import FramePlan
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.decoding.pool import DecodePool, Unread
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
+from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.writer import Failure
 from tvr_cli.types import Manifest
@@ -51,12 +53,16 @@ def estimate(
 ) -> ExtractEstimate:
     """Say what `extract` with the same arguments would do. Raises what it would raise before any work."""
     plan.check()
-    selection, videos = engine.select(sources, options)
+    selection = engine.select(sources, options)
     root = workspace.frames_folder
-    engine.refuse_other_plan(root, plan, options)
-    there = (root / "store.json").exists() and not options.overwrite
-    shards = frames.read_manifest(root) if there else []
+    engine.refuse_other_plan(workspace, plan, options)
+    there = workspace.has_frames and not options.overwrite
+    head, lines = heads.read(root, workspace) if there else (None, ())
+    shards = [frames.Shard(line, frames.read_records(root, line, workspace)) for line in lines]
     failures = [Failure.from_json(line) for line in frames.read_failures(root)] if there else []
+    clips = [clip for shard in shards for clip in shard.clips]
+    selection, _ = name_videos(selection, clips, failures, head.roots if head else {})
+    videos = engine.part_of(selection, options)
     work = engine.compare(root, shards, {f.video: f for f in failures}, videos, selection, options)
     tried, n_frames, size_bytes, seconds = _extrapolate(work.todo, plan, options)
     return ExtractEstimate(

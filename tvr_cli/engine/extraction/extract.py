@@ -10,14 +10,15 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import files, log
+from tvr_cli import commands, files, log
 from tvr_cli.engine.extraction.difference import Work, compare_videos, whole_shards
 from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
+from tvr_cli.engine.extraction.naming import name_videos
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.plans import FramePlan
 from tvr_cli.results.base import Result, key
@@ -25,10 +26,18 @@ from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
 from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample
 from tvr_cli.stores.decoding.types import DecoderName
+from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.store import ClipRecord, StoredClip
+from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
 from tvr_cli.stores.frames.windows import Span, file_id, parse_segment
-from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip, check_identity, require_own
+from tvr_cli.stores.frames.writer import (
+    Failure,
+    FrameWriter,
+    NewClip,
+    check_identity,
+    drop_damaged_records,
+    require_own,
+)
 from tvr_cli.types import Manifest, clip_key
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
@@ -128,14 +137,20 @@ def extract(
     """
     started = time.monotonic()
     plan.check()
-    selection, videos = select(sources, options)
+    selection = select(sources, options)
     root = workspace.frames_folder
-    refuse_other_plan(root, plan, options)
+    refuse_other_plan(workspace, plan, options)
     with files.lock(root / "locks" / "{}-of-{}".format(*options.shard)):
-        writer = FrameWriter.open(root, plan.identity(), _provenance(), overwrite=options.overwrite)
-        work = compare(writer.root, writer.shards, writer.failures(), videos, selection, options)
-        _apply(writer, work, selection)
+        writer = FrameWriter.open(
+            root, plan.identity(), _provenance(), overwrite=options.overwrite, workspace=workspace
+        )
+        failures = writer.failures()
+        selection, prefixes = name_videos(selection, writer.clips(), failures.values(), writer.roots)
+        videos = part_of(selection, options)
+        work = compare(writer.root, writer.shards, failures, videos, selection, options)
+        _apply(writer, work, selection, prefixes)
         done = _read_all(writer, work.todo, plan, options)
+        writer.seal()
     return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
 
 
@@ -146,36 +161,47 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
     """
     started = time.monotonic()
     root = workspace.frames_folder
-    identity = frames.read_header(root, workspace)["identity"]
+    identity = heads.read_head(root, workspace).identity
     plan = FramePlan.from_identity(identity)
     with files.lock(root / "locks" / "1-of-1"):
-        writer = FrameWriter.open(root, identity, _provenance())
+        for name in (lost := drop_damaged_records(root, shard)):
+            log.logger.warning(
+                "warning: the records of shard %s were damaged, so nothing says what was in it; it is taken out. Read "
+                "its videos again with: %s", name, commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
+            )  # fmt: skip
+        writer = FrameWriter.open(root, identity, _provenance(), workspace=workspace)
         asked = [s for s in writer.shards if shard in ("all", s.name)]
-        if shard != "all" and not asked:
+        if shard != "all" and not asked and not lost:
             raise DataError(f"the frame store {str(root)!r} has no shard {shard!r}; --repair all checks every shard")
-        damaged = [s for s in asked if not frames.is_whole(root, s)]
+        damaged = [s for s in asked if not frames.is_whole(root, s.line)]
         videos = _videos_of([clip for s in damaged for clip in s.clips])
         log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
         done = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
+        writer.seal()
     return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started)
 
 
-def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> tuple[Selection, list[Video]]:
-    """Return everything that the sources name, and this run's part of it."""
+def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> Selection:
+    """Return everything that the sources name; `name_videos` makes the ids those of the store."""
     part, of = options.shard
     if not 1 <= part <= of:
         raise ConfigError(f"--shard: expected i/n with 1 <= i <= n, found {part}/{of}")
     if options.overwrite and of > 1:
         raise ConfigError("--overwrite with --shard would delete what the other parts wrote; give all parts a new -o")
     check_decoder(options.decoder)
-    selection = discover(
+    return discover(
         sources,
         include=options.include,
         exclude=options.exclude,
         segmenting=parse_segment(options.segment),
         cut_manifests=options.segment not in ("auto", "none"),
     )
-    return selection, [video for video in selection.videos if in_shard(video, part, of)]
+
+
+def part_of(selection: Selection, options: ExtractOptions) -> list[Video]:
+    """Return this run's part of the videos."""
+    part, of = options.shard
+    return [video for video in selection.videos if in_shard(video, part, of)]
 
 
 def compare(
@@ -200,11 +226,12 @@ def compare(
     )
 
 
-def refuse_other_plan(root: Path, plan: FramePlan, options: ExtractOptions) -> None:
+def refuse_other_plan(workspace: Workspace, plan: FramePlan, options: ExtractOptions) -> None:
     """Raise StoreMismatch for a folder of anything else, or a store of another plan that is not to be overwritten."""
-    require_own(root)
-    if (root / "store.json").exists() and not options.overwrite:
-        check_identity(root, frames.read_header(root)["identity"], plan.identity())
+    root = workspace.frames_folder
+    require_own(root, workspace)
+    if workspace.has_frames and not options.overwrite:
+        check_identity(root, heads.read_head(root, workspace).identity, plan.identity())
 
 
 def tasks_of(videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> dict[str, tuple[Task, list[Video]]]:
@@ -224,14 +251,13 @@ def worker_count(options: ExtractOptions, tasks: int) -> int:
     return max(1, min(options.workers or default_workers(), tasks))
 
 
-def _apply(writer: FrameWriter, work: Work, selection: Selection) -> None:
+def _apply(writer: FrameWriter, work: Work, selection: Selection, prefixes: Mapping[str, str]) -> None:
     """Write down what needs no decoding: renamed, touched, copied and forgotten videos."""
     if work.updates:
         writer.change(lambda clip: work.updates.get(clip.record.id, clip))
     writer.add_aliases(work.aliases)
     writer.clear_failures(work.solved)
-    if selection.captions is not None:
-        writer.set_header(captions_beside=str(selection.captions))
+    writer.set_header(captions_beside=None if selection.captions is None else str(selection.captions), roots=prefixes)
     if work.renamed or work.forgotten:
         log.logger.info("videos: %d renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
 
@@ -299,12 +325,13 @@ class _Sink:
         if reason:
             self._fail(video, reason, "permanent")
             return
+        about = result.container
+        file = SourceFile(
+            video.id, (video.source,), result.stamp, result.duration, about.rate, about.aspect, about.tracks
+        )
         for i, clip in enumerate(clips):
             record = _record(video, i, clip.span, result, len(clip.jpegs), clip.damaged)
-            stored = StoredClip(
-                record, video.id, video.source, result.size, result.mtime_ns, result.duration, shard="", row=0
-            )
-            self._clips.append(NewClip(stored, clip.jpegs, clip.ts))
+            self._clips.append(NewClip(StoredClip(record, file, shard="", row=0), clip.jpegs, clip.ts))
             self._bytes += sum(map(len, clip.jpegs))
             self._done.frames += len(clip.jpegs)
         self._done.clips += len(clips)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import commands, data
+from tvr_cli import commands, data, files
 from tvr_cli.data import jsonl
 from tvr_cli.data.jsonl import Resolved
 from tvr_cli.errors import DataError
@@ -58,8 +58,9 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
     if isinstance(captions, str):
         captions = data.load(captions)
     if isinstance(captions, Path):
+        as_read = _as_read([captions])
         resolved, aside = jsonl.resolve(jsonl.read_captions(captions), frames.records, absent=_failed(frames))
-        origin: dict[str, Any] = {"captions": str(captions.resolve())}
+        origin: dict[str, Any] = {"captions": str(captions.resolve()), "read": as_read}
     else:
         strict = captions.name == "jsonl"
         absent = [*captions.missing, *_failed(frames)]
@@ -96,9 +97,24 @@ def _origin(manifest: Manifest) -> dict[str, Any]:
         "name": manifest.name,
         "variant": manifest.variant,
         "annotations": [str(path) for path in manifest.annotations],
+        "read": _as_read(manifest.annotations),
         "notes": list(manifest.notes),
         "expected": dict(manifest.expected),
     }
+
+
+def _as_read(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Return what tells whether files are read again as they are: stamp and sha256 by path.
+
+    Named as it will be looked for: as it was given, and resolved.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        stamp = files.stamp(path)  # before the content: one that changes in between is another one later
+        if stamp is not None:
+            known = {"stamp": list(stamp), "sha256": files.sha256_file(path)}
+            found |= {str(path): known, str(path.resolve()): known}
+    return found
 
 
 def _failed(frames: FrameStore) -> list[str]:

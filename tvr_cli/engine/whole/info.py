@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,13 +219,14 @@ def _around(path: Path) -> Workspace:
 
 def _frames(path: Path) -> FramesInfo:
     store = FrameStore.open(path, _around(path))
+    counts = store.counts
     return FramesInfo(
         path=path,
-        clips=len(store.records),
-        videos=len({r.file_id for r in store.records}),
-        frames=sum(r.n_frames for r in store.records),
-        truncated=sum(r.truncated for r in store.records),
-        decoders=dict(Counter(r.decoder for r in store.records)),
+        clips=counts.clips,
+        videos=store.video_count(),
+        frames=counts.frames,
+        truncated=counts.truncated,
+        decoders=dict(counts.decoders),
         failures=len(store.failures()),
         identity=store.identity,
         provenance=store.provenance,

@@ -14,7 +14,7 @@ import numpy as np
 
 from tvr_cli.errors import DecodeError, EnvironmentProblem
 from tvr_cli.stores.decoding.pyav import PyavDecoder
-from tvr_cli.stores.decoding.types import Beat, Decoder, Timeline
+from tvr_cli.stores.decoding.types import Beat, Decoder
 
 _BATCH = 8
 
@@ -28,7 +28,7 @@ class DecordDecoder:
         self._path, self._beat, self.problem = path, beat, ""
         guard = PyavDecoder(path, beat)
         try:
-            self.timeline: Timeline = guard.timeline
+            self.container, self.timeline = guard.container, guard.timeline
             why = guard.unfit_for_decord()
         finally:
             guard.close()

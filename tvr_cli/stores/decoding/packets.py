@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError
-from tvr_cli.stores.decoding.types import Beat
+from tvr_cli.stores.decoding.types import Beat, Container, Track
 
 # Containers whose header declares a duration (others estimate one from the bit rate or from the last timestamp).
 _DECLARES_DURATION = ("mov", "matroska", "avi", "asf", "flv")
@@ -48,6 +48,16 @@ def choose_stream(container: Any) -> Any:
         raise DecodeError(f"{audio} in this file, expected a video stream")
     best = container.streams.best("video")
     return best if best in streams else streams[0]
+
+
+def describe(container: Any, stream: Any) -> Container:
+    """Return what a file says of itself. stream: the one that is read."""
+    aspect = stream.sample_aspect_ratio
+    return Container(
+        rate=float(stream.average_rate) if stream.average_rate else None,
+        aspect=(aspect.numerator, aspect.denominator) if aspect else None,
+        tracks=tuple(Track(s.index, str(s.type), _codec(s), s.index == stream.index) for s in container.streams),
+    )
 
 
 def read_index(container: Any, stream: Any, beat: Beat) -> PacketIndex:
@@ -125,6 +135,11 @@ def _end_of_all(container: Any, start_s: float) -> float:
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start_s)
     return end
+
+
+def _codec(stream: Any) -> str:
+    context = getattr(stream, "codec_context", None)
+    return "unknown" if context is None else str(context.name)
 
 
 def _is_cover(stream: Any) -> bool:

@@ -17,6 +17,7 @@ from tvr_cli.errors import DecodeError
 from tvr_cli.stores.decoding.packets import (
     PacketIndex,
     choose_stream,
+    describe,
     display_matrix,
     missing_content,
     read_index,
@@ -42,6 +43,7 @@ class PyavDecoder:
         self._broken, self._suspect = False, set[int | None]()
         self._container, self._stream = _open(path)
         try:
+            self.container = describe(self._container, self._stream)
             self._start_s = start_seconds(self._container)
             self._index = read_index(self._container, self._stream, beat)
             truncated = missing_content(self._container, self._stream, self._index, self._start_s)

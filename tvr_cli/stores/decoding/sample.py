@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from tvr_cli.errors import DecodeError
-from tvr_cli.files import sha256_file
+from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
-from tvr_cli.stores.decoding.types import Beat, Decoder, DecoderName
+from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName
 from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
 
 # A file of which a larger share of frames cannot be decoded is corrupt; below it the frames that can be are used.
 _CORRUPT_SHARE = 0.1
+_READS = 3  # of a file that is replaced, or still being written, while it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,15 @@ class SampledClip:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What reading a file gave. duration: seconds; width, height: upright frame before resizing."""
+    """What reading a file gave. duration: seconds; width, height: upright frame before resizing.
+
+    stamp: `files.stamp` before and after it was read.
+    """
 
     clips: list[SampledClip]
     sha256: str
-    size: int
-    mtime_ns: int
+    stamp: Stamp
+    container: Container
     duration: float
     width: int
     height: int
@@ -62,10 +66,30 @@ class Sampled:
 def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
     """Read a file and return the frames that its plan asks for.
 
-    Raises DecodeError when the file is not a video, is truncated (unless `keep_truncated`) or corrupt, and OSError when
-    it cannot be opened.
+    A file that changes while it is read is read again. Raises DecodeError when the file is not a video, is truncated
+    (unless `keep_truncated`) or corrupt, and OSError when it cannot be opened or does not stay the same.
     """
-    info = task.path.stat()
+    for _ in range(_READS):
+        before = stamp(task.path)
+        try:
+            found = _sample(task, before or (0, 0, 0, 0), beat)
+        except DecodeError:
+            if stamp(task.path) == before:
+                raise
+            continue
+        if stamp(task.path) == before:
+            return found
+    raise OSError(f"it changed while it was read, {_READS} times; run again when it is no longer written")
+
+
+def sample_timed(task: Task, beat: Beat = lambda: None) -> tuple[Sampled, float]:
+    """Do what `sample` does and also return the processor time that it took, seconds."""
+    started = time.process_time()
+    return sample(task, beat), time.process_time() - started
+
+
+def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
+    """Read a file once."""
     decoder = open_video(task.path, task.decoder, beat=beat)
     try:
         if decoder.timeline.truncated and not task.keep_truncated:
@@ -85,8 +109,8 @@ def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
         return Sampled(
             clips=clips,
             sha256=sha256_file(task.path, each_block=beat),
-            size=info.st_size,
-            mtime_ns=info.st_mtime_ns,
+            stamp=seen,
+            container=decoder.container,
             duration=decoder.timeline.end,
             width=size[0],
             height=size[1],
@@ -95,12 +119,6 @@ def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
         )
     finally:
         decoder.close()
-
-
-def sample_timed(task: Task, beat: Beat = lambda: None) -> tuple[Sampled, float]:
-    """Do what `sample` does and also return the processor time that it took, seconds."""
-    started = time.process_time()
-    return sample(task, beat), time.process_time() - started
 
 
 def resize_and_crop(pixels: np.ndarray, size: int) -> np.ndarray:

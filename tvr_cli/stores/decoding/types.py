@@ -14,6 +14,25 @@ Beat = Callable[[], None]
 MAX_PIXELS = 1 << 27
 
 
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One stream of a file. kind: video, audio, subtitle, … as FFmpeg calls it. read: its pictures are the frames."""
+
+    index: int
+    kind: str
+    codec: str
+    read: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What a file says of itself. rate: frames a second; aspect: width to height of a pixel; None where it does not."""
+
+    rate: float | None
+    aspect: tuple[int, int] | None
+    tracks: tuple[Track, ...]
+
+
 @dataclass(frozen=True)
 class Timeline:
     """The frames of a video in the order they are shown.
@@ -39,6 +58,7 @@ class Decoder(Protocol):
     """
 
     name: str
+    container: Container
     timeline: Timeline
     problem: str
 

@@ -92,9 +92,18 @@ class FeatureStore:
         """Whether `backbone` is a name of the backbone that made this store: the one given then, or its own."""
         return backbone in (self.backbone_name, self.identity["backbone"]["name"])
 
-    def older_than(self, file: Path) -> bool:
-        """Whether a file was written after the store was last brought up to date."""
-        return file.is_file() and file.stat().st_mtime_ns > (self.root / "state.json").stat().st_mtime_ns
+    def has_changed(self, file: Path) -> bool:
+        """Whether a file that captions were read from is there and says something else than then.
+
+        A file is known by its stamp, else by its content. tvr 0.1.0 kept neither: there a file is another one when it
+        was written after the store was last brought up to date.
+        """
+        now, known = files.stamp(file), self.corpus.get("read", {}).get(str(file))
+        if now is None or not file.is_file():
+            return False
+        if known is None:
+            return now[1] > (self.root / "state.json").stat().st_mtime_ns
+        return list(now) != known["stamp"] and files.sha256_file(file) != known["sha256"]
 
     # ----------------------------------------------------------------------------------------------------- the corpus
 

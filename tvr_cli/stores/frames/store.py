@@ -1,14 +1,16 @@
-"""Reading a frame store: JPEG frames of clips, in checksummed shards.
+"""Reading a frame store: JPEG frames of clips, in checksummed shards with their records beside them.
 
     <workspace>/frames/
-        store.json            format version, identity (frame plan and filter), provenance
-        manifest.jsonl        one line a shard: name, sha256, bytes, and the clips that live in it
-        <hash>.safetensors    jpeg u8 [bytes], offsets i64 [frames + 1], frame_ts f64 [frames],
-                              clip_offsets i64 [clips + 1]
-        failures.jsonl        videos that could not be read, with the reason
+        store.json                        the head: identity, provenance, and what it covers (head.py)
+        shards-<n>.jsonl                  one line a shard: checksums of it and of its records, and what they add up to
+        <hash>.safetensors                jpeg u8 [bytes], offsets i64 [frames + 1], frame_ts f64 [frames],
+                                          clip_offsets i64 [timelines + 1], frame_until f64 [frames] where it differs
+        <hash>.<hash>.records.json        the clips that live in a shard (records.py)
+        failures.jsonl                    videos that could not be read, with the reason
 
-A shard counts only when its line is in the manifest, so a crash leaves whole shards or nothing. Writing is in
-`writer.py`, the byte-level description in docs/formats.md. No torch here: workers and the CLI import this module.
+Opening costs the head; records are read when a clip is asked for. A shard counts only when the head covers its line, so
+a crash leaves whole shards or nothing. Writing is in `writer.py`, the byte-level description in docs/formats.md. No
+torch here: workers and the CLI import this module.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,118 +31,115 @@ import numpy as np
 
 from tvr_cli import commands, files
 from tvr_cli.commands import Folder
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.errors import DataError
 from tvr_cli.plans import FramePlan
+from tvr_cli.stores.frames import head as heads
+from tvr_cli.stores.frames import records
+from tvr_cli.stores.frames.head import Head, ShardLine
+from tvr_cli.stores.frames.records import ClipRecord, Misfit, SourceFile, StoredClip
 
-FORMAT_VERSION = 1
+__all__ = ["ClipFrames", "ClipRecord", "Counts", "FrameStore", "Shard", "SourceFile", "StoredClip", "decode_jpeg"]
 
-
-@dataclass(frozen=True, slots=True)
-class ClipRecord:
-    """What the store knows of one clip.
-
-    id: the file's id, or `file_id#t=start,end` for a window. path: the file, absolute. start, end: the clip's limits in
-    seconds, None = the file's own. key: `types.clip_key(source_sha256, start, end)`. file_id: id of the whole file.
-    duration, span: length of the clip and its place in the file, seconds. width, height: of the upright frame before
-    resizing. decoder: the back-end that read it. truncated: the file is shorter than its header says. damaged: planned
-    frames that could not be decoded and were left out.
-    """
-
-    id: str
-    path: str
-    start: float | None
-    end: float | None
-    key: int
-    file_id: str
-    source_sha256: str
-    n_frames: int
-    duration: float
-    span: tuple[float, float]
-    width: int
-    height: int
-    decoder: str
-    truncated: bool
-    damaged: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredClip:
-    """A clip's record, its place in the store, and what tells whether its file has changed since.
-
-    video: the entry (file, or line of a manifest) that it came from. source: the folder or manifest which named that
-    entry. size, mtime_ns: of the file when it was read. file_duration: seconds. shard, row: where the frames are.
-    """
-
-    record: ClipRecord
-    video: str
-    source: str
-    size: int
-    mtime_ns: int
-    file_duration: float
-    shard: str
-    row: int
-
-
-# The fields of a clip's manifest entry, in the order of the classes; the shard's name is said once a line.
+# The fields that a content hash is made of, in the order of the class.
 _RECORD = tuple(f.name for f in dataclasses.fields(ClipRecord))
-_PLACE = tuple(f.name for f in dataclasses.fields(StoredClip) if f.name not in ("record", "shard"))
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One line of the manifest. `rows` counts the clips in the file, of which `clips` are still wanted."""
+    """A shard with its records. `line.rows` counts the timelines in the file; `clips` are those still wanted."""
 
-    name: str
-    sha256: str
-    size_bytes: int
-    rows: int
+    line: ShardLine
     clips: tuple[StoredClip, ...]
+
+    @property
+    def name(self) -> str:
+        return self.line.name
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a store holds. decoders: name -> clips."""
+
+    clips: int
+    frames: int
+    truncated: int
+    decoders: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class ClipFrames:
-    """The frames of one clip. ts: [n_frames] float64, seconds in the *file* (not in the clip), ascending."""
+    """The frames of one clip. ts: [n_frames] float64, seconds in the *file* (not in the clip), ascending.
+
+    until: [n_frames] float64, seconds in the file up to which each stands: what was shown in between looked the same.
+    """
 
     record: ClipRecord
     jpegs: list[bytes]
     ts: np.ndarray
+    until: np.ndarray
 
 
 class FrameStore:
     """A frame store opened for reading. Use `Workspace.frames`, or `open`."""
 
-    def __init__(self, root: Path, header: dict[str, Any], shards: Sequence[Shard], workspace: Folder | None = None):
+    def __init__(self, root: Path, head: Head, lines: Sequence[ShardLine], workspace: Folder | None = None):
         self.root = root
         self.workspace = workspace  # what `-o` of a command in a message names
-        self.identity: dict[str, Any] = header["identity"]
-        self.provenance: dict[str, Any] = header.get("provenance", {})
+        self.identity: dict[str, Any] = head.identity
+        self.provenance: dict[str, Any] = head.provenance
         self.plan = FramePlan.from_identity(self.identity)
-        self._captions = header.get("captions_beside")
-        self._shards = {shard.name: shard for shard in shards}
-        self._clips = {clip.record.id: clip for shard in shards for clip in shard.clips}
+        self._head = head
+        self._lines = tuple(lines)
         self._open: dict[str, _ShardReader] = {}
-        self.records: list[ClipRecord] = [self._clips[i].record for i in sorted(self._clips)]
 
     @classmethod
     def open(cls, folder: Path, workspace: Folder | None = None) -> FrameStore:
         """Open the store in `folder`. workspace: the one that it belongs to, for the commands in messages.
 
-        Raises DataError when there is none, StoreMismatch when it has another format version.
+        Raises DataError when there is none or its head is damaged, StoreMismatch when it has another format version.
         """
-        return cls(folder, read_header(folder, workspace), read_manifest(folder), workspace)
+        return cls(folder, *heads.read(folder, workspace), workspace)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return sum(line.clips for line in self._lines)
+
+    @property
+    def shard_count(self) -> int:
+        return len(self._lines)
+
+    @property
+    def counts(self) -> Counts:
+        """What the head says that the store holds."""
+        decoders: Counter[str] = Counter()
+        for line in self._lines:
+            decoders.update(line.decoders)
+        return Counts(
+            clips=len(self),
+            frames=sum(line.frames for line in self._lines),
+            truncated=sum(line.truncated for line in self._lines),
+            decoders=dict(decoders),
+        )
 
     @property
     def captions_beside(self) -> Path | None:
         """The `captions.jsonl` beside the videos, looked for now: people write it after the frames were extracted."""
-        sources = dict.fromkeys(Path(clip.source) for clip in self._clips.values())
+        sources = [Path(source) for source in self._head.roots]
         beside = [
             (source if source.is_dir() else source.parent) / "captions.jsonl" for source in sources if source.exists()
         ]
-        found = [Path(self._captions)] if self._captions else []
+        found = [Path(self._head.captions_beside)] if self._head.captions_beside else []
         return next((p for p in [*found, *beside] if p.is_file() and p not in sources), None)
+
+    @cached_property
+    def records(self) -> list[ClipRecord]:
+        """Every record, sorted by id: all of the store's records are read. Raises DataError where some are damaged."""
+        return [self._clips[i].record for i in sorted(self._clips)]
+
+    def video_count(self) -> int:
+        """Return how many different files the clips are of."""
+        if self._head.sealed is not None:
+            return self._head.sealed.videos
+        return seal(self.identity, self._clips.values()).videos
 
     def read(self, ids: Sequence[str]) -> Iterator[ClipFrames]:
         """Yield the frames of each clip, in the order asked for.
@@ -152,24 +153,51 @@ class FrameStore:
                 raise DataError(
                     f"the frame store {str(self.root)!r} has no clip {clip_id!r}; it holds {len(self)} clips"
                 )
-            jpegs, ts = self._reader(clip.shard).row(clip.row)
-            yield ClipFrames(clip.record, jpegs, ts)
+            yield self._reader(clip.shard).clip(clip)
 
     def content_hash(self) -> str:
         """Return a hash that changes when the plan or any record changes, and not when frames move on disk."""
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
-        for record in self.records:
-            digest.update(json.dumps([getattr(record, name) for name in _RECORD]).encode())
-        return digest.hexdigest()
+        if self._head.sealed is not None:
+            return self._head.sealed.content
+        return seal(self.identity, self._clips.values()).content
 
     def failures(self) -> list[dict[str, Any]]:
         """Return the videos that could not be read: `{"video", "path", "reason", "kind", …}`."""
         return read_failures(self.root)
 
+    @cached_property
+    def _clips(self) -> dict[str, StoredClip]:
+        """Every clip by id. A writer may take away what an older head covers: then the store is read as it is now."""
+        while True:
+            try:
+                read = (read_records(self.root, line, self.workspace) for line in self._lines)
+                return {clip.record.id: clip for clips in read for clip in clips}
+            except DataError:
+                head, lines = heads.read(self.root, self.workspace)
+                if (head, lines) == (self._head, self._lines):
+                    raise
+                self._head, self._lines = head, lines
+
+    @cached_property
+    def _by_name(self) -> dict[str, ShardLine]:
+        return {line.name: line for line in self._lines}
+
     def _reader(self, name: str) -> _ShardReader:
         if name not in self._open:
-            self._open[name] = _ShardReader(self.root, self._shards[name], self.workspace)
+            self._open[name] = _ShardReader(self.root, self._by_name[name], self.workspace)
         return self._open[name]
+
+
+def seal(identity: Mapping[str, Any], clips: Iterable[StoredClip]) -> heads.Sealed:
+    """Return what all records together tell: the hash of identity and records by id, and how many files there are."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    said, videos = {}, set()
+    for clip in clips:
+        said[clip.record.id] = json.dumps([getattr(clip.record, name) for name in _RECORD])
+        videos.add(clip.record.file_id)
+    for clip_id in sorted(said):
+        digest.update(said[clip_id].encode())
+    return heads.Sealed(digest.hexdigest(), len(videos))
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
@@ -180,137 +208,189 @@ def decode_jpeg(data: bytes) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
-    """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
-    extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
-    require_head(folder, f"run: {extract}")
-    if not (folder / "store.json").exists():
-        raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
-    other = commands.tvr("extract-frames", "VIDEOS", workspace=Path("FOLDER"))
-    move = f"move the folder elsewhere, or choose another workspace: {other}"
-    header = files.read_json(folder / "store.json", fix=f"nothing of it was changed; {move}")
-    kind, version = (header.get("kind"), header.get("format")) if isinstance(header, dict) else (None, None)
-    if kind != "frames" or version != FORMAT_VERSION:
-        raise StoreMismatch(
-            f"{str(folder)!r}: format: this tvr reads frame stores of format {FORMAT_VERSION}, found "
-            f"{kind} {version}; it is left as it is: {move}"
-        )
-    if not isinstance(header.get("identity"), dict):
-        raise DataError(f"{str(folder / 'store.json')!r} is damaged (it has no identity); {move}")
-    return header
-
-
-def require_head(folder: Path, again: str) -> None:
-    """Raise DataError where a store's frames are there and its store.json is not. again: what makes a new store."""
-    if (folder / "manifest.jsonl").exists() and not (folder / "store.json").exists():
-        raise DataError(
-            f"{str(folder)!r} holds frames and no store.json, which says how they were made; it is left as it is. Put "
-            f"a copy of store.json back, or move the folder elsewhere and {again}"
-        )
-
-
-def read_manifest(folder: Path) -> list[Shard]:
-    """Read every whole line of manifest.jsonl. Raises DataError for a damaged line or a name that is not bare."""
-    path = folder / "manifest.jsonl"
-    return files.parse_lines(path, lambda line: shard_from_json(line, path))
+def read_records(folder: Path, line: ShardLine, workspace: Folder | None = None) -> tuple[StoredClip, ...]:
+    """Read the records of a shard. Raises DataError, with what to do, unless they are what was written."""
+    path = folder / line.records
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise _damaged_records(path, line, f"they cannot be read ({e.strerror})", workspace) from e
+    if len(data) != line.records_bytes or hashlib.sha256(data).hexdigest() != line.records_sha256:
+        raise _damaged_records(path, line, "they differ from their checksum", workspace)
+    try:
+        found = records.unpack(data, line.name, line.rows)
+    except Misfit as e:
+        raise _damaged_records(path, line, str(e), workspace) from e
+    if len(found) != line.clips:
+        raise _damaged_records(path, line, f"they hold {len(found)} clips and not {line.clips}", workspace)
+    return found
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """Read failures.jsonl; the last line of a video counts."""
-    return files.read_lines(folder / "failures.jsonl")
+    """Read failures.jsonl; the last line of a video counts. Raises DataError for a line of another kind."""
+
+    def checked(line: Any) -> dict[str, Any]:
+        try:
+            return records.require(line, _FAILURE, "it")
+        except Misfit as e:
+            raise TypeError(str(e)) from e
+
+    return files.parse_lines(folder / "failures.jsonl", checked)
 
 
-def shard_to_json(shard: Shard) -> dict[str, Any]:
-    """Return the manifest line of a shard."""
-    clips = [
-        {**{n: getattr(clip.record, n) for n in _RECORD}, **{n: getattr(clip, n) for n in _PLACE}}
-        for clip in shard.clips
-    ]
-    return {"shard": shard.name, "sha256": shard.sha256, "bytes": shard.size_bytes, "rows": shard.rows, "clips": clips}
+def line_of(
+    shard: str, sha256: str, size_bytes: int, rows: int, clips: Sequence[StoredClip]
+) -> tuple[ShardLine, bytes]:
+    """Return the line of a shard and the bytes of its records."""
+    data = records.pack(shard, clips)
+    held = [clip.record for clip in clips]
+    line = ShardLine(
+        name=shard,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        rows=rows,
+        records=records.records_name(shard, data),
+        records_sha256=hashlib.sha256(data).hexdigest(),
+        records_bytes=len(data),
+        clips=len(held),
+        frames=sum(r.n_frames for r in held),
+        truncated=sum(r.truncated for r in held),
+        decoders=dict(Counter(r.decoder for r in held)),
+    )
+    return line, data
 
 
-def shard_from_json(line: dict[str, Any], where: Path) -> Shard:
-    """Read a line of the manifest `where`."""
-    name = files.bare_name(line["shard"], where)
-    clips = []
-    for flat in line["clips"]:
-        flat["span"] = tuple(flat["span"])
-        record = ClipRecord(*[flat[name] for name in _RECORD])
-        place = {name: flat[name] for name in _PLACE}
-        clips.append(StoredClip(record=record, shard=name, **place))
-    return Shard(name, line["sha256"], line["bytes"], line["rows"], tuple(clips))
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The frames of one row of a shard, by time. ts, until: [n] float64; until None = each stands until the next."""
+
+    jpegs: Sequence[bytes]
+    ts: np.ndarray
+    until: np.ndarray | None = None
 
 
-def pack_shard(clips: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:
-    """Serialise the (jpegs, timestamps) of several clips as one safetensors file. Clip i becomes row i."""
+def pack_shard(timelines: Sequence[Timeline]) -> bytes:
+    """Serialise timelines as one safetensors file. Timeline i becomes row i.
+
+    `frame_until` is written where a timeline has it; a frame without one has NaN there.
+    """
     from safetensors.numpy import save
 
-    jpegs = [data for frames, _ in clips for data in frames]
+    jpegs = [data for timeline in timelines for data in timeline.jpegs]
     arrays = {
         "jpeg": np.frombuffer(b"".join(jpegs), dtype=np.uint8),
         "offsets": _ends([len(data) for data in jpegs]),
-        "frame_ts": np.concatenate([np.asarray(ts, dtype=np.float64) for _, ts in clips]),
-        "clip_offsets": _ends([len(frames) for frames, _ in clips]),
+        "frame_ts": np.concatenate([np.asarray(t.ts, dtype=np.float64) for t in timelines]),
+        "clip_offsets": _ends([len(t.jpegs) for t in timelines]),
     }
-    return save(arrays, metadata={"format": f"tvr/frames@{FORMAT_VERSION}"})
+    if any(t.until is not None for t in timelines):
+        nothing = [np.full(len(t.jpegs), np.nan) if t.until is None else t.until for t in timelines]
+        arrays["frame_until"] = np.concatenate([np.asarray(u, dtype=np.float64) for u in nothing])
+    return save(arrays, metadata={"format": f"tvr/frames@{heads.FORMAT_VERSION}"})
 
 
-def is_whole(folder: Path, shard: Shard) -> bool:
-    """Return whether a shard's file is what the manifest says, by its checksum."""
+def is_whole(folder: Path, line: ShardLine) -> bool:
+    """Return whether a shard's file is what the head says, by its checksum."""
     try:
-        return files.sha256_file(folder / shard.name) == shard.sha256
+        return files.sha256_file(folder / line.name) == line.sha256
     except OSError:
         return False
 
 
 def damaged_shard(folder: Path, name: str, found: str, workspace: Folder | None = None) -> DataError:
-    """Return the error for a shard that is not what the manifest says, with the command that rebuilds only it."""
+    """Return the error for a shard that is not what the head says, with the command that rebuilds only it."""
     return DataError(
         f"shard {str(folder / name)!r} is damaged: {found}; rebuild only it with: "
         + commands.tvr("extract-frames", repair=name, workspace=workspace)
     )
 
 
-def read_rows(
-    folder: Path, shard: Shard, rows: Sequence[int], workspace: Folder | None = None
-) -> list[tuple[list[bytes], np.ndarray]]:
-    """Return (jpegs, timestamps) of some rows of a shard, after verifying its checksum."""
-    reader = _ShardReader(folder, shard, workspace)
-    return [reader.row(row) for row in rows]
+def read_rows(folder: Path, line: ShardLine, rows: Sequence[int], workspace: Folder | None = None) -> list[Timeline]:
+    """Return some timelines of a shard, after verifying its checksum."""
+    reader = _ShardReader(folder, line, workspace)
+    return [reader.timeline(row) for row in rows]
 
 
 class _ShardReader:
     """One verified shard: memory-mapped, so that a clip costs only its own bytes."""
 
-    def __init__(self, folder: Path, shard: Shard, workspace: Folder | None):
+    def __init__(self, folder: Path, line: ShardLine, workspace: Folder | None):
         from safetensors import safe_open
 
-        path = folder / shard.name
+        path = folder / line.name
+        self._damaged = lambda found: damaged_shard(folder, line.name, found, workspace)
         try:
             found = files.sha256_file(path)
         except OSError as e:
-            raise damaged_shard(folder, shard.name, f"it cannot be read ({e.strerror})", workspace) from e
-        if found != shard.sha256:
-            raise damaged_shard(
-                folder,
-                shard.name,
-                f"expected sha256 {shard.sha256[:12]}… and {shard.size_bytes} bytes, found "
-                f"{found[:12]}… and {path.stat().st_size} bytes",
-                workspace,
+            raise self._damaged(f"it cannot be read ({e.strerror})") from e
+        if found != line.sha256:
+            raise self._damaged(
+                f"expected sha256 {line.sha256[:12]}… and {line.size_bytes} bytes, found "
+                f"{found[:12]}… and {path.stat().st_size} bytes"
             )
         with safe_open(path, "numpy") as f:
             self._offsets = f.get_tensor("offsets")
             self._ts = f.get_tensor("frame_ts")
-            self._clips = f.get_tensor("clip_offsets")
+            self._rows = f.get_tensor("clip_offsets")
+            self._until = f.get_tensor("frame_until") if "frame_until" in f.keys() else None  # noqa: SIM118
         self._file = safe_open(path, "numpy")
 
-    def row(self, row: int) -> tuple[list[bytes], np.ndarray]:
-        first, last = int(self._clips[row]), int(self._clips[row + 1])
+    def clip(self, clip: StoredClip) -> ClipFrames:
+        """Return the frames that fill a clip's slots."""
+        first, last = self._row(clip.row)
+        slots = np.arange(last - first) if clip.slots is None else np.array(clip.slots, dtype=np.int64)
+        if len(slots) != clip.record.n_frames or slots.max() >= last - first or (np.diff(slots) <= 0).any():
+            raise self._damaged(f"the clip {clip.record.id!r} has other frames in it than its record says")
+        start = int(slots[0])
+        jpegs = self._jpegs(first + start, first + int(slots[-1]) + 1)
+        until = _until(self._ts[first:last], self._stands(first, last), clip.record.span[1])
+        return ClipFrames(clip.record, [jpegs[i - start] for i in slots], self._ts[first:last][slots], until[slots])
+
+    def timeline(self, row: int) -> Timeline:
+        """Return all frames of one row."""
+        first, last = self._row(row)
+        return Timeline(self._jpegs(first, last), self._ts[first:last].copy(), self._stands(first, last))
+
+    def _row(self, row: int) -> tuple[int, int]:
+        return int(self._rows[row]), int(self._rows[row + 1])
+
+    def _jpegs(self, first: int, last: int) -> list[bytes]:
         ends = self._offsets[first : last + 1]
         blob = self._file.get_slice("jpeg")[int(ends[0]) : int(ends[-1])].tobytes()
         cuts = [int(x - ends[0]) for x in ends]
-        return [blob[a:b] for a, b in itertools.pairwise(cuts)], self._ts[first:last].copy()
+        return [blob[a:b] for a, b in itertools.pairwise(cuts)]
+
+    def _stands(self, first: int, last: int) -> np.ndarray | None:
+        """Return until when the frames stand, None where the shard does not say."""
+        if self._until is None or np.isnan(self._until[first:last]).all():
+            return None
+        return self._until[first:last]
+
+
+def _until(ts: np.ndarray, until: np.ndarray | None, end: float) -> np.ndarray:
+    """Return until when each frame of a timeline stands; without a word on it, until the next one or `end`."""
+    return np.append(ts[1:], max(end, ts[-1])) if until is None else until
+
+
+def _damaged_records(path: Path, line: ShardLine, found: str, workspace: Folder | None) -> DataError:
+    drop = commands.tvr("extract-frames", repair=line.name, workspace=workspace)
+    again = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+    return DataError(
+        f"the records {str(path)!r} are damaged: {found}; take them and their shard out with: {drop}, then read again "
+        f"what was in it with: {again}"
+    )
 
 
 def _ends(lengths: Sequence[int]) -> np.ndarray:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+_FAILURE = {
+    "video": records.text,
+    "path": records.text,
+    "source": records.text,
+    "reason": records.text,
+    "kind": records.single(lambda v: v in ("permanent", "transient")),
+    "size": records.whole,
+    "mtime_ns": records.integer,
+}

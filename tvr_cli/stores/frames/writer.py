@@ -1,15 +1,18 @@
 """Writing a frame store: append shards, forget clips, compact, record failures. Every step is atomic.
 
 Several processes may write one store (`--shard i/n`): the lock of the folder is held only for one step at a time, and
-each step starts from the manifest as it is on disk. A shard is named after its content, so names never collide.
+each step starts from the head as it is on disk, of which only what is new is read. A shard is named after its content,
+so names never collide. A step counts when `store.json` is replaced, after everything that it covers is on the disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +21,23 @@ from typing import Any
 import numpy as np
 
 from tvr_cli import files, plans
+from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.removal import listed
+from tvr_cli.stores.frames import head as heads
+from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.store import Shard, StoredClip
+from tvr_cli.stores.frames.head import Covered, Head, ShardLine
+from tvr_cli.stores.frames.store import Shard, StoredClip, Timeline
 
 _LOCK_WAIT_S = 60.0
 # A shard is rewritten when less than this share of its rows is still wanted.
 _LIVE_SHARE = 0.5
-# Names that only this module gives: nothing else in the folder is ever deleted.
-_SHARD = re.compile(r"[0-9a-f]{20}\.safetensors")
-_TEMPORARY = re.compile(r"([0-9a-f]{20}\.safetensors|store\.json|(manifest|failures)\.jsonl)\.\d+\.tmp")
-_BEFORE_THE_HEAD = {".lock", "locks"}  # what is there before store.json is, with a temporary file of it
+# Names that only a frame store gives: nothing else in the folder is ever deleted.
+_OWN = (records.SHARD, records.RECORDS, heads.LIST)
+_NAMES = "|".join(pattern.pattern for pattern in _OWN)
+_TEMPORARY = re.compile(rf"({_NAMES}|store\.json|(manifest|failures)\.jsonl)\.\d+\.tmp")
+_BEFORE_THE_HEAD = {".lock", "locks"}  # what is there before store.json is, with an empty list and temporary files
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,69 +68,91 @@ class Failure:
 
 
 class FrameWriter:
-    """A frame store opened for writing. `shards` is the manifest as of the last step."""
+    """A frame store opened for writing. `shards` are its shards, with their records, as of the last step."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, workspace: Folder | None = None):
         self.root = root
+        self.workspace = workspace  # what `-o` of a command in a message names
         self.shards: list[Shard] = []
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: files.Stamp | None = None
+        self._forget_all()
         self._refresh()
 
     @classmethod
     def open(
-        cls, root: Path, identity: dict[str, Any], provenance: dict[str, Any], *, overwrite: bool = False
+        cls,
+        root: Path,
+        identity: dict[str, Any],
+        provenance: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        workspace: Folder | None = None,
     ) -> FrameWriter:
         """Open the store in `root`, creating it when there is none; with `overwrite`, empty it first.
 
-        Raises StoreMismatch when the store was made with another plan, or the folder holds something else.
+        workspace: the one that it belongs to, for the commands in messages. Raises StoreMismatch when the store was
+        made with another plan, or the folder holds something else.
         """
-        require_own(root)
+        require_own(root, workspace)
         with _locked(root):
-            require_own(root)
+            require_own(root, workspace)
             if overwrite:
                 clear(root)
-            if (root / "store.json").exists():
-                check_identity(root, frames.read_header(root)["identity"], identity)
+            if (root / heads.HEAD).exists():
+                check_identity(root, heads.read_head(root).identity, identity)
             else:
-                header = {"kind": "frames", "format": frames.FORMAT_VERSION, "identity": identity}
-                files.write_json(root / "store.json", {**header, "provenance": provenance, "captions_beside": None})
-            writer = cls(root)
+                _begin(root, identity, provenance)
+            writer = cls(root, workspace)
             writer._drop_orphans()
             return writer
+
+    @property
+    def roots(self) -> Mapping[str, str]:
+        """Each source that gave videos, with what stands before its ids, as of the last step."""
+        return self._head.roots
 
     def clips(self) -> list[StoredClip]:
         """Return every clip of the store as of the last step."""
         return [clip for shard in self.shards for clip in shard.clips]
 
-    def set_header(self, **fields: Any) -> None:
-        """Change fields of store.json other than the identity (`provenance`, `captions_beside`)."""
+    def set_header(self, *, captions_beside: str | None = None, roots: Mapping[str, str] | None = None) -> None:
+        """Note the captions that were found beside the videos, and sources; None leaves what is there."""
         with _locked(self.root):
-            header = frames.read_header(self.root)
-            if any(header.get(name) != value for name, value in fields.items()):
-                files.write_json(self.root / "store.json", {**header, **fields})
+            self._refresh()
+            head = self._head
+            if captions_beside is not None:
+                head = dataclasses.replace(head, captions_beside=captions_beside)
+            if roots is not None:
+                head = dataclasses.replace(head, roots={**roots, **head.roots})
+            if head != self._head:
+                self._commit(head)
 
-    def add(self, new: Sequence[NewClip]) -> Shard | None:
+    def add(self, new: Sequence[NewClip]) -> ShardLine | None:
         """Write the clips as one shard and replace what the store has of the same videos. None: nothing to write."""
         if not new:
             return None
-        data = frames.pack_shard([(n.jpegs, n.ts) for n in new])
+        data = frames.pack_shard([Timeline(n.jpegs, n.ts) for n in new])
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{digest[:20]}.safetensors"
+        clips = tuple(dataclasses.replace(n.clip, shard=name, row=row) for row, n in enumerate(new))
+        for clip in clips:
+            records.check(clip)
+        line, held = frames.line_of(name, digest, len(data), len(clips), clips)
         with _locked(self.root):
             self._refresh()
-            digest = _sha256(data)
-            name = f"{digest[:20]}.safetensors"
-            clips = tuple(dataclasses.replace(n.clip, shard=name, row=row) for row, n in enumerate(new))
-            shard = Shard(name, digest, len(data), len(clips), clips)
-            ids, videos = {c.record.id for c in clips}, {c.video for c in clips}
-            stale = any(c.video in videos or c.record.id in ids for c in self.clips())
+            stale = not self._videos.isdisjoint(c.video for c in clips) or not self._ids.isdisjoint(
+                c.record.id for c in clips
+            )
             files.write_bytes(self.root / name, data)
-            if stale:  # one atomic rewrite, so that old and new clips of a video are never both in the manifest
+            shard = Shard(line, clips)
+            if stale:  # one atomic step, so that old and new clips of a video never both count
+                ids, videos = {c.record.id for c in clips}, {c.video for c in clips}
                 kept = _keep(self.shards, lambda c: c.video not in videos and c.record.id not in ids)
                 self._rewrite([*kept, shard])
             else:
-                files.append_line(self.root / "manifest.jsonl", frames.shard_to_json(shard))
-                self.shards.append(shard)
-                self._seen = self._stamp()
-        return shard
+                files.write_bytes(self.root / line.records, held)
+                self._append(shard)
+        return line
 
     def change(self, update: Callable[[StoredClip], StoredClip | None]) -> int:
         """Replace clips by what `update` returns (None = forget it) and return how many clips changed.
@@ -134,8 +164,10 @@ class FrameWriter:
             changed, result = 0, []
             for shard in self.shards:
                 clips = [(clip, update(clip)) for clip in shard.clips]
-                changed += sum(old is not new for old, new in clips)
-                result.append(dataclasses.replace(shard, clips=tuple(new for _, new in clips if new is not None)))
+                differ = sum(old is not new for old, new in clips)
+                kept = tuple(new for _, new in clips if new is not None)
+                result.append(dataclasses.replace(shard, clips=kept) if differ else shard)
+                changed += differ
             if changed:
                 self._rewrite(result)
                 self._compact()
@@ -152,7 +184,9 @@ class FrameWriter:
                 by_shard.setdefault(clip.shard, []).append(clip)
             videos = {clip.video for clip in aliases}
             kept = _keep(self.shards, lambda c: c.video not in videos)
-            self._rewrite([dataclasses.replace(s, clips=(*s.clips, *by_shard.get(s.name, ()))) for s in kept if s.name])
+            self._rewrite(
+                [dataclasses.replace(s, clips=(*s.clips, *by_shard[s.name])) if s.name in by_shard else s for s in kept]
+            )
 
     def drop_shards(self, names: Iterable[str]) -> None:
         """Forget whole shards, their clips included, and delete their files."""
@@ -161,6 +195,13 @@ class FrameWriter:
             with _locked(self.root):
                 self._refresh()
                 self._rewrite([shard for shard in self.shards if shard.name not in names])
+
+    def seal(self) -> None:
+        """Note in the head what all records together tell, so that readers need not read them for it."""
+        with _locked(self.root):
+            self._refresh()
+            if self._head.sealed is None:
+                self._commit(dataclasses.replace(self._head, sealed=frames.seal(self._head.identity, self.clips())))
 
     def failures(self) -> dict[str, Failure]:
         """Return the recorded failures by video."""
@@ -184,30 +225,93 @@ class FrameWriter:
 
     # ------------------------------------------------------------------------------------------- inside the lock
 
-    def _refresh(self) -> None:
-        stamp = self._stamp()
-        if stamp != self._seen:
-            self.shards = frames.read_manifest(self.root)
-            self._seen = stamp
+    def _forget_all(self) -> None:
+        self.shards, self._digest, self._videos, self._ids = [], hashlib.sha256(), set[str](), set[str]()
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            info = (self.root / "manifest.jsonl").stat()
-        except FileNotFoundError:
+    def _refresh(self) -> None:
+        """Bring this writer up to the head on disk: another one may have made steps since."""
+        stamp = files.stamp(self.root / heads.HEAD)
+        if stamp == self._seen:
+            return
+        head = heads.read_head(self.root, self.workspace)
+        new, known = self._appended(head), dict[str, Shard]()
+        if new is None:  # another list, or another beginning of it
+            new, known = (
+                heads.covered_bytes(self.root, head, self.workspace),
+                {shard.line.records: shard for shard in self.shards},
+            )
+            self._forget_all()
+        for line in heads.parse_list(new, self.root, self.workspace):
+            shard = known.get(line.records)
+            self._take(
+                shard
+                if shard and shard.line == line
+                else Shard(line, frames.read_records(self.root, line, self.workspace))
+            )
+        self._digest.update(new)
+        self._head, self._seen = head, stamp
+
+    def _appended(self, head: Head) -> bytes | None:
+        """Return what a head covers beyond what this writer has read, None where that is not a part of it."""
+        if self._seen is None or head.shards.name != self._head.shards.name:
             return None
-        return (info.st_ino, info.st_size, info.st_mtime_ns)
+        done, digest = self._head.shards.size_bytes, self._digest.copy()
+        with open(self.root / head.shards.name, "rb") as f:
+            f.seek(done)
+            new = f.read(max(0, head.shards.size_bytes - done))
+        digest.update(new)
+        return new if digest.hexdigest() == head.shards.sha256 else None
+
+    def _take(self, shard: Shard) -> None:
+        self.shards.append(shard)
+        self._videos.update(clip.video for clip in shard.clips)
+        self._ids.update(clip.record.id for clip in shard.clips)
+
+    def _append(self, shard: Shard) -> None:
+        """Add a line behind what the head covers, then let the head cover it."""
+        covered, line = self._head.shards, heads.list_bytes([shard.line])
+        path = self.root / covered.name
+        with files.disk_errors(path), open(path, "r+b") as f:
+            f.truncate(covered.size_bytes)  # what an append left that was not finished
+            f.seek(covered.size_bytes)
+            f.write(line)
+            f.flush()
+            os.fsync(f.fileno())
+        self._digest.update(line)
+        self._take(shard)
+        covers = Covered(covered.name, covered.size_bytes + len(line), self._digest.hexdigest())
+        self._commit(dataclasses.replace(self._head, shards=covers, sealed=None))
 
     def _rewrite(self, shards: Sequence[Shard]) -> None:
-        """Replace the manifest in one step, then delete the files that it no longer names."""
-        self.shards = [shard for shard in shards if shard.clips]
-        lines = (json.dumps(frames.shard_to_json(shard), ensure_ascii=False) + "\n" for shard in self.shards)
-        files.write_text(self.root / "manifest.jsonl", "".join(lines))
-        self._seen = self._stamp()
+        """Write a new list, let the head name it in one step, then delete the files that it no longer names."""
+        standing = set(map(id, self.shards))
+        shards = [s if id(s) in standing else self._recorded(s) for s in shards if s.clips]
+        data = heads.list_bytes([shard.line for shard in shards])
+        name = heads.next_list(self._head.shards.name)
+        digest = files.write_bytes(self.root / name, data)
+        self._forget_all()
+        for shard in shards:
+            self._take(shard)
+        self._digest.update(data)
+        self._commit(dataclasses.replace(self._head, shards=Covered(name, len(data), digest), sealed=None))
         self._drop_orphans()
 
+    def _recorded(self, shard: Shard) -> Shard:
+        """Return a shard whose records are on the disk as its clips are now."""
+        old = shard.line
+        line, data = frames.line_of(old.name, old.sha256, old.size_bytes, old.rows, shard.clips)
+        if line.records != old.records or not (self.root / line.records).is_file():
+            files.write_bytes(self.root / line.records, data)
+        return dataclasses.replace(shard, line=line)
+
+    def _commit(self, head: Head) -> None:
+        heads.write_head(self.root, head)
+        self._head, self._seen = head, files.stamp(self.root / heads.HEAD)
+
     def _drop_orphans(self) -> None:
-        """Delete shards that no line names: a crash between writing a shard and its line leaves one."""
-        names = {shard.name for shard in self.shards}
+        """Delete files that the head does not cover: a crash before a step counted leaves some."""
+        names = {self._head.shards.name}
+        names.update(name for shard in self.shards for name in (shard.name, shard.line.records))
         for path in _own_files(self.root):
             if path.name not in names:
                 path.unlink(missing_ok=True)
@@ -217,30 +321,51 @@ class FrameWriter:
         result, done = [], False
         for shard in self.shards:
             rows = sorted({clip.row for clip in shard.clips})
-            if len(rows) >= _LIVE_SHARE * shard.rows:
+            if len(rows) >= _LIVE_SHARE * shard.line.rows:
                 result.append(shard)
                 continue
             try:
-                data = frames.pack_shard(frames.read_rows(self.root, shard, rows))
+                data = frames.pack_shard(frames.read_rows(self.root, shard.line, rows))
             except DataError:  # damaged: left for --repair, which needs to know what was in it
                 result.append(shard)
                 continue
-            digest = files.write_bytes(self.root / f"{_sha256(data)[:20]}.safetensors", data)
+            digest = files.write_bytes(self.root / f"{hashlib.sha256(data).hexdigest()[:20]}.safetensors", data)
             name, place = f"{digest[:20]}.safetensors", {row: i for i, row in enumerate(rows)}
             clips = tuple(dataclasses.replace(c, shard=name, row=place[c.row]) for c in shard.clips)
-            result.append(Shard(name, digest, len(data), len(rows), clips))
+            line, _ = frames.line_of(name, digest, len(data), len(rows), clips)
+            result.append(Shard(line, clips))
             done = True
         if done:
             self._rewrite(result)
 
 
-def require_own(root: Path) -> None:
-    """Raise StoreMismatch (DataError if it cannot be read) unless `root` is a frame store, or nothing is in it yet."""
-    if (root / "store.json").exists():
-        frames.read_header(root)
+def drop_damaged_records(root: Path, shard: str) -> list[str]:
+    """Forget shards whose records are damaged, and return their names. shard: one name, or `all`.
+
+    What was in them is known no more; the videos are read again by an extraction that names them.
+    """
+    with _locked(root):
+        head, lines = heads.read(root)
+        lost = [line.name for line in lines if shard in ("all", line.name) and not _has_records(root, line)]
+        if lost:
+            data = heads.list_bytes([line for line in lines if line.name not in lost])
+            name = heads.next_list(head.shards.name)
+            covers = Covered(name, len(data), files.write_bytes(root / name, data))
+            heads.write_head(root, dataclasses.replace(head, shards=covers, sealed=None))
+    return lost
+
+
+def require_own(root: Path, workspace: Folder | None = None) -> None:
+    """Raise StoreMismatch (DataError if it cannot be read) unless `root` is a frame store, or nothing is in it yet.
+
+    workspace: as in `FrameWriter.open`.
+    """
+    if (root / heads.HEAD).exists():
+        heads.read_head(root, workspace)
         return
     there = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    if others := sorted(name for name in there - _BEFORE_THE_HEAD if not _TEMPORARY.fullmatch(name)):
+    there -= {*_BEFORE_THE_HEAD, *(n for n in there if heads.LIST.fullmatch(n) and not (root / n).stat().st_size)}
+    if others := sorted(name for name in there if not _TEMPORARY.fullmatch(name)):
         raise StoreMismatch(
             f"{str(root)!r} holds something else than a frame store: {listed(others)}; nothing was written there. "
             "Move it elsewhere, or choose another workspace with -o"
@@ -258,28 +383,45 @@ def check_identity(root: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
 
 
 def clear(root: Path) -> None:
-    """Delete a store's files; nothing else in the folder. store.json goes last, so that a stop leaves a store.
+    """Delete a store's files; nothing else in the folder. A stop leaves a store, an empty one, or nothing.
 
     The caller has made sure that it is a store of this format.
     """
-    for path in [root / "manifest.jsonl", root / "failures.jsonl", *_own_files(root), root / "store.json"]:
+    if not (root / heads.HEAD).exists():
+        return
+    head = heads.read_head(root)
+    empty = heads.next_list(head.shards.name)
+    covers = Covered(empty, 0, files.write_bytes(root / empty, b""))
+    heads.write_head(root, dataclasses.replace(head, shards=covers, sealed=None))
+    gone = [path for path in _own_files(root) if path.name != empty]
+    for path in [root / "failures.jsonl", *gone, root / heads.HEAD, root / empty]:
         path.unlink(missing_ok=True)
 
 
+def _begin(root: Path, identity: dict[str, Any], provenance: dict[str, Any]) -> None:
+    name = heads.first_list()
+    covers = Covered(name, 0, files.write_bytes(root / name, b""))
+    heads.write_head(root, Head(identity, provenance, None, {}, covers))
+
+
+def _has_records(root: Path, line: ShardLine) -> bool:
+    try:
+        frames.read_records(root, line)
+    except DataError:
+        return False
+    return True
+
+
 def _own_files(root: Path) -> list[Path]:
-    """Return the shards and temporary files of a store, by the names that only this module gives."""
-    return [path for path in root.iterdir() if _SHARD.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)]
+    """Return the files of a store besides its head, by the names that only a store gives."""
+    return [p for p in root.iterdir() if any(x.fullmatch(p.name) for x in _OWN) or _TEMPORARY.fullmatch(p.name)]
 
 
 def _keep(shards: Iterable[Shard], wanted: Callable[[StoredClip], bool]) -> list[Shard]:
-    return [dataclasses.replace(s, clips=tuple(c for c in s.clips if wanted(c))) for s in shards]
+    """Return shards with the clips that are wanted; one that loses none is the same object."""
+    kept = ((s, tuple(c for c in s.clips if wanted(c))) for s in shards)
+    return [s if len(clips) == len(s.clips) else dataclasses.replace(s, clips=clips) for s, clips in kept]
 
 
 def _locked(root: Path) -> AbstractContextManager[None]:
     return files.lock(root, wait_s=_LOCK_WAIT_S)
-
-
-def _sha256(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()

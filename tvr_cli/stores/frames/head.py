@@ -1,0 +1,311 @@
+"""The head of a frame store: `store.json`, and the list of shards that it covers. Opening a store reads these alone.
+
+`store.json` holds its own checksum and that of the first so many bytes of the list; a line of the list holds those of a
+shard and of its records. So what one head says is whole or an error, and the moment in which `store.json` is replaced
+is the moment in which a step counts. What lies beyond the bytes that the head covers was never finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import commands, files
+from tvr_cli.commands import Folder
+from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.plans import FramePlan
+from tvr_cli.stores.frames import records
+from tvr_cli.stores.frames.records import Check, Misfit, number, optional, single, text, whole
+
+FORMAT_VERSION = 2
+HEAD = "store.json"
+LIST = re.compile(r"shards-(\d+)\.jsonl")
+# What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
+_KNOWN_USES: frozenset[str] = frozenset()
+_TRIES = 5  # heads that are read while a writer replaces them
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLine:
+    """One line of the list: a shard, its records, and what they add up to.
+
+    rows: timelines in the shard. clips, frames, truncated, decoders (name -> clips): of the clips that count.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    rows: int
+    records: str
+    records_sha256: str
+    records_bytes: int
+    clips: int
+    frames: int
+    truncated: int
+    decoders: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        said = dataclasses.asdict(self)
+        return {"shard": said.pop("name"), "sha256": said.pop("sha256"), "bytes": said.pop("size_bytes"), **said}
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """The list that counts: its name, how many of its bytes, and their sha256."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What only all records together tell, noted when a run ends; None in the head while a run is adding.
+
+    content: `FrameStore.content_hash`. videos: different files.
+    """
+
+    content: str
+    videos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What store.json says. roots: each source that gave videos, with what stands before its ids ("" = nothing)."""
+
+    identity: dict[str, Any]
+    provenance: dict[str, Any]
+    captions_beside: str | None
+    roots: Mapping[str, str]
+    shards: Covered
+    sealed: Sealed | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        body = {
+            "kind": "frames",
+            "format": FORMAT_VERSION,
+            "identity": self.identity,
+            "provenance": self.provenance,
+            "captions_beside": self.captions_beside,
+            "roots": dict(self.roots),
+            "uses": [],
+            "shards": {"list": self.shards.name, "bytes": self.shards.size_bytes, "sha256": self.shards.sha256},
+            "sealed": None if self.sealed is None else dataclasses.asdict(self.sealed),
+        }
+        return {**body, "sha256": _checksum(body)}
+
+
+def write_head(folder: Path, head: Head) -> None:
+    """Replace store.json: what the head covers counts from now on."""
+    files.write_json(folder / HEAD, head.to_json())
+
+
+def first_list() -> str:
+    """Return the name of the first list of a store."""
+    return "shards-1.jsonl"
+
+
+def next_list(name: str) -> str:
+    """Return the name of the list that replaces the list `name`."""
+    found = LIST.fullmatch(name)
+    return f"shards-{int(found[1]) + 1 if found else 1}.jsonl"
+
+
+def list_bytes(lines: Sequence[ShardLine]) -> bytes:
+    """Serialise lines of the list."""
+    return "".join(json.dumps(line.to_json(), ensure_ascii=False) + "\n" for line in lines).encode("utf-8")
+
+
+def read(folder: Path, workspace: Folder | None = None) -> tuple[Head, tuple[ShardLine, ...]]:
+    """Read the head and the list that it covers, as of one moment, also while a writer goes on.
+
+    Raises DataError when there is no store or the head is damaged, StoreMismatch on another kind or format version.
+    """
+    for left in reversed(range(_TRIES)):
+        before = files.stamp(folder / HEAD)
+        head = read_head(folder, workspace)
+        try:
+            return head, parse_list(covered_bytes(folder, head, workspace), folder, workspace)
+        except DataError:
+            if not left or files.stamp(folder / HEAD) == before:
+                raise
+    raise AssertionError("the loop above returns or raises")
+
+
+def read_head(folder: Path, workspace: Folder | None = None) -> Head:
+    """Read store.json alone. Raises as `read` does."""
+    path = folder / HEAD
+    extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+    require_head(folder, f"run: {extract}")
+    if not path.exists():
+        raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
+    move = _move()
+    found = files.read_json(path, fix=f"nothing of it was changed; {move}")
+    _require_format(folder, found, workspace, move)
+    try:
+        head = from_json(found)
+    except Misfit as e:
+        raise DataError(
+            f"{str(path)!r} is damaged ({e}); restore it from a copy, as the frames beside it may be whole, or {move}"
+        ) from e
+    if later := FramePlan.from_identity(head.identity).unsupported():
+        raise StoreMismatch(
+            f"{str(folder)!r} holds frames with {later}, which a later tvr reads; update tvr, or {move}"
+        )
+    return head
+
+
+def require_head(folder: Path, again: str) -> None:
+    """Raise DataError where a store's frames are there and its store.json is not. again: what makes a new store."""
+    if not (folder / HEAD).exists() and any(map(_is_list, folder.glob("*.jsonl"))):
+        raise DataError(
+            f"{str(folder)!r} holds frames and no store.json, which says how they were made; it is left as it is. Put "
+            f"a copy of store.json back, or move the folder elsewhere and {again}"
+        )
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list of shards: of this format, or of format 1."""
+    return path.name == "manifest.jsonl" or LIST.fullmatch(path.name) is not None
+
+
+def covered_bytes(folder: Path, head: Head, workspace: Folder | None = None) -> bytes:
+    """Return the bytes of the list that the head covers. Raises DataError unless they are what was written."""
+    path = folder / head.shards.name
+    try:
+        with open(path, "rb") as f:
+            data = f.read(head.shards.size_bytes)
+    except OSError as e:
+        raise _damaged_list(path, f"it cannot be read ({e.strerror})") from e
+    if len(data) != head.shards.size_bytes or hashlib.sha256(data).hexdigest() != head.shards.sha256:
+        raise _damaged_list(path, f"its first {head.shards.size_bytes} bytes differ from their checksum")
+    return data
+
+
+def parse_list(data: bytes, folder: Path, workspace: Folder | None = None) -> tuple[ShardLine, ...]:
+    """Read lines of the list. Raises DataError for one that does not fit, or a name that is not bare."""
+    lines = []
+    for at, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            lines.append(_line(json.loads(line), folder / HEAD))
+        except (ValueError, RecursionError, Misfit) as e:
+            raise _damaged_list(folder / "the list of shards", f"line {at}: {e}") from e
+    return tuple(lines)
+
+
+def from_json(found: dict[str, Any]) -> Head:
+    """Return the head that an object of JSON says.
+
+    Raises Misfit for another checksum, a missing key or another type.
+    """
+    body = {name: value for name, value in found.items() if name != "sha256"}
+    if found.get("sha256") != _checksum(body):
+        raise Misfit("it differs from its checksum")
+    said = records.require(found, _HEAD, "it")
+    listed, sealed = said["shards"], said["sealed"]
+    if not LIST.fullmatch(listed["list"]):
+        raise Misfit(f"it names {listed['list']!r} as the list of shards")
+    return Head(
+        identity=said["identity"],
+        provenance=said["provenance"],
+        captions_beside=said["captions_beside"],
+        roots=said["roots"],
+        shards=Covered(listed["list"], listed["bytes"], listed["sha256"]),
+        sealed=None if sealed is None else Sealed(sealed["content"], sealed["videos"]),
+    )
+
+
+def _require_format(folder: Path, found: Any, workspace: Folder | None, move: str) -> None:
+    kind, version = (found.get("kind"), found.get("format")) if isinstance(found, dict) else (None, None)
+    if kind == "frames" and version == 1:
+        raise StoreMismatch(
+            f"{str(folder)!r} is a frame store of format 1, which tvr 0.1.0 wrote; this tvr reads format "
+            f"{FORMAT_VERSION}. Nothing needs to be decoded again; run: {commands.tvr('migrate', workspace=workspace)}"
+        )
+    if kind != "frames" or version != FORMAT_VERSION:
+        raise StoreMismatch(
+            f"{str(folder)!r}: format: this tvr reads frame stores of format {FORMAT_VERSION}, found "
+            f"{kind} {version}; it is left as it is: {move}"
+        )
+    uses = found.get("uses")
+    if isinstance(uses, list) and (unknown := [u for u in uses if u not in _KNOWN_USES]):
+        raise StoreMismatch(
+            f"{str(folder)!r} uses {', '.join(map(repr, unknown))}, which a later tvr knows; it is left as it is: "
+            f"update tvr, or {move}"
+        )
+
+
+def _line(found: Any, where: Path) -> ShardLine:
+    said = records.require(found, _LINE, "it")
+    for name, pattern in ((said["shard"], records.SHARD), (said["records"], records.RECORDS)):
+        files.bare_name(name, where)
+        if not pattern.fullmatch(name):
+            raise Misfit(f"{name!r} is no name that a frame store gives")
+    name, sha256, size_bytes = (said.pop(key) for key in ("shard", "sha256", "bytes"))
+    return ShardLine(name, sha256, size_bytes, **said)
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _damaged_list(path: Path, found: str) -> DataError:
+    return DataError(f"{str(path)!r} is damaged: {found}; restore it from a copy, or {_move()}")
+
+
+def _move() -> str:
+    other = commands.tvr("extract-frames", "VIDEOS", workspace=Path("FOLDER"))
+    return f"move the folder elsewhere, or choose another workspace: {other}"
+
+
+def _map(check: Check) -> Check:
+    return single(lambda value: type(value) is dict and check.many(list(value.values())))
+
+
+def _object(schema: Mapping[str, Check]) -> Check:
+    return single(
+        lambda value: type(value) is dict and all(n in value and fits(value[n]) for n, fits in schema.items())
+    )
+
+
+def _is_plan(value: Any) -> bool:
+    return _object(_PLAN)(value) and all(fits(value[name]) for name, fits in _PLANNED.items() if name in value)
+
+
+_PLAN = {"kind": single(lambda v: v in ("uniform", "fps")), "size": whole, "quality": whole, "filter": text}
+_PLANNED = {  # what only some plans have
+    "num_frames": whole,
+    "fps": number,
+    "max_frames": optional(whole),
+    "fit": text,
+    "short_side": optional(whole),
+}
+_ANYTHING = single(lambda value: True)
+_HEAD = {
+    "identity": single(_is_plan),
+    "provenance": _object({}),
+    "captions_beside": optional(text),
+    "roots": _map(text),
+    "shards": _object({"list": text, "bytes": whole, "sha256": text}),
+    "sealed": optional(_object({"content": text, "videos": whole})),
+}
+_LINE = {
+    "shard": _ANYTHING,  # `bare_name` says what is wrong with a name
+    "sha256": text,
+    "bytes": whole,
+    "rows": whole,
+    "records": _ANYTHING,
+    "records_sha256": text,
+    "records_bytes": whole,
+    "clips": whole,
+    "frames": whole,
+    "truncated": whole,
+    "decoders": _map(whole),
+}
