@@ -15,6 +15,7 @@ from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
+from tvr_cli.stores.index.place import CURRENT
 from tvr_cli.stores.index.store import Index
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
@@ -110,6 +111,8 @@ def info(path: Path) -> Part | WorkspaceInfo:
 
 
 def _kind(path: Path) -> tuple[str, Any]:
+    if (path / CURRENT).is_file():
+        return "index", _index
     if (path / "store.json").is_file():
         return _store_kind(path / "store.json")
     if (path / "config.json").is_file() or (path / "results").is_dir():
@@ -191,7 +194,7 @@ def _index(path: Path) -> IndexInfo:
         run=index.identity.get("run"),
         store=index.identity.get("store"),
         clips=len(index),
-        videos=len({c.file_id for c in index.clips}),
+        videos=index.count_files(),
         identity=index.identity,
         size_bytes=index.size_bytes(),
         bytes_per_clip=index.size_bytes() / max(1, len(index)),
@@ -199,7 +202,11 @@ def _index(path: Path) -> IndexInfo:
 
 
 def _workspace(path: Path) -> WorkspaceInfo:
-    held = [p for p in Workspace(path).parts() if any(p.glob("*.json")) or (p / "results").is_dir()]
+    held = [
+        p
+        for p in Workspace(path).parts()
+        if any(p.glob("*.json")) or (p / CURRENT).is_file() or (p / "results").is_dir()
+    ]
     return WorkspaceInfo(path=path, parts=[part for p in held if not isinstance(part := info(p), WorkspaceInfo)])
 
 
