@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
+    from tvr_cli.engine.searching.session import Session
     from tvr_cli.engine.training.train import TrainOptions
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
@@ -59,6 +60,7 @@ class OpenWorkspace:
 
     workspace: Workspace
     progress: log.Watcher | None = None
+    _sessions: dict[Any, Session] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def root(self) -> Path:
@@ -358,6 +360,7 @@ class OpenWorkspace:
     ) -> QueryReport:
         """Find the videos, and the moments in them, that match each sentence; what is missing is made on the way.
 
+        The index and the backbone stay open for the next search that names the same; what changed since is noticed.
         Raises ConfigError for no or an empty sentence, DataError without frames, StoreMismatch when another run or
         backbone is named than the index was made with.
         """
@@ -374,14 +377,16 @@ class OpenWorkspace:
         _at_least("-k", k, 1)
         _at_least("--shortlist", shortlist, 1)
         from tvr_cli.engine.searching import query
+        from tvr_cli.engine.searching.index import Asked
         from tvr_cli.engine.searching.search import SearchOptions
+        from tvr_cli.engine.searching.session import Session
 
-        options = SearchOptions(k, shortlist, exhaustive, min_score)
+        named = (Asked(run, method, backbone), device, offline)
+        if named not in self._sessions:
+            self._sessions.clear()  # one backbone in memory is enough
+            self._sessions[named] = Session(self.workspace, named[0], device=device, offline=offline)
         with self._watched():
-            return query.query(
-                wanted, self.workspace, options, run=run, method=method, backbone=backbone, device=device,
-                offline=offline,
-            )  # fmt: skip
+            return query.ask(self._sessions[named], wanted, SearchOptions(k, shortlist, exhaustive, min_score))
 
     def _watched(self) -> AbstractContextManager[None]:
         return log.watched(self.progress)

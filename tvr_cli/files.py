@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,20 @@ def write_bytes(path: Path, data: bytes) -> str:
         finally:
             temporary.unlink(missing_ok=True)
     return hashlib.sha256(data).hexdigest()
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links. Raises EnvironmentProblem."""
+    with disk_errors(target):
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with open(source, "rb") as old, open(target, "wb") as new:
+                shutil.copyfileobj(old, new, _BLOCK)
+                new.flush()
+                os.fsync(new.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

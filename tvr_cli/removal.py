@@ -19,7 +19,8 @@ _NAMED = 3  # strangers that a message names
 def strangers(folder: Path, own: Collection[str]) -> list[str]:
     """Return what lies in `folder` besides the files `own`, as paths below it; a link to elsewhere is a stranger too.
 
-    Folders are strangers when they are empty or links: what is in the others counts. A missing folder holds nothing.
+    Folders are strangers when they are links, or empty and not in `own`: what is in the others counts. A missing folder
+    holds nothing.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         return ["."]
@@ -27,7 +28,8 @@ def strangers(folder: Path, own: Collection[str]) -> list[str]:
     for path in sorted(folder.rglob("*")):  # does not follow links
         name = path.relative_to(folder).as_posix()
         inner = path.is_dir() and not path.is_symlink()
-        if (inner and not any(path.iterdir())) or (not inner and (name not in own or path.is_symlink())):
+        unknown = name not in own or path.is_symlink()
+        if unknown and not (inner and any(path.iterdir())):
             found.append(name)
     return found
 

@@ -22,7 +22,7 @@ from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import run_header
-from tvr_cli.stores.index.place import HEAD, standing
+from tvr_cli.stores.index.place import CURRENT, is_index
 
 if TYPE_CHECKING:
     from tvr_cli.stores.features.store import FeatureStore
@@ -59,7 +59,7 @@ class Workspace(os.PathLike[str]):
     def searched(path: os.PathLike[str] | str) -> Workspace:
         """Return the workspace that `--index` names: its folder, or the folder of its index. Raises as `at`."""
         root = Path(path)
-        return Workspace.at(root.parent if root.name == _INDEX and (standing(root) / HEAD).is_file() else root)
+        return Workspace.at(root.parent if root.name == _INDEX and is_index(root) else root)
 
     @staticmethod
     def around(folder: Path) -> Workspace | None:
@@ -311,6 +311,15 @@ class Workspace(os.PathLike[str]):
     @property
     def index_folder(self) -> Path:
         return self.root / _INDEX
+
+    def stamps(self) -> dict[Path, files.Stamp | None]:
+        """Return what changes when an answer to a query may: of frames, features, runs and the index."""
+        decide = [
+            *(self.frames_folder / name for name in ("store.json", "manifest.jsonl")),
+            *self.features_folder.glob("*/state.json"), *self.runs_folder.glob("*/config.json"),
+            *self.runs_folder.glob("*/checkpoints/best.safetensors"), self.index_folder / CURRENT,
+        ]  # fmt: skip
+        return {path: files.stamp(path) for path in decide}
 
     # -------------------------------------------------------------------------------------------------------- private
 

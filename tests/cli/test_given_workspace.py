@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import indexes
 import pytest
 from synthetic import SyntheticStore
 from typer.testing import CliRunner, Result
@@ -227,17 +228,13 @@ def test_an_index_of_a_run_answers_when_its_method_is_named(given: tuple[Path, P
     out, _ = given
     asked = index.Asked(run="r", method=DOTTED)
     index.index(Workspace(out), asked, device="cpu")
-    head = json.loads((out / "index" / "store.json").read_text())
-    assert head["asked"] == {"run": "r"}  # the run says its method itself
+    assert indexes.head(out / "index")["asked"] == {"run": "r"}  # the run says its method itself
     assert not index.index(Workspace(out), asked, device="cpu").built
     kept = index.asked_for(Workspace(out), index.Asked(method=DOTTED))
-    with index.fresh_index(Workspace(out), kept, named=DOTTED, device="cpu") as (_, scorer, _):
-        assert scorer.run is not None and scorer.name == DOTTED
-    with (
-        pytest.raises(MethodNotNamed),
-        index.fresh_index(Workspace(out), index.asked_for(Workspace(out), index.Asked()), device="cpu"),
-    ):
-        pass
+    _, scorer, _ = index.fresh_index(Workspace(out), kept, named=DOTTED, device="cpu")
+    assert scorer.run is not None and scorer.name == DOTTED
+    with pytest.raises(MethodNotNamed):
+        index.fresh_index(Workspace(out), index.asked_for(Workspace(out), index.Asked()), device="cpu")
     assert (
         SearchOptions(1).k == 1
         and evaluate.load(Workspace(out), run="r", method=DOTTED, backbone=None)[0].name == DOTTED
@@ -254,7 +251,7 @@ def test_what_a_message_proposes_for_a_run_of_ones_own_method_works_as_printed(g
     assert line == f"index --run r --method {DOTTED} -o {out}"
     done = tvr(*line.split(), "--device", "cpu")
     assert done.exit_code == 0, done.stderr
-    assert json.loads((out / "index" / "store.json").read_text())["identity"]["run"] == "r"
+    assert indexes.head(out / "index")["identity"]["run"] == "r"
 
 
 def test_a_method_with_parameters_names_the_run_that_is_there(given: tuple[Path, Path]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import forged_frames
 import pytest
 import tiny_frames
+from indexes import edit_head, head, write_old
 from synthetic import SyntheticStore
 from typer.testing import CliRunner, Result
 
@@ -58,19 +59,18 @@ def trained(tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------ an index of one's own
 
 
-@pytest.mark.parametrize("place", ["index", "index.building", "index.replaced"])
 @pytest.mark.parametrize(
     "command",
     [("query", "a red star", "--method", "mean", "--index"), ("index", "--method", "mean", "--overwrite", "-o")],
     ids=lambda command: command[0],
 )
-def test_a_folder_that_tvr_never_made_is_not_replaced_by_an_index(out: Path, command: tuple, place: str) -> None:
-    (out / place).mkdir()
-    (out / place / "index.html").write_text("thesis")
+def test_a_folder_that_tvr_never_made_is_not_replaced_by_an_index(out: Path, command: tuple) -> None:
+    (out / "index").mkdir()
+    (out / "index" / "index.html").write_text("thesis")
     before = tree(out)
     result = tvr(*command, out)
     assert result.exit_code == 3 and result.stdout == ""
-    assert f"{place}' holds 'index.html'" in result.stderr and "choose another workspace with -o" in result.stderr
+    assert "index' holds 'index.html'" in result.stderr and "choose another workspace with -o" in result.stderr
     assert tree(out) == before
 
 
@@ -189,8 +189,7 @@ def test_a_run_names_features_of_its_own_workspace(trained: Path, name: str) -> 
 
 def test_the_run_that_an_index_was_built_for_is_a_bare_name(out: Path) -> None:
     assert tvr("index", "--method", "mean", "-o", out).exit_code == 0
-    head = json.loads((out / "index" / "store.json").read_text())
-    (out / "index" / "store.json").write_text(json.dumps({**head, "asked": {"run": "../../given/run"}}))
+    edit_head(out / "index", lambda head: head.update(asked={"run": "../../given/run"}))
     result = tvr("query", "a red star", "--index", out)
     assert result.exit_code == 3 and "'../../given/run' where the bare name" in result.stderr
 
@@ -215,12 +214,13 @@ def test_info_tells_a_copied_run(trained: Path, tmp_path: Path) -> None:
     assert json.loads(tvr("info", copy, "--json").stdout)["kind"] == "run"
 
 
-def test_info_tells_an_index_of_0_1_0(out: Path) -> None:
-    assert tvr("index", "--method", "mean", "-o", out).exit_code == 0
-    head = json.loads((out / "index" / "store.json").read_text())
-    del head["kind"]
-    (out / "index" / "store.json").write_text(json.dumps(head))
-    assert json.loads(tvr("info", out / "index", "--json").stdout)["kind"] == "index"
+def test_an_index_of_0_1_0_says_how_to_build_it_again_and_a_query_does(out: Path) -> None:
+    write_old(out / "index", {"method": "mean", "backbone": "demo-tiny"}, {"method": "mean"}, kind=False)
+    told = tvr("info", out / "index")
+    assert told.exit_code == 3 and "has format 1, this tvr reads 2; build it again with: tvr index" in told.stderr
+    answer = tvr("query", "a red star", "--index", out)
+    assert answer.exit_code == 0 and "the index is out of date (format" in answer.stderr
+    assert head(out / "index")["asked"] == {"method": "mean"} and not (out / "index" / "store.json").exists()
 
 
 @pytest.mark.parametrize("header", ['{"kind": "features", "format": 2}', '{"kind": "frames", "format": 9}', "{"])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.cli import app
-from tvr_cli.data.demo_world.corpus import WorldPlan, make
+from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.features import sentences
 from tvr_cli.workspace import Workspace
 
@@ -28,7 +28,7 @@ def tvr(*args: object) -> dict:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("light")
-    make(folder / "videos", WorldPlan(train=4, val=2, test=4, captions=1))
+    make(folder / "videos", WorldOptions(train=4, val=2, test=4, captions=1))
     tvr("extract-frames", folder / "videos", "-o", folder / "out", "--size", 64, "--workers", 1)
     tvr("precompute-features", "-o", folder / "out", "--backbone", "demo-tiny")
     return folder / "out"

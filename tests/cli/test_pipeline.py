@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import indexes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -17,7 +18,6 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
-from tvr_cli.errors import EnvironmentProblem
 from tvr_cli.files import lock, read_json, write_json
 
 PLAN = WorldOptions(train=8, val=4, test=8, captions=2)
@@ -76,16 +76,22 @@ def opened_by(act, folder: Path) -> Counter[str]:
 
 
 def test_a_query_on_a_stale_index_opens_each_head_once(out: Path) -> None:
-    """Of 31 opens, six were of index/store.json."""
+    """Of 31 opens, six were of the head of the index."""
     ok("index", "--method", "text_guided", "-o", out)
-    head = read_json(out / "index" / "store.json")
-    head["identity"]["content"] = "of other features"
-    write_json(out / "index" / "store.json", head)
+    indexes.edit_head(out / "index", lambda head: head["identity"].update(store="of other features"))
     seen = opened_by(lambda: ok("query", "a red star", "-o", out), out)
-    heads = {name: n for name, n in seen.items() if name.endswith(("store.json", "state.json", "shards-1.jsonl"))}
-    assert heads == dict.fromkeys(heads, 1) and len(heads) == 5, heads
-    assert max(seen.values()) <= 2 and sum(seen.values()) <= 16, seen
-    assert read_json(out / "index" / "store.json")["identity"]["content"] != "of other features"
+    names = ("store.json", "state.json", "shards-1.jsonl", "current")
+    heads = {name: n for name, n in seen.items() if name.endswith(names)}
+    assert heads.pop("index/current") == 2  # the old generation, the new one
+    assert heads == dict.fromkeys(heads, 1) and len(heads) == 6, heads
+    assert max(seen.values()) <= 2 and sum(n for name, n in seen.items() if not name.endswith(".bin")) <= 17, seen
+    assert indexes.head(out / "index")["identity"]["store"] != "of other features"
+
+
+def test_a_query_on_an_index_that_is_new_opens_each_file_once(out: Path) -> None:
+    ok("index", "--method", "text_guided", "-o", out)
+    seen = opened_by(lambda: ok("query", "a red star", "-o", out), out / "index")
+    assert seen == dict.fromkeys(seen, 1) and len(seen) == 18 and "g000001/000001.sums" in seen
 
 
 def test_captions_replaced_by_older_ones_are_noticed(world: Path, tmp_path: Path) -> None:
@@ -237,26 +243,46 @@ def test_a_query_keeps_to_what_the_index_was_built_for(out, monkeypatch):
     state = next((out / "features").glob("*/state.json"))
     write_json(state, {**read_json(state), "corpus": {**read_json(state)["corpus"], "frames_content": "older"}})
     ok("query", "a red star", "--index", out)
-    head = read_json(out / "index" / "store.json")
+    head = indexes.head(out / "index")
     assert head["identity"]["method"] == "mean" and head["asked"] == {"method": "mean"}
     assert ok("index", "-o", out)["method"] == "text_guided"  # without flags: the newest run, else text_guided
 
 
-def test_several_queries_read_at_once_and_wait_for_a_writer(out, monkeypatch):
+def test_queries_wait_for_no_writer_unless_they_have_to_write(out, monkeypatch):
     from tvr_cli import files
 
     ok("index", "-o", out)
-    with lock(out, shared=True):
-        assert tvr("query", "a star", "--index", out).exit_code == 0
-        with pytest.raises(EnvironmentProblem, match="another tvr process"), lock(out, wait_s=0.1):
-            pass
     waits = files.lock
-    monkeypatch.setattr(
-        "tvr_cli.engine.searching.index.lock", lambda folder, shared=False: waits(folder, wait_s=0.1, shared=shared)
-    )
+    monkeypatch.setattr("tvr_cli.engine.searching.index.lock", lambda folder: waits(folder, wait_s=0.1))
     with lock(out):
+        assert tvr("query", "a star", "--index", out).exit_code == 0
+        indexes.edit_head(out / "index", lambda head: head["identity"].update(content="of other features"))
         result = tvr("query", "a star", "--index", out)
     assert result.exit_code == 4 and "another tvr process" in result.stderr
+
+
+def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
+    videos, out, again = tmp_path / "videos", tmp_path / "out", tmp_path / "again"
+    videos.mkdir()
+    files = sorted(world.rglob("*.mp4"))[:6]
+    for file in files[:5]:
+        shutil.copy(file, videos)
+    assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
+    assert tvr("precompute-features", "-o", out).exit_code == 0
+    first = ok("index", "-o", out)
+    assert (first["added"], first["removed"], first["built"]) == (5, 0, True)
+    assert first["precision"]["of"] == "everyday sentences" and first["precision"]["sentences"] == 50
+    (videos / files[0].name).unlink()
+    shutil.copy(files[5], videos)
+    assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
+    assert tvr("precompute-features", "-o", out).exit_code == 0
+    second = ok("index", "-o", out)
+    assert (second["added"], second["removed"], second["clips"]) == (1, 1, 5)
+    assert tvr("extract-frames", videos, "-o", again, "--workers", 1).exit_code == 0
+    answer = [ok("query", "a star", "--index", o)["results"][0]["hits"] for o in (out, again)]
+    assert answer[0] == answer[1] and len(answer[0]) == 5
+    assert not ok("index", "-o", out)["built"]
 
 
 def test_the_variable_names_the_features_where_no_flag_does(out, monkeypatch):

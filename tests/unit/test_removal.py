@@ -9,15 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from indexes import blocks, edit_head, method, write_old
 
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.files import bare_name, read_json, write_json
+from tvr_cli.files import bare_name, read_json
 from tvr_cli.removal import remove_files, remove_folder, strangers
-from tvr_cli.stores.index.store import Index, IndexBlock, IndexedClip, write_index
-from tvr_cli.types import Encoding
+from tvr_cli.stores.index.store import Index, write_index
 
 HOSTILE = (
     "../x",
@@ -127,10 +126,7 @@ class Killed(BaseException):
 
 
 def build(folder: Path, made_from: str, clips: int = 3) -> Index:
-    rows = [IndexedClip(f"{i}.mp4", f"{i}.mp4", f"/{i}.mp4", 0.0, 1.0) for i in range(clips)]
-    encoding = Encoding(torch.arange(clips), {"x": torch.randn(clips, 4, generator=torch.Generator().manual_seed(0))})
-    block = IndexBlock(encoding, torch.eye(4)[:clips], torch.zeros(clips, 2), torch.ones(clips, dtype=torch.int64))
-    return write_index(folder, {"made_from": made_from}, rows, [block])
+    return write_index(folder, {"made_from": made_from}, blocks(method(), clips))
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
@@ -146,47 +142,106 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
 
         return stop_or_change
 
-    monkeypatch.setattr(os, "replace", counted("replace", os.replace))
+    for name in ("replace", "link"):
+        monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
     for name in ("rename", "unlink", "rmdir", "mkdir"):
         monkeypatch.setattr(Path, name, counted(name, getattr(Path, name)))
     return done
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["first", "replaced"])
-def test_killed_at_any_step_an_index_opens_and_the_next_one_takes_its_place(tmp_path, monkeypatch, before) -> None:
-    step, states = 0, set()
-    while True:
+def old(folder: Path) -> None:
+    write_old(folder, {"made_from": "format 1"})
+
+
+def first(folder: Path) -> None:
+    build(folder, "old")
+
+
+def grown(folder: Path) -> None:
+    """An index of two segments with a clip deleted, as growing leaves it."""
+    index = build(folder, "older").append(blocks(method(), 1, first=3), identity={"made_from": "old"}, asked={})
+    index.delete(["3.mp4#0003"])
+
+
+def append(folder: Path) -> None:
+    Index.open(folder).append(blocks(method(), 2, first=5), identity={"made_from": "new"}, asked={})
+
+
+def delete(folder: Path) -> None:
+    Index.open(folder).delete(["0.mp4#0000"])
+
+
+def rebuild(folder: Path) -> None:
+    build(folder, "new")
+
+
+@pytest.mark.parametrize(
+    ("before", "act", "opened"),
+    [
+        (None, rebuild, {None, "new"}),
+        (old, rebuild, {None, "new"}),
+        (first, rebuild, {"old", "new"}),
+        (grown, rebuild, {"old", "new"}),
+        (first, append, {"old", "new"}),
+        (grown, append, {"old", "new"}),
+        (first, delete, {"old"}),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_killed_at_any_step_an_index_opens_and_the_next_one_takes_its_place(
+    tmp_path, monkeypatch, before, act, opened
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a kill loses nothing; a thousand syncs cost minutes
+    states = set()
+    for step in range(1000):
         folder = tmp_path / str(step) / "index"
-        if before:
-            build(folder, "old")
+        if before is not None:
+            before(folder)
         with monkeypatch.context() as patched:
             done = kill_at(patched, step)
             try:
-                build(folder, "new")
+                act(folder)
             except Killed:
                 pass
             else:
                 break
-        if before:
-            states.add(Index.open(folder).identity["made_from"])
+        if step % 5 and len(done) > 1 and done[-1] == done[-2]:
+            continue  # in a row of links or removals each leaves what the one before left, and one more
+        try:
+            index = Index.open(folder)
+            index.verify()
+            states.add(index.identity["made_from"])
+        except DataError as e:
+            assert "index" in str(e)
+            states.add(None)
         assert build(folder, "newest").identity == {"made_from": "newest"}
         assert sorted(p.name for p in folder.parent.iterdir()) == ["index"]
+        assert sorted(p.name for p in folder.iterdir() if p.name != "current") == [Index.open(folder).generation.name]
         assert len(Index.open(folder)) == 3
-        step += 1
-    assert len(done) == step > 15
-    assert states == ({"old", "new"} if before else set())
+    assert len(done) == step > 8
+    assert states == opened
 
 
-def test_an_index_of_0_1_0_without_a_kind_is_opened_and_replaced(tmp_path: Path) -> None:
-    folder = build(tmp_path / "index", "old").folder
-    head = read_json(folder / "store.json")
-    del head["kind"]
-    write_json(folder / "store.json", head)
-    assert Index.open(folder).identity == {"made_from": "old"}
+@pytest.mark.parametrize("kind", [True, False], ids=["kind", "no kind"])
+def test_an_index_of_0_1_0_is_not_opened_and_is_replaced(tmp_path: Path, kind: bool) -> None:
+    folder = tmp_path / "index"
+    write_old(folder, {"made_from": "old"}, kind=kind)
+    with pytest.raises(StoreMismatch, match="format 1, this tvr reads 2; build it again with: tvr index"):
+        Index.open(folder)
     assert build(folder, "new").identity == {"made_from": "new"}
+    assert sorted(p.name for p in folder.iterdir()) == ["current", "g000001"]
 
 
-@pytest.mark.parametrize("place", ["index", "index.building", "index.replaced"])
+def test_what_a_stop_of_0_1_0_left_beside_the_index_goes_with_the_next_one(tmp_path: Path) -> None:
+    write_old(tmp_path / "index.building", {"made_from": "old"})
+    write_old(tmp_path / "index.replaced", {"made_from": "older"})
+    (tmp_path / "index.replaced" / "notes.txt").write_text("mine")
+    kept = tree(tmp_path / "index.replaced")
+    build(tmp_path / "index", "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "index.replaced"]
+    assert tree(tmp_path / "index.replaced") == kept
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -196,46 +251,60 @@ def test_an_index_of_0_1_0_without_a_kind_is_opened_and_replaced(tmp_path: Path)
         ("store.json", '{"kind": "index", "format": 2}'),
         ("store.json", "{"),
         ("encoding-00000.safetensors", "weights"),
+        ("current", "master"),
+        ("current", '{"kind": "index", "format": 3}'),
+        ("current", '{"kind": "index", "format": 2, "generation": "../x", "sha256": "0"}'),
+        ("g000001/store.json", '{"kind": "game"}'),
+        ("g000001/000001-00.bin", "no head"),
+        ("g000001.txt", "genes"),
     ],
 )
-def test_an_index_takes_the_place_of_nothing_else(tmp_path: Path, place: str, name: str, text: str) -> None:
-    (tmp_path / place).mkdir()
-    (tmp_path / place / name).write_text(text)
+def test_an_index_takes_the_place_of_nothing_else(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "index" / name).parent.mkdir(parents=True)
+    (tmp_path / "index" / name).write_text(text)
     before = tree(tmp_path)
     with pytest.raises(DataError, match="Move the folder elsewhere, or choose another workspace with -o"):
         build(tmp_path / "index", "new")
     assert tree(tmp_path) == before
 
 
-def test_a_file_beside_those_of_the_index_keeps_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["notes.txt", "g000001/notes.txt", "g000001/000002-00.bin"])
+def test_a_file_beside_those_of_the_index_keeps_it(tmp_path: Path, place: str) -> None:
     folder = build(tmp_path / "index", "old").folder
-    (folder / "notes.txt").write_text("mine")
+    (folder / place).write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(DataError, match=r"holds 'notes.txt'"):
+    with pytest.raises(DataError, match=rf"holds '{place}'"):
         build(folder, "new")
     assert tree(tmp_path) == before and Index.open(folder).identity == {"made_from": "old"}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("what", ["coarse", "clips", "encodings"])
-def test_the_head_of_an_index_names_bare_files_only(tmp_path: Path, what: str, name) -> None:
+@pytest.mark.parametrize("what", ["part", "sums", "generation"])
+def test_an_index_names_bare_files_only(tmp_path: Path, what: str, name) -> None:
     folder = build(tmp_path / "index", "old").folder
-    head = read_json(folder / "store.json")
-    record = head[what][0] if what == "encodings" else head[what]
-    record["name"] = name
-    (folder / "store.json").write_text(json.dumps(head))
+    if what == "generation":
+        (folder / "current").write_text(json.dumps({**read_json(folder / "current"), "generation": name}))
+    else:
+        edit_head(folder, lambda head: _record(head, what).__setitem__("file", name))
     before = tree(tmp_path)
     for use in (lambda: Index.open(folder), lambda: build(folder, "new")):
-        with pytest.raises(DataError, match="bare name"):
+        with pytest.raises(DataError, match="bare name" if isinstance(name, str) else "expected text"):
             use()
     assert tree(tmp_path) == before
 
 
-def test_an_index_that_was_never_finished_says_so(tmp_path: Path) -> None:
-    folder = build(tmp_path / "index", "old").folder
-    write_json(folder / "store.json", {**read_json(folder / "store.json"), "building": True})
+def _record(head: dict, what: str) -> dict:
+    segment = head["segments"][0]
+    return segment["sums"] if what == "sums" else segment["parts"][0]
+
+
+def test_an_index_that_was_never_finished_says_so(tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        kill_at(patched, 3)
+        with pytest.raises(Killed):
+            build(tmp_path / "index", "new")
     with pytest.raises(DataError, match="begun but not finished"):
-        Index.open(folder)
+        Index.open(tmp_path / "index")
 
 
 def test_another_kind_of_store_is_no_index(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli import api
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, DryRun, Json, Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.searching.precision import Precision
 
 
 def index(
@@ -38,6 +41,18 @@ def index(
         clips, videos = render.count(report.clips, "clip"), render.count(report.videos, "video")
         render.line(f"{what} {clips} of {videos} with {report.method}")
         if not dry_run:
+            if report.built and report.added < report.clips:
+                render.line(f"{report.added} added, {report.removed} taken out, the rest kept")
             render.line(f"{render.size(report.size_bytes)} in {report.path}")
+            if (found := report.precision) is not None:
+                render.line(_precision(found))
 
     render.result(report, as_json, human)
+
+
+def _precision(found: Precision) -> str:
+    kept = "half precision" if found.stored == "float16" else "full precision"
+    if found.largest_error is None:
+        return f"{kept}: {found.reason}"
+    where = f"({found.of}; {render.count(found.clips, 'clip')} scored, largest difference {found.largest_error:.1g})"
+    return f"{kept}: {found.reason} {where}"

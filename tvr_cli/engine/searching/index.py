@@ -1,11 +1,14 @@
-"""Building the search index of a workspace, and keeping it as new as its store and run."""
+"""Building the search index of a workspace, and keeping it as new as its store and run.
+
+Where only clips came or went since it was made, they are added and deleted; else it is built again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,25 @@ import torch
 from tvr_cli import commands, log
 from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors, pick_device
+from tvr_cli.engine.features import precompute
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.errors import EnvironmentProblem, MethodNotNamed, StoreMismatch
-from tvr_cli.files import Stamp, bare_name, lock, stamp
+from tvr_cli.engine.searching import precision
+from tvr_cli.engine.searching.precision import Precision
+from tvr_cli.errors import DataError, EnvironmentProblem, MethodNotNamed, StoreMismatch, TvrError
+from tvr_cli.files import bare_name, lock
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.stores.index import place as index_place
-from tvr_cli.stores.index.store import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
+from tvr_cli.stores.index import place
+from tvr_cli.stores.index.place import Standing
+from tvr_cli.stores.index.store import ENCODING_ROWS, DoesNotFit, Index, IndexBlock, IndexedClip, Row, write_index
+from tvr_cli.types import Encoding, TextFeatures
 from tvr_cli.workspace import Workspace
 
 _TRIES = 3  # to find the index as it was built: others may build theirs in between
+_SENTENCES = 50  # that precision is measured with
+_GROWS_UP_TO = 0.5  # of the clips that are new; above it, building again costs little more and leaves no old rows
+
+EncodeSentences = Callable[[Sequence[str]], TextFeatures]
 
 
 def identity_of(scorer: Scorer, store: FeatureStore) -> dict[str, Any]:
@@ -48,7 +60,11 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexReport(Result):
-    """An index and what it was made with. built: False where it was up to date, and in a dry run, where bytes are 0."""
+    """An index and what it was made with. built: False where it was up to date, and in a dry run, where bytes are 0.
+
+    added, removed: clips that this run encoded, and that it took out. precision: how tensors are kept, and why; None in
+    a dry run before there is an index.
+    """
 
     schema = "index"
     path: Path
@@ -58,29 +74,42 @@ class IndexReport(Result):
     clips: int
     videos: int
     built: bool
+    added: int
+    removed: int
+    precision: Precision | None
     size_bytes: int = dataclasses.field(metadata=key("bytes"))
+
+
+@dataclass(frozen=True)
+class Made:
+    """An index that was brought up to date. added, removed: clips encoded for it, and taken out of it."""
+
+    index: Index
+    added: int = 0
+    removed: int = 0
 
 
 @kernel_errors()
 def index(
     workspace: Workspace, asked: Asked, *, device: str = "auto", overwrite: bool = False, dry_run: bool = False
 ) -> IndexReport:
-    """Build the index unless it is up to date, and say what is there.
+    """Bring the index up to date, and say what is there.
 
     An existing index made with another run, method or backbone is replaced: naming them is asking for that. Raises
     DataError when something else than an index stands in its place.
     """
     scorers.check_named(workspace, asked.run, asked.method)
-    _head(workspace.index_folder)  # refused before anything is loaded
-    scorer, store = _wanted(workspace, asked, asked.method)
-    asked = _by_name(asked, scorer)
     folder = workspace.index_folder
-    head = _head(folder)
-    current = not overwrite and head is not None and (head["identity"], _asked_of(head)) == (
-        identity_of(scorer, store), asked,
+    place.standing(folder)  # refused before anything is loaded
+    scorer, store = _wanted(workspace, asked, asked.method)
+    encode = _sentence_encoder(store, asked.backbone, device)
+    asked = _by_name(asked, scorer)
+    found = place.standing(folder)
+    current = not overwrite and found is not None and (found.format, dict(found.identity), _asked_of(found)) == (
+        place.INDEX_FORMAT, identity_of(scorer, store), asked,
     )  # fmt: skip
     if not current:
-        index_place.require_free(folder)
+        place.require_free(folder)
     report = IndexReport(
         path=folder,
         method=scorer.name,
@@ -89,35 +118,47 @@ def index(
         clips=len(store.clips),
         videos=len({c.file_id for c in store.clips}),
         built=not current and not dry_run,
+        added=0,
+        removed=0,
+        precision=_precision_of(found) if current else None,
         size_bytes=0,
     )
     if dry_run:
         return report
     scorers.announce(scorer, store)
-    if not current:
-        with lock(workspace.root):
-            build_index(scorer, store, workspace, asked, device=device)
-    return replace(report, size_bytes=Index.open(folder).size_bytes())
+    if current:
+        return replace(report, size_bytes=Index.open(folder).size_bytes())
+    with lock(workspace.root):
+        made = _bring_up(scorer, store, workspace, asked, device=device, encode=encode, again=overwrite)
+    return replace(
+        report, added=made.added, removed=made.removed, precision=_precision_of(place.standing(folder)),
+        size_bytes=made.index.size_bytes(),
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def build_index(
-    scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Asked, *, device: str = "auto"
+    scorer: Scorer,
+    store: FeatureStore,
+    workspace: Workspace,
+    asked: Asked,
+    *,
+    device: str = "auto",
+    encode: EncodeSentences | None = None,
 ) -> Index:
-    """Encode every clip of the store and write the index. The caller holds the workspace's lock."""
+    """Encode every clip of the store and write the index. The caller holds the workspace's lock.
+
+    encode: makes features of sentences, for a store without captions of its own to measure precision with.
+    """
     scorer.method.to(pick_device(device))
-    clips = [IndexedClip(c.id, c.file_id, c.path, c.span[0], c.span[1]) for c in store.clips]
-
-    def blocks() -> Iterator[IndexBlock]:
-        with log.progress("indexing", total=len(clips), unit="clips") as bar:
-            for start in range(0, len(clips), ENCODING_ROWS):
-                video = store.video(torch.arange(start, min(start + ENCODING_ROWS, len(clips))))
-                encoded = scorers.encode_videos(scorer.method, video)
-                coarse = scorer.method.coarse(encoded).cpu()
-                yield IndexBlock(encoded.to("cpu"), coarse, video.ts, video.n_frames)
-                bar.advance(len(video))
-
-    return write_index(workspace.index_folder, identity_of(scorer, store), clips, blocks(), asked=asdict(asked))
+    every = range(len(store.clips))
+    found = _measured(scorer, store, encode)
+    write = partial(write_index, workspace.index_folder, identity_of(scorer, store), asked=asdict(asked))
+    try:
+        return write(_blocks(scorer, store, every), stored=found.stored, measured={"precision": asdict(found)})
+    except DoesNotFit as e:
+        found = precision.full(str(e))
+        return write(_blocks(scorer, store, every), stored=found.stored, measured={"precision": asdict(found)})
 
 
 def asked_for(workspace: Workspace, flags: Asked) -> Asked:
@@ -127,54 +168,172 @@ def asked_for(workspace: Workspace, flags: Asked) -> Asked:
     method or backbone than the index was made with, DataError when something else stands in the place of the index.
     """
     scorers.check_named(workspace, flags.run, flags.method)
-    head = _head(workspace.index_folder)
-    if head is None:
+    found = place.standing(workspace.index_folder)
+    if found is None:
         return flags
-    made = head["identity"]
-    _refuse_other(made, flags, workspace)
-    before = _asked_of(head)
+    _refuse_other(found.identity, flags, workspace)
+    before = _asked_of(found)
     if before.run is not None and not workspace.run(before.run).config_path.is_file():
         log.logger.info("the run %r that the index was built for is gone", before.run)
         before = replace(before, run=None)
     return Asked(flags.run or before.run, flags.method or before.method, flags.backbone or before.backbone)
 
 
-@contextmanager
 def fresh_index(
-    workspace: Workspace, asked: Asked, *, named: str | None = None, device: str = "auto"
-) -> Iterator[tuple[Index, Scorer, FeatureStore]]:
-    """Give the workspace's index, building or refreshing it where it is missing or older than its store or run.
+    workspace: Workspace,
+    asked: Asked,
+    *,
+    named: str | None = None,
+    device: str = "auto",
+    encode: Callable[[FeatureStore], EncodeSentences] | None = None,
+) -> tuple[Index, Scorer, FeatureStore]:
+    """Return the workspace's index, brought up to date where it is missing or older than its store or run.
 
     named: the method that the command itself names; another one that is not built in is not loaded (MethodNotNamed).
-    Nobody replaces the index while it is held. Where nothing was asked for the newest run of the features answers, else
-    the untrained `text_guided`.
+    encode: makes what makes features of sentences, see `build_index`. Nobody waits for readers: what is returned stays
+    readable when the index is replaced. Where nothing was asked for the newest run of the features answers, else the
+    untrained `text_guided`.
     """
     folder = workspace.index_folder
     scorer, store = _wanted(workspace, asked, named)
     wanted = identity_of(scorer, store)
-    built: tuple[Index, Stamp | None] | None = None
     for _ in range(_TRIES):
-        with lock(workspace.root, shared=True):
-            if built is not None and built[1] == stamp(folder / index_place.HEAD):  # still the one that we made
-                yield built[0], scorer, store
-                return
-            head = _head(folder)
-            if head is not None and head["identity"] == wanted:
-                yield Index.open(folder), scorer, store
-                return
+        if not _differs(place.standing(folder), wanted):
+            if (index := Index.open(folder)).identity == wanted:
+                return index, scorer, store
+            continue  # another process replaced it in between
         with lock(workspace.root):
-            head = _head(folder)
-            if head is not None and head["identity"] == wanted:
+            found = place.standing(folder)
+            if not (changed := _differs(found, wanted)):
                 continue  # another process was faster
-            if head is not None:
-                changed = [key for key in wanted if head["identity"].get(key) != wanted[key]]
+            if found is not None:
                 log.logger.info("the index is out of date (%s changed); refreshing it", ", ".join(changed))
             scorers.announce(scorer, store)
-            index = build_index(scorer, store, workspace, _by_name(asked, scorer), device=device)
-            built = (index, stamp(folder / index_place.HEAD))
+            sentences = encode(store) if encode is not None else None
+            made = _bring_up(scorer, store, workspace, _by_name(asked, scorer), device=device, encode=sentences)
+            return made.index, scorer, store
     raise EnvironmentProblem(
         f"other tvr processes keep rebuilding the index of {str(workspace)!r} for other runs; wait until they end"
     )
+
+
+def _differs(found: Standing | None, wanted: Mapping[str, Any]) -> list[str]:
+    """Return what an index that was found does not have as it is wanted; empty = nothing."""
+    if found is None:
+        return ["everything"]
+    changed = [name for name in wanted if found.identity.get(name) != wanted[name]]
+    return changed if found.format == place.INDEX_FORMAT else ["format", *changed]
+
+
+def _bring_up(
+    scorer: Scorer,
+    store: FeatureStore,
+    workspace: Workspace,
+    asked: Asked,
+    *,
+    device: str,
+    encode: EncodeSentences | None,
+    again: bool = False,
+) -> Made:
+    """Add and delete what came and went, or build the index again. The caller holds the workspace's lock."""
+    grown = None if again else _grow(scorer, store, workspace, asked, device)
+    if grown is not None:
+        return grown
+    found = place.standing(workspace.index_folder)
+    before = found.head.rows if found is not None and found.head is not None else 0
+    index = build_index(scorer, store, workspace, asked, device=device, encode=encode)
+    return Made(index, len(store.clips), before)
+
+
+@torch.no_grad()
+def _grow(scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Asked, device: str) -> Made | None:
+    """Bring an index up to date by what came and went; None where it has to be built again."""
+    found = place.standing(workspace.index_folder)
+    wanted = identity_of(scorer, store)
+    if found is None or found.head is None or set(_differs(found, wanted)) - {"content"}:
+        return None
+    try:
+        index = Index.open(workspace.index_folder)
+        there = {clip.id: clip for _, clip in index.listing()}
+    except DataError:
+        return None  # it is derived: what is damaged is built again
+    rows = [Row(c.id, c.file_id, c.path, *c.span, c.key, c.n_frames) for c in store.clips]
+    new = [i for i, row in enumerate(rows) if there.get(row.id) != row]
+    kept = {row.id for row in rows} - {rows[i].id for i in new}
+    gone = there.keys() - kept
+    dead = index.head.rows - len(index) + len(gone)
+    if index.worn or len(new) > _GROWS_UP_TO * len(rows) or dead > _GROWS_UP_TO * index.head.rows:
+        return None
+    scorer.method.to(pick_device(device))
+    try:
+        if gone:
+            index = index.delete(gone)
+        return Made(
+            index.append(_blocks(scorer, store, new), identity=wanted, asked=asdict(asked)), len(new), len(gone)
+        )
+    except DoesNotFit as e:
+        log.logger.info("the index is built again: %s", e)
+        return None
+
+
+def _blocks(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> Iterator[IndexBlock]:
+    with log.progress("indexing", total=len(clips), unit="clips") as bar:
+        for start in range(0, len(clips), ENCODING_ROWS):
+            block = _block(scorer, store, clips[start : start + ENCODING_ROWS])
+            yield replace(block, encoding=block.encoding.to("cpu"))
+            bar.advance(len(block.clips))
+
+
+def _block(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> IndexBlock:
+    """Encode some clips; the encoding stays on the method's device."""
+    video = store.video(torch.tensor(list(clips), dtype=torch.int64))
+    encoded = scorers.encode_videos(scorer.method, video)
+    rows = [store.clips[i] for i in clips]
+    indexed = [IndexedClip(c.id, c.file_id, c.path, *c.span) for c in rows]
+    return IndexBlock(indexed, encoded, scorer.method.coarse(encoded).cpu(), video.ts, video.n_frames)
+
+
+def _measured(scorer: Scorer, store: FeatureStore, encode: EncodeSentences | None) -> Precision:
+    """Measure on a block of clips from all over the store whether half precision will do."""
+    if not store.clips:
+        return precision.full("there is no clip to measure with")
+    try:
+        texts, of = _sentences(scorer, store, encode)
+    except TvrError as e:
+        return precision.full(f"no sentence could be encoded to measure with ({e})")
+    if texts is None:
+        return precision.full("there was no sentence to measure with")
+    step = max(1, -(-len(store.clips) // ENCODING_ROWS))
+    block = _block(scorer, store, range(0, len(store.clips), step))
+    sample = replace(block, encoding=block.encoding, coarse=block.coarse.to(scorers.device_of(scorer.method)))
+    return precision.measure(scorer.method, texts, of, sample)
+
+
+def _sentences(scorer: Scorer, store: FeatureStore, encode: EncodeSentences | None) -> tuple[Encoding | None, str]:
+    """Return sentences to measure with and what they are: captions of the store, best of its test split, else ours."""
+    rows = next((held for name in ("test", "val", "train") if len(held := store.split(name))), None)
+    if rows is not None:
+        some = rows[:: max(1, -(-len(rows) // _SENTENCES))]
+        return scorers.encode_texts(scorer.method, store.text(some)), "captions"
+    if encode is None:
+        return None, "none"
+    shipped = (Path(__file__).parent / "sentences.txt").read_text("utf-8").splitlines()
+    return scorers.encode_texts(scorer.method, encode(shipped)), "everyday sentences"
+
+
+def _sentence_encoder(store: FeatureStore, backbone: str | None, device: str) -> EncodeSentences:
+    """Return what makes features of sentences with the store's backbone, loaded when it is called, never downloaded."""
+
+    def encode(sentences: Sequence[str]) -> TextFeatures:
+        model = precompute.backbone_of(store, named=backbone, offline=True, device=device)
+        return precompute.encode_captions(model, list(sentences), store.word_plan, store.word_importance)
+
+    return encode
+
+
+def _precision_of(found: Standing | None) -> Precision | None:
+    kept = found.head.measured.get("precision") if found is not None and found.head is not None else None
+    return Precision(**kept) if kept else None
 
 
 def _wanted(workspace: Workspace, asked: Asked, named: str | None) -> tuple[Scorer, FeatureStore]:
@@ -195,22 +354,9 @@ def _by_name(asked: Asked, scorer: Scorer) -> Asked:
     return replace(asked, run=scorer.run.name, method=None) if asked.run and scorer.run else asked
 
 
-def _head(folder: Path) -> dict[str, Any] | None:
-    """Return the store.json of the index that stands at `folder`, None where there is none that was finished.
-
-    Raises DataError for a head that cannot be read, or a folder of other things: an index never takes their place.
-    """
-    if not (index_place.standing(folder) / index_place.HEAD).is_file():
-        index_place.require_free(folder)
-        return None
-    head = index_place.read_head(index_place.standing(folder))
-    return None if head.get("building") else head
-
-
-def _asked_of(head: Mapping[str, Any]) -> Asked:
-    asked = head.get("asked", {})
-    run = asked.get("run")
-    return Asked(run and bare_name(run, Path(index_place.HEAD)), asked.get("method"), asked.get("backbone"))
+def _asked_of(found: Standing) -> Asked:
+    run = found.asked.get("run")
+    return Asked(run and bare_name(run, Path(place.HEAD)), found.asked.get("method"), found.asked.get("backbone"))
 
 
 def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -> None:

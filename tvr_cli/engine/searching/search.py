@@ -2,21 +2,23 @@
 
 Two stages, because a method scores pairs: the best `shortlist` clips by the cosine of coarse vectors are scored again
 by the method. `exhaustive` scores every clip. Clips of one file are merged: the file stands where its best clip stands.
+What is shown is verified first; of clips with equal scores the one with the smaller id stands first, so that an answer
+does not depend on the order in which clips came into the index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tvr_cli.methods.base import Method
-from tvr_cli.stores.index.store import ENCODING_ROWS, Index
+from tvr_cli.stores.index.seam import SearchIndex
+from tvr_cli.stores.index.store import ENCODING_ROWS, IndexedClip
 from tvr_cli.types import Encoding
-
-_SCAN_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +44,15 @@ class SearchOptions:
 
 
 @torch.no_grad()
-def search(method: Method, index: Index, text: Encoding, options: SearchOptions) -> list[list[Hit]]:
-    """Answer each encoded caption with up to k files, best first."""
-    return [_answer(method, index, text.rows(slice(i, i + 1)), options) for i in range(len(text))]
-
-
-def coarse_scan(query: Tensor, coarse: Tensor, n: int) -> Tensor:
-    """Return the rows of the n clips whose coarse vectors are nearest to `query` [D], best first.
-
-    coarse: [V, D] bf16 or fp32. The scan runs block by block, so memory does not grow with V.
-    """
-    n = min(n, len(coarse))
-    best, where = torch.empty(0), torch.empty(0, dtype=torch.long)
-    for start in range(0, len(coarse), _SCAN_ROWS):
-        block = coarse[start : start + _SCAN_ROWS]
-        scores = torch.cat([best, (block @ query.to(block.dtype)).float()])
-        rows = torch.cat([where, torch.arange(start, start + len(block))])
-        best, keep = scores.topk(min(n, len(scores)))
-        where = rows[keep]
-    return where
+def search(method: Method, index: SearchIndex, text: Encoding, options: SearchOptions) -> list[list[Hit]]:
+    """Answer each encoded caption with up to k files, best first. Raises DataError where a hit is damaged on disk."""
+    if not len(index):
+        return [[] for _ in range(len(text))]
+    candidates = index.candidates(method.coarse(text).cpu(), _shortlist(index, options))
+    return [
+        _answer(method, index, text.rows(slice(i, i + 1)), rows.sort().values, options)
+        for i, rows in enumerate(candidates)
+    ]
 
 
 def time_span(weights: Tensor, ts: Tensor, start: float, end: float) -> tuple[float, float]:
@@ -81,44 +73,58 @@ def time_span(weights: Tensor, ts: Tensor, start: float, end: float) -> tuple[fl
     return max(start, left), min(end, right)
 
 
-def _answer(method: Method, index: Index, text: Encoding, options: SearchOptions) -> list[Hit]:
-    if len(index) == 0:
+def _shortlist(index: SearchIndex, options: SearchOptions) -> int:
+    if options.exhaustive:
+        return len(index)
+    # Several clips of one file are one answer, so a shortlist below k files would starve the second stage.
+    return max(options.shortlist or max(200, len(index) // 500), options.k)
+
+
+def _answer(
+    method: Method, index: SearchIndex, text: Encoding, rows: Tensor, options: SearchOptions
+) -> list[Hit]:  # fmt: skip
+    parts, kept = [], None
+    for part in rows.split(ENCODING_ROWS):
+        kept = index.encoding(part)
+        parts.append(method.score(text, kept)[0].cpu())
+    scores = torch.cat(parts)
+    found = list(itertools.islice(_best_of_files(index, rows, scores, options.min_score), options.k))
+    if not found:
         return []
-    rows = _candidates(method, index, text, options)
-    scores = torch.cat([method.score(text, index.encoding(r))[0].cpu() for r in rows.split(ENCODING_ROWS)])
-    order = scores.argsort(descending=True, stable=True)
-    hits: list[Hit] = []
-    seen: set[str] = set()
-    for position in order.tolist():
-        clip = index.clips[int(rows[position])]
-        score = float(scores[position])
-        if options.min_score is not None and score < options.min_score:
-            break
-        if clip.file_id in seen:
-            continue
-        seen.add(clip.file_id)
-        start, end = _span(method, index, text, int(rows[position]))
-        hits.append(Hit(len(hits) + 1, score, clip.file_id, clip.path, start, end))
-        if len(hits) == options.k:
-            break
+    at = torch.tensor([position for position, _ in found])
+    # A shortlist is read once; of an exhaustive search only the hits are read again.
+    video = kept.rows(at) if kept is not None and len(parts) == 1 else index.encoding(rows[at])
+    weights = method.explain(text, video)[0].cpu()  # [hits, F]
+    hits = []
+    for rank, ((position, clip), weight) in enumerate(zip(found, weights, strict=True), start=1):
+        ts = torch.tensor(clip.ts, dtype=torch.float64)
+        start, end = time_span(weight[: len(ts)], ts, clip.start, clip.end)
+        hits.append(Hit(rank, float(scores[position]), clip.file_id, clip.path, start, end))
     return hits
 
 
-def _candidates(method: Method, index: Index, text: Encoding, options: SearchOptions) -> Tensor:
-    n = options.shortlist or max(200, len(index) // 500)
-    if options.exhaustive or len(index) <= n:
-        return torch.arange(len(index))
-    # Several clips of one file are one answer, so a shortlist below k files would starve the second stage.
-    return coarse_scan(method.coarse(text)[0].cpu(), index.coarse, max(n, options.k)).sort().values
+def _best_of_files(
+    index: SearchIndex, rows: Tensor, scores: Tensor, least: float | None
+) -> Iterator[tuple[int, IndexedClip]]:
+    """Yield the best clip of each file and its position in `rows`, best first, down to the score `least`."""
+    numbers = index.files(rows).tolist()
+    order = scores.argsort(descending=True, stable=True).tolist()
+    seen_numbers: set[int] = set()
+    seen: set[str] = set()
+    for score, group in itertools.groupby(order, key=lambda position: float(scores[position])):
+        if least is not None and score < least:
+            return
+        new = [
+            (position, index.clip(int(rows[position]))) for position in group if numbers[position] not in seen_numbers
+        ]
+        for position, clip in sorted(new, key=lambda found: found[1].id):
+            seen_numbers.add(numbers[position])
+            if clip.file_id not in seen:  # a file has a number in each segment of the index
+                seen.add(clip.file_id)
+                yield position, clip
 
 
-def _span(method: Method, index: Index, text: Encoding, row: int) -> tuple[float, float]:
-    clip, n = index.clips[row], int(index.n_frames[row])
-    weights = method.explain(text, index.encoding(torch.tensor([row])))[0, 0, :n].cpu()
-    return time_span(weights, index.ts[row, :n], clip.start, clip.end)
-
-
-def agreement(method: Method, index: Index, texts: Encoding, options: SearchOptions) -> float:
+def agreement(method: Method, index: SearchIndex, texts: Encoding, options: SearchOptions) -> float:
     """Return the share of the exhaustive top-k files that the two-stage search also finds, over `texts`."""
     exact = SearchOptions(options.k, exhaustive=True)
     pairs: Sequence[tuple[list[Hit], list[Hit]]] = list(

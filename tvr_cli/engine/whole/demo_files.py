@@ -26,7 +26,7 @@ _OF_CORPUS = r"(train|val|test)/\d+\.mp4|world\.json|(captions|events)\.jsonl"
 _OF_FRAMES = r"[0-9a-f]{20}\.safetensors|store\.json|(manifest|failures)\.jsonl"
 _OF_FEATURES = r"(video|text|clips|captions)-[0-9a-f]{16}\.(safetensors|json)|(store|state)\.json|shards\.jsonl"
 _OF_A_RUN = r"(config|origins|env)\.json|metrics\.jsonl|(checkpoints|results|backbone)/[^/]+"
-_OF_THE_INDEX = r"store\.json|clips\.jsonl|(coarse|encoding-\d+)\.safetensors"
+_OF_THE_INDEX = r"current|g\d{6,}/(store\.json|\d{6}-\d{2,}\.bin|\d{6}\.sums|deleted\.bits)"
 _Stamp = tuple[int, int, int]  # inode, bytes, time of the last change
 
 

@@ -15,7 +15,7 @@ from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
-from tvr_cli.stores.index.place import HEAD, require_free
+from tvr_cli.stores.index.place import CURRENT, require_free
 from tvr_cli.stores.index.store import Index
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
@@ -145,6 +145,8 @@ def _part(path: Path) -> Part | DamagedInfo | None:
 
 def _kind(path: Path) -> Callable[[Path], Part] | None:
     """Return what describes a folder by the kind that its own files say, None where they say none."""
+    if (path / CURRENT).is_file():
+        return _index
     if (path / "store.json").is_file():
         return _store_kind(path / "store.json")
     if RunDir(path).config_path.is_file() or _has_results(path):
@@ -272,7 +274,7 @@ def _run(path: Path) -> RunInfo:
 
 
 def _index(path: Path) -> IndexInfo:
-    if not (path / HEAD).is_file():
+    if not (path / CURRENT).is_file():
         require_free(path)
     index = Index.open(path)
     return IndexInfo(
@@ -281,7 +283,7 @@ def _index(path: Path) -> IndexInfo:
         run=index.identity.get("run"),
         store=index.identity.get("store"),
         clips=len(index),
-        videos=len({c.file_id for c in index.clips}),
+        videos=index.count_files(),
         identity=index.identity,
         size_bytes=index.size_bytes(),
         bytes_per_clip=index.size_bytes() / max(1, len(index)),

@@ -1,185 +1,349 @@
-"""The search index: what a method keeps of every clip, in shards, plus one unit vector a clip for the coarse stage.
+"""The search index on disk: what a method keeps of every clip, in mapped files that grow, and can be verified by row.
 
-    index/
-      store.json         kind, format, identity (feature store, method, run), what was asked for, the shards with sha256
-      clips.jsonl        one line a clip: id, path, file, span in seconds, number of frames
-      coarse.safetensors coarse [V, D] bf16, ts [V, F] fp64 seconds in the file, n_frames [V]
-      encoding-*.safetensors   `types.Encoding` of up to ENCODING_ROWS clips each
+    index/current                  which generation counts (`place.py`)
+    index/g000007/store.json       the head (`head.py`): identity, segments, their parts and shapes
+    index/g000007/000001-00.bin    one tensor: coarse vectors, the method's tensors, columns of clips and files
+    index/g000007/000001.sums      a checksum for every 16 KB of them
+    index/g000007/deleted.bits     clips that were deleted, where there are any
 
-The whole index is written beside the old one and put in its place (`index_place.py`) under the workspace's lock, which
-readers share: a query sees the old or the new one, never a mixture, and after a crash still one of them.
+Nothing is read when an index is opened but the head and the checksums. A clip is verified when it is about to be shown
+(`Index.clip`); what is only scanned is verified when it is written and by `tvr doctor`. Adding or deleting clips makes
+a new generation that links the files of the old one and adds a segment, or the bits of the deleted.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load, save
 from torch import Tensor
 
-from tvr_cli import commands
-from tvr_cli.errors import DataError
-from tvr_cli.files import parse_lines, sha256_file, write_bytes
-from tvr_cli.stores.index import place as index_place
-from tvr_cli.stores.index.place import INDEX_FORMAT
+from tvr_cli import commands, files
+from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.stores.index import place
+from tvr_cli.stores.index.head import DELETED, Head, Segment
+from tvr_cli.stores.index.mapped import MappedSegment
+from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, SegmentWriter, kept_as
 from tvr_cli.types import Encoding
 
-ENCODING_ROWS = 1024
+__all__ = ["ENCODING_ROWS", "DoesNotFit", "Index", "IndexBlock", "IndexedClip", "Row", "write_index"]
+
+ENCODING_ROWS = 1024  # clips a block, in building and in exhaustive search
+_SCAN_ROWS = 1024  # vectors that are widened to float32 at a time: they stay in the cache
+_SCAN_QUERIES = 32  # sentences scanned at a time: their scores are 4 bytes a clip each
+_MOST_SEGMENTS = 8  # each has some fifteen files open, and each scan visits all
+_MOST_DELETED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class IndexedClip:
-    """One clip of the index. start, end: its seconds in the file at `path`."""
+class Row:
+    """What tells whether a clip in the index is still the one of the feature store."""
 
     id: str
     file_id: str
     path: str
     start: float
     end: float
+    key: int
+    n_frames: int
 
 
-@dataclass(frozen=True)
 class Index:
-    """An opened index. coarse: [V, D] unit vectors. ts: [V, F] seconds in the file. n_frames: [V]."""
+    """An opened generation. Files that a newer generation does without stay readable as long as this is held.
 
-    folder: Path
-    identity: Mapping[str, Any]
-    clips: Sequence[IndexedClip]
-    coarse: Tensor
-    ts: Tensor
-    n_frames: Tensor
-    shards: Sequence[Mapping[str, Any]]
+    folder: where the index stands. identity: what it was made from. head: see `head.Head`.
+    """
+
+    def __init__(self, folder: Path, generation: Path, head: Head):
+        self.folder, self.generation, self.head = folder, generation, head
+        self._segments = [MappedSegment(generation, segment, self._damaged) for segment in head.segments]
+        ends = torch.tensor([segment.clips for segment in head.segments], dtype=torch.int64).cumsum(0)
+        self._ends = ends  # [segments], the row after each one's last
+        self._starts = [0, *ends.tolist()]
+        self._deleted = self._read_deleted()
+        self._live = head.rows - int(self._deleted.sum()) if self._deleted is not None else head.rows
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self.head.identity
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return self._live
 
     @staticmethod
     def open(folder: Path) -> Index:
-        """Open an index, also one whose replacement was stopped between two steps.
+        """Open the generation that counts.
 
-        Raises DataError when there is none, it is damaged or was never finished, StoreMismatch on another format.
+        Raises DataError when there is none, or it is damaged, StoreMismatch on another format.
         """
-        folder = index_place.standing(folder)
-        head = index_place.read_head(folder)
-        if head.get("building"):
-            make = commands.tvr("index")
-            raise DataError(f"the index at {str(folder)!r} was begun but not finished; build it with: {make}")
-        tensors = load(_verified(folder, head["coarse"]).read_bytes())
-        listed = _verified(folder, head["clips"])
-        clips = parse_lines(listed, lambda record: IndexedClip(**record))
-        if len(clips) != len(tensors["coarse"]):
-            raise DataError(
-                f"the index at {str(folder)!r} lists {len(clips)} clips for {len(tensors['coarse'])} rows; "
-                f"{_rebuild(folder)}"
+        found = place.standing(folder)
+        if found is None:
+            raise place.begun(folder)
+        if found.head is None:
+            raise StoreMismatch(
+                f"the index at {str(folder)!r} has format {found.format}, this tvr reads {place.INDEX_FORMAT}; build "
+                f"it again with: {commands.tvr('index', workspace=folder.parent)}"
             )
-        return Index(
-            folder, head["identity"], clips, tensors["coarse"], tensors["ts"], tensors["n_frames"], head["encodings"]
-        )
+        while True:
+            generation, head = place.current(folder)
+            try:
+                return Index(folder, generation, head)
+            except (DataError, FileNotFoundError) as e:
+                if place.current(folder)[0] != generation:
+                    continue  # it was replaced, and removed, in between
+                if isinstance(e, DataError):
+                    raise
+                raise _damaged(folder, f"{str(e.filename)!r} is missing") from None
+
+    # --------------------------------------------------------------------------------------------------------- reading
+
+    def candidates(self, query: Tensor, n: int) -> Tensor:
+        """Return rows [Q, n] of the clips nearest to unit vectors `query` [Q, D], best first; see `seam.py`.
+
+        A clip of several vectors is as near as its nearest. Scores are float32 products of the half precision that is
+        kept, so they depend on the pair alone.
+        """
+        if n >= len(self):
+            return self.rows().expand(len(query), -1)
+        self.require_whole()
+        found = [self._scan(part.float(), n) for part in query.split(_SCAN_QUERIES)]
+        return torch.cat(found)
+
+    def rows(self) -> Tensor:
+        """Return the rows [len] of all clips that can be found, ascending."""
+        rows = torch.arange(self.head.rows)
+        return rows if self._deleted is None else rows[~self._deleted]
 
     def encoding(self, rows: Tensor) -> Encoding:
-        """Read the encodings of some clips, in the order of `rows` ([N] int64), from the shards that hold them."""
-        order = rows.argsort()
-        shard_of = rows[order] // ENCODING_ROWS
-        parts = []
-        for shard in torch.unique(shard_of).tolist():
-            path = _verified(self.folder, self.shards[shard])
-            parts.append(_read_rows(path, (rows[order][shard_of == shard] - shard * ENCODING_ROWS).tolist()))
-        return Encoding.cat(parts).rows(order.argsort())
+        """Read the encodings of some clips, in the order of `rows` [N] int64, in the type that the method made."""
+        self.require_whole()
+        names = [name for name, kept in self.head.encoding.items() if not kept.in_coarse]
+        tensors = {name: self._gather(rows, f"t.{name}") for name in names}
+        for name, kept in self.head.encoding.items():
+            if kept.in_coarse:
+                tensors[name] = self._gather(rows, "coarse")[:, 0]
+            if kept.dtype == "float32":
+                tensors[name] = tensors[name].float()
+        return Encoding(self._gather(rows, "key"), {name: tensors[name] for name in self.head.encoding})
+
+    def files(self, rows: Tensor) -> Tensor:
+        """Return a number [N] of each row's file. Segments count their own, so one file may have a number in each."""
+        numbers = self._gather(rows, "clip.file").long()
+        before = torch.tensor([0, *(segment.files for segment in self.head.segments)]).cumsum(0)
+        return numbers + before[torch.bucketize(rows, self._ends, right=True)]
+
+    def clip(self, row: int) -> IndexedClip:
+        """Return a clip, to be shown. Raises DataError unless every group with a part of it is what was written."""
+        self.require_whole()
+        segment, local = self._at(row)
+        segment.verify(segment.rowed, local, local + 1)
+        number = int(segment["clip.file"][local])
+        ts = segment["ts"][local, : int(segment["n_frames"][local])].tolist()
+        return IndexedClip(
+            segment.ids[local], segment.file_ids[number], segment.paths[number],
+            float(segment["clip.start"][local]), float(segment["clip.end"][local]), tuple(ts),
+        )  # fmt: skip
+
+    def listing(self) -> Iterator[tuple[int, Row]]:
+        """Yield every clip that can be found with its row, all columns verified. Raises DataError."""
+        names = ["key", "n_frames", "clip.file", "clip.start", "clip.end"]
+        for segment, first in zip(self._segments, self._starts, strict=False):
+            segment.verify(names, 0, segment.clips)
+            ids, file_ids, paths = segment.ids.all(), segment.file_ids.all(), segment.paths.all()
+            columns = [segment[name].tolist() for name in names]
+            for local, (key, n_frames, file, start, end) in enumerate(zip(*columns, strict=True)):
+                if self._deleted is None or not self._deleted[first + local]:
+                    yield first + local, Row(ids[local], file_ids[file], paths[file], start, end, key, n_frames)
+
+    def verify(self) -> None:
+        """Raise DataError unless every byte is what was written; reads all of it."""
+        for segment in self._segments:
+            for part in segment.parts.values():
+                part.verify_all()
+
+    def require_whole(self) -> None:
+        """Raise DataError when a file was cut since the index was opened."""
+        for segment in self._segments:
+            for part in segment.parts.values():
+                part.require_whole()
+
+    def count_files(self) -> int:
+        """Return how many files the clips that can be found are of. Raises DataError."""
+        return len({clip.file_id for _, clip in self.listing()})
 
     def size_bytes(self) -> int:
         """Return the bytes on disk."""
-        return sum(f.stat().st_size for f in self.folder.iterdir() if f.is_file())
+        return sum((self.generation / name).stat().st_size for name in self.head.names())
 
+    # -------------------------------------------------------------------------------------------------------- changing
 
-@dataclass(frozen=True)
-class IndexBlock:
-    """Up to ENCODING_ROWS clips on their way into an index. coarse: [n, D]. ts: [n, F] seconds. n_frames: [n]."""
+    @property
+    def worn(self) -> bool:
+        """Whether so much was added or deleted that building it again is better than going on."""
+        deleted = self.head.rows - len(self)
+        return len(self.head.segments) >= _MOST_SEGMENTS or deleted > _MOST_DELETED * self.head.rows
 
-    encoding: Encoding
-    coarse: Tensor
-    ts: Tensor
-    n_frames: Tensor
+    def append(
+        self, blocks: Iterable[IndexBlock], *, identity: Mapping[str, Any], asked: Mapping[str, str | None]
+    ) -> Index:
+        """Add clips as a new segment, in a new generation that links the files of this one, and return that.
+
+        identity, asked: what the index is made from, and named for, now. Raises DoesNotFit when the blocks are not
+        like those before, having changed nothing. The caller holds the workspace's lock.
+        """
+        head = replace(self.head, identity=dict(identity), asked=_named(asked))
+        with self._next(head) as generation:
+            writer = SegmentWriter(generation, len(head.segments) + 1, head.encoding, head.stored)
+            segment = _write(writer, blocks)
+            if segment is not None:
+                head = replace(head, segments=(*head.segments, segment))
+            _same_shapes(head)
+            place.commit(self.folder, generation, head)
+        return Index.open(self.folder)
+
+    def delete(self, ids: Collection[str]) -> Index:
+        """Take clips out, in a new generation that links the files of this one, and return that.
+
+        Their rows stay until the index is built again. The caller holds the workspace's lock.
+        """
+        gone = set(ids)
+        bits = torch.zeros(-(-self.head.rows // 8) * 8, dtype=torch.bool)
+        if self._deleted is not None:
+            bits[: self.head.rows] = self._deleted
+        for row, clip in self.listing():
+            bits[row] |= clip.id in gone
+        powers = 2 ** torch.arange(8)
+        data = (bits.view(-1, 8) * powers).sum(1).to(torch.uint8).numpy().tobytes()
+        with self._next(self.head) as generation:
+            sha256 = files.write_bytes(generation / DELETED, data)
+            place.commit(self.folder, generation, replace(self.head, deleted=sha256))
+        return Index.open(self.folder)
+
+    @contextlib.contextmanager
+    def _next(self, head: Head) -> Iterator[Path]:
+        """Give the folder of a new generation with links to the segments of this one; on an error it does not count."""
+        generation = place.prepare(self.folder, Head(head.identity, head.asked))
+        try:
+            for name in self.head.names() - {place.HEAD}:
+                files.link(self.generation / name, generation / name)
+        except FileNotFoundError as e:
+            raise _damaged(self.folder, f"{str(e.filename)!r} is missing") from None
+        yield generation
+
+    # --------------------------------------------------------------------------------------------------------- private
+
+    def _scan(self, query: Tensor, n: int) -> Tensor:
+        scores = torch.full((len(query), self.head.rows), -torch.inf)
+        for segment, first in zip(self._segments, self._starts, strict=False):
+            coarse = segment["coarse"]
+            vectors = coarse.shape[1]
+            rows = max(1, _SCAN_ROWS // vectors)
+            wide = torch.empty((rows, *coarse.shape[1:]))
+            for start in range(0, segment.clips, rows):
+                block = coarse[start : start + rows]
+                part = wide[: len(block)].copy_(block)
+                near = part.flatten(0, 1) @ query.T  # [rows * K, Q]
+                near = near.view(len(block), vectors, len(query)).amax(1) if vectors > 1 else near
+                scores[:, first + start : first + start + len(block)] = near.T
+        if self._deleted is not None:
+            scores.masked_fill_(self._deleted, -torch.inf)
+        return scores.topk(n).indices
+
+    def _gather(self, rows: Tensor, name: str) -> Tensor:
+        """Read rows of a part, in the order of `rows`, in its stored type."""
+        if len(self._segments) == 1:
+            return self._segments[0][name][rows]
+        at = torch.bucketize(rows, self._ends, right=True)
+        out: Tensor | None = None
+        for number in at.unique().tolist():
+            here = at == number
+            part = self._segments[number][name][rows[here] - self._starts[number]]
+            if out is None:
+                out = torch.empty((len(rows), *part.shape[1:]), dtype=part.dtype)
+            out[here] = part
+        assert out is not None, "no rows"
+        return out
+
+    def _at(self, row: int) -> tuple[MappedSegment, int]:
+        number = int(torch.bucketize(torch.tensor(row), self._ends, right=True))
+        return self._segments[number], row - self._starts[number]
+
+    def _read_deleted(self) -> Tensor | None:
+        if self.head.deleted is None:
+            return None
+        data = (self.generation / DELETED).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.head.deleted or len(data) != -(-self.head.rows // 8):
+            raise self._damaged(f"{str(self.generation / DELETED)!r} is not what was written")
+        bits = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        return (bits[:, None] >> torch.arange(8) & 1).bool().view(-1)[: self.head.rows]
+
+    def _damaged(self, found: str) -> DataError:
+        return _damaged(self.folder, found)
 
 
 def write_index(
     folder: Path,
     identity: Mapping[str, Any],
-    clips: Sequence[IndexedClip],
     blocks: Iterable[IndexBlock],
     *,
     asked: Mapping[str, str | None] | None = None,
+    stored: str = "float32",
+    measured: Mapping[str, Any] | None = None,
 ) -> Index:
-    """Write an index block by block and put it in the place of the old one, which stands until the new one does.
+    """Write an index block by block and let it count; the old one stands until then.
 
-    blocks: in the order of `clips`, ENCODING_ROWS clips each (the last may be shorter). asked: the run, method and
-    backbone that were named for it; a refresh keeps to them. Raises DataError when what stands there is not an index,
-    or holds anything beside one.
+    asked: the run, method and backbone that were named for it; a refresh keeps to them. stored: `float16` or `float32`,
+    how tensors of float32 are kept. measured: see `head.Head`. Raises DataError when what stands there is not an index,
+    or holds anything beside one, DoesNotFit when half precision does not hold the numbers. The caller holds the
+    workspace's lock.
     """
-    names = [f"encoding-{i:05d}.safetensors" for i in range(-(-len(clips) // ENCODING_ROWS))]
-    head: dict[str, Any] = {
-        "kind": "index",
-        "format": INDEX_FORMAT,
-        "identity": dict(identity),
-        "asked": {k: v for k, v in (asked or {}).items() if v},
-        "encodings": [_record(name, None) for name in names],
-        "coarse": _record("coarse.safetensors", None),
-        "clips": _record("clips.jsonl", None),
-    }
-    building = index_place.prepare(folder, head)
-    small: list[dict[str, Tensor]] = []
-    for i, (name, block) in enumerate(zip(names, blocks, strict=True)):
-        head["encodings"][i] = _record(name, write_bytes(building / name, block.encoding.save()))
-        small.append({"coarse": block.coarse.to(torch.bfloat16), "ts": block.ts.double(), "n_frames": block.n_frames})
-    width = max((part["ts"].shape[1] for part in small), default=0)
-    for part in small:
-        part["ts"] = torch.nn.functional.pad(part["ts"], (0, width - part["ts"].shape[1]))
-    tensors = {key: torch.cat([part[key] for part in small]).contiguous() for key in ("coarse", "ts", "n_frames")}
-    head["coarse"] = _record("coarse.safetensors", write_bytes(building / "coarse.safetensors", save(tensors)))
-    lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
-    head["clips"] = _record("clips.jsonl", write_bytes(building / "clips.jsonl", lines.encode()))
-    index_place.write_head(building, head)
-    index_place.replace(folder)
+    head = Head(dict(identity), _named(asked or {}), stored, measured=dict(measured or {}))
+    generation = place.prepare(folder, head)
+    coming = iter(blocks)
+    first = next(coming, None)
+    if first is not None:
+        kept = kept_as(first, stored)
+        segment = _write(SegmentWriter(generation, 1, kept, stored), _chain(first, coming))
+        assert segment is not None, "there is a first block"
+        head = replace(head, encoding=kept, segments=(segment,))
+    place.commit(folder, generation, head)
     return Index.open(folder)
 
 
-def _rebuild(folder: Path) -> str:
-    return f"rebuild it with: {commands.tvr('index', overwrite=True, workspace=folder.parent)}"
+def _named(asked: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in asked.items() if value}
 
 
-def _record(name: str, sha256: str | None) -> dict[str, Any]:
-    return {"name": name, "sha256": sha256}
-
-
-def _read_rows(path: Path, rows: list[int]) -> Encoding:
-    """Read some rows (ascending) of a shard by memory map: all of it when they are many, else row by row."""
-    with safe_open(path, "pt") as f:
-        names = list(f.keys())
-        if len(rows) > ENCODING_ROWS // 4:
-            tensors = {name: f.get_tensor(name)[rows] for name in names}
-        else:
-            tensors = {name: torch.cat([f.get_slice(name)[r : r + 1] for r in rows]) for name in names}
-    return Encoding(tensors.pop("key"), {name.removeprefix("t."): x for name, x in tensors.items()})
-
-
-_checked: dict[tuple[str, int, int], str] = {}
-
-
-def _verified(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Return the path of a shard whose checksum is right; a file is hashed once as long as it does not change."""
-    path = folder / record["name"]
+def _write(writer: SegmentWriter, blocks: Iterable[IndexBlock]) -> Segment | None:
+    """Write the blocks as one segment, None where there are none."""
+    some = False
     try:
-        stat = path.stat()
-    except FileNotFoundError:
-        raise DataError(f"the index misses {str(path)!r}; {_rebuild(folder)}") from None
-    key = (str(path), stat.st_mtime_ns, stat.st_size)
-    if _checked.get(key) != record["sha256"]:
-        if sha256_file(path) != record["sha256"]:
-            raise DataError(f"the index file {str(path)!r} is damaged (its checksum differs); {_rebuild(folder)}")
-        _checked[key] = record["sha256"]
-    return path
+        for block in blocks:
+            writer.add(block)
+            some = True
+        return writer.finish() if some else None
+    finally:
+        writer.close()
+
+
+def _chain(first: IndexBlock, rest: Iterable[IndexBlock]) -> Iterator[IndexBlock]:
+    yield first
+    yield from rest
+
+
+def _same_shapes(head: Head) -> None:
+    """Raise DoesNotFit unless the parts of the last segment have the rows of the others."""
+    shapes = [{part.name: (part.dtype, part.shape[1:]) for part in segment.parts} for segment in head.segments[:1]]
+    for part in head.segments[-1].parts if head.segments else ():
+        if shapes[0][part.name] != (part.dtype, part.shape[1:]):
+            raise DoesNotFit(f"{part.name!r} has rows of {list(part.shape[1:])} {part.dtype} now")
+
+
+def _damaged(folder: Path, found: str) -> DataError:
+    again = commands.tvr("index", overwrite=True, workspace=folder.parent)
+    return DataError(f"the index is damaged: {found}; rebuild it with: {again}")

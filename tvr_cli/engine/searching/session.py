@@ -1,0 +1,103 @@
+"""A search session: opened once, answers many sentences, and notices what changed in the workspace in between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tvr_cli import commands, log
+from tvr_cli.backbones import registry
+from tvr_cli.engine import scorers
+from tvr_cli.engine.device import kernel_errors
+from tvr_cli.engine.features import precompute, repair, sentences
+from tvr_cli.engine.features.encode import EncodesText
+from tvr_cli.engine.scorers import Scorer
+from tvr_cli.engine.searching.index import Asked, EncodeSentences, asked_for, fresh_index
+from tvr_cli.engine.searching.search import Hit, SearchOptions, search
+from tvr_cli.plans import PrecomputeOptions
+from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.index.store import Index
+from tvr_cli.types import TextFeatures
+from tvr_cli.workspace import Workspace
+
+
+class Session:
+    """Answers sentences with the files of a workspace; makes what is missing (features, index) on the way.
+
+    flags: what was named to score with. Between two answers nothing is read again but the stamps of the files that
+    decide what answers; when one has changed, all of it is looked at anew.
+    """
+
+    def __init__(self, workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False):
+        self.workspace, self.flags = workspace, flags
+        self._device, self._offline = device, offline
+        self._seen: Any = None
+        self._open: tuple[Index, Scorer, FeatureStore] | None = None
+        self._model: tuple[str, EncodesText] | None = None
+
+    @kernel_errors()
+    def answer(self, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
+        """Return the best files of each sentence, best first.
+
+        Raises DataError when the workspace holds no frames, StoreMismatch when a flag names another run or backbone
+        than the index was made with.
+        """
+        index, scorer, store = self._ready()
+        text = self._encode(store, texts)
+        encoded = scorers.encode_texts(scorer.method, text.to("cpu"))
+        return search(scorer.method, index, encoded, options)
+
+    def _ready(self) -> tuple[Index, Scorer, FeatureStore]:
+        """Return the index, as new as the workspace, and what scores with it."""
+        if self._open is not None and self._stamp() == self._seen:
+            return self._open
+        asked = asked_for(self.workspace, self.flags)
+        if asked.backbone is not None:
+            registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
+        self._refresh_features(asked)
+
+        def sentence_encoder(store: FeatureStore) -> EncodeSentences:
+            return lambda texts: self._encode(store, texts)
+
+        self._seen = self._stamp()
+        found = fresh_index(
+            self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
+        )
+        found[1].method.to("cpu")
+        self._open = found
+        return found
+
+    def _stamp(self) -> Any:
+        return (self.workspace.stamps(), os.environ.get("TVR_BACKBONE"))
+
+    def _encode(self, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
+        """Return features of sentences, by the backbone that made the store, which is loaded once."""
+        if self._model is None or self._model[0] != store.fingerprint:
+            named, offline = self.flags.backbone, self._offline
+            model = sentences.encoder_of(store, named=named, offline=offline, device=self._device)
+            self._model = (store.fingerprint, model)
+        return precompute.encode_captions(self._model[1], list(texts), store.word_plan, store.word_importance)
+
+    def _refresh_features(self, asked: Asked) -> None:
+        """Compute the features where there are none, or where the frames have changed since."""
+        workspace = self.workspace
+        found = workspace.find_run(asked.run) if asked.run is not None else None
+        named = asked.backbone or os.environ.get("TVR_BACKBONE")
+        store = workspace.features_of(found) if found is not None else workspace.newest_features(named)
+        if not workspace.has_frames:
+            if store is None:
+                workspace.refuse_without_frames(
+                    f"expected frames, features or an index in {str(workspace)!r}, found none"
+                )
+            return
+        if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
+            return
+        of = f" of {named}" if named else ""
+        why = f"no features{of} yet" if store is None else "the frames have changed"
+        log.logger.info("%s; computing features first (%s)", why, commands.tvr("precompute-features"))
+        options = PrecomputeOptions(device=self._device, offline=self._offline)
+        if store is None:
+            precompute.precompute(workspace, asked.backbone, None, options)
+        else:  # with the plans that it was made with: a run may have been trained on them
+            repair.refresh(workspace, store, options, named=asked.backbone)

@@ -1,0 +1,249 @@
+"""The head of an index: what one generation of it is made of, as its store.json says. No torch, nothing is opened.
+
+A generation is a list of segments, oldest first; the rows of an index are the rows of its segments, one after the
+other. A segment is a set of parts, one file each: `coarse`, the method's tensors (`t.NAME`), columns of clips and of
+files. Docs/formats.md has every byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import files
+from tvr_cli.stores import schema
+
+INDEX_FORMAT = 2
+HEAD = "store.json"
+# Bytes that share a checksum. An answer of ten rows hashes ten groups a part before it is shown, so groups are small:
+# 16 KB are 11 µs, and their 16 bytes of checksum are 0.1 % of the file.
+GROUP_BYTES = 16_384
+SUM_BYTES = 16  # the first half of a sha256: nobody forges a checksum here, bits fall over
+BYTES = {"bool": 1, "uint8": 1, "int32": 4, "int64": 8, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+COLUMNS: Mapping[str, str] = {
+    "coarse": "float16", "key": "int64", "n_frames": "int32", "ts": "float64", "clip.file": "int32",
+    "clip.start": "float64", "clip.end": "float64", "clip.id.offsets": "int64", "clip.id.bytes": "uint8",
+    "file.id.offsets": "int64", "file.id.bytes": "uint8", "file.path.offsets": "int64", "file.path.bytes": "uint8",
+}  # fmt: skip
+ROOM = ("timeline.", "null.")  # parts that may come later: checked as the others, left alone by who does not know them
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor in a file of its own: raw, little-endian, row by row. rows_a_group: rows that share a checksum."""
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * BYTES[self.dtype]
+
+    @property
+    def size_bytes(self) -> int:
+        return self.shape[0] * self.row_bytes
+
+    @property
+    def rows_a_group(self) -> int:
+        return max(1, GROUP_BYTES // max(1, self.row_bytes))
+
+    @property
+    def groups(self) -> int:
+        return -(-self.shape[0] // self.rows_a_group)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Clips that were added together. sums: the file of the checksums of all groups of all parts, in their order."""
+
+    clips: int
+    files: int
+    parts: tuple[Part, ...]
+    sums: str
+    sums_sha256: str
+
+    def names(self) -> list[str]:
+        """Return the files of the segment."""
+        return [self.sums, *(part.file for part in self.parts)]
+
+    def part(self, name: str) -> Part:
+        return next(part for part in self.parts if part.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How a tensor of the method's encoding is kept. dtype: as the method made it, and as it is given back.
+
+    in_coarse: it is the coarse vector of the clip, so it has no part of its own.
+    """
+
+    dtype: str
+    in_coarse: bool = False
+
+
+@dataclass(frozen=True)
+class Head:
+    """What store.json of a generation says. building: it is being written and does not count yet.
+
+    stored: `float16` or `float32`, how larger tensors of float32 are kept. encoding: how each tensor of the method is.
+    deleted: sha256 of deleted.bits, None where no clip was deleted. measured: what the build found out about itself.
+    """
+
+    identity: Mapping[str, Any]
+    asked: Mapping[str, str]
+    stored: str = "float32"
+    encoding: Mapping[str, Kept] = field(default_factory=dict)
+    segments: Sequence[Segment] = ()
+    deleted: str | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    second: Mapping[str, Any] | None = None
+    building: bool = False
+
+    @property
+    def rows(self) -> int:
+        """The rows of all segments, deleted ones too."""
+        return sum(segment.clips for segment in self.segments)
+
+    def names(self) -> set[str]:
+        """Return the files of the generation."""
+        found = {HEAD, *(name for segment in self.segments for name in segment.names())}
+        return found | {DELETED} if self.deleted else found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "index",
+            "format": INDEX_FORMAT,
+            "building": self.building,
+            "identity": dict(self.identity),
+            "asked": dict(self.asked),
+            "stored": self.stored,
+            "encoding": {n: {"dtype": k.dtype, "in_coarse": k.in_coarse} for n, k in self.encoding.items()},
+            "segments": [_segment_to_json(segment) for segment in self.segments],
+            "deleted": self.deleted,
+            "measured": dict(self.measured),
+            "second": self.second,
+        }
+
+    @staticmethod
+    def from_json(data: Any, path: Path, fix: str) -> Head:
+        """Read what `to_json` wrote, `path` for messages. Raises DataError when anything in it cannot be so."""
+        schema.check(data, _HEAD, repr(str(path)), fix)
+        segments = tuple(_segment_from_json(record, path) for record in data["segments"])
+        encoding = {name: Kept(k["dtype"], k["in_coarse"]) for name, k in data["encoding"].items()}
+        head = Head(
+            data["identity"], data["asked"], data["stored"], encoding, segments, data["deleted"], data["measured"],
+            data["second"], data["building"],
+        )  # fmt: skip
+        schema.check(head, _hangs_together, repr(str(path)), fix)
+        return head
+
+
+DELETED = "deleted.bits"
+
+
+def strings(name: str) -> tuple[str, str]:
+    """Return the two parts of a column of text."""
+    return f"{name}.offsets", f"{name}.bytes"
+
+
+_DTYPE = schema.one_of(*BYTES)
+_PART = schema.record(
+    {"name": schema.text, "file": schema.text, "dtype": _DTYPE, "shape": schema.items(schema.count)},
+)
+_SEGMENT = schema.record(
+    {
+        "clips": schema.count,
+        "files": schema.count,
+        "parts": schema.items(_PART),
+        "sums": schema.record({"file": schema.text, "sha256": schema.sha256}),
+    }
+)
+_PRECISION = schema.record(
+    {
+        "stored": schema.one_of("float16", "float32"),
+        "reason": schema.text,
+        "sentences": schema.count,
+        "of": schema.text,
+        "clips": schema.count,
+        "same": schema.count,
+        "largest_error": schema.maybe(schema.number),
+    }
+)
+_MEASURED = schema.record({}, {"precision": schema.maybe(_PRECISION), "recall": schema.maybe(schema.mapping)})
+_ASKED = schema.record({}, {"run": schema.text, "method": schema.text, "backbone": schema.text})
+_HEAD = schema.record(
+    {
+        "kind": schema.one_of("index"),
+        "format": schema.one_of(INDEX_FORMAT),
+        "building": schema.flag,
+        "identity": schema.mapping,
+        "asked": _ASKED,
+        "stored": schema.one_of("float16", "float32"),
+        "encoding": schema.each(schema.record({"dtype": _DTYPE, "in_coarse": schema.flag})),
+        "segments": schema.items(_SEGMENT),
+        "deleted": schema.maybe(schema.sha256),
+        "measured": _MEASURED,
+        "second": schema.maybe(schema.record({"identity": schema.mapping})),
+    }
+)
+
+
+def _segment_to_json(segment: Segment) -> dict[str, Any]:
+    parts = [{"name": p.name, "file": p.file, "dtype": p.dtype, "shape": list(p.shape)} for p in segment.parts]
+    sums = {"file": segment.sums, "sha256": segment.sums_sha256}
+    return {"clips": segment.clips, "files": segment.files, "parts": parts, "sums": sums}
+
+
+def _segment_from_json(record: Mapping[str, Any], path: Path) -> Segment:
+    parts = tuple(
+        Part(p["name"], files.bare_name(p["file"], path), p["dtype"], tuple(p["shape"])) for p in record["parts"]
+    )
+    sums = record["sums"]
+    return Segment(record["clips"], record["files"], parts, files.bare_name(sums["file"], path), sums["sha256"])
+
+
+def _hangs_together(head: Head, at: str) -> None:
+    """Raise ValueError unless shapes and types of the parts fit each other: nothing later looks at them again."""
+    named: set[str] = {HEAD, DELETED}
+    for i, segment in enumerate(head.segments):
+        at = f"segments[{i}]"
+        names = [part.name for part in segment.parts]
+        tensors = {f"t.{name}": kept for name, kept in head.encoding.items() if not kept.in_coarse}
+        known = {*COLUMNS, *tensors}
+        if len(set(names)) < len(names) or known - set(names):
+            raise ValueError(f"{at}.parts names one twice, or lacks {sorted(known - set(names))}")
+        if strange := [n for n in names if n not in known and not n.startswith(ROOM)]:
+            raise ValueError(f"{at}.parts has {strange[0]!r}, which its format does not know")
+        for part in segment.parts:
+            _fits(part, segment, tensors.get(part.name), at)
+        if again := named & set(segment.names()) or len(set(segment.names())) < len(segment.names()):
+            raise ValueError(f"{at} names a file twice ({again})")
+        named |= set(segment.names())
+    for name in ("coarse", "ts", *(f"t.{name}" for name, kept in head.encoding.items() if not kept.in_coarse)):
+        if len({segment.part(name).shape[1:] for segment in head.segments}) > 1:
+            raise ValueError(f"the segments have different shapes of {name!r}")
+
+
+def _fits(part: Part, segment: Segment, kept: Kept | None, at: str) -> None:
+    lengths = {
+        "clip.id.offsets": segment.clips + 1, "file.id.offsets": segment.files + 1,
+        "file.path.offsets": segment.files + 1,
+    }  # fmt: skip
+    free = part.name.endswith(".bytes") or part.name.startswith(ROOM)
+    length = None if free else lengths.get(part.name, segment.clips)
+    dims = {"coarse": 3, "ts": 2}.get(part.name, 1 if part.name in COLUMNS else None)
+    if not part.shape or (length is not None and part.shape[0] != length) or dims not in (None, len(part.shape)):
+        raise ValueError(f"{at}: the part {part.name!r} has the shape {list(part.shape)} for {segment.clips} clips")
+    if part.name == "coarse" and not part.shape[1]:
+        raise ValueError(f"{at}: the part 'coarse' has no vector a clip")
+    wanted = COLUMNS.get(part.name)
+    if kept is not None and kept.dtype == "float32":
+        if part.dtype not in ("float16", "float32"):
+            raise ValueError(f"{at}: the part {part.name!r} has the type {part.dtype}")
+    elif part.dtype != (kept.dtype if kept is not None else wanted or part.dtype):
+        raise ValueError(f"{at}: the part {part.name!r} has the type {part.dtype}")
