@@ -257,6 +257,40 @@ def test_the_verbs_of_the_pipeline_reach_the_engine_through_the_api_alone(comman
     assert "api." in path.read_text()
 
 
+@pytest.mark.parametrize("path", sources(PACKAGE / "cli"), ids=lambda path: path.stem)
+def test_a_command_calls_one_function_of_the_engine_at_most(path):
+    """What is printed comes from one typed result; functions that take a result are renderings of it."""
+    modules, functions = {}, {}
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("tvr_cli.engine"):
+            for alias in node.names:
+                name, full = alias.asname or alias.name, f"{node.module}.{alias.name}"
+                (modules if module_exists(full) else functions)[name] = full
+    called = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            called.add(f"{modules[node.value.id]}.{node.attr}")
+        elif isinstance(node, ast.Name) and node.id in functions:
+            called.add(functions[node.id])
+    verbs = {name for name in called if (node := function_of(name)) is not None and not renders(node)}
+    assert len(verbs) <= 1, verbs
+
+
+def function_of(dotted):
+    """Return the definition of a function by its dotted name, None of anything else."""
+    module, _, name = dotted.rpartition(".")
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    found = ast.parse(path.read_text()).body if path.is_file() else []
+    return next((n for n in found if isinstance(n, ast.FunctionDef) and n.name == name), None)
+
+
+def renders(function):
+    """Whether a function takes a result, and nothing to find one with."""
+    first = next(iter(function.args.args), None)
+    return first is not None and bool(re.search("(Report|Preview)$", ast.unparse(first.annotation)))
+
+
 def test_a_plan_says_which_frames_and_words_are_kept_and_nothing_else():
     """What a dry run returns is a preview, what a toy world is to be are options."""
     named = {

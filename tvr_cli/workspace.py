@@ -92,8 +92,8 @@ class Workspace(os.PathLike[str]):
 
         return self._once(self.frames_folder, ("store.json",), FrameStore.open)
 
-    def refuse_without_frames(self, found: str) -> NoReturn:
-        """Raise DataError, with what to do, for a command that needs frames where there are none.
+    def refuse_without_frames(self, found: str, error: type[DataError] = DataError) -> NoReturn:
+        """Raise DataError, or another `error` of its kind, with what to do where frames are needed and not there.
 
         found: what is there instead, a whole clause.
         """
@@ -101,7 +101,7 @@ class Workspace(os.PathLike[str]):
 
         extract = commands.tvr("extract-frames", "VIDEOS", workspace=self)
         require_head(self.frames_folder, f"run: {extract}")
-        raise DataError(f"{found}; start with: {extract}")
+        raise error(f"{found}; start with: {extract}")
 
     # ------------------------------------------------------------------------------------------------------- features
 

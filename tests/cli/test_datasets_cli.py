@@ -124,6 +124,7 @@ def test_the_chain_takes_plans_and_completeness_from_the_data_set(msrvtt, tmp_pa
     out = tmp_path / "out"
     extracted = tvr("extract-frames", "--data", f"msrvtt:{msrvtt}", "-o", out, "--size", 64, "--workers", 1, "--json")
     assert extracted.exit_code == 0, extracted.stderr
+    assert f"next: tvr precompute-features --data msrvtt:{msrvtt} -o {out}\n" in extracted.stderr
     identity = json.loads((out / "frames" / "store.json").read_text())["identity"]
     assert (identity["kind"], identity["fps"], identity["max_frames"]) == ("fps", 1.0, 12)
     made = tvr("precompute-features", "--data", f"msrvtt:{msrvtt}", "-o", out, "--backbone", "demo-tiny", "--json")

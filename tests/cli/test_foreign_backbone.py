@@ -39,14 +39,40 @@ def test_a_backbone_without_tokens_is_hinted_a_method_that_needs_none(workspace:
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("method", ["glccl", "dmae"])  # dmae has nothing to train either, but that is the second thing
 def test_a_method_that_needs_what_a_backbone_lacks_is_refused_before_any_work(
-    workspace: Path, tmp_path: Path, dry: list[str]
+    workspace: Path, tmp_path: Path, method: str, dry: list[str]
 ) -> None:
     folder = tiny_clip.folder(tmp_path / "coca", tiny_clip.config(embed_cls=True, size=16))
-    done = tvr("train", "--method", "glccl", "--backbone", f"local:{folder}", "-o", workspace, *dry)
-    assert done.exit_code == 3 and "glccl needs tokens; the backbone local:" in done.stderr
+    done = tvr("train", "--method", method, "--backbone", f"local:{folder}", "-o", workspace, *dry)
+    assert done.exit_code == 3 and f"{method} needs tokens; the backbone local:" in done.stderr
     assert "or a method that needs no more: eaglenet, gare, mean, text_guided" in done.stderr
     assert not (workspace / "features").exists()
+
+
+def test_what_a_method_without_anything_to_train_is_proposed_names_backbone_and_workspace(workspace: Path) -> None:
+    done = tvr("train", "--method", "dmae", "--backbone", FOREIGN, "-o", workspace)
+    named = f"--backbone {FOREIGN} -o {workspace}"
+    assert done.exit_code == 2 and f"tvr evaluate --method dmae {named}, or train" in done.stderr
+    assert done.stderr.endswith(f"tvr train --method dmae-frozen {named}\n")
+
+
+def test_without_captions_an_evaluation_says_how_to_give_some(tmp_path: Path) -> None:
+    workspace = tmp_path / "silent"
+    write_frames(workspace, videos=4, captions=False)
+    assert tvr("precompute-features", "--backbone", FOREIGN, "-o", workspace).exit_code == 0
+    done = tvr("evaluate", "--method", "mean", "-o", workspace)
+    assert done.exit_code == 3 and "--split" not in done.stderr and "expected captions to judge by" in done.stderr
+    (folder,) = (workspace / "features").iterdir()
+    fix = f"--captions captions.jsonl --repair {folder.name} --backbone {FOREIGN} -o {workspace}\n"
+    assert fix in done.stderr and done.stderr.endswith('"someone rides a wave"}\n')
+    (tmp_path / "captions.jsonl").write_text('{"video": "v00.mp4", "caption": "a box", "split": "test"}\n')
+    given = fix.replace("captions.jsonl", str(tmp_path / "captions.jsonl"), 1).split()
+    added = tvr("precompute-features", *given)
+    assert added.exit_code == 0, added.stderr
+    # There is nothing to train on, so what comes next is an evaluation.
+    assert added.stdout.endswith(f"next: tvr evaluate --method text_guided -o {workspace}\n")
+    assert tvr("evaluate", "--method", "text_guided", "-o", workspace).exit_code == 0
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

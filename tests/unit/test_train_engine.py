@@ -98,10 +98,10 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 
 def test_a_method_without_parameters_points_to_evaluate(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tvr evaluate --method mean"):
-        train_resolved(tmp_path, "mean")
+        train_resolved(Workspace(tmp_path), "mean")
 
 
-def train_resolved(workspace: Path, method: str):
+def train_resolved(workspace: Workspace, method: str):
     from tvr_cli import config
     from tvr_cli.engine.training.train import resolve
 

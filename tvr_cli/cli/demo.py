@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,30 +58,26 @@ def demo(
 
     Example: tvr demo --small -o out/demo
     """
-    from tvr_cli.engine.training.seeds import check_seeds
     from tvr_cli.engine.whole import demo as engine
 
-    options = engine.DemoOptions(
-        methods=engine.check_methods(_words(methods)),
-        seeds=check_seeds(_words(seeds)),
-        tune=engine.check_tune(tune),
+    result = engine.demo(
+        workspace,
+        methods=_words(methods),
+        seeds=_words(seeds),
+        tune=tune,
         small=small,
+        keep=keep,
         workers=workers,
         device=device,
-        assignments=tuple(assignments or ()),
+        assignments=assignments or (),
+        dry_run=dry_run,
     )
-    planned = engine.Demo(workspace, options)
-    clean = None if keep else engine.would_clean(workspace)
-    if dry_run:
-        plan = planned.plan()
-        if clean is not None:
-            plan = dataclasses.replace(plan, clean=engine.PlannedClean(clean.removed, clean.kept))
-        render.result(plan, as_json, lambda: _show_preview(plan))
-        return
-    result = planned.run()
-    render.result(result, as_json, lambda: _show(result, kept=keep))
-    if not keep:
-        engine.clean(workspace)
+    if isinstance(result, engine.DemoPreview):
+        preview = result
+        render.result(preview, as_json, lambda: _show_preview(preview))
+    else:
+        report = result
+        render.result(report, as_json, lambda: _show(report, kept=keep))
 
 
 def _show(result: DemoReport, *, kept: bool) -> None:
@@ -134,13 +129,13 @@ def _show_question(asked: Question) -> None:
     render.table(None, ("#", "video", "where", "score", ""), rows, left=2)
 
 
-def _show_preview(plan: DemoPreview) -> None:
-    render.line(f"would make {plan.videos} videos and {plan.captions} captions in {plan.workspace}/videos")
-    render.line(f"would take about {render.size(plan.size_bytes)} and extract {plan.frames} frames")
-    for row in plan.methods:
+def _show_preview(preview: DemoPreview) -> None:
+    render.line(f"would make {preview.videos} videos and {preview.captions} captions in {preview.workspace}/videos")
+    render.line(f"would take about {render.size(preview.size_bytes)} and extract {preview.frames} frames")
+    for row in preview.methods:
         trained = f"train {row.runs} run(s), {row.epochs} epochs each" if row.trains else "nothing to train"
         render.line(f"  {row.method}: {trained}")
-    if (clean := plan.clean) is not None:
+    if (clean := preview.clean) is not None:
         there = f"and {render.count(len(clean.removes), 'file')} of an earlier demo" if clean.removes else ""
         render.line(f"would remove at the end what it made {there}".rstrip())
         for name in clean.removes:

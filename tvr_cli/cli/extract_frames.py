@@ -110,13 +110,16 @@ def extract_frames(
         again=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
     )
     if isinstance(report, ExtractReport):
-        _finish(report, workspace, as_json, allow_failures)
+        _finish(report, workspace, data, as_json, allow_failures)
     else:
         _show_estimate(report, as_json)
 
 
-def _finish(report: ExtractReport, workspace: Workspace, as_json: bool, allow_failures: bool) -> None:
-    """Print what was done; exit with 5 when videos failed."""
+def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_json: bool, allow_failures: bool) -> None:
+    """Print what was done and what to do next, which is to search one's own videos and to train on a data set's.
+
+    Exits with 5 when videos failed.
+    """
     from tvr_cli.errors import PartialFailure
 
     render.result(report, as_json, lambda: _show(report, workspace))
@@ -126,7 +129,12 @@ def _finish(report: ExtractReport, workspace: Workspace, as_json: bool, allow_fa
         render.count(report.videos, "video"), report.ok, report.kept, report.failed, where,
     )  # fmt: skip
     if report.ok or report.kept:
-        log.logger.info("next: %s", commands.tvr("query", "a dog surfing", index=workspace))
+        then = (
+            commands.tvr("query", "a dog surfing", index=workspace)
+            if data is None
+            else commands.tvr("precompute-features", data=data, workspace=workspace)
+        )
+        log.logger.info("next: %s", then)
     if report.failed and not allow_failures:
         raise PartialFailure(
             f"{report.failed} of {report.videos} videos failed, see "

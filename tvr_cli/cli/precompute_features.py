@@ -101,6 +101,8 @@ def _show(report: PrecomputeReport, workspace: Workspace) -> None:
     )
     if captions.total and (method := report.train_with):
         render.line(f"next: {commands.tvr('train', method=method, backbone=report.named, workspace=workspace)}")
+    elif method := report.evaluate_with:
+        render.line(f"next: {commands.tvr('evaluate', method=method, workspace=workspace)}")
     else:
         query = commands.tvr("query", "a dog surfing", backbone=report.named, index=workspace)
         render.line(f"next: {query}")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import commands
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Device, DryRun, Json, Offline, Workspace
 
 if TYPE_CHECKING:
+    from tvr_cli.engine.whole.recipes import RecipesReport
     from tvr_cli.engine.whole.reproduce import ReproducePreview, ReproduceReport
 
 
@@ -34,36 +34,39 @@ def reproduce(
 
     Example: tvr reproduce gare-msrvtt-b32 --data msrvtt:/data/MSRVTT --dry-run
     """
-    from tvr_cli.errors import ConfigError
-    from tvr_cli.preset_loader import preset_path
+    from tvr_cli.engine.whole import recipes as engine
 
-    if recipe is None:
-        from tvr_cli.engine.whole.recipes import recipes
-
-        found = recipes()
-        render.result(found, as_json, lambda: render.exact(found.recipes))
-        return
-    preset_path("recipes", recipe)
-    if data is None:
-        full = commands.tvr("reproduce", recipe, data="NAME:ROOT")
-        raise ConfigError(f"say where the data set lies: {full}, or NAME:ROOT:VARIANT")
-    from tvr_cli.engine.whole import reproduce as engine
-
-    options = engine.ReproduceOptions(tuple(assignments or ()), device, offline, allow_missing, workers)
-    if dry_run:
-        plan = engine.plan(recipe, data, workspace, options)
-        render.result(plan, as_json, lambda: _show_preview(plan))
-        return
-    report = engine.reproduce(recipe, data, workspace, options)
-    render.result(report, as_json, lambda: _show(report))
+    found = engine.follow(
+        recipe,
+        data,
+        workspace,
+        assignments=assignments or (),
+        device=device,
+        offline=offline,
+        allow_missing=allow_missing,
+        workers=workers,
+        dry_run=dry_run,
+    )
+    render.result(found, as_json, lambda: _show_any(found))
 
 
-def _show_preview(plan: ReproducePreview) -> None:
+def _show_any(found: RecipesReport | ReproducePreview | ReproduceReport) -> None:
+    from tvr_cli.engine.whole.recipes import RecipesReport
+
+    if isinstance(found, RecipesReport):
+        render.exact(found.recipes)
+    elif found.dry_run:
+        _show_preview(found)
+    else:
+        _show(found)
+
+
+def _show_preview(preview: ReproducePreview) -> None:
     from tvr_cli.engine.whole.reproduce import MeasuredStep
 
-    asked = plan.experiment
+    asked = preview.experiment
     render.line(f"{asked.recipe}: {asked.method} on {asked.data.name} with {asked.backbone}")
-    for number, step in enumerate(plan.steps, start=1):
+    for number, step in enumerate(preview.steps, start=1):
         size = time = ""
         if isinstance(step, MeasuredStep):
             size = f", about {render.size(step.size_bytes)}"

@@ -31,15 +31,12 @@ def rerun(
     from tvr_cli.cli.train import show_preview
     from tvr_cli.engine.training import rerun as engine
     from tvr_cli.engine.training.train import TrainOptions
+    from tvr_cli.engine.training.train_result import RerunReport
 
-    first = workspace.find_run(run)
     options = TrainOptions(run=name, device=device, threads=threads, offline=offline)
-    if dry_run:
-        plan = engine.dry_run(first, workspace, options, method)
-        render.result(plan, as_json, lambda: show_preview(plan.train))
-        return
-    result = engine.rerun(first, workspace, options, method)
-    render.result(result, as_json, lambda: _show(result))
+    result = engine.rerun(run, workspace, options, method, dry_run=dry_run)
+    human = (lambda: _show(result)) if isinstance(result, RerunReport) else lambda: show_preview(result.train)
+    render.result(result, as_json, human)
 
 
 def _show(result: RerunReport) -> None:

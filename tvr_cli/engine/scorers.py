@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tvr_cli import commands, config, log
+from tvr_cli.commands import Folder
 from tvr_cli.config import Experiment, Resolved
 from tvr_cli.engine import suggest
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
@@ -125,21 +126,26 @@ def trained(run: RunDir, store: FeatureStore, named: str | None = None) -> Score
 def build(experiment: Experiment, store: FeatureStore) -> Method:
     """Build an experiment's method for a store. Raises StoreMismatch when the store lacks features it needs."""
     method = base.build(experiment.method, store.sizes, experiment.options)
-    require_features(experiment.method, method, store.provides, f"the feature store of {store.backbone_name} has")
+    whose = f"the feature store of {store.backbone_name} has"
+    require_features(experiment.method, method, store.provides, whose, store.workspace, store.backbone_name)
     return method
 
 
-def require_features(name: str, method: Method, provides: Iterable[str], whose: str) -> None:
+def require_features(
+    name: str, method: Method, provides: Iterable[str], whose: str, workspace: Folder | None, backbone: str | None
+) -> None:
     """Raise StoreMismatch where a method needs what is not provided, with the two ways out.
 
-    whose: words in front of what is provided, like "the feature store of clip-vit-b32 has".
+    whose: words in front of what is provided, like "the feature store of clip-vit-b32 has". workspace, backbone: what
+    a command in the message names.
     """
     there = frozenset(provides)
     lacking = sorted(method.needs - there)
     if not lacking:
         return
     fix = (
-        f"Run: {commands.tvr('precompute-features', word_importance='stopwords')}"
+        "Run: "
+        + commands.tvr("precompute-features", word_importance="stopwords", backbone=backbone, workspace=workspace)
         if lacking == ["importance"]
         else f"Take a backbone that provides them ({commands.tvr('backbones')} lists what each does), or a method that "
         f"needs no more: {', '.join(suggest.fitting(there)) or 'there is none'}"

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from tvr_cli import commands, metrics
+from tvr_cli.backbones import registry
+from tvr_cli.data.jsonl import CAPTIONS_EXAMPLE
 from tvr_cli.engine.evaluation import score
 from tvr_cli.errors import DataError
 from tvr_cli.methods.base import Method
@@ -51,10 +53,22 @@ def gallery_of(store: FeatureStore, split: str) -> Gallery:
     """Collect a split's captions and all clips of the videos they describe. Raises DataError for an empty split."""
     captions = store.split(split)
     if len(captions) == 0:
+        own = store.backbone_name if registry.must_be_named(store.backbone_name) else None
+        if not store.captions:
+            give = commands.tvr(
+                "precompute-features", captions="captions.jsonl", repair=store.fingerprint, backbone=own,
+                workspace=store.workspace,
+            )  # fmt: skip
+            raise DataError(
+                f"expected captions to judge by, found none in the features {store.fingerprint}. Write a "
+                f"captions.jsonl like this and add it with {give}",
+                example=CAPTIONS_EXAMPLE,
+            )
         sizes = ", ".join(f"{name} {len(store.split(name))}" for name in ("train", "val", "test"))
         raise DataError(
             f"the feature store has no captions of the split {split!r} ({sizes}); name another with --split, or give "
-            "captions to " + commands.tvr("precompute-features", captions="FILE")
+            "captions to "
+            + commands.tvr("precompute-features", captions="FILE", backbone=own, workspace=store.workspace)
         )
     return gallery_of_captions(store, captions)
 

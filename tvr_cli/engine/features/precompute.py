@@ -30,6 +30,7 @@ from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.frame_batches import frame_batches
+from tvr_cli.engine.scorers import DEFAULT_METHOD
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.plans import FeaturePlan, PrecomputeOptions
@@ -110,8 +111,13 @@ class PrecomputeReport(Result):
 
     @property
     def train_with(self) -> str | None:
-        """The method to train on these features that uses most of them; None where none fits."""
-        return suggest.to_train(self.store.provides)
+        """The method to train that uses most of these features; None where none fits or no caption is for it."""
+        return suggest.to_train(self.store.provides) if len(self.store.split("train")) else None
+
+    @property
+    def evaluate_with(self) -> str | None:
+        """The method without training to judge these features by; None where none fits or no caption is for it."""
+        return suggest.without_training(self.store.provides, DEFAULT_METHOD) if len(self.store.split("test")) else None
 
     @property
     def named(self) -> str | None:

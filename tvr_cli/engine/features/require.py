@@ -97,7 +97,8 @@ def _compute(
         if why:
             workspace.refuse_without_frames(
                 f"no feature store of {str(workspace)!r} fits (the newest: {why}), and there are no frames to make one "
-                "from"
+                "from",
+                StoreMismatch,
             )
         workspace.refuse_without_frames(f"expected frames or features in {str(workspace)!r}, found none")
     making = commands.tvr("precompute-features")

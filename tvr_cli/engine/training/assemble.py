@@ -36,16 +36,31 @@ _COUNTS = (
 _RATES = ("seed", "lr", "backbone_lr", "logit_scale_lr", "weight_decay", "warmup", "grad_clip")
 
 
-def require_trainable(name: str, options: Mapping[str, Any], train: TrainConfig) -> None:
-    """Raise ConfigError for a method without a loss or parameters that would move, and for values out of range."""
+def require_trainable(
+    name: str,
+    options: Mapping[str, Any],
+    train: TrainConfig,
+    *,
+    workspace: Workspace | None = None,
+    backbone: str | None = None,
+) -> None:
+    """Raise ConfigError for a method without a loss or parameters that would move.
+
+    workspace, backbone: what the commands in the message name, as the one that was typed did.
+    """
     method = base.build(name, Sizes(dim=128, frames=4, words=16), options)  # small: only its parameters are looked at
     if type(method).loss is Method.loss or (train.tune == "head" and not method.trains):
         tuned = "" if type(method).loss is Method.loss else " while the backbone is frozen (--tune full trains it)"
-        other = f", or train its form for frozen features: {commands.tvr('train', method=method.trainable_preset)}"
+        frozen = commands.tvr("train", method=method.trainable_preset, backbone=backbone, workspace=workspace)
         raise ConfigError(
-            f"{name} has nothing to train{tuned}; score with it directly: {commands.tvr('evaluate', method=name)}"
-            + (other if method.trainable_preset and tuned else "")
+            f"{name} has nothing to train{tuned}; score with it directly: "
+            + commands.tvr("evaluate", method=name, backbone=backbone, workspace=workspace)
+            + (f", or train its form for frozen features: {frozen}" if method.trainable_preset and tuned else "")
         )
+
+
+def require_in_range(train: TrainConfig) -> None:
+    """Raise ConfigError for values of a training that are out of range."""
     if train.batch_size < 2:
         raise ConfigError(
             f"train.batch_size: expected at least 2, found {train.batch_size}; every loss compares pairs with others"
@@ -74,14 +89,16 @@ def require_backbone(experiment: Experiment, workspace: Workspace, wish: Wish, s
     name, full = experiment.method, experiment.train.tune == "full"
     small = base.build(name, Sizes(dim=128, frames=4, words=16), experiment.options)  # only its needs are looked at
     if store is not None:
-        scorers.require_features(name, small, store.provides, f"the feature store of {store.backbone_name} has")
+        whose = f"the feature store of {store.backbone_name} has"
+        scorers.require_features(name, small, store.provides, whose, workspace, wish.backbone)
     if store is not None and (full or type(small).init_from_backbone is not Method.init_from_backbone):
         registry.require_named(store.backbone_name, wish.backbone, store.root)  # it will be loaded
     if not full and (store is not None or not workspace.has_frames):
         return  # a store's backbone need not be here; without frames nothing is computed, which is said later
     about = _backbone_of_run(workspace, wish, store)
     if store is None:
-        scorers.require_features(name, small, about.provides | {"importance"}, f"the backbone {about.name} provides")
+        whose = f"the backbone {about.name} provides"
+        scorers.require_features(name, small, about.provides | {"importance"}, whose, workspace, wish.backbone)
     if full and (why := about.kind.cannot_save(about)):
         raise ConfigError(
             f"--tune full leaves a tuned backbone behind, and {about.name!r} cannot be saved: {why}. Train the head "

@@ -20,14 +20,20 @@ from tvr_cli.workspace import Workspace
 _COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
 
 
-def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunReport:
+def rerun(
+    run: str, workspace: Workspace, options: TrainOptions, method: str | None = None, *, dry_run: bool = False
+) -> RerunReport | RerunPreview:
     """Train again with a run's configuration, features and settings, under a new name (options.run, else the first free
-    one that begins with NAME-again), and compare.
+    one that begins with NAME-again), and compare; dry_run: say what would be trained, and write nothing.
 
-    method: the run's own, see `scorers.experiment_of`.
+    run: its name or path. method: the run's own, see `scorers.experiment_of`.
     Returns the summary of the new run, whether its weights are the same bytes, and what differs in the environment.
-    Raises DataError when the first run has no weights to compare with.
+    Raises DataError for an unknown run, and when the first one has no weights to compare with.
     """
+    first = workspace.find_run(run)
+    if dry_run:
+        resolved = scorers.experiment_of(first, method)
+        return RerunPreview(of=first.name, train=train_dry_run(resolved, workspace, _again(first, options)))
     if not checkpoint.best_path(first.checkpoints).is_file():
         raise DataError(
             f"the run {first.name!r} has no weights to compare with; finish it: "
@@ -44,12 +50,6 @@ def rerun(first: RunDir, workspace: Workspace, options: TrainOptions, method: st
         after=checkpoint.read_about(checkpoint.best_path(second.checkpoints))["best"],
         train=summary,
     )
-
-
-def dry_run(first: RunDir, workspace: Workspace, options: TrainOptions, method: str | None = None) -> RerunPreview:
-    """Return what `rerun` would train, writing nothing."""
-    resolved = scorers.experiment_of(first, method)
-    return RerunPreview(of=first.name, train=train_dry_run(resolved, workspace, _again(first, options)))
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:

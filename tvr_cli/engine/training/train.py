@@ -11,7 +11,7 @@ from typing import Any
 
 from tvr_cli import commands, config, files, log, metrics
 from tvr_cli.backbones import registry
-from tvr_cli.config import Resolved, TrainConfig
+from tvr_cli.config import Experiment, Resolved, TrainConfig
 from tvr_cli.engine import scorers
 from tvr_cli.engine.device import DEFAULT_BUDGET, kernel_errors, pick_device, use_threads
 from tvr_cli.engine.evaluation.gallery import gallery_of_captions, video_scores
@@ -22,6 +22,7 @@ from tvr_cli.engine.training.assemble import (
     build_learner,
     build_source,
     require_backbone,
+    require_in_range,
     require_named_backbone,
     require_trainable,
     skeleton,
@@ -116,7 +117,7 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
     """
     experiment = resolved.experiment
     require_named_backbone(resolved)
-    require_trainable(experiment.method, experiment.options, experiment.train)
+    require_in_range(experiment.train)
     run = _named_or_fresh(workspace, experiment.method, options)
     if options.resume:
         stored = RunDir.open(run.path)
@@ -127,9 +128,9 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
     wish = Wish.from_experiment(experiment, base.load_class(experiment.method).needs)
     if origin is not None:
         store = training_store.of_run(workspace, origin)
-        require_backbone(experiment, workspace, wish, store)
+        _require_possible(experiment, workspace, wish, store)
     else:
-        require_backbone(experiment, workspace, wish, training_store.find(workspace, wish)[0])
+        _require_possible(experiment, workspace, wish, training_store.find(workspace, wish)[0])
         store = training_store.require(
             workspace, wish, captions=_captions(resolved, options),
             device=options.device, offline=options.offline,
@@ -143,11 +144,11 @@ def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> 
     """Return what `train` would do, writing nothing: the store it needs, the configuration, the parameter groups."""
     experiment = resolved.experiment
     require_named_backbone(resolved)
-    require_trainable(experiment.method, experiment.options, experiment.train)
+    require_in_range(experiment.train)
     run = _named_or_fresh(workspace, experiment.method, options)
     wish = Wish.from_experiment(experiment, base.load_class(experiment.method).needs)
     store, reasons = training_store.find(workspace, wish)
-    require_backbone(experiment, workspace, wish, store)
+    _require_possible(experiment, workspace, wish, store)
     sizes = store.sizes if store is not None else training_store.expected_sizes(workspace, wish)
     method = base.build(experiment.method, sizes, experiment.options)
     learner = Learner(method, skeleton(workspace, wish, store) if experiment.train.tune == "full" else None)
@@ -230,6 +231,14 @@ def _train_in(
             named=resolved.experiment.backbone.name,
         )  # fmt: skip
     return _summary(run, store, resolved, outcome)
+
+
+def _require_possible(experiment: Experiment, workspace: Workspace, wish: Wish, store: FeatureStore | None) -> None:
+    """Refuse what cannot be trained: first for what the backbone lacks, which another form of the method needs too."""
+    require_backbone(experiment, workspace, wish, store)
+    require_trainable(
+        experiment.method, experiment.options, experiment.train, workspace=workspace, backbone=wish.backbone
+    )
 
 
 def _run_to_resume(workspace: Workspace, name: str | None) -> RunDir:

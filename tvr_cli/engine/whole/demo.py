@@ -31,6 +31,7 @@ from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import index, query
 from tvr_cli.engine.searching.search import Hit, SearchOptions
 from tvr_cli.engine.training import checkpoint, resume
+from tvr_cli.engine.training.seeds import check_seeds
 from tvr_cli.engine.training.train import TrainOptions, train
 from tvr_cli.engine.whole import demo_results
 from tvr_cli.engine.whole.demo_files import LIST, VIDEOS, MadeFiles, Taken
@@ -179,6 +180,44 @@ class DemoPreview(Result):
     clean: PlannedClean | None = field(default=None, metadata=OPTIONAL)
 
 
+def demo(
+    workspace: Workspace,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    seeds: Sequence[str] = ("0",),
+    tune: str = "head",
+    small: bool = False,
+    keep: bool = True,
+    workers: int | None = None,
+    device: str = "auto",
+    assignments: Sequence[str] = (),
+    dry_run: bool = False,
+) -> DemoReport | DemoPreview:
+    """Run a whole demo in a workspace, or (dry_run) say what it would make, writing nothing.
+
+    methods, seeds: as typed. keep: False removes at the end what the demo made. Raises ConfigError for an unknown
+    method, seed or tune, DataError where the workspace holds what is not a demo's, and whatever a stage raises.
+    """
+    options = DemoOptions(
+        methods=check_methods(methods),
+        seeds=check_seeds(seeds),
+        tune=check_tune(tune),
+        small=small,
+        workers=workers,
+        device=device,
+        assignments=tuple(assignments),
+    )
+    asked = Demo(workspace, options)
+    taken = None if keep else would_clean(workspace)
+    if dry_run:
+        clean_too = None if taken is None else PlannedClean(taken.removed, taken.kept)
+        return dataclasses.replace(asked.dry_run(), clean=clean_too)
+    report = asked.run()
+    if not keep:
+        clean(workspace)
+    return report
+
+
 class Demo:
     """One demo in a workspace; `run` does everything."""
 
@@ -236,7 +275,7 @@ class Demo:
                 "Give the demo a folder of its own with -o"
             )
 
-    def plan(self) -> DemoPreview:
+    def dry_run(self) -> DemoPreview:
         """Say what `run` would make, writing nothing. Raises DataError for a workspace that `run` would refuse."""
         self.require_own()
         world = self.options.world

@@ -1,12 +1,19 @@
-"""Which recipes there are. No torch: the list is printed at once."""
+"""Which recipes there are, and the one function of `tvr reproduce`. No torch before a recipe is followed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tvr_cli.preset_loader import preset_names
+from tvr_cli import commands
+from tvr_cli.errors import ConfigError
+from tvr_cli.preset_loader import preset_names, preset_path
 from tvr_cli.results.base import Result
+from tvr_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.whole.reproduce import ReproducePreview, ReproduceReport
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,30 @@ class RecipesReport(Result):
     recipes: Sequence[str]
 
 
-def recipes() -> RecipesReport:
-    """Return the recipes that `tvr reproduce` knows."""
-    return RecipesReport(preset_names("recipes"))
+def follow(
+    recipe: str | None,
+    data: str | None,
+    workspace: Workspace,
+    *,
+    assignments: Sequence[str] = (),
+    device: str = "auto",
+    offline: bool = False,
+    allow_missing: bool = False,
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> RecipesReport | ReproducePreview | ReproduceReport:
+    """List the recipes where none is named, else run every step of one, or (dry_run) say what that would do.
+
+    data: `NAME:ROOT[:VARIANT]`. Raises ConfigError for an unknown recipe or without data, and what `reproduce` raises.
+    """
+    if recipe is None:
+        return RecipesReport(preset_names("recipes"))
+    preset_path("recipes", recipe)
+    if data is None:
+        full = commands.tvr("reproduce", recipe, data="NAME:ROOT")
+        raise ConfigError(f"say where the data set lies: {full}, or NAME:ROOT:VARIANT")
+    from tvr_cli.engine.whole import reproduce
+
+    options = reproduce.ReproduceOptions(tuple(assignments), device, offline, allow_missing, workers)
+    verb = reproduce.dry_run if dry_run else reproduce.reproduce
+    return verb(recipe, data, workspace, options)

@@ -130,7 +130,7 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
     return resolved, manifest
 
 
-def plan(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproducePreview:
+def dry_run(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproducePreview:
     """Return what `reproduce` would do: every step with its size and time, writing nothing.
 
     Times of encoding are those of the towers on this machine in fp32, from their arithmetic; a head's are not in them.
