@@ -116,6 +116,24 @@ def test_captions_replaced_by_older_ones_are_noticed(world: Path, tmp_path: Path
     assert [c["text"] for c in held] == said[1:] + said[:1]
 
 
+def test_captions_beside_a_later_folder_are_about_its_own_videos(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("cam1", "cam2"):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(world / "train" / f"0000{name[-1]}.mp4", folder / "GX01.mp4")
+        said = [{"video": "GX01.mp4", "caption": f"seen by {name}"}, {"video": "GX01", "caption": f"{name} again"}]
+        (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+        ok("extract-frames", folder, "-o", out, "--size", 64, "--workers", 1, "--num-frames", 2)
+    ok("precompute-features", "-o", out, "--backbone", "demo-tiny", "--captions", tmp_path / "cam2" / "captions.jsonl")
+    state = next((out / "features").glob("*/state.json"))
+    held = read_json(state.parent / read_json(state)["captions"])
+    assert [(c["text"], c["file_id"]) for c in held] == [
+        ("seen by cam2", "cam2/GX01.mp4"),
+        ("cam2 again", "cam2/GX01.mp4"),
+    ]
+
+
 def test_evaluate_prints_the_documented_json_and_keeps_it(out):
     result = ok("evaluate", "--method", "mean", "-o", out)
     assert result["schema"] == "tvr/evaluate@1" and result["method"] == "mean" and result["split"] == "test"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.frames import head
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.store import ClipRecord, FrameStore, SourceFile, StoredClip, decode_jpeg
+from tvr_cli.stores.frames.store import ClipRecord, FrameStore, SourceFile, StoredClip, Timeline, decode_jpeg
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
 from tvr_cli.types import clip_key
 
@@ -189,6 +190,18 @@ def test_forgetting_most_of_a_shard_compacts_it(tmp_path: Path) -> None:
     assert [int(decode_jpeg(x).mean().round()) for x in next(store.read(["3.mp4"])).jpegs] == [30, 35]
     assert not (tmp_path / before.name).exists()
     assert [p.name for p in tmp_path.glob("*.safetensors")] == [w.shards[0].name]
+
+
+def test_until_when_a_frame_stands_outlives_packing(tmp_path: Path) -> None:
+    ts = np.array([0.0, 1.0, 4.0])
+    timelines = [Timeline([jpeg(1)] * 3, ts, ts + 0.5), Timeline([jpeg(2)] * 3, ts)]
+    data = frames.pack_shard(timelines)
+    name = f"{hashlib.sha256(data).hexdigest()[:20]}.safetensors"
+    (tmp_path / name).write_bytes(data)
+    line, _ = frames.line_of(name, hashlib.sha256(data).hexdigest(), len(data), 2, [])
+    first, second = frames.read_rows(tmp_path, line, [0, 1])
+    assert first.until is not None and first.until.tolist() == [0.5, 1.5, 4.5] and second.until is None
+    assert second.ts.tolist() == ts.tolist() and second.jpegs == [jpeg(2)] * 3
 
 
 def test_two_writers_in_turn_lose_nothing(tmp_path: Path) -> None:

@@ -22,6 +22,22 @@ def identity(options: PrecomputeOptions = ASKED, frames: FramePlan = FRAMES) -> 
     return plan.identity({"name": "tiny", "temporal_shift": options.temporal_shift}, frames.identity())
 
 
+def test_a_frame_plan_says_what_0_1_0_did_not_know_only_where_it_differs() -> None:
+    """Fingerprints of 0.1.0 are hashes of these identities."""
+    old = {"kind": "fps", "fps": 1.0, "max_frames": 12, "size": 64, "quality": 90}
+    sentence = "pillow-bicubic short side, centre crop, rgb, jpeg 4:2:0"
+    assert FRAMES.identity() == {**old, "filter": sentence}
+    squashed = FramePlan(fit="squash", filter="bilinear", short_side=64)
+    said = squashed.identity()
+    assert (said["fit"], said["short_side"], said["filter"]) == (
+        "squash", 64, "pillow-bilinear both sides, rgb, jpeg 4:2:0"
+    )  # fmt: skip
+    assert FramePlan.from_identity(said) == squashed
+    assert FRAMES.unsupported() == ""
+    with pytest.raises(ConfigError, match="fit = 'squash', filter = 'bilinear', short_side = 64 cannot be made"):
+        squashed.check()
+
+
 def test_a_difference_names_the_field_and_both_values() -> None:
     found = {"backbone": {"name": "a", "sha256": "1"}, "shape": "fixed"}
     wanted = {"shape": "ragged", "backbone": {"name": "a", "sha256": "2"}, "words": {"length": 5}}

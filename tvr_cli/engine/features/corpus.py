@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tvr_cli import commands, data, files
@@ -59,7 +60,8 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
         captions = data.load(captions)
     if isinstance(captions, Path):
         as_read = _as_read([captions])
-        resolved, aside = jsonl.resolve(jsonl.read_captions(captions), frames.records, absent=_failed(frames))
+        named = _of_their_folder(jsonl.read_captions(captions), captions, frames)
+        resolved, aside = jsonl.resolve(named, frames.records, absent=_failed(frames))
         origin: dict[str, Any] = {"captions": str(captions.resolve()), "read": as_read}
     else:
         strict = captions.name == "jsonl"
@@ -101,6 +103,19 @@ def _origin(manifest: Manifest) -> dict[str, Any]:
         "notes": list(manifest.notes),
         "expected": dict(manifest.expected),
     }
+
+
+def _of_their_folder(captions: list[Caption], file: Path, frames: FrameStore) -> list[Caption]:
+    """Return captions with the ids that the videos beside their file have, where those have its folder's name in front.
+
+    Without it `GX01.mp4` would mean the file of that name in the folder that was extracted first.
+    """
+    prefix = frames.prefix_of(file.resolve().parent)
+    if not prefix:
+        return captions
+    there = {name for r in frames.records for name in (r.id, r.file_id, str(PurePosixPath(r.file_id).with_suffix("")))}
+    wanted = ((c, f"{prefix}/{c.video}") for c in captions)
+    return [dataclasses.replace(c, video=own) if own in there else c for c, own in wanted]
 
 
 def _as_read(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:

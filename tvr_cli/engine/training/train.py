@@ -207,9 +207,9 @@ def _train_in(
         session = {"step": loop.step, **environment(registry.packages().values())}
         files.write_json(run.env_path, {**before, "resumed": [*before.get("resumed", []), session]})
     else:
-        run.write_config(resolved)
         kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
         run.write_env({**kept, "validation": chosen.where}, registry.packages().values())
+        run.write_config(resolved)  # last: a run exists from here on, and can be resumed
     log.logger.info(
         "training %s on features %s (%s): %d pairs an epoch, %d steps, %d thread%s; selected on %s",
         resolved.experiment.method, store.fingerprint, store.backbone_name, len(sampler), loop.total, threads,

@@ -130,6 +130,10 @@ class FrameStore:
         found = [Path(self._head.captions_beside)] if self._head.captions_beside else []
         return next((p for p in [*found, *beside] if p.is_file() and p not in sources), None)
 
+    def prefix_of(self, source: Path) -> str:
+        """Return what stands before the ids of a source's videos, "" where nothing does or it is not known."""
+        return self._head.roots.get(str(source), "")
+
     @cached_property
     def records(self) -> list[ClipRecord]:
         """Every record, sorted by id: all of the store's records are read. Raises DataError where some are damaged."""

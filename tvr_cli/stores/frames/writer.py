@@ -256,9 +256,12 @@ class FrameWriter:
         if self._seen is None or head.shards.name != self._head.shards.name:
             return None
         done, digest = self._head.shards.size_bytes, self._digest.copy()
-        with open(self.root / head.shards.name, "rb") as f:
-            f.seek(done)
-            new = f.read(max(0, head.shards.size_bytes - done))
+        try:
+            with open(self.root / head.shards.name, "rb") as f:
+                f.seek(done)
+                new = f.read(max(0, head.shards.size_bytes - done))
+        except OSError:  # `covered_bytes` says what is wrong
+            return None
         digest.update(new)
         return new if digest.hexdigest() == head.shards.sha256 else None
 
