@@ -22,7 +22,7 @@ from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import run_header
-from tvr_cli.stores.index.place import CURRENT, is_index
+from tvr_cli.stores.index.place import CURRENT, current, is_index
 
 if TYPE_CHECKING:
     from tvr_cli.stores.features.store import FeatureStore
@@ -75,6 +75,12 @@ class Workspace(os.PathLike[str]):
             *sorted(self.runs_folder.glob("*")), self.index_folder,
         ]  # fmt: skip
         return [folder for folder in folders if folder.is_dir()]
+
+    def stores(self) -> list[Path]:
+        """Return the folders of frames, features and the index that have a header of a store of tvr."""
+        from tvr_cli.stores import verify
+
+        return [folder for folder in self.parts() if verify.kind(folder) is not None]
 
     # --------------------------------------------------------------------------------------------------------- frames
 
@@ -320,6 +326,12 @@ class Workspace(os.PathLike[str]):
             *self.runs_folder.glob("*/checkpoints/best.safetensors"), self.index_folder / CURRENT,
         ]  # fmt: skip
         return {path: files.stamp(path) for path in decide}
+
+    def stamp_of_index(self, generation: Path) -> dict[Path, files.Stamp | None]:
+        """Return the stamp of the index as `stamps` does, None unless it is `generation` that counts."""
+        path = self.index_folder / CURRENT
+        at = files.stamp(path)
+        return {path: at if at is not None and current(self.index_folder)[0] == generation else None}
 
     # -------------------------------------------------------------------------------------------------------- private
 

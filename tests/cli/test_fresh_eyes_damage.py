@@ -8,6 +8,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import indexes
 import pytest
 import tiny_frames
 from typer.testing import CliRunner, Result
@@ -78,21 +79,61 @@ def test_a_damaged_file_of_a_feature_store_is_mended_by_the_command_that_is_name
 
 
 @pytest.mark.parametrize("how", ["flip", "cut"])
-@pytest.mark.parametrize("file", ["store.json", "clips.jsonl", "coarse.safetensors", "encoding-00000.safetensors"])
+@pytest.mark.parametrize("file", ["current", "store.json", "clip.id.bytes", "coarse", "t.frames", "sums"])
 def test_a_damaged_index_is_built_again_or_says_what_to_do(out, file, how):
     before = asks(out)[1].stdout
-    damage(out / "index" / file, how)
+    damage(file_of(out / "index", file), how)
     result = tvr("query", "a red star", "--index", out, "--method", "mean", "--json")
-    if file == "store.json" and how == "cut":  # nothing says any more that it is an index: it may be anybody's
+    if (
+        file in ("store.json", "current") and how == "cut"
+    ):  # nothing says any more that it is an index: it may be anybody's
         assert result.exit_code == 3
     if result.exit_code:
         assert result.exit_code == 3 and "a bug in tvr" not in result.stderr
         assert file in result.stderr or "damaged" in result.stderr or "lacks" in result.stderr, result.stderr
+        told = tvr("doctor", out)
+        assert told.exit_code == 3 and "no  index" in told.stdout and "ok  frames" in told.stdout, told.stdout
         if "move the folder elsewhere" in result.stderr.lower():
             (out / "index").rename(out / "elsewhere")
         assert tvr("index", "--method", "mean", "--overwrite", "-o", out).exit_code == 0
         result = tvr("query", "a red star", "--index", out, "--method", "mean", "--json")
     assert result.stdout == before
+
+
+def file_of(index: Path, what: str) -> Path:
+    """The file of the index that holds a part, or is called so."""
+    segment = indexes.head(index)["segments"][0]
+    parts = {part["name"]: part["file"] for part in segment["parts"]}
+    return (
+        index / what
+        if what == "current"
+        else index / "g000001" / {**parts, "sums": segment["sums"]["file"]}.get(what, what)
+    )
+
+
+def test_the_doctor_reads_a_workspace_and_names_what_is_damaged(out):
+    whole = tvr("doctor", out)
+    assert whole.exit_code == 0, whole.stdout
+    lines = [line.split(":")[0] for line in whole.stdout.splitlines()]
+    assert lines == [f"ok  {name}" for name in sorted(["frames", "index", *map(features_name, [out])])], lines
+    damage(file_of(out / "index", "coarse"), "flip")
+    shard = next((out / "features").glob("*/video-*"))
+    damage(shard, "cut")
+    told = tvr("doctor", out)
+    assert told.exit_code == 3
+    for words in (
+        "index 000001-00.bin (coarse): ",
+        "index --overwrite",
+        f"{shard.name}: expected",
+        f"--repair {shard.name}",
+    ):
+        assert words in told.stdout, told.stdout
+    assert "ok  frames" in told.stdout
+    assert tvr("doctor", out / "frames").exit_code == 0 and tvr("doctor", out / "index").exit_code == 3
+
+
+def features_name(out: Path) -> str:
+    return next((out / "features").iterdir()).relative_to(out).as_posix()
 
 
 def test_a_damaged_list_of_shards_is_named(out):

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 def doctor(
     target: Annotated[
-        str | None, typer.Argument(help="Nothing: this machine. A folder or file: videos. NAME:ROOT: a data set.")
+        str | None,
+        typer.Argument(
+            help="Nothing: this machine. A workspace: its files. A folder or file: videos. NAME:ROOT: a data set."
+        ),
     ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     deep: Annotated[bool, typer.Option("--deep", help="Decode the videos instead of only opening them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, a folder of videos, or a data set, and say what to do about what is wrong.
+    """Check this machine, a workspace, a folder of videos, or a data set, and say what to do about what is wrong.
 
     Example: tvr doctor
     """

@@ -62,14 +62,14 @@ def time_span(weights: Tensor, ts: Tensor, start: float, end: float) -> tuple[fl
     weight; each frame covers half-way to its neighbours, inside the clip (`start`..`end` seconds).
     """
     peak = int(weights.argmax())
-    enough = weights >= weights[peak] / 2
+    enough, times = (weights >= weights[peak] / 2).tolist(), ts.tolist()
     first = last = peak
     while first > 0 and enough[first - 1]:
         first -= 1
-    while last + 1 < len(ts) and enough[last + 1]:
+    while last + 1 < len(times) and enough[last + 1]:
         last += 1
-    left = start if first == 0 else float(ts[first - 1] + ts[first]) / 2
-    right = end if last + 1 == len(ts) else float(ts[last] + ts[last + 1]) / 2
+    left = start if first == 0 else (times[first - 1] + times[first]) / 2
+    right = end if last + 1 == len(times) else (times[last] + times[last + 1]) / 2
     return max(start, left), min(end, right)
 
 

@@ -32,7 +32,7 @@ class Session:
     def __init__(self, workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False):
         self.workspace, self.flags = workspace, flags
         self._device, self._offline = device, offline
-        self._seen: Any = None
+        self._seen: dict[Any, Any] = {}
         self._open: tuple[Index, Scorer, FeatureStore] | None = None
         self._model: tuple[str, EncodesText] | None = None
 
@@ -52,6 +52,7 @@ class Session:
         """Return the index, as new as the workspace, and what scores with it."""
         if self._open is not None and self._stamp() == self._seen:
             return self._open
+        before = self._stamp()
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
@@ -60,16 +61,17 @@ class Session:
         def sentence_encoder(store: FeatureStore) -> EncodeSentences:
             return lambda texts: self._encode(store, texts)
 
-        self._seen = self._stamp()
         found = fresh_index(
             self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
         )
         found[1].method.to("cpu")
+        # Taken before: what changed meanwhile is noticed by the next answer. The index may be of our own making.
+        self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found
         return found
 
-    def _stamp(self) -> Any:
-        return (self.workspace.stamps(), os.environ.get("TVR_BACKBONE"))
+    def _stamp(self) -> dict[Any, Any]:
+        return {**self.workspace.stamps(), "TVR_BACKBONE": os.environ.get("TVR_BACKBONE")}
 
     def _encode(self, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences, by the backbone that made the store, which is loaded once."""

@@ -1,4 +1,4 @@
-"""Checks that tell a newcomer what is missing before it costs an hour: this machine, and a folder of videos."""
+"""Checks that tell what is missing or damaged before it costs an hour: this machine, videos, a workspace's files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tvr_cli.engine.whole.probing import Check, probe_videos
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.results.base import Result
 from tvr_cli.runs import version
+from tvr_cli.stores import verify
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
@@ -53,7 +54,7 @@ def environment_checks(workspace: Workspace) -> list[Check]:
 
 
 def examine(target: str | None, workspace: Workspace, *, deep: bool = False) -> DoctorReport:
-    """Check this machine (no target), a data set (NAME:ROOT), or a folder or file of videos.
+    """Check this machine (no target), a workspace or store, a data set (NAME:ROOT), or a folder or file of videos.
 
     Raises DataError when the target does not exist, ConfigError when it names an unknown data set (a data set of
     one's own by its dotted name).
@@ -68,12 +69,36 @@ def _checks(target: str | None, workspace: Workspace, *, deep: bool) -> list[Che
     from tvr_cli.engine.whole.dataset_doctor import dataset_checks, recognise
 
     path = Path(target)
+    if verify.kind(path) is not None or Workspace(path).stores():
+        return store_checks(path)
     if ":" in target and (not path.exists() or target.partition(":")[0] in data.names()):
         return dataset_checks(target, deep=deep)
     if path.is_dir() and (name := recognise(path)) is not None:
         log.logger.info("%r holds the annotation files of %s", target, name)
         return dataset_checks(f"{name}:{path}", deep=deep)
     return video_checks(path, deep=deep)
+
+
+def store_checks(path: Path) -> list[Check]:
+    """Read every byte of a workspace's frames, features and index, or of one of these, and compare the checksums."""
+    alone = verify.kind(path) is not None
+    workspace = Workspace.around(path) if alone else Workspace(path)
+    checks = []
+    with log.progress("reading files", total=None, unit="files") as bar:
+        for folder in [path] if alone else Workspace(path).stores():
+            name = path.name if alone else folder.relative_to(path).as_posix()
+            found = list(_counted(verify.check(folder, workspace), bar.advance))
+            bad = [finding for finding in found if finding.problem]
+            checks += [Check(f"{name} {f.what}", False, f.problem, f.fix, incomplete=True) for f in bad]
+            if not bad:
+                checks.append(Check(name, True, f"{len(found)} parts, all as they were written"))
+    return sorted(checks, key=lambda c: (c.ok, c.name))
+
+
+def _counted(findings: Iterator[verify.Finding], advance: Callable[[int], None]) -> Iterator[verify.Finding]:
+    for finding in findings:
+        yield finding
+        advance(1)
 
 
 def video_checks(path: Path, *, deep: bool) -> list[Check]:

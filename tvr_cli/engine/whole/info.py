@@ -174,6 +174,8 @@ def _something_else(path: Path) -> str:
     if not path.is_dir():
         belongs = f"; what it belongs to: {commands.tvr('info', path.parent)}"
         return f"a file{belongs if _kind(path.parent) is not None else ''}"
+    if not any(path.iterdir()):
+        return f"an empty folder; a workspace is made by: {commands.tvr('extract-frames', 'VIDEOS', workspace=path)}"
     outer = Workspace(path.parent)
     if path in (outer.features_folder, outer.runs_folder) and any(_kind(part) for part in outer.parts()):
         return f"a folder of several; all of them: {commands.tvr('info', outer)}"

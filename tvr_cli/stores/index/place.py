@@ -162,6 +162,8 @@ def _head(generation: Path, sha256: str | None) -> Head:
     except (ValueError, RecursionError) as e:
         raise DataError(f"{str(path)!r} is not readable as JSON: {e}; nothing of it was changed. {_FIX}") from e
     head = Head.from_json(found, path, f"nothing of it was changed. {_FIX}")
+    if head.building and sha256 is not None:
+        raise DataError(f"{str(path)!r} says that it is being written, but it counts; nothing was changed. {_FIX}")
     return _keep(path, at, (head, sha256))[0]
 
 

@@ -27,7 +27,7 @@ from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.head import DELETED, Head, Segment
-from tvr_cli.stores.index.mapped import MappedSegment
+from tvr_cli.stores.index.mapped import MappedPart, MappedSegment
 from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, SegmentWriter, kept_as
 from tvr_cli.types import Encoding
 
@@ -160,11 +160,15 @@ class Index:
                 if self._deleted is None or not self._deleted[first + local]:
                     yield first + local, Row(ids[local], file_ids[file], paths[file], start, end, key, n_frames)
 
+    def parts(self) -> Iterator[tuple[str, MappedPart]]:
+        """Yield every part by its file and name: `000001-00.bin (coarse)`."""
+        for segment in self._segments:
+            yield from ((f"{p.part.file} ({p.part.name})", p) for p in segment.parts.values())
+
     def verify(self) -> None:
         """Raise DataError unless every byte is what was written; reads all of it."""
-        for segment in self._segments:
-            for part in segment.parts.values():
-                part.verify_all()
+        for _, part in self.parts():
+            part.verify_all()
 
     def require_whole(self) -> None:
         """Raise DataError when a file was cut since the index was opened."""

@@ -1,0 +1,147 @@
+"""A search session: opened once, and what it notices; rebuilding beside running queries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import indexes
+import pytest
+import torch
+from synthetic import SyntheticStore
+
+import tvr_cli
+from tvr_cli.engine.features import precompute
+from tvr_cli.engine.searching import index, session
+from tvr_cli.engine.searching.index import Asked
+from tvr_cli.engine.searching.search import SearchOptions, search
+from tvr_cli.engine.searching.session import Session
+from tvr_cli.stores.index.store import Index
+from tvr_cli.types import TextFeatures
+from tvr_cli.workspace import Workspace
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of 24 videos, whose captions are encoded by looking them up in the store."""
+    store = SyntheticStore(videos=24, splits=("train", "val", "test")).write(tmp_path / "out")
+    known = {caption.text: row for row, caption in enumerate(store.captions)}
+
+    def encode(model: object, sentences: list[str], *plan: object) -> TextFeatures:
+        return store.text(torch.tensor([known[sentence] for sentence in sentences]))
+
+    monkeypatch.setattr(precompute, "encode_captions", encode)
+    monkeypatch.setattr(precompute, "backbone_of", lambda *args, **options: loaded.append(1))
+    loaded.clear()
+    return tmp_path / "out"
+
+
+loaded: list[int] = []  # backbones that were loaded
+SENTENCE = "caption 0 of video 7"
+
+
+def test_a_session_opens_once_and_answers_many(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(
+        Index, "open", staticmethod(lambda folder, real=Index.open: opened.append(folder) or real(folder))
+    )
+    asking = Session(Workspace(out), Asked(method="mean"))
+    first = asking.answer([SENTENCE], SearchOptions(k=3))
+    before = len(opened)
+    assert asking.answer([SENTENCE], SearchOptions(k=3)) == first and len(first[0]) == 3
+    assert len(opened) == before and len(loaded) == 1
+
+
+def test_a_session_notices_a_new_generation(out: Path) -> None:
+    index.index(Workspace(out), Asked(method="mean"))
+    asking = Session(Workspace(out), Asked())
+    (first,) = asking.answer([SENTENCE], SearchOptions(k=1))
+    index.index(Workspace(out), Asked(method="text_guided"))
+    (second,) = asking.answer([SENTENCE], SearchOptions(k=1))
+    assert first[0].video_id == second[0].video_id and first[0].score != second[0].score
+    assert len(loaded) == 1
+
+
+def test_a_session_notices_that_the_index_is_gone(out: Path) -> None:
+    asking = Session(Workspace(out), Asked(method="mean"))
+    first = asking.answer([SENTENCE], SearchOptions(k=3))
+    (out / "index").rename(out / "elsewhere")
+    assert asking.answer([SENTENCE], SearchOptions(k=3)) == first and (out / "index" / "current").is_file()
+
+
+def test_an_opened_workspace_keeps_its_session(out: Path) -> None:
+    workspace = tvr_cli.open_workspace(out)
+    first = workspace.search(SENTENCE, method="mean", k=2)
+    assert workspace.search(SENTENCE, method="mean", k=2) == first and len(loaded) == 1
+    index.index(Workspace(out), Asked(method="text_guided"))
+    assert workspace.search(SENTENCE, k=2).results[0].hits[0].score != first.results[0].hits[0].score
+
+
+def test_the_shortlist_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, mean = indexes.make(tmp_path / "index"), indexes.method()
+    read: list[int] = []
+    real = made.encoding
+    monkeypatch.setattr(made, "encoding", lambda rows: read.append(len(rows)) or real(rows))
+    search(mean, made, mean.encode_text(indexes.captions([3])), SearchOptions(k=5, shortlist=12))
+    assert read == [12]
+
+
+REBUILD = """
+import sys
+from pathlib import Path
+import indexes
+from tvr_cli.errors import DataError
+from tvr_cli.files import lock
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+for i in range(6):
+    with lock(folder.parent, wait_s=60):
+        made = indexes.make(folder, 20 + number)
+        made.append(indexes.blocks(indexes.method(), 3, first=20 + number), identity={"by": number}, asked={})
+"""
+
+
+def test_queries_are_answered_while_two_processes_rebuild(tmp_path: Path) -> None:
+    """Every answer is that of one whole generation: of 20, 21, 23 or 24 clips, never an error, never a mixture."""
+    folder, mean = tmp_path / "index", indexes.method()
+    text = mean.encode_text(indexes.captions([3, 11]))
+    wanted = {}
+    for clips in (20, 21, 23, 24):
+        made = indexes.make(tmp_path / str(clips) / "index", clips)
+        wanted[clips] = search(mean, made, text, SearchOptions(k=30))
+    indexes.make(folder, 20)
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{REBUILD}", str(folder)]
+    writers = [subprocess.Popen([*command, str(number)], stderr=subprocess.PIPE, text=True) for number in (0, 1)]
+    held, answers, lengths = Index.open(folder), 0, set()
+    before = search(mean, held, text, SearchOptions(k=30))
+    while any(writer.poll() is None for writer in writers):
+        found = Index.open(folder)
+        assert search(mean, found, text, SearchOptions(k=30)) == wanted[len(found)]
+        assert search(mean, held, text, SearchOptions(k=30)) == before  # its files are gone by now
+        answers, lengths = answers + 1, lengths | {len(found)}
+    for writer in writers:
+        assert writer.wait() == 0, writer.stderr and writer.stderr.read()
+    assert answers > 2 and len(lengths) > 1
+
+
+def test_two_threads_search_one_session(out: Path) -> None:
+    asking = Session(Workspace(out), Asked(method="mean"))
+    first = asking.answer([SENTENCE], SearchOptions(k=3))
+    found: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(asking.answer([SENTENCE], SearchOptions(k=3)))) for _ in "ab"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [first, first]
+
+
+def test_a_session_says_nothing_new_where_nothing_changed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = Session(Workspace(out), Asked(method="mean"))
+    asking.answer([SENTENCE], SearchOptions(k=1))
+    monkeypatch.setattr(session, "fresh_index", lambda *args, **options: pytest.fail("looked at everything again"))
+    asking.answer([SENTENCE], SearchOptions(k=1))

@@ -1,0 +1,126 @@
+"""What is verified when: the one list, and the check of everything that `tvr doctor out` runs.
+
+    store     what                                        when a command uses it              `tvr doctor out`
+    index     current, head                               schema and sha256, at opening       the same
+    index     checksums, deleted.bits                     sha256, at opening                  the same
+    index     size of every part                          at opening, before each answer      the same
+    index     rows that are shown: encoding, times, names their groups, before they are shown every group
+    index     what is only scanned: coarse vectors, the   when it is written                  every group
+              rest of the shortlist
+    frames    head, list of shards                        schema and sha256, at opening       the same
+    frames    records of a shard                          schema and sha256, when read        of each
+    frames    shards                                      sha256, when one is first read      sha256 of each
+    features  head, lists                                 fingerprint, hash in their names    the same
+    features  shards                                      sha256, when one is first read      sha256 of each
+
+Every row that reaches a shown answer is verified before it is shown. Damage in what is only scanned can lose a hit,
+never invent one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvr_cli import commands, files
+from tvr_cli.commands import Folder
+from tvr_cli.errors import DataError, TvrError
+from tvr_cli.stores.features.shards import read_lines
+from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames import head as frames_head
+from tvr_cli.stores.frames.store import read_records
+from tvr_cli.stores.index.place import is_index
+from tvr_cli.stores.index.store import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A file, or a few that belong together, that was read whole. problem: a sentence, empty when it is whole."""
+
+    what: str
+    problem: str = ""
+    fix: str = ""
+
+
+def kind(folder: Path) -> str | None:
+    """Return `frames`, `features` or `index` as the header in a folder says, None where there is none."""
+    if (folder / "current").is_file():
+        return "index"
+    if not (folder / "store.json").is_file():
+        return None
+    try:
+        header = files.read_json(folder / "store.json")
+    except DataError:
+        return None
+    found = header.get("kind", "index" if is_index(folder) else None) if isinstance(header, dict) else None
+    return found if found in _CHECKS else None
+
+
+def check(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
+    """Yield what is found in a store, reading every byte of it. workspace: what `-o` of a command in a fix names."""
+    of = kind(folder)
+    return _CHECKS[of](folder, workspace) if of is not None else iter(())
+
+
+def _index(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
+    fix = commands.tvr("index", overwrite=True, workspace=workspace)
+    try:
+        index = Index.open(folder)
+    except TvrError as e:
+        yield Finding("head", str(e), fix)
+        return
+    yield Finding("head")
+    for name, part in index.parts():
+        try:
+            part.verify_all()
+        except DataError as e:
+            yield Finding(name, str(e), fix)
+        else:
+            yield Finding(name)
+
+
+def _frames(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
+    try:
+        _, lines = frames_head.read(folder, workspace)
+    except TvrError as e:
+        yield Finding("head", str(e))
+        return
+    yield Finding("head")
+    for line in lines:
+        fix = commands.tvr("extract-frames", repair=line.name, workspace=workspace)
+        try:
+            read_records(folder, line, workspace)
+        except TvrError as e:
+            yield Finding(line.records, str(e), fix)
+        else:
+            yield Finding(line.records)
+        yield _whole(folder / line.name, line.sha256, fix)
+
+
+def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
+    fix = commands.tvr("precompute-features", repair=folder.name, workspace=workspace)
+    try:
+        store = FeatureStore.open(folder, workspace)
+        lines = read_lines(folder)
+        store.clips, store.captions  # noqa: B018 - both are verified when they are read
+    except TvrError as e:
+        yield Finding("lists", str(e), fix)
+        return
+    yield Finding("lists")
+    for line in lines:
+        repair = commands.tvr("precompute-features", repair=line.name, workspace=workspace)
+        yield _whole(folder / line.name, line.sha256, repair)
+
+
+def _whole(path: Path, sha256: str, fix: str) -> Finding:
+    try:
+        found = files.sha256_file(path)
+    except OSError as e:
+        return Finding(path.name, f"it cannot be read ({e.strerror})", fix)
+    if found != sha256:
+        return Finding(path.name, f"expected sha256 {sha256[:12]}…, found {found[:12]}…", fix)
+    return Finding(path.name)
+
+
+_CHECKS = {"index": _index, "frames": _frames, "features": _features}
