@@ -49,10 +49,12 @@ class Workspace(os.PathLike[str]):
 
     @staticmethod
     def at(path: os.PathLike[str] | str) -> Workspace:
-        """Return the workspace that `-o` names. Raises DataError when a file stands there."""
+        """Return the workspace that `-o` names. Raises DataError when a file stands there, or above it."""
         root = Path(path)
-        if root.exists() and not root.is_dir():
-            raise DataError(f"expected a workspace (a folder) at {str(root)!r}, found a file; name another with -o")
+        there = next((place for place in (root, *root.parents) if place.exists()), root)
+        if there.exists() and not there.is_dir():
+            what = "a file" if there == root else f"the file {str(there)!r} on the way"
+            raise DataError(f"expected a workspace (a folder) at {str(root)!r}, found {what}; name another with -o")
         return Workspace(root)
 
     @staticmethod

@@ -168,6 +168,17 @@ def test_a_traceback_is_printable_too(tmp_path: Path) -> None:
     assert done.returncode == 1 and plain(said) and said.startswith("Traceback") and r"x\x1b[31m" in said
 
 
+def test_a_video_whose_name_is_no_utf8_is_named_as_every_other_message_does(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    try:
+        Path(os.fsdecode(os.fsencode(folder) + b"/a\xff.mp4")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    told = CliRunner().invoke(app, ["extract-frames", str(folder), "-o", str(tmp_path / "out")])
+    assert told.exit_code == 3 and f"ignored '{folder}/a\\udcff.mp4': its name is not valid UTF-8" in told.stderr
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_paths_are_exact_for_programs_and_printable_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, terminal: bool

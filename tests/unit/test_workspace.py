@@ -49,6 +49,11 @@ def test_a_file_in_the_place_of_a_workspace_is_one_sentence(tmp_path):
     ):
         result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "notes.txt")])
         assert result.exit_code == 3 and "found a file" in result.stderr and result.stderr.count("\n") == 1
+        below = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "notes.txt" / "a" / "b")])
+        said = (
+            f"at '{tmp_path}/notes.txt/a/b', found the file '{tmp_path}/notes.txt' on the way; name another with -o\n"
+        )
+        assert below.exit_code == 3 and below.stderr.endswith(said), below.stderr
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -144,7 +144,7 @@ def _of_folder(folder: Path, given: Path, keep: _Globs, segmenting: Segmenting |
         if not (_is_video(path) or keep.names_extension(relative)):
             others += 1
         elif not is_text(relative):
-            warn_once(f"ignored {os.fsencode(path)!r}: its name is not valid UTF-8; rename it")
+            warn_once(f"ignored {str(path)!r}: its name is not valid UTF-8; rename it")
         else:
             videos.append(Video(relative, path, str(folder), segmenting=segmenting))
     if not videos:
