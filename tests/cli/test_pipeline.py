@@ -301,6 +301,8 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
     answer = [ok("query", "a star", "--index", o)["results"][0]["hits"] for o in (out, again)]
     assert answer[0] == answer[1] and len(answer[0]) == 5
     assert not ok("index", "-o", out)["built"]
+    shown = tvr("index", "-o", out).stdout
+    assert "half precision: the ten best files of 50 of 50 sentences are those of full precision" in shown, shown
 
 
 def test_the_variable_names_the_features_where_no_flag_does(out, monkeypatch):

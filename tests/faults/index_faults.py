@@ -77,7 +77,8 @@ def shown(hit: Hit) -> tuple[Any, ...]:
 
 def damaged_bytes(victim: Victim, number: int, seed: int) -> Counter[str]:
     """Flip bits and cut ends, `number` times, anywhere; every damage is seen when everything is read."""
-    rng, found = random.Random(seed), Counter()
+    rng = random.Random(seed)
+    found: Counter[str] = Counter()
     files = [path for path in victim.files() if path.stat().st_size]
     sizes = [path.stat().st_size for path in files]
     for _ in range(number):
@@ -96,6 +97,7 @@ def damaged_bytes(victim: Victim, number: int, seed: int) -> Counter[str]:
 def damaged_heads(victim: Victim, number: int, seed: int) -> Counter[str]:
     """Swap types in `current` and, with a checksum that fits, in the head; `number` 0 = every swap there is."""
     found: Counter[str] = Counter()
+    unseen: list[str] = []
     for path in (victim.folder / "current", indexes.head_path(victim.folder)):
         pointer, before = (victim.folder / "current").read_bytes(), path.read_bytes()
         every = list(swaps(json.loads(before)))
@@ -108,11 +110,14 @@ def damaged_heads(victim: Victim, number: int, seed: int) -> Counter[str]:
             except Exception as e:
                 raise AssertionError(f"{path.name}: {what}: {type(e).__name__}: {e}") from e
             if outcome != "refused at opening":
-                free = ("identity", "asked", "measured", "second")  # what search does not go by
-                assert path.name != "current" and what.startswith(free), f"{path.name}: {what}: {outcome}"
+                # What search does not go by; and what nothing else says: a tensor more, clips deleted.
+                free = ("identity", "asked", "measured", "second", "encoding.mean missing", "deleted = None")
+                if path.name == "current" or not what.startswith(free):
+                    unseen.append(f"{path.name}: {what}: {outcome}")
             found[outcome] += 1
             replace(path, before)
             replace(victim.folder / "current", pointer)
+    assert not unseen, unseen
     return found
 
 

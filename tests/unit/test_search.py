@@ -295,3 +295,32 @@ def test_the_head_keeps_what_was_measured_and_room_for_more(tmp_path):
     again = Index.open(index.folder).append([], identity={}, asked={})
     assert again.head.measured == {"recall": {"at": 10, "value": 0.99}}
     assert again.head.second == {"identity": {"store": "b"}}
+
+
+class Sum:
+    """Scores a clip by the first number that is kept of it."""
+
+    def score(self, text, video):
+        return video["x"][:, 0].expand(len(text), -1)
+
+
+def sample(values):
+    """A block whose clips are a file each, with 200 numbers to keep, which is more than 512 bytes."""
+    x = torch.tensor(values)[:, None].expand(-1, 200).contiguous()
+    clips = [index_store.IndexedClip(f"{i}.mp4", f"{i}.mp4", f"/{i}.mp4", 0.0, 1.0) for i in range(len(x))]
+    return IndexBlock(clips, Encoding(torch.arange(len(x)), {"x": x}), torch.ones(len(x), 4), x, x)
+
+
+@pytest.mark.parametrize(
+    ("values", "stored", "said"),
+    [
+        ([i / 7 for i in range(30)], "float16", "the ten best files of 3 of 3 sentences are those of full precision"),
+        ([1000 - i / 100 for i in range(30)], "float32", "the ten best files of 0 of 3 sentences"),
+        ([1e6 - i for i in range(30)], "float32", "'x' has numbers too large for half precision"),
+    ],
+)
+def test_half_precision_is_taken_where_the_best_files_stay(values, stored, said):
+    from tvr_cli.engine.searching.precision import measure
+
+    found = measure(Sum(), Encoding(torch.arange(3), {}), "captions", sample(values[::-1]))
+    assert found.stored == stored and said in found.reason

@@ -27,6 +27,7 @@ _OF_FRAMES = r"[0-9a-f]{20}\.safetensors|store\.json|(manifest|failures)\.jsonl"
 _OF_FEATURES = r"(video|text|clips|captions)-[0-9a-f]{16}\.(safetensors|json)|(store|state)\.json|shards\.jsonl"
 _OF_A_RUN = r"(config|origins|env)\.json|metrics\.jsonl|(checkpoints|results|backbone)/[^/]+"
 _OF_THE_INDEX = r"current|g\d{6,}/(store\.json|\d{6}-\d{2,}\.bin|\d{6}\.sums|deleted\.bits)"
+_OF_AN_OLD_INDEX = r"store\.json|clips\.jsonl|(coarse|encoding-\d+)\.safetensors"  # of tvr 0.1.0
 _Stamp = tuple[int, int, int]  # inode, bytes, time of the last change
 
 
@@ -139,7 +140,7 @@ def _names(workspace: Workspace) -> re.Pattern[str]:
     )  # fmt: skip
     return re.compile(
         rf"(.+/)?\.lock|{VIDEOS}/({_OF_CORPUS})|{frames}/({_OF_FRAMES})|{features}/[0-9a-f]{{16}}/({_OF_FEATURES})"
-        rf"|{runs}/[^/]+/({_OF_A_RUN})|{index}/({_OF_THE_INDEX})"
+        rf"|{runs}/[^/]+/({_OF_A_RUN})|{index}/({_OF_THE_INDEX}|{_OF_AN_OLD_INDEX})"
     )
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores.index import place
-from tvr_cli.stores.index.head import DELETED, Head, Segment
+from tvr_cli.stores.index.head import DELETED, SUM_BYTES, Head, Segment
 from tvr_cli.stores.index.mapped import MappedPart, MappedSegment
 from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, SegmentWriter, kept_as
 from tvr_cli.types import Encoding
@@ -181,8 +181,9 @@ class Index:
         return len({clip.file_id for _, clip in self.listing()})
 
     def size_bytes(self) -> int:
-        """Return the bytes on disk."""
-        return sum((self.generation / name).stat().st_size for name in self.head.names())
+        """Return the bytes of tensors and checksums on disk; the head is a few thousand more."""
+        parts = [part for segment in self.head.segments for part in segment.parts]
+        return sum(part.size_bytes + part.groups * SUM_BYTES for part in parts)
 
     # -------------------------------------------------------------------------------------------------------- changing
 
