@@ -168,7 +168,7 @@ def _by_place(path: Path) -> Callable[[Path], Part] | None:
 
 def _something_else(path: Path) -> str:
     """Say what is at a path that is nothing of tvr's, and where to look instead."""
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         make = commands.tvr("extract-frames", "VIDEOS", workspace=Workspace.around(path) or path)
         return f"nothing there; a workspace is made by: {make}"
     if not path.is_dir():
