@@ -24,7 +24,7 @@ from tvr_cli.stores.decoding.types import Track
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.head import Covered, Head
-from tvr_cli.stores.frames.records import ClipRecord, SourceFile, StoredClip
+from tvr_cli.stores.frames.records import About, ClipRecord, SourceFile, StoredClip
 from tvr_cli.types import clip_key
 
 SHARD_CLIPS = 1000
@@ -58,14 +58,14 @@ def main() -> None:
 def write(folder: Path, clips: int) -> None:
     """Write a frame store of so many clips, shard after shard."""
     folder.mkdir(parents=True)
-    lines, made, number = [], 0, 0
+    lines, made, number, digest = [], 0, 0, hashlib.sha256(b"x").hexdigest()
     while made < clips:
         held: list[StoredClip] = []
         name = f"{hashlib.sha256(str(made).encode()).hexdigest()[:20]}.safetensors"
         while len(held) < min(SHARD_CLIPS, clips - made):
             held += windows(number, name, len(held))[: clips - made - len(held)]
             number += 1
-        line, data = frames.line_of(name, hashlib.sha256(b"x").hexdigest(), 1, len(held), held)
+        line, data = frames.line_of(About(name, digest, 1, len(held), FramePlan().identity()), held)
         (folder / name).write_bytes(b"x")
         (folder / line.records).write_bytes(data)
         lines.append(line)

@@ -16,8 +16,11 @@ from typing import Any
 import forged_frames
 import pytest
 import tiny_frames
+from typer.testing import CliRunner
 
+from tvr_cli.cli import app
 from tvr_cli.errors import DataError, StoreMismatch, TvrError
+from tvr_cli.stores.frames.rebuild import rebuild_head
 from tvr_cli.stores.frames.store import FrameStore
 
 BITS = int(os.environ.get("TVR_FAULTS", "250"))
@@ -174,3 +177,48 @@ def test_slots_point_into_a_timeline(store: Path, tmp_path: Path) -> None:
     assert seen.ts.tolist() == [whole.ts[0], whole.ts[2]]
     assert whole.until.tolist() == [whole.ts[1], whole.ts[2], 10.5] and seen.until.tolist() == [whole.ts[1], 10.5]
     assert json.loads((folder / "store.json").read_text())["format"] == 2
+
+
+@pytest.mark.parametrize("pattern", ["store.json", "shards-*.jsonl", "both", "none of them"])
+def test_a_damaged_head_is_made_again_from_the_records(store: Path, tmp_path: Path, pattern: str) -> None:
+    out = tmp_path / "out"
+    folder = Path(shutil.copytree(store, out / "frames"))
+    whole = answer(folder)
+    for path in folder.glob("*.json*" if pattern == "both" else pattern):
+        if not path.name.endswith("records.json"):
+            data = path.read_bytes()
+            path.write_bytes(data.replace(b'"', b"'", 5) if pattern != "both" else data[: len(data) // 2])
+    if pattern == "none of them":
+        (folder / "store.json").unlink()
+    with pytest.raises(DataError, match="extract-frames"):
+        FrameStore.open(folder, out)
+    mended = CliRunner().invoke(app, ["extract-frames", "--repair", "all", "-o", str(out)])
+    assert mended.exit_code == 0 and "made again from the records" in mended.stderr, mended.stderr
+    now, clips, places = answer(folder)
+    assert (clips, places) == whole[1:]
+    assert (now[0], *now[2:5]) == (whole[0][0], *whole[0][2:5])  # all but who made it, and when
+    assert CliRunner().invoke(app, ["extract-frames", "--repair", "all", "-o", str(out)]).exit_code == 0
+
+
+def test_what_was_replaced_does_not_come_back_with_the_head(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    folder = out / "frames"
+    writer = tiny_frames.write(out, [tiny_frames.clip("a.mp4", 2), tiny_frames.clip("b.mp4", 1)])
+    kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    writer.add([tiny_frames.clip("a.mp4", 4)])
+    for name, data in kept.items():  # as a crash before the old files went leaves them
+        if not (folder / name).exists():
+            (folder / name).write_bytes(data)
+            os.utime(folder / name, (1, 1))
+    (folder / "store.json").write_bytes(b"{")
+    assert rebuild_head(folder) and not rebuild_head(folder)
+    assert {r.id: r.n_frames for r in FrameStore.open(folder).records} == {"a.mp4": 4, "b.mp4": 1}
+
+
+@pytest.mark.parametrize("head", [{"kind": "frames", "format": 3}, {"kind": "features", "format": 1}, {"theme": 1}])
+def test_the_head_of_another_program_or_version_is_not_made_again(store: Path, tmp_path: Path, head: Any) -> None:
+    folder = Path(shutil.copytree(store, tmp_path / "frames"))
+    (folder / "store.json").write_text(json.dumps(head))
+    with pytest.raises(StoreMismatch):
+        rebuild_head(folder)
+    assert json.loads((folder / "store.json").read_text()) == head

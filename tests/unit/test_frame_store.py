@@ -18,6 +18,7 @@ from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.frames import head
 from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames.records import About
 from tvr_cli.stores.frames.store import ClipRecord, FrameStore, SourceFile, StoredClip, Timeline, decode_jpeg
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
 from tvr_cli.types import clip_key
@@ -198,7 +199,7 @@ def test_until_when_a_frame_stands_outlives_packing(tmp_path: Path) -> None:
     data = frames.pack_shard(timelines)
     name = f"{hashlib.sha256(data).hexdigest()[:20]}.safetensors"
     (tmp_path / name).write_bytes(data)
-    line, _ = frames.line_of(name, hashlib.sha256(data).hexdigest(), len(data), 2, [])
+    line, _ = frames.line_of(About(name, hashlib.sha256(data).hexdigest(), len(data), 2, PLAN.identity()), [])
     first, second = frames.read_rows(tmp_path, line, [0, 1])
     assert first.until is not None and first.until.tolist() == [0.5, 1.5, 4.5] and second.until is None
     assert second.ts.tolist() == ts.tolist() and second.jpegs == [jpeg(2)] * 3

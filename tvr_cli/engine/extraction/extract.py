@@ -28,6 +28,7 @@ from tvr_cli.stores.decoding.sample import Sampled, Task, sample
 from tvr_cli.stores.decoding.types import DecoderName
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames.rebuild import rebuild_head
 from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
 from tvr_cli.stores.frames.windows import Span, file_id, parse_segment
 from tvr_cli.stores.frames.writer import (
@@ -161,6 +162,8 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
     """
     started = time.monotonic()
     root = workspace.frames_folder
+    if shard == "all" and rebuild_head(root, workspace):
+        log.logger.warning("warning: the head of %s was damaged; it was made again from the records beside it", root)
     identity = heads.read_head(root, workspace).identity
     plan = FramePlan.from_identity(identity)
     with files.lock(root / "locks" / "1-of-1"):

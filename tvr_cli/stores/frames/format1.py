@@ -26,7 +26,7 @@ from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.head import Covered, Head
-from tvr_cli.stores.frames.records import ClipRecord, Misfit, SourceFile, StoredClip
+from tvr_cli.stores.frames.records import About, ClipRecord, Misfit, SourceFile, StoredClip
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.jsonl"
@@ -72,7 +72,8 @@ def upgrade(
     shards = _last_of_each(list(_read_manifest(folder, workspace)))
     lines, written = [], 0
     for shard in shards:
-        line, data = frames.line_of(shard.name, shard.sha256, shard.size_bytes, shard.rows, shard.clips)
+        about = About(shard.name, shard.sha256, shard.size_bytes, shard.rows, old["identity"])
+        line, data = frames.line_of(about, shard.clips)
         if not dry_run and not _stands(folder / line.records, data):
             files.write_bytes(folder / line.records, data)
         lines.append(line)

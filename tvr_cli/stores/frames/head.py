@@ -146,13 +146,15 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     if not path.exists():
         raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
     move = _move()
-    found = files.read_json(path, fix=f"nothing of it was changed; {move}")
+    found = files.read_json(
+        path, fix=f"nothing of it was changed; {move}, or if it is tvr's, run: {_rebuild(workspace)}"
+    )
     _require_format(folder, found, workspace, move)
     try:
         head = from_json(found)
     except Misfit as e:
         raise DataError(
-            f"{str(path)!r} is damaged ({e}); restore it from a copy, as the frames beside it may be whole, or {move}"
+            f"{str(path)!r} is damaged ({e}); the frames and records beside it may be whole: {_rebuild(workspace)}"
         ) from e
     if later := FramePlan.from_identity(head.identity).unsupported():
         raise StoreMismatch(
@@ -182,9 +184,9 @@ def covered_bytes(folder: Path, head: Head, workspace: Folder | None = None) -> 
         with open(path, "rb") as f:
             data = f.read(head.shards.size_bytes)
     except OSError as e:
-        raise _damaged_list(path, f"it cannot be read ({e.strerror})") from e
+        raise _damaged_list(path, f"it cannot be read ({e.strerror})", workspace) from e
     if len(data) != head.shards.size_bytes or hashlib.sha256(data).hexdigest() != head.shards.sha256:
-        raise _damaged_list(path, f"its first {head.shards.size_bytes} bytes differ from their checksum")
+        raise _damaged_list(path, f"its first {head.shards.size_bytes} bytes differ from their checksum", workspace)
     return data
 
 
@@ -195,7 +197,7 @@ def parse_list(data: bytes, folder: Path, workspace: Folder | None = None) -> tu
         try:
             lines.append(_line(json.loads(line), folder / HEAD))
         except (ValueError, RecursionError, Misfit) as e:
-            raise _damaged_list(folder / "the list of shards", f"line {at}: {e}") from e
+            raise _damaged_list(folder / "the list of shards", f"line {at}: {e}", workspace) from e
     return tuple(lines)
 
 
@@ -256,8 +258,14 @@ def _checksum(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _damaged_list(path: Path, found: str) -> DataError:
-    return DataError(f"{str(path)!r} is damaged: {found}; restore it from a copy, or {_move()}")
+def _damaged_list(path: Path, found: str, workspace: Folder | None) -> DataError:
+    return DataError(
+        f"{str(path)!r} is damaged: {found}; make it again from what lies beside it: {_rebuild(workspace)}"
+    )
+
+
+def _rebuild(workspace: Folder | None) -> str:
+    return commands.tvr("extract-frames", repair="all", workspace=workspace)
 
 
 def _move() -> str:

@@ -101,6 +101,20 @@ class StoredClip:
         return self.file.roots[0]
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a file of records says of its shard: enough to make the head again. rows: timelines in it.
+
+    identity: of the store.
+    """
+
+    shard: str
+    sha256: str
+    size_bytes: int
+    rows: int
+    identity: Mapping[str, Any]
+
+
 class Misfit(Exception):
     """What is wrong with a JSON object of the store, for a sentence."""
 
@@ -115,7 +129,7 @@ def records_name(shard: str, data: bytes) -> str:
     return f"{shard.partition('.')[0]}.{hashlib.sha256(data).hexdigest()[:12]}.records.json"
 
 
-def pack(shard: str, clips: Sequence[StoredClip]) -> bytes:
+def pack(about: About, clips: Sequence[StoredClip]) -> bytes:
     """Serialise the clips of a shard."""
     rows: dict[tuple[Any, ...], int] = {}
     owner = [rows.setdefault(_file_row(clip), len(rows)) for clip in clips]
@@ -123,7 +137,11 @@ def pack(shard: str, clips: Sequence[StoredClip]) -> bytes:
     tracks = _FILE.index("tracks")
     columns[tracks] = [None if t is None else [dataclasses.astuple(x) for x in t] for t in columns[tracks]]
     body = {
-        "shard": shard,
+        "shard": about.shard,
+        "sha256": about.sha256,
+        "bytes": about.size_bytes,
+        "rows": about.rows,
+        "identity": dict(about.identity),
         "files": dict(zip(_FILE, columns, strict=True)),
         "clips": {
             "id": [c.record.id for c in clips],
@@ -140,13 +158,18 @@ def pack(shard: str, clips: Sequence[StoredClip]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
+def about(data: bytes) -> About:
+    """Return what a file of records says of its shard. Raises Misfit where it is none."""
+    body = _body(data)
+    if not SHARD.fullmatch(body["shard"]):
+        raise Misfit(f"{body['shard']!r} is no name that a frame store gives")
+    return About(body["shard"], body["sha256"], body["bytes"], body["rows"], body["identity"])
+
+
 def unpack(data: bytes, shard: str, rows: int) -> tuple[StoredClip, ...]:
     """Return the clips of a file of records. rows: timelines in the shard. Raises Misfit where it is none."""
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise Misfit(f"it is not JSON: {e}") from e
-    if not isinstance(body, dict) or body.get("shard") != shard:
+    body = _body(data)
+    if (body["shard"], body["rows"]) != (shard, rows):
         raise Misfit("it is not of this shard")
     of = _table(body, "files", _FILES)
     clips = _table(body, "clips", _CLIPS)
@@ -294,6 +317,25 @@ _CLIPS: dict[str, Check] = {
     "damaged": whole,
 }
 _FILE = tuple(_FILES)
+
+
+_BODY = {
+    "shard": text,
+    "sha256": text,
+    "bytes": whole,
+    "rows": whole,
+    "identity": single(lambda value: type(value) is dict),
+    "files": single(lambda value: type(value) is dict),
+    "clips": single(lambda value: type(value) is dict),
+}
+
+
+def _body(data: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise Misfit(f"it is not JSON: {e}") from e
+    return require(body, _BODY, "it")
 
 
 def _table(body: Mapping[str, Any], name: str, schema: Mapping[str, Check]) -> dict[str, list[Any]]:

@@ -36,7 +36,7 @@ from tvr_cli.plans import FramePlan
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames.head import Head, ShardLine
-from tvr_cli.stores.frames.records import ClipRecord, Misfit, SourceFile, StoredClip
+from tvr_cli.stores.frames.records import About, ClipRecord, Misfit, SourceFile, StoredClip
 
 __all__ = ["ClipFrames", "ClipRecord", "Counts", "FrameStore", "Shard", "SourceFile", "StoredClip", "decode_jpeg"]
 
@@ -242,18 +242,16 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
     return files.parse_lines(folder / "failures.jsonl", checked)
 
 
-def line_of(
-    shard: str, sha256: str, size_bytes: int, rows: int, clips: Sequence[StoredClip]
-) -> tuple[ShardLine, bytes]:
+def line_of(about: About, clips: Sequence[StoredClip]) -> tuple[ShardLine, bytes]:
     """Return the line of a shard and the bytes of its records."""
-    data = records.pack(shard, clips)
+    data = records.pack(about, clips)
     held = [clip.record for clip in clips]
     line = ShardLine(
-        name=shard,
-        sha256=sha256,
-        size_bytes=size_bytes,
-        rows=rows,
-        records=records.records_name(shard, data),
+        name=about.shard,
+        sha256=about.sha256,
+        size_bytes=about.size_bytes,
+        rows=about.rows,
+        records=records.records_name(about.shard, data),
         records_sha256=hashlib.sha256(data).hexdigest(),
         records_bytes=len(data),
         clips=len(held),

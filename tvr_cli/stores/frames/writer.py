@@ -28,6 +28,7 @@ from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.head import Covered, Head, ShardLine
+from tvr_cli.stores.frames.records import About
 from tvr_cli.stores.frames.store import Shard, StoredClip, Timeline
 
 _LOCK_WAIT_S = 60.0
@@ -137,9 +138,9 @@ class FrameWriter:
         clips = tuple(dataclasses.replace(n.clip, shard=name, row=row) for row, n in enumerate(new))
         for clip in clips:
             records.check(clip)
-        line, held = frames.line_of(name, digest, len(data), len(clips), clips)
         with _locked(self.root):
             self._refresh()
+            line, held = frames.line_of(self._about(name, digest, len(data), len(clips)), clips)
             stale = not self._videos.isdisjoint(c.video for c in clips) or not self._ids.isdisjoint(
                 c.record.id for c in clips
             )
@@ -302,10 +303,14 @@ class FrameWriter:
     def _recorded(self, shard: Shard) -> Shard:
         """Return a shard whose records are on the disk as its clips are now."""
         old = shard.line
-        line, data = frames.line_of(old.name, old.sha256, old.size_bytes, old.rows, shard.clips)
+        about = self._about(old.name, old.sha256, old.size_bytes, old.rows)
+        line, data = frames.line_of(about, shard.clips)
         if line.records != old.records or not (self.root / line.records).is_file():
             files.write_bytes(self.root / line.records, data)
         return dataclasses.replace(shard, line=line)
+
+    def _about(self, name: str, sha256: str, size_bytes: int, rows: int) -> About:
+        return About(name, sha256, size_bytes, rows, self._head.identity)
 
     def _commit(self, head: Head) -> None:
         heads.write_head(self.root, head)
@@ -335,7 +340,7 @@ class FrameWriter:
             digest = files.write_bytes(self.root / f"{hashlib.sha256(data).hexdigest()[:20]}.safetensors", data)
             name, place = f"{digest[:20]}.safetensors", {row: i for i, row in enumerate(rows)}
             clips = tuple(dataclasses.replace(c, shard=name, row=place[c.row]) for c in shard.clips)
-            line, _ = frames.line_of(name, digest, len(data), len(rows), clips)
+            line, _ = frames.line_of(self._about(name, digest, len(data), len(rows)), clips)
             result.append(Shard(line, clips))
             done = True
         if done:
