@@ -5,7 +5,7 @@
 
 Writes an index of N clips (clusters of unit vectors with noise, D 512, F 12) into a temporary folder that it removes,
 and prints one table. `open + first` is a process of its own, so that its memory is that of a query and of nothing else.
-What must be read is the coarse vectors, the shortlist's encodings and the groups of the ten hits that are verified:
+What must be read is the coarse vectors and the shortlist's encodings (what is hashed of the ten hits is not counted):
 `read` goes over these bytes once in the mapping (a sum of 8-byte words), `copy` reads them with read() into a buffer.
 """
 

@@ -324,3 +324,20 @@ def test_half_precision_is_taken_where_the_best_files_stay(values, stored, said)
 
     found = measure(Sum(), Encoding(torch.arange(3), {}), "captions", sample(values[::-1]))
     assert found.stored == stored and said in found.reason
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_one_sentence_gets_the_rows_that_it_gets_among_others(tmp_path, vectors):
+    """Alone it is scanned in half precision first; the vectors here lie closer than that tells apart."""
+    g = torch.Generator().manual_seed(0)
+    near = torch.randn(DIM, generator=g) + 2e-3 * torch.randn(300, vectors, DIM, generator=g)
+    near = torch.nn.functional.normalize(near, dim=2)
+    index = of_vectors(tmp_path / "index", near).delete(["7.mp4", "200.mp4"])
+    query = torch.nn.functional.normalize(near[:9, 0] + 0.3 * torch.randn(9, DIM, generator=g), dim=1)
+    together = index.candidates(query, 20)
+    exact = (query @ near.half().float().flatten(0, 1).T).view(9, 300, vectors).amax(2)
+    exact[:, [7, 200]] = -1
+    for one, rows, scores in zip(query, together, exact, strict=True):
+        alone = index.candidates(one[None], 20)[0]
+        best = scores.topk(20).values  # compared as scores: fp32 sums in another order may swap equals
+        assert torch.allclose(scores[alone], best, atol=1e-6) and torch.allclose(scores[rows], best, atol=1e-6)
