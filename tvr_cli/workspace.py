@@ -108,7 +108,7 @@ class Workspace(os.PathLike[str]):
         from tvr_cli.stores.frames.head import require_head
 
         extract = commands.tvr("extract-frames", "VIDEOS", workspace=self)
-        require_head(self.frames_folder, f"run: {extract}")
+        require_head(self.frames_folder, f"run: {extract}", self)
         raise error(f"{found}; start with: {extract}")
 
     # ------------------------------------------------------------------------------------------------------- features

@@ -37,7 +37,7 @@ def out(whole: Path, tmp_path: Path) -> Path:
 
 def lose_head_of_frames(out: Path) -> tuple[Path, str]:
     (out / "frames" / "store.json").unlink()
-    return out / "frames", f"move the folder elsewhere and run: tvr extract-frames VIDEOS -o {out}"
+    return out / "frames", f"from the records beside it: tvr extract-frames --repair all -o {out}"
 
 
 def empty_head_of_features(out: Path) -> tuple[Path, str]:
@@ -71,13 +71,13 @@ def cut_result_of_a_run(out: Path) -> tuple[Path, str]:
 
 
 def cut_index(out: Path) -> tuple[Path, str]:
-    (out / "index" / "clips.jsonl").unlink()
+    next((out / "index").glob("*/000001-00.bin")).unlink()
     return out / "index", "tvr index"
 
 
 def lose_head_of_index(out: Path) -> tuple[Path, str]:
-    (out / "index" / "store.json").unlink()
-    return out / "index", "Move the folder elsewhere"
+    (out / "index" / "current").unlink()
+    return out / "index", "was begun but not finished; build it with: tvr index"
 
 
 @pytest.mark.parametrize(

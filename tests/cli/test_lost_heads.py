@@ -87,16 +87,18 @@ def test_features_that_were_begun_keep_their_backbone(place: SimpleNamespace) ->
     assert again.exit_code == 0 and "features of demo-tiny" in again.stdout, again.stderr
 
 
-def test_frames_without_a_head_are_moved_before_they_are_made_again(place: SimpleNamespace) -> None:
+def test_frames_without_a_head_get_it_back_from_their_records(place: SimpleNamespace) -> None:
     (place.frames / "store.json").unlink()
     shutil.rmtree(place.features)
     for verb in VERBS:
         refused = tvr(*verb, "-o" if verb[0] != "query" else "--index", place.root)
-        assert refused.exit_code == 3 and "move the folder elsewhere and run: tvr extract-frames" in refused.stderr
+        assert refused.exit_code == 3
+        command = proposed(refused.stderr)
+        assert command == ["extract-frames", "--repair", "all", "-o", str(place.root)]
     with pytest.raises(StoreMismatch, match="Move it elsewhere"):
         tiny_frames.simple(place.root, {"c.mp4": 2})
-    place.frames.rename(place.root.parent / "elsewhere")
-    tiny_frames.simple(place.root, {"a.mp4": 2, "b.mp4": 2}, plan=FramePlan(num_frames=2, size=64))
+    assert tvr(*command).exit_code == 0
+    assert tvr("info", place.frames).exit_code == 0
 
 
 def test_frames_that_are_too_small_are_never_to_be_overwritten(place: SimpleNamespace) -> None:

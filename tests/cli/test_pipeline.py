@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
+from tvr_cli.engine.searching import precision
 from tvr_cli.files import lock, read_json, write_json
 
 PLAN = WorldOptions(train=8, val=4, test=8, captions=2)
@@ -91,7 +92,7 @@ def test_a_query_on_a_stale_index_opens_each_head_once(out: Path) -> None:
 def test_a_query_on_an_index_that_is_new_opens_each_file_once(out: Path) -> None:
     ok("index", "--method", "text_guided", "-o", out)
     seen = opened_by(lambda: ok("query", "a red star", "-o", out), out / "index")
-    assert seen == dict.fromkeys(seen, 1) and len(seen) == 18 and "g000001/000001.sums" in seen
+    assert seen == dict.fromkeys(seen, 1) and len(seen) == 19 and "g000001/000001.sums" in seen
 
 
 def test_captions_replaced_by_older_ones_are_noticed(world: Path, tmp_path: Path) -> None:
@@ -288,6 +289,7 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
         shutil.copy(file, videos)
     assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
     assert tvr("precompute-features", "-o", out).exit_code == 0
+    monkeypatch.setattr(precision, "HALF_FROM", 1)
     first = ok("index", "-o", out)
     assert (first["added"], first["removed"], first["built"]) == (5, 0, True)
     assert first["precision"]["of"] == "everyday sentences" and first["precision"]["sentences"] == 50
@@ -303,6 +305,8 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
     assert not ok("index", "-o", out)["built"]
     shown = tvr("index", "-o", out).stdout
     assert "half precision: the ten best files of 50 of 50 sentences are those of full precision" in shown, shown
+    monkeypatch.undo()
+    assert "full precision: fewer than 1,000 clips" in tvr("index", "--overwrite", "-o", out).stdout
 
 
 def test_the_variable_names_the_features_where_no_flag_does(out, monkeypatch):

@@ -179,7 +179,9 @@ def test_frames_that_changed_are_noticed_and_a_whole_store_is_not_outdated(tmp_p
     assert Workspace(tmp_path / "nothing").outdated(made) == ""
 
 
-@pytest.mark.parametrize(("half", "says"), [("state.json", "begun but not finished"), ("store.json", "found none")])
+@pytest.mark.parametrize(
+    ("half", "says"), [("state.json", "begun but not finished"), ("store.json", "holds features and no store.json")]
+)
 def test_a_workspace_that_is_half_copied_is_one_sentence(tmp_path, half, says):
     made = store(tmp_path, "clip-vit-b32", 1000.0)
     trained(tmp_path, "head", {"store": made.fingerprint, "tune": "head"})

@@ -297,6 +297,8 @@ def _measured(scorer: Scorer, store: FeatureStore, encode: EncodeSentences | Non
     """Measure on a block of clips from all over the store whether half precision will do."""
     if not store.clips:
         return precision.full("there is no clip to measure with")
+    if len(store.clips) < precision.HALF_FROM:
+        return precision.full(f"fewer than {precision.HALF_FROM:,} clips")
     try:
         texts, of = _sentences(scorer, store, encode)
     except TvrError as e:

@@ -15,6 +15,7 @@ from tvr_cli.types import Encoding
 
 BEST = 10
 CLOSE = 1e-4  # scores that are nearer to each other may change places
+HALF_FROM = 1_000  # clips: below, half the bytes save nothing that counts, and scores stay exact
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tvr_cli.files import read_json
 from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames.head import has_list
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.stores.index.place import CURRENT, require_free
 from tvr_cli.stores.index.store import Index
@@ -157,7 +158,7 @@ def _kind(path: Path) -> Callable[[Path], Part] | None:
 def _by_place(path: Path) -> Callable[[Path], Part] | None:
     """Return what describes, or says what is wrong with, a store without a head, by its place in a workspace."""
     workspace = _around(path)
-    if path == workspace.frames_folder and (path / "manifest.jsonl").exists():
+    if path == workspace.frames_folder and has_list(path):
         return _frames
     if path.parent == workspace.features_folder and (path / "shards.jsonl").exists():
         return _features

@@ -25,6 +25,7 @@ from tvr_cli.stores.frames.records import Check, Misfit, number, optional, singl
 
 FORMAT_VERSION = 2
 HEAD = "store.json"
+_OLD_LIST = "manifest.jsonl"  # of format 1
 LIST = re.compile(r"shards-(\d+)\.jsonl")
 # What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
 _KNOWN_USES: frozenset[str] = frozenset()
@@ -142,7 +143,7 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     """Read store.json alone. Raises as `read` does."""
     path = folder / HEAD
     extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
-    require_head(folder, f"run: {extract}")
+    require_head(folder, f"run: {extract}", workspace)
     if not path.exists():
         raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
     move = _move()
@@ -163,18 +164,22 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     return head
 
 
-def require_head(folder: Path, again: str) -> None:
+def require_head(folder: Path, again: str, workspace: Folder | None = None) -> None:
     """Raise DataError where a store's frames are there and its store.json is not. again: what makes a new store."""
-    if not (folder / HEAD).exists() and any(map(_is_list, folder.glob("*.jsonl"))):
-        raise DataError(
-            f"{str(folder)!r} holds frames and no store.json, which says how they were made; it is left as it is. Put "
-            f"a copy of store.json back, or move the folder elsewhere and {again}"
-        )
+    if (folder / HEAD).exists() or not has_list(folder):
+        return
+    if (folder / _OLD_LIST).exists():
+        what = f"Put a copy of store.json back, or move the folder elsewhere and {again}"
+    else:
+        what = f"Make it again from the records beside it: {_rebuild(workspace)}"
+    raise DataError(
+        f"{str(folder)!r} holds frames and no store.json, which says how they were made; it is left as it is. {what}"
+    )
 
 
-def _is_list(path: Path) -> bool:
-    """Whether a file is a list of shards: of this format, or of format 1."""
-    return path.name == "manifest.jsonl" or LIST.fullmatch(path.name) is not None
+def has_list(folder: Path) -> bool:
+    """Whether a folder holds a list of shards: of this format, or of format 1."""
+    return any(path.name == _OLD_LIST or LIST.fullmatch(path.name) for path in folder.glob("*.jsonl"))
 
 
 def covered_bytes(folder: Path, head: Head, workspace: Folder | None = None) -> bytes:
