@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import tempfile
 
@@ -20,7 +22,9 @@ def pytest_configure() -> None:
     """Before any module or fixture of a wider scope runs, and for the subprocesses of the tests too."""
     for name in USERS:
         os.environ.pop(name, None)
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tvr-cache-")  # what a user's own holds decides nothing
+    cache = tempfile.mkdtemp(prefix="tvr-cache-")  # what a user's own holds decides nothing
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["XDG_CACHE_HOME"] = cache
     settings.register_profile("tvr", deadline=None)  # how long an example takes is the machine's
     settings.load_profile("tvr")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script starts without it

@@ -1,7 +1,7 @@
 """What tvr remembers for a user from one command to the next: `tvr/` in the folder for caches.
 
 Everything here can be deleted at any time and is made again; a cache that cannot be read or written is none. The folder
-is `$XDG_CACHE_HOME`, else `~/.cache`.
+is `$XDG_CACHE_HOME` if that is an absolute path (as its specification has it), else `~/.cache`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _QUIET_NS = 2 * 10**9  # a file changed so shortly before may change again witho
 
 def folder() -> Path:
     """Return the folder of tvr's caches, whether or not it exists."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "tvr"
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path("~/.cache").expanduser()) / "tvr"
 
 
 def recall(kind: str, name: str) -> Any:
