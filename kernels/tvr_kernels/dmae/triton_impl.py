@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VECTORS = ("rows", "frames")  # what may be bf16 or fp16; the rest is fp32
 TILES = Tiles(
-    hopper=(Tile(16, 128, 4, 3, 32), Tile(16, 64, 4, 3, 64)),
+    hopper=(Tile(16, 128, 4, 3, 32), Tile(16, 64, 8, 2, 64)),
     other=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
     long=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
 )

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 VECTORS = ("text", "columns")  # what may be bf16 or fp16; the rest is fp32
 TILES = Tiles(
-    hopper=(Tile(32, 64, 4, 3, 16), Tile(64, 64, 4, 3, 64)),
+    hopper=(Tile(32, 64, 4, 3, 16), Tile(64, 32, 4, 3, 64)),
     other=(Tile(32, 64, 8, 2, 16), Tile(64, 64, 8, 2, 64)),
-    long=(Tile(16, 64, 8, 2, 16), Tile(32, 64, 8, 2, 64)),
+    long=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
 )
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 VECTORS = ("query", "unit", "mapped", "columns")  # what may be bf16 or fp16; the rest is fp32
 TILES = Tiles(
-    hopper=(Tile(16, 32, 2, 2, 16), Tile(16, 32, 2, 2, 64)),
+    hopper=(Tile(16, 32, 2, 2, 16), Tile(16, 32, 2, 2, 32)),
     other=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
     long=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
 )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 VECTORS = ("query", "unit", "key", "value")  # what may be bf16 or fp16; the rest is fp32
 TILES = Tiles(
-    hopper=(Tile(64, 64, 4, 3, 16), Tile(64, 64, 4, 3, 64)),
+    hopper=(Tile(32, 64, 4, 3, 32), Tile(64, 64, 4, 3, 64)),
     other=(Tile(64, 64, 8, 2, 16), Tile(64, 128, 8, 2, 64)),
     long=(Tile(32, 64, 8, 2, 16), Tile(32, 64, 8, 2, 64)),
 )
