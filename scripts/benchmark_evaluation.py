@@ -28,8 +28,9 @@ from tvr_cli.engine import scorers
 from tvr_cli.engine.training import checkpoint
 from tvr_cli.engine.training.checkpoint import Best
 from tvr_cli.methods import base
+from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.features.writer import FeatureWriter, header_of
+from tvr_cli.stores.features.writer import FeatureWriter
 from tvr_cli.stores.frames.store import ClipRecord
 from tvr_cli.types import TextFeatures, VideoFeatures, caption_key, clip_key
 from tvr_cli.workspace import Workspace
@@ -62,8 +63,8 @@ def write_store(workspace: Path, n: int) -> FeatureStore:
         "words": {"shape": "fixed", "length": WORDS},
         "importance": "stopwords",
     }
-    header = header_of(identity, backbone="synthetic", dim=DIM, provides=PROVIDES, provenance={})
-    writer = FeatureWriter(workspace / "features" / header["fingerprint"], header)
+    made = Made.of(identity, backbone="synthetic", dim=DIM, provides=PROVIDES, provenance={})
+    writer = FeatureWriter(workspace / "features" / made.fingerprint, made)
     clips, captions = [], []
     for start in range(0, n, ROWS):
         some = [_clip(i) for i in range(start, min(start + ROWS, n))]

@@ -17,8 +17,9 @@ from tvr_cli.methods import base
 from tvr_cli.methods.base import masked_mean, setting, unit
 from tvr_cli.nn.losses import info_nce
 from tvr_cli.plans import FramePlan, WordPlan
+from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.features.writer import FeatureWriter, header_of
+from tvr_cli.stores.features.writer import FeatureWriter
 from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
 from tvr_cli.stores.frames.writer import FrameWriter, NewClip
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures, caption_key, clip_key
@@ -40,6 +41,32 @@ class SyntheticCaption:
     clips: tuple[int, ...]
     file_id: str
     source: str = ""
+
+
+class Records(list):
+    """What training asks of all clips or captions at once."""
+
+    @property
+    def key(self) -> Tensor:
+        return torch.tensor([x.key for x in self])
+
+    @property
+    def file_ids(self) -> list[str]:
+        return list(dict.fromkeys(x.file_id for x in self))
+
+    @property
+    def file(self) -> Tensor:
+        number = {file_id: i for i, file_id in enumerate(self.file_ids)}
+        return torch.tensor([number[x.file_id] for x in self])
+
+    def ids(self, rows: Tensor) -> list[str]:
+        return [self[i].id for i in rows.tolist()]
+
+    def files_of(self, rows: Tensor) -> list[str]:
+        return [self[i].file_id for i in rows.tolist()]
+
+    def clips_of(self, rows: Tensor) -> list[tuple[int, ...]]:
+        return [self[i].clips for i in rows.tolist()]
 
 
 class SyntheticStore:
@@ -65,8 +92,8 @@ class SyntheticStore:
         self.sizes = Sizes(dim, frames, words)
         self.word_plan = WordPlan("fixed", words)
         self.identity, self.provenance = {"shape": "fixed"}, {}
-        self.clips = [SyntheticClip(f"v{i}.mp4", f"v{i}.mp4", clip_key(str(i), None, None)) for i in range(videos)]
-        self.captions = []
+        clips = (SyntheticClip(f"v{i}.mp4", f"v{i}.mp4", clip_key(str(i), None, None)) for i in range(videos))
+        self.clips, self.captions = Records(clips), Records()
         for i in range(videos):
             for j in range(captions_per_video):
                 text = f"caption {j} of video {i}"
@@ -108,7 +135,9 @@ class SyntheticStore:
             "words": {"shape": "fixed", "length": self.sizes.words},
             "importance": "none",
         }
-        header = header_of(identity, backbone=backbone, dim=self.sizes.dim, provides=self.provides, provenance={})
+        made = Made.of(
+            identity, backbone=backbone, dim=self.sizes.dim, provides=self.provides, provenance={}, dtype="float32"
+        )
         records = [
             ClipRecord(
                 c.id, f"/videos/{c.id}", None, None, c.key, c.file_id, str(i), int(self._video.n_frames[i]), 3.0,
@@ -122,8 +151,8 @@ class SyntheticStore:
             StoredCaption(c.id, c.text, c.key, c.split, tuple(place[i] for i in c.clips), c.file_id)  # type: ignore[arg-type]
             for c in self.captions
         ]
-        folder = workspace / "features" / header["fingerprint"]
-        writer = FeatureWriter(folder, header)
+        folder = workspace / "features" / made.fingerprint
+        writer = FeatureWriter(folder, made)
         writer.add_video([clip_row_key(r.key, r.n_frames) for r in records], self._video, torch.float32)
         writer.add_text([text_row_key(c.text) for c in captions], self._text, torch.float32)
         writer.finish([records[i] for i in order], captions, {})

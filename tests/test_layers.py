@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
     *("version", "commands", "workspace", "config", "plans", "preset_loader", "plugins", "runs", "results"),
-    *("metrics", "significance", "clip4clip", "log", "errors", "files", "removal", "types", "user_cache"),
+    *("metrics", "significance", "clip4clip", "log", "errors", "files", "removal", "schema", "types", "user_cache"),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
-    "stores": {"types", "plans", "config", "errors", "log", "files", "removal", "commands"},
+    "stores": {"types", "plans", "config", "errors", "log", "files", "removal", "schema", "commands"},
     "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands", "plugins"},
     "backbones": {
         *("types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins", "user_cache", "version")
@@ -34,11 +34,12 @@ MAY_IMPORT = {
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
     "results": {"types", "errors", "metrics", "files"},
-    "runs": {"config", "types", "errors", "log", "files", "removal", "version"},
+    "runs": {"config", "types", "errors", "log", "files", "removal", "schema", "version"},
     "log": {"errors"},
     "files": {"errors"},
     "user_cache": {"files"},
     "removal": {"errors", "files"},
+    "schema": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
     "plans": {"config", "commands", "errors"},
     "preset_loader": {"errors"},
@@ -61,6 +62,7 @@ LIGHT = (
     "errors",
     "files",
     "removal",
+    "schema",
     "log",
     "metrics",
     "significance",

@@ -26,10 +26,11 @@ _Parsed = TypeVar("_Parsed")
 Stamp = tuple[int, int, int, int]
 
 
-def write_bytes(path: Path, data: bytes) -> str:
+def write_bytes(path: Path, data: bytes, *, mtime_ns: int | None = None) -> str:
     """Write `data` as `path` in one step (tmp, fsync, rename) and return its sha256.
 
-    Raises EnvironmentProblem when the disk is full or the folder cannot be written.
+    mtime_ns: the time that the file is to have, None = now. Raises EnvironmentProblem when the disk is full or the
+    folder cannot be written.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
@@ -39,6 +40,8 @@ def write_bytes(path: Path, data: bytes) -> str:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
+            if mtime_ns is not None:
+                os.utime(temporary, ns=(mtime_ns, mtime_ns))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -59,14 +62,14 @@ def link(source: Path, target: Path) -> None:
                 os.fsync(new.fileno())
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, mtime_ns: int | None = None) -> None:
     """Write `text` as UTF-8 in one step."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), mtime_ns=mtime_ns)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, mtime_ns: int | None = None) -> None:
     """Write a JSON file in one step: indented, keys in the order given, floats unrounded."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mtime_ns=mtime_ns)
 
 
 def read_json(path: Path, *, fix: str = "") -> Any:

@@ -170,7 +170,7 @@ class PrecomputeOptions:
             shape=identity["shape"],
             words=identity["words"]["shape"],
             max_words=identity["words"]["length"],
-            temporal_shift=bool(identity["backbone"]["temporal_shift"]),
+            temporal_shift=bool(identity["backbone"].get("temporal_shift")),
             word_importance=identity["importance"],
             dtype=provenance.get("dtype", self.dtype),
             precision=provenance.get("precision", self.precision),

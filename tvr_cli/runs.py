@@ -21,9 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tvr_cli import schema
 from tvr_cli.config import Resolved
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import append_line, read_json, read_lines, write_json
+from tvr_cli.files import append_line, parse_lines, read_json, write_json
 from tvr_cli.removal import listed
 from tvr_cli.version import __version__
 
@@ -135,6 +136,7 @@ class RunDir:
             raise DataError(f"{where} has another format version than {RUN_FORMAT}; train again")
         if not isinstance(method := tree.get("method"), dict) or not method:
             raise DataError(f"{where} is not a run's: expected that it names a method; {fix}")
+        schema.check(tree, _CONFIG, where, fix)
         return tree
 
     def write_env(self, extra: Mapping[str, Any], packages: Iterable[str] = ()) -> None:
@@ -142,17 +144,39 @@ class RunDir:
         write_json(self.env_path, {**environment(packages), **extra})
 
     def env(self) -> dict[str, Any]:
-        """Read the stored environment, empty when there is none."""
-        fix = "put a copy of it back, or train again under another name with --run"
-        return read_json(self.env_path, fix=fix) if self.env_path.is_file() else {}
+        """Read the stored environment, empty when there is none. Raises DataError when it is not a run's."""
+        return self._checked(self.env_path, _ENV) or {}
+
+    def origins(self) -> dict[str, str] | None:
+        """Read where each leaf of the configuration came from, None when that was not kept. Raises as `env` does."""
+        return self._checked(self.path / "origins.json", schema.each(schema.text))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         append_line(self.metrics_path, dict(record))
 
     def logged(self) -> list[dict[str, Any]]:
-        """Read metrics.jsonl."""
-        return read_lines(self.metrics_path)
+        """Read metrics.jsonl. Raises DataError, naming the line, where one is not what is written there."""
+        return read_journal(self.metrics_path)
+
+    def _checked(self, path: Path, shape: schema.Shape) -> Any:
+        """Read a JSON file of the run, None when there is none."""
+        if not path.is_file():
+            return None
+        fix = "put a copy of it back, or train again under another name with --run"
+        found = read_json(path, fix=fix)
+        schema.check(found, shape, repr(str(path)), fix)
+        return found
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a metrics.jsonl; a torn last one is ignored. Raises DataError, naming one that does not fit."""
+
+    def checked(line: Any) -> dict[str, Any]:
+        _logged_line(line, "")
+        return dict(line)
+
+    return parse_lines(path, checked)
 
 
 def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
@@ -196,3 +220,29 @@ def git_state() -> dict[str, Any]:
 def _git(root: Path, *args: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
+
+
+# What is read of a configuration without resolving it; resolving checks all of it.
+_PUBLISHED = schema.known({}, {"t2v": schema.known({}, {"R@1": schema.maybe(schema.number)})})
+_RECIPE = schema.known({}, {
+    "published": schema.maybe(_PUBLISHED), "code_revision": schema.text, "selected_on": schema.maybe(schema.text),
+})  # fmt: skip
+_DATA = schema.known({}, {"name": schema.maybe(schema.text), "variant": schema.maybe(schema.text)})
+_CONFIG = schema.known({}, {"recipe": schema.maybe(_RECIPE), "data": _DATA})
+_ENV = schema.known({}, {
+    **dict.fromkeys(("tvr", "python", "platform", "device"), schema.text),
+    "cpu_gemm": schema.one_of("mkl", "onednn"),
+    "argv": schema.items(schema.text), "versions": schema.each(schema.maybe(schema.text)), "git": schema.mapping,
+    "threads": schema.count, "store": schema.text, "validation": schema.text, "tuned_store": schema.text,
+    "resumed": schema.items(schema.mapping), "imported": schema.mapping,
+})  # fmt: skip
+_NUMBERS = schema.each(schema.maybe(schema.any_number))  # a loss or norm may be infinite
+_EVENTS: Mapping[str, schema.Shape] = {
+    "step": schema.known({"step": schema.count, "parts": _NUMBERS, "lr": _NUMBERS}),
+    "validation": schema.known({"step": schema.count, "t2v": schema.mapping, "v2t": schema.mapping}),
+}
+
+
+def _logged_line(value: Any, at: str) -> None:
+    schema.known({"event": schema.text}, {"step": schema.count})(value, at)
+    _EVENTS.get(value["event"], schema.anything)(value, at)

@@ -118,13 +118,16 @@ class VideoFeatures(Rows):
     """Backbone features of V clips, un-normalised.
 
     key: [V] int64, `clip_key`. frames: [V, F, D]; slots beyond n_frames hold the feature of the all-zero normalised
-    image (plan `fixed`) or zeros (plan `ragged`). n_frames: [V] int64. ts: [V, F] seconds.
+    image (plan `fixed`) or zeros (plan `ragged`); F is 0 where a backbone gives no frames. n_frames: [V] int64. ts:
+    [V, F] seconds. pooled: [V, D'] one vector a clip, or None. patches: [V, F, P, D''] tokens of each frame, or None.
     """
 
     key: Tensor
     frames: Tensor
     n_frames: Tensor
     ts: Tensor
+    pooled: Tensor | None = None
+    patches: Tensor | None = None
 
     def mask(self) -> Tensor:
         """[V, F] bool, True = a real frame."""

@@ -127,15 +127,23 @@ class Workspace(os.PathLike[str]):
 
     def features(self, fingerprint: str) -> FeatureStore:
         """Open a feature store. Raises DataError when it is not there or was never finished."""
+        from tvr_cli.stores.features.store import unfinished
+
+        store = self.finished_features(fingerprint)
+        if store is None:
+            raise unfinished(self.feature_folder(fingerprint), self)
+        return store
+
+    def finished_features(self, fingerprint: str) -> FeatureStore | None:
+        """Open a feature store, None when it was never finished. Raises DataError when it is not there."""
         from tvr_cli.stores.features.store import FeatureStore
 
-        return self._once(self.feature_folder(fingerprint), ("store.json", "state.json"), FeatureStore.open)
+        return self._once(self.feature_folder(fingerprint), ("store.json",), FeatureStore.find)
 
     def all_features(self) -> Iterator[FeatureStore]:
         """Yield the finished feature stores, the one that was asked for last first."""
-        finished = [f for f in self.begun_features() if (f / "state.json").is_file()]
-        finished.sort(key=lambda f: ((f / "state.json").stat().st_mtime_ns, f.name), reverse=True)
-        return (self.features(folder.name) for folder in finished)
+        opened = (self.finished_features(folder.name) for folder in self._newest_begun())
+        return (store for store in opened if store is not None)
 
     def newest_features(self, backbone: str | None = None) -> FeatureStore | None:
         """Return the feature store that was asked for last (of one backbone, if named), or None."""
@@ -154,15 +162,20 @@ class Workspace(os.PathLike[str]):
         As in `given_features`; where none were finished, those that were begun last. Raises DataError where features
         are there and nothing tells what made them.
         """
-        from tvr_cli.stores.features.store import read_header
+        from tvr_cli.stores.features.head import read_head
 
         if (store := next(self.given_features(), None)) is not None:
             return store.backbone_name, store.root
-        begun = sorted(self.begun_features(), key=lambda f: (f / "store.json").stat().st_mtime_ns, reverse=True)
-        named = ((str(read_header(folder, self)["backbone"]), folder) for folder in begun)
+        named = ((read_head(folder, self).made.backbone, folder) for folder in self._newest_begun())
         if (newest := next((n for n in named if not self._tuned_here(n[0])), None)) is None:
             self._refuse_headless()
         return newest
+
+    def _newest_begun(self) -> list[Path]:
+        """Return the folders of all feature stores, the one that was asked for, or added to, last first."""
+        return sorted(
+            self.begun_features(), key=lambda f: ((f / "store.json").stat().st_mtime_ns, f.name), reverse=True
+        )
 
     def _tuned_here(self, backbone: str) -> bool:
         place = f"{self.runs_folder.resolve()}{os.sep}"
@@ -170,11 +183,10 @@ class Workspace(os.PathLike[str]):
 
     def _refuse_headless(self) -> None:
         """Raise DataError where features are there without the store.json that says what made them."""
-        from tvr_cli.stores.features.store import read_header
+        from tvr_cli.stores.features.head import require_head
 
-        for path in sorted(self.features_folder.glob("*/shards.jsonl")):
-            if not (path.parent / "store.json").is_file():
-                read_header(path.parent, self)
+        for folder in sorted({path.parent for path in self.features_folder.glob("*/shards*.jsonl")}):
+            require_head(folder, self)
 
     def features_for(self, backbone: str | None) -> FeatureStore:
         """Return the newest features, of `backbone` if named. Raises DataError when there are none."""
@@ -324,7 +336,7 @@ class Workspace(os.PathLike[str]):
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""
         decide = [
             *(self.frames_folder / name for name in ("store.json", "manifest.jsonl")),
-            *self.features_folder.glob("*/state.json"), *self.runs_folder.glob("*/config.json"),
+            *self.features_folder.glob("*/store.json"), *self.runs_folder.glob("*/config.json"),
             *self.runs_folder.glob("*/checkpoints/best.safetensors"), self.index_folder / CURRENT,
         ]  # fmt: skip
         return {path: files.stamp(path) for path in decide}

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import forged_features
 import pytest
 import tiny_frames
 from synthetic import SyntheticStore
@@ -49,14 +50,14 @@ def empty_head_of_features(out: Path) -> tuple[Path, str]:
 def lose_head_of_features(out: Path) -> tuple[Path, str]:
     (head,) = out.glob("features/*/store.json")
     head.unlink()
-    (head.parent / "shards.jsonl").touch()
-    return head.parent, f"what fits is taken up: tvr precompute-features --backbone NAME -o {out}"
+    again = f"make it again from what lies beside it: tvr precompute-features --repair {head.parent.name} -o {out}"
+    return head.parent, again
 
 
 def leave_features_unfinished(out: Path) -> tuple[Path, str]:
-    (state,) = out.glob("features/*/state.json")
-    state.unlink()
-    return state.parent, f"continue it with: tvr precompute-features --repair {state.parent.name} -o {out}"
+    (folder,) = (out / "features").iterdir()
+    forged_features.head(folder, lambda body: {**body, "finished": None})
+    return folder, f"continue it with: tvr precompute-features --repair {folder.name} -o {out}"
 
 
 def empty_config_of_a_run(out: Path) -> tuple[Path, str]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import forged_features
 import pytest
 import tiny_frames
 from typer.testing import CliRunner
@@ -61,8 +62,14 @@ def test_features_without_a_head_are_not_taken_for_none(place: SimpleNamespace, 
     assert refused.exit_code == 3 and "overwrite" not in refused.stderr
     assert f"'{place.features}' holds features and no store.json, which says what made them" in refused.stderr
     command = proposed(refused.stderr)
-    assert command == ["precompute-features", "--backbone", "NAME", "-o", str(place.root)]
-    taken_up = tvr(*(word.replace("NAME", "demo-tiny") for word in command))
+    assert command == ["precompute-features", "--repair", place.features.name, "-o", str(place.root)]
+    taken_up = tvr(*command)
+    assert taken_up.exit_code == 0 and "0 encoded, 2 kept" in taken_up.stdout, taken_up.stderr
+
+
+def test_features_without_a_head_are_taken_up_by_their_backbone(place: SimpleNamespace) -> None:
+    (place.features / "store.json").unlink()
+    taken_up = tvr("precompute-features", "--backbone", "demo-tiny", "-o", place.root)
     assert taken_up.exit_code == 0 and "0 encoded, 2 kept" in taken_up.stdout, taken_up.stderr
 
 
@@ -77,7 +84,7 @@ def test_the_head_of_features_that_is_no_head_leads_to_their_backbone(place: Sim
 
 
 def test_features_that_were_begun_keep_their_backbone(place: SimpleNamespace) -> None:
-    (place.features / "state.json").unlink()
+    forged_features.head(place.features, lambda body: {**body, "finished": None})
     for verb in (("index",), ("evaluate", "--method", "mean")):
         refused = tvr(*verb, "-o", place.root)
         assert refused.exit_code == 3 and "were begun and not finished" in refused.stderr

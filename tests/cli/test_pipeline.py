@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import forged_features
 import indexes
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from typer.testing import CliRunner, Result
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import precision
-from tvr_cli.files import lock, read_json, write_json
+from tvr_cli.files import lock, read_json
+from tvr_cli.stores.features.store import FeatureStore
 
 PLAN = WorldOptions(train=8, val=4, test=8, captions=2)
 
@@ -81,7 +83,7 @@ def test_a_query_on_a_stale_index_opens_each_head_once(out: Path) -> None:
     ok("index", "--method", "text_guided", "-o", out)
     indexes.edit_head(out / "index", lambda head: head["identity"].update(store="of other features"))
     seen = opened_by(lambda: ok("query", "a red star", "-o", out), out)
-    names = ("store.json", "state.json", "shards-1.jsonl", "current")
+    names = ("store.json", "shards-1.jsonl", "current")
     heads = {name: n for name, n in seen.items() if name.endswith(names)}
     assert heads.pop("index/current") == 2  # the old generation, the new one
     assert heads == dict.fromkeys(heads, 1) and len(heads) == 6, heads
@@ -112,9 +114,8 @@ def test_captions_replaced_by_older_ones_are_noticed(world: Path, tmp_path: Path
     os.utime(captions, (1.6e9, 1.6e9))
     assert "captions.jsonl' has changed" in tvr("evaluate", "--method", "mean", "-o", out).stderr
     ok("train", "--method", "glccl", "--epochs", 1, "--batch-size", 4, "-o", out)  # it looks at the file first
-    now = next((out / "features").glob("*/state.json"))
-    held = read_json(now.parent / read_json(now)["captions"])
-    assert [c["text"] for c in held] == said[1:] + said[:1]
+    held = FeatureStore.open(next((out / "features").iterdir())).captions
+    assert [c.text for c in held] == said[1:] + said[:1]
 
 
 def test_captions_beside_a_later_folder_are_about_its_own_videos(world: Path, tmp_path: Path) -> None:
@@ -127,9 +128,8 @@ def test_captions_beside_a_later_folder_are_about_its_own_videos(world: Path, tm
         (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
         ok("extract-frames", folder, "-o", out, "--size", 64, "--workers", 1, "--num-frames", 2)
     ok("precompute-features", "-o", out, "--backbone", "demo-tiny", "--captions", tmp_path / "cam2" / "captions.jsonl")
-    state = next((out / "features").glob("*/state.json"))
-    held = read_json(state.parent / read_json(state)["captions"])
-    assert [(c["text"], c["file_id"]) for c in held] == [
+    held = FeatureStore.open(next((out / "features").iterdir())).captions
+    assert [(c.text, c.file_id) for c in held] == [
         ("seen by cam2", "cam2/GX01.mp4"),
         ("cam2 again", "cam2/GX01.mp4"),
     ]
@@ -179,10 +179,7 @@ def test_saved_scores_are_refereed_to_the_same_result(out, tmp_path):
 
 
 def test_an_incomplete_gallery_is_refused_unless_said(out):
-    store = next((out / "features").iterdir())
-    state = read_json(store / "state.json")
-    state["corpus"]["expected"] = {"test": 9}
-    write_json(store / "state.json", state)
+    forged_features.corpus(next((out / "features").iterdir()), lambda corpus: {**corpus, "expected": {"test": 9}})
     refused = tvr("evaluate", "--method", "mean", "-o", out)
     assert refused.exit_code == 3 and "8 of 9 videos" in refused.stderr
     allowed = ok("evaluate", "--method", "mean", "-o", out, "--allow-missing")
@@ -207,7 +204,7 @@ def test_query_answers_without_training_and_its_spans_lie_in_the_video(out):
 
 def iter_captions(out: Path):
     store = next((out / "features").iterdir())
-    yield read_json(store / "state.json")["corpus"]["captions"]
+    yield read_json(store / "store.json")["finished"]["corpus"]["captions"]
 
 
 def test_query_prints_bare_paths_and_reads_stdin(out):
@@ -259,8 +256,7 @@ def test_a_query_keeps_to_what_the_index_was_built_for(out, monkeypatch):
     ok("index", "-o", out, "--method", "mean")
     answer = ok("query", "a red star", "--index", out, "-k", 1)
     assert ok("query", "a red star", "--index", out, "-k", 1, "--method", "mean") == answer
-    state = next((out / "features").glob("*/state.json"))
-    write_json(state, {**read_json(state), "corpus": {**read_json(state)["corpus"], "frames_content": "older"}})
+    forged_features.corpus(next((out / "features").iterdir()), lambda corpus: {**corpus, "frames_content": "older"})
     ok("query", "a red star", "--index", out)
     head = indexes.head(out / "index")
     assert head["identity"]["method"] == "mean" and head["asked"] == {"method": "mean"}

@@ -119,7 +119,7 @@ def test_what_cannot_be_done_is_refused(out: Path, weights: str, arguments: list
     result = run(out, *chosen, *arguments, code=code)
     assert said in result.stderr
     assert result.stdout == ""
-    assert not list(out.glob("features/*/state.json"))
+    assert not list(out.glob("features/*/store.json"))
 
 
 @pytest.mark.parametrize("line", ["{", '{"video": "z", "caption": "x"}', '{"video": "a", "caption": 3}'])
@@ -149,7 +149,7 @@ def test_a_damaged_shard_is_repaired_by_the_command_that_the_error_names(out: Pa
     run(out, "--backbone", weights)
     store = Workspace(out).newest_features()
     assert store is not None
-    shard = next(store.root.glob("video-*"))
+    shard = next(store.root.glob("video-*.safetensors"))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 255
     shard.write_bytes(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,9 +13,11 @@ import tiny_frames
 import torch
 
 from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import store as features
+from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.features.writer import FeatureWriter, header_of
+from tvr_cli.stores.features.writer import FeatureWriter
 from tvr_cli.stores.frames.store import ClipRecord
 from tvr_cli.types import TextFeatures, VideoFeatures, caption_key
 from tvr_cli.workspace import Workspace
@@ -69,8 +72,8 @@ def _write(
 ) -> FeatureWriter:
     identity = _identity(shape, importance)
     provides = {"frames", "pooled", "tokens"} | ({"importance"} if importance != "none" else set())
-    header = header_of(identity, backbone="tiny", dim=DIM, provides=provides, provenance={"dtype": "fp32"})
-    writer = FeatureWriter(root / "features" / features.fingerprint_of(identity), header)
+    made = Made.of(identity, backbone="tiny", dim=DIM, provides=provides, provenance={"dtype": "fp32"})
+    writer = FeatureWriter(root / "features" / made.fingerprint, made)
     video, text = _video(), _text(importance != "none")
     for i, record in enumerate(_records()):  # one shard a clip
         writer.add_video([clip_row_key(record.key, record.n_frames)], video.rows(slice(i, i + 1)), dtype)
@@ -125,14 +128,14 @@ def test_splits_are_caption_rows(tmp_path: Path) -> None:
     assert store.split("train").tolist() == [0]
     assert store.split("test").tolist() == [1, 2]
     assert store.split("val").tolist() == []
-    assert store.captions == _captions() and store.clips == _records()
+    assert list(store.captions) == _captions() and list(store.clips) == _records()
     assert store.provenance == {"dtype": "fp32", "expected": {"test": 2}}
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_a_damaged_shard_is_named_with_the_command_that_rebuilds_it(tmp_path: Path, damage: str) -> None:
     root = _write(tmp_path).root
-    hurt = sorted(root.glob("video-*"))[1]
+    hurt = sorted(root.glob("video-*.safetensors"))[1]
     data = bytearray(hurt.read_bytes())
     if damage == "delete":
         hurt.unlink()
@@ -160,7 +163,8 @@ def test_values_that_a_type_cannot_hold_are_refused(tmp_path: Path) -> None:
 
 def test_an_unfinished_store_is_not_opened_and_not_found(tmp_path: Path) -> None:
     root = _write(tmp_path).root
-    (root / "state.json").unlink()
+    head = heads.read_head(root)
+    heads.write_head(root, dataclasses.replace(head, finished=None))
     assert Workspace(tmp_path).newest_features() is None
     with pytest.raises(DataError, match="begun but not finished; continue it with: tvr precompute-features"):
         FeatureStore.open(root)
@@ -176,13 +180,13 @@ def test_another_format_version_is_a_mismatch(tmp_path: Path) -> None:
     root = _write(tmp_path).root
     header = json.loads((root / "store.json").read_text())
     (root / "store.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(StoreMismatch, match="format: this tvr reads feature stores of format 1, found features 99"):
+    with pytest.raises(StoreMismatch, match="format: this tvr reads feature stores of format 2, found features 99"):
         FeatureStore.open(root)
 
 
 def test_the_newest_finished_store_is_found_by_backbone(tmp_path: Path) -> None:
     first, second = _write(tmp_path, "fixed").root, _write(tmp_path, "ragged").root
-    os.utime(first / "state.json", ns=(1, 1))
+    os.utime(first / "store.json", ns=(1, 1))
     found = Workspace(tmp_path).newest_features()
     assert found is not None and found.root == second
     assert Workspace(tmp_path).newest_features("tiny") is not None
@@ -192,7 +196,7 @@ def test_the_newest_finished_store_is_found_by_backbone(tmp_path: Path) -> None:
 def test_the_store_asked_for_last_is_the_newest(tmp_path: Path) -> None:
     first, second = _write(tmp_path, "fixed"), _write(tmp_path, "ragged")
     for writer in (first, second):
-        os.utime(writer.root / "state.json", ns=(1, 1))
+        os.utime(writer.root / "store.json", ns=(1, 1))
     first.finish(_records(), _captions(), {"expected": {"test": 2}})
     found = Workspace(tmp_path).newest_features()
     assert found is not None and found.root == first.root
@@ -225,7 +229,8 @@ def test_forgotten_clips_and_captions_leave_no_file(tmp_path: Path) -> None:
     torch.testing.assert_close(store.text().pooled, _text().pooled[:2], rtol=0, atol=0)
     assert store.content_hash() != before
     assert len(list(writer.root.glob("*.safetensors"))) == size - 2
-    assert len(list(writer.root.glob("clips-*.json"))) == 1
+    assert len(list(writer.root.glob("clips-*.table"))) == len(list(writer.root.glob("shards-*.jsonl"))) == 1
+    assert len(list(writer.root.glob("*.rows.json"))) == size - 2
 
 
 def test_files_that_the_store_did_not_name_outlive_it(tmp_path: Path) -> None:
@@ -238,12 +243,12 @@ def test_files_that_the_store_did_not_name_outlive_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_into_a_folder_of_something_else(tmp_path: Path) -> None:
-    header = json.loads((_write(tmp_path / "a").root / "store.json").read_text())
+    made = _write(tmp_path / "a").made
     other = tmp_path / "b"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"precious")
     with pytest.raises(StoreMismatch, match=r"something else than a feature store: 'model.safetensors'"):
-        FeatureWriter(other, header)
+        FeatureWriter(other, made)
     assert [p.name for p in other.iterdir()] == ["model.safetensors"]
 
 
@@ -255,20 +260,19 @@ def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_and_a_lost_file_are_taken_as_missing(tmp_path: Path) -> None:
-    root = _write(tmp_path).root
-    lost = sorted(root.glob("text-*"))[0]
-    lost.unlink()
-    with open(root / "shards.jsonl", "ab") as f:
+    writer = _write(tmp_path)
+    root = writer.root
+    sorted(root.glob("text-*.safetensors"))[0].unlink()
+    with open(next(root.glob("shards-*.jsonl")), "ab") as f:
         f.write(b'{"shard": "video-')
-    header = json.loads((root / "store.json").read_text())
-    writer = FeatureWriter(root, header)
-    assert len(writer.keys("video")) == 3
-    assert len(writer.keys("text")) < 3
+    again = FeatureWriter(root, writer.made)
+    assert len(again.keys("video")) == 3
+    assert len(again.keys("text")) < 3
 
 
-def test_a_caption_whose_shard_line_is_gone_says_how_to_complete(tmp_path: Path) -> None:
-    root = _write(tmp_path).root
-    lines = (root / "shards.jsonl").read_text().splitlines(keepends=True)
-    (root / "shards.jsonl").write_text("".join(lines[:-1]))
+def test_a_caption_whose_shard_does_not_count_any_more_says_how_to_complete(tmp_path: Path) -> None:
+    writer = _write(tmp_path)
+    name = next(writer.root.glob("text-*.safetensors")).name
+    assert writer.drop(name) and not writer.drop(name)
     with pytest.raises(DataError, match=r"is incomplete .* tvr precompute-features"):
-        FeatureStore.open(root).text()
+        FeatureStore.open(writer.root).text()

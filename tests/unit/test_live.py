@@ -111,7 +111,8 @@ def test_captions_longer_than_the_plan_are_cut_and_counted(
     import logging
 
     source, store = source_of(world)
-    store.captions[0] = dataclasses.replace(store.captions[0], text="a red square " * 9)
+    texts = ["a red square " * 9, *(c.text for c in store.captions[1:])]
+    monkeypatch.setattr(type(store.captions), "texts", lambda self, rows: [texts[i] for i in rows])
     (inputs,) = source.stream([(0, np.array([[0, 0], [2, 1]]))])
     assert inputs.raw.ids.shape == (2, 12) and inputs.raw.n_tokens[0] == 12
     monkeypatch.setattr(logging.getLogger("tvr"), "propagate", True)
@@ -212,7 +213,7 @@ def test_features_that_training_brings_up_to_date_keep_their_number_format(
     wish = Wish.from_experiment(Experiment(method=METHOD, options={}), frozenset())
     after = require.require(workspace, wish, captions=captions, device="cpu", offline=True)
     assert after.fingerprint == before.fingerprint and len(after.captions) == 8
-    tensors = [after._reader.tensors(name)["pooled"] for name, _ in after._text_places]
+    tensors = [after._reader.tensors(name)["pooled"] for name, _ in after.captions.places(torch.arange(8))]
     assert {t.dtype for t in tensors} == {torch.float32}
 
 

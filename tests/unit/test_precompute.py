@@ -233,7 +233,7 @@ def test_repair_makes_one_shard_again(
     monkeypatch.setattr(engine, "_SHARD_CLIPS", 1)
     options = PrecomputeOptions(**{**vars(EXACT), "shape": "ragged", "word_importance": "stopwords", "dtype": "bf16"})
     store = precompute(workspace, weights, _three(workspace), options).store
-    before, (hurt, *_) = store.video(), sorted(store.root.glob("video-*"))
+    before, (hurt, *_) = store.video(), sorted(store.root.glob("video-*.safetensors"))
     hurt.write_bytes(b"x" * hurt.stat().st_size)
     with pytest.raises(DataError, match=f"--repair {hurt.name}"):
         FeatureStore.open(store.root).video()
@@ -262,7 +262,7 @@ def test_a_lost_shard_is_noticed_by_the_next_run(
 ) -> None:
     store = precompute(workspace, weights, _three(workspace), EXACT).store
     assert store is not None
-    next(store.root.glob("text-*")).unlink()
+    next(store.root.glob("text-*.safetensors")).unlink()
     encoded["clips"].clear()
     store = precompute(workspace, weights, None, EXACT).store
     assert store is not None and len(store.text()) == 4 and encoded["clips"] == []

@@ -37,6 +37,10 @@ def info(
         raise DataError(f"{found.damaged} of {render.count(len(found.parts), 'part')} cannot be read, see above")
 
 
+def _short(value: object) -> object:
+    return f"{value:.3f}" if isinstance(value, float) else value
+
+
 def _show(found: Part | WorkspaceInfo) -> None:
     for part in (part.to_json() for part in (found.parts if found.kind == "workspace" else [found])):
         render.line(f"{part['kind']} {part['path']}")
@@ -45,11 +49,11 @@ def _show(found: Part | WorkspaceInfo) -> None:
                 continue
             shown = render.size(value) if key.startswith("bytes") else "none" if value is None else value
             if isinstance(value, dict):
-                shown = ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+                shown = ", ".join(f"{k} {_short(v)}" for k, v in value.items()) or "none"
             elif isinstance(value, list):
                 shown = ", ".join(map(str, value)) or "none"
             render.line(f"  {key.replace('_', ' '):<14} {shown}")
         for split, result in part.get("results", {}).items():
-            if "t2v" in result:
+            if result.get("rsum") is not None and "R@1" in (result.get("t2v") or {}):
                 numbers = f"t2v R@1 {result['t2v']['R@1']:.1f}, rsum {result['rsum']:.1f}"
                 render.line(f"  {'result':<14} {split}: {numbers}, selected on {result.get('selected_on', 'unknown')}")

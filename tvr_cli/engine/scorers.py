@@ -126,7 +126,8 @@ def trained(run: RunDir, store: FeatureStore, named: str | None = None) -> Score
 def build(experiment: Experiment, store: FeatureStore) -> Method:
     """Build an experiment's method for a store. Raises StoreMismatch when the store lacks features it needs."""
     method = base.build(experiment.method, store.sizes, experiment.options)
-    whose = f"the feature store of {store.backbone_name} has"
+    bare = f", in which {store.frameless} of {len(store.clips)} clips have no frame," if store.frameless else ""
+    whose = f"the feature store of {store.backbone_name}{bare} has"
     require_features(experiment.method, method, store.provides, whose, store.workspace, store.backbone_name)
     return method
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tvr_cli import schema
 from tvr_cli.errors import DataError
 
 _FIX = "put a copy of it back, or train again under another name with --run"
@@ -63,6 +64,22 @@ def read_about(path: Path) -> dict[str, Any]:
         raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
     except (SafetensorError, ValueError, RecursionError) as e:
         raise DataError(f"the checkpoint {str(path)!r} is damaged ({e}); {_FIX}") from e
-    if not isinstance(about, dict):
-        raise DataError(f"the checkpoint {str(path)!r} is damaged (its metadata is no JSON object); {_FIX}")
-    return about
+    check_about(about, path)
+    return dict(about)
+
+
+def check_about(about: Any, path: Path) -> None:
+    """Raise DataError unless what stands beside the tensors of a checkpoint is what is written there."""
+    schema.check(about, _ABOUT, f"the checkpoint {str(path)!r}", _FIX)
+
+
+_RECALLS = schema.known({"R@1": schema.number})
+_BEST = schema.record({
+    "step": schema.count, "key": schema.fixed(schema.any_number, schema.any_number),
+    "metrics": schema.known({}, {"t2v": _RECALLS, "v2t": _RECALLS, "rsum": schema.number}),
+})  # fmt: skip
+_ABOUT = schema.known({}, {
+    "format": schema.text, "step": schema.count, "best": schema.maybe(_BEST), "waited": schema.count,
+    "optimizer": schema.each(schema.mapping), "store": schema.maybe(schema.text), "content": schema.text,
+    "method": schema.text, "tune": schema.text, "config": schema.text,
+})  # fmt: skip

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.stores.run_header import check_about
 
 FORMAT = "tvr/checkpoint@1"
 
@@ -56,6 +57,7 @@ def read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "pt") as f:
             about = json.loads((f.metadata() or {}).get("tvr", "{}"))
+            check_about(about, path)
             if about.get("format") != FORMAT:
                 raise StoreMismatch(
                     f"{str(path)!r} has format {about.get('format')!r}, this version reads {FORMAT!r}; train again"
@@ -65,7 +67,7 @@ def read(path: Path) -> Checkpoint:
                 parts[part][name] = f.get_tensor(key)
     except FileNotFoundError:
         raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
-    except (SafetensorError, json.JSONDecodeError, KeyError) as e:
+    except (SafetensorError, json.JSONDecodeError, RecursionError, KeyError) as e:
         raise DataError(
             f"the checkpoint {str(path)!r} is damaged ({e}); move it elsewhere to go on from the one before"
         ) from e

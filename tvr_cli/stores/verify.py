@@ -10,7 +10,10 @@
     frames    head, list of shards                        schema and sha256, at opening       the same
     frames    records of a shard                          schema and sha256, when read        of each
     frames    shards                                      sha256, when one is first read      sha256 of each
-    features  head, lists                                 fingerprint, hash in their names    the same
+    features  head, list of shards                        schema and sha256, at opening       the same
+    features  tables of clips and captions: checksums     sha256, when they are opened        the same
+    features  their rows                                  their groups, when they are read    every group
+    features  keys of a shard's rows                      schema and sha256, by who writes    of each
     features  shards                                      sha256, when one is first read      sha256 of each
 
 Every row that reaches a shown answer is verified before it is shown. Damage in what is only scanned can lose a hit,
@@ -26,7 +29,9 @@ from pathlib import Path
 from tvr_cli import commands, files
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, TvrError
-from tvr_cli.stores.features.shards import read_lines
+from tvr_cli.schema import Misfit
+from tvr_cli.stores.features import head as features_head
+from tvr_cli.stores.features import rows
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import read_records
@@ -54,7 +59,7 @@ def kind(folder: Path) -> str | None:
     except DataError:
         return None
     found = header.get("kind", "index" if is_index(folder) else None) if isinstance(header, dict) else None
-    return found if found in _CHECKS else None
+    return found if isinstance(found, str) and found in _CHECKS else None
 
 
 def check(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
@@ -99,17 +104,32 @@ def _frames(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
 
 
 def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
-    fix = commands.tvr("precompute-features", repair=folder.name, workspace=workspace)
+    fix = features_head.complete(folder, workspace)
     try:
-        store = FeatureStore.open(folder, workspace)
-        lines = read_lines(folder)
-        store.clips, store.captions  # noqa: B018 - both are verified when they are read
+        head, lines = features_head.read(folder, workspace)
     except TvrError as e:
-        yield Finding("lists", str(e), fix)
+        yield Finding("head", str(e))
         return
-    yield Finding("lists")
+    yield Finding("head")
+    if head.finished is None:
+        yield Finding("clips and captions", "the store was begun but not finished", fix)
+    else:
+        store = FeatureStore(folder, head, head.finished, lines, workspace)
+        for what, table in (("clips", head.finished.clips), ("captions", head.finished.captions)):
+            try:
+                getattr(store, what).table.verify_all()
+            except TvrError as e:
+                yield Finding(table.file, str(e), fix)
+            else:
+                yield Finding(table.file)
     for line in lines:
         repair = commands.tvr("precompute-features", repair=line.name, workspace=workspace)
+        try:
+            rows.read(folder, line)
+        except Misfit as e:
+            yield Finding(line.keys, str(e), repair)
+        else:
+            yield Finding(line.keys)
         yield _whole(folder / line.name, line.sha256, repair)
 
 

@@ -16,7 +16,6 @@ from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.audit import Difference
 from tvr_cli.engine.evaluation.evaluate_result import Claim, Completeness, claim
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import read_json
 from tvr_cli.metrics import Ranks
 from tvr_cli.preset_loader import preset_names
 from tvr_cli.results.base import INLINE, OPTIONAL, Result, key, plain
@@ -120,7 +119,7 @@ def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
         tree = RunDir(folder).config() if RunDir(folder).begun else None
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
-        origins = read_json(folder / "origins.json") if (folder / "origins.json").is_file() else None
+        origins = RunDir(folder).origins()
         return Entry(folder.name, Claim.in_file(result_path), ranks, tree, origins)
     if path.suffix == ".json" and path.is_file():
         ranks_path = path.with_suffix(".ranks.safetensors")

@@ -326,4 +326,4 @@ def _require_own(run: RunDir, split: str) -> None:
 
 
 def _ids(gallery: Gallery, store: FeatureStore) -> dict[str, Any]:
-    return {"captions": [store.captions[i].id for i in gallery.captions.tolist()], "videos": list(gallery.videos)}
+    return {"captions": store.captions.ids(gallery.captions), "videos": list(gallery.videos)}

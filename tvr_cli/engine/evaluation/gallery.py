@@ -75,13 +75,14 @@ def gallery_of(store: FeatureStore, split: str) -> Gallery:
 
 def gallery_of_captions(store: FeatureStore, captions: Tensor) -> Gallery:
     """Collect every clip of the videos that some captions [T] (rows of the store) describe."""
-    wanted = [store.captions[i].file_id for i in captions.tolist()]
+    wanted = store.captions.files_of(captions)
     videos = sorted(set(wanted))
     column = {video: i for i, video in enumerate(videos)}
-    clips = [i for i, clip in enumerate(store.clips) if clip.file_id in column]
-    files = torch.tensor([column[store.clips[i].file_id] for i in clips])
+    of_file = torch.tensor([column.get(name, -1) for name in store.clips.file_ids], dtype=torch.int64)
+    columns = of_file[store.clips.file]  # -1 for a clip of another video
+    clips = (columns >= 0).nonzero()[:, 0]
     return Gallery(
-        captions, torch.tensor(clips), files, np.array([column[v] for v in wanted], dtype=np.int64), tuple(videos)
+        captions, clips, columns[clips], np.array([column[v] for v in wanted], dtype=np.int64), tuple(videos)
     )
 
 
@@ -150,7 +151,7 @@ class _Items:
 def _texts(method: Method, features: Features, captions: Tensor) -> _Items:
     """Return captions by row. A store's are read block by block, and their tokens only where the method uses them."""
     if isinstance(features, FeatureStore):
-        keys = torch.tensor([features.captions[i].key for i in captions.tolist()])
+        keys = features.captions.key[captions]
         return _Items(keys, partial(features.text, tokens="tokens" in method.needs), captions)
     held = features.text(captions)
     return _Items(held.key, held.rows, torch.arange(len(held)))
@@ -159,6 +160,6 @@ def _texts(method: Method, features: Features, captions: Tensor) -> _Items:
 def _videos(features: Features, clips: Tensor) -> _Items:
     """Return clips by row; a store's are read block by block."""
     if isinstance(features, FeatureStore):
-        return _Items(torch.tensor([features.clips[i].key for i in clips.tolist()]), features.video, clips)
+        return _Items(features.clips.key[clips], features.video, clips)
     held = features.video(clips)
     return _Items(held.key, held.rows, torch.arange(len(held)))

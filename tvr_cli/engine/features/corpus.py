@@ -82,9 +82,9 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
 def _held(store: FeatureStore, frames: FrameStore) -> Corpus:
     """Return the captions of a feature store, with the rows that their clips have among the frames now."""
     row = {record.id: i for i, record in enumerate(frames.records)}
-    captions = []
+    ids, captions = store.clips.ids(range(len(store.clips))), []
     for c in store.captions:
-        clips = tuple(row[i] for i in (store.clips[k].id for k in c.clips) if i in row)
+        clips = tuple(row[i] for i in (ids[k] for k in c.clips) if i in row)
         if clips:
             caption = Caption(c.id, c.file_id, c.text, c.split, c.start, c.end, c.source)
             captions.append(Resolved(caption, clips, c.file_id))

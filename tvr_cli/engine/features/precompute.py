@@ -35,10 +35,12 @@ from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.plans import FeaturePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
+from tvr_cli.stores.features import head as heads
+from tvr_cli.stores.features import rows as feature_rows
 from tvr_cli.stores.features import store as features
-from tvr_cli.stores.features.shards import read_lines
+from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
-from tvr_cli.stores.features.writer import FeatureWriter, header_of, require_own
+from tvr_cli.stores.features.writer import FeatureWriter, require_own
 from tvr_cli.stores.frames.store import ClipRecord, FrameStore
 from tvr_cli.types import VideoFeatures, caption_key
 from tvr_cli.version import __version__
@@ -171,16 +173,17 @@ def precompute(
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
-    header = header_of(
+    made = Made.of(
         identity,
         backbone=about.name,
         dim=model.dim,
         provides=(model.provides - {"temporal_shift"}) | plan.extra,
         provenance=_provenance(model, frames, options, device),
+        dtype=str(DTYPES[options.dtype]).removeprefix("torch."),
     )
-    require_own(folder)
+    require_own(folder, workspace)
     with files.lock(folder), torch.inference_mode():
-        writer = FeatureWriter(folder, header)
+        writer = FeatureWriter(folder, made, workspace)
         new_clips = _new_clips(frames.records, writer.keys("video"))
         new_texts = _new_texts(corpus, writer)
         _encode_clips(writer, model, frames, new_clips, plan, options)
@@ -362,18 +365,22 @@ def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
         out[:, : x.shape[1]] = x
         return out
 
-    return VideoFeatures(
-        torch.cat([p.key for p in parts]),
-        torch.cat([widen(p.frames) for p in parts]),
-        torch.cat([p.n_frames for p in parts]),
-        torch.cat([widen(p.ts) for p in parts]),
-    )
+    slotted = {name: torch.cat([widen(getattr(p, name)) for p in parts]) for name in ("frames", "ts")}
+    return VideoFeatures(torch.cat([p.key for p in parts]), n_frames=torch.cat([p.n_frames for p in parts]), **slotted)
 
 
 def _new_clips(records: Sequence[ClipRecord], there: set[str]) -> list[ClipRecord]:
     """Return one clip of each content that is not `there`."""
     new = {clip_row_key(r.key, r.n_frames): r for r in reversed(records)}
     return [r for key, r in reversed(new.items()) if key not in there]
+
+
+def _keys_there(folder: Path, workspace: Workspace) -> set[str]:
+    """Return the keys of all rows that a store has, whether it was finished or not."""
+    if not (folder / heads.HEAD).is_file():
+        return set()
+    _, lines = heads.read(folder, workspace)
+    return {key for line in lines for key in feature_rows.read_or_none(folder, line) or ()}
 
 
 def _unique_texts(corpus: Corpus) -> dict[str, str]:
@@ -446,7 +453,7 @@ def _planned(
         identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
         fingerprint = features.fingerprint_of(plan.identity(identity, frames.identity))
         folder = folder / fingerprint
-        there = {key for line in read_lines(folder) for key in line.keys}
+        there = _keys_there(folder, workspace)
         records = _new_clips(records, there)
         texts = {key: text for key, text in texts.items() if key not in there}
     itemsize = DTYPES[options.dtype].itemsize

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tvr_cli import files
+from tvr_cli import files, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine.features.corpus import Captions
 from tvr_cli.engine.features.precompute import PrecomputeReport, precompute
 from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
-from tvr_cli.stores.features import store as features
-from tvr_cli.stores.features.shards import read_lines
+from tvr_cli.stores.features import head as heads
+from tvr_cli.stores.features.head import Made
+from tvr_cli.stores.features.rebuild import rebuild_head
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.features.writer import FeatureWriter
 from tvr_cli.workspace import Workspace
@@ -31,18 +30,19 @@ def repair(
     `backbone_of`. Only device, batch and offline are taken from `options`. Raises DataError when no store has such a
     shard.
     """
-    folders = workspace.begun_features()
-    if shard in (f.name for f in folders):
-        return _again(
-            workspace, features.read_header(workspace.feature_folder(shard), workspace), options, captions, named=named
-        )
-    folder = next((f for f in folders if any(line.name == shard for line in read_lines(f))), None)
-    if folder is None:
-        raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
-    header = features.read_header(folder, workspace)
-    with files.lock(folder):
-        FeatureWriter(folder, header).drop(shard)
-    return _again(workspace, header, options, captions, named=named)
+    if workspace.feature_folder(files.bare_name(shard, workspace.features_folder)).is_dir():
+        folder = workspace.feature_folder(shard)
+        with files.lock(folder):
+            if rebuild_head(folder, workspace):
+                log.logger.info("the head of %s was made again from what lies beside its shards", folder)
+        return _again(workspace, heads.read_head(folder, workspace).made, options, captions, named=named)
+    for folder in workspace.begun_features():
+        head, lines = heads.read(folder, workspace)
+        if any(line.name == shard for line in lines):
+            with files.lock(folder):
+                FeatureWriter(folder, head.made, workspace).drop(shard)
+            return _again(workspace, head.made, options, captions, named=named)
+    raise DataError(f"no feature store in {str(workspace.features_folder)!r} has a shard or fingerprint {shard!r}")
 
 
 def refresh(
@@ -57,17 +57,16 @@ def refresh(
 
     captions: as in `precompute`. named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
     """
-    return _again(workspace, features.read_header(store.root, workspace), options, captions, named=named)
+    return _again(workspace, heads.read_head(store.root, workspace).made, options, captions, named=named)
 
 
 def _again(
     workspace: Workspace,
-    header: dict[str, Any],
+    made: Made,
     options: PrecomputeOptions,
     captions: Captions = None,
     *,
     named: str | None,
 ) -> PrecomputeReport:
-    registry.require_named(header["backbone"], named, workspace.feature_folder(header["fingerprint"]))
-    own = options.as_made(header["identity"], header["provenance"])
-    return precompute(workspace, header["backbone"], captions, own)
+    registry.require_named(made.backbone, named, workspace.feature_folder(made.fingerprint))
+    return precompute(workspace, made.backbone, captions, options.as_made(made.identity, made.provenance))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tvr_cli import commands, log, plans
+from tvr_cli import commands, files, log, plans
 from tvr_cli.backbones import registry
 from tvr_cli.data.jsonl import CAPTIONS_EXAMPLE
 from tvr_cli.errors import DataError, StoreMismatch
@@ -64,13 +64,15 @@ def expected_sizes(workspace: Workspace, wish: Wish) -> Sizes:
 
 def of_run(workspace: Workspace, run: RunDir) -> FeatureStore:
     """Open the store that a run was begun on. Raises StoreMismatch when it is no longer there."""
-    fingerprint = str(run.env().get("store"))
-    if not (workspace.feature_folder(fingerprint) / "state.json").is_file():
+    fingerprint = files.bare_name(str(run.env().get("store")), run.env_path)
+    there = (workspace.feature_folder(fingerprint) / "store.json").is_file()
+    store = workspace.finished_features(fingerprint) if there else None
+    if store is None:
         raise StoreMismatch(
             f"the run {run.name!r} was begun on the features {fingerprint}, which are not in "
             f"{str(workspace.features_folder)!r}; make them again with " + commands.tvr("precompute-features")
         )
-    return workspace.features(fingerprint)
+    return store
 
 
 def stale(workspace: Workspace, store: FeatureStore | None, captions: Path | Manifest | None = None) -> str:

@@ -116,7 +116,7 @@ def index(
         run=scorer.run.name if scorer.run else None,
         backbone=store.backbone_name,
         clips=len(store.clips),
-        videos=len({c.file_id for c in store.clips}),
+        videos=len(set(store.clips.file_ids)),
         built=not current and not dry_run,
         added=0,
         removed=0,
@@ -288,7 +288,7 @@ def _block(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> IndexBl
     """Encode some clips; the encoding stays on the method's device."""
     video = store.video(torch.tensor(list(clips), dtype=torch.int64))
     encoded = scorers.encode_videos(scorer.method, video)
-    rows = [store.clips[i] for i in clips]
+    rows = store.clips.take(clips)
     indexed = [IndexedClip(c.id, c.file_id, c.path, *c.span) for c in rows]
     return IndexBlock(indexed, encoded, scorer.method.coarse(encoded).cpu(), video.ts, video.n_frames)
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tvr_cli.files import append_lines, read_lines, write_text
+from tvr_cli.files import append_lines, write_text
+from tvr_cli.runs import read_journal
 
 _EVERY_S = 5.0
 
@@ -39,7 +40,7 @@ class Journal:
 
     def cut(self, step: int) -> None:
         """Forget everything after `step`: the resumed run will write it again."""
-        records: list[dict[str, Any]] = read_lines(self._path)
+        records = read_journal(self._path)
         kept = [r for r in records if r.get("step", 0) <= step]
         if len(kept) != len(records):
             import json

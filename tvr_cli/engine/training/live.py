@@ -57,8 +57,7 @@ class LiveSource:
         workers: int | None = None,
     ):
         self._store, self._backbone, self._train, self._device = store, backbone, train, device
-        self._clip_key = torch.tensor([clip.key for clip in store.clips], dtype=torch.int64)
-        self._caption_key = torch.tensor([caption.key for caption in store.captions], dtype=torch.int64)
+        self._clip_key, self._caption_key = store.clips.key, store.captions.key
         self._truncated: set[int] = set()
         self._loader = FrameLoader(
             frames,
@@ -121,14 +120,14 @@ class LiveSource:
             )  # fmt: skip
 
     def _clips(self, rows: np.ndarray) -> list[str]:
-        return [self._store.clips[i].id for i in rows.tolist()]
+        return self._store.clips.ids(torch.from_numpy(rows))
 
     def _raw(self, captions: np.ndarray, pixels: Pixels) -> Raw:
         ids, n_tokens, marks = self._tokens(captions.tolist())
         return Raw(ids, n_tokens, marks, *_tensors(pixels))
 
     def _tokens(self, captions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
-        texts = [self._store.captions[i].text for i in captions]
+        texts = self._store.captions.texts(captions)
         length = self._store.word_plan.length
         ids, n_tokens = self._backbone.tokenize(texts, length)
         self._truncated |= {

@@ -56,11 +56,12 @@ def select(store: FeatureStore, train: TrainConfig) -> Selection:
 def numbers_of_videos(store: FeatureStore) -> Tensor:
     """Return [clips] int64: equal numbers for clips of one file."""
     number: dict[str, int] = {}
-    return torch.tensor([number.setdefault(clip.file_id, len(number)) for clip in store.clips], dtype=torch.int64)
+    of_file = [number.setdefault(file_id, len(number)) for file_id in store.clips.file_ids]
+    return torch.tensor(of_file, dtype=torch.int64)[store.clips.file]
 
 
 def _hold_out(store: FeatureStore, rows: Tensor) -> tuple[Tensor, Tensor]:
-    videos = [store.captions[i].file_id for i in rows.tolist()]
+    videos = store.captions.files_of(rows)
     kept_back = hold_out(videos)
     mask = torch.tensor([v in kept_back for v in videos], dtype=torch.bool)
     return rows[~mask], rows[mask]
@@ -68,6 +69,6 @@ def _hold_out(store: FeatureStore, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _first_of_each_video(store: FeatureStore, rows: Tensor) -> Tensor:
     first: dict[str, int] = {}
-    for i in rows.tolist():
-        first.setdefault(store.captions[i].file_id, i)
+    for i, file_id in zip(rows.tolist(), store.captions.files_of(rows), strict=True):
+        first.setdefault(file_id, i)
     return torch.tensor(list(first.values()), dtype=torch.int64)

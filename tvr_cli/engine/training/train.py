@@ -277,7 +277,7 @@ def _sampler(store: FeatureStore, chosen: Selection, train: TrainConfig) -> Pair
     rows = chosen.train.tolist()
     sampler = PairSampler(
         rows,
-        [store.captions[i].clips for i in rows],
+        store.captions.clips_of(chosen.train),
         batch_size=train.batch_size * train.accumulate,
         per_video=train.captions,
         seed=train.seed,

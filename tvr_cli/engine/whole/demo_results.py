@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from tvr_cli import schema
 from tvr_cli.data.demo_world.corpus import Truth
 from tvr_cli.data.demo_world.grammar import KINDS
 from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation.gallery import gallery_of
 from tvr_cli.engine.evaluation.judge import read_ranks
 from tvr_cli.engine.searching.search import time_span
+from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
 from tvr_cli.methods.base import Method
 from tvr_cli.metrics import Floats, Ranks
@@ -86,9 +88,13 @@ class Spans:
 
 def kept_ranks(run: RunDir, split: str) -> tuple[Ranks, list[str]]:
     """Return the text-to-video ranks that `evaluate` kept, and the video of each query."""
-    videos = read_json(run.results / f"{split}.ids.json")["videos"]
+    path, fix = run.results / f"{split}.ids.json", "evaluate the run again"
+    found = read_json(path, fix=fix)
     ranks, _ = read_ranks(run.results / f"{split}.ranks.safetensors")
-    return ranks, [videos[i] for i in ranks.video]
+    schema.check(found, schema.known({"videos": schema.items(schema.text)}), repr(str(path)), fix)
+    if len(found["videos"]) <= int(ranks.video.max(initial=-1)):
+        raise DataError(f"{str(path)!r} has fewer videos than the ranks beside it; {fix}")
+    return ranks, [found["videos"][i] for i in ranks.video]
 
 
 def recalls(ranks: Ranks, kinds: Sequence[str]) -> Recalls:
@@ -110,8 +116,8 @@ def rate(hits: Floats) -> Rate:
 def spans(method: Method, store: FeatureStore, split: str, truth: Mapping[str, Truth]) -> Spans:
     """Ask where in its own video each caption of the split is, as `query` would, and compare with the events."""
     gallery = gallery_of(store, split)
-    captions = [store.captions[i] for i in gallery.captions.tolist()]
-    place = {store.clips[i].file_id: row for row, i in enumerate(gallery.clips.tolist())}
+    captions = store.captions.take(gallery.captions.tolist())
+    place = {file_id: row for row, file_id in enumerate(store.clips.files_of(gallery.clips))}
     rows = torch.tensor([place[c.file_id] for c in captions])
     text = scorers.encode_texts(method, store.text(gallery.captions))
     video = store.video(gallery.clips)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tvr_cli import commands
+from tvr_cli.engine.evaluation.evaluate_result import Claim
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
 from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
+from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.stores.frames.head import has_list
+from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.stores.index.place import CURRENT, require_free
 from tvr_cli.stores.index.store import Index
@@ -42,7 +44,7 @@ class FramesInfo(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesInfo(Result):
-    """A feature store. splits: name -> captions."""
+    """A feature store. splits: name -> captions. norms: tensor -> mean L2 norm of its real vectors."""
 
     schema = "info"
     kind: Literal["features"] = field(default="features", init=False)
@@ -54,6 +56,7 @@ class FeaturesInfo(Result):
     splits: Mapping[str, int]
     sizes: Sizes
     provides: Sequence[str]
+    norms: Mapping[str, float]
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
     size_bytes: int = field(metadata=key("bytes"))
@@ -158,9 +161,9 @@ def _kind(path: Path) -> Callable[[Path], Part] | None:
 def _by_place(path: Path) -> Callable[[Path], Part] | None:
     """Return what describes, or says what is wrong with, a store without a head, by its place in a workspace."""
     workspace = _around(path)
-    if path == workspace.frames_folder and has_list(path):
+    if path == workspace.frames_folder and frames_head.has_list(path):
         return _frames
-    if path.parent == workspace.features_folder and (path / "shards.jsonl").exists():
+    if path.parent == workspace.features_folder and features_head.has_list(path):
         return _features
     if path == workspace.index_folder and path.is_dir() and any(path.iterdir()):
         return _index
@@ -199,7 +202,7 @@ def _store_kind(header: Path) -> Callable[[Path], Part]:
     except DataError:
         found = {}
     kind = found.get("kind", by_place) if isinstance(found, dict) else by_place
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise DataError(
             f"{str(header)!r} says kind {kind!r}; this tvr knows {', '.join(known)}. It is left as it is: look at it "
             "with the tvr, or the other program, that wrote it"
@@ -250,6 +253,7 @@ def _features(path: Path) -> FeaturesInfo:
         splits={name: len(store.split(name)) for name in ("train", "val", "test")},
         sizes=store.sizes,
         provides=sorted(store.provides),
+        norms=dict(store.norms),
         identity=store.identity,
         provenance=store.provenance,
         size_bytes=_size(path),
@@ -259,11 +263,7 @@ def _features(path: Path) -> FeaturesInfo:
 def _run(path: Path) -> RunInfo:
     run = RunDir(path)
     config = run.config() if run.config_path.is_file() else {}
-    results = {
-        p.stem: read_json(p, fix="move the file elsewhere and evaluate again")
-        for p in sorted(run.results.glob("*.json"))
-        if not p.name.endswith(".ids.json")
-    }
+    results = {p.stem: _result(p) for p in sorted(run.results.glob("*.json")) if not p.name.endswith(".ids.json")}
     return RunInfo(
         path=path,
         method=next(iter(config.get("method", {path.name: None}))),
@@ -274,6 +274,13 @@ def _run(path: Path) -> RunInfo:
         results=results,
         size_bytes=_size(path),
     )
+
+
+def _result(path: Path) -> Any:
+    """Read a result of an evaluation, as it is. Raises DataError where it is none."""
+    found = read_json(path, fix="move the file elsewhere and evaluate again")
+    Claim.of(found, repr(str(path)))
+    return found
 
 
 def _index(path: Path) -> IndexInfo:

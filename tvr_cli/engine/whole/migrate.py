@@ -1,22 +1,25 @@
 """Bringing a workspace of an older tvr to the formats of this one. Nothing is decoded, encoded or trained again.
 
-Frame stores are the only part that changes: features of 0.1.0 are read as they are, and an index is built again by
-the next query.
+Frames and features change; runs are read as they are, and an index is built again by the next query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from tvr_cli import commands, files, log
+from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
 from tvr_cli.results.base import Result, key
-from tvr_cli.stores.frames import format1
-from tvr_cli.stores.frames import head as heads
+from tvr_cli.stores.features import format1 as features_format1
+from tvr_cli.stores.features import head as features_head
+from tvr_cli.stores.frames import format1 as frames_format1
+from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import FrameStore
+from tvr_cli.stores.upgraded import Upgraded
 from tvr_cli.workspace import Workspace
 
 
@@ -27,7 +30,7 @@ class MigratedStore:
     size_bytes: of the files that were written, or would be; 0 where the format was this one already.
     """
 
-    kind: Literal["frames"]
+    kind: Literal["frames", "features"]
     path: Path
     found: int
     format: int
@@ -50,6 +53,29 @@ class MigrateReport(Result):
     stores: Sequence[MigratedStore]
 
 
+class _Format1(Protocol):
+    """What the file of a store's older format does."""
+
+    FORMAT_VERSION: int
+
+    def found_format(self, folder: Path, /) -> int | None: ...
+    def shard_count(self, folder: Path, /) -> int: ...
+    def remove_old(self, folder: Path, /) -> None: ...
+    def upgrade(
+        self, folder: Path, workspace: Folder | None, /, *, dry_run: bool, each: Callable[[], None]
+    ) -> Upgraded: ...
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of store. sizes: shards and clips of one that has the format of this version."""
+
+    kind: Literal["frames", "features"]
+    format: int
+    old: _Format1
+    sizes: Callable[[Path, Workspace], tuple[int, int]]
+
+
 def migrate(workspace: Workspace, *, dry_run: bool = False) -> MigrateReport:
     """Bring the stores of a workspace to the formats of this version. Run again after a stop, it goes on.
 
@@ -60,35 +86,49 @@ def migrate(workspace: Workspace, *, dry_run: bool = False) -> MigrateReport:
     if not workspace.parts():
         start = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         raise DataError(f"expected a workspace in {str(workspace)!r}, found none; start with: {start}")
-    stores = [_frames(workspace, dry_run)] if workspace.has_frames else []
+    stores = [_migrated(workspace, workspace.frames_folder, _FRAMES, dry_run)] if workspace.has_frames else []
+    stores += [_migrated(workspace, folder, _FEATURES, dry_run) for folder in workspace.begun_features()]
     return MigrateReport(dry_run=dry_run, workspace=workspace.root, stores=stores)
 
 
-def _frames(workspace: Workspace, dry_run: bool) -> MigratedStore:
-    folder = workspace.frames_folder
+def _migrated(workspace: Workspace, folder: Path, store: _Kind, dry_run: bool) -> MigratedStore:
     if dry_run:
-        return _upgraded(workspace, folder, dry_run)
+        return _upgraded(workspace, folder, store, dry_run)
     with files.lock(folder):
-        return _upgraded(workspace, folder, dry_run)
+        return _upgraded(workspace, folder, store, dry_run)
 
 
-def _upgraded(workspace: Workspace, folder: Path, dry_run: bool) -> MigratedStore:
-    found = format1.found_format(folder)
-    if found == format1.FORMAT_VERSION:
-        with log.progress("migrating frames", total=format1.shard_count(folder), unit="shards") as bar:
-            done = format1.upgrade(folder, workspace, dry_run=dry_run, each=lambda: bar.advance(1))
+def _upgraded(workspace: Workspace, folder: Path, store: _Kind, dry_run: bool) -> MigratedStore:
+    found = store.old.found_format(folder)
+    if found == store.old.FORMAT_VERSION:
+        with log.progress(f"migrating {store.kind}", total=store.old.shard_count(folder), unit="shards") as bar:
+            done = store.old.upgrade(folder, workspace, dry_run=dry_run, each=lambda: bar.advance(1))
         shards, clips, size = done.shards, done.clips, done.size_bytes
     else:
-        store = FrameStore.open(folder, workspace)
-        found, shards, clips, size = heads.FORMAT_VERSION, store.shard_count, len(store), 0
+        found, size = store.format, 0
+        shards, clips = store.sizes(folder, workspace)
         if not dry_run:
-            format1.remove_manifest(folder)
+            store.old.remove_old(folder)
     return MigratedStore(
-        kind="frames",
+        kind=store.kind,
         path=folder,
         found=found,
-        format=heads.FORMAT_VERSION,
+        format=store.format,
         shards=shards,
         clips=clips,
         size_bytes=size,
     )
+
+
+def _sizes_of_frames(folder: Path, workspace: Workspace) -> tuple[int, int]:
+    store = FrameStore.open(folder, workspace)
+    return store.shard_count, len(store)
+
+
+def _sizes_of_features(folder: Path, workspace: Workspace) -> tuple[int, int]:
+    head, lines = features_head.read(folder, workspace)
+    return len(lines), 0 if head.finished is None else len(head.finished.clips)
+
+
+_FRAMES = _Kind("frames", frames_head.FORMAT_VERSION, frames_format1, _sizes_of_frames)
+_FEATURES = _Kind("features", features_head.FORMAT_VERSION, features_format1, _sizes_of_features)

@@ -29,7 +29,6 @@ from tvr_cli.engine.training import checkpoint, train
 from tvr_cli.engine.training.train import TrainOptions
 from tvr_cli.engine.whole import dataset_doctor
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.files import read_json
 from tvr_cli.methods import base
 from tvr_cli.plans import DEFAULT_WORDS, FramePlan, Wish
 from tvr_cli.results.base import INLINE, Result, key
@@ -194,7 +193,7 @@ def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOp
     result = evaluate.evaluate(
         scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, allow_missing=options.allow_missing)
     )
-    tree, origins = read_json(run.config_path), read_json(run.path / "origins.json")
+    tree, origins = run.config(), run.origins() or {}
     return ReproduceReport(
         experiment=_experiment(recipe, resolved, manifest),
         run=run.name,

@@ -1,7 +1,8 @@
 """Shards of a feature store: safetensors files of many clips or captions, verified when first read, memory-mapped.
 
-A video shard holds `key`, `n_frames` [n] and, in the plan `fixed`, `frames` [n, F, D] and `frame_ts` [n, F]; in the
-plan `ragged`, `frames` [sum of F, D], `frame_ts` [sum of F] and `frame_offsets` [n + 1]. A text shard holds `key`,
+A video shard holds `key`, `n_frames` [n] and what the store has of `frames`, `pooled` [n, D] and `patches`. In the plan
+`fixed` these are `frames` [n, F, D], `frame_ts` [n, F], `patches` [n, F, P, D]; in the plan `ragged` `frames` [sum of
+F, D], `frame_ts` [sum of F], `patches` [sum of F, P, D] and `frame_offsets` [n + 1]. A text shard holds `key`,
 `n_tokens`, `pooled` [n, D]; where the backbone has them, `tokens` [n, L, D], or [sum of L, D] with `token_offsets`
 [n + 1]; and, if asked for, `importance` [n, L] uint8. The bytes are described in docs/formats.md.
 """
@@ -9,9 +10,7 @@ plan `ragged`, `frames` [sum of F, D], `frame_ts` [sum of F] and `frame_offsets`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,46 +18,30 @@ from torch import Tensor
 from tvr_cli import commands, files
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
-
-Kind = Literal["video", "text"]
-Place = tuple[str, int]  # name of a shard, row in it
-
-
-@dataclass(frozen=True, slots=True)
-class ShardLine:
-    """One line of shards.jsonl: a whole file that may be read. keys: what each row is, `FeatureWriter` says how."""
-
-    name: str
-    kind: Kind
-    sha256: str
-    size_bytes: int
-    keys: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "shard": self.name,
-            "kind": self.kind,
-            "sha256": self.sha256,
-            "bytes": self.size_bytes,
-            "keys": list(self.keys),
-        }
-
-    @staticmethod
-    def from_json(line: Mapping[str, Any], where: Path) -> ShardLine:
-        """Read a line of the file `where`."""
-        name = files.bare_name(line["shard"], where)
-        return ShardLine(name, line["kind"], line["sha256"], line["bytes"], tuple(line["keys"]))
+from tvr_cli.stores.features.head import TENSORS, Kind, NormSum, ShardLine
+from tvr_cli.stores.features.tables import Place
 
 
-def read_lines(folder: Path) -> list[ShardLine]:
-    """Read every whole line of shards.jsonl. Raises DataError for a damaged line or a name that is not bare."""
-    path = folder / "shards.jsonl"
-    return files.parse_lines(path, lambda line: ShardLine.from_json(line, path))
-
-
-def places(lines: Sequence[ShardLine], kind: Kind) -> dict[str, Place]:
-    """Return where the row of each key is; a later shard wins."""
-    return {key: (line.name, row) for line in lines if line.kind == kind for row, key in enumerate(line.keys)}
+def norm_sums(kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, NormSum]:
+    """Return, by full name, the L2 norms of the real vectors of a shard, summed: no empty frame slots, no pads."""
+    real: dict[str, Tensor] = {}
+    for name, counts, offsets in (
+        ("frames", "n_frames", "frame_offsets"),
+        ("patches", "n_frames", "frame_offsets"),
+        ("tokens", "n_tokens", "token_offsets"),
+    ):
+        if (x := tensors.get(name)) is not None:
+            in_slots = offsets not in tensors
+            real[name] = x[torch.arange(x.shape[1])[None] < tensors[counts][:, None]] if in_slots else x
+    if "pooled" in tensors:
+        real["pooled"] = tensors["pooled"]
+    found = {}
+    for full in TENSORS:
+        of, _, name = full.partition(".")
+        if of == kind and name in real:
+            norms = torch.linalg.vector_norm(real[name].float(), dim=-1)
+            found[full] = NormSum(float(norms.double().sum()), norms.numel())
+    return found
 
 
 def damaged(folder: Path, name: str, found: str, workspace: Folder | None = None) -> DataError:
@@ -67,6 +50,27 @@ def damaged(folder: Path, name: str, found: str, workspace: Folder | None = None
         f"shard {str(folder / name)!r} is damaged: {found}; rebuild only it with: "
         + commands.tvr("precompute-features", repair=name, workspace=workspace)
     )
+
+
+def read_shard(folder: Path, line: ShardLine, workspace: Folder | None = None) -> dict[str, Tensor]:
+    """Return a shard's tensors, memory-mapped, after verifying its sha256. Raises DataError for a damaged file."""
+    from safetensors import safe_open
+
+    path = folder / line.name
+    try:
+        found = files.sha256_file(path)
+    except OSError as e:
+        raise damaged(folder, line.name, f"it cannot be read ({e.strerror})", workspace) from e
+    if found != line.sha256:
+        raise damaged(
+            folder,
+            line.name,
+            f"expected sha256 {line.sha256[:12]}… and {line.size_bytes} bytes, found {found[:12]}… and "
+            f"{path.stat().st_size} bytes",
+            workspace,
+        )
+    with safe_open(path, "pt") as f:
+        return {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a mapping
 
 
 class ShardReader:
@@ -80,32 +84,17 @@ class ShardReader:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return a shard's tensors, memory-mapped. Raises DataError for a damaged or missing file."""
         if name not in self._open:
-            from safetensors import safe_open
-
-            line, path = self._lines[name], self._folder / name
-            try:
-                found = files.sha256_file(path)
-            except OSError as e:
-                raise damaged(self._folder, name, f"it cannot be read ({e.strerror})", self._workspace) from e
-            if found != line.sha256:
-                raise damaged(
-                    self._folder,
-                    name,
-                    f"expected sha256 {line.sha256[:12]}… and {line.size_bytes} bytes, found {found[:12]}… and "
-                    f"{path.stat().st_size} bytes",
-                    self._workspace,
-                )
-            with safe_open(path, "pt") as f:
-                self._open[name] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a mapping
+            self._open[name] = read_shard(self._folder, self._lines[name], self._workspace)
         return self._open[name]
 
     def rows(self, wanted: Sequence[Place], field: str) -> Tensor:
         """Gather one row a place of a field with one row an item: [n, …], in its stored type."""
         out: Tensor | None = None
         for name, (positions, rows) in _by_shard(wanted).items():
-            part = self.tensors(name)[field][rows]
+            part = self._field(name, field)[rows]
             if out is None:
                 out = torch.empty((len(wanted), *part.shape[1:]), dtype=part.dtype)
+            self._require_alike(name, field, part, out.shape[1:])
             out[positions] = part.to(out.dtype)
         assert out is not None
         return out
@@ -114,19 +103,26 @@ class ShardReader:
         """Gather a ragged field, zero-padded to [n, width, …]; rows longer than `width` are cut."""
         out: Tensor | None = None
         for name, (positions, rows) in _by_shard(wanted).items():
-            tensors = self.tensors(name)
-            flat, ends = tensors[field], tensors[offsets].tolist()
+            flat, ends = self._field(name, field), self._field(name, offsets).tolist()
             if out is None:
                 out = torch.zeros((len(wanted), width, *flat.shape[1:]), dtype=flat.dtype)
+            self._require_alike(name, field, flat, out.shape[2:])
             for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
                 part = flat[ends[row] : min(ends[row + 1], ends[row] + width)]
                 out[position, : len(part)] = part.to(out.dtype)
         assert out is not None
         return out
 
-    def has(self, place: Place, field: str) -> bool:
-        """Whether the shard of a place holds a field."""
-        return field in self.tensors(place[0])
+    def _field(self, name: str, field: str) -> Tensor:
+        found = self.tensors(name).get(field)
+        if found is None:
+            raise damaged(self._folder, name, f"it has no {field!r}, which its store has", self._workspace)
+        return found
+
+    def _require_alike(self, name: str, field: str, part: Tensor, shape: torch.Size) -> None:
+        if part.shape[1:] != shape:
+            found = f"its {field!r} has rows of {list(part.shape[1:])}, and others have {list(shape)}"
+            raise damaged(self._folder, name, found, self._workspace)
 
 
 def _by_shard(wanted: Sequence[Place]) -> dict[str, tuple[Tensor, Tensor]]:

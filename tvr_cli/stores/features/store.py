@@ -1,23 +1,20 @@
 """Reading a feature store: what one backbone made of the clips and captions of a workspace, un-normalised.
 
     <workspace>/features/<fingerprint>/
-        store.json                 format version, identity, sizes, what it provides, provenance
-        shards.jsonl               one line a shard: name, kind, sha256, bytes, the key of each row
-        video-<hash>.safetensors   features of clips, text-<hash>.safetensors of captions (`feature_shards.py`)
-        clips-<hash>.json, captions-<hash>.json     the clips and captions that are in the workspace now
-        state.json                 which of these two files count, and where the captions came from
+        store.json                 the head: identity, tensors, mean norms, and what the store contains (head.py)
+        shards-<n>.jsonl           one line a shard: checksums of it and of its rows, norms of its vectors
+        video-<hash>.safetensors   features of clips, text-<hash>.safetensors of captions (shards.py)
+        <shard>.<hash>.rows.json   what each row of a shard is (rows.py); read by who writes, not by who reads
+        clips-<hash>.table, captions-<hash>.table     the clips and captions that are in the workspace now (tables.py)
 
-Shards are found by content (a clip's key, a caption's text), so a renamed video or a caption of two videos costs
-nothing. A shard counts when its line is written, the store when `state.json` is. Writing is in `feature_writer.py`.
+Opening costs the head and the list; a clip or caption is a row of a mapped table, verified when it is read. A step
+counts when the head is replaced (`stores/listing.py`). Writing is in `writer.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,68 +22,78 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli import commands, files, plans
+from tvr_cli import files, plans
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import FramePlan, WordPlan
-from tvr_cli.stores.features.shards import Place, ShardLine, ShardReader, places, read_lines
-from tvr_cli.stores.frames.store import ClipRecord
-from tvr_cli.types import Sizes, Split, TextFeatures, VideoFeatures, caption_key
+from tvr_cli.stores import listing
+from tvr_cli.stores.features import head as heads
+from tvr_cli.stores.features.head import SHORT, Finished, Head, ShardLine, fingerprint_of
+from tvr_cli.stores.features.rows import clip_row_key, text_row_key
+from tvr_cli.stores.features.shards import ShardReader, damaged
+from tvr_cli.stores.features.tables import CAPTIONS, CLIPS, Captions, Clips, Place, StoredCaption
+from tvr_cli.stores.table import Columns, MappedTable, Table, rows_of
+from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
 
-FORMAT_VERSION = 1
-_HEADER = {"fingerprint", "identity", "provenance", "backbone", "dim", "provides"}
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCaption:
-    """A caption and its place in the corpus.
-
-    key: `types.caption_key(text)`. clips: rows of `FeatureStore.clips` that it describes (every window of a file that
-    was cut), the same file's all, `file_id`. source: `file:line` or the annotation file. start, end: seconds, as given.
-    """
-
-    id: str
-    text: str
-    key: int
-    split: Split
-    clips: tuple[int, ...]
-    file_id: str
-    source: str = ""
-    start: float | None = None
-    end: float | None = None
+__all__ = ["FeatureStore", "StoredCaption", "check_identity", "clip_row_key", "fingerprint_of", "text_row_key"]
 
 
 class FeatureStore:
-    """A feature store opened for reading. Use `Workspace.features`, or `open`."""
+    """A feature store opened for reading. Use `Workspace.features`, or `open`.
 
-    def __init__(self, root: Path, header: dict[str, Any], state: dict[str, Any], workspace: Folder | None = None):
+    norms: mean L2 norm of the real vectors of each tensor, by its full name. frameless: clips without a frame.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        head: Head,
+        finished: Finished,
+        lines: Sequence[ShardLine],
+        workspace: Folder | None = None,
+    ):
         self.root = root
         self.workspace = workspace  # what `-o` of a command in a message names
-        self.fingerprint: str = header["fingerprint"]
-        self.identity: dict[str, Any] = header["identity"]
-        self.corpus: dict[str, Any] = state["corpus"]
-        self.provenance: dict[str, Any] = {**header["provenance"], **self.corpus}
-        self.backbone_name: str = header["backbone"]
+        made = head.made
+        self.fingerprint: str = made.fingerprint
+        self.identity: dict[str, Any] = dict(made.identity)
+        self.corpus: dict[str, Any] = dict(finished.corpus)
+        self.provenance: dict[str, Any] = {**made.provenance, **self.corpus}
+        self.backbone_name: str = made.backbone
+        self.tensors = made.tensors
+        self.norms: Mapping[str, float] = head.norms
         self.word_plan = WordPlan(**self.identity["words"])
         self.word_importance: str = self.identity["importance"]
-        self.provides: frozenset[str] = frozenset(header["provides"])
-        self._state = state
-        self._header = header
+        self.frameless: int = finished.frameless
+        self.provides: frozenset[str] = _provides(self.tensors, finished.frameless)
+        self._lines = {line.name: line for line in lines}
+        self._reader = ShardReader(root, lines, workspace)
+        self._finished = finished
 
     @classmethod
     def open(cls, folder: Path, workspace: Folder | None = None) -> FeatureStore:
         """Open the store in `folder`. workspace: the one that it belongs to, for the commands in messages.
 
-        Raises DataError when there is none, its first run was never finished or it names files elsewhere,
-        StoreMismatch on another format.
+        Raises DataError when there is none, its first run was never finished or it is damaged, StoreMismatch on
+        another format.
         """
-        header = read_header(folder, workspace)
-        if not (folder / "state.json").is_file():
-            raise DataError(
-                f"the feature store {str(folder)!r} was begun but not finished; continue it with: "
-                + _complete(folder, workspace)
-            )
-        return cls(folder, header, read_state(folder, workspace), workspace)
+        store = cls.find(folder, workspace)
+        if store is None:
+            raise unfinished(folder, workspace)
+        return store
+
+    @classmethod
+    def find(cls, folder: Path, workspace: Folder | None = None) -> FeatureStore | None:
+        """Open the store in `folder`, None when its first run was never finished. Raises as `open` does."""
+
+        head, lines = heads.read(folder, workspace)
+        if head.finished is None:
+            return None
+        store = cls(folder, head, head.finished, lines, workspace)
+        for table in ("clips", "captions"):  # mapped while they are there: what is damaged is said when it is needed
+            with contextlib.suppress(DataError):
+                getattr(store, table)
+        return store
 
     def made_by(self, backbone: str) -> bool:
         """Whether `backbone` is a name of the backbone that made this store: the one given then, or its own."""
@@ -102,38 +109,18 @@ class FeatureStore:
         if now is None or not file.is_file():
             return False
         if known is None:
-            return now[1] > (self.root / "state.json").stat().st_mtime_ns
+            return now[1] > (self.root / listing.HEAD).stat().st_mtime_ns
         return list(now) != known["stamp"] and files.sha256_file(file) != known["sha256"]
 
-    # ----------------------------------------------------------------------------------------------------- the corpus
+    @cached_property
+    def clips(self) -> Clips:
+        """The clips, sorted by id: the rows of `video`. Raises DataError where their table is damaged."""
+        return Clips(self._table(self._finished.clips, CLIPS))
 
     @cached_property
-    def clips(self) -> list[ClipRecord]:
-        """The clips, sorted by id: the rows of `video`."""
-        names = {f.name for f in dataclasses.fields(ClipRecord)}
-        records = self._list("clips")
-        return [
-            ClipRecord(**{**{k: v for k, v in r.items() if k in names}, "span": (r["span"][0], r["span"][1])})
-            for r in records
-        ]
-
-    @cached_property
-    def captions(self) -> list[StoredCaption]:
-        """The captions, in the order of their source: the rows of `text`."""
-        records = self._list("captions")
-        return [StoredCaption(**{**r, "clips": tuple(r["clips"]), "key": caption_key(r["text"])}) for r in records]
-
-    def _list(self, what: str) -> Any:
-        """Read a list that the state names. Its name is its checksum."""
-        path = self.root / self._state[what]
-        try:
-            data = path.read_bytes()
-        except OSError:
-            data = b""
-        if list_name(what, data) != path.name:
-            found = "differs from its checksum" if data else "is missing or empty"
-            raise DataError(f"{str(path)!r} {found}; make it again with: {_complete(self.root, self.workspace)}")
-        return json.loads(data)
+    def captions(self) -> Captions:
+        """The captions, in the order of their source: the rows of `text`. Raises as `clips` does."""
+        return Captions(self._table(self._finished.captions, CAPTIONS))
 
     @property
     def frame_plan(self) -> FramePlan:
@@ -146,99 +133,124 @@ class FeatureStore:
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes(int(self._header["dim"]), self._slots, self.word_plan.length)
+        """D is that of frames, else of one vector a clip, else of captions."""
+        first = next(name for name in ("video.frames", "video.pooled", "text.pooled") if name in self.tensors)
+        return Sizes(self._dim(first), self._slots, self.word_plan.length)
+
+    @property
+    def shard_count(self) -> int:
+        return len(self._lines)
 
     def split(self, name: str) -> Tensor:
         """Return the rows [n] int64 of a split's captions."""
-        return torch.tensor([i for i, c in enumerate(self.captions) if c.split == name], dtype=torch.int64)
+        return self.captions.split(name)
 
     def content_hash(self) -> str:
         """Return a hash that changes when the clips, their features or the captions change."""
-        parts = (self.fingerprint, self._state["clips"], self._state["captions"])
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return self._finished.content
 
     # -------------------------------------------------------------------------------------------------------- features
 
-    def video(self, index: Tensor | None = None) -> VideoFeatures:
+    def video(self, index: Tensor | None = None, *, patches: bool = False) -> VideoFeatures:
         """Return features of clips (all, or the rows `index`), float32; ts is float64 seconds in the file.
 
-        Raises DataError when a shard is damaged, naming the command that rebuilds it.
+        patches: read the features of single patches too, where the store has them; they are most of its bytes. Raises
+        DataError when a shard is damaged, naming the command that rebuilds it.
         """
-        rows = _rows(index, len(self.clips))
-        if not rows:
-            empty = torch.zeros(0, self._slots, self.sizes.dim)
-            none = torch.zeros(0, dtype=torch.int64)
-            return VideoFeatures(none, empty, none, torch.zeros(0, self._slots, dtype=torch.float64))
-        wanted = [self._video_places[i] for i in rows]
-        read, width = self._reader, self._slots
-        if self.shape == "fixed":
-            frames, ts = read.rows(wanted, "frames"), read.rows(wanted, "frame_ts")
-        else:
-            frames = read.padded(wanted, "frames", "frame_offsets", width)
-            ts = read.padded(wanted, "frame_ts", "frame_offsets", width)
-        key = torch.tensor([self.clips[i].key for i in rows], dtype=torch.int64)
-        return VideoFeatures(key, frames.float(), read.rows(wanted, "n_frames"), ts)
+        rows = rows_of(range(len(self.clips)) if index is None else index)
+        key = self.clips.table.rows("key", rows)
+        wanted, read = self._places(self.clips, rows), self._reader
+        n_frames = read.rows(wanted, "n_frames") if wanted else key.clone()
+        pooled = self._vectors(wanted, "video.pooled")
+        if "video.frames" not in self.tensors:
+            nothing = torch.zeros(len(rows), 0, self.sizes.dim)
+            return VideoFeatures(key, nothing, n_frames, torch.zeros(len(rows), 0, dtype=torch.float64), pooled)
+        each = None
+        if patches and "video.patches" in self.tensors:
+            each = self._slotted(wanted, "patches", (0, self._dim("video.patches"))).float()
+        frames = self._slotted(wanted, "frames", (self._dim("video.frames"),)).float()
+        return VideoFeatures(key, frames, n_frames, self._slotted(wanted, "frame_ts", ()).double(), pooled, each)
 
     def text(self, index: Tensor | None = None, *, tokens: bool = True) -> TextFeatures:
         """Return features of captions (all, or the rows `index`), float32. Raises DataError for a damaged shard.
 
         tokens: False leaves the features of single tokens unread, which are most of the bytes.
         """
-        rows = _rows(index, len(self.captions))
-        key = torch.tensor([self.captions[i].key for i in rows], dtype=torch.int64)
-        length, dim = self.word_plan.length, self.sizes.dim
-        with_tokens = tokens and "tokens" in self.provides
-        if not rows:
-            none = torch.zeros(0, length, dim) if with_tokens else None
-            marks = torch.zeros(0, length, dtype=torch.uint8) if "importance" in self.provides else None
-            return TextFeatures(key, torch.zeros(0, dim), none, key.clone(), marks)
-        wanted, read = [self._text_places[i] for i in rows], self._reader
-        each = marks = None
+        rows = rows_of(range(len(self.captions)) if index is None else index)
+        key = self.captions.table.rows("key", rows)
+        length = self.word_plan.length
+        with_tokens = tokens and "text.tokens" in self.tensors
+        with_marks = "text.importance" in self.tensors
+        if not len(rows):
+            none = torch.zeros(0, length, self._dim("text.tokens")) if with_tokens else None
+            marks = torch.zeros(0, length, dtype=torch.uint8) if with_marks else None
+            return TextFeatures(key, torch.zeros(0, self._dim("text.pooled")), none, key.clone(), marks)
+        wanted, read = self._places(self.captions, rows), self._reader
+        each = None
         if with_tokens:
             fixed = self.word_plan.shape == "fixed"
             each = read.rows(wanted, "tokens") if fixed else read.padded(wanted, "tokens", "token_offsets", length)
             each = each.float()
-        if "importance" in self.provides:
-            marks = read.rows(wanted, "importance")
         pooled = read.rows(wanted, "pooled").float()
+        marks = read.rows(wanted, "importance") if with_marks else None
         return TextFeatures(key, pooled, each, read.rows(wanted, "n_tokens"), marks)
 
     @cached_property
-    def _lines(self) -> list[ShardLine]:
-        return read_lines(self.root)
-
-    @cached_property
-    def _reader(self) -> ShardReader:
-        return ShardReader(self.root, self._lines, self.workspace)
-
-    @cached_property
     def _slots(self) -> int:
+        if "video.frames" not in self.tensors:
+            return 0
         slots = self.frame_plan.slots
-        return slots if slots is not None else max((c.n_frames for c in self.clips), default=0)
+        if slots is not None or not len(self.clips):
+            return slots or 0
+        return int(self.clips.n_frames.max())
 
-    @cached_property
-    def _video_places(self) -> list[Place]:
-        known = places(self._lines, "video")
-        return [self._found(known, clip_row_key(c.key, c.n_frames)) for c in self.clips]
+    def _dim(self, name: str) -> int:
+        stored = self.tensors.get(name)
+        return 0 if stored is None or stored.dim is None else stored.dim
 
-    @cached_property
-    def _text_places(self) -> list[Place]:
-        known = places(self._lines, "text")
-        return [self._found(known, text_row_key(c.text)) for c in self.captions]
+    def _vectors(self, wanted: Sequence[Place], name: str) -> Tensor | None:
+        """Return a tensor of one vector an item, None where the store has none."""
+        if name not in self.tensors:
+            return None
+        return self._reader.rows(wanted, name.partition(".")[2]).float() if wanted else torch.zeros(0, self._dim(name))
 
-    def _found(self, known: Mapping[str, Place], key: str) -> Place:
-        if key not in known:
-            raise DataError(
-                f"the feature store {str(self.root)!r} is incomplete (a shard is missing); complete it with: "
-                + _complete(self.root, self.workspace)
-            )
-        return known[key]
+    def _slotted(self, wanted: Sequence[Place], field: str, row: tuple[int, ...]) -> Tensor:
+        """Return what each frame slot has. row: the shape of one, where nothing is wanted."""
+        if not wanted:
+            return torch.zeros(0, self._slots, *row)
+        if self.shape == "fixed":
+            return self._reader.rows(wanted, field)
+        return self._reader.padded(wanted, field, "frame_offsets", self._slots)
+
+    def _places(self, records: Clips | Captions, rows: Tensor) -> list[Place]:
+        """Return where features are. Raises DataError where a shard does not count (any more) or is too short."""
+        found = records.places(rows)
+        for name in dict.fromkeys(name for name, _ in found):
+            if name not in self._lines:
+                raise DataError(
+                    f"the feature store {str(self.root)!r} is incomplete (a shard is missing); complete it with: "
+                    + heads.complete(self.root, self.workspace)
+                )
+        for name, row in found:
+            if row >= self._lines[name].rows:
+                raise damaged(self.root, name, f"it has no row {row}", self.workspace)
+        return found
+
+    def _table(self, table: Table, columns: Columns) -> MappedTable:
+        return MappedTable(self.root, table, columns, lambda found: damaged_table(found, self.root, self.workspace))
 
 
-def fingerprint_of(identity: Mapping[str, Any]) -> str:
-    """Return the name of a store's folder: a hash of its identity, 16 hexadecimal digits."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+def unfinished(folder: Path, workspace: Folder | None) -> DataError:
+    """Return the error for a store whose first run was never finished."""
+    return DataError(
+        f"the feature store {str(folder)!r} was begun but not finished; continue it with: "
+        + heads.complete(folder, workspace)
+    )
+
+
+def damaged_table(found: str, folder: Path, workspace: Folder | None) -> DataError:
+    """Return the error for a table of clips or captions that is not what the head says."""
+    return DataError(f"{found}; make it again with: {heads.complete(folder, workspace)}")
 
 
 def check_identity(store: FeatureStore, identity: Mapping[str, Any], command: str) -> None:
@@ -250,60 +262,7 @@ def check_identity(store: FeatureStore, identity: Mapping[str, Any], command: st
         )
 
 
-def list_name(what: str, data: bytes) -> str:
-    """Return the name of the file that lists the clips or captions: it holds 16 digits of its sha256."""
-    return f"{what}-{hashlib.sha256(data).hexdigest()[:16]}.json"
-
-
-def clip_row_key(key: int, n_frames: int) -> str:
-    """What finds a clip's features: its content key and how many of its frames could be read."""
-    return f"{key & (2**64 - 1):016x}.{n_frames}"
-
-
-def text_row_key(text: str) -> str:
-    """What finds a caption's features: its text, whatever its spacing."""
-    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=12).hexdigest()
-
-
-def read_state(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
-    """Read state.json of a store that was finished. Raises DataError when it is damaged or its names are not bare."""
-    path = folder / "state.json"
-    fix = f"move the file elsewhere and run: {_complete(folder, workspace)}"
-    state = files.read_json(path, fix=fix)
-    if not isinstance(state, dict) or {"clips", "captions", "corpus"} - set(state):
-        raise DataError(f"{str(path)!r} is damaged (it lacks a key); {fix}")
-    for what in ("clips", "captions"):
-        files.bare_name(state[what], path)
-    return state
-
-
-def read_header(folder: Path, workspace: Folder | None = None) -> dict[str, Any]:
-    """Read store.json. Raises DataError when there is no store, StoreMismatch on another kind or format version."""
-    make = commands.tvr("precompute-features", backbone="NAME", workspace=workspace)
-    if not (folder / "store.json").is_file():
-        if (folder / "shards.jsonl").is_file():
-            raise DataError(
-                f"{str(folder)!r} holds features and no store.json, which says what made them. Put a copy of it back, "
-                f"or name the backbone, and what fits is taken up: {make}"
-            )
-        raise DataError(f"expected a feature store in {str(folder)!r}, found none; run: {make}")
-    again = f"put a copy of the file back, or move the folder elsewhere and name the backbone: {make}"
-    header = files.read_json(folder / "store.json", fix=again)
-    kind, version = (header.get("kind"), header.get("format")) if isinstance(header, dict) else (None, None)
-    if kind != "features" or version != FORMAT_VERSION:
-        raise StoreMismatch(
-            f"{str(folder)!r}: format: this tvr reads feature stores of format {FORMAT_VERSION}, found "
-            f"{kind} {version}; it is left as it is: {again}"
-        )
-    if _HEADER - set(header) or fingerprint_of(header["identity"]) != header["fingerprint"]:
-        raise DataError(f"{str(folder / 'store.json')!r} is damaged (it does not fit its fingerprint); {again}")
-    return header
-
-
-def _complete(folder: Path, workspace: Folder | None) -> str:
-    """The command that makes what a store misses, with the backbone and plans of that store."""
-    return commands.tvr("precompute-features", repair=folder.name, workspace=workspace)
-
-
-def _rows(index: Tensor | None, n: int) -> Sequence[int]:
-    return range(n) if index is None else index.tolist()
+def _provides(tensors: Mapping[str, Any], frameless: int) -> frozenset[str]:
+    """Return what methods can use: frames only where every clip has one."""
+    names = {SHORT.get(name, name) for name in tensors}
+    return frozenset(names - {"frames", "video.patches"} if frameless else names)

@@ -19,14 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, schema
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
+from tvr_cli.schema import Misfit
+from tvr_cli.stores import listing
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.head import Covered, Head
-from tvr_cli.stores.frames.records import About, ClipRecord, Misfit, SourceFile, StoredClip
+from tvr_cli.stores.frames.head import Head
+from tvr_cli.stores.frames.records import About, ClipRecord, SourceFile, StoredClip
+from tvr_cli.stores.listing import Covered
+from tvr_cli.stores.upgraded import Upgraded
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.jsonl"
@@ -44,18 +48,9 @@ class _Shard:
     clips: tuple[StoredClip, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Upgraded:
-    """What became of a store. size_bytes: of the files that were written, or would be."""
-
-    shards: int
-    clips: int
-    size_bytes: int
-
-
 def found_format(folder: Path) -> int | None:
     """Return the format of the frame store in a folder, None where there is none that says one."""
-    path = folder / heads.HEAD
+    path = folder / listing.HEAD
     head = files.read_json(path, fix="nothing of it was changed") if path.is_file() else None
     version = head.get("format") if isinstance(head, dict) and head.get("kind") == "frames" else None
     return version if type(version) is int else None
@@ -81,7 +76,7 @@ def upgrade(
         each()
     listed = heads.list_bytes(lines)
     clips = [clip for shard in shards for clip in shard.clips]
-    name = heads.first_list()
+    name = listing.first_list()
     digest = hashlib.sha256(listed).hexdigest() if dry_run else files.write_bytes(folder / name, listed)
     head = Head(
         identity=old["identity"],
@@ -94,14 +89,14 @@ def upgrade(
     try:
         heads.from_json(head.to_json())
     except Misfit as e:
-        raise DataError(f"{str(folder / heads.HEAD)!r} is damaged ({e}); nothing was changed") from e
+        raise DataError(f"{str(folder / listing.HEAD)!r} is damaged ({e}); nothing was changed") from e
     if not dry_run:
         heads.write_head(folder, head)
-        remove_manifest(folder)
+        remove_old(folder)
     return Upgraded(len(lines), len(clips), written + len(listed))
 
 
-def remove_manifest(folder: Path) -> None:
+def remove_old(folder: Path) -> None:
     """Remove the manifest of format 1 from a store of format 2; a stop right after the change leaves it."""
     path = folder / MANIFEST
     if not path.is_file():
@@ -123,11 +118,11 @@ def shard_count(folder: Path) -> int:
 
 
 def _read_head(folder: Path) -> dict[str, Any]:
-    path = folder / heads.HEAD
+    path = folder / listing.HEAD
     head = files.read_json(path)
     head = {"provenance": {}, "captions_beside": None, **head}
     try:
-        return records.require(head, _HEAD, "it")
+        return schema.require(head, _HEAD)
     except Misfit as e:
         raise DataError(f"{str(path)!r} is damaged ({e}); nothing was changed") from e
 
@@ -152,7 +147,7 @@ def _read_manifest(folder: Path, workspace: Folder | None) -> Iterator[_Shard]:
 
 
 def _shard(line: Any, where: Path) -> _Shard:
-    said = records.require(line, _LINE, "it")
+    said = schema.require(line, _LINE)
     name = files.bare_name(said["shard"], where)
     if not records.SHARD.fullmatch(name):
         raise Misfit(f"{name!r} is no name of a shard")
@@ -163,7 +158,12 @@ def _shard(line: Any, where: Path) -> _Shard:
 
 
 def _clip(said: dict[str, Any], shard: str) -> StoredClip:
-    said = records.require(said, _CLIP, f"clip {said.get('id')!r}" if isinstance(said, dict) else "a clip")
+    try:
+        said = schema.require(said, _CLIP)
+    except Misfit as e:
+        raise Misfit(
+            f"the clip {said['id']!r}: {e}" if isinstance(said, dict) and "id" in said else f"a clip: {e}"
+        ) from e
     values = {f.name: said[f.name] for f in dataclasses.fields(ClipRecord)}
     record = ClipRecord(**{**values, "span": (said["span"][0], said["span"][1])})
     stamp = (said["size"], said["mtime_ns"], None, None)
@@ -189,37 +189,37 @@ def _stands(path: Path, data: bytes) -> bool:
 
 
 _HEAD = {
-    "identity": records.single(lambda v: type(v) is dict),
-    "provenance": records.single(lambda v: type(v) is dict),
-    "captions_beside": records.optional(records.text),
+    "identity": schema.mapping,
+    "provenance": schema.mapping,
+    "captions_beside": schema.maybe(schema.text),
 }
 _LINE = {
-    "shard": records.single(lambda v: True),  # `bare_name` says what is wrong with it
-    "sha256": records.text,
-    "bytes": records.whole,
-    "rows": records.whole,
-    "clips": records.single(lambda v: type(v) is list),
+    "shard": schema.anything,  # `bare_name` says what is wrong with it
+    "sha256": schema.text,
+    "bytes": schema.whole,
+    "rows": schema.whole,
+    "clips": schema.items(schema.anything),
 }
 _CLIP = {
-    "id": records.text,
-    "path": records.text,
-    "start": records.optional(records.number),
-    "end": records.optional(records.number),
-    "key": records.integer,
-    "file_id": records.text,
-    "source_sha256": records.text,
-    "n_frames": records.positive,
-    "duration": records.number,
-    "span": records.fixed(records.number, records.number),
-    "width": records.whole,
-    "height": records.whole,
-    "decoder": records.text,
-    "truncated": records.truth,
-    "damaged": records.whole,
-    "video": records.text,
-    "source": records.text,
-    "size": records.whole,
-    "mtime_ns": records.integer,
-    "file_duration": records.number,
-    "row": records.whole,
+    "id": schema.text,
+    "path": schema.text,
+    "start": schema.maybe(schema.number),
+    "end": schema.maybe(schema.number),
+    "key": schema.integer,
+    "file_id": schema.text,
+    "source_sha256": schema.text,
+    "n_frames": schema.positive,
+    "duration": schema.number,
+    "span": schema.fixed(schema.number, schema.number),
+    "width": schema.whole,
+    "height": schema.whole,
+    "decoder": schema.text,
+    "truncated": schema.flag,
+    "damaged": schema.whole,
+    "video": schema.text,
+    "source": schema.text,
+    "size": schema.whole,
+    "mtime_ns": schema.integer,
+    "file_duration": schema.number,
+    "row": schema.whole,
 }

@@ -1,35 +1,30 @@
 """The head of a frame store: `store.json`, and the list of shards that it covers. Opening a store reads these alone.
 
-`store.json` holds its own checksum and that of the first so many bytes of the list; a line of the list holds those of a
-shard and of its records. So what one head says is whole or an error, and the moment in which `store.json` is replaced
-is the moment in which a step counts. What lies beyond the bytes that the head covers was never finished.
+How a head covers its list is in `stores/listing.py`; here is what both say.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, schema
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import FramePlan
+from tvr_cli.schema import Misfit
+from tvr_cli.stores import listing
 from tvr_cli.stores.frames import records
-from tvr_cli.stores.frames.records import Check, Misfit, number, optional, single, text, whole
+from tvr_cli.stores.listing import HEAD, LIST, Covered
 
 FORMAT_VERSION = 2
-HEAD = "store.json"
 _OLD_LIST = "manifest.jsonl"  # of format 1
-LIST = re.compile(r"shards-(\d+)\.jsonl")
 # What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
 _KNOWN_USES: frozenset[str] = frozenset()
-_TRIES = 5  # heads that are read while a writer replaces them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +52,6 @@ class ShardLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Covered:
-    """The list that counts: its name, how many of its bytes, and their sha256."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Sealed:
     """What only all records together tell, noted when a run ends; None in the head while a run is adding.
 
@@ -88,7 +74,7 @@ class Head:
     sealed: Sealed | None = None
 
     def to_json(self) -> dict[str, Any]:
-        body = {
+        return listing.sealed({
             "kind": "frames",
             "format": FORMAT_VERSION,
             "identity": self.identity,
@@ -96,10 +82,9 @@ class Head:
             "captions_beside": self.captions_beside,
             "roots": dict(self.roots),
             "uses": [],
-            "shards": {"list": self.shards.name, "bytes": self.shards.size_bytes, "sha256": self.shards.sha256},
+            "shards": self.shards.to_json(),
             "sealed": None if self.sealed is None else dataclasses.asdict(self.sealed),
-        }
-        return {**body, "sha256": _checksum(body)}
+        })  # fmt: skip
 
 
 def write_head(folder: Path, head: Head) -> None:
@@ -107,20 +92,9 @@ def write_head(folder: Path, head: Head) -> None:
     files.write_json(folder / HEAD, head.to_json())
 
 
-def first_list() -> str:
-    """Return the name of the first list of a store."""
-    return "shards-1.jsonl"
-
-
-def next_list(name: str) -> str:
-    """Return the name of the list that replaces the list `name`."""
-    found = LIST.fullmatch(name)
-    return f"shards-{int(found[1]) + 1 if found else 1}.jsonl"
-
-
 def list_bytes(lines: Sequence[ShardLine]) -> bytes:
     """Serialise lines of the list."""
-    return "".join(json.dumps(line.to_json(), ensure_ascii=False) + "\n" for line in lines).encode("utf-8")
+    return listing.list_bytes(line.to_json() for line in lines)
 
 
 def read(folder: Path, workspace: Folder | None = None) -> tuple[Head, tuple[ShardLine, ...]]:
@@ -128,15 +102,12 @@ def read(folder: Path, workspace: Folder | None = None) -> tuple[Head, tuple[Sha
 
     Raises DataError when there is no store or the head is damaged, StoreMismatch on another kind or format version.
     """
-    for left in reversed(range(_TRIES)):
-        before = files.stamp(folder / HEAD)
+
+    def at_once() -> tuple[Head, tuple[ShardLine, ...]]:
         head = read_head(folder, workspace)
-        try:
-            return head, parse_list(covered_bytes(folder, head, workspace), folder, workspace)
-        except DataError:
-            if not left or files.stamp(folder / HEAD) == before:
-                raise
-    raise AssertionError("the loop above returns or raises")
+        return head, parse_list(covered_bytes(folder, head, workspace), folder, workspace)
+
+    return listing.while_written(folder, at_once)
 
 
 def read_head(folder: Path, workspace: Folder | None = None) -> Head:
@@ -184,15 +155,7 @@ def has_list(folder: Path) -> bool:
 
 def covered_bytes(folder: Path, head: Head, workspace: Folder | None = None) -> bytes:
     """Return the bytes of the list that the head covers. Raises DataError unless they are what was written."""
-    path = folder / head.shards.name
-    try:
-        with open(path, "rb") as f:
-            data = f.read(head.shards.size_bytes)
-    except OSError as e:
-        raise _damaged_list(path, f"it cannot be read ({e.strerror})", workspace) from e
-    if len(data) != head.shards.size_bytes or hashlib.sha256(data).hexdigest() != head.shards.sha256:
-        raise _damaged_list(path, f"its first {head.shards.size_bytes} bytes differ from their checksum", workspace)
-    return data
+    return listing.covered_bytes(folder, head.shards, lambda path, found: _damaged_list(path, found, workspace))
 
 
 def parse_list(data: bytes, folder: Path, workspace: Folder | None = None) -> tuple[ShardLine, ...]:
@@ -211,19 +174,15 @@ def from_json(found: dict[str, Any]) -> Head:
 
     Raises Misfit for another checksum, a missing key or another type.
     """
-    body = {name: value for name, value in found.items() if name != "sha256"}
-    if found.get("sha256") != _checksum(body):
-        raise Misfit("it differs from its checksum")
-    said = records.require(found, _HEAD, "it")
-    listed, sealed = said["shards"], said["sealed"]
-    if not LIST.fullmatch(listed["list"]):
-        raise Misfit(f"it names {listed['list']!r} as the list of shards")
+    listing.require_sealed(found)
+    said = schema.require(found, _HEAD)
+    sealed = said["sealed"]
     return Head(
         identity=said["identity"],
         provenance=said["provenance"],
         captions_beside=said["captions_beside"],
         roots=said["roots"],
-        shards=Covered(listed["list"], listed["bytes"], listed["sha256"]),
+        shards=Covered.from_json(said["shards"]),
         sealed=None if sealed is None else Sealed(sealed["content"], sealed["videos"]),
     )
 
@@ -249,18 +208,13 @@ def _require_format(folder: Path, found: Any, workspace: Folder | None, move: st
 
 
 def _line(found: Any, where: Path) -> ShardLine:
-    said = records.require(found, _LINE, "it")
+    said = schema.require(found, _LINE)
     for name, pattern in ((said["shard"], records.SHARD), (said["records"], records.RECORDS)):
         files.bare_name(name, where)
         if not pattern.fullmatch(name):
             raise Misfit(f"{name!r} is no name that a frame store gives")
     name, sha256, size_bytes = (said.pop(key) for key in ("shard", "sha256", "bytes"))
     return ShardLine(name, sha256, size_bytes, **said)
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def _damaged_list(path: Path, found: str, workspace: Folder | None) -> DataError:
@@ -278,47 +232,34 @@ def _move() -> str:
     return f"move the folder elsewhere, or choose another workspace: {other}"
 
 
-def _map(check: Check) -> Check:
-    return single(lambda value: type(value) is dict and check.many(list(value.values())))
-
-
-def _object(schema: Mapping[str, Check]) -> Check:
-    return single(
-        lambda value: type(value) is dict and all(n in value and fits(value[n]) for n, fits in schema.items())
-    )
-
-
-def _is_plan(value: Any) -> bool:
-    return _object(_PLAN)(value) and all(fits(value[name]) for name, fits in _PLANNED.items() if name in value)
-
-
-_PLAN = {"kind": single(lambda v: v in ("uniform", "fps")), "size": whole, "quality": whole, "filter": text}
-_PLANNED = {  # what only some plans have
-    "num_frames": whole,
-    "fps": number,
-    "max_frames": optional(whole),
-    "fit": text,
-    "short_side": optional(whole),
-}
-_ANYTHING = single(lambda value: True)
+_PLAN = schema.known(
+    {"kind": schema.one_of("uniform", "fps"), "size": schema.whole, "quality": schema.whole, "filter": schema.text},
+    {  # what only some plans have
+        "num_frames": schema.whole,
+        "fps": schema.number,
+        "max_frames": schema.maybe(schema.whole),
+        "fit": schema.text,
+        "short_side": schema.maybe(schema.whole),
+    },
+)
 _HEAD = {
-    "identity": single(_is_plan),
-    "provenance": _object({}),
-    "captions_beside": optional(text),
-    "roots": _map(text),
-    "shards": _object({"list": text, "bytes": whole, "sha256": text}),
-    "sealed": optional(_object({"content": text, "videos": whole})),
+    "identity": _PLAN,
+    "provenance": schema.mapping,
+    "captions_beside": schema.maybe(schema.text),
+    "roots": schema.each(schema.text),
+    "shards": schema.known({"list": schema.text, "bytes": schema.whole, "sha256": schema.text}),
+    "sealed": schema.maybe(schema.known({"content": schema.text, "videos": schema.whole})),
 }
 _LINE = {
-    "shard": _ANYTHING,  # `bare_name` says what is wrong with a name
-    "sha256": text,
-    "bytes": whole,
-    "rows": whole,
-    "records": _ANYTHING,
-    "records_sha256": text,
-    "records_bytes": whole,
-    "clips": whole,
-    "frames": whole,
-    "truncated": whole,
-    "decoders": _map(whole),
+    "shard": schema.anything,  # `bare_name` says what is wrong with a name
+    "sha256": schema.text,
+    "bytes": schema.whole,
+    "rows": schema.whole,
+    "records": schema.anything,
+    "records_sha256": schema.text,
+    "records_bytes": schema.whole,
+    "clips": schema.whole,
+    "frames": schema.whole,
+    "truncated": schema.whole,
+    "decoders": schema.each(schema.whole),
 }

@@ -12,11 +12,13 @@ from pathlib import Path, PurePath
 from tvr_cli import files
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.schema import Misfit
+from tvr_cli.stores import listing
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.head import Covered, Head
-from tvr_cli.stores.frames.records import About, Misfit, StoredClip
+from tvr_cli.stores.frames.head import Head
+from tvr_cli.stores.frames.records import About, StoredClip
 
 _LOCK_WAIT_S = 60.0
 
@@ -84,10 +86,8 @@ def _write(root: Path, held: list[tuple[About, tuple[StoredClip, ...]]]) -> None
             files.write_bytes(root / line.records, data)
         lines.append(line)
         roots |= {clip.source: _prefix(clip) for clip in clips if clip.source not in roots}
-    name = _free_list(root)
-    listed = heads.list_bytes(lines)
-    covers = Covered(name, len(listed), files.write_bytes(root / name, listed))
-    path = root / heads.HEAD
+    covers = listing.write_list(root, listing.free_list(root), heads.list_bytes(lines))
+    path = root / listing.HEAD
     if path.is_file():
         files.write_bytes(path.with_name("store.json.damaged"), path.read_bytes())
     heads.write_head(root, Head(dict(identity), {}, None, roots, covers))
@@ -100,11 +100,3 @@ def _prefix(clip: StoredClip) -> str:
     except ValueError:  # another drive
         return ""
     return clip.video.removesuffix(f"/{name}") if clip.video.endswith(f"/{name}") else ""
-
-
-def _free_list(root: Path) -> str:
-    """Return a name that no list has."""
-    name = heads.first_list()
-    while (root / name).exists():
-        name = heads.next_list(name)
-    return name

@@ -14,13 +14,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvr_cli import files
+from tvr_cli import files, schema
+from tvr_cli.schema import Misfit, Shape
 from tvr_cli.stores.decoding.types import Track
 from tvr_cli.types import clip_key
 
@@ -113,10 +113,6 @@ class About:
     size_bytes: int
     rows: int
     identity: Mapping[str, Any]
-
-
-class Misfit(Exception):
-    """What is wrong with a JSON object of the store, for a sentence."""
 
 
 def same_stamp(known: KnownStamp, now: files.Stamp | None) -> bool:
@@ -213,120 +209,44 @@ def _file_row(clip: StoredClip) -> tuple[Any, ...]:
 
 # ------------------------------------------------------------------------------------------------------------ schemas
 
-_One = Callable[[Any], bool]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a value of JSON has to be, exactly: `True` is no whole number.
-
-    one: tells it of a value. many: of a list of values at once, because a store has millions of them.
-    """
-
-    one: _One
-    many: Callable[[Sequence[Any]], bool]
-
-    def __call__(self, value: Any) -> bool:
-        return self.one(value)
-
-
-def _of(types: set[type], fits: Callable[[Sequence[Any]], bool] = lambda values: True) -> Check:
-    def many(values: Sequence[Any]) -> bool:
-        return set(map(type, values)) <= types and fits(values)
-
-    return Check(lambda value: many([value]), many)
-
-
-whole = _of({int}, lambda values: min(values, default=0) >= 0)  # 0 or more
-integer = _of({int})
-positive = _of({int}, lambda values: min(values, default=1) > 0)
-number = _of({int, float}, lambda values: all(map(math.isfinite, values)))
-text = _of({str}, lambda values: files.is_text("".join(values)))  # that can be written as UTF-8
-truth = _of({bool})
-
-
-def single(one: _One) -> Check:
-    """Return the check that a predicate makes."""
-    return Check(one, lambda values: all(map(one, values)))
-
-
-def optional(check: Check) -> Check:
-    """Return the check of a value that may be null."""
-    return Check(
-        lambda value: value is None or check.one(value),
-        lambda values: check.many([value for value in values if value is not None]),
-    )
-
-
-def several(check: Check, least: int = 0) -> Check:
-    """Return the check of a list of any length from `least` on."""
-
-    def many(values: Sequence[Any]) -> bool:
-        long_enough = all(type(value) is list and len(value) >= least for value in values)
-        return long_enough and check.many([item for value in values for item in value])
-
-    return Check(lambda value: many([value]), many)
-
-
-def fixed(*checks: Check) -> Check:
-    """Return the check of a list with one check an item."""
-
-    def many(values: Sequence[Any]) -> bool:
-        if not all(type(value) is list and len(value) == len(checks) for value in values):
-            return False
-        return all(check.many(items) for check, items in zip(checks, zip(*values, strict=True), strict=False))
-
-    return Check(lambda value: many([value]), many)
-
-
-def require(value: Any, schema: Mapping[str, Check], what: str) -> dict[str, Any]:
-    """Return a JSON object as far as a schema names its keys. Raises Misfit for a missing key or another type."""
-    if type(value) is not dict:
-        raise Misfit(f"{what} is not an object")
-    for name, fits in schema.items():
-        if name not in value or not fits(value[name]):
-            raise Misfit(f"{what} has no {name!r}, or one of another type")
-    return {name: value[name] for name in schema}
-
-
-_FILES: dict[str, Check] = {
-    "video": text,
-    "file_id": text,
-    "path": text,
-    "roots": several(text, 1),
-    "stamp": fixed(whole, integer, optional(integer), optional(whole)),
-    "sha256": text,
-    "duration": number,
-    "rate": optional(number),
-    "aspect": optional(fixed(whole, whole)),
-    "tracks": optional(several(fixed(whole, text, text, truth))),
-    "width": whole,
-    "height": whole,
-    "decoder": text,
-    "truncated": truth,
+_FILES = {
+    "video": schema.text,
+    "file_id": schema.text,
+    "path": schema.text,
+    "roots": schema.items(schema.text, 1),
+    "stamp": schema.fixed(schema.whole, schema.integer, schema.maybe(schema.integer), schema.maybe(schema.whole)),
+    "sha256": schema.text,
+    "duration": schema.number,
+    "rate": schema.maybe(schema.number),
+    "aspect": schema.maybe(schema.fixed(schema.whole, schema.whole)),
+    "tracks": schema.maybe(schema.items(schema.fixed(schema.whole, schema.text, schema.text, schema.flag))),
+    "width": schema.whole,
+    "height": schema.whole,
+    "decoder": schema.text,
+    "truncated": schema.flag,
 }
-_CLIPS: dict[str, Check] = {
-    "id": text,
-    "file": whole,
-    "row": whole,
-    "slots": optional(several(whole, 1)),
-    "n_frames": positive,
-    "start": optional(number),
-    "end": optional(number),
-    "span": fixed(number, number),
-    "damaged": whole,
+_CLIPS = {
+    "id": schema.text,
+    "file": schema.whole,
+    "row": schema.whole,
+    "slots": schema.maybe(schema.items(schema.whole, 1)),
+    "n_frames": schema.positive,
+    "start": schema.maybe(schema.number),
+    "end": schema.maybe(schema.number),
+    "span": schema.fixed(schema.number, schema.number),
+    "damaged": schema.whole,
 }
 _FILE = tuple(_FILES)
 
 
 _BODY = {
-    "shard": text,
-    "sha256": text,
-    "bytes": whole,
-    "rows": whole,
-    "identity": single(lambda value: type(value) is dict),
-    "files": single(lambda value: type(value) is dict),
-    "clips": single(lambda value: type(value) is dict),
+    "shard": schema.text,
+    "sha256": schema.text,
+    "bytes": schema.whole,
+    "rows": schema.whole,
+    "identity": schema.mapping,
+    "files": schema.mapping,
+    "clips": schema.mapping,
 }
 
 
@@ -335,12 +255,14 @@ def _body(data: bytes) -> dict[str, Any]:
         body = json.loads(data)
     except (ValueError, RecursionError) as e:
         raise Misfit(f"it is not JSON: {e}") from e
-    return require(body, _BODY, "it")
+    return schema.require(body, _BODY)
 
 
-def _table(body: Mapping[str, Any], name: str, schema: Mapping[str, Check]) -> dict[str, list[Any]]:
-    columns = body.get(name)
-    table = require(columns, {key: several(fits) for key, fits in schema.items()}, f"the table {name!r}")
+def _table(body: Mapping[str, Any], name: str, columns: Mapping[str, Shape]) -> dict[str, list[Any]]:
+    try:
+        table = schema.require(body[name], {key: schema.items(shape) for key, shape in columns.items()})
+    except Misfit as e:
+        raise Misfit(f"its table {name!r}: {e}") from e
     if len({len(column) for column in table.values()}) > 1:
         raise Misfit(f"the columns of {name!r} differ in length")
     return table

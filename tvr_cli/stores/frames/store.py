@@ -29,14 +29,15 @@ from typing import Any
 
 import numpy as np
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, schema
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
 from tvr_cli.plans import FramePlan
+from tvr_cli.schema import Misfit
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames.head import Head, ShardLine
-from tvr_cli.stores.frames.records import About, ClipRecord, Misfit, SourceFile, StoredClip
+from tvr_cli.stores.frames.records import About, ClipRecord, SourceFile, StoredClip
 
 __all__ = ["ClipFrames", "ClipRecord", "Counts", "FrameStore", "Shard", "SourceFile", "StoredClip", "decode_jpeg"]
 
@@ -234,10 +235,7 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
     """Read failures.jsonl; the last line of a video counts. Raises DataError for a line of another kind."""
 
     def checked(line: Any) -> dict[str, Any]:
-        try:
-            return records.require(line, _FAILURE, "it")
-        except Misfit as e:
-            raise TypeError(str(e)) from e
+        return schema.require(line, _FAILURE)
 
     return files.parse_lines(folder / "failures.jsonl", checked)
 
@@ -388,11 +386,11 @@ def _ends(lengths: Sequence[int]) -> np.ndarray:
 
 
 _FAILURE = {
-    "video": records.text,
-    "path": records.text,
-    "source": records.text,
-    "reason": records.text,
-    "kind": records.single(lambda v: v in ("permanent", "transient")),
-    "size": records.whole,
-    "mtime_ns": records.integer,
+    "video": schema.text,
+    "path": schema.text,
+    "source": schema.text,
+    "reason": schema.text,
+    "kind": schema.one_of("permanent", "transient"),
+    "size": schema.whole,
+    "mtime_ns": schema.integer,
 }

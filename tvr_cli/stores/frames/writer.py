@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,10 +23,11 @@ from tvr_cli import files, plans
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.removal import listed
+from tvr_cli.stores import listing
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.head import Covered, Head, ShardLine
+from tvr_cli.stores.frames.head import Head, ShardLine
 from tvr_cli.stores.frames.records import About
 from tvr_cli.stores.frames.store import Shard, StoredClip, Timeline
 
@@ -35,7 +35,7 @@ _LOCK_WAIT_S = 60.0
 # A shard is rewritten when less than this share of its rows is still wanted.
 _LIVE_SHARE = 0.5
 # Names that only a frame store gives: nothing else in the folder is ever deleted.
-_OWN = (records.SHARD, records.RECORDS, heads.LIST)
+_OWN = (records.SHARD, records.RECORDS, listing.LIST)
 _NAMES = "|".join(pattern.pattern for pattern in _OWN)
 _TEMPORARY = re.compile(rf"({_NAMES}|store\.json|(manifest|failures)\.jsonl)\.\d+\.tmp")
 _BEFORE_THE_HEAD = {".lock", "locks"}  # what is there before store.json is, with an empty list and temporary files
@@ -99,7 +99,7 @@ class FrameWriter:
             require_own(root, workspace)
             if overwrite:
                 clear(root)
-            if (root / heads.HEAD).exists():
+            if (root / listing.HEAD).exists():
                 check_identity(root, heads.read_head(root).identity, identity)
             else:
                 _begin(root, identity, provenance)
@@ -231,7 +231,7 @@ class FrameWriter:
 
     def _refresh(self) -> None:
         """Bring this writer up to the head on disk: another one may have made steps since."""
-        stamp = files.stamp(self.root / heads.HEAD)
+        stamp = files.stamp(self.root / listing.HEAD)
         if stamp == self._seen:
             return
         head = heads.read_head(self.root, self.workspace)
@@ -274,16 +274,8 @@ class FrameWriter:
     def _append(self, shard: Shard) -> None:
         """Add a line behind what the head covers, then let the head cover it."""
         covered, line = self._head.shards, heads.list_bytes([shard.line])
-        path = self.root / covered.name
-        with files.disk_errors(path), open(path, "r+b") as f:
-            f.truncate(covered.size_bytes)  # what an append left that was not finished
-            f.seek(covered.size_bytes)
-            f.write(line)
-            f.flush()
-            os.fsync(f.fileno())
-        self._digest.update(line)
+        covers = listing.append(self.root, covered, self._digest, line)
         self._take(shard)
-        covers = Covered(covered.name, covered.size_bytes + len(line), self._digest.hexdigest())
         self._commit(dataclasses.replace(self._head, shards=covers, sealed=None))
 
     def _rewrite(self, shards: Sequence[Shard]) -> None:
@@ -291,13 +283,12 @@ class FrameWriter:
         standing = set(map(id, self.shards))
         shards = [s if id(s) in standing else self._recorded(s) for s in shards if s.clips]
         data = heads.list_bytes([shard.line for shard in shards])
-        name = heads.next_list(self._head.shards.name)
-        digest = files.write_bytes(self.root / name, data)
+        covers = listing.write_list(self.root, listing.next_list(self._head.shards.name), data)
         self._forget_all()
         for shard in shards:
             self._take(shard)
         self._digest.update(data)
-        self._commit(dataclasses.replace(self._head, shards=Covered(name, len(data), digest), sealed=None))
+        self._commit(dataclasses.replace(self._head, shards=covers, sealed=None))
         self._drop_orphans()
 
     def _recorded(self, shard: Shard) -> Shard:
@@ -314,7 +305,7 @@ class FrameWriter:
 
     def _commit(self, head: Head) -> None:
         heads.write_head(self.root, head)
-        self._head, self._seen = head, files.stamp(self.root / heads.HEAD)
+        self._head, self._seen = head, files.stamp(self.root / listing.HEAD)
 
     def _drop_orphans(self) -> None:
         """Delete files that the head does not cover: a crash before a step counted leaves some."""
@@ -357,8 +348,7 @@ def drop_damaged_records(root: Path, shard: str) -> list[str]:
         lost = [line.name for line in lines if shard in ("all", line.name) and not _has_records(root, line)]
         if lost:
             data = heads.list_bytes([line for line in lines if line.name not in lost])
-            name = heads.next_list(head.shards.name)
-            covers = Covered(name, len(data), files.write_bytes(root / name, data))
+            covers = listing.write_list(root, listing.next_list(head.shards.name), data)
             heads.write_head(root, dataclasses.replace(head, shards=covers, sealed=None))
     return lost
 
@@ -368,11 +358,11 @@ def require_own(root: Path, workspace: Folder | None = None) -> None:
 
     workspace: as in `FrameWriter.open`.
     """
-    if (root / heads.HEAD).exists():
+    if (root / listing.HEAD).exists():
         heads.read_head(root, workspace)
         return
     there = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    there -= {*_BEFORE_THE_HEAD, *(n for n in there if heads.LIST.fullmatch(n) and not (root / n).stat().st_size)}
+    there -= {*_BEFORE_THE_HEAD, *(n for n in there if listing.LIST.fullmatch(n) and not (root / n).stat().st_size)}
     if others := sorted(name for name in there if not _TEMPORARY.fullmatch(name)):
         raise StoreMismatch(
             f"{str(root)!r} holds something else than a frame store: {listed(others)}; nothing was written there. "
@@ -395,20 +385,19 @@ def clear(root: Path) -> None:
 
     The caller has made sure that it is a store of this format.
     """
-    if not (root / heads.HEAD).exists():
+    if not (root / listing.HEAD).exists():
         return
     head = heads.read_head(root)
-    empty = heads.next_list(head.shards.name)
-    covers = Covered(empty, 0, files.write_bytes(root / empty, b""))
+    empty = listing.next_list(head.shards.name)
+    covers = listing.write_list(root, empty, b"")
     heads.write_head(root, dataclasses.replace(head, shards=covers, sealed=None))
     gone = [path for path in _own_files(root) if path.name != empty]
-    for path in [root / "failures.jsonl", *gone, root / heads.HEAD, root / empty]:
+    for path in [root / "failures.jsonl", *gone, root / listing.HEAD, root / empty]:
         path.unlink(missing_ok=True)
 
 
 def _begin(root: Path, identity: dict[str, Any], provenance: dict[str, Any]) -> None:
-    name = heads.first_list()
-    covers = Covered(name, 0, files.write_bytes(root / name, b""))
+    covers = listing.write_list(root, listing.first_list(), b"")
     heads.write_head(root, Head(identity, provenance, None, {}, covers))
 
 

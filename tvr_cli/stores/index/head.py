@@ -7,54 +7,22 @@ files. Docs/formats.md has every byte.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import files
-from tvr_cli.stores import schema
+from tvr_cli import files, schema
+from tvr_cli.stores.parts import DTYPE, Part
 
 INDEX_FORMAT = 2
 HEAD = "store.json"
-# Bytes that share a checksum. An answer of ten rows hashes ten groups a part before it is shown, so groups are small:
-# 16 KB are 11 µs, and their 16 bytes of checksum are 0.1 % of the file.
-GROUP_BYTES = 16_384
-SUM_BYTES = 16  # the first half of a sha256: nobody forges a checksum here, bits fall over
-BYTES = {"bool": 1, "uint8": 1, "int32": 4, "int64": 8, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 COLUMNS: Mapping[str, str] = {
     "coarse": "float16", "key": "int64", "n_frames": "int32", "ts": "float64", "clip.file": "int32",
     "clip.start": "float64", "clip.end": "float64", "clip.id.offsets": "int64", "clip.id.bytes": "uint8",
     "file.id.offsets": "int64", "file.id.bytes": "uint8", "file.path.offsets": "int64", "file.path.bytes": "uint8",
 }  # fmt: skip
 ROOM = ("timeline.", "null.")  # parts that may come later: checked as the others, left alone by who does not know them
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One tensor in a file of its own: raw, little-endian, row by row. rows_a_group: rows that share a checksum."""
-
-    name: str
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * BYTES[self.dtype]
-
-    @property
-    def size_bytes(self) -> int:
-        return self.shape[0] * self.row_bytes
-
-    @property
-    def rows_a_group(self) -> int:
-        return max(1, GROUP_BYTES // max(1, self.row_bytes))
-
-    @property
-    def groups(self) -> int:
-        return -(-self.shape[0] // self.rows_a_group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +113,8 @@ class Head:
 
 DELETED = "deleted.bits"
 
-
-def strings(name: str) -> tuple[str, str]:
-    """Return the two parts of a column of text."""
-    return f"{name}.offsets", f"{name}.bytes"
-
-
-_DTYPE = schema.one_of(*BYTES)
 _PART = schema.record(
-    {"name": schema.text, "file": schema.text, "dtype": _DTYPE, "shape": schema.items(schema.count)},
+    {"name": schema.text, "file": schema.text, "dtype": DTYPE, "shape": schema.items(schema.count)},
 )
 _SEGMENT = schema.record(
     {
@@ -184,7 +145,7 @@ _HEAD = schema.record(
         "identity": schema.mapping,
         "asked": _ASKED,
         "stored": schema.one_of("float16", "float32"),
-        "encoding": schema.each(schema.record({"dtype": _DTYPE, "in_coarse": schema.flag})),
+        "encoding": schema.each(schema.record({"dtype": DTYPE, "in_coarse": schema.flag})),
         "segments": schema.items(_SEGMENT),
         "deleted": schema.maybe(schema.sha256),
         "measured": _MEASURED,

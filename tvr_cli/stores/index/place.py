@@ -24,10 +24,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, schema
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.removal import remove_files, remove_folder, require_own
-from tvr_cli.stores import schema
 from tvr_cli.stores.index.head import DELETED, HEAD, INDEX_FORMAT, Head
 
 CURRENT = "current"

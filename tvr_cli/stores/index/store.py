@@ -26,9 +26,11 @@ from torch import Tensor
 from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores.index import place
-from tvr_cli.stores.index.head import DELETED, SUM_BYTES, Head, Segment
-from tvr_cli.stores.index.mapped import MappedPart, MappedSegment
+from tvr_cli.stores.index.head import DELETED, Head, Segment
+from tvr_cli.stores.index.segment import MappedSegment
 from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, SegmentWriter, kept_as
+from tvr_cli.stores.mapped import MappedPart
+from tvr_cli.stores.parts import SUM_BYTES
 from tvr_cli.types import Encoding
 
 __all__ = ["ENCODING_ROWS", "DoesNotFit", "Index", "IndexBlock", "IndexedClip", "Row", "write_index"]

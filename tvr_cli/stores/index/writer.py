@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from tvr_cli import files
-from tvr_cli.stores.index.head import SUM_BYTES, Kept, Part, Segment
-from tvr_cli.stores.index.mapped import DTYPES
+from tvr_cli.stores.index.head import Kept, Segment
+from tvr_cli.stores.mapped import NAMES
+from tvr_cli.stores.parts import SUM_BYTES, Part, group_sum
 from tvr_cli.types import Encoding
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SMALL_BYTES = 512  # a row of float32 up to this stays as it is: a few shifts and scales, whose range is anything
 
 
@@ -58,7 +57,7 @@ def kept_as(block: IndexBlock, stored: str) -> dict[str, Kept]:
     coarse = _vectors(block.coarse)
     return {
         name: Kept(
-            _NAMES[x.dtype],
+            NAMES[x.dtype],
             stored == "float16" and coarse.shape[1] == 1 and x.shape == coarse[:, 0].shape and x.equal(coarse[:, 0]),
         )
         for name, x in block.encoding.tensors.items()
@@ -98,8 +97,8 @@ class SegmentWriter:
             if kept.in_coarse:
                 if not x.equal(coarse[:, 0]):
                     raise DoesNotFit(f"{name!r} is not the coarse vector any more")
-            elif _NAMES[x.dtype] != kept.dtype:
-                raise DoesNotFit(f"{name!r} is {_NAMES[x.dtype]}, expected {kept.dtype}")
+            elif NAMES[x.dtype] != kept.dtype:
+                raise DoesNotFit(f"{name!r} is {NAMES[x.dtype]}, expected {kept.dtype}")
             else:
                 self._write(f"t.{name}", _half(name, x) if self._stored == "float16" and _halves(x) else x)
         self._write_clips(block.clips)
@@ -143,7 +142,7 @@ class SegmentWriter:
     def _write(self, name: str, rows: Tensor) -> None:
         if name not in self._parts:
             file = f"{self._name}-{len(self._parts):02d}.bin"
-            part = Part(name, file, _NAMES[rows.dtype], (0, *rows.shape[1:]))
+            part = Part(name, file, NAMES[rows.dtype], (0, *rows.shape[1:]))
             self._parts[name] = _PartWriter(self._folder / file, part)
         self._parts[name].write(rows)
 
@@ -160,9 +159,9 @@ class _PartWriter:
             self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - open until the segment is finished
 
     def write(self, rows: Tensor) -> None:
-        if rows.shape[1:] != self._part.shape[1:] or _NAMES[rows.dtype] != self._part.dtype:
+        if rows.shape[1:] != self._part.shape[1:] or NAMES[rows.dtype] != self._part.dtype:
             raise DoesNotFit(
-                f"{self._part.name!r} has rows of {list(rows.shape[1:])} {_NAMES[rows.dtype]}, expected "
+                f"{self._part.name!r} has rows of {list(rows.shape[1:])} {NAMES[rows.dtype]}, expected "
                 f"{list(self._part.shape[1:])} {self._part.dtype}"
             )
         self._rows += len(rows)
@@ -198,7 +197,7 @@ class _PartWriter:
         self._file.close()
 
     def _sum(self, data: bytearray | memoryview) -> None:
-        self._sums += hashlib.sha256(data).digest()[:SUM_BYTES]
+        self._sums += group_sum(data)
 
 
 def _vectors(coarse: Tensor) -> Tensor:

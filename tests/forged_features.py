@@ -1,0 +1,56 @@
+"""Feature stores that say what somebody else wants, with checksums that fit: what a checksum alone does not find."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from forged_frames import head
+
+from tvr_cli.stores.features.head import fingerprint_of
+
+Change = Callable[[dict[str, Any]], Any]
+
+__all__ = ["corpus", "head", "identity", "line", "rows"]
+
+
+def identity(folder: Path, change: Change) -> None:
+    """Change the identity in store.json, and let its fingerprint fit."""
+
+    def changed(body: dict[str, Any]) -> dict[str, Any]:
+        said = change(body["identity"])
+        return {**body, "identity": said, "fingerprint": fingerprint_of(said)}
+
+    head(folder, changed)
+
+
+def corpus(folder: Path, change: Change) -> None:
+    """Change where the captions came from."""
+
+    def changed(body: dict[str, Any]) -> dict[str, Any]:
+        return {**body, "finished": {**body["finished"], "corpus": change(body["finished"]["corpus"])}}
+
+    head(folder, changed)
+
+
+def line(folder: Path, change: Change) -> None:
+    """Change the first line of the list of shards and let the head cover it."""
+    path = folder / json.loads((folder / "store.json").read_text())["shards"]["list"]
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    data = json.dumps(change(json.loads(first))).encode() + b"\n" + b"".join(rest)
+    path.write_bytes(data)
+    covers = {"list": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    head(folder, lambda body: {**body, "shards": covers})
+
+
+def rows(folder: Path, change: Change) -> None:
+    """Change what each row of the first shard is and let list and head cover it."""
+    path = folder / json.loads((folder / "store.json").read_text())["shards"]["list"]
+    named = folder / json.loads(path.read_bytes().splitlines()[0])["keys"]
+    data = json.dumps(change(json.loads(named.read_bytes()))).encode()
+    named.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    line(folder, lambda said: {**said, "keys_bytes": len(data), "keys_sha256": digest})

@@ -1,0 +1,48 @@
+"""A segment of an index, opened: its parts in memory maps."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from torch import Tensor
+
+from tvr_cli.stores.index.head import ROOM, Segment
+from tvr_cli.stores.mapped import Damaged, MappedFile, MappedPart, MappedTexts
+from tvr_cli.stores.parts import SUM_BYTES, strings
+
+
+class MappedSegment:
+    """The parts of one segment. rowed: those of a row a clip, columns of text aside.
+
+    Raises DataError when a file has another size or the checksums differ, FileNotFoundError when one is missing.
+    """
+
+    def __init__(self, folder: Path, segment: Segment, damaged: Damaged):
+        self.clips, self.files = segment.clips, segment.files
+        sums = (folder / segment.sums).read_bytes()
+        if hashlib.sha256(sums).hexdigest() != segment.sums_sha256:
+            raise damaged(f"{str(folder / segment.sums)!r} (checksums) is not what was written")
+        self.parts: dict[str, MappedPart] = {}
+        start = 0
+        for part in segment.parts:
+            stop = start + part.groups * SUM_BYTES
+            file = MappedFile(folder / part.file, part.size_bytes, damaged)
+            self.parts[part.name] = MappedPart(file, part, sums[start:stop], damaged)
+            start = stop
+        if start != len(sums):
+            raise damaged(f"{str(folder / segment.sums)!r} (checksums) has {len(sums)} bytes, expected {start}")
+        self.rowed = [n for n in self.parts if not n.startswith(("file.", "clip.id.", *ROOM))]
+        self.ids, self.file_ids, self.paths = (
+            MappedTexts(self.parts[strings(name)[0]], self.parts[strings(name)[1]], damaged)
+            for name in ("clip.id", "file.id", "file.path")
+        )
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the rows of a part."""
+        return self.parts[name].tensor
+
+    def verify(self, names: list[str], start: int, stop: int) -> None:
+        """Raise DataError unless some rows of the parts `names` are what was written."""
+        for name in names:
+            self.parts[name].verify(start, stop)
