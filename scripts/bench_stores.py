@@ -64,11 +64,14 @@ def main() -> None:
     """Write two stores and print what each step costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100_000)
-    parser.add_argument("--keep", type=Path, help="write the store here and keep it")
+    parser.add_argument("--only", choices=("frames", "features"))
+    parser.add_argument("--keep", type=Path, help="write the stores here and keep them")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = args.keep or Path(temporary)
         for kind, write, steps in (("frames", write_frames, FRAMES), ("features", write_features, FEATURES)):
+            if args.only not in (None, kind):
+                continue
             folder = root / kind
             started = time.process_time()
             write(folder, args.clips)
@@ -171,19 +174,18 @@ def windows(number: int, shard: str, row: int) -> list[StoredClip]:
 def measured(folder: Path, step: str) -> str:
     """Run a step in a process of its own; returns what it cost, in words."""
     code = f"""
-import resource, time
+import time
 from pathlib import Path
 {IMPORTS[folder.name]}
-def anonymous():
+def held(what):
     for line in open("/proc/self/status"):
-        if line.startswith("RssAnon"):
+        if line.startswith(what):
             return int(line.split()[1]) / 1e3
-folder, before = Path({str(folder)!r}), anonymous()
+folder, before = Path({str(folder)!r}), held("RssAnon")
 wall, cpu = time.perf_counter(), time.process_time()
 {step}
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-grown = anonymous() - before
+most, grown = held("VmHWM"), held("RssAnon") - before
 print(f"{{cpu:.3f}} s of processor time ({{wall:.3f}} s), anonymous {{grown:+.0f}} MB, resident {{most:.0f}} MB")
 """
     return subprocess.run(

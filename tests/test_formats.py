@@ -22,7 +22,7 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "formats.md").read_tex
 OWN = "tests.synthetic"  # not built in: named again with its run
 FAST = ("--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu")
 # Keys that are data, not format: ids, names of options and files, metrics explained in evaluation.md.
-OPEN = {"options", "config", "identity", "provenance", "data", "decoders", "results", "env", "known"}
+OPEN = {"options", "config", "identity", "provenance", "data", "decoders", "norms", "results", "env", "known"}
 OPEN |= {"protocols", "reports", "sizes", "cost", "environment", "by_kind", "versions"}
 
 

@@ -21,7 +21,7 @@ import tvr_cli
 from tvr_cli.results.base import Result, schemas
 
 ROOT = Path(__file__).resolve().parent.parent
-ON_DISK = {"tvr/checkpoint@1", "tvr/demo-files@1"}  # formats of files, which no command prints
+ON_DISK = {"tvr/checkpoint@1", "tvr/demo-files@1", "tvr/features@1"}  # formats of files, which no command prints
 KEYS = ROOT / "tests" / "golden" / "results" / "keys.txt"
 
 

@@ -89,6 +89,7 @@ def _between(low: int, high: int) -> Callable[[Sequence[int]], bool]:
 
 
 anything = single(lambda value, at: None)  # somebody else says what is wrong with it
+string = _kind("text", {str})  # whatever is in it
 text = _kind("text", {str}, lambda values: files.is_text("".join(values)))  # that can be written as UTF-8
 flag = _kind("true or false", {bool})
 integer = _kind("a whole number", {int})

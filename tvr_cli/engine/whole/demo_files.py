@@ -16,8 +16,10 @@ from typing import Any
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json, sha256_file, write_json
 from tvr_cli.removal import below, remove_files
-from tvr_cli.stores.frames.head import LIST as SHARDS
+from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.frames.records import RECORDS, SHARD
+from tvr_cli.stores.listing import LIST as SHARDS
+from tvr_cli.stores.table import TABLE
 from tvr_cli.workspace import Workspace
 
 LIST = "demo.json"
@@ -26,7 +28,12 @@ VIDEOS = "videos"  # where a demo makes its corpus
 # The names that a demo gives to files, below each of its folders.
 _OF_CORPUS = r"(train|val|test)/\d+\.mp4|world\.json|(captions|events)\.jsonl"
 _OF_FRAMES = "|".join([*(x.pattern for x in (SHARD, RECORDS, SHARDS)), r"store\.json|(manifest|failures)\.jsonl"])
-_OF_FEATURES = r"(video|text|clips|captions)-[0-9a-f]{16}\.(safetensors|json)|(store|state)\.json|shards\.jsonl"
+_OF_FEATURES = "|".join(
+    [
+        *(x.pattern for x in (features_head.SHARD, features_head.ROWS, TABLE, SHARDS)),
+        r"(clips|captions)-[0-9a-f]{16}\.json|(store|state)\.json|shards\.jsonl",  # the latter of 0.1.0
+    ]
+)
 _OF_A_RUN = r"(config|origins|env)\.json|metrics\.jsonl|(checkpoints|results|backbone)/[^/]+"
 _OF_THE_INDEX = r"current|g\d{6,}/(store\.json|\d{6}-\d{2,}\.bin|\d{6}\.sums|deleted\.bits)"
 _OF_AN_OLD_INDEX = r"store\.json|clips\.jsonl|(coarse|encoding-\d+)\.safetensors"  # of tvr 0.1.0

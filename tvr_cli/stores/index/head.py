@@ -114,14 +114,14 @@ class Head:
 DELETED = "deleted.bits"
 
 _PART = schema.record(
-    {"name": schema.text, "file": schema.text, "dtype": DTYPE, "shape": schema.items(schema.count)},
+    {"name": schema.text, "file": schema.string, "dtype": DTYPE, "shape": schema.items(schema.count)},
 )
 _SEGMENT = schema.record(
     {
         "clips": schema.count,
         "files": schema.count,
         "parts": schema.items(_PART),
-        "sums": schema.record({"file": schema.text, "sha256": schema.sha256}),
+        "sums": schema.record({"file": schema.string, "sha256": schema.sha256}),
     }
 )
 _PRECISION = schema.record(

@@ -38,7 +38,7 @@ _POINTER = schema.record(
     {
         "kind": schema.one_of("index"),
         "format": schema.one_of(INDEX_FORMAT),
-        "generation": schema.text,
+        "generation": schema.string,
         "sha256": schema.sha256,
     }
 )
