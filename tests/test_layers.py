@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "user_cache": {"files"},
     "removal": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
-    "plans": {"config", "commands", "errors"},
+    "plans": {"types", "config", "commands", "errors"},
     "preset_loader": {"errors"},
     "plugins": {"errors"},
     "types": set(),
