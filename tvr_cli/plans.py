@@ -72,6 +72,12 @@ class FramePlan:
         """F, the largest number of frames a clip can have, or None when the plan does not bound it."""
         return self.num_frames if self.kind == "uniform" else self.max_frames
 
+    @property
+    def pictures(self) -> str:
+        """What is kept of a picture, for people."""
+        shape = f"short side {self.size}" if self.fit == "whole" else f"{self.size} x {self.size}"
+        return f"{self.fit}, {shape} px, {self.filter}, JPEG {self.quality}"
+
     def identity(self) -> dict[str, Any]:
         """Return the identity of a store made with this plan: only the fields that decide which pixels it holds."""
         fields = ("num_frames",) if self.kind == "uniform" else ("fps", "max_frames")

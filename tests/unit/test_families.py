@@ -17,6 +17,9 @@ from tvr_cli.backbones import registry
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-5
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
+# Three in the default suite; all of them, a minute and a half of processor time, with the other long proofs.
+QUICK = {"CLIP (OpenAI)", "SigLIP 2", "PE-Core B"}
+EACH = [pytest.param(f, id=f.name, marks=() if f.name in QUICK else pytest.mark.slow) for f in FAMILIES]
 # A group: each family is made once, whoever asks first.
 pytestmark = pytest.mark.xdist_group("families")
 
@@ -29,7 +32,7 @@ def measured(family: Family) -> Measured:
         return families.measure(family, Path(folder).resolve())
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", EACH)
 def test_vectors_are_open_clips(family: Family) -> None:
     found = measured(family)
     assert found.image <= TOLERANCE
@@ -39,7 +42,7 @@ def test_vectors_are_open_clips(family: Family) -> None:
     assert found.ids_equal
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", EACH)
 def test_pictures_are_seen_as_the_weights_were_trained(family: Family) -> None:
     found = measured(family)
     assert found.direct >= 0.9999
@@ -48,7 +51,7 @@ def test_pictures_are_seen_as_the_weights_were_trained(family: Family) -> None:
     assert min(found.stored.values()) >= enough, found
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.tag], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [each for each in EACH if each.values[0].tag])
 def test_published_weights_are_described_as_the_family_is(family: Family) -> None:
     about, small = registry.resolve(f"{family.arch}/{family.tag}"), measured(family).about
     assert (about.view, about.context_length, about.dim) == (small.view, small.context_length, small.dim)
@@ -56,6 +59,7 @@ def test_published_weights_are_described_as_the_family_is(family: Family) -> Non
     assert about.provides - {"temporal_shift"} == small.provides - {"temporal_shift"}
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_what_is_measured() -> None:
     text = (ROOT / "docs" / "backbones.md").read_text()
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in families.table_of(text).splitlines()]

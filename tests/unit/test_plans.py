@@ -34,6 +34,8 @@ def test_a_frame_plan_says_what_0_1_0_did_not_know_only_where_it_differs() -> No
     assert (said["fit"], said["short_side"], said["filter"]) == (
         "whole", 64, "pillow-bicubic short side, never enlarged, rgb, jpeg 4:2:0"
     )  # fmt: skip
+    assert whole.pictures == "whole, short side 64 px, bicubic, JPEG 90"
+    assert squashed.pictures == "squash, 224 x 224 px, bilinear, JPEG 90"
     for plan in (FRAMES, squashed, whole):
         plan.check()
         assert FramePlan.from_identity(plan.identity()) == plan

@@ -65,14 +65,16 @@ def encoder_of(
 
 def encode(model: EncodesText, texts: Sequence[str], store: FeatureStore) -> TextFeatures:
     """Encode sentences [T] as a store's captions were; what is too long for its plan is cut, and said."""
+    found = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
     length = store.word_plan.length
-    for text, n in zip(texts, model.count_tokens(texts).tolist(), strict=True):
+    full = [text for text, n in zip(texts, found.n_tokens.tolist(), strict=True) if n >= length]
+    for text, n in zip(full, model.count_tokens(full).tolist() if full else (), strict=True):
         if n > length:
             log.logger.warning(
                 "warning: a sentence of %d tokens is read up to the first %d, all that these features of %s keep: %s",
                 n, length, store.backbone_name, text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…",
             )  # fmt: skip
-    return precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
+    return found
 
 
 def text_tensors_of(
