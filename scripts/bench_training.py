@@ -97,8 +97,9 @@ def decode_seconds(batch: int, frames: int) -> float:
     from PIL import Image
 
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
-    from tvr_cli.engine.features.frame_loader import fit
+    from tvr_cli.stores.frames.picture import see
     from tvr_cli.stores.frames.store import decode_jpeg
+    from tvr_cli.types import View
 
     y, x = np.mgrid[:224, :224]
     picture = np.stack([x, y, (x * y) % 256], -1).astype(np.uint8)
@@ -106,7 +107,7 @@ def decode_seconds(batch: int, frames: int) -> float:
     Image.fromarray(picture).save(stored, "JPEG", quality=90)
     start = time.process_time()
     for _ in range(batch * frames):
-        fit(decode_jpeg(stored.getvalue()), 224)
+        see(decode_jpeg(stored.getvalue()), View(224))
     return time.process_time() - start
 
 

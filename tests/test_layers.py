@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "removal": {"errors", "files"},
     "schema": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},
-    "plans": {"config", "commands", "errors"},
+    "plans": {"types", "config", "commands", "errors"},
     "preset_loader": {"errors"},
     "plugins": {"errors"},
     "types": set(),

@@ -28,7 +28,8 @@ VERBS = {
     "extract": (
         "(self, videos: 'PathLike | Sequence[PathLike]' = (), *, data: 'str | None' = None, "
         "num_frames: 'int | None' = None, fps: 'float | None' = None, max_frames: 'int | None' = None, "
-        "size: 'int | None' = None, quality: 'int' = 90, segment: 'str' = 'auto', "
+        "size: 'int | None' = None, fit: 'str | None' = None, for_backbone: 'str | None' = None, "
+        "quality: 'int' = 90, segment: 'str' = 'auto', "
         "include: 'str | Sequence[str]' = (), exclude: 'str | Sequence[str]' = (), decoder: 'str' = 'auto', "
         "workers: 'int | None' = None, timeout: 'float' = 120.0, shard: 'str' = '1/1', "
         "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = False, "

@@ -48,11 +48,13 @@ def model(cfg: dict[str, Any], seed: int = 0) -> nn.Module:
     return made.eval()
 
 
-def folder(path: Path, cfg: dict[str, Any] | None = None, seed: int = 0) -> Path:
-    """Write what `local:PATH` reads: configuration, weights, BPE merges."""
+def folder(
+    path: Path, cfg: dict[str, Any] | None = None, seed: int = 0, *, pixels: dict[str, Any] | None = None
+) -> Path:
+    """Write what `local:PATH` reads: configuration, weights, BPE merges. pixels: more of its `preprocess_cfg`."""
     cfg = cfg or config()
     path.mkdir(parents=True, exist_ok=True)
-    pixels = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+    pixels = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], **(pixels or {})}
     (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": pixels}))
     state = {k: v.contiguous() for k, v in model(cfg, seed).state_dict().items()}
     save_file(state, path / "open_clip_model.safetensors")

@@ -18,15 +18,23 @@ from tvr_cli.types import clip_key
 PLAN = FramePlan(num_frames=4, size=32)
 
 
-def jpeg(seed: int, size: int) -> bytes:
+def jpeg(seed: int, size: int | tuple[int, int]) -> bytes:
+    """Return a picture of random colours. size: its side, or (width, height)."""
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)
+    Image.fromarray(pixels).resize((size, size) if isinstance(size, int) else size, Image.Resampling.BICUBIC).save(
+        out, "JPEG", quality=95
+    )
     return out.getvalue()
 
 
 def clip(
-    name: str, frames: int, *, size: int = 32, content: str | None = None, window: tuple[float, float] | None = None
+    name: str,
+    frames: int,
+    *,
+    size: int | tuple[int, int] = 32,
+    content: str | None = None,
+    window: tuple[float, float] | None = None,
 ) -> NewClip:
     """Return one clip; equal `content` gives equal frames and keys, whatever the name."""
     sha256 = hashlib.sha256((content or name).encode()).hexdigest()

@@ -76,6 +76,8 @@ class OpenWorkspace:
         fps: float | None = None,
         max_frames: int | None = None,
         size: int | None = None,
+        fit: str | None = None,
+        for_backbone: str | None = None,
         quality: int = 90,
         segment: str = "auto",
         include: str | Sequence[str] = (),
@@ -93,9 +95,9 @@ class OpenWorkspace:
     ) -> ExtractReport | ExtractEstimate:
         """Read videos and store a few frames of each; videos that fail are in the report and raise nothing.
 
-        videos: folders, files, or manifests. data: `NAME:ROOT[:VARIANT]` instead. again: what people type to go on,
-        for the message of Interrupted. Raises DataError when there are no videos, StoreMismatch when the store has
-        another plan, ConfigError, EnvironmentProblem and Interrupted.
+        videos: folders, files, or manifests. data: `NAME:ROOT[:VARIANT]` instead. for_backbone: the flag `--for`.
+        again: what people type to go on, for the message of Interrupted. Raises DataError when there are no videos,
+        StoreMismatch when the store has another plan, ConfigError, EnvironmentProblem and Interrupted.
         """
         from tvr_cli.engine import dataset
         from tvr_cli.engine.extraction import estimate, extract
@@ -123,16 +125,26 @@ class OpenWorkspace:
             _no_dry_repair(dry_run)
             with self._watched():
                 return extract.repair(self.workspace, repair, options)
+        if fit is not None:
+            _one_of("--fit", fit, ("crop", "squash", "whole"))
         if bool(sources) == (data is not None):
             raise ConfigError(
                 f"name the videos: {commands.tvr('extract-frames', 'videos/')} (a folder, files, or a manifest.jsonl), "
                 "or --data NAME:ROOT"
             )
         manifest, preset = dataset.named(data)[:2] if data is not None else (None, None)
-        asked = AskedFrames(num_frames=num_frames, fps=fps, max_frames=max_frames, size=size, quality=quality)
+        asked = AskedFrames(
+            num_frames=num_frames,
+            fps=fps,
+            max_frames=max_frames,
+            size=size,
+            fit=fit,  # type: ignore[arg-type]
+            quality=quality,
+        )
         verb = estimate.estimate if dry_run else extract.extract
         with self._watched():
-            return verb(manifest or sources, self.workspace, asked.plan(preset), options)
+            plan = extract.frame_plan(self.workspace, asked, options, preset=preset, backbone=for_backbone)
+            return verb(manifest or sources, self.workspace, plan, options)
 
     def features(
         self,

@@ -10,15 +10,21 @@ import dataclasses
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tvr_cli import commands, config
 from tvr_cli.config import Experiment, FramesConfig, WordsConfig
 from tvr_cli.errors import ConfigError
+from tvr_cli.types import Filter, View
 
 DEFAULT_WORDS = 32
+Fit = Literal["crop", "squash", "whole"]
 # How a picture is brought to its size, in the words that an identity says it in.
-_FITS = {"crop": "short side, centre crop", "squash": "both sides", "whole": "short side"}
+_FITS: dict[Fit, str] = {
+    "crop": "short side, centre crop",
+    "squash": "both sides",
+    "whole": "short side, never enlarged",
+}
 _SMALLEST, _LARGEST = 16, 2048
 _NUM_FRAMES, _FRAME_SIZE = 12, 224  # where neither a flag nor a data set says otherwise
 
@@ -30,10 +36,11 @@ class FramePlan:
     """Which frames of a clip are kept, and how they are stored. Part of a store's identity.
 
     uniform: frame floor((i + 1/2) n / num_frames). fps: decode at `fps`, then floor(linspace(0, n - 1, max_frames)) if
-    there are more. No frame is ever repeated. size: short side and centre crop in pixels. quality: JPEG quality.
-    fit: crop (the short side to `size`, then the centre), squash (both sides to `size`) or whole (the short side to
-    `short_side`, nothing cut off). filter: how Pillow resizes. A field that tvr 0.1.0 did not have is left out of the
-    identity at the value that 0.1.0 knew, so its fingerprints stay.
+    there are more. No frame is ever repeated. quality: JPEG quality.
+    fit: crop (the short side to `size`, then the centre), squash (both sides to `size`) or whole (nothing is cut off:
+    the short side to `short_side`, which is `size`; a smaller picture stays as it is, so that an encoder's own filter
+    enlarges it). filter: how Pillow resizes. A field that tvr 0.1.0 did not have is left out of the identity at the
+    value that 0.1.0 knew, so its fingerprints stay.
     """
 
     kind: Literal["uniform", "fps"] = "uniform"
@@ -42,8 +49,8 @@ class FramePlan:
     max_frames: int | None = None
     size: int = 224
     quality: int = 90
-    fit: Literal["crop", "squash", "whole"] = "crop"
-    filter: Literal["bicubic", "bilinear"] = "bicubic"
+    fit: Fit = "crop"
+    filter: Filter = "bicubic"
     short_side: int | None = None
 
     @classmethod
@@ -64,6 +71,12 @@ class FramePlan:
     def slots(self) -> int | None:
         """F, the largest number of frames a clip can have, or None when the plan does not bound it."""
         return self.num_frames if self.kind == "uniform" else self.max_frames
+
+    @property
+    def pictures(self) -> str:
+        """What is kept of a picture, for people."""
+        shape = f"short side {self.size}" if self.fit == "whole" else f"{self.size} x {self.size}"
+        return f"{self.fit}, {shape} px, {self.filter}, JPEG {self.quality}"
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of a store made with this plan: only the fields that decide which pixels it holds."""
@@ -89,47 +102,74 @@ class FramePlan:
         if not 1 <= self.quality <= 95:
             raise ConfigError(f"--quality: expected 1 to 95, found {self.quality}")
         if later := self.unsupported():
-            raise ConfigError(f"frames with {later} cannot be made: this tvr stores them cropped, bicubic")
+            raise ConfigError(f"frames with {later} cannot be made: expected {' or '.join(_FITS)}, with a known filter")
 
     def unsupported(self) -> str:
-        """Return the field whose value this version neither makes nor reads, in words; empty = all is well."""
-        usual = FramePlan()
-        fields = ("fit", "filter", "short_side")
-        return ", ".join(f"{n} = {getattr(self, n)!r}" for n in fields if getattr(self, n) != getattr(usual, n))
+        """Return the fields whose values this version neither makes nor reads, in words; empty = all is well."""
+        known = {
+            "fit": self.fit in _FITS,
+            "filter": self.filter in get_args(Filter),
+            "short_side": self.short_side == (self.size if self.fit == "whole" else None),
+        }
+        return ", ".join(f"{name} = {getattr(self, name)!r}" for name, is_known in known.items() if not is_known)
+
+    def serves(self, view: View) -> bool:
+        """Return whether an encoder's view can be made of such frames: they show what it shows, and as much of it."""
+        return self.fit in ("whole", view.fit) and self.size >= view.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedFrames:
-    """The flags that choose frames; None where one was not given."""
+    """The flags that choose frames; None where one was not given. view: what the encoder of `--for` sees."""
 
     num_frames: int | None = None
     fps: float | None = None
     max_frames: int | None = None
     size: int | None = None
+    fit: Fit | None = None
+    view: View | None = None
     quality: int = 90
 
-    def plan(self, preset: FramesConfig | None = None) -> FramePlan:
-        """Return the plan. preset: the data set's own, which holds where no flag says otherwise.
+    @property
+    def says_picture(self) -> bool:
+        """Whether a flag says what becomes of a picture."""
+        return self.fit is not None or self.view is not None
 
-        Raises ConfigError for flags that exclude each other. Whether values are possible is for `FramePlan.check`.
+    def plan(self, preset: FramesConfig | None = None, there: FramePlan | None = None) -> FramePlan:
+        """Return the plan. preset: the data set's own, which holds where no flag says otherwise: papers crop.
+
+        there: that of the frames that a folder of one's own is added to, whose pictures go on as they are where neither
+        flag nor preset says otherwise. With nothing of all that pictures are kept whole. Raises ConfigError for flags
+        that exclude each other. Whether values are possible is for `FramePlan.check`.
         """
         if self.num_frames is not None and self.fps is not None:
             raise ConfigError("--num-frames and --fps are two ways to choose frames; give one of them")
-        num_frames, fps, max_frames, size = self.num_frames, self.fps, self.max_frames, self.size
-        if preset is not None and size is None:
-            size = preset.size
+        num_frames, fps, max_frames = self.num_frames, self.fps, self.max_frames
         if preset is not None and num_frames is None and fps is None:
             num_frames = preset.num_frames
             if preset.kind == "fps":
                 num_frames, fps = None, preset.fps
                 max_frames = max_frames if max_frames is not None else preset.max_frames
-        size = size if size is not None else _FRAME_SIZE
+        picture = self._picture(preset, there)
         if fps is not None:
-            return FramePlan("fps", fps=fps, max_frames=max_frames, size=size, quality=self.quality)
+            return FramePlan("fps", fps=fps, max_frames=max_frames, quality=self.quality, **picture)
         if max_frames is not None:
             raise ConfigError("--max-frames goes with --fps; use --num-frames for frames spread evenly over the clip")
         num_frames = num_frames if num_frames is not None else _NUM_FRAMES
-        return FramePlan("uniform", num_frames=num_frames, size=size, quality=self.quality)
+        return FramePlan("uniform", num_frames=num_frames, quality=self.quality, **picture)
+
+    def _picture(self, preset: FramesConfig | None, there: FramePlan | None) -> dict[str, Any]:
+        """Return size, fit, filter and short side."""
+        if there is not None and preset is None and not self.says_picture:
+            size, fit, resample = self.size or there.size, there.fit, there.filter
+        else:
+            fit = self.fit or ("crop" if preset is not None and self.view is None else "whole")
+            # What is kept whole serves more than one encoder, and none is smaller than the usual size.
+            usual = (preset.size if preset is not None else None) or _FRAME_SIZE
+            needed = usual if self.view is None else max(usual, self.view.size) if fit == "whole" else self.view.size
+            size = self.size if self.size is not None else needed
+            resample = self.view.filter if self.view is not None and fit != "whole" else "bicubic"
+        return {"size": size, "fit": fit, "filter": resample, "short_side": size if fit == "whole" else None}
 
 
 # ----------------------------------------------------------------------------------------------------------- features

@@ -21,6 +21,20 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _R = TypeVar("_R", bound="Rows")
 
 
+# How a picture becomes a square: its short side and then the centre of it, or both sides; and how Pillow resizes.
+SquareFit = Literal["crop", "squash"]
+Filter = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The square of `size` pixels that an encoder sees of a picture (`stores/frames/picture.py` makes it)."""
+
+    size: int
+    fit: SquareFit = "crop"
+    filter: Filter = "bicubic"
+
+
 # --------------------------------------------------------------------------------------------- what a corpus contains
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tvr_cli.backbones import registry
 from tvr_cli.cli import app
 from tvr_cli.preset_loader import preset_names
 
@@ -32,10 +33,28 @@ def test_the_list_names_every_preset_without_weights_or_network(monkeypatch: pyt
     tiny = next(b for b in listed["backbones"] if b["name"] == "demo-tiny")
     assert tiny == {
         "name": "demo-tiny", "library": "open_clip", "source": "shipped with tvr", "pixels": 64, "dim": 128,
-        "context": 32, "provides": ["frames", "pooled", "tokens"], "here": True,
+        "context": 32, "provides": ["frames", "pooled", "tokens"], "here": True, "fit": "crop", "filter": "bicubic",
+        "licence": "Apache-2.0", "non_commercial": False,
     }  # fmt: skip
     shown = tvr("backbones").stdout
     assert all(name in shown for name in preset_names("backbones")) and "ViT-B-32-quickgelu/openai" in shown
+
+
+def test_no_licence_that_forbids_commercial_use_is_silent() -> None:
+    listed = {b["name"]: b for b in json.loads(tvr("backbones", "--json").stdout)["backbones"]}
+    assert all(b["licence"] for b in listed.values())
+    assert [name for name, b in listed.items() if b["non_commercial"]] == ["mobileclip2-s0"]
+    assert (
+        "licence of the weights: Apple AMLR (research only): not for commercial use"
+        in tvr("backbones", "show", "mobileclip2-s0").stdout
+    )
+    for name in ("ViT-B-16/dfn2b", "ViT-H-14-worldwide-quickgelu/metaclip2_worldwide", "nllb-clip-base/v1"):
+        assert registry.resolve(name).non_commercial, name
+
+
+def test_one_says_how_it_sees_a_picture() -> None:
+    shown = tvr("backbones", "show", "pe-core-b16").stdout
+    assert "takes pictures squashed to a square, bilinear: 224 x 224 pixels, and 32 tokens" in shown
 
 
 def test_one_is_shown_with_its_cost_and_the_methods_it_serves() -> None:

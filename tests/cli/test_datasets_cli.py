@@ -127,6 +127,7 @@ def test_the_chain_takes_plans_and_completeness_from_the_data_set(msrvtt, tmp_pa
     assert f"next: tvr precompute-features --data msrvtt:{msrvtt} -o {out}\n" in extracted.stderr
     identity = json.loads((out / "frames" / "store.json").read_text())["identity"]
     assert (identity["kind"], identity["fps"], identity["max_frames"]) == ("fps", 1.0, 12)
+    assert "fit" not in identity and identity["filter"].startswith("pillow-bicubic short side, centre crop")  # papers'
     made = tvr("precompute-features", "--data", f"msrvtt:{msrvtt}", "-o", out, "--backbone", "demo-tiny", "--json")
     assert made.exit_code == 0, made.stderr
     assert json.loads(made.stdout)["captions"]["total"] == 36

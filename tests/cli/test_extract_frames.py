@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_clip
 import videos
 from processes import REST, WATCHDOG_S, line_of
 from typer.testing import CliRunner
@@ -86,7 +87,49 @@ def test_a_folder_becomes_a_store(clips: Path, tmp_path: Path) -> None:
     assert (record.path, record.width, record.height) == (str(clips / "a.mp4"), 160, 120)
     assert record.source_sha256 == files.sha256_file(clips / "a.mp4")
     assert record.span == (0.0, pytest.approx(20 / 30, abs=0.01)) and record.start is None
-    assert decode_jpeg(next(store.read(["a.mp4"])).jpegs[0]).shape == (48, 48, 3)
+    assert decode_jpeg(next(store.read(["a.mp4"])).jpegs[0]).shape == (48, 64, 3)  # all of it
+
+
+def test_frames_are_kept_as_a_backbone_or_a_flag_wants_them(clips: Path, tmp_path: Path) -> None:
+    plan = ["--num-frames", "1", "--workers", "1"]
+    weights = tiny_clip.folder(tmp_path / "w", tiny_clip.config(size=240), pixels={"resize_mode": "squash"})
+    wanted = {
+        "whole": ([], (120, 160), {"fit": "whole", "size": 224, "short_side": 224}),
+        "for": (["--for", f"local:{weights}"], (120, 160), {"fit": "whole", "size": 240, "short_side": 240}),
+        "own": (["--for", f"local:{weights}", "--fit", "squash"], (240, 240), {"fit": "squash", "size": 240}),
+        "crop": (["--fit", "crop", "--size", "96"], (96, 96), {"size": 96}),
+    }
+    for name, (flags, shape, said) in wanted.items():
+        run(clips, "-o", tmp_path / name, *flags, plan=plan)
+        store = FrameStore.open(tmp_path / name / "frames")
+        assert decode_jpeg(next(store.read(["a.mp4"])).jpegs[0]).shape == (*shape, 3)
+        assert {key: value for key, value in store.identity.items() if key in ("fit", "size", "short_side")} == said
+    refused = run(clips, "-o", tmp_path / "x", "--for", "clip-vit-b23", code=2, plan=plan)
+    assert "did you mean clip-vit-b32?" in refused.stderr and not (tmp_path / "x").exists()
+    refused = run(clips, "-o", tmp_path / "x", "--fit", "stretch", code=2, plan=plan)
+    assert "--fit: unknown 'stretch'; there are crop, squash, whole" in refused.stderr
+
+
+def test_frames_that_were_cropped_go_on_being_cropped(clips: Path, tmp_path: Path) -> None:
+    """What 0.1.0 made is added to by the command that made it."""
+    out, plan = tmp_path / "out", ["--num-frames", "1", "--workers", "1"]
+    writer = FrameWriter.open(out / "frames", FramePlan(num_frames=1).identity(), {"tvr": "0.1.0"})
+    writer.seal()
+    assert report(clips, "-o", out, plan=plan)["ok"] == 3
+    assert decode_jpeg(next(FrameStore.open(out / "frames").read(["a.mp4"])).jpegs[0]).shape == (224, 224, 3)
+    refused = run(clips, "-o", out, "--fit", "whole", code=3, plan=plan)
+    assert "asks for" in refused.stderr and "-o FOLDER" in refused.stderr
+    assert report(clips, "-o", out, "--overwrite", plan=plan)["ok"] == 3
+    assert FrameStore.open(out / "frames").identity["fit"] == "whole"
+
+
+def test_an_estimate_counts_the_bytes_of_what_would_be_stored(clips: Path, tmp_path: Path) -> None:
+    for fit in ("crop", "whole"):
+        flags = ["--fit", fit, "--size", "48", "--num-frames", "4", "--workers", "1"]
+        expected = report(clips, "-o", tmp_path / fit, "--dry-run", plan=flags)
+        made = report(clips, "-o", tmp_path / fit, plan=flags)
+        read = FrameStore.open(tmp_path / fit / "frames").read(["a.mp4", "b.webm", "cats/a.mkv"])
+        assert 0 < expected["bytes"] == sum(len(data) for clip in read for data in clip.jpegs) < made["bytes"]
 
 
 def test_captions_written_after_the_extraction_are_found(clips: Path, tmp_path: Path) -> None:

@@ -111,4 +111,4 @@ def test_frames_without_a_head_get_it_back_from_their_records(place: SimpleNames
 def test_frames_that_are_too_small_are_never_to_be_overwritten(place: SimpleNamespace) -> None:
     refused = tvr("precompute-features", "--backbone", "clip-vit-b32", "-o", place.root)
     assert refused.exit_code == 3 and "--overwrite" not in refused.stderr
-    assert proposed(refused.stderr) == ["extract-frames", "VIDEOS", "--size", "224", "-o", "FOLDER"]
+    assert proposed(refused.stderr) == ["extract-frames", "VIDEOS", "--for", "clip-vit-b32", "-o", "FOLDER"]

@@ -152,9 +152,10 @@ def test_a_store_that_needs_a_later_reader_says_so(store: Path, tmp_path: Path) 
 
 def test_frames_of_another_fit_are_not_read_as_cropped_ones(store: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(store, tmp_path / "frames"))
-    forged_frames.head(folder, lambda body: {**body, "identity": {**body["identity"], "fit": "squash"}})
-    with pytest.raises(StoreMismatch, match="fit = 'squash', which a later tvr reads"):
-        FrameStore.open(folder)
+    for said, found in (({"fit": "stretch"}, "fit = 'stretch'"), ({"fit": "squash"}, "filter = 'pillow-bicubic short")):
+        forged_frames.head(folder, lambda body, said=said: {**body, "identity": {**body["identity"], **said}})
+        with pytest.raises(StoreMismatch, match=f"{found}.*, which a later tvr reads"):
+            FrameStore.open(folder)
 
 
 def test_slots_point_into_a_timeline(store: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeRepo
 from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import AskedFrames, FramePlan
+from tvr_cli.types import View
 
 
 @pytest.fixture(autouse=True)
@@ -214,13 +215,38 @@ def test_a_repair_that_is_only_tried_writes_nothing(command: str, out: OpenWorks
 def test_a_flag_goes_before_the_plan_of_a_data_set() -> None:
     uniform = FramesConfig(kind="uniform", num_frames=64, size=192)
     rate = FramesConfig(kind="fps", fps=1.0, max_frames=12)
-    assert AskedFrames().plan() == FramePlan()
+    assert AskedFrames().plan(FramesConfig()) == FramePlan()
     assert AskedFrames().plan(uniform) == FramePlan(num_frames=64, size=192)
     assert AskedFrames().plan(rate) == FramePlan("fps", fps=1.0, max_frames=12)
     assert AskedFrames(max_frames=8).plan(rate) == FramePlan("fps", fps=1.0, max_frames=8)
     assert AskedFrames(num_frames=8, size=64).plan(rate) == FramePlan(num_frames=8, size=64)
     assert AskedFrames(fps=2.0).plan(rate) == FramePlan("fps", fps=2.0)
     assert AskedFrames(quality=50).plan(FramesConfig()) == FramePlan(quality=50)
+
+
+def whole(size: int) -> FramePlan:
+    return FramePlan(size=size, fit="whole", short_side=size)
+
+
+def test_pictures_of_ones_own_are_kept_whole_and_those_of_a_data_set_as_papers_cropped_them() -> None:
+    preset, squash, small = FramesConfig(size=224), View(384, "squash", "bilinear"), View(32)
+    assert AskedFrames().plan() == whole(224)
+    assert AskedFrames(size=64).plan() == whole(64)
+    assert AskedFrames(view=squash).plan() == AskedFrames(view=squash).plan(preset) == whole(384)
+    assert AskedFrames(view=small).plan() == whole(224)  # what is whole serves others as well
+    assert AskedFrames(view=squash, fit="squash").plan() == FramePlan(size=384, fit="squash", filter="bilinear")
+    assert AskedFrames(view=small, fit="crop").plan() == FramePlan(size=32)
+    assert AskedFrames(fit="whole").plan(preset) == whole(224)
+    assert AskedFrames(fit="crop").plan() == FramePlan()
+
+
+def test_frames_that_are_there_go_on_as_they_are() -> None:
+    old = FramePlan(size=64, num_frames=4)
+    assert AskedFrames().plan(there=old) == FramePlan(size=64)
+    assert AskedFrames(size=96).plan(there=old) == FramePlan(size=96)
+    assert AskedFrames().plan(there=whole(384)) == whole(384)
+    assert AskedFrames(fit="whole").plan(there=old) == whole(224)
+    assert AskedFrames().plan(FramesConfig(size=224), there=whole(384)) == FramePlan()
 
 
 def test_a_largest_number_of_frames_is_refused_where_the_plan_has_no_rate() -> None:

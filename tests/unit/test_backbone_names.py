@@ -90,6 +90,13 @@ def test_openai_weights_under_gelu_are_corrected_aloud(name: str, caplog: pytest
     assert "was trained with QuickGELU: taking ViT-B-32-quickgelu/openai instead" in caplog.text
 
 
+def test_weights_that_are_listed_under_the_plain_name_alone_have_a_name_that_loads_again() -> None:
+    corrected = resolve("ViT-H-14-worldwide/metaclip2_worldwide")
+    assert corrected.name == "ViT-H-14-worldwide-quickgelu/metaclip2_worldwide"
+    again = resolve(corrected.name)
+    assert again.model == corrected.model and again.origin is not None and again.origin.hub == corrected.origin.hub  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

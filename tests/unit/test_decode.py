@@ -15,7 +15,7 @@ from videos import read_barcode
 from tvr_cli.errors import ConfigError, DecodeError
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
-from tvr_cli.stores.decoding.sample import Task, encode_jpeg, resize_and_crop, sample
+from tvr_cli.stores.decoding.sample import Task, encode_jpeg, sample
 from tvr_cli.stores.decoding.types import upright
 from tvr_cli.stores.frames.store import decode_jpeg
 from tvr_cli.stores.frames.windows import Segmenting, Span
@@ -262,17 +262,6 @@ def test_a_little_damage_costs_only_the_frames_that_need_it(tmp_path: Path) -> N
 
 
 # ------------------------------------------------------------------------------------------------------------- pixels
-
-
-@pytest.mark.parametrize("shape", [(120, 160), (160, 120), (224, 224), (97, 301), (50, 50), (720, 1280)])
-def test_resize_and_crop_is_what_clip_does(shape: tuple[int, int]) -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    clip = transforms.Compose(
-        [transforms.Resize(224, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(224)]
-    )
-    np.testing.assert_array_equal(resize_and_crop(pixels, 224), np.array(clip(Image.fromarray(pixels))))
 
 
 def test_jpegs_have_the_quality_asked_for() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_frames
 import torch
 from synthetic import write_backbone, write_frames
 
@@ -20,9 +21,12 @@ from tvr_cli.engine.training.live import LiveSource
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.train import TrainOptions, dry_run, experiment_of, train
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
-from tvr_cli.plans import PrecomputeOptions, Wish
+from tvr_cli.plans import FramePlan, PrecomputeOptions, Wish
 from tvr_cli.runs import RunDir
 from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames.picture import see
+from tvr_cli.stores.frames.store import decode_jpeg
+from tvr_cli.types import View
 from tvr_cli.workspace import Workspace
 
 METHOD = "tests.synthetic"
@@ -121,13 +125,29 @@ def test_captions_longer_than_the_plan_are_cut_and_counted(
 
 
 def test_frames_smaller_than_the_backbones_input_are_refused(world: tuple[Path, str]) -> None:
-    loader = FrameLoader(world[0] / "frames", slots=3, size=32)
+    loader = FrameLoader(world[0] / "frames", slots=3, view=View(32))
     with pytest.raises(DataError, match="at least 32 px, found 16 x 16"):
         loader.load(["v00.mp4"])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whole_pictures_of_several_shapes_fill_one_batch(tmp_path: Path, workers: int) -> None:
+    plan, view = FramePlan(num_frames=2, size=20, fit="whole", short_side=20), View(16, "squash", "bilinear")
+    clips = [tiny_frames.clip(f"{w}x{h}.mp4", 2, size=(w, h)) for w, h in ((36, 20), (20, 44), (9, 12))]
+    tiny_frames.write(tmp_path, clips, plan=plan)
+    with FrameLoader(tmp_path / "frames", slots=3, view=view, workers=workers) as loader:
+        pixels = loader.load([clip.clip.record.id for clip in clips])
+    assert pixels.frames.shape == (3, 3, 16, 16, 3) and pixels.n_frames.tolist() == [2, 2, 2]
+    for clip, frames in zip(clips, pixels.frames, strict=True):
+        for data, frame in zip(clip.jpegs, frames, strict=False):
+            np.testing.assert_array_equal(frame, see(decode_jpeg(data), view))
+
+
 def test_a_worker_passes_on_what_went_wrong(world: tuple[Path, str]) -> None:
-    with FrameLoader(world[0] / "frames", slots=3, size=16, workers=1) as loader, pytest.raises(DataError, match="v99"):
+    with (
+        FrameLoader(world[0] / "frames", slots=3, view=View(16), workers=1) as loader,
+        pytest.raises(DataError, match="v99"),
+    ):
         loader.load(["v99.mp4"])
 
 

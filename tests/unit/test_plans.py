@@ -27,15 +27,18 @@ def test_a_frame_plan_says_what_0_1_0_did_not_know_only_where_it_differs() -> No
     old = {"kind": "fps", "fps": 1.0, "max_frames": 12, "size": 64, "quality": 90}
     sentence = "pillow-bicubic short side, centre crop, rgb, jpeg 4:2:0"
     assert FRAMES.identity() == {**old, "filter": sentence}
-    squashed = FramePlan(fit="squash", filter="bilinear", short_side=64)
-    said = squashed.identity()
+    squashed = FramePlan(fit="squash", filter="bilinear")
+    assert squashed.identity()["filter"] == "pillow-bilinear both sides, rgb, jpeg 4:2:0"
+    whole = FramePlan(fit="whole", size=64, short_side=64)
+    said = whole.identity()
     assert (said["fit"], said["short_side"], said["filter"]) == (
-        "squash", 64, "pillow-bilinear both sides, rgb, jpeg 4:2:0"
+        "whole", 64, "pillow-bicubic short side, never enlarged, rgb, jpeg 4:2:0"
     )  # fmt: skip
-    assert FramePlan.from_identity(said) == squashed
-    assert FRAMES.unsupported() == ""
-    with pytest.raises(ConfigError, match="fit = 'squash', filter = 'bilinear', short_side = 64 cannot be made"):
-        squashed.check()
+    assert whole.pictures == "whole, short side 64 px, bicubic, JPEG 90"
+    assert squashed.pictures == "squash, 224 x 224 px, bilinear, JPEG 90"
+    for plan in (FRAMES, squashed, whole):
+        plan.check()
+        assert FramePlan.from_identity(plan.identity()) == plan
 
 
 def test_a_difference_names_the_field_and_both_values() -> None:

@@ -22,14 +22,15 @@ from tvr_cli import log
 from tvr_cli.backbones import load, registry
 from tvr_cli.engine.features import precompute as engine
 from tvr_cli.engine.features import repair as repairing
-from tvr_cli.engine.features.frame_batches import ahead, fit
+from tvr_cli.engine.features.frame_batches import ahead
 from tvr_cli.engine.features.precompute import backbone_of, encode_captions
 from tvr_cli.engine.features.repair import refresh
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.plans import FramePlan, PrecomputeOptions, WordPlan
 from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames.picture import see
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
-from tvr_cli.types import Caption, Clip, Manifest
+from tvr_cli.types import Caption, Clip, Manifest, View
 from tvr_cli.workspace import Workspace
 
 
@@ -374,9 +375,63 @@ def test_larger_frames_are_shrunk_and_smaller_ones_refused(tmp_path: Path, weigh
     store = precompute(tmp_path / "large", weights, None, EXACT).store
     assert store is not None and len(store.video()) == 1
     tiny_frames.simple(tmp_path / "small", {"a.mp4": 2}, plan=FramePlan(num_frames=2, size=24))
-    said = r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .*: tvr extract-frames VIDEOS --size 32"
+    said = r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .*: tvr extract-frames VIDEOS --for "
     with pytest.raises(DataError, match=said):
         precompute(tmp_path / "small", weights, None, EXACT)
+
+
+WHOLE = FramePlan(num_frames=2, size=32, fit="whole", short_side=32)
+
+
+def squash_weights(folder: Path) -> str:
+    """Return a backbone that was trained on squashed pictures, bilinear."""
+    return f"local:{tiny_clip.folder(folder, pixels={'resize_mode': 'squash', 'interpolation': 'bilinear'})}"
+
+
+def test_frames_that_were_cropped_are_refused_for_an_encoder_of_whole_pictures(tmp_path: Path) -> None:
+    tiny_frames.simple(tmp_path / "old", {"a.mp4": 2}, plan=FramePlan(num_frames=2, size=48))
+    name = squash_weights(tmp_path / "w")
+    for verb in (precompute, lambda folder, *others: engine.dry_run(Workspace.at(folder), *others)):
+        with pytest.raises(DataError) as e:
+            verb(tmp_path / "old", name, None, EXACT)
+        assert str(e.value).endswith(f"of their own: tvr extract-frames VIDEOS --for {name} -o FOLDER")
+        assert "are cropped to their centre, but the backbone local:" in str(e.value)
+    assert not (tmp_path / "old" / "features").exists()
+
+
+def test_frames_that_were_squashed_are_refused_for_an_encoder_of_the_centre(tmp_path: Path, weights: str) -> None:
+    tiny_frames.simple(tmp_path, {"a.mp4": 2}, plan=FramePlan(num_frames=2, size=48, fit="squash"))
+    with pytest.raises(DataError, match=r"are squashed to a square, .* trained on pictures that are cropped to their"):
+        precompute(tmp_path, weights, None, EXACT)
+
+
+def test_whole_frames_are_seen_by_each_encoder_in_its_own_way(tmp_path: Path, weights: str) -> None:
+    wide, tall = (tiny_frames.clip(n, 2, size=s) for n, s in (("w.mp4", (57, 32)), ("t.mp4", (20, 44))))
+    tiny_frames.write(tmp_path, [wide, tall], plan=WHOLE)
+    for name, view in ((weights, View(32)), (squash_weights(tmp_path / "w"), View(32, "squash", "bilinear"))):
+        store = precompute(tmp_path, name, None, EXACT).store
+        model = load(name)
+        assert model.about.view == view
+        for clip, found in ((tall, store.video().frames[0]), (wide, store.video().frames[1])):
+            pictures = [torch.from_numpy(see(decode_jpeg(j), view).copy()).permute(2, 0, 1) for j in clip.jpegs]
+            with torch.no_grad():
+                wanted = model.encode_frames(torch.stack(pictures)[None], torch.ones(1, 2, dtype=torch.bool))[0]
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert len({path.name for path in (tmp_path / "features").iterdir()}) == 2
+
+
+def test_an_identity_says_only_what_0_1_0_did_not_do(tmp_path: Path, weights: str) -> None:
+    """Fingerprints of 0.1.0 are hashes of these: size, mean and std, and nothing of captions."""
+    usual = load(weights).identity()
+    assert set(usual["preprocessing"]) == {"size", "mean", "std"} and "text" not in usual
+    squashed = load(squash_weights(tmp_path / "w")).identity()
+    assert squashed["preprocessing"] == {**usual["preprocessing"], "fit": "squash", "filter": "bilinear"}
+    assert (
+        registry.resolve(squash_weights(tmp_path / "w")).kind.identify(
+            registry.resolve(squash_weights(tmp_path / "w")), temporal_shift=False
+        )
+        == squashed
+    )
 
 
 def test_an_unbounded_plan_is_ragged_only(tmp_path: Path, weights: str) -> None:
@@ -480,13 +535,11 @@ def test_no_frames_say_how_to_extract_them(tmp_path: Path) -> None:
 
 def test_shrinking_is_antialiased_and_exact_at_its_own_size() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert fit(image, 64) is image
-    small = fit(np.kron(image[:16, :16], np.ones((4, 4, 1), np.uint8)), 16)
+    np.testing.assert_array_equal(see(image, View(64)), image)
+    small = see(np.kron(image[:16, :16], np.ones((4, 4, 1), np.uint8)), View(16))
     assert np.abs(small.astype(int) - image[:16, :16]).mean() < 30
     checker = np.indices((64, 64)).sum(0)[..., None].repeat(3, 2) % 2 * 255
-    assert np.ptp(fit(checker.astype(np.uint8), 16)) < 10  # not antialiased: all black or white
-    with pytest.raises(DataError, match="expected square frames of at least 64 px, found 32 x 32"):
-        fit(image[:32, :32], 64)
+    assert np.ptp(see(checker.astype(np.uint8), View(16))) < 10  # not antialiased: all black or white
 
 
 def test_reading_ahead_keeps_order_and_passes_errors_on() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import indexes
 import pytest
@@ -33,7 +34,8 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return store.text(torch.tensor([known[sentence] for sentence in sentences]))
 
     monkeypatch.setattr(precompute, "encode_captions", encode)
-    monkeypatch.setattr(precompute, "backbone_of", lambda *args, **options: loaded.append(1))
+    short = SimpleNamespace(count_tokens=lambda sentences: torch.ones(len(sentences)))
+    monkeypatch.setattr(precompute, "backbone_of", lambda *args, **options: loaded.append(1) or short)
     loaded.clear()
     return tmp_path / "out"
 

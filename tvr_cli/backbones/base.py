@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from tvr_cli import commands, user_cache
 from tvr_cli.errors import ConfigError
+from tvr_cli.types import Filter, SquareFit, View
 
 if TYPE_CHECKING:
     from tvr_cli.backbones.text_tower.card import TextCard
@@ -39,7 +40,9 @@ class Description:
     pixels. context_length: the largest L. provides: of `PROVIDES`. source: what its weights are called where they
     come from. weights: their file on this machine, None while they are not here; a backbone without weights names its
     own source file, which then takes their place in the identity. expected_at: where they are looked for, for people.
-    detail: what `kind` needs to load it, of no concern to others.
+    licence: of the weights, empty where it is not known; non_commercial: whether it forbids commercial use. fit,
+    filter: how a picture becomes its square, as it was trained (`types.View`). detail: what `kind` needs to load it, of
+    no concern to others.
     """
 
     name: str
@@ -51,7 +54,25 @@ class Description:
     source: str
     weights: Path | None
     expected_at: str = ""
+    licence: str = ""
+    non_commercial: bool = False
+    fit: SquareFit = "crop"
+    filter: Filter = "bicubic"
     detail: Any = None
+
+    @property
+    def view(self) -> View:
+        """What it sees of a picture."""
+        return View(self.image_size, self.fit, self.filter)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What its identity says of a picture: what tvr 0.1.0 always did is left out, so that its fingerprints stay."""
+        usual = View(self.image_size)
+        chosen = {
+            name: getattr(self, name) for name in ("fit", "filter") if getattr(self, name) != getattr(usual, name)
+        }
+        return {"size": self.image_size, **chosen}
 
 
 class Backbone(nn.Module):
@@ -93,7 +114,7 @@ class Backbone(nn.Module):
         return {
             "name": f"{cls.__module__}.{cls.__qualname__}",
             "weights": user_cache.sha256_of(about.weights) if about.weights is not None else None,
-            "preprocessing": {"size": about.image_size},
+            "preprocessing": about.preprocessing,
             "temporal_shift": temporal_shift,
         }
 
@@ -133,6 +154,12 @@ class Backbone(nn.Module):
     def cost(self, words: int) -> tuple[int, int]:
         """Return the floating-point operations of (one frame, one caption of `words` slots), of a skeleton too."""
         raise NotImplementedError
+
+    def merge_for_inference(self) -> None:
+        """Merge what is kept apart for training alone, for good: asked before frames are encoded, never for tuning.
+
+        Features stay the same to rounding. Here: nothing.
+        """
 
     def shift_patches(self) -> None:
         """Mix the frames of a clip by EagleNet's temporal patch shift from now on. Raises ConfigError if it cannot."""
@@ -197,7 +224,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def text_tower(self) -> Mapping[str, Tensor]:
-        """Return the text transformer's tensors under OpenAI's names, or an empty mapping if it has no such tower."""
+        """Return the text transformer's tensors under OpenAI's names, or an empty mapping if it has no such tower.
+
+        Such a tower's heads have 64 numbers, or a part of it that divides 64: a copy then never cuts through a head.
+        """
         return {}
 
     @property

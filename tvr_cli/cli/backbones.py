@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.whole.backbone_catalogue import BackboneCard, BackboneDetails, BackboneProblem, BackbonesReport
 
 _ACTIONS = ("show", "check")
+_FITS = {"crop": "cropped to their centre", "squash": "squashed to a square"}
 
 
 def backbones(
@@ -62,11 +63,23 @@ def _show(report: BackbonesReport) -> None:
 
 def _show_all(found: Sequence[BackboneCard], problems: Sequence[BackboneProblem]) -> None:
     rows = [
-        [b.name, b.library, b.source, ", ".join(b.provides), "yes" if b.here else "no", b.pixels, b.dim, b.context]
+        [b.name, b.library, b.source, ", ".join(b.provides), "yes" if b.here else "no", b.licence or "not known",
+         b.fit, b.pixels, b.dim, b.context]
         for b in found
-    ]
-    columns = ("backbone", "library", "source", "provides", "on this machine", "pixels", "dim", "context")
-    render.table(None, columns, rows, left=5)
+    ]  # fmt: skip
+    columns = (
+        "backbone",
+        "library",
+        "source",
+        "provides",
+        "on this machine",
+        "licence",
+        "fit",
+        "pixels",
+        "dim",
+        "context",
+    )
+    render.table(None, columns, rows, left=7)
     for problem in problems:
         render.line(f"{problem.name}: {problem.problem}")
     more = commands.tvr("backbones", "show", "NAME")
@@ -82,9 +95,12 @@ def _show_one(about: BackboneDetails) -> None:
     else:
         place = about.expected_at or "wherever its library keeps them"
         render.line(f"weights: {card.source}, not on this machine; expected: {place}")
+    if card.licence:
+        only = ": not for commercial use" if card.non_commercial else ""
+        render.line(f"licence of the weights: {card.licence}{only}")
     render.line(
-        f"takes {card.pixels} x {card.pixels} pixels and {card.context} tokens, yields vectors of "
-        f"{card.dim}: {', '.join(card.provides)}"
+        f"takes pictures {_FITS[card.fit]}, {card.filter}: {card.pixels} x {card.pixels} pixels, and "
+        f"{card.context} tokens; yields vectors of {card.dim}: {', '.join(card.provides)}"
     )
     render.line(
         f"{about.parameters:,} parameters; {about.flop_a_frame / 1e9:.3g} GFLOP a frame, "

@@ -38,7 +38,19 @@ def extract_frames(
         int | None, typer.Option("--max-frames", min=1, help="With --fps: keep at most this many, spread evenly.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=16, help="Short side and centre crop, pixels; default 224.")
+        int | None, typer.Option("--size", min=16, help="Short side of what is stored, pixels; default 224.")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit",
+            help="whole keeps all of a picture, for any backbone (default); crop its centre (default of --data); "
+            "squash makes it a square.",
+        ),
+    ] = None,
+    for_backbone: Annotated[
+        str | None,
+        typer.Option("--for", metavar="BACKBONE", help="Size and kind of pictures that this backbone can use."),
     ] = None,
     quality: Annotated[int, typer.Option("--quality", help="JPEG quality, 1 to 95.")] = 90,
     segment: Annotated[
@@ -94,6 +106,8 @@ def extract_frames(
         fps=fps,
         max_frames=max_frames,
         size=size,
+        fit=fit,
+        for_backbone=for_backbone,
         quality=quality,
         segment=segment,
         include=include or (),

@@ -43,7 +43,11 @@ def precompute_features(
         str, typer.Option("--word-importance", help="Mark content words (DMAE): none, stopwords or spacy.")
     ] = "none",
     precision: Annotated[
-        str, typer.Option("--precision", help="Arithmetic of the backbone: fp32, bf16 (faster) or fp16 (GPU).")
+        str,
+        typer.Option(
+            "--precision",
+            help="Arithmetic of the backbone: fp32; bf16 or fp16, faster where the device has it, else slower.",
+        ),
     ] = "fp32",
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Frames a forward pass.")] = None,
     repair: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import time
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ MOST_THREADS = 4  # that a training step still gains from
 DEFAULT_BUDGET = 512_000_000  # bytes: one tile of scores, its encodings and what the method needs in between
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _LOOK_S = 0.1
+_HALF_INSTRUCTIONS = {  # what torch is asked, by precision
+    "bf16": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+    "fp16": ("_is_amx_fp16_supported",),
+}
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,6 +42,15 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} cannot be used here: {str(e).splitlines()[0]}; try --device cpu"
         ) from e
     return device
+
+
+def computes_in_half(precision: str) -> bool | None:
+    """Return whether this processor has instructions for bf16 or fp16 products; None where that cannot be told."""
+    import torch
+
+    asked = [getattr(torch.cpu, name, None) for name in _HALF_INSTRUCTIONS[precision]]
+    known = [bool(has()) for has in asked if has is not None]
+    return any(known) if known and platform.machine() in ("x86_64", "AMD64") else None
 
 
 def parse_bytes(text: str) -> int:

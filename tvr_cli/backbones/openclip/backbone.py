@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 import tvr_cli.backbones.openclip.export as export
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli.backbones.base import Backbone, Description, count_flops
+from tvr_cli.backbones.openclip.licences import Licence, licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv, normalize
-from tvr_cli.backbones.openclip.source import CONFIG, Source, known_architecture, resolve
+from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
@@ -25,7 +27,7 @@ from tvr_cli.backbones.openclip.undrawn import without_draws
 from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.backbones.text_tower.tower import Configuration
-from tvr_cli.errors import ConfigError, DataError, TvrError, advises_to_trust, reason
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, TvrError, advises_to_trust, reason
 
 # What a tower without torch is compared on: short and long words, other scripts, nothing, more than fits.
 _PROBES = ("a dog surfing on a small wave", "Ünïcode, C++ & 朝の運用", "", "word " * 90)
@@ -43,7 +45,12 @@ class OpenClipBackbone(Backbone):
         self.model = model
         self.source = source
         self._tokenizer = tokenizer
-        self._text = TextSide(model, tokenizer.pad_id if tokenizer else 0)
+        self._text = TextSide(
+            model,
+            tokenizer.pad_id if tokenizer else 0,
+            last_id=tokenizer.last_id if tokenizer else None,
+            context=source.context_length,
+        )
         visual: Any = model.visual
         self.context_length = self._text.context_length
         provides = {"frames", "pooled"}
@@ -57,10 +64,10 @@ class OpenClipBackbone(Backbone):
             self.shift_patches()
         if isinstance(getattr(visual, "conv1", None), nn.Conv2d):
             visual.conv1 = self._conv = PixelConv(visual.conv1, source.mean, source.std)
-        if tokenizer is not None and self._text.vocab_size not in (None, tokenizer.vocab_size):
+        vocabulary = self._text.vocab_size
+        if tokenizer is not None and vocabulary and (why := tokenizer.misfit(vocabulary, self._text.end_id)):
             raise DataError(
-                f"the backbone {source.name!r} has a vocabulary of {self._text.vocab_size} tokens, but its tokenizer "
-                f"has {tokenizer.vocab_size}; put the matching list of BPE merges (*.txt.gz) beside the weights"
+                f"the backbone {source.name!r} has a vocabulary of {vocabulary} tokens, but its tokenizer {why}"
             )
 
     # ------------------------------------------------------------------------------------- before the weights are there
@@ -72,16 +79,17 @@ class OpenClipBackbone(Backbone):
     @classmethod
     def identify(cls, about: Description, *, temporal_shift: bool) -> dict[str, Any]:
         source: Source = about.detail
-        return source.identity(temporal_shift=temporal_shift)
+        return source.identity(about.preprocessing, temporal_shift=temporal_shift)
 
     @classmethod
     def skeleton(cls, about: Description) -> OpenClipBackbone:
         source: Source = about.detail
-        try:
-            with torch.device("meta"):
-                model = build(source.model)
-        except (RuntimeError, NotImplementedError):  # towers that compute with tensors while they are built
-            model = build(source.model)
+        with weights_module.no_network(offline=True):
+            try:
+                with torch.device("meta"):
+                    model = build(source.buildable)
+            except (RuntimeError, NotImplementedError):  # towers that compute with tensors while they are built
+                model = build(source.buildable)
         return cls(model, source, None)
 
     @classmethod
@@ -91,7 +99,7 @@ class OpenClipBackbone(Backbone):
             file = source.weights_file(offline=offline)
             tokenizer = source.tokenizer(offline=offline)
             with without_draws():
-                model = build(source.model)
+                model = build(source.buildable)
         _fill(model, file, source)
         return cls(model, replace(source, weights=file, state=None), tokenizer)
 
@@ -128,18 +136,24 @@ class OpenClipBackbone(Backbone):
     def cost(self, words: int) -> tuple[int, int]:
         visual: Any = self.model.visual
         pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
-        ids = torch.zeros(1, words, dtype=torch.int64, device=self.device)
-        return count_flops(lambda: visual(pixels)), count_flops(lambda: self._text.encode(ids))
+        return count_flops(lambda: visual(pixels)), self._text.cost(words, self.device)
 
     def shift_patches(self) -> None:
         visual: Any = self.model.visual
         self._shift, self.shifts_patches = TemporalShift(visual), True
 
+    def merge_for_inference(self) -> None:
+        from timm.utils import reparameterize_model
+
+        visual: Any = self.model.visual
+        if self.dtype == torch.float32:  # merged in less, sums of weights would lose what they add up to
+            self.model.visual = reparameterize_model(visual, inplace=True)
+
     # ----------------------------------------------------------------------------------------------------------- loaded
 
     def identity(self) -> dict[str, Any]:
         if self._identity is None:  # hashes a file: once
-            self._identity = self.source.identity(temporal_shift=self.shifts_patches)
+            self._identity = self.source.identity(self.about.preprocessing, temporal_shift=self.shifts_patches)
         return copy.deepcopy(self._identity)
 
     def text_card(self) -> TextCard | None:
@@ -265,6 +279,7 @@ class OpenClipBackbone(Backbone):
 
 
 def _describe(source: Source) -> Description:
+    licence = licence_of(source.architecture) if source.origin or source.name == DEMO_TINY else Licence()
     return Description(
         name=source.name,
         kind=OpenClipBackbone,
@@ -275,6 +290,10 @@ def _describe(source: Source) -> Description:
         source=source.published_as,
         weights=source.weights,
         expected_at=source.expected_at,
+        fit=source.pixels.fit,
+        filter=source.pixels.filter,
+        licence=licence.name,
+        non_commercial=licence.non_commercial,
         detail=source,
     )
 
@@ -292,10 +311,25 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         options["text_cfg"]["hf_model_pretrained"] = False
     kind = CLIP if not custom else CoCa if "multimodal_cfg" in options else CustomTextCLIP
     with (
+        _text_model_of_hugging_face(options["text_cfg"].get("hf_model_name")),
         weights_module.no_remote_code(config),
         torch.random.fork_rng(devices=[]),
     ):  # the random weights are replaced: leave the caller's generator alone
         return kind(**options)
+
+
+@contextlib.contextmanager
+def _text_model_of_hugging_face(name: str | None) -> Iterator[None]:
+    """Say in words why a text model of Hugging Face's cannot be built in the block. name: None where there is none."""
+    if name is not None and importlib.util.find_spec("transformers") is None:
+        raise EnvironmentProblem(f"the text model {name!r} needs the package 'transformers': pip install transformers")
+    try:
+        yield
+    except OSError as e:  # its configuration, which is looked for on the hub
+        raise EnvironmentProblem(
+            f"the configuration of the text model {name!r} is not on this machine and was not downloaded: {reason(e)}. "
+            "Put its config.json beside the weights and name those with --backbone"
+        ) from e
 
 
 def _fill(model: nn.Module, file: Any, source: Source) -> None:

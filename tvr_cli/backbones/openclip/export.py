@@ -14,7 +14,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 def write(model: nn.Module, source: Source, folder: Path) -> None:
-    """Write configuration, weights (fp32) and tokenizer into `folder`.
+    """Write configurations, weights (fp32) and tokenizer into `folder`.
 
     The configuration is written last, so a folder that has one is whole.
     """
@@ -22,8 +22,9 @@ def write(model: nn.Module, source: Source, folder: Path) -> None:
     tensors = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
     files.write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     _write_tokenizer(source, folder)
-    pixels = {"mean": list(source.mean), "std": list(source.std), "interpolation": "bicubic"}
-    files.write_json(folder / CONFIG, {"model_cfg": config, "preprocess_cfg": pixels})
+    if (of_hugging_face := getattr(getattr(model, "text", None), "config", None)) is not None:
+        of_hugging_face.save_pretrained(str(folder))
+    files.write_json(folder / CONFIG, {"model_cfg": config, "preprocess_cfg": source.pixels.settings()})
 
 
 def cannot_write(source: Source) -> str:
@@ -40,9 +41,7 @@ def _write_tokenizer(source: Source, folder: Path) -> None:
     if merges := source.tokenizer_options.get("bpe_path"):
         files.write_bytes(folder / "bpe.txt.gz", Path(merges).read_bytes())
     elif _has_own_tokenizer(source):
-        from open_clip import get_tokenizer
-
-        get_tokenizer(source.tokenizer_name, **source.tokenizer_options).save_pretrained(str(folder))
+        source.hugging_face_tokenizer(offline=True).save_pretrained(str(folder))
 
 
 def _has_own_tokenizer(source: Source) -> bool:

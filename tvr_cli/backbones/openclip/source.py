@@ -17,6 +17,7 @@ from torch import Tensor
 
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli import user_cache
+from tvr_cli.backbones.openclip.preprocessing import Preprocessing
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
 from tvr_cli.backbones.tensor_files import read_state
@@ -25,10 +26,9 @@ from tvr_cli.log import logger
 
 DEMO_TINY = "demo-tiny"
 CONFIG = "open_clip_config.json"
+_TEXT_MODEL = "config.json"  # of a text model of Hugging Face's
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo_tiny"
-# OpenAI's pixel statistics, open_clip's default where a configuration names none.
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,30 @@ class Source:
     """Everything about a backbone but its tensors.
 
     name: what `load` takes again. architecture: the name in a store's identity, incl. `-quickgelu`. weights: the file,
-    None where it is not on this machine. state: tensors that had to be read to infer `model`.
+    None where it is not on this machine. tokenizer_name: None for an unknown vocabulary. tokenizer_folder: where a
+    tokenizer of Hugging Face's is read, None = on its hub. beside: the folder of weights that a person named, in which
+    the configuration of a text model may lie. state: tensors that had to be read to infer `model`.
     """
 
     name: str
     architecture: str
     model: Mapping[str, Any]
     weights: Path | None
-    mean: tuple[float, ...] = _MEAN
-    std: tuple[float, ...] = _STD
+    pixels: Preprocessing = field(default_factory=Preprocessing)
     tokenizer_name: str | None = None
     tokenizer_options: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_folder: Path | None = None
+    beside: Path | None = None
     origin: weights_module.Origin | None = None
     state: Mapping[str, Tensor] | None = None
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.pixels.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.pixels.std
 
     @property
     def dim(self) -> int:
@@ -99,45 +110,101 @@ class Source:
             raise self.origin.missing("and --offline forbids to download them")
         return self.origin.download()
 
-    def identity(self, *, temporal_shift: bool) -> dict[str, Any]:
-        """Return what decides the values of the backbone's features; see `Backbone.identity`."""
+    def identity(self, preprocessing: Mapping[str, Any], *, temporal_shift: bool) -> dict[str, Any]:
+        """Return what decides the values of the backbone's features; see `Backbone.identity`.
+
+        preprocessing: `Description.preprocessing`.
+        """
         if self.weights is not None:
             sha256 = user_cache.sha256_of(self.weights)
         else:
             sha256 = weights_module.state_sha256(self.state or {})
-        preprocessing = {"size": self.image_size, "mean": list(self.mean), "std": list(self.std)}
-        return {
+        said = {
             "name": self.architecture,
             "weights": sha256,
-            "preprocessing": preprocessing,
+            "preprocessing": {**preprocessing, "mean": list(self.mean), "std": list(self.std)},
             "temporal_shift": temporal_shift,
         }
+        return {**said, "text": self.text_settings} if self.text_settings else said
+
+    @property
+    def text_settings(self) -> dict[str, Any]:
+        """What is done to captions on their way to ids; what is done to all, and was in 0.1.0, is left out."""
+        text = self.model["text_cfg"]
+        options = text.get("tokenizer_kwargs") or {}
+        looks_back = not (text.get("hf_model_name") or text.get("no_causal_mask"))
+        said = {
+            "clean": options.get("clean"),
+            "separator": "stripped" if options.get("strip_sep_token") else None,
+            "mode": text.get("tokenizer_mode"),
+            # 0.1.0 gave such towers zeros
+            "pads": "the tokenizer's" if text.get("hf_tokenizer_name") and looks_back else None,
+        }
+        return {name: value for name, value in said.items() if value}
+
+    @property
+    def buildable(self) -> Mapping[str, Any]:
+        """The configuration to build from: with that of Hugging Face's text model in the folder, where it is there."""
+        if not self.model["text_cfg"].get("hf_model_name") or (folder := self._text_model_beside) is None:
+            return self.model
+        return {**self.model, "text_cfg": {**self.model["text_cfg"], "hf_model_name": str(folder)}}
+
+    @property
+    def _text_model_beside(self) -> Path | None:
+        from open_clip.hf_configs import arch_dict
+
+        if self.beside is None:
+            return None
+        try:
+            kind = json.loads((self.beside / _TEXT_MODEL).read_text(encoding="utf-8"))["model_type"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return self.beside if kind in arch_dict else None  # else it is that of the whole model, for transformers
 
     def tokenizer(self, *, offline: bool) -> Tokenizer | None:
-        """Return the tokenizer, None for an unknown vocabulary. Raises EnvironmentProblem when it is not there."""
+        """Return the tokenizer, None for an unknown vocabulary.
+
+        Raises EnvironmentProblem when it is not there, DataError when its files cannot be read.
+        """
         if self.tokenizer_name is None:
             return None
-        from open_clip import get_tokenizer
-
-        options = dict(self.tokenizer_options)
-        if self.model["text_cfg"].get("hf_tokenizer_name"):
-            options["trust_remote_code"] = False  # whatever `tokenizer_kwargs` of a folder's configuration say
         with weights_module.no_network(offline), weights_module.no_remote_code(self.model):
-            try:
-                return Tokenizer(get_tokenizer(self.tokenizer_name, **options))
-            except (ImportError, ModuleNotFoundError) as e:
-                raise EnvironmentProblem(
-                    f"the tokenizer of {self.name!r} needs the package {e.name!r}: "
-                    "pip install transformers sentencepiece"
-                ) from e
-            except (OSError, ValueError) as e:
-                if advises_to_trust(e):
-                    raise  # to `no_remote_code`
-                named = self.model["text_cfg"].get("hf_tokenizer_name", self.tokenizer_name)
-                raise EnvironmentProblem(
-                    f"the tokenizer {named!r} of {self.name!r} is not on this machine and was not downloaded"
-                    f"{' (--offline)' if offline else ''}: {reason(e)}"
-                ) from e
+            if self.model["text_cfg"].get("hf_tokenizer_name"):
+                return Tokenizer(self.hugging_face_tokenizer(offline=offline))
+            from open_clip import get_tokenizer
+
+            return Tokenizer(get_tokenizer(self.tokenizer_name, **self.tokenizer_options))
+
+    def hugging_face_tokenizer(self, *, offline: bool) -> Any:
+        """Return open_clip's wrapper of the tokenizer that lies beside the weights, else of the one on the hub."""
+        from open_clip.tokenizer import HFTokenizer
+
+        text = self.model["text_cfg"]
+        named, folder = text["hf_tokenizer_name"], self.tokenizer_folder
+        where = named if folder is None else str(folder)
+        options = {**(text.get("tokenizer_kwargs") or {}), "context_length": self.context_length}
+        if text.get("tokenizer_mode"):
+            options["tokenizer_mode"] = text["tokenizer_mode"]
+        options["trust_remote_code"] = False  # whatever a folder's configuration says
+        try:
+            return HFTokenizer(where, **options)
+        except ImportError as e:
+            raise EnvironmentProblem(
+                f"the tokenizer of {self.name!r} needs the package {e.name!r}: pip install transformers sentencepiece"
+            ) from e
+        except Exception as e:  # the tokenizers library raises a plain Exception for a file that it cannot read
+            if advises_to_trust(e):
+                raise  # to `no_remote_code`
+            if folder is not None and _has_tokenizer(folder):
+                raise DataError(f"the tokenizer in {where!r} of {self.name!r} cannot be read: {reason(e)}") from e
+            if folder is not None:
+                not_here = f"in {where!r}"
+            else:
+                not_here = f"and was not downloaded{' (--offline)' if offline else ''}"
+            raise EnvironmentProblem(
+                f"the tokenizer {named!r} of {self.name!r} is not on this machine {not_here}: {reason(e)}. Put its "
+                f"files ({', '.join(_TOKENIZER_FILES)}) beside the weights and name those with --backbone"
+            ) from e
 
 
 def resolve(name: str) -> Source:
@@ -162,11 +229,11 @@ def _tagged(arch: str, tag: str) -> Source:
 
     arch = arch.replace("/", "-")
     model = _builtin(arch, f"{arch}/{tag}")
-    settings = get_pretrained_cfg(arch, tag)
-    if not settings and arch.endswith("-quickgelu") and get_pretrained_cfg(arch.removesuffix("-quickgelu"), tag):
-        raise ConfigError(
-            f"the weights {tag!r} were not trained with QuickGELU; say {arch.removesuffix('-quickgelu')}/{tag}"
-        )
+    settings, plain = get_pretrained_cfg(arch, tag), arch.removesuffix("-quickgelu")
+    if not settings and plain != arch:
+        settings = get_pretrained_cfg(plain, tag)  # some that need QuickGELU are listed under the plain name alone
+        if settings and not settings.get("quick_gelu", False):
+            raise ConfigError(f"the weights {tag!r} were not trained with QuickGELU; say {plain}/{tag}")
     if not settings:
         tags = list_pretrained_tags_by_model(arch)
         near = did_you_mean(tag, tags) or f"; there are: {', '.join(tags) or 'none'}"
@@ -179,8 +246,7 @@ def _tagged(arch: str, tag: str) -> Source:
         architecture=f"{arch}/{tag}",
         model=model,
         weights=origin.find(),
-        mean=tuple(settings.get("mean") or _MEAN),
-        std=tuple(settings.get("std") or _STD),
+        pixels=Preprocessing.read(settings, f"{arch}/{tag}"),
         tokenizer_name=arch,
         origin=origin,
     )
@@ -203,26 +269,22 @@ def _file_of(arch: str, file: str) -> Source:
     model = _builtin(arch, f"{arch}@{file}")
     if not path.is_file():
         raise EnvironmentProblem(f"no weights file at {str(path)!r} for --backbone {arch}@FILE")
-    mean, std = _usual_statistics(arch)
     shown = f"{arch}@{path.resolve()}"
-    return Source(shown, arch, model, path, mean=mean, std=std, tokenizer_name=arch)
+    beside = path.resolve().parent
+    return Source(
+        shown,
+        arch,
+        model,
+        path,
+        Preprocessing.usual(arch),
+        tokenizer_name=arch,
+        tokenizer_folder=beside if _has_tokenizer(beside) else None,
+        beside=beside,
+    )
 
 
-def _usual_statistics(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A weights file does not say how its pixels are normalised: take what all published weights of `arch` agree on."""
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-
-    known = {
-        (tuple(c["mean"]), tuple(c["std"]))
-        for t in list_pretrained_tags_by_model(arch)
-        if (c := get_pretrained_cfg(arch, t))
-    }
-    if len(known) > 1:
-        raise ConfigError(
-            f"weights of {arch} were published with different pixel statistics; put the file into a folder with an "
-            "'open_clip_config.json' that has `preprocess_cfg: {mean, std}` and say --backbone local:FOLDER"
-        )
-    return next(iter(known), (_MEAN, _STD))
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _local(path: Path) -> Source:
@@ -259,32 +321,46 @@ def _folder(folder: Path, name: str) -> Source:
         model = config.get("model_cfg", config)
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(model)
     except FileNotFoundError:
-        raise DataError(f"expected {CONFIG!r} in {str(folder)!r}, found none") from None
+        raise DataError(f"expected {CONFIG!r} in {str(folder)!r}, found {_found_instead(folder)}") from None
     except (ValueError, AttributeError, TypeError) as e:
         raise DataError(f"{str(file)!r} is not a model configuration of open_clip: {e}") from e
     if missing:
         raise DataError(f"{str(file)!r} lacks {', '.join(sorted(missing))}; expected open_clip's `model_cfg`")
     names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "multimodal_cfg", "init_logit_bias")
     model = {k: copy.deepcopy(model[k]) for k in (*names, "init_logit_scale", "nonscalar_logit_scale") if k in model}
-    pixels = config.get("preprocess_cfg", {})
+    size = model["vision_cfg"].get("image_size", 224)
+    if isinstance(size, list | tuple) and len(set(size)) > 1:
+        sides = " x ".join(map(str, size))
+        raise DataError(f"{str(file)!r} takes pictures of {sides} pixels, and tvr makes squares only")
+    pixels = Preprocessing.read(config.get("preprocess_cfg") or {}, repr(str(file)))
     tokenizer, options = _folder_tokenizer(folder, model)
     return Source(
         name=name,
         architecture=DEMO_TINY if name == DEMO_TINY else known_architecture(model),
         model=model,
         weights=weights_module.folder_weights(folder),
-        mean=tuple(pixels.get("mean") or _MEAN),
-        std=tuple(pixels.get("std") or _STD),
+        pixels=pixels,
         tokenizer_name=tokenizer,
         tokenizer_options=options,
+        tokenizer_folder=folder,
+        beside=folder,
     )
+
+
+def _found_instead(folder: Path) -> str:
+    """Say what a folder without open_clip's configuration holds."""
+    try:
+        kind = json.loads((folder / _TEXT_MODEL).read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "none"
+    return f"the {_TEXT_MODEL} of a {kind} of transformers, which this version does not read"
 
 
 def _folder_tokenizer(folder: Path, model: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     text = model["text_cfg"]
     context = {"context_length": text.get("context_length", 77)}
     if text.get("hf_tokenizer_name"):
-        return f"local-dir:{folder}", context
+        return text["hf_tokenizer_name"], context
     merges = sorted(folder.glob("*.txt.gz"))
     if merges:
         return "ViT-B-32", {**context, "bpe_path": str(merges[0])}

@@ -1,6 +1,6 @@
 """Captions to token ids: open_clip's BPE and Hugging Face tokenizers behind one face, zero-padded, with words kept.
 
-Ids are always padded with zeros here; a tower that was trained with another pad id exchanges them (`clip_text.py`).
+Ids are always padded with zeros here; a tower that was trained with another pad id exchanges them (`text.py`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from torch import Tensor
 
 from tvr_cli.errors import ConfigError
 
+# A tower's table of tokens is rounded up by 5 % at most (CLIPA: BERT's 30 522 of 32 000).
+_SMALLEST_SHARE = 0.9
+
 
 class Tokenizer:
     """Wraps what `open_clip.get_tokenizer` returns (a SimpleTokenizer, or an HFTokenizer around a fast one)."""
 
     def __init__(self, inner: Any):
         self._inner = inner
-        self._fast = getattr(inner, "tokenizer", None)  # Hugging Face
+        self._fast: Any = getattr(inner, "tokenizer", None)  # Hugging Face
         self.pad_id = 0 if self._fast is None else int(self._fast.pad_token_id or 0)
+        self._strips_separator = bool(getattr(inner, "strip_sep_token", False))
+        self._class_token_last = getattr(inner, "tokenizer_mode", None) == "clips"
 
     @property
     def lead(self) -> int:
@@ -32,8 +37,33 @@ class Tokenizer:
         return int(list(self._fast("a").input_ids).index(bare))
 
     @property
+    def last_id(self) -> int | None:
+        """The id that stands in the very last slot of the context, whatever the caption's length; None = a pad."""
+        return int(self._fast.cls_token_id) if self._class_token_last else None
+
+    @property
     def vocab_size(self) -> int:
         return len(self._fast) if self._fast is not None else int(self._inner.vocab_size)
+
+    def misfit(self, vocabulary: int, end_id: int | None) -> str:
+        """Return in words why this cannot be the tokenizer of a tower of so many tokens; empty = it can.
+
+        end_id: the token at which the tower reads a caption, None where another rule says where. CLIP's byte pairs make
+        a vocabulary exactly; tables of Hugging Face tokenizers are smaller than the towers', which round them up.
+        """
+        if self._fast is None:
+            if self.vocab_size == vocabulary:
+                return ""
+            return f"has {self.vocab_size}; put the matching list of BPE merges (*.txt.gz) beside the weights"
+        largest = max(self.vocab_size - 1, *getattr(self._fast, "added_tokens_decoder", {}), 0)
+        beside = "put the files of its own tokenizer (tokenizer.json, tokenizer_config.json) beside the weights"
+        if largest >= vocabulary:
+            return f"gives ids up to {largest}; {beside}"
+        if self.vocab_size < _SMALLEST_SHARE * vocabulary:
+            return f"knows {self.vocab_size} of them, so it is another model's; {beside}"
+        if end_id is not None and end_id not in self._ids("a", None):
+            return f"never gives the token {end_id}, at which a caption is read; {beside}"
+        return ""
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """Return ids [T, L] int64, zero-padded, cut to `length` with the end token kept, and n_tokens [T]."""
@@ -85,10 +115,23 @@ class Tokenizer:
 
     def _ids(self, text: str, length: int | None) -> list[int]:
         if self._fast is not None:
-            cut = {} if length is None else {"truncation": True, "max_length": length}
-            return list(self._fast(self._inner.clean_fn(text), **cut).input_ids)
+            return self._ids_of_hugging_face(self._inner.clean_fn(text), length)
         ids = [self._inner.sot_token_id, *self._inner.encode(text), self._inner.eot_token_id]
         return ids if length is None or len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+    def _ids_of_hugging_face(self, text: str, length: int | None) -> list[int]:
+        """Return what open_clip's wrapper makes of a clean text, without its pads."""
+        if self._class_token_last:
+            ids = self._fast(text, add_special_tokens=False).input_ids
+            room = len(ids) if length is None else min(length, self._inner.context_length - 1) - 2
+            return [self._fast.bos_token_id, *ids[: max(0, room)], self._fast.eos_token_id]
+        cut = {} if length is None else {"truncation": True, "max_length": length}
+        ids = list(self._fast(text, **cut).input_ids)
+        if self._strips_separator:  # it becomes the id 0: a pad at the end, and nothing else in between
+            ids = [0 if i == self._fast.sep_token_id else i for i in ids]
+            while len(ids) > 1 and ids[-1] == 0:
+                ids.pop()
+        return ids
 
     def _bpe_words(self, text: str) -> list[tuple[str, int]]:
         import regex

@@ -38,6 +38,7 @@ _KNOWN: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"), (None, "", {})),
 }
 _EPSILON = 1e-5  # of every LayerNorm
+HEAD_SIZE = 64  # of OpenAI's towers: blocks that start from one have such heads (`Backbone.text_tower`)
 _PREFIXES = ("", "text.")  # of CLIP and of CustomTextCLIP
 
 
@@ -84,6 +85,9 @@ class TextTower:
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Return the tower's tensors under OpenAI's names, as `Backbone.text_tower` does."""
+        width = self._tensors.shape(f"{self._prefix}ln_final.weight")[0]
+        if HEAD_SIZE % (width // self._about.heads):
+            return {}
         names = [name for name in self._tensors if name.startswith(self._prefix)]
         others = ("visual.", "logit_")
         own = {name.removeprefix(self._prefix): name for name in names}

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import commands, files, log
+from tvr_cli.backbones import registry
+from tvr_cli.config import FramesConfig
 from tvr_cli.engine.extraction.difference import Work, compare_videos, whole_shards
 from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
 from tvr_cli.engine.extraction.naming import name_videos
 from tvr_cli.errors import ConfigError, DataError, Interrupted
-from tvr_cli.plans import FramePlan
+from tvr_cli.plans import AskedFrames, FramePlan
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
 from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
@@ -153,6 +155,26 @@ def extract(
         done = _read_all(writer, work.todo, plan, options)
         writer.seal()
     return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
+
+
+def frame_plan(
+    workspace: Workspace,
+    asked: AskedFrames,
+    options: ExtractOptions,
+    *,
+    preset: FramesConfig | None = None,
+    backbone: str | None = None,
+) -> FramePlan:
+    """Return the plan of a run: what flags ask for, a data set's preset, and how the frames that are there were made.
+
+    backbone: whose view the frames are to serve (`--for`). Raises ConfigError for flags that exclude each other, and
+    what `registry.resolve` and `FrameStore.open` raise.
+    """
+    if backbone is not None:
+        asked = dataclasses.replace(asked, view=registry.resolve(backbone).view)
+    goes_on = preset is None and not asked.says_picture and workspace.has_frames and not options.overwrite
+    there = heads.read_head(workspace.frames_folder, workspace) if goes_on else None
+    return asked.plan(preset, None if there is None else FramePlan.from_identity(there.identity))
 
 
 def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> ExtractReport:

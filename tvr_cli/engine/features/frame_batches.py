@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.features.frame_loader import fit
-from tvr_cli.stores.frames.store import ClipFrames, ClipRecord, FrameStore, decode_jpeg
+from tvr_cli.engine.features.frame_loader import seen
+from tvr_cli.plans import FramePlan
+from tvr_cli.stores.frames.store import ClipFrames, ClipRecord, FrameStore
+from tvr_cli.types import View
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -30,14 +32,14 @@ class FrameBatch:
 
 
 def frame_batches(
-    store: FrameStore, ids: Sequence[str], *, size: int, slots: int | None, clips: int
+    store: FrameStore, ids: Sequence[str], *, view: View, slots: int | None, clips: int
 ) -> Iterator[FrameBatch]:
     """Yield the clips `ids` in batches of `clips`; slots: F, or None for the longest clip of each batch.
 
-    Decoding runs in a thread, one batch ahead. Raises DataError when a frame is smaller than `size` pixels.
+    Decoding runs in a thread, one batch ahead. Raises DataError when a frame does not show what `view` needs.
     """
     chunks = [ids[i : i + clips] for i in range(0, len(ids), clips)]
-    yield from ahead(chunks, lambda chunk: _batch(list(store.read(chunk)), size, slots))
+    yield from ahead(chunks, lambda chunk: _batch(list(store.read(chunk)), store.plan, view, slots))
 
 
 def ahead(items: Iterable[_A], make: Callable[[_A], _B], depth: int = 1) -> Iterator[_B]:
@@ -52,9 +54,9 @@ def ahead(items: Iterable[_A], make: Callable[[_A], _B], depth: int = 1) -> Iter
             yield pending.popleft().result()
 
 
-def _batch(clips: Sequence[ClipFrames], size: int, slots: int | None) -> FrameBatch:
+def _batch(clips: Sequence[ClipFrames], plan: FramePlan, view: View, slots: int | None) -> FrameBatch:
     width = slots or max(len(clip.jpegs) for clip in clips)
-    pixels = torch.zeros(len(clips), width, 3, size, size, dtype=torch.uint8)
+    pixels = torch.zeros(len(clips), width, 3, view.size, view.size, dtype=torch.uint8)
     real = torch.zeros(len(clips), width, dtype=torch.bool)
     ts = torch.zeros(len(clips), width, dtype=torch.float64)
     for row, clip in enumerate(clips):
@@ -62,5 +64,5 @@ def _batch(clips: Sequence[ClipFrames], size: int, slots: int | None) -> FrameBa
         real[row, :n] = True
         ts[row, :n] = torch.from_numpy(np.asarray(clip.ts, dtype=np.float64))
         for i, data in enumerate(clip.jpegs):
-            pixels[row, i] = torch.from_numpy(fit(decode_jpeg(data), size)).permute(2, 0, 1)
+            pixels[row, i] = torch.from_numpy(seen(data, plan, view).copy()).permute(2, 0, 1)
     return FrameBatch([clip.record for clip in clips], pixels, real, ts)

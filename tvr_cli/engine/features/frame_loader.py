@@ -20,7 +20,10 @@ import numpy as np
 
 from tvr_cli.engine.features.augment import RandAugment
 from tvr_cli.errors import DataError, EnvironmentProblem
+from tvr_cli.plans import FramePlan
+from tvr_cli.stores.frames.picture import see
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
+from tvr_cli.types import View
 
 DEPTH = 2  # batches that are decoded while a step runs
 
@@ -36,17 +39,17 @@ class Pixels:
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads single clips. slots: F. size: S. augment: the clip's frames change with its seed."""
+    """Reads single clips. slots: F. view: what is seen of a frame. augment: the clip's frames change with its seed."""
 
     store: FrameStore
     slots: int
-    size: int
+    view: View
     augment: RandAugment | None = None
 
     def read(self, clip: str, seed: int | None, out: np.ndarray) -> np.ndarray:
         """Write a clip's frames into `out` [F, S, S, 3] and return their times in seconds [n]; seed None: as stored."""
         (found,) = self.store.read([clip])
-        images = [fit(decode_jpeg(data), self.size) for data in found.jpegs[: self.slots]]
+        images = [seen(data, self.store.plan, self.view) for data in found.jpegs[: self.slots]]
         if self.augment is not None and seed is not None:
             images = _augmented(images, self.augment, seed)
         for place, image in zip(out, images, strict=False):
@@ -57,13 +60,13 @@ class ClipReader:
 class FrameLoader:
     """Loads batches of clips in order, `DEPTH` of them ahead. Close it, or use it as a context."""
 
-    def __init__(self, root: Path, *, slots: int, size: int, augment: RandAugment | None = None, workers: int = 0):
-        self.slots, self.size = slots, size
-        self._reader = ClipReader(FrameStore.open(root), slots, size, augment)
+    def __init__(self, root: Path, *, slots: int, view: View, augment: RandAugment | None = None, workers: int = 0):
+        self.slots, self.size = slots, view.size
+        self._reader = ClipReader(FrameStore.open(root), slots, view, augment)
         self._pool: ProcessPoolExecutor | None = None
         if workers > 0:
             self._pool = ProcessPoolExecutor(
-                workers, get_context("spawn"), initializer=_start, initargs=(root, slots, size, augment)
+                workers, get_context("spawn"), initializer=_start, initargs=(root, slots, view, augment)
             )
 
     def load(self, clips: Sequence[str], seeds: Sequence[int] | None = None) -> Pixels:
@@ -147,9 +150,9 @@ class _Job:
 _worker: list[ClipReader] = []
 
 
-def _start(root: Path, slots: int, size: int, augment: RandAugment | None) -> None:
+def _start(root: Path, slots: int, view: View, augment: RandAugment | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _worker[:] = [ClipReader(FrameStore.open(root), slots, size, augment)]
+    _worker[:] = [ClipReader(FrameStore.open(root), slots, view, augment)]
 
 
 def _read(memory: str, shape: tuple[int, ...], row: int, clip: str, seed: int | None) -> np.ndarray:
@@ -177,13 +180,14 @@ def _augmented(images: Sequence[np.ndarray], augment: RandAugment, seed: int) ->
     return [np.asarray(image) for image in augment([Image.fromarray(i) for i in images], seed)]
 
 
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Shrink a square image [H, H, 3] uint8 to [size, size, 3], antialiased bicubic; one of that size stays as is."""
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    if height != width or height < size:
-        raise DataError(f"expected square frames of at least {size} px, found {width} x {height}")
-    from PIL import Image
+def seen(data: bytes, plan: FramePlan, view: View) -> np.ndarray:
+    """Return what an encoder sees of a stored frame: [S, S, 3] uint8; a square of that size stays as it is.
 
-    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    Pictures that are stored whole have different sizes; squares of a plan that does not, one size, which is at least S.
+    Raises DataError for others.
+    """
+    picture = decode_jpeg(data)
+    height, width = picture.shape[:2]
+    if plan.fit != "whole" and (height != width or height < view.size):
+        raise DataError(f"expected square frames of at least {view.size} px, found {width} x {height}")
+    return see(picture, view)

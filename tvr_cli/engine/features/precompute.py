@@ -24,7 +24,7 @@ from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.engine import suggest
-from tvr_cli.engine.device import pick_device
+from tvr_cli.engine.device import computes_in_half, pick_device
 from tvr_cli.engine.features import cost, word_importance
 from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
@@ -60,6 +60,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _SHARD_BYTES = 64_000_000
 _SHARD_CLIPS, _SHARD_CAPTIONS = 128, 2048
 _FRAMES_A_BATCH = {"cpu": 48, "cuda": 384}
+_SHOWS = {"crop": "are cropped to their centre", "squash": "are squashed to a square, nothing cut off"}
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def precompute(
         temporal_shift=options.temporal_shift,
         precision=DTYPES[options.precision],
     )
+    model.merge_for_inference()
     use_fast_linear(model)
     _remember_text(model, about.name)
     identity = plan.identity(model.identity(), frames.identity)
@@ -271,23 +273,43 @@ def _inputs(
         )
     corpus = read_corpus(captions, frames, workspace.newest_features())
     about = registry.resolve(choose_backbone(backbone, workspace))
-    _require_size(frames, about)
+    _require_view(frames, about)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
     if about.name == DEMO_TINY:
         _warn_of_real_videos(frames.records)
+    if about.non_commercial:
+        warn_once(f"the weights of {about.name} are under {about.licence}: not for commercial use")
+    _warn_of_slow_precision(options)
     return frames, corpus, about, plan
 
 
-def _require_size(frames: FrameStore, backbone: Description) -> None:
-    size, needed = frames.plan.size, backbone.image_size
-    if size < needed:
-        larger = commands.tvr("extract-frames", "VIDEOS", size=needed, workspace=Path("FOLDER"))
-        raise DataError(
-            f"the frames in {str(frames.root)!r} are {size} px, but the backbone {backbone.name} takes {needed} px; "
-            f"name one that takes {size} px or less with --backbone ({commands.tvr('backbones')}), or give larger "
-            f"frames a workspace of their own: {larger}"
+def _warn_of_slow_precision(options: PrecomputeOptions) -> None:
+    if options.precision == "fp32" or pick_device(options.device).type != "cpu":
+        return
+    if computes_in_half(options.precision) is False:
+        warn_once(
+            f"this processor has no instructions for {options.precision}: --precision {options.precision} takes "
+            "several times as long here as fp32"
         )
+
+
+def _require_view(frames: FrameStore, backbone: Description) -> None:
+    """Raise DataError where frames do not show what a backbone sees: too few pixels, or another part of a picture."""
+    plan, view = frames.plan, backbone.view
+    if plan.serves(view):
+        return
+    for_it = commands.tvr("extract-frames", "VIDEOS", **{"for": backbone.name}, workspace=Path("FOLDER"))
+    if plan.fit not in ("whole", view.fit):
+        raise DataError(
+            f"the frames in {str(frames.root)!r} {_SHOWS[plan.fit]}, but the backbone {backbone.name} was trained on "
+            f"pictures that {_SHOWS[view.fit]}; give frames for it a workspace of their own: {for_it}"
+        )
+    raise DataError(
+        f"the frames in {str(frames.root)!r} are {plan.size} px, but the backbone {backbone.name} takes {view.size} "
+        f"px; name one that takes {plan.size} px or less with --backbone ({commands.tvr('backbones')}), or give larger "
+        f"frames a workspace of their own: {for_it}"
+    )
 
 
 def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
@@ -319,7 +341,7 @@ def _encode_clips(
         for start in range(0, len(ids), rows):
             parts: list[tuple[list[str], VideoFeatures]] = []
             chunk = ids[start : start + rows]
-            for batch in frame_batches(frames, chunk, size=model.image_size, slots=plan.slots, clips=clips):
+            for batch in frame_batches(frames, chunk, view=model.about.view, slots=plan.slots, clips=clips):
                 keys = [clip_row_key(r.key, r.n_frames) for r in batch.records]
                 parts.append((keys, encode_batch(model, batch, plan.shape)))
                 bar.advance(len(keys))
@@ -344,11 +366,12 @@ def _encode_texts(
             bar.advance(len(chunk))
     if truncated:
         logger.warning(
-            "%d caption%s longer than %d tokens %s truncated (--max-words)",
+            "%d caption%s longer than %d tokens %s truncated (%s)",
             truncated,
             "" if truncated == 1 else "s",
             plan.words.length,
             "was" if truncated == 1 else "were",
+            "--max-words" if plan.words.length < model.context_length else f"{model.name} reads no more",
         )
     return truncated
 

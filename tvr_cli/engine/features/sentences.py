@@ -17,7 +17,11 @@ from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.engine.features import precompute
+from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.types import TextFeatures
+
+_SHOWN = 60  # characters of a long sentence in a message
 
 
 class LightText:
@@ -32,6 +36,10 @@ class LightText:
         """Return ids [T, L] and n_tokens [T], as `Backbone.tokenize` does."""
         ids, n_tokens = self._tokenizer.encode(texts, length)
         return torch.from_numpy(ids), torch.from_numpy(n_tokens)
+
+    def count_tokens(self, texts: Sequence[str]) -> Tensor:
+        """Return how many tokens [T] each sentence has before any cut, as `Backbone.count_tokens` does."""
+        return torch.tensor([len(self._tokenizer.words(text)) + 2 for text in texts], dtype=torch.int64)
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return pooled [T, D] and tokens [T, L, D], as `Backbone.encode_text` does."""
@@ -53,6 +61,20 @@ def encoder_of(
         return LightText(card)
     log.logger.debug("sentences: the backbone %s", store.backbone_name)
     return precompute.backbone_of(store, named=named, offline=offline, device=device)
+
+
+def encode(model: EncodesText, texts: Sequence[str], store: FeatureStore) -> TextFeatures:
+    """Encode sentences [T] as a store's captions were; what is too long for its plan is cut, and said."""
+    found = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
+    length = store.word_plan.length
+    full = [text for text, n in zip(texts, found.n_tokens.tolist(), strict=True) if n >= length]
+    for text, n in zip(full, model.count_tokens(full).tolist() if full else (), strict=True):
+        if n > length:
+            log.logger.warning(
+                "warning: a sentence of %d tokens is read up to the first %d, all that these features of %s keep: %s",
+                n, length, store.backbone_name, text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…",
+            )  # fmt: skip
+    return found
 
 
 def text_tensors_of(

@@ -79,7 +79,7 @@ class Session:
             named, offline = self.flags.backbone, self._offline
             model = sentences.encoder_of(store, named=named, offline=offline, device=self._device)
             self._model = (store.fingerprint, model)
-        return precompute.encode_captions(self._model[1], list(texts), store.word_plan, store.word_importance)
+        return sentences.encode(self._model[1], texts, store)
 
     def _refresh_features(self, asked: Asked) -> None:
         """Compute the features where there are none, or where the frames have changed since."""

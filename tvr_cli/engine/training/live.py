@@ -62,7 +62,7 @@ class LiveSource:
         self._loader = FrameLoader(
             frames,
             slots=store.sizes.frames,
-            size=backbone.image_size,
+            view=backbone.about.view,
             augment=RandAugment() if train.augment == "randaugment" else None,
             workers=default_workers() if workers is None else workers,
         )

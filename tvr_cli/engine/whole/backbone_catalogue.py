@@ -13,12 +13,20 @@ from tvr_cli.results.base import INLINE, Result
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneCard:
-    """A backbone, without its weights. source: what they are called there. here: whether they are on this machine."""
+    """A backbone, without its weights. source: what they are called there. here: whether they are on this machine.
+
+    fit, filter: how a picture becomes the square of `pixels` that it takes. licence: of its weights, empty where tvr
+    does not know it.
+    """
 
     name: str
     library: str
     source: str
     pixels: int
+    fit: str
+    filter: str
+    licence: str
+    non_commercial: bool
     dim: int
     context: int
     provides: Sequence[str]
@@ -80,6 +88,10 @@ def describe(name: str) -> BackboneCard:
         library=about.kind.library or about.kind.__module__.partition(".")[0],
         source=about.source,
         pixels=about.image_size,
+        fit=about.fit,
+        filter=about.filter,
+        licence=about.licence,
+        non_commercial=about.non_commercial,
         dim=about.dim,
         context=about.context_length,
         provides=sorted(about.provides),

@@ -26,7 +26,7 @@ from tvr_cli.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class FramesInfo(Result):
-    """A frame store. decoders: name -> clips. failures: videos that could not be read."""
+    """A frame store. pictures: what is kept of one. decoders: name -> clips. failures: videos that were not read."""
 
     schema = "info"
     kind: Literal["frames"] = field(default="frames", init=False)
@@ -34,6 +34,7 @@ class FramesInfo(Result):
     clips: int
     videos: int
     frames: int
+    pictures: str
     truncated: int
     decoders: Mapping[str, int]
     failures: int
@@ -233,6 +234,7 @@ def _frames(path: Path) -> FramesInfo:
         clips=counts.clips,
         videos=store.video_count(),
         frames=counts.frames,
+        pictures=store.plan.pictures,
         truncated=counts.truncated,
         decoders=dict(counts.decoders),
         failures=len(store.failures()),

@@ -15,6 +15,7 @@ from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName
+from tvr_cli.stores.frames.picture import to_store
 from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
 
 # A file of which a larger share of frames cannot be decoded is corrupt; below it the frames that can be are used.
@@ -121,24 +122,6 @@ def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
         decoder.close()
 
 
-def resize_and_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Bring the short side to `size` (antialiased bicubic) and crop the centre: [H, W, 3] -> [size, size, 3] uint8.
-
-    The arithmetic of CLIP's own preprocessing (Pillow's filter; torchvision's rounding of the long side and the crop).
-    """
-    from PIL import Image
-
-    height, width = pixels.shape[:2]
-    short, long = min(height, width), max(height, width)
-    scaled = int(size * long / short)
-    target = (size, scaled) if width < height else (scaled, size)
-    image = Image.fromarray(pixels)
-    if image.size != target:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """Encode [H, W, 3] uint8 RGB as a baseline JPEG with 4:2:0 chroma."""
     from PIL import Image
@@ -158,7 +141,7 @@ def _read(
     jpegs, size = {}, (0, 0)
     for i, pixels in decoder.frames(union):
         size = (pixels.shape[1], pixels.shape[0])
-        jpegs[i] = encode_jpeg(resize_and_crop(pixels, plan.size), plan.quality)
+        jpegs[i] = encode_jpeg(to_store(pixels, plan), plan.quality)
     return chosen, jpegs, size
 
 

@@ -128,7 +128,11 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
         raise DataError(
             f"{str(path)!r} is damaged ({e}); the frames and records beside it may be whole: {_rebuild(workspace)}"
         ) from e
-    if later := FramePlan.from_identity(head.identity).unsupported():
+    plan = FramePlan.from_identity(head.identity)
+    later = plan.unsupported()
+    if not later and (sentence := head.identity["filter"]) != plan.identity()["filter"]:
+        later = f"filter = {sentence!r}"  # another way to resize than its `fit` has
+    if later:
         raise StoreMismatch(
             f"{str(folder)!r} holds frames with {later}, which a later tvr reads; update tvr, or {move}"
         )
