@@ -21,12 +21,13 @@ from tvr_cli.stores.features.store import FeatureStore
 
 
 class LightText:
-    """The part of a `Backbone` that encodes sentences, on a text tower in numpy."""
+    """The part of a `Backbone` that encodes sentences, on a text tower in numpy. tokens: whether words are wanted."""
 
     device = torch.device("cpu")
 
-    def __init__(self, card: TextCard):
+    def __init__(self, card: TextCard, tokens: bool = True):
         self._tokenizer, self._tower = card.open()
+        self._tokens = tokens
 
     def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """Return ids [T, L] and n_tokens [T], as `Backbone.tokenize` does."""
@@ -34,15 +35,25 @@ class LightText:
         return torch.from_numpy(ids), torch.from_numpy(n_tokens)
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return pooled [T, D] and tokens [T, L, D], as `Backbone.encode_text` does."""
+        """Return pooled [T, D] and tokens [T, L, D], as `Backbone.encode_text` does; no tokens where none were wanted:
+        then pads, which decide nothing of the sentence, are not computed.
+        """
+        if not self._tokens:
+            return torch.from_numpy(self._tower.encode_pooled(ids.numpy())), None
         pooled, tokens = self._tower.encode(ids.numpy())
         return torch.from_numpy(pooled), torch.from_numpy(tokens)
 
 
 def encoder_of(
-    store: FeatureStore, *, named: str | None = None, offline: bool = False, device: str = "auto"
+    store: FeatureStore,
+    *,
+    named: str | None = None,
+    offline: bool = False,
+    device: str = "auto",
+    tokens: bool = True,
 ) -> LightText | Backbone:
     """Return what encodes sentences for a store. named: what a person called its backbone (`registry.require_named`).
+    tokens: whether the features of single words are needed.
 
     Raises what `precompute.backbone_of` raises.
     """
@@ -50,7 +61,7 @@ def encoder_of(
     card = _card_of(store)
     if card is not None and store.word_importance == "none":
         log.logger.debug("sentences: the text tower of %s alone, without its library", store.backbone_name)
-        return LightText(card)
+        return LightText(card, tokens)
     log.logger.debug("sentences: the backbone %s", store.backbone_name)
     return precompute.backbone_of(store, named=named, offline=offline, device=device)
 

@@ -21,6 +21,8 @@ from tvr_cli.stores.index.store import Index
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 
+_SHOWN = 60  # characters of a sentence in a message
+
 
 class Session:
     """Answers sentences with the files of a workspace; makes what is missing (features, index) on the way.
@@ -34,7 +36,7 @@ class Session:
         self._device, self._offline = device, offline
         self._seen: dict[Any, Any] = {}
         self._open: tuple[Index, Scorer, FeatureStore] | None = None
-        self._model: tuple[str, EncodesText] | None = None
+        self._model: tuple[tuple[str, bool], EncodesText] | None = None
 
     @kernel_errors()
     def answer(self, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
@@ -44,7 +46,8 @@ class Session:
         than the index was made with.
         """
         index, scorer, store = self._ready()
-        text = self._encode(store, texts)
+        text = self._encode(scorer, store, texts)
+        _say_cut(texts, text, store)
         encoded = scorers.encode_texts(scorer.method, text.to("cpu"))
         return search(scorer.method, index, encoded, options)
 
@@ -58,8 +61,8 @@ class Session:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
         self._refresh_features(asked)
 
-        def sentence_encoder(store: FeatureStore) -> EncodeSentences:
-            return lambda texts: self._encode(store, texts)
+        def sentence_encoder(scorer: Scorer, store: FeatureStore) -> EncodeSentences:
+            return lambda texts: self._encode(scorer, store, texts)
 
         found = fresh_index(
             self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
@@ -73,12 +76,13 @@ class Session:
     def _stamp(self) -> dict[Any, Any]:
         return {**self.workspace.stamps(), "TVR_BACKBONE": os.environ.get("TVR_BACKBONE")}
 
-    def _encode(self, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
+    def _encode(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences, by the backbone that made the store, which is loaded once."""
-        if self._model is None or self._model[0] != store.fingerprint:
+        wanted = (store.fingerprint, "tokens" in scorer.method.needs)
+        if self._model is None or self._model[0] != wanted:
             named, offline = self.flags.backbone, self._offline
-            model = sentences.encoder_of(store, named=named, offline=offline, device=self._device)
-            self._model = (store.fingerprint, model)
+            model = sentences.encoder_of(store, named=named, offline=offline, device=self._device, tokens=wanted[1])
+            self._model = (wanted, model)
         return precompute.encode_captions(self._model[1], list(texts), store.word_plan, store.word_importance)
 
     def _refresh_features(self, asked: Asked) -> None:
@@ -103,3 +107,14 @@ class Session:
             precompute.precompute(workspace, asked.backbone, None, options)
         else:  # with the plans that it was made with: a run may have been trained on them
             repair.refresh(workspace, store, options, named=asked.backbone)
+
+
+def _say_cut(texts: Sequence[str], text: TextFeatures, store: FeatureStore) -> None:
+    """Say which sentences have as many tokens as are read, or more."""
+    length = store.word_plan.length
+    for sentence, tokens in zip(texts, text.n_tokens.tolist(), strict=True):
+        if tokens >= length:
+            log.logger.warning(
+                "the sentence %r fills all %d tokens that %s reads; what goes beyond them is left out",
+                sentence if len(sentence) <= _SHOWN else f"{sentence[:_SHOWN]}…", length, store.backbone_name,
+            )  # fmt: skip
