@@ -112,8 +112,7 @@ def crowded(folder, model, **options):
     """30 files of a clip each, and a film of 400 windows that all look more like the caption of clip 20."""
 
     def listed():
-        for block in blocks(model, 30, files=30):
-            yield block
+        yield from blocks(model, 30, files=30)
         film = videos(400, 100)
         like = videos(1, 20).frames[:, :1]
         frames = like + 0.01 * film.frames

@@ -24,7 +24,7 @@ def index(
     ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     backbone: Backbone = None,
-    null: Annotated[
+    bank: Annotated[
         Path | None,
         typer.Option(
             "--null",
@@ -41,7 +41,7 @@ def index(
     Example: tvr index --method text_guided
     """
     report = api.open_workspace(workspace).index(
-        run=run, method=method, backbone=backbone, null=null, device=device, overwrite=overwrite, dry_run=dry_run
+        run=run, method=method, backbone=backbone, bank=bank, device=device, overwrite=overwrite, dry_run=dry_run
     )
 
     def human() -> None:
