@@ -45,8 +45,8 @@ def main() -> None:
         row("tokens", spent, len(sentences))
         pooled, tower_s = best(lambda: tower.encode_pooled(ids))
         row("text tower", tower_s, len(sentences))
-        _, padded = best(lambda: tower.encode(ids), 1)
-        row("  the same with pads up to 32", padded, len(sentences))
+        _, padded = best(lambda: tower.encode(ids[:32]), 1)
+        row("  32 of them with pads up to 32", padded, 32)
         given = argparse.Namespace(method="text_guided", child=Path(folder) / "index")
         method = scorer(given)
         made = write_index(

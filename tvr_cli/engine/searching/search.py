@@ -9,6 +9,7 @@ order in which clips came into the index.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -61,10 +62,11 @@ def search(method: Method, index: SearchIndex, text: Encoding, options: SearchOp
         return [[] for _ in range(len(text))]
     way = _way(method, index, options)
     answers: list[list[Hit]] = []
+    clip = functools.cache(index.clip)  # many sentences are answered with the same clips
     for some in _portions(text, max(1, min(_SENTENCES, _SCORES // len(index)))):
         find = _score_all if way.shortlist >= len(index) else _score_some
         for i, found in enumerate(find(method, index, some, way, options.k)):
-            answers.append(_answer(method, index, some.rows(slice(i, i + 1)), found, options))
+            answers.append(_answer(method, index, clip, some.rows(slice(i, i + 1)), found, options))
     return answers
 
 
@@ -170,9 +172,18 @@ def _over_blocks(
     return torch.cat([rows for rows, _ in found]), torch.cat([scores for _, scores in found], 1).numpy()
 
 
-def _answer(method: Method, index: SearchIndex, text: Encoding, scored: _Scored, options: SearchOptions) -> list[Hit]:
+def _answer(
+    method: Method,
+    index: SearchIndex,
+    clip_of: Callable[[int], IndexedClip],
+    text: Encoding,
+    scored: _Scored,
+    options: SearchOptions,
+) -> list[Hit]:
     rows, scores, kept = scored.rows, scored.scores, scored.kept
-    found = list(itertools.islice(_best_of_files(index, rows, scores, options.min_score), options.k))
+    found = list(
+        itertools.islice(_best_of_files(index.files(rows), clip_of, rows, scores, options.min_score), options.k)
+    )
     if not found:
         return []
     at = torch.tensor([position for position, _ in found])
@@ -188,17 +199,16 @@ def _answer(method: Method, index: SearchIndex, text: Encoding, scored: _Scored,
 
 
 def _best_of_files(
-    index: SearchIndex, rows: Tensor, scores: np.ndarray, least: float | None
+    numbers: Tensor, clip_of: Callable[[int], IndexedClip], rows: Tensor, scores: np.ndarray, least: float | None
 ) -> Iterator[tuple[int, IndexedClip]]:
     """Yield the best clip of each file and its position in `rows`, best first, down to the score `least`."""
-    numbers = index.files(rows)
     seen_numbers: set[int] = set()
     seen: set[str] = set()
     for score, group in itertools.groupby(in_order(scores), key=lambda position: float(scores[position])):
         if least is not None and not score >= least:
             return
         equal = [(position, int(numbers[position])) for position in group]
-        new = [(p, number, index.clip(int(rows[p]))) for p, number in equal if number not in seen_numbers]
+        new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
         for position, number, clip in sorted(new, key=lambda found: found[2].id):
             seen_numbers.add(number)
             if clip.file_id not in seen:  # a file may have a number in each segment of the index

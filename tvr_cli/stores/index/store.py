@@ -13,6 +13,7 @@ a new generation that links the files of the old one and adds a segment, or the 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import itertools
@@ -362,7 +363,7 @@ class Index:
         return found if bool((order[1:] > order[:-1]).all()) else found[order.argsort()]
 
     def _at(self, row: int) -> tuple[MappedSegment, int]:
-        number = int(torch.bucketize(torch.tensor(row), self._ends, right=True))
+        number = bisect.bisect_right(self._starts, row) - 1
         return self._segments[number], row - self._starts[number]
 
     def _read_deleted(self) -> Tensor | None:
