@@ -19,14 +19,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
 
+from tvr_cli.engine.searching import measure
 from tvr_cli.engine.searching.search import SearchOptions, search
+from tvr_cli.engine.searching.way import way_of
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method, unit
 from tvr_cli.stores.index.store import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
@@ -52,6 +56,7 @@ def report(options: argparse.Namespace) -> None:
     print(f"{options.method}, {options.clips} clips, D {DIM}, F {FRAMES}, {torch.get_num_threads()} thread")
     row("bytes a clip", f"{index.size_bytes() / len(index) / 1000:.2f} kB")
     row("build, encoding included", f"{build:.2f} s")
+    row("stages and recall", f"{index.measured['way']}, {index.measured['recall']}")
     command = [sys.executable, __file__, "--child", str(options.child), "--method", options.method]
     first = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(3)]
     best = min(first, key=lambda found: found["open_and_first_s"])
@@ -97,7 +102,7 @@ def first_answer(options: argparse.Namespace) -> dict[str, float]:
 
 def reading(index: Index, query: torch.Tensor) -> tuple[float, float]:
     """Return the seconds of one pass over the bytes that an answer needs: in the mapping, and by read()."""
-    rows = index.candidates(query[:1], 200)[0]
+    rows = index.candidates(query[:1], way_of(index.measured, len(index)).shortlist)[0]
     folder = index.generation
     words, spans = [], []
     for segment in index.head.segments:
@@ -131,7 +136,16 @@ def reading(index: Index, query: torch.Tensor) -> tuple[float, float]:
 
 
 def write(options: argparse.Namespace, clips: int) -> Index:
-    return write_index(options.child, {"bench": 1}, blocks(options, clips, 0), stored="float16")
+    """Write an index that finds out, as `tvr index` does, how wide its stages have to be."""
+    method, started = scorer(options), time.perf_counter()
+
+    def find_out(index: Index) -> dict[str, Any]:
+        seconds = measure.BUILD_SHARE * (time.perf_counter() - started)
+        texts = method.encode_text(sentences(options, 50, seed=4))
+        way, recall = measure.measured(method, index, lambda: (texts, "made-up sentences"), seconds=seconds)
+        return {"way": asdict(way), "recall": asdict(recall) if recall else None}
+
+    return write_index(options.child, {"bench": 1}, blocks(options, clips, 0), stored="float16", measure=find_out)
 
 
 @torch.no_grad()
@@ -163,12 +177,12 @@ def videos(clips: int, first: int) -> VideoFeatures:
     return VideoFeatures(key, 10 * frames.half().float(), torch.full((clips,), FRAMES), ts)
 
 
-def sentences(options: argparse.Namespace) -> TextFeatures:
-    g = torch.Generator().manual_seed(3)
-    pooled = centres()[: WARM + 1] + 0.03 * torch.randn(WARM + 1, DIM, generator=g)
-    tokens = pooled[:, None] + 0.03 * torch.randn(WARM + 1, WORDS, DIM, generator=g)
-    marks = torch.ones(WARM + 1, WORDS, dtype=torch.uint8)
-    return TextFeatures(torch.arange(WARM + 1), pooled, tokens, torch.full((WARM + 1,), 12), marks)
+def sentences(options: argparse.Namespace, n: int = WARM + 1, seed: int = 3) -> TextFeatures:
+    g = torch.Generator().manual_seed(seed)
+    pooled = centres()[:n] + 0.03 * torch.randn(n, DIM, generator=g)
+    tokens = pooled[:, None] + 0.03 * torch.randn(n, WORDS, DIM, generator=g)
+    marks = torch.ones(n, WORDS, dtype=torch.uint8)
+    return TextFeatures(torch.arange(n), pooled, tokens, torch.full((n,), 12), marks)
 
 
 def timed(act):

@@ -100,6 +100,25 @@ class CountsRows(Whole):
         return scores + torch.arange(len(scores), dtype=scores.dtype)[:, None]
 
 
+class ReadsMore(Whole):
+    rough_needs = ("mask",)
+
+    def rough(self, text, video):
+        return text["text"] @ video["mean"].T
+
+
+class Misspelt(ReadsMore):
+    rough_needs = ("maen",)
+
+
+class RoughLooksAtNeighbours(Whole):
+    rough_needs = ("mean",)
+
+    def rough(self, text, video):
+        rough = text["text"] @ video["mean"].to(text["text"].dtype).T
+        return rough - rough.mean()
+
+
 class Forgetful(Whole):
     def __init__(self, config, sizes):
         super().__init__(config, sizes)

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "runs": {"config", "types", "errors", "log", "files", "removal", "schema", "version"},
     "log": {"errors"},
     "files": {"errors"},
-    "user_cache": {"files"},
+    "user_cache": {"files", "errors"},
     "removal": {"errors", "files"},
     "schema": {"errors", "files"},
     "config": {"types", "errors", "preset_loader"},

@@ -342,19 +342,23 @@ class OpenWorkspace:
         run: str | None = None,
         method: str | None = None,
         backbone: str | None = None,
+        bank: PathLike | None = None,
         device: str = "auto",
         overwrite: bool = False,
         dry_run: bool = False,
     ) -> IndexReport:
         """Encode every clip once, so that a search only combines; an index that is up to date is kept.
 
-        Raises DataError when something else than an index stands in its place, StoreMismatch without features.
+        bank: a file of sentences about nothing in the library, in place of those that ship with tvr. Raises DataError
+        when something else than an index stands in its place, StoreMismatch without features.
         """
         from tvr_cli.engine.searching import index
 
         asked = index.Asked(run, method, backbone)
         with self._watched():
-            return index.index(self.workspace, asked, device=device, overwrite=overwrite, dry_run=dry_run)
+            return index.index(
+                self.workspace, asked, null=_path(bank), device=device, overwrite=overwrite, dry_run=dry_run
+            )
 
     def search(
         self,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import files
+from tvr_cli.errors import EnvironmentProblem
 
 _QUIET_NS = 2 * 10**9  # a file changed so shortly before may change again without its times telling
 
@@ -35,10 +36,27 @@ def recall(kind: str, name: str) -> Any:
 
 def keep(kind: str, name: str, value: Any) -> None:
     """Keep a JSON value under a kind and a name, if the disk lets us."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, EnvironmentProblem):
         place = _place(kind, name)
         place.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(place, value)
+
+
+def recall_bytes(kind: str, name: str) -> bytes | None:
+    """Return the bytes that were kept under a kind and a name, whole; None where there are none."""
+    try:
+        data = _place(kind, name, "bin").read_bytes()
+    except OSError:
+        return None
+    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+
+
+def keep_bytes(kind: str, name: str, data: bytes) -> None:
+    """Keep bytes under a kind and a name, if the disk lets us."""
+    with contextlib.suppress(OSError, EnvironmentProblem):
+        place = _place(kind, name, "bin")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(place, hashlib.sha256(data).digest() + data)
 
 
 def sha256_of(path: Path) -> str:
@@ -60,7 +78,6 @@ def is_quiet(stamp: files.Stamp) -> bool:
     return max(stamp[1], stamp[2]) < time.time_ns() - _QUIET_NS
 
 
-def _place(kind: str, name: str) -> Path:
-    return (
-        folder() / kind / f"{hashlib.blake2b(name.encode('utf-8', 'surrogateescape'), digest_size=12).hexdigest()}.json"
-    )
+def _place(kind: str, name: str, ending: str = "json") -> Path:
+    short = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return folder() / kind / f"{short}.{ending}"

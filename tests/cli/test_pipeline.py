@@ -288,7 +288,8 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
     monkeypatch.setattr(precision, "HALF_FROM", 1)
     first = ok("index", "-o", out)
     assert (first["added"], first["removed"], first["built"]) == (5, 0, True)
-    assert first["precision"]["of"] == "everyday sentences" and first["precision"]["sentences"] == 50
+    assert first["precision"]["of"] == "sentences of the toy world" and first["precision"]["sentences"] == 50
+    assert first["search"]["first"] == "every" and first["recall"]["at"] == {"1": 1.0, "10": 1.0, "50": 1.0}
     (videos / files[0].name).unlink()
     shutil.copy(files[5], videos)
     assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
@@ -301,6 +302,8 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
     assert not ok("index", "-o", out)["built"]
     shown = tvr("index", "-o", out).stdout
     assert "half precision: the ten best files of 50 of 50 sentences are those of full precision" in shown, shown
+    assert "a search scores every clip\nrecall@10 1.000: every clip is scored\n" in shown
+    assert "a search scores every clip" in tvr("info", out / "index").stdout
     monkeypatch.undo()
     assert "full precision: fewer than 1,000 clips" in tvr("index", "--overwrite", "-o", out).stdout
 

@@ -59,6 +59,17 @@ def assert_same_gradients(got, expected, dtype):
 
 @pytest.mark.parametrize("heads", [1, 2], ids=["one-head", "two-heads"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all-slots", "real-slots"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_video_sentence_similarity_alone_is_the_first_of_four(shape, masked, heads):
+    inputs, *masks = make(shape, torch.float64)
+    weights = make_weights(shape, torch.float64, kept=1, heads=heads)
+    text, video = sides(inputs, weights, *(masks if masked else ()))
+    alone = folded.video_sentence(text, video, weights)
+    assert max_error(alone, reference.similarities(text, video, weights)[0]) <= VALUE[torch.float64]
+
+
+@pytest.mark.parametrize("heads", [1, 2], ids=["one-head", "two-heads"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all-slots", "real-slots"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "fp64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_folded_equals_reference_in_value_and_gradient(shape, dtype, masked, heads):

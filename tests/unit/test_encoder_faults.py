@@ -197,7 +197,7 @@ def test_a_query_that_is_cut_says_so(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert light.count_tokens(texts).tolist() == whole.count_tokens(texts).tolist()
     for model in (light, whole):
         caplog.clear()
-        sentences.encode(model, texts, store)
+        sentences.say_cut(model, texts, sentences.encode(model, texts, store), store)
         (said,) = [r.getMessage() for r in caplog.records if "is read up to" in r.getMessage()]
         assert "read up to the first 9" in said and "a dog and a cat" in said
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from indexes import DIM, captions, edit_head, head, make, method
+from indexes import DIM, blocks, captions, edit_head, head, make, method, videos
 
 from tvr_cli.engine.searching.search import SearchOptions, search, time_span
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.files import read_json, write_json
 from tvr_cli.stores.index import store as index_store
 from tvr_cli.stores.index.store import Index, IndexBlock, write_index
-from tvr_cli.types import Encoding
+from tvr_cli.types import Encoding, VideoFeatures
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,87 @@ def test_the_shortlist_gives_the_exhaustive_answer_when_it_is_long_enough(tmp_pa
 def test_an_index_without_clips_answers_with_nothing(tmp_path):
     index, mean = make(tmp_path / "index", clips=0), method()
     assert len(index) == 0 and search(mean, index, mean.encode_text(captions([1])), SearchOptions()) == [[]]
+
+
+def crowded(folder, model, **options):
+    """30 files of a clip each, and a film of 400 windows that all look more like the caption of clip 20."""
+
+    def listed():
+        yield from blocks(model, 30, files=30)
+        film = videos(400, 100)
+        like = videos(1, 20).frames[:, :1]
+        frames = like + 0.01 * film.frames
+        film = VideoFeatures(film.key, frames, film.n_frames, film.ts)
+        encoded = model.encode_video(film)
+        clips = [index_store.IndexedClip(f"film#{i:04d}", "film", "/film", float(i), i + 1.0) for i in range(400)]
+        yield IndexBlock(clips, encoded, model.coarse(encoded), film.ts, film.n_frames)
+
+    return write_index(folder, {}, listed(), **options)
+
+
+@pytest.mark.parametrize("first", ["coarse", "rough"])
+def test_one_film_crowds_out_no_other_file(tmp_path, first):
+    model = method("gare")
+    way = {"first": first, "clips": 430, "shortlist": 200, "prefilter": 0}
+    index = crowded(tmp_path / "index", model, measured={"way": way})
+    hits = search(model, index, model.encode_text(captions([20])), SearchOptions(k=31))[0]
+    assert len(hits) == 31 and sum(hit.video_id == "film" for hit in hits) == 1
+
+
+def test_of_a_prefilter_too_every_file_comes_through(tmp_path):
+    model = method("gare")
+    way = {"first": "coarse", "clips": 430, "shortlist": 40, "prefilter": 80}
+    index = crowded(tmp_path / "index", model, measured={"way": way})
+    found, true = (
+        search(model, index, model.encode_text(captions([20, 3])), SearchOptions(k=31, **o))
+        for o in ({}, {"exhaustive": True})
+    )
+    for a, b in zip(found, true, strict=True):
+        assert {hit.video_id for hit in a} == {hit.video_id for hit in b} and len(a) == 31
+
+
+def test_a_plan_that_scores_every_clip_gives_the_exhaustive_answer(tmp_path):
+    model = method("gare")
+    way = {"first": "every", "clips": 430, "shortlist": 430, "prefilter": 0}
+    index = crowded(tmp_path / "index", model, measured={"way": way})
+    text = model.encode_text(captions([20, 3, 7]))
+    every, full = (search(model, index, text, SearchOptions(**o)) for o in ({}, {"exhaustive": True}))
+    assert every == full
+    alone = [search(model, index, text.rows(slice(i, i + 1)), SearchOptions())[0] for i in range(3)]
+    for a, b in zip(every, alone, strict=True):
+        assert [h.video_id for h in a] == [h.video_id for h in b]
+        assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
+
+
+def test_a_shortlist_that_is_asked_for_is_kept_to(tmp_path, monkeypatch):
+    model = method("gare")
+    way = {"first": "every", "clips": 430, "shortlist": 430, "prefilter": 0}
+    index = crowded(tmp_path / "index", model, measured={"way": way})
+    scored = []
+    monkeypatch.setattr(model, "score", lambda t, v, real=model.score: scored.append(len(v)) or real(t, v))
+    search(model, index, model.encode_text(captions([3])), SearchOptions(k=5, shortlist=12))
+    assert scored == [12]
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_fewer_clips_than_asked_for_are_all_of_them(tmp_path, clips):
+    index, mean = make(tmp_path / "index", clips=clips, files=clips), method()
+    assert len(search(mean, index, mean.encode_text(captions([0])), SearchOptions(k=20))[0]) == clips
+
+
+def test_identical_clips_are_answered_by_their_ids(tmp_path):
+    mean = method()
+    same = videos(1, 3)
+    many = VideoFeatures(
+        torch.arange(300), same.frames.expand(300, -1, -1), same.n_frames.expand(300), same.ts.expand(300, -1)
+    )
+    encoded = mean.encode_video(many)
+    clips = [index_store.IndexedClip(f"{i:03d}", f"{i:03d}", f"/{i}", 0.0, 1.0) for i in range(300)]
+    index = write_index(
+        tmp_path / "index", {}, [IndexBlock(clips, encoded, mean.coarse(encoded), many.ts, many.n_frames)]
+    )
+    found = search(mean, index, mean.encode_text(captions([3, 4])), SearchOptions(k=3, exhaustive=True))
+    assert [[hit.video_id for hit in hits] for hits in found] == [["000", "001", "002"]] * 2
 
 
 def test_a_flipped_bit_is_found_and_named(tmp_path):
@@ -290,10 +371,11 @@ def test_what_an_index_says_of_itself_can_be_changed_by_appending_nothing(tmp_pa
 
 
 def test_the_head_keeps_what_was_measured_and_room_for_more(tmp_path):
-    index = make(tmp_path / "index", clips=10, measured={"recall": {"at": 10, "value": 0.99}})
+    recall = {"at": {"10": 0.99}, "sentences": 5, "of": "captions", "clips": 10, "mends": None}
+    index = make(tmp_path / "index", clips=10, measured={"recall": recall})
     edit_head(index.folder, lambda found: found.update(second={"identity": {"store": "b"}}))
     again = Index.open(index.folder).append([], identity={}, asked={})
-    assert again.head.measured == {"recall": {"at": 10, "value": 0.99}}
+    assert again.head.measured == {"recall": recall}
     assert again.head.second == {"identity": {"store": "b"}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,9 @@ from synthetic import SyntheticStore
 
 import tvr_cli
 from tvr_cli.engine.features import precompute
-from tvr_cli.engine.searching import index, session
+from tvr_cli.engine.searching import index, query, session
 from tvr_cli.engine.searching.index import Asked
-from tvr_cli.engine.searching.search import SearchOptions, search
+from tvr_cli.engine.searching.search import Hit, SearchOptions, search
 from tvr_cli.engine.searching.session import Session
 from tvr_cli.stores.index.store import Index
 from tvr_cli.types import TextFeatures
@@ -85,7 +86,7 @@ def test_the_shortlist_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     made, mean = indexes.make(tmp_path / "index"), indexes.method()
     read: list[int] = []
     real = made.encoding
-    monkeypatch.setattr(made, "encoding", lambda rows: read.append(len(rows)) or real(rows))
+    monkeypatch.setattr(made, "encoding", lambda rows, names=None: read.append(len(rows)) or real(rows, names))
     search(mean, made, mean.encode_text(indexes.captions([3])), SearchOptions(k=5, shortlist=12))
     assert read == [12]
 
@@ -147,3 +148,53 @@ def test_a_session_says_nothing_new_where_nothing_changed(out: Path, monkeypatch
     asking.answer([SENTENCE], SearchOptions(k=1))
     monkeypatch.setattr(session, "fresh_index", lambda *args, **options: pytest.fail("looked at everything again"))
     asking.answer([SENTENCE], SearchOptions(k=1))
+
+
+def test_a_file_that_is_gone_is_marked(out: Path, tmp_path: Path) -> None:
+    report = query.ask(Session(Workspace(out), Asked(method="mean")), [SENTENCE], SearchOptions(k=3))
+    hits = report.results[0].hits
+    assert all(hit.missing for hit in hits)  # a made-up library has no files at all
+    assert report.missing == [hit.path for hit in hits]
+
+
+def test_a_file_that_is_there_is_not_marked(tmp_path: Path) -> None:
+    here, gone = tmp_path / "here.mp4", tmp_path / "gone.mp4"
+    here.touch()
+    hits = [Hit(1, 0.5, "here.mp4", str(here), 0.0, 1.0), Hit(2, 0.4, "gone.mp4", str(gone), 0.0, 1.0)]
+    marked = query.looked_for(hits, {})
+    assert [hit.missing for hit in marked] == [False, True]
+
+
+def test_a_sentence_that_is_longer_than_what_is_read_is_named(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asking = Session(Workspace(out), Asked(method="mean"))
+    real = precompute.encode_captions
+
+    def full(*args: object) -> TextFeatures:
+        found = real(*args)
+        return replace(found, n_tokens=torch.full_like(found.n_tokens, 10_000))
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING", "tvr"):
+        patch.setattr(precompute, "encode_captions", full)
+        asking.answer([SENTENCE], SearchOptions(k=1))
+    assert f"the sentence {SENTENCE!r} fills all" in caplog.text
+
+
+def test_a_built_index_says_how_it_is_searched_and_what_that_misses(out: Path) -> None:
+    report = index.index(Workspace(out), Asked(method="mean"))
+    assert report.search.first == "every" and report.recall.best == 1
+    assert report.bank.of == "everyday sentences" and not report.bank.own
+    again = index.index(Workspace(out), Asked(method="mean"))
+    assert not again.built and (again.search, again.recall, again.bank) == (report.search, report.recall, report.bank)
+
+
+def test_a_users_bank_is_kept_until_another_is_named(out: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("eins\nzwei\n")
+    index.index(Workspace(out), Asked(method="mean"))
+    named = index.index(Workspace(out), Asked(method="mean"), null=mine)
+    assert named.built and named.bank.own and named.bank.sentences == 2
+    assert not index.index(Workspace(out), Asked(method="mean"), null=mine).built
+    kept = index.index(Workspace(out), Asked(method="text_guided"))
+    assert kept.built and kept.bank.own and Index.open(out / "index").null_sentences() == ["eins", "zwei"]
+    usual = index.index(Workspace(out), Asked(method="text_guided"), overwrite=True)
+    assert not usual.bank.own and Index.open(out / "index").null_sentences() is None

@@ -57,6 +57,21 @@ def test_the_tower_equals_open_clips(name, dtype, tmp_path):
         assert np.abs(got - want.numpy()).max() <= 1e-5 * float(want.norm(dim=-1).max())
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_sentences_alone_are_encoded_without_their_pads(name, tmp_path):
+    weights = tiny_clip.folder(tmp_path / "w", VARIANTS[name]) / "open_clip_model.safetensors"
+    tower = TextTower(MappedTensors(weights), Configuration.of(VARIANTS[name]))
+    ids = tiny_clip.ids(9, 14).numpy()
+    ids[3] = np.where(np.arange(14) < 2, ids[3], 0)
+    ids[3, 2] = ids.max()  # a short one, whose end token is early
+    pooled, _ = tower.encode(ids)
+    alone = tower.encode_pooled(ids)
+    assert alone.dtype == np.float32
+    assert np.abs(alone - pooled).max() <= 1e-5 * float(np.linalg.norm(pooled, axis=-1).max())
+    one = tower.encode_pooled(ids[3:4])
+    assert np.abs(one - pooled[3]).max() <= 1e-5 * float(np.linalg.norm(pooled[3]))
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_becomes_the_ids_of_open_clips_tokenizer(text):
     assert CLIP.words(text) == OPEN_CLIP.encode(text)

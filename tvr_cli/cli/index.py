@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,13 @@ def index(
     ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     backbone: Backbone = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            "--null",
+            help="File of sentences, one a line, about nothing in the library; default: those that ship with tvr.",
+        ),
+    ] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Rebuild even if it is up to date.")] = False,
     dry_run: DryRun = False,
@@ -33,7 +41,7 @@ def index(
     Example: tvr index --method text_guided
     """
     report = api.open_workspace(workspace).index(
-        run=run, method=method, backbone=backbone, device=device, overwrite=overwrite, dry_run=dry_run
+        run=run, method=method, backbone=backbone, bank=bank, device=device, overwrite=overwrite, dry_run=dry_run
     )
 
     def human() -> None:
@@ -46,6 +54,10 @@ def index(
             render.line(f"{render.size(report.size_bytes)} in {report.path}")
             if (found := report.precision) is not None:
                 render.line(_precision(found))
+            if report.search is not None:
+                render.line(render.search_way(report.search, report.clips))
+            if report.recall is not None:
+                render.line(render.recall(report.recall))
 
     render.result(report, as_json, human)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,16 @@ from tvr_cli.commands import DEFAULT_WORKSPACE
 from tvr_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.whole.info import Part, WorkspaceInfo
+    from tvr_cli.engine.whole.info import IndexInfo, Part, WorkspaceInfo
 
 
 _IN_JSON_ONLY = ("schema", "kind", "path", "identity", "provenance", "config", "env", "results")
+
+_SEARCHED: dict[str, Callable[[IndexInfo], str]] = {
+    "search": lambda found: render.search_way(found.search, found.clips) if found.search else "",
+    "recall": lambda found: render.recall(found.recall) if found.recall else "",
+    "bank": lambda found: f"{found.bank.sentences} {found.bank.of}" if found.bank else "",
+}
 
 
 def info(
@@ -42,13 +49,16 @@ def _short(value: object) -> object:
 
 
 def _show(found: Part | WorkspaceInfo) -> None:
-    for part in (part.to_json() for part in (found.parts if found.kind == "workspace" else [found])):
+    for whole in found.parts if found.kind == "workspace" else [found]:
+        part = whole.to_json()
         render.line(f"{part['kind']} {part['path']}")
         for key, value in part.items():
             if key in _IN_JSON_ONLY:
                 continue
             shown = render.size(value) if key.startswith("bytes") else "none" if value is None else value
-            if isinstance(value, dict):
+            if whole.kind == "index" and key in _SEARCHED and value is not None:
+                shown = _SEARCHED[key](whole)
+            elif isinstance(value, dict):
                 shown = ", ".join(f"{k} {_short(v)}" for k, v in value.items()) or "none"
             elif isinstance(value, list):
                 shown = ", ".join(map(str, value)) or "none"

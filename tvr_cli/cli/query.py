@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import api, log
+from tvr_cli import api, commands, log
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
 from tvr_cli.workspace import Workspace
@@ -37,7 +39,11 @@ def query(
     backbone: Backbone = None,
     shortlist: Annotated[
         int | None,
-        typer.Option("--shortlist", min=1, help="Clips that the method scores itself; default max(200, 0.2 %)."),
+        typer.Option(
+            "--shortlist",
+            min=1,
+            help="Clips that the method scores itself; default: as many as the index says that it takes.",
+        ),
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
@@ -69,8 +75,11 @@ def query(
         device=device,
         offline=offline,
     )
+    if report.missing:
+        _say_missing(report.missing, workspace)
     if paths or null:
-        render.exact([hit.path for answer in report.results for hit in answer.hits], end="\0" if null else "\n")
+        shown = [hit.path for answer in report.results for hit in answer.hits if not hit.missing]
+        render.exact(shown, end="\0" if null else "\n")
         return
     render.result(report, as_json, lambda: _show(report, min_score))
 
@@ -84,7 +93,12 @@ def _show(report: QueryReport, min_score: float | None) -> None:
             render.line(f"{answer.query!r}: no confident match{limit}")
             continue
         rows = [
-            [h.rank, h.path, f"{render.seconds(h.start)}–{render.seconds(h.end)}", f"{h.score:.3f}"]
+            [
+                h.rank,
+                f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
+                f"{render.seconds(h.start)}–{render.seconds(h.end)}",
+                f"{h.score:.3f}",
+            ]
             for h in answer.hits
         ]
         render.table(
@@ -93,3 +107,20 @@ def _show(report: QueryReport, min_score: float | None) -> None:
             rows,
             left=2,
         )
+
+
+def _shortest(path: str) -> str:
+    """Return a path as it is seen from here, where that is shorter."""
+    try:
+        return min(path, os.path.relpath(path), key=len)
+    except (OSError, ValueError):  # here is gone, or another drive
+        return path
+
+
+def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:
+    what = render.count(len(paths), "file")
+    log.logger.warning(
+        "%s of the answer %s renamed, moved or deleted since (%r%s); bring the index up to date with: %s",
+        what, "was" if len(paths) == 1 else "were", paths[0], " …" if len(paths) > 1 else "",
+        commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
+    )  # fmt: skip

@@ -10,10 +10,15 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tvr_cli import commands
 from tvr_cli.log import printable
 from tvr_cli.results.base import Result
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.searching.measure import Recall
+    from tvr_cli.engine.searching.way import Way
 
 _GAP = 3  # blanks between two columns
 _ENDLESS = 10_000
@@ -74,6 +79,27 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     for row in cells:
         shown.add_row(*row)
     console.print(shown)
+
+
+def search_way(way: Way, clips: int) -> str:
+    """Say how an index is searched."""
+    if way.first == "every" or way.shortlist >= clips:
+        return "a search scores every clip"
+    how = {"rough": "a rough score of every clip", "coarse": "coarse vectors"}[way.first]
+    more = f" and a rough score of {way.prefilter:,}" if way.prefilter > way.shortlist else ""
+    return f"a search scores {way.shortlist:,} of {clips:,} clips, found by {how}{more}"
+
+
+def recall(found: Recall) -> str:
+    """Say what a search finds of what scoring every clip would find, and what mends it where that is little."""
+    if not found.sentences:
+        return f"recall@10 1.000: {found.of}"
+    others = ", ".join(f"@{k} {share:.3f}" for k, share in found.at.items() if k != "10")
+    said = f"recall@10 {found.best:.3f} ({others}; {found.sentences} {found.of}, {count(found.clips, 'clip')} scored)"
+    if found.mends is None:
+        return said
+    more = commands.tvr("query", "SENTENCE", shortlist=found.mends)
+    return f"{said}; that is little: {more} finds 0.99 of them, --exhaustive all"
 
 
 def cell(value: Any) -> str:

@@ -102,6 +102,19 @@ class Method(nn.Module):
         """Return [N, D] unit vectors for the first stage of search, from a text or a video encoding."""
         raise NotImplementedError
 
+    @property
+    def rough_needs(self) -> tuple[str, ...]:
+        """Names of the tensors of a clip's encoding that `rough` reads; none = coarse vectors alone find candidates."""
+        return ()
+
+    def rough(self, text: Encoding, video: Encoding) -> Tensor:
+        """Return [T, V], larger = more similar: a stand-in for `score` that is cheap enough to be taken of every clip.
+
+        Search lets `score` look at the clips that stand first here; a method whose own score is cheap needs none.
+        video: has the tensors that `rough_needs` names, as an index maps them: perhaps in half precision.
+        """
+        raise NotImplementedError
+
     def explain(self, text: Encoding, video: Encoding) -> Tensor:
         """Return [T, V, F] weights over frame slots, zero on missing frames, summing to one a pair."""
         raise NotImplementedError

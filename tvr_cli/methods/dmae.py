@@ -162,6 +162,20 @@ class Method(base.Method):
             return e["rows"][:, 0]
         return unit((e["weight"][..., None] * e["frames"]).sum(1))
 
+    @property
+    def rough_needs(self) -> tuple[str, ...]:
+        names = ("frames", "weight", "closeness", "neighbour", "length")
+        return (*names, "bias") if self.config.mask_padding else names
+
+    def rough(self, text: Encoding, video: Encoding) -> Tensor:
+        """The sentence branch, without the words'."""
+        alone = {"rows": text["rows"][:, :1], "weight": text["weight"][:, :1], "floor": text["floor"]}
+        alone["length"] = torch.ones_like(text["length"])
+        if self.config.mask_padding:
+            alone["bias"] = text["bias"][:, :1]
+        own = {name: x.float() if x.dtype == torch.float16 else x for name, x in video.tensors.items()}
+        return kernel.score(alone, own, self._options._replace(words=False))
+
     def explain(self, text: Encoding, video: Encoding) -> Tensor:
         """The softmax of the sentence's frame scores at the loss's scale, over real frames."""
         scores = torch.einsum("td,vfd->tvf", text["rows"][:, 0], video["frames"])

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from tvr_kernels import eaglenet as kernel
+from tvr_kernels.eaglenet.pooled import pooled_cosine
 
 from tvr_cli.methods import base
 from tvr_cli.methods._eaglenet_energy import EnergyMatching, Matching
@@ -184,6 +185,17 @@ class Method(base.Method):
             return nn.functional.normalize(e["text"], dim=-1)
         frames = nn.functional.normalize(e["frames"], dim=-1)
         return nn.functional.normalize(base.masked_mean(frames, e["real"]), dim=-1)
+
+    @property
+    def rough_needs(self) -> tuple[str, ...]:
+        names = ("columns", "logit_sum", "logit_shift", "gram2", "gram3", "gram_out", "out_shift")
+        return (*names, "real") if self.config.mask_padding else names
+
+    def rough(self, text: Encoding, video: Encoding) -> Tensor:
+        """The cosine of the caption itself, not enriched, with the frames that X-Pool pools for it."""
+        own = {name: x.to(text["text"].dtype) if x.is_floating_point() else x for name, x in video.tensors.items()}
+        query = text["text"].expand(len(video), -1, -1)
+        return pooled_cosine(query, own, self.weights()).T
 
     @torch.no_grad()
     def explain(self, text: Encoding, video: Encoding) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from tvr_kernels import gare as kernel
+from tvr_kernels import text_pooling
 from tvr_kernels.gare import folded
 from tvr_kernels.gare.increments import increments as make_increments
 
@@ -127,6 +128,17 @@ class Method(base.Method):
         if "text" in e.tensors:
             return unit(e["text"])
         return unit(masked_mean(self._frames(e), e["mask"]))
+
+    @property
+    def rough_needs(self) -> tuple[str, ...]:
+        return "columns", "vv", "mask"
+
+    def rough(self, text: Encoding, video: Encoding) -> Tensor:
+        """cos(t, p): the score without increment."""
+        dtype = text["text"].dtype
+        own = {"frames": self._frames(video).to(dtype), "gram": video["vv"].to(dtype), "frame_mask": video["mask"]}
+        side = {"text": text["text"], "inverse_norm": text["square"].rsqrt()}
+        return text_pooling.score(side, own, text_pooling.TextPoolingWeights(self.config.temperature))
 
     def explain(self, text: Encoding, video: Encoding) -> Tensor:
         """The pooling weights w, renormalised over real frames."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from tvr_kernels import glccl as kernel
+from tvr_kernels.glccl import folded
 
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import base
@@ -120,6 +121,14 @@ class Method(base.Method):
     def coarse(self, e: Encoding) -> Tensor:
         """Unit sentence as the video-sentence similarity maps it, and the mean direction of the real frames."""
         return unit(e["mapped"]) if "mapped" in e.tensors else mean_direction(_frames(e), e["real"])
+
+    @property
+    def rough_needs(self) -> tuple[str, ...]:
+        return ("columns", "gram", "mask") if self.config.mask_padding else ("columns", "gram")
+
+    def rough(self, text: Encoding, video: Encoding) -> Tensor:
+        """The video-sentence similarity, one of the four."""
+        return folded.video_sentence(text.tensors, video.tensors, self.weights())
 
     def explain(self, text: Encoding, video: Encoding) -> Tensor:
         """The sentence's pooling weights, renormalised over real frames."""

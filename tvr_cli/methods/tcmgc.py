@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tvr_kernels import tcmgc as kernel
 from tvr_kernels.tcmgc import dropout as with_dropout
+from tvr_kernels.tcmgc import folded
 
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import base
@@ -134,6 +135,14 @@ class Method(base.Method):
     def coarse(self, e: Encoding) -> Tensor:
         """Unit sentence as the video-sentence similarity maps it, and the mean direction of the real frames."""
         return unit(e["mapped"]) if "mapped" in e.tensors else e["mean"]
+
+    @property
+    def rough_needs(self) -> tuple[str, ...]:
+        return ("columns", "forms", "mask") if self.config.mask_padding else ("columns", "forms")
+
+    def rough(self, text: Encoding, video: Encoding) -> Tensor:
+        """The video-sentence similarity, one of the four."""
+        return folded.video_sentence(text.tensors, video.tensors, self.weights())
 
     def explain(self, text: Encoding, video: Encoding) -> Tensor:
         """The sentence's attention over frames, the mean of the heads, renormalised over real frames."""

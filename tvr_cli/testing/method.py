@@ -60,6 +60,33 @@ def scores_have_a_row_a_caption_and_a_column_a_clip(name: str) -> None:
             _close("coarse vectors are not of length one", unit.norm(dim=-1), unit.new_ones(rows), 1e-5)
 
 
+def a_rough_score_needs_what_it_says(name: str) -> str | None:
+    """Search reads these tensors of every clip, as they lie in the index, and nothing else."""
+    method, text, video = make(name, torch.float32), text_features(7, torch.float32), video_features(6, torch.float32)
+    needs = method.rough_needs
+    if not needs:
+        return "left out: there is no rough score; coarse vectors find the candidates"
+    with torch.no_grad():
+        t, v = method.encode_text(text), method.encode_video(video)
+        unknown = sorted(set(needs) - set(v.tensors))
+        require(not unknown, f"expected `rough_needs` among the clip's tensors, found {', '.join(unknown)}")
+        only = Encoding(v.key, {k: v[k] for k in needs})
+        rough = method.rough(t, only)
+        _shape("rough of 7 captions and 6 clips", rough, (7, 6))
+        require(bool(rough.isfinite().all()), "expected finite rough scores, found NaN or infinity")
+        one = method.rough(t.rows(slice(2, 3)), only.rows(slice(3, 5)))
+        _close("a rough score depends on what else is scored", one, rough[2:3, 3:5], 1e-4)
+        halved = Encoding(v.key, {k: _half(x) for k, x in only.tensors.items()})
+        scale = rough.abs().max().clamp_min(1e-6)
+        _close(
+            "a rough score of what is kept in half precision is another",
+            method.rough(t, halved) / scale,
+            rough / scale,
+            0.05,
+        )
+    return None
+
+
 def half_precision_features_are_scored_in_fp32(name: str) -> None:
     """Stores keep fp16; rounding in a score is not the method's to add."""
     found = scores(make(name, torch.float32), text_features(3).map(_half), video_features(2).map(_half)).dtype
@@ -262,6 +289,7 @@ def a_method_says_what_it_is(name: str) -> None:
 
 CLAUSES = (
     scores_have_a_row_a_caption_and_a_column_a_clip,
+    a_rough_score_needs_what_it_says,
     half_precision_features_are_scored_in_fp32,
     a_score_depends_on_its_caption_and_clip_only,
     permuted_items_have_permuted_scores,

@@ -40,6 +40,20 @@ def similarities(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weight
     )
 
 
+def video_sentence(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: GlcclWeights) -> Tensor:
+    """Return VS [T, V] alone, the first of `similarities`: what needs no words. No gradient is looked after.
+
+    video: `columns`, of which the first F rows are read, `gram`, both in any floating type, and `mask` if there is one.
+    """
+    frames, dtype = video["gram"].shape[-1], text["query"].dtype
+    own = video["columns"][:, :frames].to(dtype)  # [V, F, D]
+    video = {**video, "gram": video["gram"].to(dtype)}
+    sentence = torch.cat([text["query"][:, -1], text["mapped"]])  # [2T, D]
+    dots, mapped = matmul(own.flatten(0, 1), sentence.T).unflatten(0, own.shape[:2]).chunk(2, -1)  # [V, F, T]
+    scale = text["norm"][:, -1:] / weights.temperature
+    return (_unit_weights(dots[..., None], scale, video)[..., 0] * mapped).sum(1).T
+
+
 def _block(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: GlcclWeights) -> Tensor:
     """Return [4, t, v]. Clips lead and captions follow, so that sums over frames run over long contiguous rows."""
     dots = _dots(text, video)

@@ -41,6 +41,22 @@ def similarities(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weight
     )
 
 
+def video_sentence(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TcmgcWeights) -> Tensor:
+    """Return VS [T, V] alone, the first of `similarities`: what needs no words. No gradient is looked after.
+
+    video: `columns`, of which the first 2N rows are read, `forms`, both in any floating type, and `mask` if there is
+    one.
+    """
+    forms = video["forms"].to(text["mapped"].dtype)
+    slots, size = forms.shape[-1], text["mapped"].shape[1]
+    kappa, arriving = video["columns"][:, : 2 * slots].to(forms.dtype).split(slots, 1)  # [V, N, D] each
+    logits = matmul(kappa.flatten(0, 1), text["query"][:, -1].T) / (size // weights.heads) ** 0.5
+    attention = frame_attention(logits.view(-1, slots, len(text["mapped"])), video.get("mask"), weights.heads)
+    mapped = matmul(arriving.flatten(0, 1), text["mapped"].T).view_as(attention)
+    share = _coordinates(attention, forms, _constants(weights))  # [V, N + 2, T]
+    return (share * _extended(mapped, text["mapped_shared"])).sum(1).T
+
+
 def _block(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TcmgcWeights, constants: Tensor) -> Tensor:
     """Return [4, t, v]. Clips lead and captions follow, so that sums over frames run over long contiguous rows."""
     slots = video["forms"].shape[-1]  # N = heads x F

@@ -104,34 +104,80 @@ class TextTower:
         Raises ValueError for more slots than the tower has positions.
         """
         texts, length = ids.shape
-        if length > self._about.context_length:
-            raise ValueError(f"expected at most {self._about.context_length} token slots, got {length}")
-        x = self._tensors.rows(f"{self._prefix}token_embedding.weight", ids)
-        x = x + self._get("positional_embedding")[:length]
-        mask = np.triu(np.full((length, length), -np.inf, np.float32), 1)
+        self._check(length)
+        x = self._embedded(ids.reshape(-1), np.tile(np.arange(length), texts))
         for layer in range(self._layers):
-            x = self._block(x, f"transformer.resblocks.{layer}.", mask)
-        tokens = self._norm(x, "ln_final") @ self._get("text_projection")
+            x = self._block(x, layer, [(0, texts, length)])
+        tokens = (self._norm(x, "ln_final") @ self._get("text_projection")).reshape(texts, length, -1)
         return tokens[np.arange(texts), ids.argmax(-1)], tokens
 
-    def _block(self, x: np.ndarray, name: str, mask: np.ndarray) -> np.ndarray:
-        texts, length, width = x.shape
-        heads, size = self._about.heads, width // self._about.heads
+    def encode_pooled(self, ids: np.ndarray) -> np.ndarray:
+        """Encode [T, L] zero-padded ids to pooled [T, D] alone: each sentence up to its end token, no pads.
+
+        Attention looks back only, so what stands behind the end token does not reach it. Raises as `encode`.
+        """
+        self._check(ids.shape[1])
+        lengths = ids.argmax(-1) + 1
+        order = np.argsort(lengths, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(lengths[order])])  # of each sentence among the packed tokens
+        of_length, counts = np.unique(lengths, return_counts=True)
+        groups = [
+            (int(starts[first]), int(count), int(length))
+            for first, count, length in zip(np.cumsum(counts) - counts, counts, of_length, strict=True)
+        ]
+        slots = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths[order])
+        x = self._embedded(ids[np.repeat(order, lengths[order]), slots], slots)
+        ends = starts[1:] - 1
+        for layer in range(self._layers):
+            x = self._block(x, layer, groups, ends if layer == self._layers - 1 else None)
+        pooled = np.empty((len(ids), self._tensors.shape(f"{self._prefix}text_projection")[1]), np.float32)
+        pooled[order] = self._norm(x, "ln_final") @ self._get("text_projection")
+        return pooled
+
+    def _check(self, length: int) -> None:
+        if length > self._about.context_length:
+            raise ValueError(f"expected at most {self._about.context_length} token slots, got {length}")
+
+    def _embedded(self, ids: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """Return tokens [N] at their slots [N] as vectors [N, W]."""
+        return (
+            self._tensors.rows(f"{self._prefix}token_embedding.weight", ids) + self._get("positional_embedding")[slots]
+        )
+
+    def _block(
+        self, x: np.ndarray, layer: int, groups: list[tuple[int, int, int]], wanted: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return what a layer makes of packed tokens [N, W]. groups: where so many sentences of a length begin.
+
+        wanted: the only tokens that anything still looks at, None = all.
+        """
+        name = f"transformer.resblocks.{layer}."
         joint = self._linear(self._norm(x, f"{name}ln_1"), f"{name}attn.in_proj_weight", f"{name}attn.in_proj_bias")
-        q, k, v = joint.reshape(texts, length, 3, heads, size).transpose(2, 0, 3, 1, 4)
-        logits = (q * size**-0.5) @ k.swapaxes(-1, -2) + mask
-        logits -= logits.max(-1, keepdims=True)
-        weights = np.exp(logits, out=logits)
-        weights /= weights.sum(-1, keepdims=True)
-        attended = (weights @ v).swapaxes(1, 2).reshape(texts, length, width)
+        attended = np.empty_like(x)
+        for start, texts, length in groups:
+            attended[start : start + texts * length] = self._attended(joint[start : start + texts * length], texts)
+        if wanted is not None:
+            x, attended = x[wanted], attended[wanted]
         x = x + self._linear(attended, f"{name}attn.out_proj.weight", f"{name}attn.out_proj.bias")
         hidden = self._linear(self._norm(x, f"{name}ln_2"), f"{name}mlp.c_fc.weight", f"{name}mlp.c_fc.bias")
         hidden = _quick_gelu(hidden) if self._about.quick_gelu else _gelu(hidden)
         return x + self._linear(hidden, f"{name}mlp.c_proj.weight", f"{name}mlp.c_proj.bias")
 
+    def _attended(self, joint: np.ndarray, texts: int) -> np.ndarray:
+        """Return causal attention [N, W] within each of some sentences of one length; joint: [N, 3 W]."""
+        heads, width = self._about.heads, joint.shape[1] // 3
+        q, k, v = joint.reshape(texts, -1, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+        logits = (q * (width // heads) ** -0.5) @ k.swapaxes(-1, -2)
+        logits += np.triu(np.full(logits.shape[-2:], -np.inf, np.float32), 1)
+        logits -= logits.max(-1, keepdims=True)
+        weights = np.exp(logits, out=logits)
+        weights /= weights.sum(-1, keepdims=True)
+        return (weights @ v).swapaxes(1, 2).reshape(-1, width)
+
     def _linear(self, x: np.ndarray, weight: str, bias: str) -> np.ndarray:
-        flat = x.reshape(-1, x.shape[-1]) @ self._get(weight).T
-        return (flat + self._get(bias)).reshape(*x.shape[:-1], -1)
+        found = x @ self._get(weight).T
+        found += self._get(bias)
+        return found
 
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         centred = x - x.mean(-1, keepdims=True)
@@ -143,11 +189,23 @@ class TextTower:
 
 
 def _quick_gelu(x: np.ndarray) -> np.ndarray:
-    return x / (1.0 + np.exp(-1.702 * x))
+    found = x * np.float32(-1.702)
+    np.exp(found, out=found)
+    found += 1.0
+    return np.divide(x, found, out=found)
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    return 0.5 * x * (1.0 + _erf(x * np.float32(2**-0.5)))
+    """Return x (1 + erf(x / sqrt 2)) / 2 of [N, W], some rows at a time: the steps between stay in the cache."""
+    found = np.empty_like(x)
+    rows = max(1, _CACHED // x.shape[1])
+    for start in range(0, len(x), rows):
+        some = x[start : start + rows]
+        part = _erf(some * np.float32(2**-0.5))
+        part += 1.0
+        part *= some
+        np.multiply(part, 0.5, out=found[start : start + rows])
+    return found
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
@@ -163,6 +221,7 @@ def _erf(x: np.ndarray) -> np.ndarray:
     return np.copysign(curve, x).astype(np.float32)
 
 
+_CACHED = 2**16  # numbers: 256 KB
 _ERF_STEP, _ERF_END = 1 / 256, 4.0  # beyond 4, 1 - erf is 2e-8
 _GRID = [i * _ERF_STEP for i in range(int(_ERF_END / _ERF_STEP) + 1)]
 _ERF_TABLE = np.array([math.erf(x) for x in _GRID])

@@ -25,12 +25,13 @@ _SHOWN = 60  # characters of a long sentence in a message
 
 
 class LightText:
-    """The part of a `Backbone` that encodes sentences, on a text tower in numpy."""
+    """The part of a `Backbone` that encodes sentences, on a text tower in numpy. tokens: whether words are wanted."""
 
     device = torch.device("cpu")
 
-    def __init__(self, card: TextCard):
+    def __init__(self, card: TextCard, tokens: bool = True):
         self._tokenizer, self._tower = card.open()
+        self._tokens = tokens
 
     def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """Return ids [T, L] and n_tokens [T], as `Backbone.tokenize` does."""
@@ -42,15 +43,25 @@ class LightText:
         return torch.tensor([len(self._tokenizer.words(text)) + 2 for text in texts], dtype=torch.int64)
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return pooled [T, D] and tokens [T, L, D], as `Backbone.encode_text` does."""
+        """Return pooled [T, D] and tokens [T, L, D], as `Backbone.encode_text` does; no tokens where none were wanted:
+        then pads, which decide nothing of the sentence, are not computed.
+        """
+        if not self._tokens:
+            return torch.from_numpy(self._tower.encode_pooled(ids.numpy())), None
         pooled, tokens = self._tower.encode(ids.numpy())
         return torch.from_numpy(pooled), torch.from_numpy(tokens)
 
 
 def encoder_of(
-    store: FeatureStore, *, named: str | None = None, offline: bool = False, device: str = "auto"
+    store: FeatureStore,
+    *,
+    named: str | None = None,
+    offline: bool = False,
+    device: str = "auto",
+    tokens: bool = True,
 ) -> LightText | Backbone:
     """Return what encodes sentences for a store. named: what a person called its backbone (`registry.require_named`).
+    tokens: whether the features of single words are needed.
 
     Raises what `precompute.backbone_of` raises.
     """
@@ -58,14 +69,18 @@ def encoder_of(
     card = _card_of(store)
     if card is not None and store.word_importance == "none":
         log.logger.debug("sentences: the text tower of %s alone, without its library", store.backbone_name)
-        return LightText(card)
+        return LightText(card, tokens)
     log.logger.debug("sentences: the backbone %s", store.backbone_name)
     return precompute.backbone_of(store, named=named, offline=offline, device=device)
 
 
 def encode(model: EncodesText, texts: Sequence[str], store: FeatureStore) -> TextFeatures:
-    """Encode sentences [T] as a store's captions were; what is too long for its plan is cut, and said."""
-    found = precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
+    """Encode sentences [T] as a store's captions were; what is too long for its plan is cut (`say_cut`)."""
+    return precompute.encode_captions(model, list(texts), store.word_plan, store.word_importance)
+
+
+def say_cut(model: EncodesText, texts: Sequence[str], found: TextFeatures, store: FeatureStore) -> None:
+    """Warn of each sentence that `encode` has cut. found: what it returned for `texts`."""
     length = store.word_plan.length
     full = [text for text, n in zip(texts, found.n_tokens.tolist(), strict=True) if n >= length]
     for text, n in zip(full, model.count_tokens(full).tolist() if full else (), strict=True):
@@ -74,7 +89,6 @@ def encode(model: EncodesText, texts: Sequence[str], store: FeatureStore) -> Tex
                 "warning: a sentence of %d tokens is read up to the first %d, all that these features of %s keep: %s",
                 n, length, store.backbone_name, text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…",
             )  # fmt: skip
-    return found
 
 
 def text_tensors_of(

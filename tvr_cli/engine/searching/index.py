@@ -6,6 +6,8 @@ Where only clips came or went since it was made, they are added and deleted; els
 from __future__ import annotations
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,9 +20,14 @@ from tvr_cli import commands, log
 from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute
+from tvr_cli.engine.features import sentences as encoders
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import precision
+from tvr_cli.engine.searching import bank as banks
+from tvr_cli.engine.searching import measure, precision
+from tvr_cli.engine.searching.bank import Bank, EncodeSentences
+from tvr_cli.engine.searching.measure import Recall, Sentences
 from tvr_cli.engine.searching.precision import Precision
+from tvr_cli.engine.searching.way import LEAST, Way, way_of
 from tvr_cli.errors import DataError, EnvironmentProblem, MethodNotNamed, StoreMismatch, TvrError
 from tvr_cli.files import bare_name, lock
 from tvr_cli.results.base import Result, key
@@ -33,9 +40,8 @@ from tvr_cli.workspace import Workspace
 
 _TRIES = 3  # to find the index as it was built: others may build theirs in between
 _SENTENCES = 50  # that precision is measured with
+_OUTGROWN = 2  # times the clips that the stages of a search were measured for
 _GROWS_UP_TO = 0.5  # of the clips that are new; above it, building again costs little more and leaves no old rows
-
-EncodeSentences = Callable[[Sequence[str]], TextFeatures]
 
 
 def identity_of(scorer: Scorer, store: FeatureStore) -> dict[str, Any]:
@@ -58,12 +64,33 @@ class Asked:
     backbone: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AboutBank:
+    """The sentences of an index that are about nothing in particular. own: whether a user named them (`--null`)."""
+
+    of: str
+    sentences: int
+    sha256: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an index found out about itself, as far as it did."""
+
+    precision: Precision | None = None
+    search: Way | None = None
+    recall: Recall | None = None
+    bank: AboutBank | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexReport(Result):
     """An index and what it was made with. built: False where it was up to date, and in a dry run, where bytes are 0.
 
-    added, removed: clips that this run encoded, and that it took out. precision: how tensors are kept, and why; None in
-    a dry run before there is an index.
+    added, removed: clips that this run encoded, and that it took out. The rest is what the index says of itself, None
+    in a dry run before there is one: how tensors are kept, and why; how it is searched; what that misses; the sentences
+    that are about nothing in particular.
     """
 
     schema = "index"
@@ -77,6 +104,9 @@ class IndexReport(Result):
     added: int
     removed: int
     precision: Precision | None
+    search: Way | None
+    recall: Recall | None
+    bank: AboutBank | None
     size_bytes: int = dataclasses.field(metadata=key("bytes"))
 
 
@@ -91,23 +121,33 @@ class Made:
 
 @kernel_errors()
 def index(
-    workspace: Workspace, asked: Asked, *, device: str = "auto", overwrite: bool = False, dry_run: bool = False
+    workspace: Workspace,
+    asked: Asked,
+    *,
+    null: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    dry_run: bool = False,
 ) -> IndexReport:
     """Bring the index up to date, and say what is there.
 
-    An existing index made with another run, method or backbone is replaced: naming them is asking for that. Raises
-    DataError when something else than an index stands in its place.
+    An existing index made with another run, method or backbone is replaced: naming them is asking for that. null: a
+    file of sentences to take as the bank; the index keeps them until others are named, or it is built with `overwrite`.
+    Raises DataError when something else than an index stands in its place, and for a file without sentences.
     """
     scorers.check_named(workspace, asked.run, asked.method)
+    named = banks.read(null) if null is not None else None
     folder = workspace.index_folder
     place.standing(folder)  # refused before anything is loaded
     scorer, store = _wanted(workspace, asked, asked.method)
-    encode = _sentence_encoder(store, asked.backbone, device)
+    encode = _sentence_encoder(scorer, store, asked.backbone, device)
     asked = _by_name(asked, scorer)
     found = place.standing(folder)
     current = not overwrite and found is not None and (found.format, dict(found.identity), _asked_of(found)) == (
         place.INDEX_FORMAT, identity_of(scorer, store), asked,
     )  # fmt: skip
+    if named is not None and current:
+        current = (about := measured_of(found).bank) is not None and about.sha256 == named.sha256
     if not current:
         place.require_free(folder)
     report = IndexReport(
@@ -120,7 +160,7 @@ def index(
         built=not current and not dry_run,
         added=0,
         removed=0,
-        precision=_precision_of(found) if current else None,
+        **vars(measured_of(found) if current else Measured()),
         size_bytes=0,
     )
     if dry_run:
@@ -129,9 +169,11 @@ def index(
     if current:
         return replace(report, size_bytes=Index.open(folder).size_bytes())
     with lock(workspace.root):
-        made = _bring_up(scorer, store, workspace, asked, device=device, encode=encode, again=overwrite)
+        bank = named or (banks.usual(store.backbone_name) if overwrite else None)
+        again = overwrite or named is not None
+        made = _bring_up(scorer, store, workspace, asked, device=device, encode=encode, bank=bank, again=again)
     return replace(
-        report, added=made.added, removed=made.removed, precision=_precision_of(place.standing(folder)),
+        report, added=made.added, removed=made.removed, **vars(measured_of(place.standing(folder))),
         size_bytes=made.index.size_bytes(),
     )  # fmt: skip
 
@@ -145,20 +187,51 @@ def build_index(
     *,
     device: str = "auto",
     encode: EncodeSentences | None = None,
+    bank: Bank | None = None,
 ) -> Index:
     """Encode every clip of the store and write the index. The caller holds the workspace's lock.
 
-    encode: makes features of sentences, for a store without captions of its own to measure precision with.
+    encode: makes features of sentences, for a store without captions of its own to measure with. bank: the sentences
+    that are about nothing in particular, None = those that go with the encoder.
     """
     scorer.method.to(pick_device(device))
-    every = range(len(store.clips))
-    found = _measured(scorer, store, encode)
-    write = partial(write_index, workspace.index_folder, identity_of(scorer, store), asked=asdict(asked))
+    bank = bank or banks.usual(store.backbone_name)
+    started, every = time.perf_counter(), range(len(store.clips))
+    held = functools.cache(lambda: _sentences(scorer, store, encode, bank))
+    found = _measured(scorer, store, held)
+
+    def measure_search(index: Index) -> dict[str, Any]:
+        method = scorer.method.to("cpu")  # what is measured is what a query does
+        spent = measure.BUILD_SHARE * (time.perf_counter() - started)
+        way, recall = measure.measured(method, index, lambda: _on_cpu(*held()), seconds=spent)
+        return {"way": asdict(way), "recall": asdict(recall) if recall else None}
+
+    write = partial(
+        write_index, workspace.index_folder, identity_of(scorer, store), asked=asdict(asked), measure=measure_search,
+        null_sentences=bank.sentences if bank.own else (),
+    )  # fmt: skip
     try:
-        return write(_blocks(scorer, store, every), stored=found.stored, measured={"precision": asdict(found)})
+        about = {"precision": asdict(found), "bank": bank.about()}
+        return write(_blocks(scorer, store, every), stored=found.stored, measured=about)
     except DoesNotFit as e:
+        scorer.method.to(pick_device(device))
         found = precision.full(str(e))
-        return write(_blocks(scorer, store, every), stored=found.stored, measured={"precision": asdict(found)})
+        about = {"precision": asdict(found), "bank": bank.about()}
+        return write(_blocks(scorer, store, every), stored=found.stored, measured=about)
+
+
+def _on_cpu(texts: Encoding | None, of: str) -> tuple[Encoding | None, str]:
+    return (texts.to("cpu") if texts is not None else None), of
+
+
+def measured_of(found: Standing | None) -> Measured:
+    """Return what the head of an index says that was found out."""
+    if found is None or found.head is None:
+        return Measured()
+    kept = found.head.measured
+    made = {"precision": Precision, "recall": Recall, "bank": AboutBank}
+    way = way_of(kept, found.head.rows) if kept.get("way") else None
+    return Measured(search=way, **{name: of(**kept[name]) for name, of in made.items() if kept.get(name)})
 
 
 def asked_for(workspace: Workspace, flags: Asked) -> Asked:
@@ -185,7 +258,7 @@ def fresh_index(
     *,
     named: str | None = None,
     device: str = "auto",
-    encode: Callable[[FeatureStore], EncodeSentences] | None = None,
+    encode: Callable[[Scorer, FeatureStore], EncodeSentences] | None = None,
 ) -> tuple[Index, Scorer, FeatureStore]:
     """Return the workspace's index, brought up to date where it is missing or older than its store or run.
 
@@ -209,7 +282,7 @@ def fresh_index(
             if found is not None:
                 log.logger.info("the index is out of date (%s changed); refreshing it", ", ".join(changed))
             scorers.announce(scorer, store)
-            sentences = encode(store) if encode is not None else None
+            sentences = encode(scorer, store) if encode is not None else None
             made = _bring_up(scorer, store, workspace, _by_name(asked, scorer), device=device, encode=sentences)
             return made.index, scorer, store
     raise EnvironmentProblem(
@@ -233,15 +306,20 @@ def _bring_up(
     *,
     device: str,
     encode: EncodeSentences | None,
+    bank: Bank | None = None,
     again: bool = False,
 ) -> Made:
-    """Add and delete what came and went, or build the index again. The caller holds the workspace's lock."""
+    """Add and delete what came and went, or build the index again. The caller holds the workspace's lock.
+
+    bank: None = the one that the index keeps, else that of the encoder.
+    """
     grown = None if again else _grow(scorer, store, workspace, asked, device)
     if grown is not None:
         return grown
     found = place.standing(workspace.index_folder)
     before = found.head.rows if found is not None and found.head is not None else 0
-    index = build_index(scorer, store, workspace, asked, device=device, encode=encode)
+    bank = bank or _bank_kept(workspace)
+    index = build_index(scorer, store, workspace, asked, device=device, encode=encode, bank=bank)
     return Made(index, len(store.clips), before)
 
 
@@ -262,6 +340,9 @@ def _grow(scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Aske
     kept = {row.id for row in rows} - {rows[i].id for i in new}
     gone = there.keys() - kept
     dead = index.head.rows - len(index) + len(gone)
+    way = index.measured.get("way")
+    if way is not None and len(rows) > max(LEAST, _OUTGROWN * way["clips"]):
+        return None
     if index.worn or len(new) > _GROWS_UP_TO * len(rows) or dead > _GROWS_UP_TO * index.head.rows:
         return None
     scorer.method.to(pick_device(device))
@@ -293,49 +374,61 @@ def _block(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> IndexBl
     return IndexBlock(indexed, encoded, scorer.method.coarse(encoded).cpu(), video.ts, video.n_frames)
 
 
-def _measured(scorer: Scorer, store: FeatureStore, encode: EncodeSentences | None) -> Precision:
+def _measured(scorer: Scorer, store: FeatureStore, sentences: Sentences) -> Precision:
     """Measure on a block of clips from all over the store whether half precision will do."""
     if not store.clips:
         return precision.full("there is no clip to measure with")
     if len(store.clips) < precision.HALF_FROM:
         return precision.full(f"fewer than {precision.HALF_FROM:,} clips")
-    try:
-        texts, of = _sentences(scorer, store, encode)
-    except TvrError as e:
-        return precision.full(f"no sentence could be encoded to measure with ({e})")
+    texts, of = sentences()
     if texts is None:
-        return precision.full("there was no sentence to measure with")
+        return precision.full(of)
     step = max(1, -(-len(store.clips) // ENCODING_ROWS))
     block = _block(scorer, store, range(0, len(store.clips), step))
     sample = replace(block, encoding=block.encoding, coarse=block.coarse.to(scorers.device_of(scorer.method)))
     return precision.measure(scorer.method, texts, of, sample)
 
 
-def _sentences(scorer: Scorer, store: FeatureStore, encode: EncodeSentences | None) -> tuple[Encoding | None, str]:
-    """Return sentences to measure with and what they are: captions of the store, best of its test split, else ours."""
+def _sentences(
+    scorer: Scorer, store: FeatureStore, encode: EncodeSentences | None, bank: Bank
+) -> tuple[Encoding | None, str]:
+    """Return sentences to measure with and what they are: captions of the store, best of its test split, else the
+    bank's; None and why where there are none.
+    """
     rows = next((held for name in ("test", "val", "train") if len(held := store.split(name))), None)
     if rows is not None:
         some = rows[:: max(1, -(-len(rows) // _SENTENCES))]
         return scorers.encode_texts(scorer.method, store.text(some)), "captions"
     if encode is None:
-        return None, "none"
-    shipped = (Path(__file__).parent / "sentences.txt").read_text("utf-8").splitlines()
-    return scorers.encode_texts(scorer.method, encode(shipped)), "everyday sentences"
+        return None, "there was no sentence to measure with"
+    try:
+        tokens = "tokens" in scorer.method.needs
+        about = (store.identity["backbone"], store.word_plan, store.word_importance)
+        text = banks.features(bank, encode, *about, tokens=tokens)
+    except TvrError as e:
+        return None, f"no sentence could be encoded to measure with ({e})"
+    some = torch.arange(0, len(text), max(1, len(text) // _SENTENCES))[:_SENTENCES]
+    return scorers.encode_texts(scorer.method, text.rows(some)), bank.of
 
 
-def _sentence_encoder(store: FeatureStore, backbone: str | None, device: str) -> EncodeSentences:
+def _bank_kept(workspace: Workspace) -> Bank | None:
+    """Return a user's bank that the index keeps; None where it keeps none that can be read."""
+    try:
+        found = place.standing(workspace.index_folder)
+        return banks.of_index(Index.open(workspace.index_folder)) if found is not None and found.head else None
+    except DataError:
+        return None
+
+
+def _sentence_encoder(scorer: Scorer, store: FeatureStore, backbone: str | None, device: str) -> EncodeSentences:
     """Return what makes features of sentences with the store's backbone, loaded when it is called, never downloaded."""
 
     def encode(sentences: Sequence[str]) -> TextFeatures:
-        model = precompute.backbone_of(store, named=backbone, offline=True, device=device)
+        tokens = "tokens" in scorer.method.needs
+        model = encoders.encoder_of(store, named=backbone, offline=True, device=device, tokens=tokens)
         return precompute.encode_captions(model, list(sentences), store.word_plan, store.word_importance)
 
     return encode
-
-
-def _precision_of(found: Standing | None) -> Precision | None:
-    kept = found.head.measured.get("precision") if found is not None and found.head is not None else None
-    return Precision(**kept) if kept else None
 
 
 def _wanted(workspace: Workspace, asked: Asked, named: str | None) -> tuple[Scorer, FeatureStore]:

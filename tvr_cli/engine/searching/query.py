@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvr_cli.engine.searching.index import Asked
 from tvr_cli.engine.searching.search import Hit, SearchOptions
@@ -27,6 +28,11 @@ class QueryReport(Result):
     schema = "query"
     results: Sequence[Answer]
 
+    @property
+    def missing(self) -> list[str]:
+        """The paths among the hits that are no file any more, each once."""
+        return list(dict.fromkeys(hit.path for answer in self.results for hit in answer.hits if hit.missing))
+
 
 def query(
     texts: Sequence[str],
@@ -46,4 +52,12 @@ def query(
 def ask(session: Session, texts: Sequence[str], options: SearchOptions) -> QueryReport:
     """Answer each sentence in a session. Raises as `Session.answer`."""
     found = session.answer(texts, options)
-    return QueryReport([Answer(*answer) for answer in zip(texts, found, strict=True)])
+    there: dict[str, bool] = {}
+    return QueryReport([Answer(text, looked_for(hits, there)) for text, hits in zip(texts, found, strict=True)])
+
+
+def looked_for(hits: Sequence[Hit], there: dict[str, bool]) -> list[Hit]:
+    """Mark the hits whose file is not at its place any more. there: what is known of paths, and what is found out."""
+    for path in {hit.path for hit in hits} - there.keys():
+        there[path] = os.path.exists(path)
+    return [hit if there[hit.path] else replace(hit, missing=True) for hit in hits]

@@ -1,29 +1,40 @@
-"""Answering text queries from an index: coarse scan, the method's own score on a shortlist, and where in the video.
+"""Answering text queries from an index: candidates, the method's own score of them, and where in the video.
 
-Two stages, because a method scores pairs: the best `shortlist` clips by the cosine of coarse vectors are scored again
-by the method. `exhaustive` scores every clip. Clips of one file are merged: the file stands where its best clip stands.
-What is shown is verified first; of clips with equal scores the one with the smaller id stands first, so that an answer
-does not depend on the order in which clips came into the index.
+Methods score pairs. Where it is cheap enough every clip is scored, else what a cheaper stage leaves (`way.py`); of
+its places half are for the best clips of different files, so that one long film crowds out nobody. `exhaustive`
+scores every clip. Clips of one file are merged: the file stands where its best clip stands. What is shown is verified
+first; of clips with equal scores the one with the smaller id stands first, so that an answer does not depend on the
+order in which clips came into the index.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tvr_cli.engine.searching.way import Way, way_of
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.index.seam import SearchIndex
+from tvr_cli.stores.index.shortlist import chosen, in_order
 from tvr_cli.stores.index.store import ENCODING_ROWS, IndexedClip
 from tvr_cli.types import Encoding
+
+_SENTENCES = 1024  # answered together
+_SCORES = 2**24  # numbers of sentences x clips held at a time: 64 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer. start, end: seconds in the file at `path`; the span that the method's frame weights point at."""
+    """One answer. start, end: seconds in the file at `path`; the span that the method's frame weights point at.
+
+    missing: the file is not at `path` any more (renamed, moved or deleted since).
+    """
 
     rank: int
     score: float
@@ -31,11 +42,12 @@ class Hit:
     path: str
     start: float
     end: float
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """k files an answer; shortlist = clips that the method scores itself (None = max(200, 0.2 % of all))."""
+    """k files an answer; shortlist = clips that the method scores itself (None = what the index was built for)."""
 
     k: int = 10
     shortlist: int | None = None
@@ -48,11 +60,14 @@ def search(method: Method, index: SearchIndex, text: Encoding, options: SearchOp
     """Answer each encoded caption with up to k files, best first. Raises DataError where a hit is damaged on disk."""
     if not len(index):
         return [[] for _ in range(len(text))]
-    candidates = index.candidates(method.coarse(text).cpu(), _shortlist(index, options))
-    return [
-        _answer(method, index, text.rows(slice(i, i + 1)), rows.sort().values, options)
-        for i, rows in enumerate(candidates)
-    ]
+    way = _way(method, index, options)
+    answers: list[list[Hit]] = []
+    clip = functools.cache(index.clip)  # many sentences are answered with the same clips
+    for some in _portions(text, max(1, min(_SENTENCES, _SCORES // len(index)))):
+        find = _score_all if way.shortlist >= len(index) else _score_some
+        for i, found in enumerate(find(method, index, some, way, options.k)):
+            answers.append(_answer(method, index, clip, some.rows(slice(i, i + 1)), found, options))
+    return answers
 
 
 def time_span(weights: Tensor, ts: Tensor, start: float, end: float) -> tuple[float, float]:
@@ -73,27 +88,107 @@ def time_span(weights: Tensor, ts: Tensor, start: float, end: float) -> tuple[fl
     return max(start, left), min(end, right)
 
 
-def _shortlist(index: SearchIndex, options: SearchOptions) -> int:
-    if options.exhaustive:
-        return len(index)
+@dataclass(frozen=True)
+class _Scored:
+    """Clips and the method's scores of them for one caption. kept: their encodings, where they were read for it."""
+
+    rows: Tensor
+    scores: np.ndarray
+    kept: Encoding | None = None
+
+
+def _way(method: Method, index: SearchIndex, options: SearchOptions) -> Way:
+    """Return the stages, with the width that was asked for; a shortlist of all clips needs no stage before it."""
+    way = way_of(index.measured, len(index))
+    if options.exhaustive or (way.first == "every" and options.shortlist is None):
+        return replace(way, shortlist=len(index))
+    if way.first == "every":
+        way = replace(way, first="rough" if method.rough_needs else "coarse")
     # Several clips of one file are one answer, so a shortlist below k files would starve the second stage.
-    return max(options.shortlist or max(200, len(index) // 500), options.k)
+    width = max(options.shortlist or way.shortlist, options.k)
+    return replace(way, shortlist=width, prefilter=max(way.prefilter, width) if way.prefilter else 0)
+
+
+def _portions(text: Encoding, size: int) -> Iterator[Encoding]:
+    for start in range(0, len(text), size):
+        yield text.rows(slice(start, start + size))
+
+
+def _score_all(method: Method, index: SearchIndex, text: Encoding, way: Way, k: int) -> Iterator[_Scored]:
+    kept = None
+    if len(index) <= ENCODING_ROWS:
+        rows = index.rows()
+        kept = index.encoding(rows)
+        scores = method.score(text, kept).cpu().numpy()
+    else:
+        rows, scores = _over_blocks(index, None, lambda video: method.score(text, video))
+    for one in scores:
+        yield _Scored(rows, one, kept)
+
+
+def _score_some(method: Method, index: SearchIndex, text: Encoding, way: Way, k: int) -> Iterator[_Scored]:
+    """Score for each caption the clips that the stages before leave for it."""
+    for i, rows in enumerate(_candidates(method, index, text, way, k)):
+        one = text.rows(slice(i, i + 1))
+        if len(rows) <= ENCODING_ROWS:
+            kept = index.encoding(rows)
+            yield _Scored(rows, method.score(one, kept)[0].cpu().numpy(), kept)
+        else:
+            parts = [method.score(one, index.encoding(part))[0].cpu() for part in rows.split(ENCODING_ROWS)]
+            yield _Scored(rows, torch.cat(parts).numpy())
+
+
+def _candidates(method: Method, index: SearchIndex, text: Encoding, way: Way, k: int) -> Iterator[Tensor]:
+    """Yield the rows [N] that the method is to score, ascending, for each caption."""
+    width = way.shortlist
+    if way.first == "rough" and method.rough_needs:
+        rows, rough = _over_blocks(index, method.rough_needs, lambda video: method.rough(text, video))
+        files = index.files(rows).numpy()
+        for one in rough:
+            yield rows[torch.from_numpy(chosen(one, files, width, of_files(width, k)))].sort().values
+        return
+    between = max(way.prefilter, width) if method.rough_needs else width
+    near = index.candidates(method.coarse(text).cpu(), between, of_files(between, k))
+    for i, rows in enumerate(near):
+        if between > width:
+            rows = rows.sort().values
+            parts = (index.encoding(part, method.rough_needs) for part in rows.split(ENCODING_ROWS))
+            one = text.rows(slice(i, i + 1))
+            rough = torch.cat([method.rough(one, part)[0].cpu() for part in parts]).numpy()
+            rows = rows[torch.from_numpy(chosen(rough, index.files(rows).numpy(), width, of_files(width, k)))]
+        yield rows.sort().values
+
+
+def of_files(width: int, k: int) -> int:
+    """Return how many different files a stage of so many clips is to leave for an answer of k files."""
+    return max(k, width // 2)
+
+
+def _over_blocks(
+    index: SearchIndex, names: Sequence[str] | None, score: Callable[[Encoding], Tensor]
+) -> tuple[Tensor, np.ndarray]:
+    """Return the rows [V] of all clips, and scores [T, V] of them, block by block."""
+    found = [(rows, score(video).cpu()) for rows, video in index.blocks(names)]
+    return torch.cat([rows for rows, _ in found]), torch.cat([scores for _, scores in found], 1).numpy()
 
 
 def _answer(
-    method: Method, index: SearchIndex, text: Encoding, rows: Tensor, options: SearchOptions
-) -> list[Hit]:  # fmt: skip
-    parts, kept = [], None
-    for part in rows.split(ENCODING_ROWS):
-        kept = index.encoding(part)
-        parts.append(method.score(text, kept)[0].cpu())
-    scores = torch.cat(parts)
-    found = list(itertools.islice(_best_of_files(index, rows, scores, options.min_score), options.k))
+    method: Method,
+    index: SearchIndex,
+    clip_of: Callable[[int], IndexedClip],
+    text: Encoding,
+    scored: _Scored,
+    options: SearchOptions,
+) -> list[Hit]:
+    rows, scores, kept = scored.rows, scored.scores, scored.kept
+    found = list(
+        itertools.islice(_best_of_files(index.files(rows), clip_of, rows, scores, options.min_score), options.k)
+    )
     if not found:
         return []
     at = torch.tensor([position for position, _ in found])
-    # A shortlist is read once; of an exhaustive search only the hits are read again.
-    video = kept.rows(at) if kept is not None and len(parts) == 1 else index.encoding(rows[at])
+    # A shortlist is read once; of a search through every clip only the hits are read again.
+    video = kept.rows(at) if kept is not None else index.encoding(rows[at])
     weights = method.explain(text, video)[0].cpu()  # [hits, F]
     hits = []
     for rank, ((position, clip), weight) in enumerate(zip(found, weights, strict=True), start=1):
@@ -104,31 +199,18 @@ def _answer(
 
 
 def _best_of_files(
-    index: SearchIndex, rows: Tensor, scores: Tensor, least: float | None
+    numbers: Tensor, clip_of: Callable[[int], IndexedClip], rows: Tensor, scores: np.ndarray, least: float | None
 ) -> Iterator[tuple[int, IndexedClip]]:
     """Yield the best clip of each file and its position in `rows`, best first, down to the score `least`."""
-    numbers = index.files(rows).tolist()
-    order = scores.argsort(descending=True, stable=True).tolist()
     seen_numbers: set[int] = set()
     seen: set[str] = set()
-    for score, group in itertools.groupby(order, key=lambda position: float(scores[position])):
-        if least is not None and score < least:
+    for score, group in itertools.groupby(in_order(scores), key=lambda position: float(scores[position])):
+        if least is not None and not score >= least:
             return
-        new = [
-            (position, index.clip(int(rows[position]))) for position in group if numbers[position] not in seen_numbers
-        ]
-        for position, clip in sorted(new, key=lambda found: found[1].id):
-            seen_numbers.add(numbers[position])
-            if clip.file_id not in seen:  # a file has a number in each segment of the index
+        equal = [(position, int(numbers[position])) for position in group]
+        new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
+        for position, number, clip in sorted(new, key=lambda found: found[2].id):
+            seen_numbers.add(number)
+            if clip.file_id not in seen:  # a file may have a number in each segment of the index
                 seen.add(clip.file_id)
                 yield position, clip
-
-
-def agreement(method: Method, index: SearchIndex, texts: Encoding, options: SearchOptions) -> float:
-    """Return the share of the exhaustive top-k files that the two-stage search also finds, over `texts`."""
-    exact = SearchOptions(options.k, exhaustive=True)
-    pairs: Sequence[tuple[list[Hit], list[Hit]]] = list(
-        zip(search(method, index, texts, exact), search(method, index, texts, options), strict=True)
-    )
-    found = sum(len({h.video_id for h in a} & {h.video_id for h in b}) for a, b in pairs)
-    return found / max(1, sum(len(a) for a, _ in pairs))

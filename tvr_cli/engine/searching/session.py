@@ -34,7 +34,7 @@ class Session:
         self._device, self._offline = device, offline
         self._seen: dict[Any, Any] = {}
         self._open: tuple[Index, Scorer, FeatureStore] | None = None
-        self._model: tuple[str, EncodesText] | None = None
+        self._model: tuple[tuple[str, bool], EncodesText] | None = None
 
     @kernel_errors()
     def answer(self, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
@@ -44,7 +44,9 @@ class Session:
         than the index was made with.
         """
         index, scorer, store = self._ready()
-        text = self._encode(store, texts)
+        text = self._encode(scorer, store, texts)
+        assert self._model is not None, "it has just encoded"
+        sentences.say_cut(self._model[1], texts, text, store)
         encoded = scorers.encode_texts(scorer.method, text.to("cpu"))
         return search(scorer.method, index, encoded, options)
 
@@ -58,8 +60,8 @@ class Session:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
         self._refresh_features(asked)
 
-        def sentence_encoder(store: FeatureStore) -> EncodeSentences:
-            return lambda texts: self._encode(store, texts)
+        def sentence_encoder(scorer: Scorer, store: FeatureStore) -> EncodeSentences:
+            return lambda texts: self._encode(scorer, store, texts)
 
         found = fresh_index(
             self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
@@ -73,12 +75,13 @@ class Session:
     def _stamp(self) -> dict[Any, Any]:
         return {**self.workspace.stamps(), "TVR_BACKBONE": os.environ.get("TVR_BACKBONE")}
 
-    def _encode(self, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
+    def _encode(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences, by the backbone that made the store, which is loaded once."""
-        if self._model is None or self._model[0] != store.fingerprint:
+        wanted = (store.fingerprint, "tokens" in scorer.method.needs)
+        if self._model is None or self._model[0] != wanted:
             named, offline = self.flags.backbone, self._offline
-            model = sentences.encoder_of(store, named=named, offline=offline, device=self._device)
-            self._model = (store.fingerprint, model)
+            model = sentences.encoder_of(store, named=named, offline=offline, device=self._device, tokens=wanted[1])
+            self._model = (wanted, model)
         return sentences.encode(self._model[1], texts, store)
 
     def _refresh_features(self, asked: Asked) -> None:

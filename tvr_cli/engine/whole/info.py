@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from tvr_cli import commands
 from tvr_cli.engine.evaluation.evaluate_result import Claim
+from tvr_cli.engine.searching.index import AboutBank, measured_of
+from tvr_cli.engine.searching.measure import Recall
+from tvr_cli.engine.searching.way import Way
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
 from tvr_cli.results.base import Result, key
@@ -18,7 +21,7 @@ from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import FrameStore
-from tvr_cli.stores.index.place import CURRENT, require_free
+from tvr_cli.stores.index.place import CURRENT, require_free, standing
 from tvr_cli.stores.index.store import Index
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
@@ -81,7 +84,7 @@ class RunInfo(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexInfo(Result):
-    """A search index and what it was made with."""
+    """A search index, what it was made with, how it is searched, and what it found out about that."""
 
     schema = "info"
     kind: Literal["index"] = field(default="index", init=False)
@@ -94,6 +97,9 @@ class IndexInfo(Result):
     identity: Mapping[str, Any]
     size_bytes: int = field(metadata=key("bytes"))
     bytes_per_clip: float
+    search: Way | None
+    recall: Recall | None
+    bank: AboutBank | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +295,7 @@ def _index(path: Path) -> IndexInfo:
     if not (path / CURRENT).is_file():
         require_free(path)
     index = Index.open(path)
+    found = measured_of(standing(path))
     return IndexInfo(
         path=path,
         method=index.identity.get("method"),
@@ -299,6 +306,9 @@ def _index(path: Path) -> IndexInfo:
         identity=index.identity,
         size_bytes=index.size_bytes(),
         bytes_per_clip=index.size_bytes() / max(1, len(index)),
+        search=found.search,
+        recall=found.recall,
+        bank=found.bank,
     )
 
 

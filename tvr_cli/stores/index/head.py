@@ -135,7 +135,33 @@ _PRECISION = schema.record(
         "largest_error": schema.maybe(schema.number),
     }
 )
-_MEASURED = schema.record({}, {"precision": schema.maybe(_PRECISION), "recall": schema.maybe(schema.mapping)})
+_WAY = schema.record(
+    {
+        "first": schema.one_of("every", "rough", "coarse"),
+        "clips": schema.count,
+        "shortlist": schema.count,
+        "prefilter": schema.count,
+    }
+)
+_RECALL = schema.record(
+    {
+        "at": schema.each(schema.number),
+        "sentences": schema.count,
+        "of": schema.text,
+        "clips": schema.count,
+        "mends": schema.maybe(schema.count),
+    }
+)
+_BANK = schema.record({"of": schema.text, "sentences": schema.count, "sha256": schema.sha256, "own": schema.flag})
+_MEASURED = schema.record(
+    {},
+    {
+        "precision": schema.maybe(_PRECISION),
+        "way": schema.maybe(_WAY),
+        "recall": schema.maybe(_RECALL),
+        "bank": schema.maybe(_BANK),
+    },
+)
 _ASKED = schema.record({}, {"run": schema.text, "method": schema.text, "backbone": schema.text})
 _HEAD = schema.record(
     {

@@ -19,7 +19,7 @@ class MappedSegment:
     """
 
     def __init__(self, folder: Path, segment: Segment, damaged: Damaged):
-        self.clips, self.files = segment.clips, segment.files
+        self.clips, self.files, self._damaged = segment.clips, segment.files, damaged
         sums = (folder / segment.sums).read_bytes()
         if hashlib.sha256(sums).hexdigest() != segment.sums_sha256:
             raise damaged(f"{str(folder / segment.sums)!r} (checksums) is not what was written")
@@ -37,6 +37,13 @@ class MappedSegment:
             MappedTexts(self.parts[strings(name)[0]], self.parts[strings(name)[1]], damaged)
             for name in ("clip.id", "file.id", "file.path")
         )
+
+    def texts(self, name: str) -> list[str] | None:
+        """Return all texts of a column, verified; None where the segment does not have it."""
+        offsets, data = strings(name)
+        if offsets not in self.parts or data not in self.parts:
+            return None
+        return MappedTexts(self.parts[offsets], self.parts[data], self._damaged).all()
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the rows of a part."""

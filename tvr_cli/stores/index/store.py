@@ -13,10 +13,13 @@ a new generation that links the files of the old one and adds a segment, or the 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.head import DELETED, Head, Segment
 from tvr_cli.stores.index.segment import MappedSegment
+from tvr_cli.stores.index.shortlist import chosen
 from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, SegmentWriter, kept_as
 from tvr_cli.stores.mapped import MappedPart
 from tvr_cli.stores.parts import SUM_BYTES
@@ -36,7 +40,10 @@ from tvr_cli.types import Encoding
 __all__ = ["ENCODING_ROWS", "DoesNotFit", "Index", "IndexBlock", "IndexedClip", "Row", "write_index"]
 
 ENCODING_ROWS = 1024  # clips a block, in building and in exhaustive search
+NULL_TEXTS = "null.text"  # the column of sentences that answers are compared with
 _SCAN_ROWS = 1024  # vectors that are widened to float32 at a time: they stay in the cache
+_BLOCK_BYTES = 2**24  # of float32 that a block of mapped rows becomes: smaller ones cost more in calls than in cache
+_FEWEST_ROWS = 16  # of such a block
 _SCAN_QUERIES = 32  # sentences scanned at a time: their scores are 4 bytes a clip each
 _MARGIN = 2e-3  # of products of unit vectors in half precision: twice their error, and a third more
 _MOST_SEGMENTS = 8  # each has some fifteen files open, and each scan visits all
@@ -75,6 +82,10 @@ class Index:
     def identity(self) -> Mapping[str, Any]:
         return self.head.identity
 
+    @property
+    def measured(self) -> Mapping[str, Any]:
+        return self.head.measured
+
     def __len__(self) -> int:
         return self._live
 
@@ -105,7 +116,7 @@ class Index:
 
     # --------------------------------------------------------------------------------------------------------- reading
 
-    def candidates(self, query: Tensor, n: int) -> Tensor:
+    def candidates(self, query: Tensor, n: int, of_files: int = 1) -> Tensor:
         """Return rows [Q, n] of the clips nearest to unit vectors `query` [Q, D], best first; see `seam.py`.
 
         A clip of several vectors is as near as its nearest. Scores are float32 products of the half precision that is
@@ -115,30 +126,60 @@ class Index:
             return self.rows().expand(len(query), -1)
         self.require_whole()
         found = [self._scan(part.float(), n) for part in query.split(_SCAN_QUERIES)]
-        return torch.cat(found)
+        rows = torch.cat(found)
+        of_files = min(of_files, sum(segment.files for segment in self.head.segments))
+        for i in self._crowded(rows, of_files) if of_files > 1 else ():
+            rows[i] = self._apart(query[i : i + 1].float(), n, of_files)
+        return rows
 
     def rows(self) -> Tensor:
         """Return the rows [len] of all clips that can be found, ascending."""
         rows = torch.arange(self.head.rows)
         return rows if self._deleted is None else rows[~self._deleted]
 
-    def encoding(self, rows: Tensor) -> Encoding:
-        """Read the encodings of some clips, in the order of `rows` [N] int64, in the type that the method made."""
+    def encoding(self, rows: Tensor, names: Sequence[str] | None = None) -> Encoding:
+        """Read the encodings of some clips, in the order of `rows` [N] int64, in the type that the method made.
+
+        names: only these tensors, in the type that they are kept in.
+        """
         self.require_whole()
-        names = [name for name, kept in self.head.encoding.items() if not kept.in_coarse]
-        tensors = {name: self._gather(rows, f"t.{name}") for name in names}
-        for name, kept in self.head.encoding.items():
-            if kept.in_coarse:
-                tensors[name] = self._gather(rows, "coarse")[:, 0]
-            if kept.dtype == "float32":
-                tensors[name] = tensors[name].float()
-        return Encoding(self._gather(rows, "key"), {name: tensors[name] for name in self.head.encoding})
+        return self._encoding(self._gather(rows, "key"), names, lambda part: self._gather(rows, part))
+
+    def blocks(self, names: Sequence[str] | None = None) -> Iterator[tuple[Tensor, Encoding]]:
+        """Yield all clips that can be found, some rows [n] at a time, with their encodings; see `seam.py`."""
+        self.require_whole()
+        kept = [p for p in self.head.encoding if names is None or p in names]
+        for segment, first in zip(self._segments, self._starts, strict=False):
+            size = sum(segment[self._part_of(name)][:1].numel() * 4 for name in kept)
+            step = max(_FEWEST_ROWS, min(ENCODING_ROWS, _BLOCK_BYTES // max(1, size)))
+            for start in range(0, segment.clips, step):
+                rows = torch.arange(first + start, first + min(start + step, segment.clips))
+                found = self._encoding(
+                    segment["key"][start : start + step],
+                    names,
+                    lambda part, s=segment, a=start, n=step: s[part][a : a + n],  # type: ignore[misc]
+                )
+                if self._deleted is not None and bool(self._deleted[rows].any()):
+                    live = ~self._deleted[rows]
+                    rows, found = rows[live], found.rows(live)
+                if len(rows):
+                    yield rows, found
 
     def files(self, rows: Tensor) -> Tensor:
-        """Return a number [N] of each row's file. Segments count their own, so one file may have a number in each."""
-        numbers = self._gather(rows, "clip.file").long()
-        before = torch.tensor([0, *(segment.files for segment in self.head.segments)]).cumsum(0)
-        return numbers + before[torch.bucketize(rows, self._ends, right=True)]
+        """Return a number [N] of each row's file.
+
+        Segments count their own. A file's windows come and go together, so those that can be found have one number.
+        """
+        return self._file_numbers[rows]
+
+    @cached_property
+    def _file_numbers(self) -> Tensor:
+        """The number of each row's file, [rows] int32."""
+        if len(self._segments) == 1:
+            return self._segments[0]["clip.file"]
+        before = itertools.accumulate((segment.files for segment in self.head.segments), initial=0)
+        parts = [segment["clip.file"] + n for segment, n in zip(self._segments, before, strict=False)]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32)
 
     def clip(self, row: int) -> IndexedClip:
         """Return a clip, to be shown. Raises DataError unless every group with a part of it is what was written."""
@@ -162,6 +203,10 @@ class Index:
             for local, (key, n_frames, file, start, end) in enumerate(zip(*columns, strict=True)):
                 if self._deleted is None or not self._deleted[first + local]:
                     yield first + local, Row(ids[local], file_ids[file], paths[file], start, end, key, n_frames)
+
+    def null_sentences(self) -> list[str] | None:
+        """Return the sentences that it keeps for comparison, verified; None where there are none. Raises DataError."""
+        return self._segments[0].texts(NULL_TEXTS) if self._segments else None
 
     def parts(self) -> Iterator[tuple[str, MappedPart]]:
         """Yield every part by its file and name: `000001-00.bin (coarse)`."""
@@ -249,6 +294,10 @@ class Index:
         """Return the rows [Q, n] of the largest products in float32, best first."""
         if len(query) == 1:
             return self._scan_alone(query[0], n)[None]
+        return self._products(query).topk(n).indices
+
+    def _products(self, query: Tensor) -> Tensor:
+        """Return the products [Q, rows] in float32, -inf for deleted clips."""
         scores = torch.full((len(query), self.head.rows), -torch.inf)
         for segment, first in zip(self._segments, self._starts, strict=False):
             coarse = segment["coarse"]
@@ -258,7 +307,7 @@ class Index:
                 scores[:, first + start : first + start + len(block)] = _nearest(block, query)
         if self._deleted is not None:
             scores.masked_fill_(self._deleted, -torch.inf)
-        return scores.topk(n).indices
+        return scores
 
     def _scan_alone(self, query: Tensor, n: int) -> Tensor:
         """Return the rows [n] for one vector: products in half precision, exact ones where these could be among the n.
@@ -274,6 +323,31 @@ class Index:
         rows = (rough >= rough.topk(n).values[-1] - _MARGIN).nonzero()[:, 0]
         exact = [_nearest(self._gather(some, "coarse"), query[None])[0] for some in rows.split(_SCAN_ROWS)]
         return rows[torch.cat(exact).topk(n).indices]
+
+    def _crowded(self, rows: Tensor, of_files: int) -> list[int]:
+        """Return which of the sentences have rows [Q, n] of fewer files than that."""
+        numbers = self.files(rows).sort(1).values
+        several = 1 + (numbers[:, 1:] != numbers[:, :-1]).sum(1)
+        return (several < of_files).nonzero()[:, 0].tolist()
+
+    def _apart(self, query: Tensor, n: int, of_files: int) -> Tensor:
+        """Return rows [n] for one sentence [1, D], of so many different files."""
+        rows = self.rows()
+        near = self._products(query)[0][rows]
+        return rows[torch.from_numpy(chosen(near.numpy(), self.files(rows).numpy(), n, of_files))]
+
+    def _encoding(self, key: Tensor, names: Sequence[str] | None, read: Callable[[str], Tensor]) -> Encoding:
+        """Put an encoding together from parts that `read` gives by name; names as in `seam.SearchIndex.blocks`."""
+        tensors = {}
+        for name, kept in self.head.encoding.items():
+            if names is None or name in names:
+                tensors[name] = read("coarse")[:, 0] if kept.in_coarse else read(f"t.{name}")
+                if names is None and kept.dtype == "float32":
+                    tensors[name] = tensors[name].float()
+        return Encoding(key, tensors)
+
+    def _part_of(self, name: str) -> str:
+        return "coarse" if self.head.encoding[name].in_coarse else f"t.{name}"
 
     def _gather(self, rows: Tensor, name: str) -> Tensor:
         """Read rows of a part, in the order of `rows`, in its stored type."""
@@ -291,7 +365,7 @@ class Index:
         return found if bool((order[1:] > order[:-1]).all()) else found[order.argsort()]
 
     def _at(self, row: int) -> tuple[MappedSegment, int]:
-        number = int(torch.bucketize(torch.tensor(row), self._ends, right=True))
+        number = bisect.bisect_right(self._starts, row) - 1
         return self._segments[number], row - self._starts[number]
 
     def _read_deleted(self) -> Tensor | None:
@@ -315,11 +389,14 @@ def write_index(
     asked: Mapping[str, str | None] | None = None,
     stored: str = "float32",
     measured: Mapping[str, Any] | None = None,
+    measure: Callable[[Index], Mapping[str, Any]] | None = None,
+    null_sentences: Sequence[str] = (),
 ) -> Index:
     """Write an index block by block and let it count; the old one stands until then.
 
     asked: the run, method and backbone that were named for it; a refresh keeps to them. stored: `float16` or `float32`,
-    how tensors of float32 are kept. measured: see `head.Head`. Raises DataError when what stands there is not an index,
+    how tensors of float32 are kept. measured: see `head.Head`; measure: finds out more of the index before it counts.
+    null_sentences: kept with it, where there is a clip at all. Raises DataError when what stands there is not an index,
     or holds anything beside one, DoesNotFit when half precision does not hold the numbers. The caller holds the
     workspace's lock.
     """
@@ -329,9 +406,14 @@ def write_index(
     first = next(coming, None)
     if first is not None:
         kept = kept_as(first, stored)
-        segment = _write(SegmentWriter(generation, 1, kept, stored), _chain(first, coming))
+        writer = SegmentWriter(generation, 1, kept, stored)
+        if null_sentences:
+            writer.keep_texts(NULL_TEXTS, null_sentences)
+        segment = _write(writer, _chain(first, coming))
         assert segment is not None, "there is a first block"
         head = replace(head, encoding=kept, segments=(segment,))
+    if measure is not None:
+        head = replace(head, measured={**head.measured, **measure(Index(folder, generation, head))})
     place.commit(folder, generation, head)
     return Index.open(folder)
 

@@ -103,6 +103,11 @@ class SegmentWriter:
                 self._write(f"t.{name}", _half(name, x) if self._stored == "float16" and _halves(x) else x)
         self._write_clips(block.clips)
 
+    def keep_texts(self, name: str, texts: Sequence[str]) -> None:
+        """Keep texts beside the clips, as the parts `name.offsets` and `name.bytes`."""
+        self._ends[name] = 0
+        self._write_texts(name, texts)
+
     def finish(self) -> Segment:
         """Sync the files and write the checksums, after one block or more."""
         for name, end in self._ends.items():
