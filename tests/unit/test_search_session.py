@@ -170,13 +170,16 @@ def test_a_sentence_that_is_longer_than_what_is_read_is_named(out: Path, caplog:
     real = precompute.encode_captions
 
     def full(*args: object) -> TextFeatures:
-        found = real(*args)
+        found = real(*args)  # type: ignore[arg-type]
         return replace(found, n_tokens=torch.full_like(found.n_tokens, 10_000))
 
+    long = SimpleNamespace(count_tokens=lambda sentences: torch.full((len(sentences),), 10_001))
     with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING", "tvr"):
         patch.setattr(precompute, "encode_captions", full)
+        patch.setattr(precompute, "backbone_of", lambda *args, **options: long)
         asking.answer([SENTENCE], SearchOptions(k=1))
-    assert f"the sentence {SENTENCE!r} fills all" in caplog.text
+    assert f"a sentence of 10001 tokens is read up to the first {asking._open[2].word_plan.length}" in caplog.text  # type: ignore[index]
+    assert SENTENCE in caplog.text
 
 
 def test_a_built_index_says_how_it_is_searched_and_what_that_misses(out: Path) -> None:
