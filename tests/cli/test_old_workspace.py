@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+from old_answers import CHANGING, answers, close, copy, ok
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
 
-OLD = Path(__file__).parent.parent / "old" / "0.1.0"
-ANSWERS = json.loads((OLD / "answers.json").read_text())
-
-
-def ok(*args: object) -> Any:
-    result = CliRunner().invoke(app, [str(a) for a in (*args, "--json")])
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+ANSWERS = answers("0.1.0")
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = Path(shutil.copytree(OLD, tmp_path_factory.mktemp("old") / "out"))
+    out = copy("0.1.0", tmp_path_factory.mktemp("old") / "out")
     result = CliRunner().invoke(app, ["evaluate", "--method", "mean", "-o", str(out)])
     assert result.exit_code == 3 and "run: tvr migrate -o" in result.stderr
     ok("migrate", "-o", out)
     return out
 
 
-def close(now: Any, then: Any, path: str = "") -> None:
-    """Hold everything that 0.1.0 said: numbers to 1e-6, the rest exactly."""
-    if isinstance(then, dict):
-        for key, value in then.items():
-            close(now[key], value, f"{path}.{key}")
-    elif isinstance(then, list):
-        assert len(now) == len(then), path
-        for i, value in enumerate(then):
-            close(now[i], value, f"{path}[{i}]")
-    else:
-        assert now == (pytest.approx(then, rel=1e-6, abs=1e-6) if isinstance(then, float) else then), path
-
-
 @pytest.mark.parametrize(("name", "flags"), [("mean", ("--method", "mean")), ("small", ("small",))])
 def test_evaluate_gives_the_numbers_of_0_1_0(out: Path, name: str, flags: tuple[str, ...]) -> None:
     now, then = ok("evaluate", *flags, "-o", out), ANSWERS["evaluate"][name]
-    changing = {"tvr", "commit", "cost", "data"}  # versions, seconds, and the hash of a captions file that is not here
-    close(now, {key: value for key, value in then.items() if key not in changing})
+    close(now, {key: value for key, value in then.items() if key not in CHANGING})
 
 
 @pytest.mark.parametrize(("name", "flags"), [("mean", ("--method", "mean")), ("small", ("--run", "small"))])

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ SHARD = re.compile(r"(video|text)-[0-9a-f]{16}\.safetensors")
 ROWS = re.compile(r"(video|text)-[0-9a-f]{16}\.[0-9a-f]{12}\.rows\.json")
 # What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
 _KNOWN_USES: frozenset[str] = frozenset()
+_FOLDER_OF = re.compile(r"(?P<before>local:|[^@]*@)(?P<folder>/.*)")  # names that end in the folder of a backbone
 # A tensor's name is its shard's kind and its name in there; methods and backbones know four of them by a short one.
 SHORT = {
     "video.frames": "frames", "text.pooled": "pooled", "text.tokens": "tokens", "text.importance": "importance",
@@ -246,9 +247,10 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     found = files.read_json(path, fix=f"nothing of it was changed; {_mend(folder, workspace)}")
     _require_format(folder, found, workspace)
     try:
-        return from_json(found, path)
+        head = from_json(found, path)
     except Misfit as e:
         raise _damaged(path, str(e), folder, workspace) from e
+    return replace(head, made=replace(head.made, backbone=_where_it_is(head.made.backbone, workspace)))
 
 
 def require_head(folder: Path, workspace: Folder | None = None) -> None:
@@ -341,6 +343,18 @@ def _require_format(folder: Path, found: Any, workspace: Folder | None) -> None:
             f"{str(folder)!r} uses {', '.join(map(repr, unknown))}, which a later tvr knows; it is left as it is: "
             f"update tvr, or {_put_back(workspace)}"
         )
+
+
+def _where_it_is(backbone: str, workspace: Folder | None) -> str:
+    """Return a backbone's name with the folder where it is now: what lies in a workspace moves and is copied with it.
+
+    Its weights are part of the identity, so another folder of that name is refused when it is loaded.
+    """
+    found = _FOLDER_OF.fullmatch(backbone)
+    if found is None or workspace is None or (lay := Path(found["folder"])).exists():
+        return backbone
+    places = (Path(workspace).joinpath(*lay.parts[i:]) for i in range(1, len(lay.parts)))
+    return next((found["before"] + str(place.resolve()) for place in places if place.exists()), backbone)
 
 
 def _damaged(path: Path, found: str, folder: Path, workspace: Folder | None) -> DataError:
