@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from tvr_cli import log
+from tvr_cli.cli import broken_maps
 from tvr_cli.errors import Interrupted, MethodNotNamed, TvrError, reason
 
 _EPILOG = (
@@ -188,6 +189,7 @@ _register()
 def main() -> None:
     """Entry point of the `tvr` command. SIGTERM ends a command the way Ctrl-C does: the state is saved."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    broken_maps.say_so()
     try:
         app()
     except Exception:  # with --debug; names in a traceback may hold any character too
