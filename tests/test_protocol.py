@@ -72,7 +72,8 @@ VERBS = {
     ),
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
-        "device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) -> 'IndexReport'"
+        "bank: 'PathLike | None' = None, device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) "
+        "-> 'IndexReport'"
     ),
     "search": (
         "(self, sentences: 'str | Sequence[str]', *, k: 'int' = 10, run: 'str | None' = None, "
