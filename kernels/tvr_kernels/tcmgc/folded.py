@@ -50,18 +50,23 @@ def video_sentence(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weig
     forms = video["forms"].to(text["mapped"].dtype)
     slots, size = forms.shape[-1], text["mapped"].shape[1]
     kappa, arriving = video["columns"][:, : 2 * slots].to(forms.dtype).split(slots, 1)  # [V, N, D] each
-    logits = matmul(kappa.flatten(0, 1), text["query"][:, -1].T) / (size // weights.heads) ** 0.5
+    logits = matmul(kappa.flatten(0, 1), text["query"][:, -1].T) / _temperature(size, weights)
     attention = frame_attention(logits.view(-1, slots, len(text["mapped"])), video.get("mask"), weights.heads)
     mapped = matmul(arriving.flatten(0, 1), text["mapped"].T).view_as(attention)
     share = _coordinates(attention, forms, _constants(weights))  # [V, N + 2, T]
     return (share * _extended(mapped, text["mapped_shared"])).sum(1).T
 
 
+def _temperature(size: int, weights: TcmgcWeights) -> float:
+    """Return the square root of a head's width, by which attention's logits are divided."""
+    return (size // weights.heads) ** 0.5
+
+
 def _block(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TcmgcWeights, constants: Tensor) -> Tensor:
     """Return [4, t, v]. Clips lead and captions follow, so that sums over frames run over long contiguous rows."""
     slots = video["forms"].shape[-1]  # N = heads x F
     columns, (t, rows, size) = video["columns"], text["query"].shape
-    logits = matmul(columns[:, :slots].flatten(0, 1), text["query"].flatten(0, 1).T) / (size // weights.heads) ** 0.5
+    logits = matmul(columns[:, :slots].flatten(0, 1), text["query"].flatten(0, 1).T) / _temperature(size, weights)
     dots = matmul(columns[:, slots:].flatten(0, 1), text["unit"].flatten(0, 1).T).view(-1, 2 * slots, t, rows)
     mapped = matmul(columns[:, slots : 2 * slots].flatten(0, 1), text["mapped"].T).view(-1, slots, t)
 
