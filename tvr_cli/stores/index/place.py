@@ -77,6 +77,11 @@ def is_index(folder: Path) -> bool:
     return (folder / CURRENT).is_file() or (folder / HEAD).is_file()
 
 
+def has_generations(folder: Path) -> bool:
+    """Whether a folder holds generations of an index, whether one counts or not."""
+    return any((generation / HEAD).is_file() for generation in _generations(folder))
+
+
 def current(folder: Path) -> tuple[Path, Head]:
     """Return the folder and the head of the generation that counts. Raises DataError, StoreMismatch.
 
@@ -264,7 +269,7 @@ def _old_names(folder: Path) -> set[str]:
 
 def begun(folder: Path) -> DataError:
     """Return the error for a folder that holds no index that was finished."""
-    make = commands.tvr("index")
+    make = commands.tvr("index", workspace=folder.parent)
     if _generations(folder) or is_index(folder):
         return DataError(f"the index at {str(folder)!r} was begun but not finished; build it with: {make}")
     return DataError(f"expected an index at {str(folder)!r}, found none; build it with: {make}")
