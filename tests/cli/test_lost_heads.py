@@ -152,6 +152,23 @@ def test_the_doctor_sees_an_index_that_lost_what_says_which_generation_counts(pl
     assert tvr("doctor", place.root).exit_code == 0
 
 
+def test_a_generation_is_told_from_the_index_that_it_belongs_to(place: SimpleNamespace) -> None:
+    assert tvr("index", "--method", "mean", "-o", place.root).exit_code == 0
+    generation = place.root / "index" / "g000001"
+    for result in (tvr("doctor", generation), tvr("info", generation)):
+        assert result.exit_code == 3, result.stderr
+        said = f"is a generation, a part of an index; the index that it belongs to is '{generation.parent}'"
+        assert said in result.stdout + result.stderr
+
+
+def test_an_index_that_is_left_alone_is_not_said_to_be_missing(place: SimpleNamespace) -> None:
+    assert tvr("index", "--method", "mean", "-o", place.root).exit_code == 0
+    shutil.rmtree(place.frames)
+    shutil.rmtree(place.root / "features")
+    refused = tvr("query", "a star", "--index", place.root)
+    assert refused.exit_code == 3 and "expected frames or features in" in refused.stderr, refused.stderr
+
+
 @pytest.mark.parametrize("file", ["current", "g000001/store.json"])
 def test_the_doctor_proposes_no_rebuilding_that_would_be_refused(place: SimpleNamespace, file: str) -> None:
     assert tvr("index", "--method", "mean", "-o", place.root).exit_code == 0

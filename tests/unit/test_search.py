@@ -225,7 +225,7 @@ def test_a_disk_that_fills_up_while_an_index_is_written_is_a_sentence(tmp_path, 
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writer, "open", lambda path, mode: io.BufferedWriter(Full(), 1 << 20), raising=False)
-    with pytest.raises(EnvironmentProblem, match="no space left while writing '.*000001-00.bin'"):
+    with pytest.raises(EnvironmentProblem, match=r"no space left while writing '.*000001-00\.bin'"):
         make(tmp_path / "index")
     monkeypatch.undo()
     assert len(make(tmp_path / "index")) == 40

@@ -233,7 +233,7 @@ def _sweep(folder: Path, *, keep: str | None) -> None:
 def _old_head(folder: Path) -> dict[str, Any]:
     """Read the head of an index of tvr 0.1.0. Raises DataError when it is none, StoreMismatch for another kind."""
     path = folder / HEAD
-    if (kept := _kept(path)) is not None:
+    if isinstance(kept := _kept(path), dict):  # of a generation another thing is kept
         return kept
     at = files.stamp(path)
     head = files.read_json(path, fix=f"nothing of it was changed. {_FIX}")
@@ -241,6 +241,11 @@ def _old_head(folder: Path) -> dict[str, Any]:
         raise DataError(f"{str(path)!r} is not the head of an index; nothing of it was changed. {_FIX}")
     if (kind := head.get("kind", "index")) != "index":
         raise StoreMismatch(f"{str(folder)!r} holds a store of kind {kind!r}, not an index. {_FIX}")
+    if head.get("format") == INDEX_FORMAT and _GENERATION.fullmatch(folder.name):
+        raise StoreMismatch(
+            f"{str(folder)!r} is a generation, a part of an index; the index that it belongs to is "
+            f"{str(folder.parent)!r}"
+        )
     if head.get("format") != 1:
         raise StoreMismatch(
             f"the index at {str(folder)!r} has format {head.get('format')}, this tvr reads {INDEX_FORMAT}; it is left "
