@@ -151,6 +151,12 @@ class AskedFrames:
                 num_frames, fps = None, preset.fps
                 max_frames = max_frames if max_frames is not None else preset.max_frames
         picture = self._picture(preset, there)
+        if self.view is not None and not FramePlan(num_frames=_NUM_FRAMES, **picture).serves(self.view):
+            size, fit = picture["size"], picture["fit"]
+            raise ConfigError(
+                f"--for names a backbone that takes {self.view.size} px ({self.view.fit}), and cannot use pictures of "
+                f"{size} px ({fit}), which --fit and --size ask for; leave these out, or --for"
+            )
         if fps is not None:
             return FramePlan("fps", fps=fps, max_frames=max_frames, quality=self.quality, **picture)
         if max_frames is not None:

@@ -79,7 +79,7 @@ class Workspace(os.PathLike[str]):
         return [folder for folder in folders if folder.is_dir()]
 
     def stores(self) -> list[Path]:
-        """Return the folders of frames, features and the index that have a header of a store of tvr."""
+        """Return the folders of frames, features and the index that are stores of tvr, with a readable head or not."""
         from tvr_cli.stores import verify
 
         return [folder for folder in self.parts() if verify.kind(folder) is not None]
@@ -185,7 +185,7 @@ class Workspace(os.PathLike[str]):
         """Raise DataError where features are there without the store.json that says what made them."""
         from tvr_cli.stores.features.head import require_head
 
-        for folder in sorted({path.parent for path in self.features_folder.glob("*/shards*.jsonl")}):
+        for folder in sorted(self.features_folder.glob("*")):
             require_head(folder, self)
 
     def features_for(self, backbone: str | None) -> FeatureStore:

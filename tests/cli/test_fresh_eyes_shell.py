@@ -68,6 +68,11 @@ def test_a_sentence_that_is_not_utf_8_is_refused(tmp_path):
     assert r"expected sentences in UTF-8, found 'a\udcff car'" in message
 
 
+def test_sentences_from_stdin_that_are_not_utf_8_are_refused_whatever_the_locale(tmp_path):
+    message = refused("query", "-", "--index", tmp_path, code=2, stdin=b"a dog\na \xff car\n")
+    assert r"expected sentences in UTF-8, found 'a \udcff car'" in message
+
+
 def test_a_score_that_is_no_number_is_refused(tmp_path):
     assert "--min-score" in refused("query", "a dog", "--min-score", "nan", "--index", tmp_path, code=2)
 

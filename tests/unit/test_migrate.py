@@ -166,6 +166,25 @@ def test_a_damaged_line_is_named_and_nothing_changes(out: Path, change: Any, fou
     assert tree(out) == before
 
 
+@pytest.mark.parametrize("left", [0, 500, None])
+def test_a_manifest_that_was_not_copied_whole_is_refused_and_nothing_changes(out: Path, left: int | None) -> None:
+    path = out / "frames" / "manifest.jsonl"
+    whole = path.read_bytes()
+    path.unlink() if left is None else path.write_bytes(whole[:left])
+    before = tree(out)
+    for dry_run in (True, False):
+        with pytest.raises(DataError, match=r"manifest.jsonl' .*\.safetensors' beside it is not named there"):
+            migrate(Workspace(out), dry_run=dry_run)
+    assert tree(out) == before
+    path.write_bytes(whole)
+    assert migrate(Workspace(out)).stores[0].clips == 31
+
+
+def test_a_shard_of_a_killed_run_behind_a_whole_manifest_is_no_obstacle(out: Path) -> None:
+    shutil.copy(next((out / "frames").glob("*.safetensors")), out / "frames" / f"{'ab' * 10}.safetensors")
+    assert migrate(Workspace(out)).stores[0].clips == 31
+
+
 def test_the_command_says_what_it_did(out: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     done = runner.invoke(app, ["migrate", "-o", str(out), "--json"])
@@ -314,7 +333,8 @@ def test_old_files_left_by_a_stop_after_the_change_go_with_the_next_try(half: Pa
 
 
 def test_features_that_were_never_finished_become_features_that_were_begun(half: Path) -> None:
-    (half / "state.json").unlink()
+    for path in (half / "state.json", next(half.glob("clips-*.json")), next(half.glob("captions-*.json"))):
+        path.unlink()
     with open(half / "shards.jsonl", "ab") as f:
         f.write(b'{"shard": "video-')  # and a line that was never finished
     (done,) = migrate(Workspace(half.parent.parent)).stores[1:]
@@ -324,12 +344,60 @@ def test_features_that_were_never_finished_become_features_that_were_begun(half:
     assert len(FeatureWriter(half, read_head(half).made).keys("video")) > 0
 
 
-def test_a_damaged_shard_is_kept_and_named_when_it_is_read(half: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "left", "found"),
+    [
+        ("shards.jsonl", None, r"shards.jsonl' is missing or empty, and 'text-.*, 'video-.* are not named there"),
+        ("shards.jsonl", 1000, r"shards.jsonl' ends within a line, and '(text|video)-.*' beside it is not named there"),
+        ("shards.jsonl", -1, r"shards.jsonl' lacks rows .*, and '(text|video)-.*' beside it is not named there"),
+        ("state.json", None, r"state.json' is missing, and 'captions-.*, 'clips-.* are not named there"),
+    ],
+)
+def test_a_list_of_features_that_was_not_copied_whole_is_refused_and_nothing_changes(
+    half: Path, file: str, left: int | None, found: str
+) -> None:
+    whole = (half / file).read_bytes()
+    cut = whole.index(b"\n") + 1 if left == -1 else left
+    (half / file).unlink() if cut is None else (half / file).write_bytes(whole[:cut])
+    before = tree(half)
+    for dry_run in (True, False):
+        with pytest.raises(DataError, match=found):
+            migrate(Workspace(half.parent.parent), dry_run=dry_run)
+    assert tree(half) == before
+    (half / file).write_bytes(whole)
+    assert migrate(Workspace(half.parent.parent)).stores[1].clips == 31
+
+
+def test_the_doctor_says_that_features_of_which_a_shard_is_gone_are_incomplete(half: Path) -> None:
+    kept, gone = files.read_lines(half / "shards.jsonl")
+    (half / "shards.jsonl").write_text(json.dumps(kept) + "\n")
+    (half / gone["shard"]).unlink()
+    out = half.parent.parent
+    migrate(Workspace(out))
+    told = CliRunner().invoke(app, ["doctor", str(out)])
+    what = "31 clips" if gone["kind"] == "video" else "26 captions"
+    assert told.exit_code == 3 and f"no shard has the features of {what}" in told.stdout, told.stdout
+    assert f"tvr precompute-features --repair {half.name} -o {out}" in told.stdout
+
+
+@pytest.mark.parametrize("what", ["clips", "captions"])
+def test_what_is_said_of_a_lost_list_of_features_leads_to_features(half: Path, what: str) -> None:
+    next(half.glob(NAMES[what])).unlink()
+    with pytest.raises(DataError, match=r"Move '.*state\.json' elsewhere, and the lists that it names"):
+        migrate(Workspace(half.parent.parent))
+    for path in (half / "state.json", *half.glob("clips-*.json"), *half.glob("captions-*.json")):
+        path.rename(half.parent.parent / path.name)
+    assert migrate(Workspace(half.parent.parent)).stores[1].format == 2
+
+
+def test_a_damaged_shard_is_kept_and_named_when_it_is_read(half: Path, caplog: Any) -> None:
     shard = next(half.glob("video-*.safetensors"))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
     migrate(Workspace(half.parent.parent))
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.endswith(f"--repair {shard.name} -o {half.parent.parent}"), said
     assert {line.kind: line.norms is None for line in read(half)[1]} == {"video": True, "text": False}
     with pytest.raises(DataError, match=f"precompute-features --repair {shard.name}"):
         FeatureStore.open(half).video()

@@ -12,6 +12,7 @@ from tvr_cli import plans
 from tvr_cli.config import BackboneConfig, Experiment, FramesConfig, WordsConfig
 from tvr_cli.errors import ConfigError
 from tvr_cli.plans import Difference, FeaturePlan, FramePlan, PrecomputeOptions, Wish, WordPlan
+from tvr_cli.types import View
 
 FRAMES = FramePlan("fps", fps=1.0, max_frames=12, size=64)
 ASKED = PrecomputeOptions(shape="fixed", words="ragged", max_words=24, word_importance="stopwords")
@@ -135,3 +136,11 @@ def test_a_plan_without_words_takes_the_default_or_the_context_if_shorter() -> N
 def test_plans_need_no_torch() -> None:
     code = "import sys, tvr_cli.plans as p; p.of_dataset('msrvtt'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("flags", [{"fit": "crop"}, {"size": 64}, {"fit": "squash", "size": 100}])
+def test_pictures_that_the_named_backbone_cannot_use_are_refused_before_any_are_made(flags: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"--for names a backbone that takes 240 px \(squash\)"):
+        plans.AskedFrames(view=View(240, "squash"), **flags).plan()
+    for fine in ({}, {"fit": "squash"}, {"fit": "whole", "size": 300}):
+        assert plans.AskedFrames(view=View(240, "squash"), **fine).plan().serves(View(240, "squash"))

@@ -1,13 +1,17 @@
 """Time spans, the coarse scan, two-stage search and the index on disk."""
 
+import errno
+import io
+
 import pytest
 import torch
 from indexes import DIM, blocks, captions, edit_head, head, make, method, videos
 
 from tvr_cli.engine.searching.search import SearchOptions, search, time_span
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.files import read_json, write_json
 from tvr_cli.stores.index import store as index_store
+from tvr_cli.stores.index import writer
 from tvr_cli.stores.index.store import Index, IndexBlock, write_index
 from tvr_cli.types import Encoding, VideoFeatures
 
@@ -210,6 +214,21 @@ def test_a_file_that_is_cut_while_the_index_is_open_ends_in_a_sentence(tmp_path)
         f.truncate(0)
     with pytest.raises(DataError, match=r"has 0 bytes, expected .*tvr index --overwrite"):
         search(mean, index, mean.encode_text(captions([1])), SearchOptions())
+
+
+def test_a_disk_that_fills_up_while_an_index_is_written_is_a_sentence(tmp_path, monkeypatch):
+    class Full(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "open", lambda path, mode: io.BufferedWriter(Full(), 1 << 20), raising=False)
+    with pytest.raises(EnvironmentProblem, match=r"no space left while writing '.*000001-00\.bin'"):
+        make(tmp_path / "index")
+    monkeypatch.undo()
+    assert len(make(tmp_path / "index")) == 40
 
 
 def test_another_format_is_refused(tmp_path):

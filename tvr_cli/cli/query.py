@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def query(
     """
     if verbose:
         log.show_details()
-    wanted = [line.strip() for line in sys.stdin if line.strip()] if text == ["-"] else [" ".join(text)]
+    wanted = _piped() if text == ["-"] else [" ".join(text)]
     report = api.open_workspace(workspace).search(
         wanted,
         k=k,
@@ -82,6 +83,16 @@ def query(
         render.exact(shown, end="\0" if null else "\n")
         return
     render.result(report, as_json, lambda: _show(report, min_score))
+
+
+def _piped() -> list[str]:
+    """Return the lines of stdin that say something; what is no UTF-8 in them is kept, and refused as in an argument.
+
+    Whatever the locale: in most of them Python's own stdin ends at the first byte that is no UTF-8.
+    """
+    data = sys.stdin.buffer.read() if sys.stdin is not None else b""  # None: closed by who started tvr
+    lines = io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline=None)
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _show(report: QueryReport, min_score: float | None) -> None:

@@ -35,7 +35,7 @@ from tvr_cli.stores.features import rows
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import read_records
-from tvr_cli.stores.index.place import is_index
+from tvr_cli.stores.index.place import has_generations, is_index, standing
 from tvr_cli.stores.index.store import Index
 
 
@@ -49,17 +49,29 @@ class Finding:
 
 
 def kind(folder: Path) -> str | None:
-    """Return `frames`, `features` or `index` as the header in a folder says, None where there is none."""
+    """Return `frames`, `features` or `index`, None where there is no store of tvr.
+
+    The header in a folder says which; where it is lost or damaged, the names of the files beside it do.
+    """
     if (folder / "current").is_file():
         return "index"
     if not (folder / "store.json").is_file():
-        return None
+        return _by_names(folder)
     try:
         header = files.read_json(folder / "store.json")
     except DataError:
-        return None
+        return _by_names(folder)
     found = header.get("kind", "index" if is_index(folder) else None) if isinstance(header, dict) else None
-    return found if isinstance(found, str) and found in _CHECKS else None
+    return found if isinstance(found, str) and found in _CHECKS else _by_names(folder)
+
+
+def _by_names(folder: Path) -> str | None:
+    signs = {
+        "frames": frames_head.has_own_names,
+        "features": features_head.has_own_names,
+        "index": has_generations,
+    }
+    return next((name for name, holds in signs.items() if holds(folder)), None)
 
 
 def check(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
@@ -71,9 +83,14 @@ def check(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
 def _index(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
     fix = commands.tvr("index", overwrite=True, workspace=workspace)
     try:
+        there = standing(folder) is not None
+    except TvrError as e:  # it may be anybody's: nothing replaces it
+        yield Finding("head", str(e))
+        return
+    try:
         index = Index.open(folder)
     except TvrError as e:
-        yield Finding("head", str(e), fix)
+        yield Finding("head", str(e), fix if there else "")
         return
     yield Finding("head")
     for name, part in index.parts():
@@ -117,11 +134,13 @@ def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
         store = FeatureStore(folder, head, head.finished, lines, workspace)
         for what, table in (("clips", head.finished.clips), ("captions", head.finished.captions)):
             try:
-                getattr(store, what).table.verify_all()
+                records = store.clips if what == "clips" else store.captions
+                records.table.verify_all()
+                lost = store.without_features(records)
             except TvrError as e:
                 yield Finding(table.file, str(e), fix)
             else:
-                yield Finding(table.file)
+                yield Finding(table.file, f"no shard has the features of {lost} {what}" if lost else "", fix)
     for line in lines:
         repair = commands.tvr("precompute-features", repair=line.name, workspace=workspace)
         try:

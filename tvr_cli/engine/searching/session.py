@@ -93,7 +93,7 @@ class Session:
         if not workspace.has_frames:
             if store is None:
                 workspace.refuse_without_frames(
-                    f"expected frames, features or an index in {str(workspace)!r}, found none"
+                    f"expected frames or features in {str(workspace)!r} (an index goes with its features), found none"
                 )
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():

@@ -168,9 +168,9 @@ def _kind(path: Path) -> Callable[[Path], Part] | None:
 def _by_place(path: Path) -> Callable[[Path], Part] | None:
     """Return what describes, or says what is wrong with, a store without a head, by its place in a workspace."""
     workspace = _around(path)
-    if path == workspace.frames_folder and frames_head.has_list(path):
+    if path == workspace.frames_folder and frames_head.has_store_files(path):
         return _frames
-    if path.parent == workspace.features_folder and features_head.has_list(path):
+    if path.parent == workspace.features_folder and features_head.has_store_files(path):
         return _features
     if path == workspace.index_folder and path.is_dir() and any(path.iterdir()):
         return _index

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tvr_cli import commands, files, schema
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger
+from tvr_cli.removal import listed
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.features import head as heads
@@ -39,6 +41,7 @@ from tvr_cli.stores.upgraded import Upgraded
 from tvr_cli.types import SPLITS, caption_key
 
 FORMAT_VERSION = 1
+_LIST_OF_STATE = re.compile(r"(clips|captions)-[0-9a-f]{16}\.json")
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -87,9 +90,12 @@ def upgrade(
     made = _read_head(folder)
     shards = _read_lines(folder, workspace)
     state = _read_state(folder, workspace)
+    _refuse_cut_short(folder, shards, state, workspace)
     written, lines = 0, []
     for shard in shards:
-        line, said = rows.pack(made, shard.name, shard.sha256, shard.size_bytes, shard.keys, _norms(folder, shard))
+        line, said = rows.pack(
+            made, shard.name, shard.sha256, shard.size_bytes, shard.keys, _norms(folder, shard, workspace)
+        )
         written += _write(folder / line.keys, said, dry_run)
         lines.append(line)
         each()
@@ -136,13 +142,13 @@ def _write(path: Path, data: bytes, dry_run: bool) -> int:
     return len(data)
 
 
-def _norms(folder: Path, shard: _OldShard) -> dict[str, NormSum] | None:
+def _norms(folder: Path, shard: _OldShard, workspace: Folder | None) -> dict[str, NormSum] | None:
     """Return the norms of a shard's vectors, None where it is damaged: it is kept as it is, and named when read."""
     line = ShardLine(shard.name, shard.kind, shard.sha256, shard.size_bytes, len(shard.keys), "", "", 0, None)
     try:
-        return norm_sums(shard.kind, read_shard(folder, line))
+        return norm_sums(shard.kind, read_shard(folder, line, workspace))
     except DataError as e:
-        logger.warning("%s (after this migration)", e)
+        logger.warning("the store is migrated as it is, and then: %s", e)
         return None
 
 
@@ -189,7 +195,8 @@ def _read_state(folder: Path, workspace: Folder | None) -> _State | None:
     if not path.is_file():
         return None
     fix = (
-        f"nothing was changed. Move the file elsewhere and run {commands.tvr('migrate', workspace=workspace)}, then "
+        f"nothing was changed. Move {str(path)!r} elsewhere, and the lists that it names, and run "
+        f"{commands.tvr('migrate', workspace=workspace)}, then "
         f"{heads.complete(folder, workspace)}"
     )
     state = files.read_json(path, fix=fix)
@@ -201,6 +208,41 @@ def _read_state(folder: Path, workspace: Folder | None) -> _State | None:
     if out := next((c for c in captions if any(row >= len(clips) for row in c.clips)), None):
         raise DataError(f"{str(path)!r}: the caption {out.id!r} is about a clip that is not there; {fix}")
     return _State(clips, captions, state["corpus"], (state["clips"], state["captions"]))
+
+
+def _refuse_cut_short(
+    folder: Path, shards: Sequence[_OldShard], state: _State | None, workspace: Folder | None
+) -> None:
+    """Raise DataError where a list is missing, or has no end, that says what files beside it are.
+
+    So is a copy that was cut short; in format 2 these files would count no more, and be removed. Shards behind a whole
+    list are what a killed run left, as ever.
+    """
+    there = sorted(path.name for path in folder.iterdir())
+    path = folder / heads.OLD_LIST
+    data = path.read_bytes() if path.is_file() else b""
+    unnamed = [n for n in there if heads.SHARD.fullmatch(n) and n not in {shard.name for shard in shards}]
+    found = ""
+    if unnamed and not data.endswith(b"\n"):
+        found = f"{str(path)!r} {'ends within a line' if data else 'is missing or empty'}"
+    elif unnamed and state is not None and _lacks(shards, state):
+        found = f"{str(path)!r} lacks rows of what the store contains"
+    elif state is None and (unnamed := [name for name in there if _LIST_OF_STATE.fullmatch(name)]):
+        found = f"{str(folder / 'state.json')!r} is missing"
+    if found:
+        raise DataError(
+            f"{found}, and {listed(unnamed)} beside it {'is' if len(unnamed) == 1 else 'are'} not named there; nothing "
+            "was changed. Copy the file again from where the workspace came from; if there is no other, move these "
+            f"files elsewhere and run {commands.tvr('migrate', workspace=workspace)}, then "
+            f"{heads.complete(folder, workspace)}"
+        )
+
+
+def _lacks(shards: Sequence[_OldShard], state: _State) -> bool:
+    """Whether no shard has the features of some clip or caption."""
+    known = {kind: {key for shard in shards if shard.kind == kind for key in shard.keys} for kind in _KINDS}
+    clips = {rows.clip_row_key(clip.key, clip.n_frames) for clip in state.clips}
+    return not (clips <= known["video"] and {rows.text_row_key(c.text) for c in state.captions} <= known["text"])
 
 
 def _read_list(folder: Path, name: Any, what: str, shape: schema.Shape, where: Path, fix: str) -> list[Any]:

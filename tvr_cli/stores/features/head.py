@@ -255,7 +255,7 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
 
 def require_head(folder: Path, workspace: Folder | None = None) -> None:
     """Raise DataError where a store's shards are there and the store.json that says what made them is not."""
-    if (folder / HEAD).exists() or not has_list(folder):
+    if (folder / HEAD).exists() or not has_store_files(folder):
         return
     raise DataError(
         f"{str(folder)!r} holds features and no store.json, which says what made them; it is left as it is: "
@@ -263,9 +263,16 @@ def require_head(folder: Path, workspace: Folder | None = None) -> None:
     )
 
 
-def has_list(folder: Path) -> bool:
-    """Whether a folder holds a list of shards: of this format, or of format 1."""
-    return any(path.name == OLD_LIST or LIST.fullmatch(path.name) for path in folder.glob("*.jsonl"))
+def has_store_files(folder: Path) -> bool:
+    """Whether a folder holds a list of shards, of this format or of format 1, or files with names of feature stores."""
+    return has_own_names(folder) or any(
+        path.name == OLD_LIST or LIST.fullmatch(path.name) for path in folder.glob("*.jsonl")
+    )
+
+
+def has_own_names(folder: Path) -> bool:
+    """Whether a folder holds files whose names only feature stores give: shards, rows."""
+    return any(pattern.fullmatch(path.name) for path in folder.glob("*") for pattern in (SHARD, ROWS))
 
 
 def from_json(found: Mapping[str, Any], path: Path) -> Head:

@@ -236,6 +236,10 @@ class FeatureStore:
                 raise damaged(self.root, name, f"it has no row {row}", self.workspace)
         return found
 
+    def without_features(self, records: Clips | Captions) -> int:
+        """Return how many of its clips or captions no shard has that counts: 0 unless the store is incomplete."""
+        return sum(name not in self._lines for name, _ in records.places(torch.arange(len(records))))
+
     def _table(self, table: Table, columns: Columns) -> MappedTable:
         return MappedTable(self.root, table, columns, lambda found: damaged_table(found, self.root, self.workspace))
 

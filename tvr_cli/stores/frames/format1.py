@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from tvr_cli import commands, files, schema
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
+from tvr_cli.removal import listed
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.frames import head as heads
@@ -64,7 +65,9 @@ def upgrade(
     Raises DataError, having changed nothing, where the store is damaged, EnvironmentProblem when the disk is full.
     """
     old = _read_head(folder)
-    shards = _last_of_each(list(_read_manifest(folder, workspace)))
+    named = list(_read_manifest(folder, workspace))
+    _refuse_cut_short(folder, {shard.name for shard in named}, workspace)
+    shards = _last_of_each(named)
     lines, written = [], 0
     for shard in shards:
         about = About(shard.name, shard.sha256, shard.size_bytes, shard.rows, old["identity"])
@@ -144,6 +147,26 @@ def _read_manifest(folder: Path, workspace: Folder | None) -> Iterator[_Shard]:
                     f"take the line out and run again: {commands.tvr('migrate', workspace=workspace)}; then "
                     f"{commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)} reads again what was in it"
                 ) from e
+
+
+def _refuse_cut_short(folder: Path, named: Collection[str], workspace: Folder | None) -> None:
+    """Raise DataError where the manifest has no end and shards lie there that it does not name.
+
+    So does a copy that was cut short; in format 2 these shards would count no more, and the next extraction would
+    remove them. Behind a whole manifest they are what a killed run left, as ever.
+    """
+    path = folder / MANIFEST
+    data = path.read_bytes() if path.is_file() else b""
+    unnamed = sorted(p.name for p in folder.iterdir() if records.SHARD.fullmatch(p.name) and p.name not in named)
+    if not unnamed or data.endswith(b"\n"):
+        return
+    found = f"{str(path)!r} {'ends within a line' if data else 'is missing or empty'}"
+    extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+    raise DataError(
+        f"{found}, and {listed(unnamed)} beside it {'is' if len(unnamed) == 1 else 'are'} not named there; nothing was "
+        "changed. Copy the file again from where the workspace came from; if there is no other, move these shards "
+        f"elsewhere and run {commands.tvr('migrate', workspace=workspace)}, then {extract}"
+    )
 
 
 def _shard(line: Any, where: Path) -> _Shard:

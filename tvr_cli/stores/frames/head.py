@@ -141,7 +141,7 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
 
 def require_head(folder: Path, again: str, workspace: Folder | None = None) -> None:
     """Raise DataError where a store's frames are there and its store.json is not. again: what makes a new store."""
-    if (folder / HEAD).exists() or not has_list(folder):
+    if (folder / HEAD).exists() or not has_store_files(folder):
         return
     if (folder / _OLD_LIST).exists():
         what = f"Put a copy of store.json back, or move the folder elsewhere and {again}"
@@ -152,9 +152,17 @@ def require_head(folder: Path, again: str, workspace: Folder | None = None) -> N
     )
 
 
-def has_list(folder: Path) -> bool:
-    """Whether a folder holds a list of shards: of this format, or of format 1."""
-    return any(path.name == _OLD_LIST or LIST.fullmatch(path.name) for path in folder.glob("*.jsonl"))
+def has_store_files(folder: Path) -> bool:
+    """Whether a folder holds a list of shards, of this format or of format 1, or files with names of frame stores."""
+    return has_own_names(folder) or any(
+        path.name == _OLD_LIST or LIST.fullmatch(path.name) for path in folder.glob("*.jsonl")
+    )
+
+
+def has_own_names(folder: Path) -> bool:
+    """Whether a folder holds files whose names only frame stores give: shards, records."""
+    own = (records.SHARD, records.RECORDS)
+    return any(pattern.fullmatch(path.name) for path in folder.glob("*") for pattern in own)
 
 
 def covered_bytes(folder: Path, head: Head, workspace: Folder | None = None) -> bytes:

@@ -364,6 +364,8 @@ def require_own(root: Path, workspace: Folder | None = None) -> None:
     there = {path.name for path in root.iterdir()} if root.is_dir() else set()
     there -= {*_BEFORE_THE_HEAD, *(n for n in there if listing.LIST.fullmatch(n) and not (root / n).stat().st_size)}
     if others := sorted(name for name in there if not _TEMPORARY.fullmatch(name)):
+        if heads.has_own_names(root):
+            heads.require_head(root, "start again", workspace)
         raise StoreMismatch(
             f"{str(root)!r} holds something else than a frame store: {listed(others)}; nothing was written there. "
             "Move it elsewhere, or choose another workspace with -o"

@@ -77,6 +77,11 @@ def is_index(folder: Path) -> bool:
     return (folder / CURRENT).is_file() or (folder / HEAD).is_file()
 
 
+def has_generations(folder: Path) -> bool:
+    """Whether a folder holds generations of an index, whether one counts or not."""
+    return any((generation / HEAD).is_file() for generation in _generations(folder))
+
+
 def current(folder: Path) -> tuple[Path, Head]:
     """Return the folder and the head of the generation that counts. Raises DataError, StoreMismatch.
 
@@ -228,7 +233,7 @@ def _sweep(folder: Path, *, keep: str | None) -> None:
 def _old_head(folder: Path) -> dict[str, Any]:
     """Read the head of an index of tvr 0.1.0. Raises DataError when it is none, StoreMismatch for another kind."""
     path = folder / HEAD
-    if (kept := _kept(path)) is not None:
+    if isinstance(kept := _kept(path), dict):  # of a generation another thing is kept
         return kept
     at = files.stamp(path)
     head = files.read_json(path, fix=f"nothing of it was changed. {_FIX}")
@@ -236,6 +241,11 @@ def _old_head(folder: Path) -> dict[str, Any]:
         raise DataError(f"{str(path)!r} is not the head of an index; nothing of it was changed. {_FIX}")
     if (kind := head.get("kind", "index")) != "index":
         raise StoreMismatch(f"{str(folder)!r} holds a store of kind {kind!r}, not an index. {_FIX}")
+    if head.get("format") == INDEX_FORMAT and _GENERATION.fullmatch(folder.name):
+        raise StoreMismatch(
+            f"{str(folder)!r} is a generation, a part of an index; the index that it belongs to is "
+            f"{str(folder.parent)!r}"
+        )
     if head.get("format") != 1:
         raise StoreMismatch(
             f"the index at {str(folder)!r} has format {head.get('format')}, this tvr reads {INDEX_FORMAT}; it is left "
@@ -264,7 +274,7 @@ def _old_names(folder: Path) -> set[str]:
 
 def begun(folder: Path) -> DataError:
     """Return the error for a folder that holds no index that was finished."""
-    make = commands.tvr("index")
+    make = commands.tvr("index", workspace=folder.parent)
     if _generations(folder) or is_index(folder):
         return DataError(f"the index at {str(folder)!r} was begun but not finished; build it with: {make}")
     return DataError(f"expected an index at {str(folder)!r}, found none; build it with: {make}")

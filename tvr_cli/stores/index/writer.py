@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -199,7 +200,8 @@ class _PartWriter:
         return part, bytes(self._sums)
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # the disk is full, still: what was begun does not count, and that is said
+            self._file.close()
 
     def _sum(self, data: bytearray | memoryview) -> None:
         self._sums += group_sum(data)
