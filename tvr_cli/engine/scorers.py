@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -41,11 +39,10 @@ class Scorer:
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two scorers the same: method, options, sizes and weights."""
-        options = json.dumps(dict(self.experiment.options), sort_keys=True, default=str)
         return {
             "method": self.name,
             "run": self.run.name if self.run else None,
-            "options": hashlib.blake2b(options.encode(), digest_size=8).hexdigest(),
+            "options": self.experiment.options_hash(),
             "sizes": asdict(self.method.sizes),
             "checkpoint": self.checkpoint,
         }
