@@ -21,6 +21,8 @@ import yaml
 from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
 from tvr_cli.preset_loader import preset_names, preset_path, presets_root
 
+DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
+
 # ------------------------------------------------------------------------------------------------------------- schema
 
 

@@ -132,6 +132,9 @@ def test_what_has_changed_takes_a_session(out, tmp_path, monkeypatch):
     with monkeypatch.context() as changed:
         changed.setattr(config.Experiment, "options_hash", lambda self: "another")
         assert reason_of(other) == "the index is out of date (options)"
+    with monkeypatch.context() as changed:
+        changed.setattr(light_module, "MOST_CLIPS", 9)
+        assert reason_of(other) == "the index is so large that torch is faster"
     shutil.rmtree(other / "index")
     assert reason_of(other) == "there is no index of this format yet"
     shutil.rmtree(other / "features")

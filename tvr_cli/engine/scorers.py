@@ -12,7 +12,7 @@ import torch
 
 from tvr_cli import commands, config, log
 from tvr_cli.commands import Folder
-from tvr_cli.config import Experiment, Resolved
+from tvr_cli.config import DEFAULT_METHOD, Experiment, Resolved
 from tvr_cli.engine import suggest
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
@@ -23,8 +23,6 @@ from tvr_cli.stores import run_header, run_weights
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 from tvr_cli.workspace import Workspace
-
-DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,19 @@ class BytePairs:
     """A tokenizer from a file of merges (gzipped text, one pair a line after a first line that is none)."""
 
     def __init__(self, merges: Path):
-        lines = gzip.decompress(merges.read_bytes()).decode("utf-8").split("\n")
-        pairs = [tuple(line.split()) for line in lines[1 : _CLIP_MERGES + 1]]  # an empty line takes an id too
+        text = gzip.decompress(merges.read_bytes()).decode("utf-8")
+        # All at once, not line by line: a query has a sentence or two. An empty line takes an id too.
+        lines = text.split("\n", _CLIP_MERGES + 1)[1 : _CLIP_MERGES + 1]
+        whole = "\n".join(lines)
+        if any(odd in whole for odd in ("  ", "\t", "\r", " \n", "\n ")):
+            lines = [" ".join(line.split()) for line in lines]
+            whole = "\n".join(lines)
         self._letters = _printable_bytes()
         letters = list(self._letters.values())
-        words = [*letters, *(letter + _WORD_END for letter in letters), *("".join(pair) for pair in pairs)]
-        self._ids = {word: i for i, word in enumerate([*words, _START, _END])}
-        self._rank = {pair: i for i, pair in enumerate(pairs)}
+        joined = whole.replace(" ", "").split("\n") if lines else []
+        words = [*letters, *(letter + _WORD_END for letter in letters), *joined, _START, _END]
+        self._ids = dict(zip(words, itertools.count(), strict=False))
+        self._rank = dict(zip(lines, itertools.count(), strict=False))
         self.vocab_size = len(self._ids)
         self._split = functools.lru_cache(maxsize=None)(self._split_word)
 
@@ -60,8 +66,8 @@ class BytePairs:
             return (self._ids[word],)
         parts = [*word[:-1], word[-1] + _WORD_END]
         while len(parts) > 1:
-            best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(pair, len(self._rank)))
-            if best not in self._rank:
+            best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(" ".join(pair), len(self._rank)))
+            if " ".join(best) not in self._rank:
                 break
             merged: list[str] = []
             for part in parts:
