@@ -90,6 +90,15 @@ LIGHT_FILES = (
     "engine/training/seeds.py",
     "engine/evaluation/audit.py",
     "engine/evaluation/compare.py",
+    # A query of a method of a few matrix products is answered by these.
+    *(f"engine/searching/{name}.py" for name in ("asked", "hits", "light", "light_search", "query", "way")),
+    "engine/features/cut.py",
+    "methods/_light.py",
+    *(f"stores/{name}.py" for name in ("columns", "listing", "mapped", "parts")),
+    *(f"stores/index/{name}.py" for name in ("arrays", "head", "opened", "place", "segment", "shortlist")),
+    "stores/features/columns.py",
+    "stores/features/head.py",
+    *(f"backbones/text_tower/{name}.py" for name in ("bpe", "card", "mapped", "tower")),
 )
 
 

@@ -60,7 +60,7 @@ class OpenWorkspace:
 
     workspace: Workspace
     progress: log.Watcher | None = None
-    _sessions: dict[Any, Session] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _sessions: dict[Any, Session | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def root(self) -> Path:
@@ -393,16 +393,21 @@ class OpenWorkspace:
         _at_least("-k", k, 1)
         _at_least("--shortlist", shortlist, 1)
         from tvr_cli.engine.searching import query
-        from tvr_cli.engine.searching.index import Asked
-        from tvr_cli.engine.searching.search import SearchOptions
-        from tvr_cli.engine.searching.session import Session
+        from tvr_cli.engine.searching.asked import Asked
+        from tvr_cli.engine.searching.hits import SearchOptions
 
-        named = (Asked(run, method, backbone), device, offline)
-        if named not in self._sessions:
-            self._sessions.clear()  # one backbone in memory is enough
-            self._sessions[named] = Session(self.workspace, named[0], device=device, offline=offline)
+        flags, options = Asked(run, method, backbone), SearchOptions(k, shortlist, exhaustive, min_score)
+        named = (flags, device, offline)
         with self._watched():
-            return query.ask(self._sessions[named], wanted, SearchOptions(k, shortlist, exhaustive, min_score))
+            if not self._sessions:  # who asks once has an answer before torch would be imported; who goes on, a session
+                self._sessions[named] = None
+                if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
+                    return found
+            if (session := self._sessions.get(named)) is None:
+                session = query.session(self.workspace, flags, device=device, offline=offline)
+                self._sessions.clear()  # one backbone in memory is enough
+                self._sessions[named] = session
+            return query.ask(session, wanted, options)
 
     def _watched(self) -> AbstractContextManager[None]:
         return log.watched(self.progress)

@@ -7,6 +7,8 @@ interpolation. A leaf that is None means "as the store or the backbone has it". 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,8 @@ import yaml
 
 from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
 from tvr_cli.preset_loader import preset_names, preset_path, presets_root
+
+DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
 
 # ------------------------------------------------------------------------------------------------------------- schema
 
@@ -123,6 +127,11 @@ class Experiment:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     recipe: RecipeConfig | None = None
+
+    def options_hash(self) -> str:
+        """Return a hash of the method's options, by which an index knows them."""
+        options = json.dumps(dict(self.options), sort_keys=True, default=str)
+        return hashlib.blake2b(options.encode(), digest_size=8).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------- layers

@@ -25,6 +25,7 @@ from tvr_cli.stores import run_header
 from tvr_cli.stores.index.place import CURRENT, current, is_index
 
 if TYPE_CHECKING:
+    from tvr_cli.stores.features.head import Head as FeaturesHead
     from tvr_cli.stores.features.store import FeatureStore
     from tvr_cli.stores.frames.store import FrameStore
 
@@ -100,6 +101,13 @@ class Workspace(os.PathLike[str]):
 
         return self._once(self.frames_folder, ("store.json",), FrameStore.open)
 
+    def frames_content(self) -> str:
+        """Return the frame store's `content_hash`, from its head alone where that says it. Raises as `frames` does."""
+        from tvr_cli.stores.frames import head as heads
+
+        sealed = heads.read(self.frames_folder, self)[0].sealed
+        return sealed.content if sealed is not None else self.frames().content_hash()
+
     def refuse_without_frames(self, found: str, error: type[DataError] = DataError) -> NoReturn:
         """Raise DataError, or another `error` of its kind, with what to do where frames are needed and not there.
 
@@ -148,6 +156,14 @@ class Workspace(os.PathLike[str]):
     def newest_features(self, backbone: str | None = None) -> FeatureStore | None:
         """Return the feature store that was asked for last (of one backbone, if named), or None."""
         return next((s for s in self.all_features() if backbone is None or s.made_by(backbone)), None)
+
+    def newest_features_head(self, backbone: str | None = None) -> FeaturesHead | None:
+        """Return what store.json of `newest_features` says; no store is opened, which needs no torch."""
+        from tvr_cli.stores.features import head as heads
+
+        found = (heads.read(folder, self)[0] for folder in self._newest_begun())
+        finished = (head for head in found if head.finished is not None)
+        return next((head for head in finished if backbone is None or head.made.made_by(backbone)), None)
 
     def given_features(self) -> Iterator[FeatureStore]:
         """Yield the finished feature stores of backbones that were given, newest first.

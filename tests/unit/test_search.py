@@ -339,6 +339,17 @@ def test_an_index_that_grew_and_shrank_answers_as_one_that_was_built(tmp_path, o
     index.verify()
 
 
+def test_an_index_grows_after_clips_were_deleted(tmp_path):
+    """The bits of the deleted are those of fewer rows then; what came later is not deleted."""
+    from indexes import blocks, indexed
+
+    index = make(tmp_path / "index", clips=12).delete([indexed(3, 10).id])
+    index = index.append(blocks(method(), 9, first=12), identity={}, asked={})
+    assert index.rows().tolist() == [i for i in range(21) if i != 3]
+    index.delete([indexed(20, 10).id])
+    assert Index.open(tmp_path / "index").rows().tolist() == [i for i in range(20) if i != 3]
+
+
 def test_growing_links_what_was_there_and_leaves_who_reads_it(tmp_path):
     from indexes import blocks
 

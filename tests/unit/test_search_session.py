@@ -60,10 +60,11 @@ def test_a_session_opens_once_and_answers_many(out: Path, monkeypatch: pytest.Mo
 def test_a_session_notices_a_new_generation(out: Path) -> None:
     index.index(Workspace(out), Asked(method="mean"))
     asking = Session(Workspace(out), Asked())
-    (first,) = asking.answer([SENTENCE], SearchOptions(k=1))
+    (first,) = asking.answer([SENTENCE], SearchOptions(k=3))
     index.index(Workspace(out), Asked(method="text_guided"))
-    (second,) = asking.answer([SENTENCE], SearchOptions(k=1))
-    assert first[0].video_id == second[0].video_id and first[0].score != second[0].score
+    (second,) = asking.answer([SENTENCE], SearchOptions(k=3))
+    # The best clip has one frame: there both methods are the same but for rounding.
+    assert first[0].video_id == second[0].video_id and abs(first[1].score - second[1].score) > 1e-3
     assert len(loaded) == 1
 
 
@@ -79,7 +80,8 @@ def test_an_opened_workspace_keeps_its_session(out: Path) -> None:
     first = workspace.search(SENTENCE, method="mean", k=2)
     assert workspace.search(SENTENCE, method="mean", k=2) == first and len(loaded) == 1
     index.index(Workspace(out), Asked(method="text_guided"))
-    assert workspace.search(SENTENCE, k=2).results[0].hits[0].score != first.results[0].hits[0].score
+    second = workspace.search(SENTENCE, k=2).results[0].hits
+    assert abs(second[1].score - first.results[0].hits[1].score) > 1e-3
 
 
 def test_the_shortlist_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

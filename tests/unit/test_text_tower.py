@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tvr_cli import files, user_cache
 from tvr_cli.backbones import load
+from tvr_cli.backbones.text_tower import bpe
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.bpe import BytePairs
 from tvr_cli.backbones.text_tower.mapped import MappedTensors
@@ -238,3 +239,18 @@ def test_the_tower_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == ""
+
+
+def test_plain_sentences_are_split_as_all_are():
+    random = np.random.default_rng(0)
+    letters = [c for c in map(chr, range(32, 127)) if c != "&"]
+    parts = [*letters, "'s", "'T", "'re", "'ll", "I'm", "<start_of_text>", "<END_OF_TEXT>", "  ", "naive"]
+    for _ in range(2000):
+        text = "".join(random.choice(parts, random.integers(0, 40)))
+        assert bpe._plain_words(text) == bpe._any_words(text)
+
+
+@pytest.mark.parametrize("text", ["a caf\u00e9", "a &amp; b", "tab\tstop", "\x1b[31mred", "na\u00efve \u2019s"])
+def test_other_sentences_are_cleaned_first(text, monkeypatch):
+    monkeypatch.setattr(bpe, "_plain_words", lambda text: pytest.fail("taken for plain"))
+    assert CLIP.words(text) == OPEN_CLIP.encode(text)

@@ -54,7 +54,7 @@ def query(
     null: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by NUL, for xargs -0.")] = False,
     device: Device = "auto",
     offline: Offline = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say what the sentences were encoded with.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say what encodes the sentences, and how.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find the videos, and the moments in them, that match a sentence.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,7 +12,7 @@ import torch
 
 from tvr_cli import commands, config, log
 from tvr_cli.commands import Folder
-from tvr_cli.config import Experiment, Resolved
+from tvr_cli.config import DEFAULT_METHOD, Experiment, Resolved
 from tvr_cli.engine import suggest
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
@@ -25,8 +23,6 @@ from tvr_cli.stores import run_header, run_weights
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 from tvr_cli.workspace import Workspace
-
-DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
 
 
 @dataclass(frozen=True)
@@ -41,11 +37,10 @@ class Scorer:
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two scorers the same: method, options, sizes and weights."""
-        options = json.dumps(dict(self.experiment.options), sort_keys=True, default=str)
         return {
             "method": self.name,
             "run": self.run.name if self.run else None,
-            "options": hashlib.blake2b(options.encode(), digest_size=8).hexdigest(),
+            "options": self.experiment.options_hash(),
             "sizes": asdict(self.method.sizes),
             "checkpoint": self.checkpoint,
         }

@@ -1,23 +1,27 @@
-"""Parts in memory maps: their rows, columns of text, and the checksums that a row is verified by."""
+"""Parts in memory maps: their rows, columns of text, and the checksums that a row is verified by.
+
+Rows are arrays of numpy; the tensors over the same memory are made where they are asked for, so that who asks for none
+does not import torch.
+"""
 
 from __future__ import annotations
 
 import itertools
 import mmap
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from tvr_cli.errors import DataError
 from tvr_cli.stores.parts import SUM_BYTES, Part, group_sum
 
-DTYPES = {
-    "bool": torch.bool, "uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64, "float16": torch.float16,
-    "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
-}  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BFLOAT16 = "bfloat16"  # which numpy does not have: its arrays are the bits
 Damaged = Callable[[str], DataError]  # makes the error for a finding, with the command that mends it
 
 
@@ -52,20 +56,27 @@ class MappedFile:
 
 
 class MappedPart:
-    """One tensor of a mapped file, from byte `start` on. tensor: its rows, not verified."""
+    """One tensor of a mapped file, from byte `start` on. array: its rows, not verified; of bfloat16 their bits."""
 
     def __init__(self, file: MappedFile, part: Part, sums: bytes, damaged: Damaged, *, start: int = 0):
         self.part, self._file, self._sums, self._damaged, self._start = part, file, sums, damaged, start
         self._rows, self._size = part.rows_a_group, part.size_bytes  # asked for at each hit, computed once
         self._verified = bytearray(part.groups)
         self._left = part.groups
-        dtype = DTYPES[part.dtype]
+        dtype = np.dtype("uint16" if part.dtype == BFLOAT16 else part.dtype)
         flat = (
-            torch.frombuffer(file.map, dtype=dtype, count=self._size // dtype.itemsize, offset=start)
+            np.frombuffer(file.map, dtype, self._size // dtype.itemsize, start)
             if self._size and file.map
-            else torch.empty(0, dtype=dtype)
+            else np.empty(0, dtype)
         )
-        self.tensor: Tensor = flat.reshape(part.shape)
+        self.array: np.ndarray = flat.reshape(part.shape)
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The rows as a tensor over the same memory, not verified."""
+        from tvr_cli.stores.dtypes import tensor_of
+
+        return tensor_of(self.array, self.part.dtype)
 
     def require_whole(self) -> None:
         """Raise DataError when the file was cut since: reading beyond its end would end the process."""
@@ -77,10 +88,10 @@ class MappedPart:
             for group in range(max(start, 0) // self._rows, min(-(-stop // self._rows), len(self._verified))):
                 self._verify_once(group)
 
-    def verify_rows(self, rows: Tensor) -> None:
+    def verify_rows(self, rows: Tensor | np.ndarray) -> None:
         """Raise DataError unless some rows are what was written; each group is hashed once."""
         if self._left:
-            for group in torch.unique(rows // self._rows).tolist():
+            for group in np.unique(np.asarray(rows) // self._rows).tolist():
                 self._verify_once(group)
 
     def verify_all(self) -> None:
@@ -96,7 +107,7 @@ class MappedPart:
 
     def all(self) -> Tensor:
         """Return every row, verified."""
-        self.verify(0, len(self.tensor))
+        self.verify(0, len(self.array))
         return self.tensor
 
     def _verify_once(self, group: int) -> None:
@@ -124,14 +135,14 @@ class MappedTexts:
         self._offsets, self._data, self._damaged = offsets, data, damaged
 
     def __len__(self) -> int:
-        return len(self._offsets.tensor) - 1
+        return len(self._offsets.array) - 1
 
     def __getitem__(self, row: int) -> str:
         """Return a text, verified."""
         self._offsets.verify(row, row + 2)
-        start, stop = self._offsets.tensor[row : row + 2].tolist()
+        start, stop = self._offsets.array[row : row + 2].tolist()
         self._data.verify(start, stop)
-        return self._decode(bytes(self._data.tensor[start:stop].numpy()))
+        return self._decode(self._data.array[start:stop].tobytes())
 
     def all(self) -> list[str]:
         """Return every text, verified."""
@@ -140,10 +151,10 @@ class MappedTexts:
     def between(self, start: int, stop: int) -> list[str]:
         """Return the texts from row `start` up to `stop`, verified."""
         self._offsets.verify(start, stop + 1)
-        ends = self._offsets.tensor[start : stop + 1].tolist()
+        ends = self._offsets.array[start : stop + 1].tolist()
         first, last = ends[0], ends[-1]
         self._data.verify(first, last)
-        data = self._data.tensor[first:last].numpy().tobytes()
+        data = self._data.array[first:last].tobytes()
         return [self._decode(data[a - first : b - first]) for a, b in itertools.pairwise(ends)]
 
     def take(self, rows: Sequence[int]) -> list[str]:

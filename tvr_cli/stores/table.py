@@ -8,92 +8,18 @@ A table may have several axes: that of its rows, and those of what rows share (f
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tvr_cli import files, schema
-from tvr_cli.schema import Misfit
-from tvr_cli.stores.mapped import DTYPES, NAMES, Damaged, MappedFile, MappedPart, MappedTexts
-from tvr_cli.stores.parts import BYTES, DTYPE, SUM_BYTES, Part, strings
-
-TABLE = re.compile(r"(clips|captions)-[0-9a-f]{16}\.table")
-_ALIGNED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """What a table has of every row of an axis: numbers (`width` of them, None = one), a text, or a list of numbers."""
-
-    dtype: str
-    kind: Literal["numbers", "texts", "lists"] = "numbers"
-    width: int | None = None
-    axis: str = "row"
-
-
-Columns = Mapping[str, Column]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What a head says of a table. sums_sha256: of the checksums at the end of the file. len(): its rows."""
-
-    file: str
-    parts: tuple[Part, ...]
-    sums_sha256: str
-
-    def __len__(self) -> int:
-        first = self.parts[0]
-        return first.shape[0] - first.name.endswith(".offsets")
-
-    @property
-    def starts(self) -> list[int]:
-        """The byte at which each part begins, and that of the checksums."""
-        starts = [0]
-        for part in self.parts:
-            starts.append(-(-(starts[-1] + part.size_bytes) // _ALIGNED) * _ALIGNED)
-        return starts
-
-    @property
-    def size_bytes(self) -> int:
-        return self.starts[-1] + SUM_BYTES * sum(part.groups for part in self.parts)
-
-    def to_json(self) -> dict[str, Any]:
-        parts = [{"name": p.name, "dtype": p.dtype, "shape": list(p.shape)} for p in self.parts]
-        return {"file": self.file, "parts": parts, "sha256": self.sums_sha256}
-
-    @staticmethod
-    def from_json(said: Mapping[str, Any], columns: Columns, what: str, path: Path) -> Table:
-        """Read what `to_json` wrote, its types being checked. what: `clips`, `captions`. path: of the head.
-
-        Raises Misfit unless its parts are those of `columns` and fit each other, DataError for a name that is not bare.
-        """
-        name = files.bare_name(said["file"], path)
-        if not TABLE.fullmatch(name) or not name.startswith(f"{what}-"):
-            raise Misfit(f"{name!r} is no name of a table of {what}")
-        table = Table(
-            name, tuple(Part(p["name"], name, p["dtype"], tuple(p["shape"])) for p in said["parts"]), said["sha256"]
-        )
-        _require_fit(table, columns, what)
-        return table
-
-
-SHAPE = schema.record(
-    {
-        "file": schema.anything,  # `bare_name` says what is wrong with a name
-        "parts": schema.items(
-            schema.record({"name": schema.text, "dtype": DTYPE, "shape": schema.items(schema.count)})
-        ),
-        "sha256": schema.sha256,
-    }
-)
+from tvr_cli.stores.columns import ALIGNED, Column, Columns, Table, inner_parts
+from tvr_cli.stores.dtypes import DTYPES, NAMES
+from tvr_cli.stores.mapped import Damaged, MappedFile, MappedPart, MappedTexts
+from tvr_cli.stores.parts import SUM_BYTES, Part, strings
 
 
 def pack(what: str, columns: Columns, values: Mapping[str, Any]) -> tuple[Table, bytes]:
@@ -107,7 +33,7 @@ def pack(what: str, columns: Columns, values: Mapping[str, Any]) -> tuple[Table,
     digest = hashlib.sha256(sums).hexdigest()
     file = f"{what}-{digest[:16]}.table"
     table = Table(file, tuple(Part(p.name, file, p.dtype, p.shape) for p in parts), digest)
-    gaps = (bytes(-len(blob) % _ALIGNED) for blob in blobs)
+    gaps = (bytes(-len(blob) % ALIGNED) for blob in blobs)
     data = b"".join(x for pair in zip(blobs, gaps, strict=True) for x in pair) + sums
     return table, data
 
@@ -182,7 +108,7 @@ def _parts_of(name: str, column: Column, values: Any) -> Iterator[tuple[str, Ten
     for item in held:
         end += len(item)
         ends.append(end)
-    offsets, inner = _inner(name, column)
+    offsets, inner = inner_parts(name, column)
     yield offsets, torch.tensor(ends, dtype=torch.int64)
     if column.kind == "texts":
         joined = bytearray(b"".join(held))
@@ -195,33 +121,6 @@ def _bytes(rows: Tensor) -> memoryview:
     if not rows.numel():
         return memoryview(b"")
     return memoryview(rows.contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type,unused-ignore]
-
-
-def _inner(name: str, column: Column) -> tuple[str, str]:
-    return strings(name) if column.kind == "texts" else (f"{name}.offsets", f"{name}.items")
-
-
-def _require_fit(table: Table, columns: Columns, what: str) -> None:
-    """Raise Misfit unless the parts of a table are those of its columns, with lengths that fit each other."""
-    parts = {part.name: part for part in table.parts}
-    wanted: dict[str, tuple[str, int | None, str | None, int]] = {}  # dtype, width, axis, rows more than the axis has
-    for name, column in columns.items():
-        if column.kind == "numbers":
-            wanted[name] = (column.dtype, column.width, column.axis, 0)
-        else:
-            offsets, inner = _inner(name, column)
-            wanted[offsets] = ("int64", None, column.axis, 1)
-            wanted[inner] = ("uint8" if column.kind == "texts" else column.dtype, None, None, 0)
-    if [part.name for part in table.parts] != list(wanted):
-        raise Misfit(f"the table of {what} has other columns than its format")
-    lengths: dict[str, int] = {}
-    for name, (dtype, width, axis, more) in wanted.items():
-        part = parts[name]
-        fits = part.dtype == dtype and part.shape[1:] == (() if width is None else (width,)) and len(part.shape) > 0
-        if not fits or math.prod(part.shape) * BYTES[dtype] >= 2**62:
-            raise Misfit(f"the table of {what} has {name!r} as {part.dtype} of the shape {list(part.shape)}")
-        if axis is not None and lengths.setdefault(axis, part.shape[0] - more) != part.shape[0] - more:
-            raise Misfit(f"the columns of the table of {what} differ in length ({name!r})")
 
 
 def rows_of(index: Sequence[int] | Tensor) -> Tensor:

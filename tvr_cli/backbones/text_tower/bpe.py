@@ -10,6 +10,7 @@ import functools
 import gzip
 import html
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 
 _START, _END, _WORD_END = "<start_of_text>", "<end_of_text>", "</w>"
 _PATTERN = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+_PLAIN_PATTERN = _PATTERN.replace(r"\p{L}", "a-z").replace(r"\p{N}", "0-9")  # of lower-case ASCII
 _CLIP_MERGES = 49152 - 256 - 2  # what CLIP kept of its list; the files hold more
 
 
@@ -24,13 +26,19 @@ class BytePairs:
     """A tokenizer from a file of merges (gzipped text, one pair a line after a first line that is none)."""
 
     def __init__(self, merges: Path):
-        lines = gzip.decompress(merges.read_bytes()).decode("utf-8").split("\n")
-        pairs = [tuple(line.split()) for line in lines[1 : _CLIP_MERGES + 1]]  # an empty line takes an id too
+        text = gzip.decompress(merges.read_bytes()).decode("utf-8")
+        # All at once, not line by line: a query has a sentence or two. An empty line takes an id too.
+        lines = text.split("\n", _CLIP_MERGES + 1)[1 : _CLIP_MERGES + 1]
+        whole = "\n".join(lines)
+        if any(odd in whole for odd in ("  ", "\t", "\r", " \n", "\n ")):
+            lines = [" ".join(line.split()) for line in lines]
+            whole = "\n".join(lines)
         self._letters = _printable_bytes()
         letters = list(self._letters.values())
-        words = [*letters, *(letter + _WORD_END for letter in letters), *("".join(pair) for pair in pairs)]
-        self._ids = {word: i for i, word in enumerate([*words, _START, _END])}
-        self._rank = {pair: i for i, pair in enumerate(pairs)}
+        joined = whole.replace(" ", "").split("\n") if lines else []
+        words = [*letters, *(letter + _WORD_END for letter in letters), *joined, _START, _END]
+        self._ids = dict(zip(words, itertools.count(), strict=False))
+        self._rank = dict(zip(lines, itertools.count(), strict=False))
         self.vocab_size = len(self._ids)
         self._split = functools.lru_cache(maxsize=None)(self._split_word)
 
@@ -47,13 +55,9 @@ class BytePairs:
 
     def words(self, text: str) -> list[int]:
         """Return the ids of a sentence without start and end."""
-        import ftfy
-        import regex
-
-        clean = html.unescape(html.unescape(ftfy.fix_text(text)))
-        clean = " ".join(clean.split()).lower()
+        plain = text.isascii() and text.isprintable() and "&" not in text
         found: list[int] = []
-        for word in regex.findall(_PATTERN, clean, regex.IGNORECASE):
+        for word in _plain_words(text) if plain else _any_words(text):
             found += self._split("".join(self._letters[b] for b in word.encode("utf-8")))
         return found
 
@@ -62,8 +66,8 @@ class BytePairs:
             return (self._ids[word],)
         parts = [*word[:-1], word[-1] + _WORD_END]
         while len(parts) > 1:
-            best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(pair, len(self._rank)))
-            if best not in self._rank:
+            best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(" ".join(pair), len(self._rank)))
+            if " ".join(best) not in self._rank:
                 break
             merged: list[str] = []
             for part in parts:
@@ -73,6 +77,21 @@ class BytePairs:
                     merged.append(part)
             parts = merged
         return tuple(self._ids[part] for part in parts)
+
+
+def _any_words(text: str) -> list[str]:
+    import ftfy
+    import regex
+
+    clean = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return regex.findall(_PATTERN, " ".join(clean.split()).lower(), regex.IGNORECASE)
+
+
+def _plain_words(text: str) -> list[str]:
+    """Return what `_any_words` does of printable ASCII without `&`: ftfy leaves that as it is, and both it and `regex`,
+    which knows other letters, take longer to import than such a sentence to encode.
+    """
+    return re.findall(_PLAIN_PATTERN, text.lower())
 
 
 def _printable_bytes() -> dict[int, str]:

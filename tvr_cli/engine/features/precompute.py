@@ -23,6 +23,7 @@ from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.backbones.text_tower import card as text_card
+from tvr_cli.config import DEFAULT_METHOD
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import computes_in_half, pick_device
 from tvr_cli.engine.features import cost, word_importance
@@ -30,7 +31,6 @@ from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.frame_batches import frame_batches
-from tvr_cli.engine.scorers import DEFAULT_METHOD
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.plans import FeaturePlan, PrecomputeOptions

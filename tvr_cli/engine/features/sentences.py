@@ -16,12 +16,10 @@ from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
-from tvr_cli.engine.features import precompute
+from tvr_cli.engine.features import cut, precompute
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import TextFeatures
-
-_SHOWN = 60  # characters of a long sentence in a message
 
 
 class LightText:
@@ -81,14 +79,10 @@ def encode(model: EncodesText, texts: Sequence[str], store: FeatureStore) -> Tex
 
 def say_cut(model: EncodesText, texts: Sequence[str], found: TextFeatures, store: FeatureStore) -> None:
     """Warn of each sentence that `encode` has cut. found: what it returned for `texts`."""
-    length = store.word_plan.length
-    full = [text for text, n in zip(texts, found.n_tokens.tolist(), strict=True) if n >= length]
-    for text, n in zip(full, model.count_tokens(full).tolist() if full else (), strict=True):
-        if n > length:
-            log.logger.warning(
-                "warning: a sentence of %d tokens is read up to the first %d, all that these features of %s keep: %s",
-                n, length, store.backbone_name, text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…",
-            )  # fmt: skip
+    cut.say_cut(
+        texts, found.n_tokens.tolist(), store.word_plan.length, store.backbone_name,
+        lambda some: model.count_tokens(some).tolist(),
+    )  # fmt: skip
 
 
 def text_tensors_of(

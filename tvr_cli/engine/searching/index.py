@@ -24,6 +24,7 @@ from tvr_cli.engine.features import sentences as encoders
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import bank as banks
 from tvr_cli.engine.searching import measure, precision
+from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.bank import Bank, EncodeSentences
 from tvr_cli.engine.searching.measure import Recall, Sentences
 from tvr_cli.engine.searching.precision import Precision
@@ -53,15 +54,6 @@ def identity_of(scorer: Scorer, store: FeatureStore) -> dict[str, Any]:
         "content": store.content_hash(),
         **scorer.identity(),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What was named to score with; None = whatever is there."""
-
-    run: str | None = None
-    method: str | None = None
-    backbone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tvr_cli.engine import scorers
-from tvr_cli.engine.searching.search import of_files
+from tvr_cli.engine.searching.hits import of_files
 from tvr_cli.engine.searching.way import LEAST, Way, unmeasured
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.index.shortlist import best_of_files, chosen

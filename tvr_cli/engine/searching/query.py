@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from tvr_cli.engine.searching.index import Asked
-from tvr_cli.engine.searching.search import Hit, SearchOptions
-from tvr_cli.engine.searching.session import Session
+from tvr_cli.engine.searching import light
+from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.results.base import Result
 from tvr_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.searching.session import Session
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,32 @@ def query(
     offline: bool = False,
 ) -> QueryReport:
     """Answer each sentence with its best files. Raises as `Session.answer`."""
-    return ask(Session(workspace, Asked(run, method, backbone), device=device, offline=offline), texts, options)
+    flags = Asked(run, method, backbone)
+    report = ask_lightly(workspace, flags, texts, options, device=device)
+    return report or ask(session(workspace, flags, device=device, offline=offline), texts, options)
+
+
+def session(workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False) -> Session:
+    """Open a session, which imports torch."""
+    from tvr_cli.engine.searching.session import Session
+
+    return Session(workspace, flags, device=device, offline=offline)
+
+
+def ask_lightly(
+    workspace: Workspace, flags: Asked, texts: Sequence[str], options: SearchOptions, *, device: str = "auto"
+) -> QueryReport | None:
+    """Answer each sentence without torch, None where it takes a session (`light.answer`)."""
+    found = light.answer(workspace, flags, texts, options, device=device)
+    return None if found is None else _report(texts, found)
 
 
 def ask(session: Session, texts: Sequence[str], options: SearchOptions) -> QueryReport:
     """Answer each sentence in a session. Raises as `Session.answer`."""
-    found = session.answer(texts, options)
+    return _report(texts, session.answer(texts, options))
+
+
+def _report(texts: Sequence[str], found: Sequence[Sequence[Hit]]) -> QueryReport:
     there: dict[str, bool] = {}
     return QueryReport([Answer(text, looked_for(hits, there)) for text, hits in zip(texts, found, strict=True)])
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.searching.way import Way, way_of
+from tvr_cli.engine.searching.hits import Hit, SearchOptions, best_clips, of_files, stages, time_span
+from tvr_cli.engine.searching.way import Way
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.index.seam import SearchIndex
-from tvr_cli.stores.index.shortlist import chosen, in_order
+from tvr_cli.stores.index.shortlist import chosen
 from tvr_cli.stores.index.store import ENCODING_ROWS, IndexedClip
 from tvr_cli.types import Encoding
 
@@ -29,38 +30,12 @@ _SENTENCES = 1024  # answered together
 _SCORES = 2**24  # numbers of sentences x clips held at a time: 64 MB
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One answer. start, end: seconds in the file at `path`; the span that the method's frame weights point at.
-
-    missing: the file is not at `path` any more (renamed, moved or deleted since).
-    """
-
-    rank: int
-    score: float
-    video_id: str
-    path: str
-    start: float
-    end: float
-    missing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """k files an answer; shortlist = clips that the method scores itself (None = what the index was built for)."""
-
-    k: int = 10
-    shortlist: int | None = None
-    exhaustive: bool = False
-    min_score: float | None = None
-
-
 @torch.no_grad()
 def search(method: Method, index: SearchIndex, text: Encoding, options: SearchOptions) -> list[list[Hit]]:
     """Answer each encoded caption with up to k files, best first. Raises DataError where a hit is damaged on disk."""
     if not len(index):
         return [[] for _ in range(len(text))]
-    way = _way(method, index, options)
+    way = stages(index.measured, len(index), options)
     answers: list[list[Hit]] = []
     clip = functools.cache(index.clip)  # many sentences are answered with the same clips
     for some in _portions(text, max(1, min(_SENTENCES, _SCORES // len(index)))):
@@ -70,24 +45,6 @@ def search(method: Method, index: SearchIndex, text: Encoding, options: SearchOp
     return answers
 
 
-def time_span(weights: Tensor, ts: Tensor, start: float, end: float) -> tuple[float, float]:
-    """Return the seconds that a clip's frame weights point at.
-
-    weights, ts: [n] of the real frames. The span is the contiguous frames around the peak with at least half its
-    weight; each frame covers half-way to its neighbours, inside the clip (`start`..`end` seconds).
-    """
-    peak = int(weights.argmax())
-    enough, times = (weights >= weights[peak] / 2).tolist(), ts.tolist()
-    first = last = peak
-    while first > 0 and enough[first - 1]:
-        first -= 1
-    while last + 1 < len(times) and enough[last + 1]:
-        last += 1
-    left = start if first == 0 else (times[first - 1] + times[first]) / 2
-    right = end if last + 1 == len(times) else (times[last] + times[last + 1]) / 2
-    return max(start, left), min(end, right)
-
-
 @dataclass(frozen=True)
 class _Scored:
     """Clips and the method's scores of them for one caption. kept: their encodings, where they were read for it."""
@@ -95,18 +52,6 @@ class _Scored:
     rows: Tensor
     scores: np.ndarray
     kept: Encoding | None = None
-
-
-def _way(method: Method, index: SearchIndex, options: SearchOptions) -> Way:
-    """Return the stages, with the width that was asked for; a shortlist of all clips needs no stage before it."""
-    way = way_of(index.measured, len(index))
-    if options.exhaustive or (way.first == "every" and options.shortlist is None):
-        return replace(way, shortlist=len(index))
-    if way.first == "every":
-        way = replace(way, first="rough" if method.rough_needs else "coarse")
-    # Several clips of one file are one answer, so a shortlist below k files would starve the second stage.
-    width = max(options.shortlist or way.shortlist, options.k)
-    return replace(way, shortlist=width, prefilter=max(way.prefilter, width) if way.prefilter else 0)
 
 
 def _portions(text: Encoding, size: int) -> Iterator[Encoding]:
@@ -159,11 +104,6 @@ def _candidates(method: Method, index: SearchIndex, text: Encoding, way: Way, k:
         yield rows.sort().values
 
 
-def of_files(width: int, k: int) -> int:
-    """Return how many different files a stage of so many clips is to leave for an answer of k files."""
-    return max(k, width // 2)
-
-
 def _over_blocks(
     index: SearchIndex, names: Sequence[str] | None, score: Callable[[Encoding], Tensor]
 ) -> tuple[Tensor, np.ndarray]:
@@ -181,9 +121,7 @@ def _answer(
     options: SearchOptions,
 ) -> list[Hit]:
     rows, scores, kept = scored.rows, scored.scores, scored.kept
-    found = list(
-        itertools.islice(_best_of_files(index.files(rows), clip_of, rows, scores, options.min_score), options.k)
-    )
+    found = list(itertools.islice(best_clips(index.files(rows), clip_of, rows, scores, options.min_score), options.k))
     if not found:
         return []
     at = torch.tensor([position for position, _ in found])
@@ -196,21 +134,3 @@ def _answer(
         start, end = time_span(weight[: len(ts)], ts, clip.start, clip.end)
         hits.append(Hit(rank, float(scores[position]), clip.file_id, clip.path, start, end))
     return hits
-
-
-def _best_of_files(
-    numbers: Tensor, clip_of: Callable[[int], IndexedClip], rows: Tensor, scores: np.ndarray, least: float | None
-) -> Iterator[tuple[int, IndexedClip]]:
-    """Yield the best clip of each file and its position in `rows`, best first, down to the score `least`."""
-    seen_numbers: set[int] = set()
-    seen: set[str] = set()
-    for score, group in itertools.groupby(in_order(scores), key=lambda position: float(scores[position])):
-        if least is not None and not score >= least:
-            return
-        equal = [(position, int(numbers[position])) for position in group]
-        new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
-        for position, number, clip in sorted(new, key=lambda found: found[2].id):
-            seen_numbers.add(number)
-            if clip.file_id not in seen:  # a file may have a number in each segment of the index
-                seen.add(clip.file_id)
-                yield position, clip

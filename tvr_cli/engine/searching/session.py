@@ -13,8 +13,10 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching.index import Asked, EncodeSentences, asked_for, fresh_index
-from tvr_cli.engine.searching.search import Hit, SearchOptions, search
+from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
+from tvr_cli.engine.searching.search import search
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index

@@ -29,7 +29,7 @@ from tvr_cli.engine.extraction.extract import ExtractOptions, extract
 from tvr_cli.engine.features.precompute import precompute
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import index, query
-from tvr_cli.engine.searching.search import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.training import checkpoint, resume
 from tvr_cli.engine.training.seeds import check_seeds
 from tvr_cli.engine.training.train import TrainOptions, train

@@ -16,10 +16,10 @@ from typing import Any
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json, sha256_file, write_json
 from tvr_cli.removal import below, remove_files
+from tvr_cli.stores.columns import TABLE
 from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.frames.records import RECORDS, SHARD
 from tvr_cli.stores.listing import LIST as SHARDS
-from tvr_cli.stores.table import TABLE
 from tvr_cli.workspace import Workspace
 
 LIST = "demo.json"

@@ -18,7 +18,7 @@ from tvr_cli.data.demo_world.grammar import KINDS
 from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation.gallery import gallery_of
 from tvr_cli.engine.evaluation.judge import read_ranks
-from tvr_cli.engine.searching.search import time_span
+from tvr_cli.engine.searching.hits import time_span
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json
 from tvr_cli.methods.base import Method

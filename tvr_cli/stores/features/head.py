@@ -19,9 +19,9 @@ from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
-from tvr_cli.stores.features.tables import CAPTIONS, CLIPS
+from tvr_cli.stores.columns import SHAPE, Table
+from tvr_cli.stores.features.columns import CAPTIONS, CLIPS
 from tvr_cli.stores.listing import HEAD, LIST, Covered
-from tvr_cli.stores.table import SHAPE, Table
 
 FORMAT_VERSION = 2
 OLD_LIST = "shards.jsonl"  # of format 1
@@ -85,6 +85,10 @@ class Made:
     @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.identity)
+
+    def made_by(self, backbone: str) -> bool:
+        """Whether `backbone` is a name of the backbone: the one given then, or its own."""
+        return backbone in (self.backbone, self.identity["backbone"]["name"])
 
     def to_json(self) -> dict[str, Any]:
         tensors = {name: {"dim": how.dim, "dtype": how.dtype} for name, how in self.tensors.items()}

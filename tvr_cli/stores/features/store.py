@@ -27,12 +27,14 @@ from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import FramePlan, WordPlan
 from tvr_cli.stores import listing
+from tvr_cli.stores.columns import Columns, Table
 from tvr_cli.stores.features import head as heads
+from tvr_cli.stores.features.columns import CAPTIONS, CLIPS
 from tvr_cli.stores.features.head import SHORT, Finished, Head, ShardLine, fingerprint_of
 from tvr_cli.stores.features.rows import clip_row_key, text_row_key
 from tvr_cli.stores.features.shards import ShardReader, damaged
-from tvr_cli.stores.features.tables import CAPTIONS, CLIPS, Captions, Clips, Place, StoredCaption
-from tvr_cli.stores.table import Columns, MappedTable, Table, rows_of
+from tvr_cli.stores.features.tables import Captions, Clips, Place, StoredCaption
+from tvr_cli.stores.table import MappedTable, rows_of
 from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
 
 __all__ = ["FeatureStore", "StoredCaption", "check_identity", "clip_row_key", "fingerprint_of", "text_row_key"]
@@ -54,7 +56,7 @@ class FeatureStore:
     ):
         self.root = root
         self.workspace = workspace  # what `-o` of a command in a message names
-        made = head.made
+        made = self._made = head.made
         self.fingerprint: str = made.fingerprint
         self.identity: dict[str, Any] = dict(made.identity)
         self.corpus: dict[str, Any] = dict(finished.corpus)
@@ -97,7 +99,7 @@ class FeatureStore:
 
     def made_by(self, backbone: str) -> bool:
         """Whether `backbone` is a name of the backbone that made this store: the one given then, or its own."""
-        return backbone in (self.backbone_name, self.identity["backbone"]["name"])
+        return self._made.made_by(backbone)
 
     def has_changed(self, file: Path) -> bool:
         """Whether a file that captions were read from is there and says something else than then.

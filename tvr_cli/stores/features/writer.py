@@ -26,6 +26,7 @@ from tvr_cli.log import logger
 from tvr_cli.removal import listed
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
+from tvr_cli.stores.columns import TABLE, Table
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rebuild, rows
 from tvr_cli.stores.features.head import Finished, Head, Kind, Made, ShardLine
@@ -39,7 +40,6 @@ from tvr_cli.stores.features.tables import (
     pack_clips,
 )
 from tvr_cli.stores.frames.store import ClipRecord
-from tvr_cli.stores.table import TABLE, Table
 from tvr_cli.types import TextFeatures, VideoFeatures
 
 # Names that only a feature store gives: nothing else in the folder is ever deleted. The last are of format 1.

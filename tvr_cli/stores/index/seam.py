@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from tvr_cli.stores.index.writer import IndexBlock, IndexedClip
+from tvr_cli.stores.index.segment import IndexedClip
+from tvr_cli.stores.index.writer import IndexBlock
 from tvr_cli.types import Encoding
 
 _I = TypeVar("_I", bound="SearchIndex")

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+import numpy as np
 
 from tvr_cli.stores.index.head import ROOM, Segment
 from tvr_cli.stores.mapped import Damaged, MappedFile, MappedPart, MappedTexts
 from tvr_cli.stores.parts import SUM_BYTES, strings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENCODING_ROWS = 1024  # clips a block, in building and in exhaustive search
+_BLOCK_BYTES = 2**24  # of float32 that a block of mapped rows becomes: smaller ones cost more in calls than in cache
+_FEWEST_ROWS = 16  # of such a block
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedClip:
+    """One clip of the index. start, end: its seconds in the file at `path`. ts: seconds of its real frames."""
+
+    id: str
+    file_id: str
+    path: str
+    start: float
+    end: float
+    ts: tuple[float, ...] = ()
 
 
 class MappedSegment:
@@ -48,6 +71,15 @@ class MappedSegment:
     def __getitem__(self, name: str) -> Tensor:
         """Return the rows of a part."""
         return self.parts[name].tensor
+
+    def array(self, name: str) -> np.ndarray:
+        """Return the rows of a part as an array; of bfloat16 their bits."""
+        return self.parts[name].array
+
+    def rows_a_block(self, names: Sequence[str]) -> int:
+        """Return how many rows of some parts are read at a time."""
+        size = sum(math.prod(self.parts[name].part.shape[1:]) * 4 for name in names)
+        return max(_FEWEST_ROWS, min(ENCODING_ROWS, _BLOCK_BYTES // max(1, size)))
 
     def verify(self, names: list[str], start: int, stop: int) -> None:
         """Raise DataError unless some rows of the parts `names` are what was written."""

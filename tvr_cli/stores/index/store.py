@@ -13,10 +13,7 @@ a new generation that links the files of the old one and adds a segment, or the 
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import hashlib
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,11 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli import commands, files
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli import files
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.head import DELETED, Head, Segment
-from tvr_cli.stores.index.segment import MappedSegment
+from tvr_cli.stores.index.opened import ENCODING_ROWS, OpenedIndex, damaged
 from tvr_cli.stores.index.shortlist import chosen
 from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, SegmentWriter, kept_as
 from tvr_cli.stores.mapped import MappedPart
@@ -39,11 +35,8 @@ from tvr_cli.types import Encoding
 
 __all__ = ["ENCODING_ROWS", "DoesNotFit", "Index", "IndexBlock", "IndexedClip", "Row", "write_index"]
 
-ENCODING_ROWS = 1024  # clips a block, in building and in exhaustive search
 NULL_TEXTS = "null.text"  # the column of sentences that answers are compared with
 _SCAN_ROWS = 1024  # vectors that are widened to float32 at a time: they stay in the cache
-_BLOCK_BYTES = 2**24  # of float32 that a block of mapped rows becomes: smaller ones cost more in calls than in cache
-_FEWEST_ROWS = 16  # of such a block
 _SCAN_QUERIES = 32  # sentences scanned at a time: their scores are 4 bytes a clip each
 _MARGIN = 2e-3  # of products of unit vectors in half precision: twice their error, and a third more
 _MOST_SEGMENTS = 8  # each has some fifteen files open, and each scan visits all
@@ -63,56 +56,14 @@ class Row:
     n_frames: int
 
 
-class Index:
-    """An opened generation. Files that a newer generation does without stay readable as long as this is held.
-
-    folder: where the index stands. identity: what it was made from. head: see `head.Head`.
-    """
+class Index(OpenedIndex):
+    """An index with tensors: what search asks (`seam.py`), and what adds and deletes clips."""
 
     def __init__(self, folder: Path, generation: Path, head: Head):
-        self.folder, self.generation, self.head = folder, generation, head
-        self._segments = [MappedSegment(generation, segment, self._damaged) for segment in head.segments]
+        super().__init__(folder, generation, head)
         ends = torch.tensor([segment.clips for segment in head.segments], dtype=torch.int64).cumsum(0)
         self._ends = ends  # [segments], the row after each one's last
-        self._starts = [0, *ends.tolist()]
-        self._deleted = self._read_deleted()
-        self._live = head.rows - int(self._deleted.sum()) if self._deleted is not None else head.rows
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        return self.head.identity
-
-    @property
-    def measured(self) -> Mapping[str, Any]:
-        return self.head.measured
-
-    def __len__(self) -> int:
-        return self._live
-
-    @staticmethod
-    def open(folder: Path) -> Index:
-        """Open the generation that counts.
-
-        Raises DataError when there is none, or it is damaged, StoreMismatch on another format.
-        """
-        found = place.standing(folder)
-        if found is None:
-            raise place.begun(folder)
-        if found.head is None:
-            raise StoreMismatch(
-                f"the index at {str(folder)!r} has format {found.format}, this tvr reads {place.INDEX_FORMAT}; build "
-                f"it again with: {commands.tvr('index', workspace=folder.parent)}"
-            )
-        while True:
-            generation, head = place.current(folder)
-            try:
-                return Index(folder, generation, head)
-            except (DataError, FileNotFoundError) as e:
-                if place.current(folder)[0] != generation:
-                    continue  # it was replaced, and removed, in between
-                if isinstance(e, DataError):
-                    raise
-                raise _damaged(folder, f"{str(e.filename)!r} is missing") from None
+        self._deleted = torch.from_numpy(self.deleted) if self.deleted is not None else None
 
     # --------------------------------------------------------------------------------------------------------- reading
 
@@ -150,8 +101,7 @@ class Index:
         self.require_whole()
         kept = [p for p in self.head.encoding if names is None or p in names]
         for segment, first in zip(self._segments, self._starts, strict=False):
-            size = sum(segment[self._part_of(name)][:1].numel() * 4 for name in kept)
-            step = max(_FEWEST_ROWS, min(ENCODING_ROWS, _BLOCK_BYTES // max(1, size)))
+            step = segment.rows_a_block([self._part_of(name) for name in kept])
             for start in range(0, segment.clips, step):
                 rows = torch.arange(first + start, first + min(start + step, segment.clips))
                 found = self._encoding(
@@ -166,32 +116,13 @@ class Index:
                     yield rows, found
 
     def files(self, rows: Tensor) -> Tensor:
-        """Return a number [N] of each row's file.
-
-        Segments count their own. A file's windows come and go together, so those that can be found have one number.
-        """
+        """Return a number [N] of each row's file, see `file_numbers`."""
         return self._file_numbers[rows]
 
     @cached_property
     def _file_numbers(self) -> Tensor:
         """The number of each row's file, [rows] int32."""
-        if len(self._segments) == 1:
-            return self._segments[0]["clip.file"]
-        before = itertools.accumulate((segment.files for segment in self.head.segments), initial=0)
-        parts = [segment["clip.file"] + n for segment, n in zip(self._segments, before, strict=False)]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32)
-
-    def clip(self, row: int) -> IndexedClip:
-        """Return a clip, to be shown. Raises DataError unless every group with a part of it is what was written."""
-        self.require_whole()
-        segment, local = self._at(row)
-        segment.verify(segment.rowed, local, local + 1)
-        number = int(segment["clip.file"][local])
-        ts = segment["ts"][local, : int(segment["n_frames"][local])].tolist()
-        return IndexedClip(
-            segment.ids[local], segment.file_ids[number], segment.paths[number],
-            float(segment["clip.start"][local]), float(segment["clip.end"][local]), tuple(ts),
-        )  # fmt: skip
+        return torch.from_numpy(self.file_numbers)
 
     def listing(self) -> Iterator[tuple[int, Row]]:
         """Yield every clip that can be found with its row, all columns verified. Raises DataError."""
@@ -217,12 +148,6 @@ class Index:
         """Raise DataError unless every byte is what was written; reads all of it."""
         for _, part in self.parts():
             part.verify_all()
-
-    def require_whole(self) -> None:
-        """Raise DataError when a file was cut since the index was opened."""
-        for segment in self._segments:
-            for part in segment.parts.values():
-                part.require_whole()
 
     def count_files(self) -> int:
         """Return how many files the clips that can be found are of. Raises DataError."""
@@ -285,7 +210,7 @@ class Index:
             for name in self.head.names() - {place.HEAD}:
                 files.link(self.generation / name, generation / name)
         except FileNotFoundError as e:
-            raise _damaged(self.folder, f"{str(e.filename)!r} is missing") from None
+            raise damaged(self.folder, f"{str(e.filename)!r} is missing") from None
         yield generation
 
     # --------------------------------------------------------------------------------------------------------- private
@@ -346,9 +271,6 @@ class Index:
                     tensors[name] = tensors[name].float()
         return Encoding(key, tensors)
 
-    def _part_of(self, name: str) -> str:
-        return "coarse" if self.head.encoding[name].in_coarse else f"t.{name}"
-
     def _gather(self, rows: Tensor, name: str) -> Tensor:
         """Read rows of a part, in the order of `rows`, in its stored type."""
         if len(self._segments) == 1:
@@ -363,22 +285,6 @@ class Index:
         ]
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         return found if bool((order[1:] > order[:-1]).all()) else found[order.argsort()]
-
-    def _at(self, row: int) -> tuple[MappedSegment, int]:
-        number = bisect.bisect_right(self._starts, row) - 1
-        return self._segments[number], row - self._starts[number]
-
-    def _read_deleted(self) -> Tensor | None:
-        if self.head.deleted is None:
-            return None
-        data = (self.generation / DELETED).read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.head.deleted or len(data) != -(-self.head.rows // 8):
-            raise self._damaged(f"{str(self.generation / DELETED)!r} is not what was written")
-        bits = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        return (bits[:, None] >> torch.arange(8) & 1).bool().view(-1)[: self.head.rows]
-
-    def _damaged(self, found: str) -> DataError:
-        return _damaged(self.folder, found)
 
 
 def write_index(
@@ -451,8 +357,3 @@ def _same_shapes(head: Head) -> None:
     for part in head.segments[-1].parts if head.segments else ():
         if shapes[0][part.name] != (part.dtype, part.shape[1:]):
             raise DoesNotFit(f"{part.name!r} has rows of {list(part.shape[1:])} {part.dtype} now")
-
-
-def _damaged(folder: Path, found: str) -> DataError:
-    again = commands.tvr("index", overwrite=True, workspace=folder.parent)
-    return DataError(f"the index is damaged: {found}; rebuild it with: {again}")

@@ -14,24 +14,13 @@ import torch
 from torch import Tensor
 
 from tvr_cli import files
+from tvr_cli.stores.dtypes import NAMES
 from tvr_cli.stores.index.head import Kept, Segment
-from tvr_cli.stores.mapped import NAMES
+from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.parts import SUM_BYTES, Part, group_sum
 from tvr_cli.types import Encoding
 
 _SMALL_BYTES = 512  # a row of float32 up to this stays as it is: a few shifts and scales, whose range is anything
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedClip:
-    """One clip of the index. start, end: its seconds in the file at `path`. ts: seconds of its real frames."""
-
-    id: str
-    file_id: str
-    path: str
-    start: float
-    end: float
-    ts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,139 @@
+"""Answering a query without importing torch, which takes most of an ordinary one's time.
+
+This is for the usual case alone: the index is as new as the workspace, a method of a few matrix products made it
+(`methods/_light.py`), and the text tower of its backbone is known (`backbones/text_tower`). Everything else, and
+whatever is wrong, is the business of a `Session`, which finds out again; so both say and answer the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvr_cli import config, log
+from tvr_cli.backbones import registry
+from tvr_cli.backbones.text_tower import card as text_card
+from tvr_cli.backbones.text_tower.card import TextCard
+from tvr_cli.config import Resolved
+from tvr_cli.engine.features import cut
+from tvr_cli.engine.searching import light_search
+from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.errors import TvrError
+from tvr_cli.methods import _light
+from tvr_cli.methods._light import LightMethod
+from tvr_cli.stores.features.head import Head
+from tvr_cli.stores.index import place
+from tvr_cli.stores.index.arrays import ArrayIndex
+from tvr_cli.stores.index.place import Standing
+from tvr_cli.workspace import Workspace
+
+# Numpy scans half precision a tenth as fast as torch does, 1.8 s for a million clips: about what importing it takes.
+MOST_CLIPS = 500_000
+
+
+@dataclass(frozen=True)
+class Light:
+    """What answers without torch. length: token slots of a sentence."""
+
+    index: ArrayIndex
+    method: LightMethod
+    card: TextCard
+    backbone: str
+    length: int
+
+
+class Ordinary(Exception):
+    """What makes it a query for a `Session`, in words."""
+
+
+def answer(
+    workspace: Workspace, flags: Asked, texts: Sequence[str], options: SearchOptions, *, device: str = "auto"
+) -> list[list[Hit]] | None:
+    """Return what `Session.answer` would, None where that has to do it; `tvr query --verbose` says which and why."""
+    try:
+        light = ready(workspace, flags, device)
+        tokenizer, tower = light.card.open()
+        ids, n_tokens = tokenizer.encode(texts, light.length)
+        found = light_search.search(light.method, light.index, tower.encode_pooled(ids), options)
+    except (Ordinary, TvrError, FileNotFoundError) as e:
+        log.logger.debug("answered with torch: %s", e)
+        return None
+    log.logger.debug("answered without torch: the text tower of %s alone, in numpy", light.backbone)
+    cut.say_cut(
+        texts, n_tokens.tolist(), light.length, light.backbone,
+        lambda some: [len(tokenizer.words(text)) + 2 for text in some],
+    )  # fmt: skip
+    return found
+
+
+def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
+    """Return what answers. Raises Ordinary where a session has to, TvrError for what is wrong in the workspace."""
+    found = place.standing(workspace.index_folder)
+    if device not in ("auto", "cpu") or flags.run is not None:
+        raise Ordinary("a run or a device was named")
+    if found is None or found.head is None:
+        raise Ordinary("there is no index of this format yet")
+    made = found.identity
+    name = _method_named(workspace, flags, found)
+    if name not in _light.METHODS or made.get("method") != name:
+        raise Ordinary(f"the method {name} needs it")
+    if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
+        raise Ordinary("another backbone was named than that of the index")
+    features = _features(workspace, flags.backbone or found.asked.get("backbone"))
+    resolved = config.resolve(config.preset_layers("methods", name), lambda name: _light.METHODS[name])
+    if differing := [key for key, value in _identity(features, name, resolved).items() if made.get(key) != value]:
+        raise Ordinary(f"the index is out of date ({', '.join(differing)})")
+    card = text_card.recall(features.made.backbone)
+    if card is None or card.identity != features.made.identity["backbone"]:
+        raise Ordinary(f"no text tower of {features.made.backbone} is known")
+    if found.head.rows > MOST_CLIPS:
+        raise Ordinary("the index is so large that torch is faster")
+    if not ArrayIndex.holds(found.head):
+        raise Ordinary("the index has bfloat16")
+    index = ArrayIndex.open(workspace.index_folder)
+    if dict(index.identity) != dict(made):
+        raise Ordinary("another process replaced the index")
+    method = _light.METHODS[name](**resolved.experiment.options)
+    return Light(index, method, card, features.made.backbone, features.made.identity["words"]["length"])
+
+
+def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:
+    """Return the method that answers. Raises Ordinary where a run does, or may."""
+    if found.asked.get("run") is not None or found.identity.get("run") is not None:
+        raise Ordinary("the index is of a run")
+    name = flags.method or found.asked.get("method")
+    if name is None and workspace.newest_run() is not None:
+        raise Ordinary("there are runs, of which one may answer")
+    return name or config.DEFAULT_METHOD
+
+
+def _features(workspace: Workspace, backbone: str | None) -> Head:
+    """Return the head of the features that answer. Raises Ordinary where they have to be made or refreshed first."""
+    head = workspace.newest_features_head(backbone or os.environ.get("TVR_BACKBONE"))
+    if head is None or head.finished is None:
+        raise Ordinary("there are no features yet")
+    said = {**head.made.provenance, **head.finished.corpus}
+    if workspace.has_frames and said.get("frames_content") != workspace.frames_content():
+        raise Ordinary("the frames have changed")
+    if head.finished.frameless or not {"video.frames", "text.pooled"} <= set(head.made.tensors):
+        raise Ordinary("the features lack what the method needs")
+    if head.made.identity["importance"] != "none" or registry.must_be_named(head.made.backbone):
+        raise Ordinary(f"the sentences need the whole backbone {head.made.backbone}")
+    return head
+
+
+def _identity(features: Head, name: str, resolved: Resolved) -> dict[str, object]:
+    """Return what an index of the features is made from (`index.identity_of`); the sizes are those of the features."""
+    assert features.finished is not None, "features that answer are finished"
+    return {
+        "backbone": features.made.backbone,
+        "architecture": features.made.identity["backbone"]["name"],
+        "store": features.made.fingerprint,
+        "content": features.finished.content,
+        "method": name,
+        "run": None,
+        "options": resolved.experiment.options_hash(),
+        "checkpoint": None,
+    }

@@ -1,0 +1,84 @@
+"""`search.py` in numpy, for methods whose score is a few matrix products (`methods/_light.py`).
+
+The same stages, the same order, the same spans; two stages at most, because these methods have no rough score.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from tvr_cli.engine.searching.hits import Hit, SearchOptions, best_clips, of_files, stages, time_span
+from tvr_cli.methods._light import LightMethod
+from tvr_cli.stores.index.arrays import ArrayIndex
+from tvr_cli.stores.index.segment import ENCODING_ROWS, IndexedClip
+from tvr_cli.stores.index.shortlist import chosen
+
+_SCORES = 2**24  # numbers of sentences x clips held at a time: 64 MB
+_SENTENCES = 128  # answered together: text-guided pooling holds one number a frame slot of a block for each
+
+
+def search(method: LightMethod, index: ArrayIndex, text: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
+    """Answer sentences, by their pooled features [T, D], with up to k files each, best first.
+
+    Raises DataError where a hit is damaged on disk.
+    """
+    if not len(index):
+        return [[] for _ in text]
+    way = stages(index.measured, len(index), options)
+    size = max(1, min(_SENTENCES, _SCORES // index.head.rows))
+    clip = functools.cache(index.clip)  # many sentences are answered with the same clips
+    answers: list[list[Hit]] = []
+    with np.errstate(all="ignore"):  # a vector without length scores as no number, which comes last
+        for start in range(0, len(text), size):
+            some = text[start : start + size]
+            if way.shortlist >= len(index):
+                found = _score_all(method, index, some)
+            else:
+                found = _score_some(method, index, some, way.shortlist, options.k)
+            for i, (rows, scores) in enumerate(found):
+                answers.append(_answer(method, index, clip, some[i : i + 1], rows, scores, options))
+    return answers
+
+
+def _score_all(method: LightMethod, index: ArrayIndex, text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield for each sentence the rows [V] of all clips and their scores [V]."""
+    found = [(rows, method.score(text, video)) for rows, video in index.blocks(method.scores_with)]
+    rows = np.concatenate([rows for rows, _ in found])
+    yield from ((rows, scores) for scores in np.concatenate([scores for _, scores in found], 1))
+
+
+def _score_some(
+    method: LightMethod, index: ArrayIndex, text: np.ndarray, width: int, k: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield for each sentence the rows of the `width` clips whose coarse vectors are nearest, and their scores."""
+    live, names = index.rows(), method.scores_with
+    for one, near in zip(text, index.products(method.coarse(text)), strict=True):
+        rows = np.sort(live[chosen(near[live], index.file_numbers[live], width, of_files(width, k))])
+        parts = (rows[start : start + ENCODING_ROWS] for start in range(0, len(rows), ENCODING_ROWS))
+        yield rows, np.concatenate([method.score(one[None], index.encoding(part, names))[0] for part in parts])
+
+
+def _answer(
+    method: LightMethod,
+    index: ArrayIndex,
+    clip_of: Callable[[int], IndexedClip],
+    text: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    options: SearchOptions,
+) -> list[Hit]:
+    best = best_clips(index.file_numbers[rows], clip_of, rows, scores, options.min_score)
+    found = list(itertools.islice(best, options.k))
+    if not found:
+        return []
+    video = index.encoding(rows[[position for position, _ in found]], method.explains_with)
+    hits = []
+    for rank, ((position, clip), weight) in enumerate(zip(found, method.explain(text, video), strict=True), start=1):
+        ts = np.array(clip.ts)
+        start, end = time_span(weight[: len(ts)], ts, clip.start, clip.end)
+        hits.append(Hit(rank, float(scores[position]), clip.file_id, clip.path, start, end))
+    return hits
