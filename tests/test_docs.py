@@ -103,6 +103,7 @@ def test_every_command_of_a_page_runs(page, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
     (tmp_path / "videos").symlink_to(world.videos)
+    Path("sentences.txt").write_text("a red star spins\na green cross grows\n")
     for name, text in files(page).items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)
@@ -148,6 +149,11 @@ def test_what_a_page_adds_is_one_file_that_it_checks(page):
     assert any(re.fullmatch(rf"tvr (methods|datasets|backbones) check {dotted}", line) for line in commands(path))
 
 
+def _split(words, mark):
+    at = words.index(mark) if mark in words else len(words)
+    return words[:at], words[at : at + 1], words[at + 1 :]
+
+
 def run_line(line, page, world, ready):
     words = shlex.split(line)[1:]
     for start, extra in SHORTER.items():
@@ -161,7 +167,8 @@ def run_line(line, page, world, ready):
     ready["frames"] |= words[0] == "extract-frames"
     if "out/demo" in words and not Path("out/demo").exists():  # what the demo above it would have left there
         shutil.copytree(world.demo, "out/demo")
-    result = CliRunner().invoke(app, words)
+    words, _, source = (list(part) for part in _split(words, "<"))
+    result = CliRunner().invoke(app, words, input=Path(*source).read_text() if source else None)
     allowed = (0, 5) if words[0] == "extract-frames" else (0,)
     if words[0] == "doctor":
         allowed = (0, 3)  # a data set's doctor may find the miniature incomplete
