@@ -27,10 +27,11 @@ from tvr_cli.stores.index.place import CURRENT, current, is_index
 if TYPE_CHECKING:
     from tvr_cli.stores.features.head import Head as FeaturesHead
     from tvr_cli.stores.features.store import FeatureStore
+    from tvr_cli.stores.frames.head import Head as FramesHead
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX = "frames", "features", "runs", "index"
-_Store = TypeVar("_Store")
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Workspace(os.PathLike[str]):
     """The folder `root`, which need not exist yet."""
 
     root: Path
-    _opened: dict[Path, tuple[tuple[files.Stamp | None, ...], Any]] = field(
+    _opened: dict[tuple[str, Path], tuple[files.Stamp | None, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -99,14 +100,19 @@ class Workspace(os.PathLike[str]):
         """Open the frame store. Raises DataError when there is none, StoreMismatch when another version wrote it."""
         from tvr_cli.stores.frames.store import FrameStore
 
-        return self._once(self.frames_folder, ("store.json",), FrameStore.open)
+        return self._once(
+            "store", self.frames_folder, lambda folder: FrameStore(folder, *self._frames_head(folder), self)
+        )
 
     def frames_content(self) -> str:
         """Return the frame store's `content_hash`, from its head alone where that says it. Raises as `frames` does."""
+        sealed = self._frames_head(self.frames_folder)[0].sealed
+        return sealed.content if sealed is not None else self.frames().content_hash()
+
+    def _frames_head(self, folder: Path) -> tuple[FramesHead, Sequence[Any]]:
         from tvr_cli.stores.frames import head as heads
 
-        sealed = heads.read(self.frames_folder, self)[0].sealed
-        return sealed.content if sealed is not None else self.frames().content_hash()
+        return self._once("head", folder, lambda folder: heads.read(folder, self))
 
     def refuse_without_frames(self, found: str, error: type[DataError] = DataError) -> NoReturn:
         """Raise DataError, or another `error` of its kind, with what to do where frames are needed and not there.
@@ -146,7 +152,14 @@ class Workspace(os.PathLike[str]):
         """Open a feature store, None when it was never finished. Raises DataError when it is not there."""
         from tvr_cli.stores.features.store import FeatureStore
 
-        return self._once(self.feature_folder(fingerprint), ("store.json",), FeatureStore.find)
+        return self._once(
+            "store", self.feature_folder(fingerprint), lambda folder: FeatureStore.of(folder, *self._head(folder), self)
+        )
+
+    def _head(self, folder: Path) -> tuple[FeaturesHead, Sequence[Any]]:
+        from tvr_cli.stores.features import head as heads
+
+        return self._once("head", folder, lambda folder: heads.read(folder, self))
 
     def all_features(self) -> Iterator[FeatureStore]:
         """Yield the finished feature stores, the one that was asked for last first."""
@@ -159,9 +172,7 @@ class Workspace(os.PathLike[str]):
 
     def newest_features_head(self, backbone: str | None = None) -> FeaturesHead | None:
         """Return what store.json of `newest_features` says; no store is opened, which needs no torch."""
-        from tvr_cli.stores.features import head as heads
-
-        found = (heads.read(folder, self)[0] for folder in self._newest_begun())
+        found = (self._head(folder)[0] for folder in self._newest_begun())
         finished = (head for head in found if head.finished is not None)
         return next((head for head in finished if backbone is None or head.made.made_by(backbone)), None)
 
@@ -365,12 +376,12 @@ class Workspace(os.PathLike[str]):
 
     # -------------------------------------------------------------------------------------------------------- private
 
-    def _once(self, folder: Path, names: Sequence[str], open_store: Callable[..., _Store]) -> _Store:
-        """Open a store, unless it is open and the files `names` of it are the same as then."""
-        stamp = tuple(files.stamp(folder / name) for name in names)
-        kept = self._opened.get(folder)
+    def _once(self, what: str, folder: Path, read: Callable[[Path], _Read]) -> _Read:
+        """Read something of a store, unless it was read and the store's head is the same as then."""
+        stamp = files.stamp(folder / "store.json")
+        kept = self._opened.get((what, folder))
         if kept is not None and kept[0] == stamp:
             return kept[1]
-        store = open_store(folder, self)
-        self._opened[folder] = (stamp, store)
-        return store
+        found = read(folder)
+        self._opened[what, folder] = (stamp, found)
+        return found

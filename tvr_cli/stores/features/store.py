@@ -87,8 +87,13 @@ class FeatureStore:
     @classmethod
     def find(cls, folder: Path, workspace: Folder | None = None) -> FeatureStore | None:
         """Open the store in `folder`, None when its first run was never finished. Raises as `open` does."""
+        return cls.of(folder, *heads.read(folder, workspace), workspace)
 
-        head, lines = heads.read(folder, workspace)
+    @classmethod
+    def of(
+        cls, folder: Path, head: Head, lines: Sequence[ShardLine], workspace: Folder | None = None
+    ) -> FeatureStore | None:
+        """Open the store of a head and its list that were read, None when its first run was never finished."""
         if head.finished is None:
             return None
         store = cls(folder, head, head.finished, lines, workspace)

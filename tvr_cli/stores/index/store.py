@@ -65,6 +65,11 @@ class Index(OpenedIndex):
         self._ends = ends  # [segments], the row after each one's last
         self._deleted = torch.from_numpy(self.deleted) if self.deleted is not None else None
 
+    @classmethod
+    def open(cls, folder: Path) -> Index:
+        """Open the generation that counts. Raises as `OpenedIndex.open` does."""
+        return super().open(folder)
+
     # --------------------------------------------------------------------------------------------------------- reading
 
     def candidates(self, query: Tensor, n: int, of_files: int = 1) -> Tensor:
