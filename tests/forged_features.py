@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from forged_frames import head
+from forged_frames import head, line
 
 from tvr_cli.stores.features.head import fingerprint_of
 
@@ -34,16 +34,6 @@ def corpus(folder: Path, change: Change) -> None:
         return {**body, "finished": {**body["finished"], "corpus": change(body["finished"]["corpus"])}}
 
     head(folder, changed)
-
-
-def line(folder: Path, change: Change) -> None:
-    """Change the first line of the list of shards and let the head cover it."""
-    path = folder / json.loads((folder / "store.json").read_text())["shards"]["list"]
-    first, *rest = path.read_bytes().splitlines(keepends=True)
-    data = json.dumps(change(json.loads(first))).encode() + b"\n" + b"".join(rest)
-    path.write_bytes(data)
-    covers = {"list": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    head(folder, lambda body: {**body, "shards": covers})
 
 
 def rows(folder: Path, change: Change) -> None:
