@@ -22,6 +22,7 @@ from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
 from tvr_cli.preset_loader import preset_names, preset_path, presets_root
 
 DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
+DEFAULT_OF_CLIPS = "one_vector"  # ... on features that have no frames, but one vector a clip
 
 # ------------------------------------------------------------------------------------------------------------- schema
 

@@ -120,7 +120,10 @@ class FramePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedFrames:
-    """The flags that choose frames; None where one was not given. view: what the encoder of `--for` sees."""
+    """The flags that choose frames; None where one was not given.
+
+    view: what the encoder of `--for` sees. takes: the one number of frames a clip that it takes, None = any.
+    """
 
     num_frames: int | None = None
     fps: float | None = None
@@ -128,6 +131,7 @@ class AskedFrames:
     size: int | None = None
     fit: Fit | None = None
     view: View | None = None
+    takes: int | None = None
     quality: int = 90
 
     @property
@@ -150,6 +154,9 @@ class AskedFrames:
             if preset.kind == "fps":
                 num_frames, fps = None, preset.fps
                 max_frames = max_frames if max_frames is not None else preset.max_frames
+        if self.takes is not None:
+            self._require_taken()
+            num_frames, fps, max_frames = (None, fps, max_frames) if self.fps is not None else (self.takes, None, None)
         picture = self._picture(preset, there)
         if self.view is not None and not FramePlan(num_frames=_NUM_FRAMES, **picture).serves(self.view):
             size, fit = picture["size"], picture["fit"]
@@ -163,6 +170,21 @@ class AskedFrames:
             raise ConfigError("--max-frames goes with --fps; use --num-frames for frames spread evenly over the clip")
         num_frames = num_frames if num_frames is not None else _NUM_FRAMES
         return FramePlan("uniform", num_frames=num_frames, quality=self.quality, **picture)
+
+    def _require_taken(self) -> None:
+        """Raise ConfigError where flags ask for another number of frames than the encoder of `--for` takes."""
+        asked = {"--num-frames": self.num_frames, "--max-frames": self.max_frames}
+        for flag, number in asked.items():
+            if number not in (None, self.takes):
+                raise ConfigError(
+                    f"--for names a backbone that takes {self.takes} frames a clip, and {flag} asks for {number}; "
+                    f"leave out {flag}, or --for"
+                )
+        if self.fps is not None and self.max_frames is None:
+            raise ConfigError(
+                f"--for names a backbone that takes {self.takes} frames a clip, and --fps alone gives any number; add "
+                f"--max-frames {self.takes}, or leave out --fps"
+            )
 
     def _picture(self, preset: FramesConfig | None, there: FramePlan | None) -> dict[str, Any]:
         """Return size, fit, filter and short side."""

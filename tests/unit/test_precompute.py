@@ -484,7 +484,7 @@ def test_a_dry_run_writes_nothing_and_multiplies_right(workspace: Path, weights:
     options = PrecomputeOptions(**{**vars(EXACT), "dtype": "fp16"})
     report = engine.dry_run(Workspace(workspace), weights, _three(workspace), options)
     assert not (workspace / "features").exists()
-    assert report.sizes == engine.PlannedSizes(frames=12, tokens=30, dim=32, bytes_a_value=2)
+    assert report.sizes == engine.PlannedSizes(frames=12, clips=0, tokens=30, dim=32, bytes_a_value=2)
     assert report.size_bytes == (3 * 4 + 3 * (9 + 1)) * 32 * 2
     assert report.seconds > 0 and report.clips.encoded == 3 and report.captions.encoded == 3
     real = precompute(Workspace(workspace), weights, _three(workspace), options)

@@ -117,7 +117,10 @@ def _show_preview(preview: PrecomputePreview) -> None:
     render.line(f"{clips.total} clips, {clips.encoded} of them to encode with {preview.backbone}")
     if captions.total:
         render.line(f"{captions.total} captions, {captions.encoded} different texts to encode")
-    values = f"({sizes.frames} frames + {sizes.tokens} tokens) x {sizes.dim} values x {sizes.bytes_a_value} bytes"
+    vectors = f"{sizes.clips} clips + " if sizes.clips else ""
+    values = (
+        f"({sizes.frames} frames + {vectors}{sizes.tokens} tokens) x {sizes.dim} values x {sizes.bytes_a_value} bytes"
+    )
     render.line(f"{values} = {render.size(preview.size_bytes)}")
     render.line(f"about {render.duration(preview.seconds)} on this device; nothing was written")
     if preview.weights is None:

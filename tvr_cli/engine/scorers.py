@@ -12,7 +12,7 @@ import torch
 
 from tvr_cli import commands, config, log
 from tvr_cli.commands import Folder
-from tvr_cli.config import DEFAULT_METHOD, Experiment, Resolved
+from tvr_cli.config import DEFAULT_METHOD, DEFAULT_OF_CLIPS, Experiment, Resolved
 from tvr_cli.engine import suggest
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
@@ -55,7 +55,17 @@ def load_method(workspace: Path | str, *, run: str | None = None, method: str | 
     check_named(found_in, run, method)
     found = found_in.find_run(run) if run is not None else None
     store = store_for(found_in, found, None)
-    return (trained(found, store, method) if found else untrained(method or DEFAULT_METHOD, store)).method
+    return (trained(found, store, method) if found else untrained(method or default_for(store), store)).method
+
+
+def default_for(store: FeatureStore) -> str:
+    """Return the method that answers where none was named and none trained; for a store of one vector a clip, said."""
+    if "frames" in store.provides or "video.pooled" not in store.provides:
+        return DEFAULT_METHOD
+    log.logger.info(
+        "the features of %s have one vector a clip and no frames: %s answers", store.backbone_name, DEFAULT_OF_CLIPS
+    )
+    return DEFAULT_OF_CLIPS
 
 
 def options_schema(name: str) -> type:

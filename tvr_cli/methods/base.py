@@ -31,9 +31,10 @@ def setting(default: Any, *, symbol: str = "", source: str = "", note: str = "")
 class Method(nn.Module):
     """Base class of every method; see the module docstring for the contract.
 
-    needs: features among {"frames", "pooled", "tokens", "importance"}. fidelity: where the code comes from
-    ("authors-code@sha", "authors-port@sha", "patched-release@sha", "ours"), printed wherever results are. summary: one
-    line for `tvr methods`. trainable_preset: the preset to train on frozen features where the default one cannot be.
+    needs: features among {"frames", "video.pooled", "pooled", "tokens", "importance"}. fidelity: where the code comes
+    from ("authors-code@sha", "authors-port@sha", "patched-release@sha", "ours"), printed wherever results are. summary:
+    one line for `tvr methods`. trainable_preset: the preset to train on frozen features where the default one cannot
+    be.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

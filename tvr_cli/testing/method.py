@@ -20,7 +20,7 @@ from tvr_cli.testing.report import Check, require, run
 from tvr_cli.types import Batch, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 SIZES = Sizes(dim=64, frames=5, words=20)
-FEATURES = frozenset({"frames", "pooled", "tokens", "importance"})
+FEATURES = frozenset({"frames", "video.pooled", "pooled", "tokens", "importance"})
 
 
 def check(name: str) -> list[Check]:
@@ -338,14 +338,16 @@ def text_features(count: int, dtype: torch.dtype = torch.float64, seed: int = 0)
 
 
 def video_features(count: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> VideoFeatures:
-    """Return clips of 1 to F frames, what is missing filled with numbers; the first clip has all."""
+    """Return clips of 1 to F frames, what is missing filled with numbers; the first clip has all. Each has a vector."""
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randn(count, 1, SIZES.dim, generator=generator, dtype=torch.float64) + 0.5
     frames = frames + 0.6 * torch.randn(count, SIZES.frames, SIZES.dim, generator=generator, dtype=torch.float64)
     n_frames = torch.randint(1, SIZES.frames + 1, (count,), generator=generator)
     n_frames[0] = SIZES.frames
     ts = torch.arange(SIZES.frames, dtype=dtype).expand(count, -1)
-    return VideoFeatures(torch.randint(-(2**62), 2**62, (count,), generator=generator), frames.to(dtype), n_frames, ts)
+    key = torch.randint(-(2**62), 2**62, (count,), generator=generator)
+    pooled = frames[:, 0] + 0.3 * torch.randn(count, SIZES.dim, generator=generator, dtype=torch.float64)
+    return VideoFeatures(key, frames.to(dtype), n_frames, ts, pooled.to(dtype))
 
 
 def batch(count: int = 6, dtype: torch.dtype = torch.float64) -> Batch:

@@ -167,11 +167,12 @@ def frame_plan(
 ) -> FramePlan:
     """Return the plan of a run: what flags ask for, a data set's preset, and how the frames that are there were made.
 
-    backbone: whose view the frames are to serve (`--for`). Raises ConfigError for flags that exclude each other, and
-    what `registry.resolve` and `FrameStore.open` raise.
+    backbone: which the frames are to serve (`--for`): its view, and the number of frames where it takes but one. Raises
+    ConfigError for flags that exclude each other, and what `registry.resolve` and `FrameStore.open` raise.
     """
     if backbone is not None:
-        asked = dataclasses.replace(asked, view=registry.resolve(backbone).view)
+        about = registry.resolve(backbone)
+        asked = dataclasses.replace(asked, view=about.view, takes=about.frames)
     goes_on = preset is None and not asked.says_picture and workspace.has_frames and not options.overwrite
     there = heads.read_head(workspace.frames_folder, workspace) if goes_on else None
     return asked.plan(preset, None if there is None else FramePlan.from_identity(there.identity))

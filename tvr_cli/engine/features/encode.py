@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from tvr_cli.backbones.base import Backbone
+from tvr_cli.backbones.base import Backbone, VideoOut
 from tvr_cli.engine.features import word_importance
 from tvr_cli.engine.features.frame_batches import FrameBatch
 from tvr_cli.plans import WordPlan
@@ -45,15 +45,58 @@ def encode_captions(
 
 @torch.no_grad()
 def encode_batch(backbone: Backbone, batch: FrameBatch, shape: str) -> VideoFeatures:
-    """Encode a batch of clips: `fixed` encodes missing frames too, `ragged` only the real ones (zeros elsewhere)."""
+    """Encode a batch of clips: `fixed` encodes missing frames too, `ragged` only the real ones (zeros elsewhere).
+
+    An encoder of whole clips is given no missing frames in either; their slots are zeros.
+    """
     pixels, real = batch.pixels.to(backbone.device, non_blocking=True), batch.real.to(backbone.device)
-    frames = frame_features(backbone, pixels, real, shape)
+    seen = clip_features(backbone, pixels, real, shape)
     key = torch.tensor([record.key for record in batch.records], dtype=torch.int64)
-    return VideoFeatures(key, frames.float().cpu(), batch.real.sum(1), batch.ts)
+    frames = torch.zeros(len(key), 0, backbone.dim) if seen.frames is None else seen.frames.float().cpu()
+    pooled = None if seen.pooled is None else seen.pooled.float().cpu()
+    return VideoFeatures(key, frames, batch.real.sum(1), batch.ts, pooled)
 
 
-def frame_features(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str) -> Tensor:
-    """Return features [V, F, D] of uint8 frames [V, F, 3, S, S]; gradients flow. shape: as in `encode_batch`."""
+def clip_features(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str) -> VideoOut:
+    """Return what the backbone yields of uint8 clips [V, F, 3, S, S]; gradients flow. shape: as in `encode_batch`."""
+    if "video.pooled" in backbone.provides:
+        return _whole_clips(backbone, pixels, real)
+    return VideoOut(_frame_features(backbone, pixels, real, shape), None)
+
+
+def _whole_clips(backbone: Backbone, pixels: Tensor, real: Tensor) -> VideoOut:
+    """Encode clips by an encoder that mixes their frames: each full, the nearest frame standing where one is missing.
+
+    A clip has as many frames as the encoder takes, or its own where any number will do, never more because of its
+    neighbours in a batch. Raises ValueError where it has more frames than the encoder takes.
+    """
+    counts = real.sum(1).clamp(min=1)  # of a clip without a frame the black slot 0: nothing uses its vector
+    wanted = counts if backbone.about.frames is None else torch.full_like(counts, backbone.about.frames)
+    if bool((counts > wanted).any()):
+        raise ValueError(f"expected clips of {backbone.about.frames} frames at most, found {int(counts.max())}")
+    pooled: list[Tensor | None] = [None] * len(real)
+    frames: list[Tensor | None] = [None] * len(real)
+    for slots in wanted.unique().tolist():
+        clips = (wanted == slots).nonzero()[:, 0]
+        shown = (2 * torch.arange(slots, device=real.device) + 1) * counts[clips, None] // (2 * slots)  # [n, slots]
+        out = backbone.encode_video(pixels[clips[:, None], shown], torch.ones_like(shown, dtype=torch.bool))
+        for i, clip in enumerate(clips.tolist()):
+            pooled[clip] = None if out.pooled is None else out.pooled[i]
+            if out.frames is not None:  # of each frame that there is: where it is shown first
+                own = out.frames.new_zeros(real.shape[1], out.frames.shape[-1])
+                n = int(real[clip].sum())
+                own[:n] = out.frames[i, torch.searchsorted(shown[i], torch.arange(n, device=real.device))]
+                frames[clip] = own
+    return VideoOut(_stacked(frames), _stacked(pooled))
+
+
+def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
+    there = [row for row in rows if row is not None]
+    return torch.stack(there) if there else None
+
+
+def _frame_features(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str) -> Tensor:
+    """Return features [V, F, D] of frames."""
     if shape == "fixed":
         return backbone.encode_frames(pixels, real)
     encoded = backbone.encode_frames(pixels[real][None], real.new_ones(1, int(real.sum())))[0]

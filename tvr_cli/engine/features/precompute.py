@@ -85,9 +85,10 @@ class CaptionCounts:
 
 @dataclass(frozen=True)
 class PlannedSizes:
-    """(frames + tokens) x dim x bytes_a_value is what a store would take."""
+    """(frames + clips + tokens) x dim x bytes_a_value is what a store would take; clips: vectors of whole clips."""
 
     frames: int
+    clips: int
     tokens: int
     dim: int
     bytes_a_value: int
@@ -274,6 +275,7 @@ def _inputs(
     corpus = read_corpus(captions, frames, workspace.newest_features())
     about = registry.resolve(choose_backbone(backbone, workspace))
     _require_view(frames, about)
+    _require_frames(frames, about)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
     if about.name == DEMO_TINY:
@@ -312,6 +314,18 @@ def _require_view(frames: FrameStore, backbone: Description) -> None:
     )
 
 
+def _require_frames(frames: FrameStore, backbone: Description) -> None:
+    """Raise DataError where clips do not have the one number of frames that a backbone takes."""
+    if backbone.frames is None or frames.plan.slots == backbone.frames:
+        return
+    found = "any number of frames" if frames.plan.slots is None else f"up to {frames.plan.slots} frames"
+    raise DataError(
+        f"the clips in {str(frames.root)!r} have {found}, but the backbone {backbone.name} takes {backbone.frames} a "
+        "clip; give frames for it a workspace of their own: "
+        + commands.tvr("extract-frames", "VIDEOS", **{"for": backbone.name}, workspace=Path("FOLDER"))
+    )
+
+
 def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
     return CaptionCounts(
         total=len(corpus.captions),
@@ -335,7 +349,10 @@ def _encode_clips(
 ) -> None:
     width = plan.slots or max((r.n_frames for r in records), default=1)
     rows = _shard_rows(width * model.dim * DTYPES[options.dtype].itemsize, _SHARD_CLIPS)
-    clips = max(1, (options.batch or _FRAMES_A_BATCH.get(model.device.type, 48)) // width)
+    a_batch = options.batch or _FRAMES_A_BATCH.get(model.device.type, 48)
+    if "video.pooled" in model.provides and model.device.type == "cpu" and options.batch is None:
+        a_batch = width  # attention over all of a clip's patches: a batch would take gigabytes and save nothing
+    clips = max(1, a_batch // width)
     ids = [record.id for record in records]
     with progress("encoding frames", total=len(records), unit="clips") as bar:
         for start in range(0, len(ids), rows):
@@ -381,7 +398,7 @@ def _shard_rows(row_bytes: int, most: int) -> int:
 
 
 def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
-    width = max(p.frames.shape[1] for p in parts)
+    width = max(p.ts.shape[1] for p in parts)
 
     def widen(x: torch.Tensor) -> torch.Tensor:
         out = x.new_zeros(len(x), width, *x.shape[2:])
@@ -389,7 +406,13 @@ def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
         return out
 
     slotted = {name: torch.cat([widen(getattr(p, name)) for p in parts]) for name in ("frames", "ts")}
-    return VideoFeatures(torch.cat([p.key for p in parts]), n_frames=torch.cat([p.n_frames for p in parts]), **slotted)
+    pooled = [p.pooled for p in parts if p.pooled is not None]
+    return VideoFeatures(
+        torch.cat([p.key for p in parts]),
+        n_frames=torch.cat([p.n_frames for p in parts]),
+        pooled=torch.cat(pooled) if pooled else None,
+        **slotted,
+    )
 
 
 def _new_clips(records: Sequence[ClipRecord], there: set[str]) -> list[ClipRecord]:
@@ -480,9 +503,10 @@ def _planned(
         records = _new_clips(records, there)
         texts = {key: text for key, text in texts.items() if key not in there}
     itemsize = DTYPES[options.dtype].itemsize
-    slots = sum(plan.slots or r.n_frames for r in records)
+    slots = sum(plan.slots or r.n_frames for r in records) if "frames" in about.provides else 0
+    vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = len(texts) * (plan.words.length + 1)
-    flops = per_frame * sum(r.n_frames for r in records) + per_caption * len(texts)
+    flops = per_frame * sum(about.frames or r.n_frames for r in records) + per_caption * len(texts)
     device = pick_device(options.device)
     return PrecomputePreview(
         folder=folder,
@@ -490,8 +514,8 @@ def _planned(
         backbone=about.name,
         clips=ClipCounts(len(frames.records), len(records), len(frames.records) - len(records)),
         captions=_counts(corpus, encoded=len(texts), truncated=0),
-        size_bytes=(slots + tokens) * about.dim * itemsize,
+        size_bytes=(slots + vectors + tokens) * about.dim * itemsize,
         seconds=cost.seconds(flops, device, DTYPES[options.precision]) if flops else 0.0,
-        sizes=PlannedSizes(slots, tokens, about.dim, itemsize),
+        sizes=PlannedSizes(slots, vectors, tokens, about.dim, itemsize),
         weights=about.weights,
     )

@@ -327,7 +327,7 @@ def _grow(scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Aske
         there = {clip.id: clip for _, clip in index.listing()}
     except DataError:
         return None  # it is derived: what is damaged is built again
-    rows = [Row(c.id, c.file_id, c.path, *c.span, c.key, c.n_frames) for c in store.clips]
+    rows = [Row(c.id, c.file_id, c.path, *c.span, c.key, _slots(store, c.n_frames)) for c in store.clips]
     new = [i for i, row in enumerate(rows) if there.get(row.id) != row]
     kept = {row.id for row in rows} - {rows[i].id for i in new}
     gone = there.keys() - kept
@@ -363,7 +363,15 @@ def _block(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> IndexBl
     encoded = scorers.encode_videos(scorer.method, video)
     rows = store.clips.take(clips)
     indexed = [IndexedClip(c.id, c.file_id, c.path, *c.span) for c in rows]
-    return IndexBlock(indexed, encoded, scorer.method.coarse(encoded).cpu(), video.ts, video.n_frames)
+    ts, n_frames = video.ts, video.n_frames
+    if not video.frames.shape[1]:  # one slot stands for the whole clip
+        ts, n_frames = ts.new_tensor([[c.span[0]] for c in rows]), torch.ones_like(n_frames)
+    return IndexBlock(indexed, encoded, scorer.method.coarse(encoded).cpu(), ts, n_frames)
+
+
+def _slots(store: FeatureStore, n_frames: int) -> int:
+    """Return how many slots a clip of so many frames has in an index: one where features have no frames."""
+    return n_frames if "video.frames" in store.tensors else 1
 
 
 def _measured(scorer: Scorer, store: FeatureStore, sentences: Sentences) -> Precision:
@@ -430,7 +438,7 @@ def _wanted(workspace: Workspace, asked: Asked, named: str | None) -> tuple[Scor
         found = workspace.newest_run_on(store)
     if found is not None:
         return scorers.trained(found, store, named), store
-    method = asked.method or scorers.DEFAULT_METHOD
+    method = asked.method or scorers.default_for(store)
     if "." in method and method != named:
         raise MethodNotNamed(f"the index in {str(workspace.index_folder)!r}", method)
     return scorers.untrained(method, store), store

@@ -19,7 +19,7 @@ from tvr_cli import log
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.config import TrainConfig
 from tvr_cli.engine.features.augment import RandAugment
-from tvr_cli.engine.features.encode import caption_features, frame_features
+from tvr_cli.engine.features.encode import caption_features, clip_features
 from tvr_cli.engine.features.frame_loader import FrameLoader, Pixels
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.seeds import derive
@@ -148,8 +148,10 @@ class LiveSource:
         n_frames = real.sum(1)
         pixels, on_device = pixels.to(self._device, non_blocking=True), real.to(self._device)
         with precision.towers(self._train, self._device):
-            frames = frame_features(self._backbone, pixels, on_device, self._store.shape)
-        return VideoFeatures(self._clip_key[rows], frames.float(), n_frames, ts).to(self._device)
+            seen = clip_features(self._backbone, pixels, on_device, self._store.shape)
+        assert seen.frames is not None, "no method that is trained does without frames"
+        pooled = None if seen.pooled is None else seen.pooled.float()
+        return VideoFeatures(self._clip_key[rows], seen.frames.float(), n_frames, ts, pooled).to(self._device)
 
 
 def default_workers() -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tvr_cli import config
+from tvr_cli.backbones import registry
 from tvr_cli.config import Resolved
 from tvr_cli.data.demo import NOTE
 from tvr_cli.data.demo_world import corpus
@@ -460,12 +461,15 @@ class Demo:
 
 
 def check_methods(wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the methods to compare; `all` means every built-in one, those without parameters first.
+    """Return the methods to compare; `all` means every built-in one that the toy world's encoder has features for,
+    those without parameters first.
 
     Raises ConfigError for an unknown name.
     """
     if list(wanted) == ["all"]:
-        rest = [name for name in base.shipped() if name not in DEFAULT_METHODS[:2]]
+        there = registry.resolve(registry.DEMO_TINY).provides | {"importance"}
+        fits = [name for name in base.shipped() if base.load_class(name).needs <= there]
+        rest = [name for name in fits if name not in DEFAULT_METHODS[:2]]
         return (*DEFAULT_METHODS[:2], *rest)
     if not wanted:
         raise ConfigError("expected at least one method, found none; say --methods mean,glccl or --methods all")

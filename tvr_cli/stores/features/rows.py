@@ -31,7 +31,11 @@ class ShardRows:
 
 
 def clip_row_key(key: int, n_frames: int) -> str:
-    """What finds a clip's features: its content key and how many of its frames could be read."""
+    """What finds a clip's features: its content key and how many of its frames could be read.
+
+    With the plan, which is part of the store's identity, these decide which frames of the file they are: as much as a
+    vector of a whole clip depends on.
+    """
     return f"{key & (2**64 - 1):016x}.{n_frames}"
 
 

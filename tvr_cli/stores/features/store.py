@@ -274,6 +274,6 @@ def check_identity(store: FeatureStore, identity: Mapping[str, Any], command: st
 
 
 def _provides(tensors: Mapping[str, Any], frameless: int) -> frozenset[str]:
-    """Return what methods can use: frames only where every clip has one."""
+    """Return what methods can use: frames, and what is made of them, only where every clip has one."""
     names = {SHORT.get(name, name) for name in tensors}
-    return frozenset(names - {"frames", "video.patches"} if frameless else names)
+    return frozenset({name for name in names if not name.startswith(("frames", "video."))} if frameless else names)
