@@ -27,6 +27,8 @@ from tvr_cli.log import logger
 DEMO_TINY = "demo-tiny"
 CONFIG = "open_clip_config.json"
 _TEXT_MODEL = "config.json"  # of a text model of Hugging Face's
+# The sizes of text models that presets need, so that a list, a dry run or a skeleton asks no hub for them.
+_TEXT_MODELS = Path(__file__).resolve().parent / "text_models"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo_tiny"
 
@@ -144,8 +146,13 @@ class Source:
 
     @property
     def buildable(self) -> Mapping[str, Any]:
-        """The configuration to build from: with that of Hugging Face's text model in the folder, where it is there."""
-        if not self.model["text_cfg"].get("hf_model_name") or (folder := self._text_model_beside) is None:
+        """The configuration to build from: with that of Hugging Face's text model from a folder, where there is one."""
+        if not (named := self.model["text_cfg"].get("hf_model_name")):
+            return self.model
+        folder = self._text_model_beside
+        if folder is None and self.origin is not None and (_TEXT_MODELS / named / _TEXT_MODEL).is_file():
+            folder = _TEXT_MODELS / named
+        if folder is None:
             return self.model
         return {**self.model, "text_cfg": {**self.model["text_cfg"], "hf_model_name": str(folder)}}
 
