@@ -29,12 +29,12 @@ def page() -> str:
         os.environ.pop(name, None)
     from typer.testing import CliRunner
 
-    from tvr_cli.cli import app
+    from tvr_cli.cli import app, lazy
 
     runner = CliRunner()
-    names = [command.name for command in app.registered_commands]
+    names = list(lazy.NAMES)
     parts = [HEAD, _block("tvr", runner.invoke(app, ["--help"]).stdout)]
-    parts += [_block(f"tvr {name}", runner.invoke(app, [str(name), "--help"]).stdout) for name in names]
+    parts += [_block(f"tvr {name}", runner.invoke(app, [name, "--help"]).stdout) for name in names]
     return "\n".join(parts)
 
 

@@ -84,6 +84,34 @@ def test_lines_and_tables_hold_names_as_text(name: str, other: str) -> None:
     assert [row.split() for row in rows[-2:]] == [["1", *printable(name).split()], ["2", *printable(other).split()]]
 
 
+CELLS = st.text(st.sampled_from("ab é–[]:\\"), max_size=6) | ANY | st.floats() | st.none() | st.integers()
+
+
+@given(st.none() | CELLS.map(str), st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=3), st.integers(0, 3))
+@example("ab", [("a  b", " a", "b ")], 2)
+@example("a title wider than its table", [("犬", "x" * 40, 1.25)], 1)
+@example(None, [("a", "b", "x" * 10_000)], 3)
+@SETTINGS
+def test_a_table_in_plain_letters_is_what_rich_prints(title: str | None, rows: list[tuple], left: int) -> None:
+    said = []
+    for plainly in (render.plain_table, lambda *_, **__: None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", out := io.StringIO())
+            patch.setattr(render, "plain_table", plainly)
+            render.table(title, ("#", "video", "where it is"), rows, left=left)
+        said.append(out.getvalue())
+    assert said[0] == said[1]
+
+
+def test_a_table_of_hits_is_made_without_rich() -> None:
+    code = (
+        "import sys; from tvr_cli.cli import render; "
+        "render.table('a dog', ('#', 'video', 'where', 'score'), [[1, 'videos/é.mp4', '0:00.0–0:02.0', '0.312']]);"
+        "assert 'rich' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 @dataclass(frozen=True)
 class Named(Result):
     schema = "test-named"

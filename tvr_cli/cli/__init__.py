@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from tvr_cli import log
-from tvr_cli.cli import broken_maps
+from tvr_cli.cli import broken_maps, values
+from tvr_cli.cli.lazy import Commands
 from tvr_cli.errors import Interrupted, MethodNotNamed, TvrError, reason
 
 _EPILOG = (
@@ -28,8 +29,12 @@ _GLOBAL_OPTIONS = ("-q", "--quiet", "--debug", "--version")
 class _Boundary(TyperGroup):
     """Turns a `TvrError` of any command into one line on stderr and its exit code."""
 
+    def __init__(self, **attributes: Any):
+        super().__init__(**{**attributes, "commands": Commands()})
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_TYPED] = tuple(args)
+        values.leave_out(self.get_params(ctx))
         try:
             return super().parse_args(ctx, args)
         except Exception as e:
@@ -131,59 +136,6 @@ def options(
     tvr query "a dog surfing" --index out/     search them
     """
     log.set_up(quiet=quiet, debug=debug)
-
-
-def _register() -> None:
-    """Add every command. Their modules import nothing heavy; the engine is imported when a command runs."""
-    from tvr_cli.cli import (
-        audit,
-        backbones,
-        compare,
-        datasets,
-        demo,
-        doctor,
-        evaluate,
-        extract_frames,
-        import_checkpoint,
-        index,
-        info,
-        methods,
-        migrate,
-        plot,
-        precompute_features,
-        query,
-        reproduce,
-        rerun,
-        train,
-    )
-
-    commands = (
-        demo.demo,
-        extract_frames.extract_frames,
-        precompute_features.precompute_features,
-        train.train,
-        rerun.rerun,
-        plot.plot,
-        evaluate.evaluate,
-        compare.compare,
-        reproduce.reproduce,
-        import_checkpoint.import_checkpoint,
-        audit.audit,
-        index.index,
-        query.query,
-        methods.methods,
-        backbones.backbones,
-        datasets.datasets,
-        info.info,
-        doctor.doctor,
-        migrate.migrate,
-    )
-    for command in commands:
-        about = (command.__doc__ or "").split("\n\n")[0]  # whole, where Typer would cut it at 45 letters
-        app.command(command.__name__.replace("_", "-"), short_help=" ".join(about.split()))(command)
-
-
-_register()
 
 
 def main() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tvr_cli import commands
+from tvr_cli.cli.plain_table import plain_table
 from tvr_cli.log import printable
 from tvr_cli.results.base import Result
 
@@ -60,22 +62,28 @@ def exact(items: Sequence[str], *, end: str = "\n") -> None:
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> None:
     """Print a table; the first `left` columns are text, the others are right-aligned numbers."""
+    title = None if title is None else printable(title)
+    names = [printable(name) for name in columns]
+    cells = [[cell(value) for value in row] for row in rows]
+    # What rich takes for a terminal is what it is told to take for one, too.
+    terminal = sys.stdout.isatty() or any(name in os.environ for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    if not terminal and (lines := plain_table(title, names, cells, left=left)) is not None:
+        print("\n".join(lines))
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    title = None if title is None else printable(title)
     shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False)
-    cells = [[cell(value) for value in row] for row in rows]
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:  # a pipe has no width: a row is a line there
         console = Console(highlight=False, markup=False, emoji=False, width=_ENDLESS)
     # In a narrow terminal whole words go down a line, unless they do not fit side by side.
     longest = [max((len(word) for row in cells for word in row[i].split()), default=0) for i in range(len(columns))]
     fits = sum(longest) + _GAP * len(columns) <= console.width
-    for i, name in enumerate(columns):
+    for i, name in enumerate(names):
         justify: Literal["left", "right"] = "left" if i < left else "right"
-        shown.add_column(printable(name), justify=justify, overflow="fold", min_width=longest[i] if fits else None)
+        shown.add_column(name, justify=justify, overflow="fold", min_width=longest[i] if fits else None)
     for row in cells:
         shown.add_row(*row)
     console.print(shown)

@@ -1,0 +1,75 @@
+"""The commands by name, each imported when it is asked for: `tvr query` need not wait for nineteen others."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from tvr_cli.cli import values
+
+NAMES = (
+    "demo",
+    "extract-frames",
+    "precompute-features",
+    "train",
+    "rerun",
+    "plot",
+    "evaluate",
+    "compare",
+    "reproduce",
+    "import-checkpoint",
+    "audit",
+    "index",
+    "query",
+    "methods",
+    "backbones",
+    "datasets",
+    "info",
+    "doctor",
+    "migrate",
+)
+
+
+class Commands(Mapping[str, Any]):
+    """What a group of Typer's holds as its commands, in the order of its help."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in NAMES:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = _command(name)
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values.leave_out(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+
+def _command(name: str) -> Any:
+    """Make the command of the function that has its name, in the file that has its name."""
+    module = name.replace("-", "_")
+    function = getattr(importlib.import_module(f"tvr_cli.cli.{module}"), module)
+    about = (function.__doc__ or "").split("\n\n")[0]  # whole, where Typer would cut it at 45 letters
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=_Command, short_help=" ".join(about.split()))(function)
+    command = typer.main.get_command(alone)
+    values.take_plainly(command, function)
+    return command
