@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from tvr_cli import commands, config
 from tvr_cli.config import Experiment, FramesConfig, WordsConfig
 from tvr_cli.errors import ConfigError
-from tvr_cli.types import Filter, View
+from tvr_cli.types import Filter, Look, View
 
 DEFAULT_WORDS = 32
 Fit = Literal["crop", "squash", "whole"]
@@ -39,8 +39,9 @@ class FramePlan:
     there are more. No frame is ever repeated. quality: JPEG quality.
     fit: crop (the short side to `size`, then the centre), squash (both sides to `size`) or whole (nothing is cut off:
     the short side to `short_side`, which is `size`; a smaller picture stays as it is, so that an encoder's own filter
-    enlarges it). filter: how Pillow resizes. A field that tvr 0.1.0 did not have is left out of the identity at the
-    value that 0.1.0 knew, so its fingerprints stay.
+    enlarges it). filter: how Pillow resizes. look: the pixels as they are coded, or as players show them (square, HDR
+    mapped to the usual range, BT.709 for HD that names no matrix). A field that tvr 0.1.0 did not have is left out of
+    the identity at the value that 0.1.0 knew, so its fingerprints stay.
     """
 
     kind: Literal["uniform", "fps"] = "uniform"
@@ -52,6 +53,7 @@ class FramePlan:
     fit: Fit = "crop"
     filter: Filter = "bicubic"
     short_side: int | None = None
+    look: Look = "coded"
 
     @classmethod
     def from_config(cls, frames: FramesConfig) -> FramePlan:
@@ -76,7 +78,8 @@ class FramePlan:
     def pictures(self) -> str:
         """What is kept of a picture, for people."""
         shape = f"short side {self.size}" if self.fit == "whole" else f"{self.size} x {self.size}"
-        return f"{self.fit}, {shape} px, {self.filter}, JPEG {self.quality}"
+        look = ", as players show it" if self.look == "shown" else ""
+        return f"{self.fit}, {shape} px, {self.filter}, JPEG {self.quality}{look}"
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of a store made with this plan: only the fields that decide which pixels it holds."""
@@ -87,6 +90,8 @@ class FramePlan:
             said["fit"] = self.fit
         if self.short_side is not None:
             said["short_side"] = self.short_side
+        if self.look != "coded":
+            said["look"] = self.look
         return said
 
     def check(self) -> None:
@@ -110,6 +115,7 @@ class FramePlan:
             "fit": self.fit in _FITS,
             "filter": self.filter in get_args(Filter),
             "short_side": self.short_side == (self.size if self.fit == "whole" else None),
+            "look": self.look in get_args(Look),
         }
         return ", ".join(f"{name} = {getattr(self, name)!r}" for name, is_known in known.items() if not is_known)
 
@@ -143,7 +149,8 @@ class AskedFrames:
         """Return the plan. preset: the data set's own, which holds where no flag says otherwise: papers crop.
 
         there: that of the frames that a folder of one's own is added to, whose pictures go on as they are where neither
-        flag nor preset says otherwise. With nothing of all that pictures are kept whole. Raises ConfigError for flags
+        flag nor preset says otherwise. With nothing of all that pictures are kept whole, and as players show them; a
+        data set's are as they are coded, which is what its papers saw. Raises ConfigError for flags
         that exclude each other. Whether values are possible is for `FramePlan.check`.
         """
         if self.num_frames is not None and self.fps is not None:
@@ -187,7 +194,8 @@ class AskedFrames:
             )
 
     def _picture(self, preset: FramesConfig | None, there: FramePlan | None) -> dict[str, Any]:
-        """Return size, fit, filter and short side."""
+        """Return size, fit, filter, short side and look."""
+        look: Look = "coded" if preset is not None else "shown" if there is None else there.look
         if there is not None and preset is None and not self.says_picture:
             size, fit, resample = self.size or there.size, there.fit, there.filter
         else:
@@ -197,7 +205,8 @@ class AskedFrames:
             needed = usual if self.view is None else max(usual, self.view.size) if fit == "whole" else self.view.size
             size = self.size if self.size is not None else needed
             resample = self.view.filter if self.view is not None and fit != "whole" else "bicubic"
-        return {"size": size, "fit": fit, "filter": resample, "short_side": size if fit == "whole" else None}
+        short_side = size if fit == "whole" else None
+        return {"size": size, "fit": fit, "filter": resample, "short_side": short_side, "look": look}
 
 
 # ----------------------------------------------------------------------------------------------------------- features

@@ -24,6 +24,8 @@ _R = TypeVar("_R", bound="Rows")
 # How a picture becomes a square: its short side and then the centre of it, or both sides; and how Pillow resizes.
 SquareFit = Literal["crop", "squash"]
 Filter = Literal["bicubic", "bilinear"]
+# What the pixels of a stored frame are: as they are coded, or as players show them (`stores/decoding/look.py`).
+Look = Literal["coded", "shown"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,9 +173,16 @@ def frame_plan(
     if backbone is not None:
         about = registry.resolve(backbone)
         asked = dataclasses.replace(asked, view=about.view, takes=about.frames)
-    goes_on = preset is None and not asked.says_picture and workspace.has_frames and not options.overwrite
-    there = heads.read_head(workspace.frames_folder, workspace) if goes_on else None
-    return asked.plan(preset, None if there is None else FramePlan.from_identity(there.identity))
+    goes_on = preset is None and workspace.has_frames and not options.overwrite
+    if not goes_on:
+        return asked.plan(preset)
+    plan = asked.plan(None, FramePlan.from_identity(heads.read_head(workspace.frames_folder, workspace).identity))
+    if plan.look == "coded":
+        log.logger.info(
+            "pictures go on as in the frames that are there, as they are coded; for them as players show them (square "
+            "pixels, HDR mapped, BT.709 for HD), read all again with --overwrite"
+        )
+    return plan
 
 
 def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> ExtractReport:

@@ -7,10 +7,13 @@ from typing import get_args
 
 from tvr_cli.errors import ConfigError, DecodeError, did_you_mean
 from tvr_cli.stores.decoding.types import Beat, Decoder, DecoderName
+from tvr_cli.types import Look
 
 
-def open_video(path: Path, decoder: DecoderName = "auto", *, beat: Beat = lambda: None) -> Decoder:
-    """Open a video with the decoder asked for. `beat` is called often while there is progress.
+def open_video(
+    path: Path, decoder: DecoderName = "auto", *, look: Look = "coded", beat: Beat = lambda: None
+) -> Decoder:
+    """Open a video with the decoder asked for. look: of its frames. `beat` is called often while there is progress.
 
     `auto` is PyAV: it is exact on every stream that was tried (edit lists, open GOPs, variable frame rate, AVI without
     usable timestamps) and needs less CPU time than decord (docs/formats.md, "Decoders").
@@ -25,10 +28,10 @@ def open_video(path: Path, decoder: DecoderName = "auto", *, beat: Beat = lambda
     if decoder == "decord":
         from tvr_cli.stores.decoding.decord import DecordDecoder
 
-        return DecordDecoder(path, beat)
+        return DecordDecoder(path, beat, look)
     from tvr_cli.stores.decoding.pyav import PyavDecoder
 
-    return PyavDecoder(path, beat)
+    return PyavDecoder(path, beat, look)
 
 
 def check_decoder(name: str) -> None:

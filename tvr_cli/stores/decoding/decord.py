@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError, EnvironmentProblem
+from tvr_cli.stores.decoding.look import stretched
 from tvr_cli.stores.decoding.pyav import PyavDecoder
 from tvr_cli.stores.decoding.types import Beat, Decoder
+from tvr_cli.types import Look
 
 _BATCH = 8
 
@@ -24,9 +26,9 @@ class DecordDecoder:
 
     name = "decord"
 
-    def __init__(self, path: Path, beat: Beat):
-        self._path, self._beat, self.problem = path, beat, ""
-        guard = PyavDecoder(path, beat)
+    def __init__(self, path: Path, beat: Beat, look: Look = "coded"):
+        self._path, self._beat, self._look, self.problem = path, beat, look, ""
+        guard = PyavDecoder(path, beat, look)
         try:
             self.container, self.timeline = guard.container, guard.timeline
             why = guard.unfit_for_decord()
@@ -50,10 +52,11 @@ class DecordDecoder:
             except Exception as e:  # decord raises its own and RuntimeError; the caller decides by what is missing
                 self.problem = self.problem or _reason(e)
                 continue
-            yield from zip(batch, pixels, strict=True)
+            aspect = self.container.aspect if self._look == "shown" else None
+            yield from zip(batch, (stretched(picture, aspect) for picture in pixels), strict=True)
 
     def sequential(self) -> Decoder:
-        return PyavDecoder(self._path, self._beat).sequential()
+        return PyavDecoder(self._path, self._beat, self._look).sequential()
 
     def close(self) -> None:
         self._reader = None

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError
+from tvr_cli.stores.decoding.look import is_hdr, is_unnamed_hd, pixels_of
 from tvr_cli.stores.decoding.packets import (
     PacketIndex,
     choose_stream,
@@ -24,6 +25,7 @@ from tvr_cli.stores.decoding.packets import (
     start_seconds,
 )
 from tvr_cli.stores.decoding.types import MAX_PIXELS, Beat, Timeline, upright
+from tvr_cli.types import Look
 
 # Codecs in which a frame marked non-reference is never needed by another one. In HEVC the mark is about one temporal
 # layer only, so frames of other layers may need it; VP9 and AV1 decoders ignore the request.
@@ -37,8 +39,8 @@ class PyavDecoder:
 
     name = "pyav"
 
-    def __init__(self, path: Path, beat: Beat, *, from_start: bool = False):
-        self._path, self._beat, self.problem = path, beat, ""
+    def __init__(self, path: Path, beat: Beat, look: Look = "coded", *, from_start: bool = False):
+        self._path, self._beat, self._look, self.problem = path, beat, look, ""
         # Times of the packets between damage and the next keyframe.
         self._broken, self._suspect = False, set[int | None]()
         self._container, self._stream = _open(path)
@@ -64,7 +66,7 @@ class PyavDecoder:
         return self._frames_by_seeking(indices)
 
     def sequential(self) -> PyavDecoder:
-        return PyavDecoder(self._path, self._beat, from_start=True)
+        return PyavDecoder(self._path, self._beat, self._look, from_start=True)
 
     def close(self) -> None:
         self._container.close()
@@ -80,6 +82,11 @@ class PyavDecoder:
             return "open groups of pictures"
         if self._container.format.name.split(",")[0] not in ("mov", "matroska"):
             return f"{self._container.format.long_name}"
+        context = self._stream.codec_context
+        if self._look == "shown" and is_hdr(int(context.color_trc)):
+            return "HDR"
+        if self._look == "shown" and is_unnamed_hd(context.colorspace, context.height, context.pix_fmt or ""):
+            return "HD that names no colour matrix"
         return ""
 
     # ------------------------------------------------------------------------------------------------- by seeking
@@ -95,7 +102,7 @@ class PyavDecoder:
             for frame in self._decode_from(key, left):
                 if frame.pts in left and self._is_good(frame):
                     left.discard(frame.pts)
-                    yield wanted[frame.pts], _pixels(frame)
+                    yield wanted[frame.pts], self._pixels(frame)
                 if not left or (frame.pts is not None and frame.pts > group[-1]):
                     break
             self._stream.codec_context.flush_buffers()
@@ -161,7 +168,7 @@ class PyavDecoder:
         last = max(wanted)
         for i, frame in enumerate(self._good_frames()):
             if i in wanted:
-                yield i, _pixels(frame)
+                yield i, self._pixels(frame)
             if i >= last:
                 return
 
@@ -191,6 +198,9 @@ class PyavDecoder:
 
     def _is_good(self, frame: Any) -> bool:
         return not frame.is_corrupt and frame.pts not in self._suspect
+
+    def _pixels(self, frame: Any) -> np.ndarray:
+        return upright(pixels_of(frame, self._look, self.container.aspect), display_matrix(frame))
 
     def _reopen(self) -> None:
         self._broken = False
@@ -227,10 +237,6 @@ def _open(path: Path) -> tuple[Any, Any]:
 def _lenient_metadata(av: Any) -> dict[str, Any]:
     """Titles in any encoding must not keep a video from being read: from PyAV 19 on none does, before one says so."""
     return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-
-
-def _pixels(frame: Any) -> np.ndarray:
-    return upright(frame.to_ndarray(format="rgb24"), display_matrix(frame))
 
 
 def _by_keyframe(wanted: Sequence[int], index: PacketIndex) -> list[tuple[int, list[int]]]:

@@ -91,7 +91,7 @@ def sample_timed(task: Task, beat: Beat = lambda: None) -> tuple[Sampled, float]
 
 def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
     """Read a file once."""
-    decoder = open_video(task.path, task.decoder, beat=beat)
+    decoder = open_video(task.path, task.decoder, look=task.plan.look, beat=beat)
     try:
         if decoder.timeline.truncated and not task.keep_truncated:
             raise DecodeError(f"{decoder.timeline.truncated}; --keep-truncated stores what is readable")
