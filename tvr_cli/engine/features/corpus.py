@@ -92,7 +92,8 @@ def _held(store: FeatureStore, frames: FrameStore) -> Corpus:
 
 
 def _origin(manifest: Manifest) -> dict[str, Any]:
-    variant = f":{manifest.variant}" if manifest.variant else ""
+    named = manifest.listed or manifest.variant
+    variant = f":{named}" if named else ""
     place = manifest.annotations[0] if manifest.name == "jsonl" else manifest.root
     return {
         "data": f"{manifest.name}:{place.resolve()}{variant}",
