@@ -68,6 +68,11 @@ class VideoFiles:
                     return found[0]
         return None
 
+    def called(self, name: str) -> list[Path]:
+        """Return every file with a name, or where there is none, with its stem; sorted."""
+        bare = PurePosixPath(name).name
+        return sorted(self._by_name.get(bare) or self._by_stem.get(bare) or self._by_stem.get(Path(bare).stem) or [])
+
     def stem_of(self, name: str) -> Path | None:
         """Return a file with the stem of a file name, whatever its extension (videos that were converted)."""
         found = self._converted.get(video_stem(name))

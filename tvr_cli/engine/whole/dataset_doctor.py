@@ -111,7 +111,9 @@ def _missing(manifest: Manifest) -> Check:
 def _unused(manifest: Manifest) -> Check:
     used = {clip.path for clip in manifest.clips}
     extra = [p for p in VideoFiles(manifest.root).all() if p not in used]
-    detail = f"{len(extra)} files belong to no id" + (f": {_some([p.name for p in extra])}" if extra else "")
+    detail = f"{len(extra)} files belong to no id" + (
+        f": {_some([_below(p, manifest) for p in extra])}" if extra else ""
+    )
     return Check("files without an id", True, detail)
 
 
@@ -139,8 +141,11 @@ def _rivals(manifest: Manifest) -> Check:
     for path in VideoFiles(manifest.root).all():
         if path not in used:
             spare[path.stem].append(path)
-    double = [f"{clip.path.name} taken, not {spare[clip.path.stem][0].name}" for clip in manifest.clips
-              if spare.get(clip.path.stem)]  # fmt: skip
+    double = [
+        f"{_below(clip.path, manifest)} taken, not {_below(spare[clip.path.stem][0], manifest)}"
+        for clip in manifest.clips
+        if spare.get(clip.path.stem)
+    ]
     if not double:
         return Check("one id a file", True, "no id has several files")
     return Check("one id a file", False, f"{len(double)} ids have several files: {_some(double)}", "keep the right one")
@@ -210,6 +215,11 @@ def _next(spec: str, manifest: Manifest, checks: list[Check]) -> Check:
     if any(not c.ok and c.incomplete for c in checks):
         return Check("next", True, f"fix the above, then: {command}")
     return Check("next", True, command)
+
+
+def _below(path: Path, manifest: Manifest) -> str:
+    """Return a file's path as seen from the root: files of one name lie in several folders."""
+    return path.relative_to(manifest.root).as_posix() if path.is_relative_to(manifest.root) else str(path)
 
 
 def _some(items: tuple[str, ...] | list[str]) -> str:
