@@ -71,6 +71,8 @@ def _msrvtt(root: Path, variant: str | None) -> None:
     _json(root / "MSRVTT_data.json", {"info": {}, "videos": videos, "sentences": sentences})
     _lines(root / "MSRVTT_train.9k.csv", ["video_id", *ids[:16]])
     _lines(root / "MSRVTT_train.7k.csv", ["video_id", *ids[:12]])
+    _lines(root / "train_list_miech.txt", ids[:14])
+    _lines(root / "test_list_miech.txt", ids[14:])
     rows = [f"ret{i},msr{ids[n][5:]},{ids[n]},{sentence(n)}" for i, n in enumerate(TEST)]
     _lines(root / "MSRVTT_JSFUSION_test.csv", ["key,vid_key,video_id,sentence", *rows])
     for n, v in enumerate(ids):
@@ -107,13 +109,19 @@ def _activitynet(root: Path, variant: str | None) -> None:
     for file, listed, numbers in (
         ("train.json", "train_ids.json", range(0, 16)),
         ("val_1.json", "val_ids.json", TEST),
+        ("val_2.json", None, TEST[1:]),
     ):
         data = {
-            ids[n]: {"duration": 3.0, "timestamps": [[0, 1.5], [1.5, 3.0]], "sentences": [sentence(n), sentence(n, 1)]}
+            ids[n]: {
+                "duration": 3.0,
+                "timestamps": [[0, 1.5], [1.5, 3.0]],
+                "sentences": [sentence(n, "2" in file), sentence(n, 1 + ("2" in file))],
+            }
             for n in numbers
         }
         _json(root / file, data)
-        _json(root / listed, list(data))
+        if listed:
+            _json(root / listed, list(data))
     for n, v in enumerate(ids):
         _video(root, f"{v[2:]}.mkv", n)
 
@@ -141,7 +149,8 @@ def _vatex(root: Path, variant: str | None) -> None:
 
 def _lsmdc(root: Path, variant: str | None) -> None:
     movie = "1012_Unbreakable"
-    ids = [f"{movie}_00.0{i // 10}.{i % 10}6.065-00.0{i // 10}.{i % 10}9.941" for i in range(20)]
+    ids = [f"{movie}_00.0{i // 10}.{i % 10}6.065-00.0{i // 10}.{i % 10}9.941" for i in range(19)]
+    ids.append(f"{movie}_00.05.16.065-00.05.21.941")  # the one that some code bases leave out
     for file, numbers in (
         ("LSMDC16_annos_training.csv", TRAIN),
         ("LSMDC16_annos_val.csv", VAL),

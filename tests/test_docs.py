@@ -9,6 +9,7 @@ lines are checked for form only.
 from __future__ import annotations
 
 import logging
+import json
 import re
 import shlex
 import shutil
@@ -104,6 +105,8 @@ def test_every_command_of_a_page_runs(page, world, tmp_path, monkeypatch):
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
     (tmp_path / "videos").symlink_to(world.videos)
     Path("sentences.txt").write_text("a red star spins\na green cross grows\n")
+    records = [json.loads(line) for line in (world.videos / "captions.jsonl").read_text().splitlines()]
+    Path("captions.csv").write_text("film;says\n" + "".join(f"{r['video']};{r['caption']}\n" for r in records))
     for name, text in files(page).items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)

@@ -150,6 +150,7 @@ class OpenWorkspace:
         self,
         *,
         captions: PathLike | None = None,
+        columns: str | None = None,
         data: str | None = None,
         backbone: str | None = None,
         dtype: str = "fp16",
@@ -167,6 +168,7 @@ class OpenWorkspace:
     ) -> PrecomputeReport | PrecomputePreview:
         """Compute features of the frames and of captions about them; only what is new is encoded.
 
+        columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`.
         Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
         """
         _one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
@@ -178,13 +180,18 @@ class OpenWorkspace:
         _at_least("--batch", batch, 1)
         if captions is not None and data is not None:
             raise ConfigError("give --captions or --data, not both")
+        if columns is not None and captions is None:
+            raise ConfigError("--columns names columns of a file: give it with --captions FILE")
         if repair is not None:
             _no_dry_repair(dry_run)
+        from tvr_cli.data.columns import CaptionsFile, parse_columns
         from tvr_cli.engine import dataset
         from tvr_cli.engine.features import precompute
         from tvr_cli.engine.features.repair import repair as repair_features
 
         corpus: Any = _path(captions)
+        if columns is not None and corpus is not None:
+            corpus = CaptionsFile(corpus, parse_columns(columns))
         if data is not None:
             corpus, _, plan = dataset.named(data)
             max_words = max_words or plan.length

@@ -78,6 +78,7 @@ class Manifest:
 
     expected: official number of videos of each split (for completeness). missing: ids that the annotations name and
     no file was found for. annotations: the files read. notes: sentences that every result made from it must show.
+    listed: the file that lists the test videos, where the user gave one in place of a variant's name.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Manifest:
     missing: tuple[str, ...] = ()
     annotations: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    listed: Path | None = None
 
 
 # ----------------------------------------------------------------------------------------------------------- features

@@ -64,7 +64,7 @@ def test_doctor_finds_missing_extra_empty_and_repeated(copy):
         and "1 of test" in found["videos"]["detail"]
     )
     assert "'video7017'" in found["file sizes"]["detail"]
-    assert "'holiday.mp4'" in found["files without an id"]["detail"]
+    assert "'videos/holiday.mp4'" in found["files without an id"]["detail"]
     assert found["test captions"]["detail"].startswith("3 distinct of 4")
     assert found["decoding"]["detail"].startswith("18 of 19") and not found["video7017"]["ok"]
 
@@ -97,7 +97,7 @@ def test_doctor_finds_an_id_with_two_files(copy):
     videos = copy / "videos"
     shutil.copy(videos / "video7018.mp4", videos / "video7018.webm")
     found = checks(tvr("doctor", f"msrvtt:{copy}", "--json"))["one id a file"]
-    assert not found["ok"] and "video7018.mp4 taken, not video7018.webm" in found["detail"]
+    assert not found["ok"] and "videos/video7018.mp4 taken, not videos/video7018.webm" in found["detail"]
 
 
 def test_a_folder_of_ones_own_is_no_benchmark(tmp_path):

@@ -74,6 +74,18 @@ def test_the_report_counts_adds_up_and_is_one_object(out: Path, weights: str) ->
     assert second["captions"] == {"total": 3, "texts": 2, "encoded": 0, "truncated": 0, "set_aside": 0}
 
 
+def test_columns_are_named_once_and_remembered(out: Path, weights: str) -> None:
+    file = out.parent / "mine.csv"
+    file.write_text("film,says\na,a dog\na,two cats\n", encoding="utf-8")
+    refused = run(out, "--backbone", weights, "--captions", str(file), "--max-words", "8", code=3)
+    assert "expected the key 'video' with text, found 'film', 'says'" in refused.stderr
+    named = ("--captions", str(file), "--columns", "video=film,caption=says")
+    first = report(out, "--backbone", weights, *named, "--max-words", "8")
+    assert first["captions"]["total"] == 2
+    assert report(out, "--max-words", "8")["captions"]["total"] == 2
+    assert "give it with --captions FILE" in run(out, "--columns", "video=film", code=2).stderr
+
+
 def test_people_are_told_what_was_done_and_what_comes_next(out: Path, weights: str) -> None:
     result = run(out, "--backbone", weights)
     assert result.stdout.splitlines()[0] == "2 clips: 2 encoded, 0 kept"

@@ -200,13 +200,13 @@ def test_the_list_and_one_data_set_are_shown():
     assert listed["schema"] == "tvr/datasets@1"
     assert [d["name"] for d in listed["datasets"]] == registry.shipped()
     (shown,) = json.loads(tvr("datasets", "show", "msrvtt", "--json").stdout)["datasets"]
-    assert [v["name"] for v in shown["variants"]] == ["9k", "7k", "full"]
+    assert [v["name"] for v in shown["variants"]] == ["9k", "7k", "full", "1k-B"]
     assert shown["variants"][0]["sizes"]["test"] == {"videos": 1000, "captions": 1000}
     assert ["MSRVTT_JSFUSION_test.csv", "msrvtt_jsfusion_test.csv"] in shown["variants"][0]["files"]
     assert shown["plans"]["frames"]["max_frames"] == 12
     text = tvr("datasets", "show", "msrvtt").stdout
     assert "180000" in text and "msrvtt_jsfusion_test.csv" in text
-    assert "9k, 7k, full" in tvr("datasets").stdout
+    assert "9k, 7k, full, 1k-B" in tvr("datasets").stdout
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,13 @@ def precompute_features(
     workspace: Workspace = DEFAULT_WORKSPACE,
     captions: Annotated[
         Path | None,
-        typer.Option("--captions", help="Captions, one JSON object a line; default: captions.jsonl beside the videos."),
+        typer.Option("--captions", help="Captions (JSONL, JSON, CSV, TSV); default: captions.jsonl beside the videos."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns", metavar="KEY=COLUMN,…", help="Which columns are what: video=video_id,caption=sentence."
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME:ROOT[:VARIANT]", help="Captions of a data set instead.")
@@ -71,6 +77,7 @@ def precompute_features(
 
     report = api.open_workspace(workspace).features(
         captions=captions,
+        columns=columns,
         data=data,
         backbone=backbone,
         dtype=dtype,

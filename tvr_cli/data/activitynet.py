@@ -1,7 +1,10 @@
 """ActivityNet Captions (Krishna et al., ICCV 2017) as paragraph retrieval; val_1 is the test set.
 
-Files: `train.json`, `val_1.json` = {"v_id": {"duration", "timestamps", "sentences"}}; `train_ids.json`, `val_ids.json`
-(lists of ids) are optional and derived from the keys otherwise. Videos `<youtube id>.*` or `v_<youtube id>.*`.
+The variant `val_2` tests on the second annotators' paragraphs instead: 4885 videos, all of them in val_1 too.
+
+Files: `train.json`, `val_1.json` (or `val_2.json`) = {"v_id": {"duration", "timestamps", "sentences"}};
+`train_ids.json`, `val_ids.json` (lists of ids) are optional and derived from the keys otherwise. Videos
+`<youtube id>.*` or `v_<youtube id>.*`.
 """
 
 from __future__ import annotations
@@ -13,31 +16,42 @@ from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Clip, Manifest
 
-SIZES = {"default": {"train": SplitSize(10_009, 10_009), "test": SplitSize(4917, 4917)}}
+VARIANTS = ("default", "val_2")
+SIZES = {
+    "default": {"train": SplitSize(10_009, 10_009), "test": SplitSize(4917, 4917)},
+    "val_2": {"train": SplitSize(10_009, 10_009), "test": SplitSize(4885, 4885)},
+}
+GALLERIES = {4884: "ActivityNet val_2 on the public board (MVEB)"}
 ORDINARY = ("train.json",)
-_FILES = {"train": ("train.json",), "test": ("val_1.json", "val1.json")}
-_IDS = {"train": "train_ids.json", "test": "val_ids.json"}
+_TRAIN = ("train.json",)
+_FILES = {
+    "default": {"train": _TRAIN, "test": ("val_1.json", "val1.json")},
+    "val_2": {"train": _TRAIN, "test": ("val_2.json", "val2.json")},
+}
+# Lists of ids; there is none of val_2.
+_IDS = {"default": {"train": "train_ids.json", "test": "val_ids.json"}, "val_2": {"train": "train_ids.json"}}
 
 
 def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
     """Return the annotation files that are needed, each with the names that it may have."""
-    return list(_FILES.values())
+    return list(_FILES.get(variant or "", _FILES[VARIANTS[0]]).values())
 
 
 def load(root: Path, variant: str | None = None) -> Manifest:
-    """Read ActivityNet Captions."""
-    ann.check_variant("activitynet", variant, ("default",))
+    """Read ActivityNet Captions. Variants: default (tested on val_1), val_2."""
+    variant = ann.check_variant("activitynet", variant, VARIANTS)
+    test = "val_1" if variant == VARIANTS[0] else variant
     videos: dict[str, list[str]] = {}
     captions: list[Caption] = []
     sources: list[Path] = []
     lists: dict[str, Path] = {}
-    for split, names in _FILES.items():
+    for split, names in _FILES[variant].items():
         path = ann.find_file(root, "ActivityNet", *names)
         sources.append(path)
         data = ann.read_json(path)
         if not isinstance(data, dict):
             raise DataError(f"{path}: expected a mapping from video id to its annotation, found {type(data).__name__}")
-        ids = _ids(root, split, path, data, sources)
+        ids = _ids(root, _IDS[variant].get(split), path, data, sources)
         videos[split], lists[split] = ids, sources[-1]
         for video in ids:
             sentences = ann.field(data[video], "sentences", list, path, f"video {video!r}")
@@ -56,17 +70,19 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         root,
         tuple(clips),
         tuple(captions),
+        None if variant == VARIANTS[0] else variant,
         missing=tuple(missing),
         annotations=tuple(sources),
         notes=(
-            "all sentences of a video are one paragraph; val_1 is the test set, as in the papers",
+            f"all sentences of a video are one paragraph; {test} is the test set"
+            + (", as in the papers" if test == "val_1" else ", with the paragraphs of the second annotators"),
             "no validation split: training holds out a tenth of the training videos by their id",
         ),
     )
 
 
-def _ids(root: Path, split: str, path: Path, data: dict[str, object], sources: list[Path]) -> list[str]:
-    listed = ann.optional_file(root, _IDS[split])
+def _ids(root: Path, name: str | None, path: Path, data: dict[str, object], sources: list[Path]) -> list[str]:
+    listed = ann.optional_file(root, name) if name else None
     if listed is None:
         return list(data)
     sources.append(listed)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -24,12 +25,30 @@ _NOT_VIDEO = frozenset(
 )
 
 
+# An extension: two to four letters and digits, a letter among them (`.3gp`, not the `.941` of LSMDC's times); or a bare
+# dot at the end, which is all that some of DiDeMo's names have.
+_EXTENSION = re.compile(r"\.(?=[0-9]*[A-Za-z])[A-Za-z0-9]{2,4}$")
+
+
+def video_stem(name: str) -> str:
+    """Return a file name without its folder, its extension and dots at its end: what a converted video keeps."""
+    return _EXTENSION.sub("", PurePosixPath(name).name.rstrip(".")).rstrip(".")
+
+
+def seconds_between(video: str, pattern: str) -> float | None:
+    """Return end minus start by the two numbers that a pattern finds in an id, None where they are no span."""
+    found = re.search(pattern, video)
+    seconds = float(found[2]) - float(found[1]) if found else 0.0
+    return seconds if seconds > 0 else None
+
+
 class VideoFiles:
     """The files below a root, found by the ids that annotations use: `id`, `id.ext`, `folder/id.ext`."""
 
     def __init__(self, root: Path):
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        self._converted: dict[str, list[Path]] = defaultdict(list)
         for folder, folders, names in os.walk(root):
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             for name in sorted(names):
@@ -38,6 +57,7 @@ class VideoFiles:
                     continue
                 self._by_name[name].append(path)
                 self._by_stem[path.stem].append(path)
+                self._converted[video_stem(name)].append(path)
 
     def find(self, *names: str) -> Path | None:
         """Return the first file that one of `names` means: as a file name, else as one without its extension."""
@@ -48,9 +68,14 @@ class VideoFiles:
                     return found[0]
         return None
 
+    def called(self, name: str) -> list[Path]:
+        """Return every file with a name, or where there is none, with its stem; sorted."""
+        bare = PurePosixPath(name).name
+        return sorted(self._by_name.get(bare) or self._by_stem.get(bare) or self._by_stem.get(Path(bare).stem) or [])
+
     def stem_of(self, name: str) -> Path | None:
         """Return a file with the stem of a file name, whatever its extension (videos that were converted)."""
-        found = self._by_stem.get(PurePosixPath(name).stem)
+        found = self._converted.get(video_stem(name))
         return found[0] if found else None
 
     def all(self) -> list[Path]:

@@ -5,7 +5,7 @@
 
 `video` names a file by its id (its path below the folder that was extracted), by its path without extension, by its
 bare name or stem where that is unique, or one window of it (`path#t=30,60`). Unknown keys are ignored. Everything is
-checked before any work starts; an error names file and line.
+checked before any work starts; an error names file and line. Other names of keys, and CSV and JSON: `columns.py`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from tvr_cli.data.annotation_files import refuse_empty
+from tvr_cli.data.annotation_files import VideoFiles, refuse_empty
+from tvr_cli.data.columns import KEYS, CaptionsFile, captions_in, is_table, named, parse_columns, records
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.files import is_text
 from tvr_cli.log import warn_once
 from tvr_cli.types import SPLITS, Caption, Clip, Manifest, Split
 
 EXAMPLE = '{"video": "beach.mp4", "caption": "a dog surfing"}'
-_KEYS = ("video", "caption", "id", "split", "path", "start", "end")
 _TRAIN, _VAL = 0.8, 0.9  # upper ends of the hash's range
 
 # What a captions file looks like, for a message about one that is missing.
@@ -62,56 +62,70 @@ class Resolved:
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read a captions file (or the `captions.jsonl` of a folder) as a corpus whose videos lie beside it.
 
-    A video is the file at `path`, or at its id, or the only one with its stem; others are listed as missing.
+    A video is the file at `path`, or at its id, or the only one with its name or stem; others are listed as missing.
+    variant: names of columns, as in `parse_columns`. Raises DataError for a name that several files have.
     """
-    if variant is not None:
+    if variant is not None and "=" not in variant:
         raise ConfigError(f"captions of one's own have no variants, found {variant!r}; say jsonl:{root}")
     file = root / "captions.jsonl" if root.is_dir() else root
-    captions = read_captions(file, empty=True)
-    beside: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(p for p in file.parent.rglob("*") if p.is_file() and p != file):
-        beside[path.stem].append(path)
+    captions = read_captions(CaptionsFile(file, parse_columns(variant)), empty=True)
+    beside = VideoFiles(file.parent)
     clips: dict[str, Clip] = {}
     missing: dict[str, None] = {}
     for caption in captions:
         found = caption.path or file.parent / caption.video
-        if not found.is_file() and len(beside[PurePosixPath(caption.video).stem]) == 1:
-            found = beside[PurePosixPath(caption.video).stem][0]
+        if not found.is_file():
+            found = _only(beside.called(caption.video), caption, file.parent) or found
         if found.is_file():
             clips[caption.video] = Clip(caption.video, found)
         else:
             missing[caption.video] = None
     return Manifest(
-        "jsonl", file.parent, tuple(clips.values()), tuple(captions), missing=tuple(missing), annotations=(file,)
+        "jsonl",
+        file.parent,
+        tuple(clips.values()),
+        tuple(captions),
+        variant,
+        missing=tuple(missing),
+        annotations=(file,),
     )
 
 
-def read_captions(path: Path, *, empty: bool = False) -> list[Caption]:
+def _only(paths: Sequence[Path], caption: Caption, folder: Path) -> Path | None:
+    """Return the only file that a caption may mean, None where there is none. Raises DataError where there are more."""
+    if len(paths) > 1:
+        named = ", ".join(repr(path.relative_to(folder).as_posix()) for path in paths)
+        raise DataError(
+            f"{caption.source}: the video {caption.video!r} is ambiguous: it may be {named}; say which by its path"
+        )
+    return paths[0] if paths else None
+
+
+def read_captions(file: Path | CaptionsFile, *, empty: bool = False) -> list[Caption]:
     """Read a captions file. Ids are made where absent: `video#0`, `video#1`, … in the order of the file.
 
-    empty: keep captions without words.
+    JSON, CSV and TSV are read too, and other names of keys (`columns.py`). empty: keep captions without words.
     Raises DataError, with file and line, for anything that is not as the module's docstring says.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise DataError(
-            f"expected a captions file at {str(path)!r}, found none ({e.strerror}); its lines look like {EXAMPLE}"
-        ) from e
+    file = CaptionsFile(file) if isinstance(file, Path) else file
+    path = file.path
     captions: list[Caption] = []
-    lines: dict[str, int] = {}
+    places: dict[str, str] = {}
     count: dict[str, int] = defaultdict(int)
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        caption = _caption(_object(line, path, number), path, number)
-        if not caption.id:
-            caption = replace(caption, id=f"{caption.video}#{count[caption.video]}")
-            count[caption.video] += 1
-        if caption.id in lines:
-            raise DataError(f"{path}:{number}: the id {caption.id!r} is that of line {lines[caption.id]} already")
-        lines[caption.id] = number
-        captions.append(caption)
+    table = is_table(path) and path.is_file()
+    for where, said in records(path) if table else _lines(path):
+        row = named(said, file.columns, path, where)
+        for record in captions_in(row) if table else [row]:
+            caption = _caption(record, path, where)
+            if not caption.id:
+                caption = replace(caption, id=f"{caption.video}#{count[caption.video]}")
+                count[caption.video] += 1
+            if caption.id in places:
+                at = places[caption.id].removeprefix(f"{path}:").strip()
+                at = f"line {at}" if at.isdigit() else at
+                raise DataError(f"{where}: the id {caption.id!r} is that of {at} already")
+            places[caption.id] = where
+            captions.append(caption)
     if not captions:
         raise DataError(f"{str(path)!r} holds no captions; expected lines like {EXAMPLE}")
     if not empty:
@@ -181,6 +195,19 @@ def _split(c: Resolved, stated: Mapping[str, Mapping[Split, str]]) -> Split:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return place and object of each line of a JSONL file."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise DataError(
+            f"expected a captions file at {str(path)!r}, found none ({e.strerror}); its lines look like {EXAMPLE}"
+        ) from e
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _object(line, path, number)
+
+
 def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8"))
@@ -196,8 +223,7 @@ def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return value
 
 
-def _caption(record: Mapping[str, Any], path: Path, number: int) -> Caption:
-    where = f"{path}:{number}"
+def _caption(record: Mapping[str, Any], path: Path, where: str) -> Caption:
     video = _text(record, "video", where, required=True)
     split = _text(record, "split", where)
     if split is not None and split not in SPLITS:
@@ -224,7 +250,7 @@ def _text(record: Mapping[str, Any], key: str, where: str, *, required: bool = F
         return None
     if value is None:
         found = "null" if key in record else ", ".join(map(repr, record)) or "no key"
-        near = difflib.get_close_matches(key, [k for k in record if k not in _KEYS], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(key, [k for k in record if k not in KEYS], n=1, cutoff=0.5)
         fix = f"; rename {near[0]!r} to {key!r}" if near else ""
         raise DataError(f"{where}: expected the key {key!r} with text, found {found}{fix}")
     if not isinstance(value, str):

@@ -1,5 +1,7 @@
 """LSMDC 2016 (Rohrbach et al., IJCV 2017): movie clips with one sentence each; the test set is the challenge's 1000.
 
+The variant `999` leaves out one clip, as some code bases do without a word.
+
 Files, TAB-separated without a header, six columns (CLIP_ID, START_ALIGNED, END_ALIGNED, START_EXTRACTED, END_EXTRACTED,
 SENTENCE): `LSMDC16_annos_training.csv`, `LSMDC16_annos_val.csv`, `LSMDC16_challenge_1000_publictect.csv` (sic). Some
 rows carry stray quotes, so quotes mean nothing here; ids repeat in training. Videos `<movie>/<clip>.avi`.
@@ -7,6 +9,7 @@ rows carry stray quotes, so quotes mean nothing here; ids repeat in training. Vi
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,13 +18,14 @@ from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
+VARIANTS = ("default", "999")
+_TRAIN_AND_VAL = {"train": SplitSize(None, 101_079), "val": SplitSize(7408, 7408)}
 SIZES = {
-    "default": {
-        "train": SplitSize(None, 101_079),
-        "val": SplitSize(7408, 7408),
-        "test": SplitSize(1000, 1000),
-    },
+    "default": {**_TRAIN_AND_VAL, "test": SplitSize(1000, 1000)},
+    "999": {**_TRAIN_AND_VAL, "test": SplitSize(999, 999)},
 }
+# What T-MASS and others skip.
+LEFT_OUT = "1012_Unbreakable_00.05.16.065-00.05.21.941"
 _FILES = {
     "train": ("LSMDC16_annos_training.csv",),
     "val": ("LSMDC16_annos_val.csv",),
@@ -35,9 +39,19 @@ def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
     return list(_FILES.values())
 
 
+def seconds_of(video: str) -> float | None:
+    """Return how long a clip is by its id `MOVIE_HH.MM.SS.mmm-HH.MM.SS.mmm`, None for another id."""
+    times = re.search(r"_(\d\d)\.(\d\d)\.(\d\d\.\d{3})-(\d\d)\.(\d\d)\.(\d\d\.\d{3})$", video)
+    if times is None:
+        return None
+    h0, m0, s0, h1, m1, s1 = map(float, times.groups())
+    seconds = 3600 * (h1 - h0) + 60 * (m1 - m0) + s1 - s0
+    return seconds if seconds > 0 else None
+
+
 def load(root: Path, variant: str | None = None) -> Manifest:
-    """Read LSMDC."""
-    ann.check_variant("lsmdc", variant, ("default",))
+    """Read LSMDC. Variants: default, 999 (one test clip less)."""
+    variant = ann.check_variant("lsmdc", variant, VARIANTS)
     videos: dict[str, list[str]] = {}
     captions: list[Caption] = []
     sources: list[Path] = []
@@ -56,6 +70,8 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             video, sentence = cells[0].strip().strip('"'), " ".join(cells[-1].strip().strip('"').split())
             if not video:
                 raise DataError(f"{path}:{number}: the clip id is empty")
+            if variant == "999" and video == LEFT_OUT:
+                continue
             captions.append(
                 Caption(f"{video}#{seen[video]}", video, sentence, split, source=f"{path}:{number}")  # type: ignore[arg-type]
             )
@@ -68,6 +84,8 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         root,
         tuple(clips),
         tuple(captions),
+        None if variant == VARIANTS[0] else variant,
         missing=tuple(missing),
         annotations=tuple(sources),
+        notes=(f"the clip {LEFT_OUT} is left out, as some code bases do",) if variant == "999" else (),
     )

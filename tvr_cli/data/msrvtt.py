@@ -1,15 +1,16 @@
-"""MSR-VTT (Xu et al., CVPR 2016) with the splits in use: 1k-A with 9k or 7k training videos, and the full split.
+"""MSR-VTT (Xu et al., CVPR 2016) with the splits in use: 1k-A with 9k or 7k training videos, the full split, and 1k-B.
 
 Files: `MSRVTT_data.json` (videos and sentences), or the official `train_val_videodatainfo.json` and
-`test_videodatainfo.json`; for 1k-A `MSRVTT_JSFUSION_test.csv` and `MSRVTT_train.9k.csv` or `.7k.csv`. Videos
-`video123.mp4` anywhere below the root.
+`test_videodatainfo.json`; for 1k-A `MSRVTT_JSFUSION_test.csv` and `MSRVTT_train.9k.csv` or `.7k.csv`; for 1k-B
+(Miech et al., arXiv 1804.02516) `train_list_miech.txt` and `test_list_miech.txt`, one id a line, whose test queries are
+the first caption of each video. Videos `video123.mp4` anywhere below the root.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,18 @@ from tvr_cli.data.sizes import SplitSize
 from tvr_cli.errors import DataError
 from tvr_cli.types import Caption, Manifest
 
-VARIANTS = ("9k", "7k", "full")
+VARIANTS = ("9k", "7k", "full", "1k-B")
 SIZES = {
     "9k": {"train": SplitSize(9000, 180_000), "test": SplitSize(1000, 1000)},
     "7k": {"train": SplitSize(7010, 140_200), "test": SplitSize(1000, 1000)},
     "full": {"train": SplitSize(6513, 130_260), "val": SplitSize(497, 9_940), "test": SplitSize(2990, 59_800)},
+    "1k-B": {"train": SplitSize(6656, 133_120), "test": SplitSize(1000, 1000)},
 }
+GALLERIES = {
+    879: "1k-A with sound on the public board (MVEB)",
+    884: "1k-A with sound as in GRAM",
+}
+_MIECH = {"train": ("train_list_miech.txt",), "test": ("test_list_miech.txt",)}
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _WHOLE = ("MSRVTT_data.json", "MSR_VTT.json", "videodatainfo_2016.json")
 _TEST = ("MSRVTT_JSFUSION_test.csv", "msrvtt_jsfusion_test.csv")
@@ -32,11 +39,12 @@ _TEST = ("MSRVTT_JSFUSION_test.csv", "msrvtt_jsfusion_test.csv")
 def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
     """Return the annotation files that are needed, each with the names that it may have."""
     data = (*_WHOLE, "train_val_videodatainfo.json")
-    return [data] if variant == "full" else [data, _TEST]
+    more = {"full": [], "1k-B": list(_MIECH.values())}
+    return [data, *more.get(variant or VARIANTS[0], [_TEST])]
 
 
 def load(root: Path, variant: str | None = None) -> Manifest:
-    """Read MSR-VTT. Variants: 9k (default) and 7k with the test set 1k-A, full (6513 / 497 / 2990)."""
+    """Read MSR-VTT. Variants: 9k (default) and 7k with the test set 1k-A, full (6513 / 497 / 2990), 1k-B."""
     variant = ann.check_variant("msrvtt", variant, VARIANTS)
     data, sources = _read_data(root)
     sentences: dict[str, list[str]] = defaultdict(list)
@@ -50,6 +58,13 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         if not videos["test"]:
             raise DataError(f"{sources[0]}: the field 'split' of the videos is missing; it defines the full split")
         test: list[Caption] = []
+    elif variant == "1k-B":
+        videos = {split: _listed(root, names, sources) for split, names in _MIECH.items()}
+        test = []
+        notes.append(
+            "1k-B tests on the first caption of each video, and has no validation split: training holds out a tenth of "
+            "the training videos by their id"
+        )
     else:
         test_path = ann.find_file(root, "MSR-VTT 1k-A", *_TEST)
         test = _read_test(test_path)
@@ -69,7 +84,8 @@ def load(root: Path, variant: str | None = None) -> Manifest:
         for video in ids:
             if video not in sentences:
                 raise DataError(f"{sources[0]}: the video {video!r} of the split {split} has no sentence")
-            captions += ann.captions_of(video, sentences[video], split, sources[0])
+            texts = sentences[video][:1] if variant == "1k-B" and split == "test" else sentences[video]
+            captions += ann.captions_of(video, texts, split, sources[0])
     clips, missing = ann.clips_of((v for ids in videos.values() for v in ids), ann.VideoFiles(root))
     return Manifest(
         "msrvtt",
@@ -84,9 +100,9 @@ def load(root: Path, variant: str | None = None) -> Manifest:
 
 
 def _lists(sources: list[Path], splits: Iterable[str]) -> dict[str, Path]:
-    """Return the file that lists the videos of each split: a CSV where there is one, else that of the sentences."""
-    csvs = [path for path in sources if path.suffix == ".csv"]
-    return {split: next((p for p in csvs if f"_{split}" in p.name.lower()), sources[0]) for split in splits}
+    """Return the file that lists the videos of each split: a list where there is one, else that of the sentences."""
+    lists = [path for path in sources if path.suffix != ".json"]
+    return {split: next((p for p in lists if split in p.name.lower()), sources[0]) for split in splits}
 
 
 def _read_data(root: Path) -> tuple[dict[str, Any], list[Path]]:
@@ -139,6 +155,13 @@ def _train_ids(
         raise DataError(f"MSR-VTT 7k: expected MSRVTT_train.7k.csv below {str(root)!r}, found none")
     notes.append("MSRVTT_train.7k.csv was not found: the official train and validate videos train, the same list")
     return ids
+
+
+def _listed(root: Path, names: Sequence[str], sources: list[Path]) -> list[str]:
+    """Read a list of ids, one a line, and add its file to `sources`."""
+    path = ann.find_file(root, "MSR-VTT 1k-B", *names)
+    sources.append(path)
+    return [video for _, video in ann.read_lines(path)]
 
 
 def _read_ids(path: Path) -> list[str]:

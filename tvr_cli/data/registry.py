@@ -5,6 +5,8 @@ A data set's module may say more about itself, and the doctor, completeness and 
 - the first line of its docstring: what it is;
 - `VARIANTS`: the names of its variants, the default first;
 - `SIZES`: variant (`default` where there are none) -> split -> `SplitSize`, the official numbers;
+- `GALLERIES`: how many videos test galleries in use have that are none of its variants, and whose they are;
+- `seconds_of(video)`: how long a video is by the times in its id, None where it has none;
 - `wanted(root, variant)`: the annotation files that are needed, each with the names that it may have;
 - `ORDINARY`: names of its annotation files that a folder of one's own may hold as well.
 
@@ -22,6 +24,7 @@ from typing import Any
 
 from tvr_cli import plugins
 from tvr_cli.data import annotation_files as ann
+from tvr_cli.data import galleries
 from tvr_cli.data.sizes import SplitSize, videos_of
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.types import SPLITS, Manifest
@@ -57,6 +60,15 @@ class DataSet:
         sizes: Mapping[str, SplitSize] = getattr(self.module, "SIZES", {}).get(variant or _WITHOUT_VARIANT, {})
         return sizes
 
+    @property
+    def galleries(self) -> Mapping[int, str]:
+        """Counts of test galleries in use that are none of its variants -> whose they are."""
+        return dict(getattr(self.module, "GALLERIES", {}))
+
+    def seconds_of(self, video: str) -> float | None:
+        """Return how long a video is by the times in its id, None where ids tell nothing."""
+        return self.module.seconds_of(video) if hasattr(self.module, "seconds_of") else None
+
     def wanted(self, root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
         """Return the annotation files that are needed, each with the names that it may have; [] where none are said."""
         return list(self.module.wanted(root, variant)) if hasattr(self.module, "wanted") else []
@@ -64,9 +76,27 @@ class DataSet:
     def read(self, root: Path, variant: str | None) -> Manifest:
         """Read the annotation files below a root, captions without words included.
 
+        variant: one of `variants`, or the path of a file that lists the test videos, one id a line.
         Raises what the data set's `load` raises, ConfigError when that returns no manifest, and DataError for a caption
         whose split is none.
         """
+        listed = galleries.list_of(variant, self.variants)
+        return self._read(root, variant) if listed is None else self._listed(root, listed)
+
+    def _listed(self, root: Path, path: Path) -> Manifest:
+        """Read the variant whose test gallery holds the videos of a list, cut to them."""
+        lines = galleries.ids_of(path)
+        manifests, refused = [], []
+        for variant in self.variants or (None,):
+            try:
+                manifests.append(self._read(root, variant))
+            except DataError as e:  # files of this variant are not there; those of another may be
+                refused.append(e)
+        if not manifests:
+            raise refused[0]
+        return galleries.cut(galleries.best(manifests, path, lines), path, lines, self.galleries)
+
+    def _read(self, root: Path, variant: str | None) -> Manifest:
         manifest = self.module.load(root, variant)
         if not isinstance(manifest, Manifest):
             raise ConfigError(

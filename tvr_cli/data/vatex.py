@@ -52,6 +52,11 @@ def wanted(root: Path, variant: str | None = None) -> list[tuple[str, ...]]:
     return max(files.values(), key=lambda groups: sum(ann.optional_file(root, *g) is not None for g in groups))
 
 
+def seconds_of(video: str) -> float | None:
+    """Return how long a clip is by its id `YOUTUBEID_SSSSSS_EEEEEE`, None for another id."""
+    return ann.seconds_between(video, r"_(\d{6})_(\d{6})$")
+
+
 def load(root: Path, variant: str | None = None) -> Manifest:
     """Read VATEX. Without a variant, the layout that is found: hgr, else lists, else official."""
     variant = ann.check_variant("vatex", variant, VARIANTS) if variant else _found(root)

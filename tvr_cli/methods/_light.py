@@ -59,6 +59,7 @@ class TextGuided:
     """See `text_guided.py`, whose options these are, and `tvr_kernels.text_pooling`."""
 
     temperature: float = 5.0
+    normalize: bool = False
     mask_padding: bool = True
 
     scores_with = ("frames", "gram", "frame_mask")
@@ -68,6 +69,7 @@ class TextGuided:
         return _unit(text)
 
     def score(self, text: np.ndarray, video: Arrays) -> np.ndarray:
+        text = self._of_length(text)
         frames, mask = video["frames"], video["frame_mask"][..., None]
         s = (frames.reshape(-1, frames.shape[-1]) @ text.T).reshape(*frames.shape[:2], len(text))  # [V, F, T]
         e = np.where(mask, s, np.float32(-np.inf))
@@ -78,7 +80,10 @@ class TextGuided:
         return ((e * s).sum(1) / length).T / np.linalg.norm(text, axis=-1, keepdims=True)
 
     def explain(self, text: np.ndarray, video: Arrays) -> np.ndarray:
-        return _softmax(video["frames"] @ text[0] / np.float32(self.temperature), video["real"])
+        return _softmax(video["frames"] @ self._of_length(text)[0] / np.float32(self.temperature), video["real"])
+
+    def _of_length(self, text: np.ndarray) -> np.ndarray:
+        return _unit(text) if self.normalize else text
 
 
 METHODS: Mapping[str, type[Mean] | type[TextGuided]] = {"mean": Mean, "text_guided": TextGuided}

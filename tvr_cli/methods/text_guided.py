@@ -1,8 +1,10 @@
-"""Text-guided pooling alone: each caption pools a clip's frames by its own softmax. No parameters, nothing to train.
+"""Query-scoring: each caption pools a clip's frames by its own softmax. No parameters, nothing to train.
 
-GLCCL's GLIM (arXiv 2605.17959) on plain features, scored by the cosine of the caption with what it pooled:
-`cos(s, sum_f softmax_f(<s, x_f> / 5) x_f)`, with un-normalised features, whose lengths the temperature counts on. Ours
-is masked: missing frames have no weight.
+The method is that of "A CLIP-Hitchhiker's Guide to Long Video Retrieval" (Bain et al. 2022, arXiv 2205.08508): softmax
+over frames of the caption's cosine over a temperature, mean of the frames with these weights, cosine of the two. The
+default is the same on un-normalised features with the temperature of GLCCL's GLIM (arXiv 2605.17959):
+`cos(s, sum_f softmax_f(<s, x_f> / 5) x_f)`. `temperature: 0.1` with `normalize: true` is theirs. Masking is ours:
+missing frames have no weight.
 """
 
 from __future__ import annotations
@@ -20,19 +22,33 @@ from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 class Method(base.Method):
     """Score by the cosine of pooled text and the frames that it pools."""
 
-    summary = "frames pooled by each caption's softmax (GLIM), then cosine; no parameters"
-    paper = "GLIM of GLCCL, arXiv 2605.17959, used alone"
+    summary = "query-scoring of CLIP-Hitchhiker with GLCCL's temperature; no parameters"
+    paper = "CLIP-Hitchhiker, arXiv 2205.08508; temperature of GLIM in GLCCL, arXiv 2605.17959"
+    bibtex = """@article{bain2022clip,
+  title   = {A {CLIP}-Hitchhiker's Guide to Long Video Retrieval},
+  author  = {Bain, Max and Nagrani, Arsha and Varol, G{\\"u}l and Zisserman, Andrew},
+  journal = {arXiv preprint arXiv:2205.08508},
+  year    = {2022}
+}"""
 
     @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
-        temperature: float = setting(5.0, symbol="τ", source="GLCCL, authors' code", note="divides raw dot products")
+        temperature: float = setting(
+            5.0, symbol="τ", source="GLCCL, authors' code", note="divides raw dot products; CLIP-Hitchhiker: 0.1"
+        )
+        normalize: bool = setting(
+            False, source="GLCCL, authors' code", note="features of length 1 before everything; CLIP-Hitchhiker: true"
+        )
         mask_padding: bool = setting(True, source="ours", note="missing frames have no weight")
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        return Encoding(text.key, text_pooling.text_side(full_precision(text.pooled)))
+        pooled = full_precision(text.pooled)
+        return Encoding(text.key, text_pooling.text_side(unit(pooled) if self.config.normalize else pooled))
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         frames = full_precision(video.frames)
+        if self.config.normalize:  # the kernel takes lengths as they are; a slot of zeros must not divide by zero
+            frames = unit(frames.masked_fill(~frames.any(-1, keepdim=True), 1.0))
         side = text_pooling.video_side(frames, video.mask() if self.config.mask_padding else None)
         return Encoding(video.key, {**side, "mean": mean_direction(frames, video.mask()), "real": video.mask()})
 

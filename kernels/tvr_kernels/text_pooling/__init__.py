@@ -1,7 +1,8 @@
 """Text-guided pooling: each caption pools a clip's frames by its own softmax and is compared with the result.
 
-`score(t, v) = cos(t, sum_f w_f z_f)` with `w = softmax_f(<t, z_f> / temperature)`: the parameter-free baseline of the
-toolkit, and GLCCL's global interaction (GLIM). Folded: see `folded.py`; nothing of size T x V x D exists.
+`score(t, v) = cos(t, sum_f w_f z_f)` with `w = softmax_f(<t, z_f> / temperature)`: the parameter-free query-scoring of
+CLIP-Hitchhiker (arXiv 2205.08508; there on unit vectors), and GLCCL's global interaction (GLIM). Folded: see
+`folded.py`; nothing of size T x V x D exists.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 from tvr_cli import commands, data, files
 from tvr_cli.data import jsonl
+from tvr_cli.data.columns import CaptionsFile
 from tvr_cli.data.jsonl import Resolved
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger
@@ -17,7 +18,7 @@ from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.types import Caption, Manifest
 
-Captions = Path | Manifest | str | FeatureStore | None
+Captions = Path | CaptionsFile | Manifest | str | FeatureStore | None
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Corpus:
 def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | None) -> Corpus:
     """Read and resolve captions.
 
-    A string is `NAME:ROOT[:VARIANT]`; a feature store: the captions that it holds, and no file is read; None: those of
-    `last`, else `captions.jsonl` beside the videos, else none. Raises DataError, naming file and line, before anything
-    else is done.
+    A path is a captions file whose columns are not named; a string is `NAME:ROOT[:VARIANT]`; a feature store: the
+    captions that it holds, and no file is read; None: those of `last`, else `captions.jsonl` beside the videos, else
+    none. Raises DataError, naming file and line, before anything else is done.
     """
     if isinstance(captions, FeatureStore):
         return _held(captions, frames)
@@ -55,14 +56,19 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
         if captions is None:
             logger.info("no captions: the features will serve queries, but not training or evaluation")
             return Corpus()
-        logger.info("captions: %s", captions if isinstance(captions, Path) else f"the data set {captions.name}")
+        said = captions.path if isinstance(captions, CaptionsFile) else captions
+        logger.info("captions: %s", f"the data set {said.name}" if isinstance(said, Manifest) else said)
     if isinstance(captions, str):
         captions = data.load(captions)
     if isinstance(captions, Path):
-        as_read = _as_read([captions])
-        named = _of_their_folder(jsonl.read_captions(captions), captions, frames)
+        captions = CaptionsFile(captions)
+    if isinstance(captions, CaptionsFile):
+        as_read = _as_read([captions.path])
+        named = _of_their_folder(jsonl.read_captions(captions), captions.path, frames)
         resolved, aside = jsonl.resolve(named, frames.records, absent=_failed(frames))
-        origin: dict[str, Any] = {"captions": str(captions.resolve()), "read": as_read}
+        origin: dict[str, Any] = {"captions": str(captions.path.resolve()), "read": as_read}
+        if captions.columns:
+            origin["columns"] = dict(captions.columns)
     else:
         strict = captions.name == "jsonl"
         absent = [*captions.missing, *_failed(frames)]
@@ -92,7 +98,8 @@ def _held(store: FeatureStore, frames: FrameStore) -> Corpus:
 
 
 def _origin(manifest: Manifest) -> dict[str, Any]:
-    variant = f":{manifest.variant}" if manifest.variant else ""
+    named = manifest.listed or manifest.variant
+    variant = f":{named}" if named else ""
     place = manifest.annotations[0] if manifest.name == "jsonl" else manifest.root
     return {
         "data": f"{manifest.name}:{place.resolve()}{variant}",
@@ -136,7 +143,7 @@ def _failed(frames: FrameStore) -> list[str]:
     return [str(failure["video"]) for failure in frames.failures()]
 
 
-def _remembered(last: FeatureStore | None) -> Path | Manifest | None:
+def _remembered(last: FeatureStore | None) -> CaptionsFile | Manifest | None:
     if last is None:
         return None
     if spec := last.provenance.get("data"):
@@ -144,7 +151,7 @@ def _remembered(last: FeatureStore | None) -> Path | Manifest | None:
         return data.load_from(f"the feature store {last.fingerprint}", str(spec), fix=fix)
     file = Path(str(last.provenance.get("captions", "")))
     if file.is_file():
-        return file
+        return CaptionsFile(file, last.provenance.get("columns", {}))
     if last.provenance.get("captions"):
         logger.warning("the captions of the last time, %s, are gone", file)
     return None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tvr_cli import commands, data, log
-from tvr_cli.data.annotation_files import VideoFiles, empty_captions, optional_file
+from tvr_cli.data.annotation_files import VideoFiles, empty_captions, optional_file, video_stem
 from tvr_cli.data.registry import DataSet, shipped, split_spec
 from tvr_cli.engine.whole.probing import Check, probe_videos
 from tvr_cli.errors import DataError
 from tvr_cli.types import SPLITS, Manifest
 
 _SHOWN = 5
+_SLACK_S = 3.0  # between the length of a file and that of its id; half of the latter where that is more
 
 
 def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
@@ -36,7 +37,7 @@ def dataset_checks(spec: str, *, deep: bool = False) -> list[Check]:
     checks += [_empty_captions(manifest), _repeated_captions(manifest)]
     checks += [Check("note", True, note) for note in manifest.notes]
     if deep:
-        checks += _decoded(manifest)
+        checks += _decoded(about, manifest)
     return [*checks, _next(spec, manifest, checks)]
 
 
@@ -110,7 +111,9 @@ def _missing(manifest: Manifest) -> Check:
 def _unused(manifest: Manifest) -> Check:
     used = {clip.path for clip in manifest.clips}
     extra = [p for p in VideoFiles(manifest.root).all() if p not in used]
-    detail = f"{len(extra)} files belong to no id" + (f": {_some([p.name for p in extra])}" if extra else "")
+    detail = f"{len(extra)} files belong to no id" + (
+        f": {_some([_below(p, manifest) for p in extra])}" if extra else ""
+    )
     return Check("files without an id", True, detail)
 
 
@@ -119,8 +122,12 @@ def _duplicate_files(manifest: Manifest) -> Check:
     for clip in manifest.clips:
         by_path[clip.path].append(clip.id)
     shared = [ids for ids in by_path.values() if len(ids) > 1]
+    names = [ids for ids in shared if len({video_stem(video) for video in ids}) == 1]
     if not shared:
         return Check("one file an id", True, "no two ids share a file")
+    if len(names) == len(shared):  # a protocol that keeps both spellings of a name
+        shown = _some(["=".join(ids) for ids in names])
+        return Check("one file an id", True, f"{len(names)} files serve two names of one video: {shown}")
     shown = _some(["=".join(ids) for ids in shared])
     return Check(
         "one file an id", False, f"{len(shared)} files serve several ids: {shown}", "rename the files by their ids"
@@ -134,8 +141,11 @@ def _rivals(manifest: Manifest) -> Check:
     for path in VideoFiles(manifest.root).all():
         if path not in used:
             spare[path.stem].append(path)
-    double = [f"{clip.path.name} taken, not {spare[clip.path.stem][0].name}" for clip in manifest.clips
-              if spare.get(clip.path.stem)]  # fmt: skip
+    double = [
+        f"{_below(clip.path, manifest)} taken, not {_below(spare[clip.path.stem][0], manifest)}"
+        for clip in manifest.clips
+        if spare.get(clip.path.stem)
+    ]
     if not double:
         return Check("one id a file", True, "no id has several files")
     return Check("one id a file", False, f"{len(double)} ids have several files: {_some(double)}", "keep the right one")
@@ -169,15 +179,35 @@ def _repeated_captions(manifest: Manifest) -> Check:
     return Check("test captions", True, detail + (f": {_some(repeated)}" if repeated else ""))
 
 
-def _decoded(manifest: Manifest) -> list[Check]:
-    """Open and sample every video; only what is wrong becomes a check of its own."""
+def _decoded(about: DataSet, manifest: Manifest) -> list[Check]:
+    """Open and sample every video; only what is wrong becomes a check of its own. Lengths are held against the ids."""
     with log.progress("decoding", total=len(manifest.clips), unit="videos") as bar:
         tasks: Mapping[str, Path] = {clip.id: clip.path for clip in manifest.clips}
         advance: Callable[[], None] = bar.advance
         found = probe_videos(tasks, deep=True, advance=advance)
     bad = [c for c in found if not c.ok]
     summary = Check("decoding", not bad, f"{len(found) - len(bad)} of {len(found)} videos are whole", incomplete=True)
-    return [summary, *bad]
+    lengths = [(c.name, c.seconds, said) for c in found if c.seconds and (said := about.seconds_of(c.name))]
+    return [summary, *bad, *([_lengths(lengths)] if lengths else [])]
+
+
+def _lengths(found: Sequence[tuple[str, float, float]]) -> Check:
+    """Hold how long videos are against the times in their ids: id, seconds of the file, seconds by the id.
+
+    A film that was never trimmed decodes well, and its frames are those of other scenes. One that was cut at a key
+    frame is somewhat longer than its id says; a clip at the end of its source is shorter, which is told and no fault.
+    """
+    long = [(v, s, said) for v, s, said in found if s > said + max(_SLACK_S, said / 2)]
+    short = [(v, s, said) for v, s, said in found if s < said / 2]
+    parts = [] if long else ["no video is longer than its id says"]
+    for which, what in ((long, "longer than"), (short, "less than half of what")):
+        if which:
+            shown = _some([f"{v} lasts {s:.1f} s, its id says {said:g} s" for v, s, said in which])
+            parts.append(f"{len(which)} of {len(found)} videos are {what} their ids say: {shown}")
+    fix = (
+        "get the clips, or cut the videos at the times in their ids; untrimmed videos show other scenes" if long else ""
+    )
+    return Check("lengths", not long, "; ".join(parts), fix, incomplete=True)
 
 
 def _next(spec: str, manifest: Manifest, checks: list[Check]) -> Check:
@@ -185,6 +215,11 @@ def _next(spec: str, manifest: Manifest, checks: list[Check]) -> Check:
     if any(not c.ok and c.incomplete for c in checks):
         return Check("next", True, f"fix the above, then: {command}")
     return Check("next", True, command)
+
+
+def _below(path: Path, manifest: Manifest) -> str:
+    """Return a file's path as seen from the root: files of one name lie in several folders."""
+    return path.relative_to(manifest.root).as_posix() if path.is_relative_to(manifest.root) else str(path)
 
 
 def _some(items: tuple[str, ...] | list[str]) -> str:

@@ -19,7 +19,8 @@ _SAMPLED = 12  # frames that a deep check decodes
 class Check:
     """One finding. fix: what to do, empty when ok. fatal: tvr cannot run before it is fixed.
 
-    incomplete: a data set cannot be used for its benchmark before it is fixed.
+    incomplete: a data set cannot be used for its benchmark before it is fixed. seconds: how long the video lasts,
+    of one that could be opened.
     """
 
     name: str
@@ -28,14 +29,16 @@ class Check:
     fix: str = ""
     fatal: bool = field(default=False, metadata=HIDDEN)
     incomplete: bool = field(default=False, metadata=HIDDEN)
+    seconds: float | None = field(default=None, metadata=HIDDEN)
 
 
 @dataclass(frozen=True, slots=True)
 class _Probed:
-    """What opening a video told. problem: empty when all is well."""
+    """What opening a video told. problem: empty when all is well. seconds: its length."""
 
     detail: str
     problem: str
+    seconds: float
 
 
 def probe_videos(videos: Mapping[str, Path], *, deep: bool, advance: Callable[[], None]) -> list[Check]:
@@ -49,7 +52,9 @@ def probe_videos(videos: Mapping[str, Path], *, deep: bool, advance: Callable[[]
                 fix = f"{commands.tvr('extract-frames')} leaves it out and records it in failures.jsonl"
                 checks.append(Check(name, False, found.reason, fix, incomplete=True))
             else:
-                checks.append(Check(name, not found.problem, found.detail, found.problem, incomplete=True))
+                checks.append(
+                    Check(name, not found.problem, found.detail, found.problem, incomplete=True, seconds=found.seconds)
+                )
     return checks
 
 
@@ -60,10 +65,10 @@ def _probe(task: tuple[Path, bool], beat: Callable[[], None]) -> _Probed:
         timeline = decoder.timeline
         detail = f"{len(timeline)} frames, {timeline.end:.1f} s"
         if not deep:
-            return _Probed(detail, timeline.truncated or "")
+            return _Probed(detail, timeline.truncated or "", timeline.end)
         wanted = sorted({int((i + 0.5) * len(timeline) / _SAMPLED) for i in range(_SAMPLED)})
         lost = len(wanted) - sum(1 for _ in decoder.frames(wanted))
         damaged = f"{lost} of {len(wanted)} sampled frames cannot be decoded" if lost else ""
-        return _Probed(detail, timeline.truncated or damaged)
+        return _Probed(detail, timeline.truncated or damaged, timeline.end)
     finally:
         decoder.close()

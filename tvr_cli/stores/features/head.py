@@ -400,7 +400,8 @@ IDENTITY = schema.known({
 })  # fmt: skip
 PROVENANCE = schema.known({}, {"dtype": _NUMBERS, "precision": _NUMBERS})
 CORPUS = schema.known({}, {
-    "captions": schema.text, "data": schema.text, "name": schema.text, "variant": schema.maybe(schema.text),
+    "captions": schema.text, "columns": schema.each(schema.text), "data": schema.text,
+    "name": schema.text, "variant": schema.maybe(schema.text),
     "annotations": schema.items(schema.text), "notes": schema.items(schema.text),
     "expected": schema.each(schema.count), "missing": schema.each(schema.items(schema.text)),
     "frames_content": schema.text,
