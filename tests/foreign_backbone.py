@@ -108,5 +108,45 @@ class Unsaved(Backbone):
     save = base.Backbone.save
 
 
+class Clips(Backbone):
+    """An encoder of whole clips of four frames: what comes later in a clip weighs more, and no frame has a vector."""
+
+    FRAMES = 4
+
+    @classmethod
+    def describe(cls, name: str) -> base.Description:
+        about = super().describe(name)
+        provides = frozenset({"video.pooled", "pooled"})
+        return base.Description(**{**vars(about), "provides": provides, "frames": cls.FRAMES})
+
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        return super().encode_text(ids)[0], None
+
+    def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+        return base.VideoOut(None, self._pooled(super().encode_frames(pixels, real)))
+
+    def _pooled(self, frames: Tensor) -> Tensor:
+        """[V, F, D] to [V, D]: the weights are 1 to F."""
+        weights = torch.arange(1, frames.shape[1] + 1, dtype=frames.dtype, device=frames.device)
+        return (weights[:, None] * frames).sum(1) / weights.sum()
+
+
+class ClipsAndFrames(Clips):
+    """The same with a vector of each frame, which knows of its neighbours; of clips of any length."""
+
+    @classmethod
+    def describe(cls, name: str) -> base.Description:
+        about = super().describe(name)
+        return base.Description(**{**vars(about), "provides": about.provides | {"frames"}, "frames": None})
+
+    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+        frames = Backbone.encode_frames(self, pixels, real)
+        pooled = self._pooled(frames)
+        return base.VideoOut(frames + pooled[:, None], pooled)
+
+
 class NotABackbone:
     """A class of another kind."""

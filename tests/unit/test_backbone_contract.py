@@ -24,7 +24,8 @@ TOWERS = {
     "SigLIP": tiny_clip.config(no_causal_mask=True, proj_bias=True, pool_type="last"),
     "CoCa's text tower": tiny_clip.config(embed_cls=True),
 }
-NAMES = ["demo-tiny", "foreign_backbone:Backbone", "foreign_backbone:Unsaved", *TOWERS]
+FOREIGN = [f"foreign_backbone:{name}" for name in ("Backbone", "Unsaved", "Clips", "ClipsAndFrames")]
+NAMES = ["demo-tiny", *FOREIGN, *TOWERS]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -195,7 +196,42 @@ class OfUnitLength(foreign_backbone.Backbone):
         return torch.nn.functional.normalize(super().encode_frames(pixels, real), dim=-1)
 
 
+class Anyhow(foreign_backbone.Clips):
+    """Takes any number of frames and promises four."""
+
+    def check_frames(self, pixels: Tensor, dtype: torch.dtype | None = torch.uint8) -> None:
+        super().check_frames(pixels[:, : self.FRAMES], dtype)
+
+
+class KeepsTheVector(foreign_backbone.Clips):
+    """Promises a vector a clip and yields none."""
+
+    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+        return base.VideoOut(None, None)
+
+
+class SociableClips(foreign_backbone.Clips):
+    """Centres clips over the batch."""
+
+    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+        pooled = super().encode_video(pixels, real).pooled
+        assert pooled is not None
+        return base.VideoOut(None, pooled - 0.1 * pooled.mean(0))
+
+
+class Blind(foreign_backbone.Clips):
+    """Sees nothing at all."""
+
+    @classmethod
+    def describe(cls, name: str) -> base.Description:
+        return base.Description(**{**vars(super().describe(name)), "provides": frozenset({"pooled"})})
+
+
 CAUGHT = [
+    (Blind, contract.provides_names_what_there_is, "found neither"),
+    (KeepsTheVector, contract.features_have_the_shapes_that_were_promised, "video.pooled is in provides, but not so"),
+    (SociableClips, contract.an_items_features_do_not_depend_on_its_batch, "video.pooled alone differ"),
+    (Anyhow, contract.frames_of_another_size_or_type_are_refused, "a ValueError for 5 frames a clip, and they were"),
     (Unknown, contract.provides_names_what_there_is, "found smell"),
     (Restless, contract.an_identity_is_json_and_stable, "the same identity when it is asked again"),
     (Pathy, contract.an_identity_is_json_and_stable, "an identity that JSON can hold"),
@@ -203,7 +239,7 @@ CAUGHT = [
     (Free, contract.a_skeleton_knows_what_encoding_costs, "a number of operations of a frame, found 0"),
     (KeepsAll, contract.captions_become_padded_ids, "tokens of 16 slots"),
     (Flat, contract.features_have_the_shapes_that_were_promised, "pooled of 3 captions: expected the shape"),
-    (Hides, contract.features_have_the_shapes_that_were_promised, "tokens are in provides, but not so yielded"),
+    (Hides, contract.features_have_the_shapes_that_were_promised, "tokens is in provides, but not so yielded"),
     (Noisy, contract.the_same_input_gives_the_same_features, "the same frames a second time"),
     (Sociable, contract.an_items_features_do_not_depend_on_its_batch, "frames alone differ"),
     (CountsPads, contract.pads_do_not_change_pooled_text, "differs with the number of pads"),

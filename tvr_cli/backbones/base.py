@@ -28,8 +28,9 @@ from tvr_cli.types import Filter, SquareFit, View
 if TYPE_CHECKING:
     from tvr_cli.backbones.text_tower.card import TextCard
 
-# What a backbone may provide. Features of a store: frames, pooled (text), tokens; temporal_shift is an ability.
-PROVIDES = frozenset({"frames", "pooled", "tokens", "temporal_shift"})
+# What a backbone may provide. Features of a store: frames, video.pooled (one vector a clip), pooled (text), tokens;
+# temporal_shift is an ability.
+PROVIDES = frozenset({"frames", "video.pooled", "pooled", "tokens", "temporal_shift"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,12 @@ class Description:
     """What a backbone's name means: all that plans, dry runs and lists need before its weights are there.
 
     name: what `registry.load` takes. kind: the class that loads it. dim: D. image_size: S, the side of its input in
-    pixels. context_length: the largest L. provides: of `PROVIDES`. source: what its weights are called where they
-    come from. weights: their file on this machine, None while they are not here; a backbone without weights names its
-    own source file, which then takes their place in the identity. expected_at: where they are looked for, for people.
-    licence: of the weights, empty where it is not known; non_commercial: whether it forbids commercial use. fit,
-    filter: how a picture becomes its square, as it was trained (`types.View`). detail: what `kind` needs to load it, of
-    no concern to others.
+    pixels. context_length: the largest L. provides: of `PROVIDES`. frames: the one number of frames a clip that it
+    takes, None = any. source: what its weights are called where they come from. weights: their file on this machine,
+    None while they are not here; a backbone without weights names its own source file, which then takes their place in
+    the identity. expected_at: where they are looked for, for people. licence: of the weights, empty where it is not
+    known; non_commercial: whether it forbids commercial use. fit, filter: how a picture becomes its square, as it was
+    trained (`types.View`). detail: what `kind` needs to load it, of no concern to others.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Description:
     non_commercial: bool = False
     fit: SquareFit = "crop"
     filter: Filter = "bicubic"
+    frames: int | None = None
     detail: Any = None
 
     @property
@@ -73,6 +75,14 @@ class Description:
             name: getattr(self, name) for name in ("fit", "filter") if getattr(self, name) != getattr(usual, name)
         }
         return {"size": self.image_size, **chosen}
+
+
+@dataclass(frozen=True, slots=True)
+class VideoOut:
+    """What a backbone makes of V clips. frames: [V, F, D], pooled: [V, D]; None where it does not provide them."""
+
+    frames: Tensor | None
+    pooled: Tensor | None
 
 
 class Backbone(nn.Module):
@@ -219,9 +229,19 @@ class Backbone(nn.Module):
         """Encode uint8 frames [V, F, 3, S, S] to [V, F, D]; real: [V, F] bool, True = a real frame.
 
         A missing frame counts as the all-zero *normalised* image, whatever its pixels hold. Gradients flow.
-        Raises ValueError for another shape or type.
+        Raises ValueError for another shape or type. Who provides no frames leaves it out.
         """
         raise NotImplementedError
+
+    def encode_video(self, pixels: Tensor, real: Tensor) -> VideoOut:
+        """Encode uint8 clips [V, F, 3, S, S] to frames and one vector a clip, as far as it provides them.
+
+        real: as in `encode_frames`. Here: `encode_frames`, and no vector a clip. Who provides video.pooled mixes the
+        frames of a clip and says how itself: he is given clips that are full, all frames real and as many as
+        `about.frames` says, since a shorter one is repeated in time: black frames would move its vector. Both outputs
+        are un-normalised and in the space of pooled text. Gradients flow. Raises ValueError for another shape or type.
+        """
+        return VideoOut(self.encode_frames(pixels, real), None)
 
     def text_tower(self) -> Mapping[str, Tensor]:
         """Return the text transformer's tensors under OpenAI's names, or an empty mapping if it has no such tower.
@@ -257,10 +277,13 @@ class Backbone(nn.Module):
         return torch.device("cpu") if tensor is None else tensor.device
 
     def check_frames(self, pixels: Tensor, dtype: torch.dtype | None = torch.uint8) -> None:
-        """Raise ValueError unless pixels are [V, F, 3, S, S] of a type (None = any floating-point one)."""
-        size = self.image_size
-        if pixels.dim() != 5 or pixels.shape[2:] != (3, size, size):
-            raise ValueError(f"expected frames [V, F, 3, {size}, {size}], got {list(pixels.shape)}")
+        """Raise ValueError unless pixels are [V, F, 3, S, S] of a type (None = any floating-point one).
+
+        F is any, or what `about.frames` says.
+        """
+        size, frames = self.image_size, self.about.frames
+        if pixels.dim() != 5 or pixels.shape[2:] != (3, size, size) or frames not in (None, pixels.shape[1]):
+            raise ValueError(f"expected frames [V, {frames or 'F'}, 3, {size}, {size}], got {list(pixels.shape)}")
         if (dtype is None and not pixels.is_floating_point()) or (dtype is not None and pixels.dtype != dtype):
             raise ValueError(f"expected {dtype or 'floating-point'} pixels, got {pixels.dtype}")
 

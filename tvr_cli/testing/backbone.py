@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tvr_cli.backbones import registry
-from tvr_cli.backbones.base import PROVIDES, Backbone, Description
+from tvr_cli.backbones.base import PROVIDES, Backbone, Description, VideoOut
 from tvr_cli.errors import ConfigError
 from tvr_cli.testing.report import BrokenContract, Check, require, run
 
@@ -38,6 +38,16 @@ class Subject:
     def length(self) -> int:
         """Token slots that the captions are given: a plan's usual 32, or the context if shorter."""
         return min(32, self.about.context_length)
+
+    @property
+    def frames(self) -> int:
+        """Frames of the clips that it is given."""
+        return self.about.frames or 3
+
+    @property
+    def mixes_frames(self) -> bool:
+        """Whether it encodes whole clips, so that a frame has no features of its own."""
+        return "video.pooled" in self.about.provides
 
 
 def load(name: str, *, offline: bool = False) -> Subject:
@@ -75,12 +85,18 @@ def a_name_is_described_without_network(subject: Subject) -> None:
 
 
 def provides_names_what_there_is(subject: Subject) -> None:
-    """Methods and hints go by it; frames and pooled text every store needs."""
+    """Methods and hints go by it; every store needs pooled text, and frames or one vector a clip."""
     found = subject.about.provides
     require(isinstance(found, frozenset), f"expected a frozenset as provides, found {type(found).__name__}")
-    unknown, lacking = sorted(found - PROVIDES), sorted({"frames", "pooled"} - found)
+    unknown = sorted(found - PROVIDES)
     require(not unknown, f"expected provides among {', '.join(sorted(PROVIDES))}, found {', '.join(unknown)}")
-    require(not lacking, f"expected that it provides frames and pooled, found no {', '.join(lacking)}")
+    require("pooled" in found, "expected that it provides pooled, found no pooled")
+    seen = {"frames", "video.pooled"} & found
+    require(bool(seen), "expected that it provides frames, or video.pooled; found neither")
+    frames = subject.about.frames
+    require(
+        frames is None or (isinstance(frames, int) and frames > 0), f"expected a number of frames, found {frames!r}"
+    )
 
 
 def an_identity_is_json_and_stable(subject: Subject) -> None:
@@ -162,7 +178,7 @@ def words_and_their_pieces_add_up(subject: Subject) -> str | None:
 
 
 def features_have_the_shapes_that_were_promised(subject: Subject) -> None:
-    """[T, D] pooled, [T, L, D] tokens if provided, [V, F, D] frames; floating-point and finite."""
+    """[T, D] pooled, [T, L, D] tokens if provided, [V, F, D] frames, [V, D] a clip; floating-point and finite."""
     about, backbone = subject.about, subject.backbone
     require(
         (backbone.dim, backbone.image_size, backbone.provides) == (about.dim, about.image_size, about.provides),
@@ -170,14 +186,19 @@ def features_have_the_shapes_that_were_promised(subject: Subject) -> None:
         f"{backbone.image_size}, provides {', '.join(sorted(backbone.provides))}",
     )
     pooled, tokens = _text(subject)
-    frames = _frames(subject)
+    video, slots = _video(subject), subject.frames
     _shape("pooled of 3 captions", pooled, (3, about.dim))
-    _shape("frames of 2 clips of 3", frames, (2, 3, about.dim))
-    promised = "tokens" in about.provides
-    require((tokens is not None) == promised, f"tokens are {'' if promised else 'not '}in provides, but not so yielded")
+    yielded = {"tokens": tokens, "frames": video.frames, "video.pooled": video.pooled}
+    for name, x in yielded.items():
+        promised = name in about.provides
+        require((x is not None) == promised, f"{name} is {'' if promised else 'not '}in provides, but not so yielded")
     if tokens is not None:
         _shape("tokens of 3 captions", tokens, (3, subject.length, about.dim))
-    for what, x in (("pooled", pooled), ("tokens", tokens), ("frames", frames)):
+    if video.frames is not None:
+        _shape(f"frames of 2 clips of {slots}", video.frames, (2, slots, about.dim))
+    if video.pooled is not None:
+        _shape("video.pooled of 2 clips", video.pooled, (2, about.dim))
+    for what, x in (("pooled", pooled), *yielded.items()):
         if x is not None:
             require(x.is_floating_point() and bool(x.isfinite().all()), f"expected finite numbers in {what}")
             require(bool((x.norm(dim=-1) > 0).all()), f"expected no vector of zeros in {what}: cosines divide by them")
@@ -186,7 +207,7 @@ def features_have_the_shapes_that_were_promised(subject: Subject) -> None:
 def features_are_not_normalised(subject: Subject) -> str | None:
     """Their length is information, and some heads' temperatures are made for it. A model that is so by itself may."""
     pooled, _ = _text(subject)
-    for what, x in (("pooled text", pooled), ("frames", _frames(subject))):
+    for what, x in {"pooled text": pooled, **_seen(subject)}.items():
         length = x.norm(dim=-1)
         if bool(((length - 1).abs() < 1e-3).all()):
             return f"its {what} has length 1: right if its model's own code makes it so, else leave the division out"
@@ -198,18 +219,20 @@ def the_same_input_gives_the_same_features(subject: Subject) -> None:
     for what, one, two in zip(("pooled", "tokens"), _text(subject), _text(subject), strict=True):
         same = one is two is None or (one is not None and two is not None and torch.equal(one, two))
         require(same, f"expected the same {what} a second time, found others")
-    require(torch.equal(_frames(subject), _frames(subject)), "expected the same frames a second time, found others")
+    for (what, x), y in zip(_seen(subject).items(), _seen(subject).values(), strict=True):
+        require(torch.equal(x, y), f"expected the same {what} a second time, found others")
 
 
 def an_items_features_do_not_depend_on_its_batch(subject: Subject) -> None:
     """What is computed alone and in company goes into one store."""
     pixels, real = _pixels(subject)
-    frames = _frames(subject)
-    with torch.no_grad():
-        alone = subject.backbone.encode_frames(pixels[1:], real[1:])
-        one = subject.backbone.encode_frames(pixels[:1, 1:2], real[:1, 1:2])
-    _close("the second clip's frames alone differ from those beside the first", alone, frames[1:])
-    _close("a frame alone differs from the frame among its clip's", one, frames[:1, 1:2])
+    together, alone = _seen(subject), _seen(subject, slice(1, 2))
+    for what, x in together.items():
+        _close(f"the second clip's {what} alone differ from those beside the first", alone[what], x[1:])
+    if not subject.mixes_frames:
+        with torch.no_grad():
+            one = subject.backbone.encode_frames(pixels[:1, 1:2], real[:1, 1:2])
+        _close("a frame alone differs from the frame among its clip's", one, together["frames"][:1, 1:2])
     pooled, tokens = _text(subject)
     ids, _ = subject.backbone.tokenize(CAPTIONS[1:2], subject.length)
     with torch.no_grad():
@@ -229,8 +252,10 @@ def pads_do_not_change_pooled_text(subject: Subject) -> None:
     _close("pooled text differs with the number of pads", tight, loose)
 
 
-def missing_frames_hold_nothing(subject: Subject) -> None:
+def missing_frames_hold_nothing(subject: Subject) -> str | None:
     """Whatever their pixels are, they are one and the same image: the zero of the normalised ones."""
+    if subject.mixes_frames:
+        return "it encodes whole clips, and is given no missing frames: a short clip is repeated in time"
     pixels, _ = _pixels(subject)
     real = torch.tensor([[True, True, False], [True, False, False]])
     with torch.no_grad():
@@ -239,19 +264,22 @@ def missing_frames_hold_nothing(subject: Subject) -> None:
     _close("what a missing frame's slot holds changes features", one, two)
     require(bool(one.isfinite().all()), "expected finite features of missing frames")
     _close("missing frames differ from each other", one[0, 2:], one[1, 1:2])
+    return None
 
 
 def frames_of_another_size_or_type_are_refused(subject: Subject) -> None:
     """ValueError, because the engine resizes to what `image_size` says: anything else is a mistake."""
-    size, real = subject.about.image_size, torch.ones(1, 1, dtype=torch.bool)
+    size, slots = subject.about.image_size, subject.about.frames or 1
     wrong = {
-        f"frames of {size + 1} pixels": torch.zeros(1, 1, 3, size + 1, size + 1, dtype=torch.uint8),
-        "floating-point frames": torch.zeros(1, 1, 3, size, size),
-        "frames with the channels last": torch.zeros(1, 1, size, size, 3, dtype=torch.uint8),
+        f"frames of {size + 1} pixels": torch.zeros(1, slots, 3, size + 1, size + 1, dtype=torch.uint8),
+        "floating-point frames": torch.zeros(1, slots, 3, size, size),
+        "frames with the channels last": torch.zeros(1, slots, size, size, 3, dtype=torch.uint8),
     }
+    if subject.about.frames is not None:
+        wrong[f"{slots + 1} frames a clip"] = torch.zeros(1, slots + 1, 3, size, size, dtype=torch.uint8)
     for what, pixels in wrong.items():
         try:
-            subject.backbone.encode_frames(pixels, real)
+            subject.backbone.encode_video(pixels, torch.ones(1, pixels.shape[1], dtype=torch.bool))
         except ValueError:
             continue
         except Exception as e:
@@ -269,12 +297,15 @@ def gradients_reach_both_sides(subject: Subject) -> str | None:
         return "it has no parameters: there is nothing to tune"
     if reason := subject.about.kind.cannot_save(subject.about):
         return f"it is not tuned: {reason}"
-    pixels, real = _pixels(subject)
     ids, _ = backbone.tokenize(CAPTIONS, subject.length)
-    for what, out in (("text", backbone.encode_text(ids)[0]), ("frames", backbone.encode_frames(pixels, real))):
+    video = backbone.encode_video(*_pixels(subject))
+    sides = {"text": backbone.encode_text(ids)[0], "frames": video.frames, "clips": video.pooled}
+    for what, out in sides.items():
+        if out is None:
+            continue
         backbone.zero_grad(set_to_none=True)
         require(out.requires_grad, f"expected that gradients flow through the {what}, found none")
-        out.square().sum().backward()
+        out.square().sum().backward(retain_graph=True)
         reached = any(p.grad is not None and bool(p.grad.abs().max() > 0) for p in backbone.parameters())
         require(reached, f"expected a gradient of some parameter from the {what}, found none")
     backbone.zero_grad(set_to_none=True)
@@ -295,7 +326,8 @@ def a_saved_backbone_loads_to_the_same_features(subject: Subject) -> str | None:
         for what, one, two in zip(("pooled", "tokens"), _text(subject), _text(other), strict=True):
             if one is not None and two is not None:
                 _close(f"a saved backbone's {what} differs", two, one)
-        _close("a saved backbone's frames differ", _frames(other), _frames(subject))
+        for (what, one), two in zip(_seen(subject).items(), _seen(other).values(), strict=True):
+            _close(f"a saved backbone's {what} differ", two, one)
         try:
             an_identity_is_json_and_stable(other)
         except BrokenContract as e:
@@ -344,13 +376,21 @@ CLAUSES = (
 
 def _pixels(subject: Subject) -> tuple[Tensor, Tensor]:
     size, generator = subject.about.image_size, torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (2, 3, 3, size, size), generator=generator, dtype=torch.uint8)
-    return pixels, torch.ones(2, 3, dtype=torch.bool)
+    pixels = torch.randint(0, 256, (2, subject.frames, 3, size, size), generator=generator, dtype=torch.uint8)
+    return pixels, torch.ones(2, subject.frames, dtype=torch.bool)
 
 
 @torch.no_grad()
-def _frames(subject: Subject) -> Tensor:
-    return subject.backbone.encode_frames(*_pixels(subject))
+def _video(subject: Subject, clips: slice = slice(None)) -> VideoOut:
+    pixels, real = _pixels(subject)
+    return subject.backbone.encode_video(pixels[clips], real[clips])
+
+
+def _seen(subject: Subject, clips: slice = slice(None)) -> dict[str, Tensor]:
+    """Return what it makes of clips, by the name of the feature."""
+    out = _video(subject, clips)
+    named = {"frames": out.frames, "video.pooled": out.pooled}
+    return {name: x for name, x in named.items() if x is not None}
 
 
 @torch.no_grad()
