@@ -13,7 +13,19 @@ PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
     *("version", "commands", "workspace", "config", "plans", "preset_loader", "plugins", "runs", "results"),
-    *("metrics", "significance", "clip4clip", "log", "errors", "files", "removal", "schema", "types", "user_cache"),
+    *(
+        "metrics",
+        "significance",
+        "clip4clip",
+        "log",
+        "errors",
+        "files",
+        "os_errors",
+        "removal",
+        "schema",
+        "types",
+        "user_cache",
+    ),
 }
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
@@ -25,7 +37,7 @@ MAY_IMPORT = {
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
     "stores": {"types", "plans", "config", "errors", "log", "files", "removal", "schema", "commands"},
-    "data": {"types", "config", "errors", "log", "files", "removal", "preset_loader", "commands", "plugins"},
+    "data": {"types", "config", "errors", "log", "files", "removal", "schema", "preset_loader", "commands", "plugins"},
     "backbones": {
         *("types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins", "user_cache", "version")
     },
@@ -36,7 +48,8 @@ MAY_IMPORT = {
     "results": {"types", "errors", "metrics", "files"},
     "runs": {"config", "types", "errors", "log", "files", "removal", "schema", "version"},
     "log": {"errors"},
-    "files": {"errors"},
+    "files": {"errors", "os_errors"},
+    "os_errors": {"errors"},
     "user_cache": {"files", "errors"},
     "removal": {"errors", "files"},
     "schema": {"errors", "files"},
@@ -364,6 +377,17 @@ def test_only_the_command_line_prints_and_exits():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "os._exit"):
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}")
+    assert not wrong, wrong
+
+
+def test_json_is_parsed_in_one_place_only():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(PACKAGE)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.loads", "json.load", "loads")
+        if path != PACKAGE / "files.py" and "json.dumps" not in ast.unparse(node.args[0])  # what we wrote ourselves
+    ]
     assert not wrong, wrong
 
 

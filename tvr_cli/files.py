@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tvr_cli import os_errors
 from tvr_cli.errors import DataError, EnvironmentProblem
 
 _BLOCK = 1 << 20
-_UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG)
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)  # what a lock of somebody else answers
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system without locks answers
 _LEADS_OUT = frozenset("/\\:")  # separators of any system, and what follows a drive's letter
 _Parsed = TypeVar("_Parsed")
 Stamp = tuple[int, int, int, int]
@@ -75,11 +77,22 @@ def write_json(path: Path, value: Any, *, mtime_ns: int | None = None) -> None:
 def read_json(path: Path, *, fix: str = "") -> Any:
     """Read a JSON file. Raises DataError that names the file, and the `fix`, when it is missing or malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"expected a file at {str(path)!r}, found none{fix and '; ' + fix}") from None
-    except (OSError, ValueError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         raise DataError(f"{str(path)!r} is not readable as JSON: {e}{fix and '; ' + fix}") from e
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text says. Raises ValueError, with a reason to show, for anything else.
+
+    Every JSON is read here: lists in lists without end are a RecursionError to Python, not a malformed text.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists and objects lie deeper in each other than can be read") from None
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -114,7 +127,7 @@ def parse_lines(path: Path, parse: Callable[[dict[str, Any]], _Parsed]) -> list[
     records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            records.append(parse(json.loads(line)))
+            records.append(parse(parse_json(line)))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
             raise DataError(
                 f"{path!s}:{number}: this line is damaged ({type(e).__name__}: {e}); keep a copy of the file and take "
@@ -195,17 +208,12 @@ def lock(folder: Path, *, wait_s: float = 10.0, shared: bool = False) -> Iterato
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into EnvironmentProblem, naming `path`."""
+    """Turn what the system refuses while `path` is written (no space, no right, …) into an error of ours, naming it."""
     try:
         yield
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentProblem(
-                f"no space left while writing {str(path)!r}; free some space and run the same command again, "
-                "it continues from what is complete"
-            ) from e
-        if e.errno in _UNWRITABLE:
-            raise EnvironmentProblem(f"cannot write {str(path)!r}: {e.strerror}; choose another folder with -o") from e
+        if (refusal := os_errors.refusal(e, written=path)) is not None:
+            raise refusal from e
         raise
 
 
@@ -230,7 +238,7 @@ def _cut_torn_line(f: Any) -> None:
 
 def _wait_for_lock(f: Any, folder: Path, wait_s: float, shared: bool) -> None:
     deadline = time.monotonic() + wait_s
-    while not _try_lock(f, shared):
+    while not _try_lock(f, folder, shared):
         if time.monotonic() >= deadline:
             raise EnvironmentProblem(
                 f"another tvr process is writing {str(folder)!r}; waited {wait_s:.0f} s for it. "
@@ -239,7 +247,8 @@ def _wait_for_lock(f: Any, folder: Path, wait_s: float, shared: bool) -> None:
         time.sleep(0.05)
 
 
-def _try_lock(f: Any, shared: bool) -> bool:
+def _try_lock(f: Any, folder: Path, shared: bool) -> bool:
+    """Take the lock if nobody holds it. Raises EnvironmentProblem where there are no locks to take."""
     try:
         import fcntl
     except ImportError:  # Windows, where a reader's lock is a writer's
@@ -253,6 +262,13 @@ def _try_lock(f: Any, shared: bool) -> bool:
         return True
     try:
         fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as e:
+        if e.errno in _HELD:
+            return False
+        if shared and e.errno in _NO_LOCKS:  # nobody can write there, then
+            return True
+        raise EnvironmentProblem(
+            f"cannot lock {str(folder)!r}: {e.strerror}; its file system gives no locks now, and without one two "
+            "writers could spoil each other's work. Choose a workspace on another file system with -o"
+        ) from e
     return True

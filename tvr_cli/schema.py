@@ -51,6 +51,12 @@ def require(value: Any, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     return {name: value[name] for name in shapes}
 
 
+def shown(value: Any) -> str:
+    """Return a value as a message can hold it."""
+    found = repr(value)
+    return f"{found[:60]}{'…' * (len(found) > 60)}"
+
+
 # ----------------------------------------------------------------------------------------------------------- of values
 
 
@@ -206,5 +212,4 @@ def _below(at: str, name: str) -> str:
 
 def _require(holds: bool, value: Any, at: str, wanted: str) -> None:
     if not holds:
-        found = repr(value)
-        raise Misfit(f"expected {wanted} as {at or 'its content'!r}, found {found[:60]}{'…' * (len(found) > 60)}")
+        raise Misfit(f"expected {wanted} as {at or 'its content'!r}, found {shown(value)}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 from pathlib import Path
@@ -29,8 +28,8 @@ def folder() -> Path:
 def recall(kind: str, name: str) -> Any:
     """Return what was kept under a kind and a name, None where nothing (readable) was."""
     try:
-        return json.loads(_place(kind, name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return files.parse_json(_place(kind, name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
 
 

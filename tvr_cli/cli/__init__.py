@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
@@ -12,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tvr_cli import log
-from tvr_cli.cli import broken_maps, values
+from tvr_cli import log, os_errors
+from tvr_cli.cli import broken_maps, streams, values
 from tvr_cli.cli.lazy import Commands
 from tvr_cli.errors import Interrupted, MethodNotNamed, TvrError, reason
 
@@ -44,33 +43,43 @@ class _Boundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         debug = bool(ctx.params.get("debug"))
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            streams.end()
+            return result
         except TvrError as e:
             if debug:
                 raise
             command = self._naming(ctx, e) if isinstance(e, MethodNotNamed) else ""
-            log.logger.error("%s: %s%s", "interrupted" if isinstance(e, Interrupted) else "error", e.args[0], command)
-            for row in e.example:
-                log.logger.error("%s", row)
-            raise typer.Exit(e.exit_code) from e
+            raise _said(e, command) from e
         except BrokenPipeError as e:  # `tvr query … | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            streams.give_up()
             raise typer.Exit(0) from e
+        except (OSError, MemoryError) as e:  # what the machine refuses and no file's own boundary has met
+            refusal = os_errors.refusal(e) if isinstance(e, OSError) else os_errors.no_memory()
+            if debug or refusal is None:
+                raise self._bug(ctx, e, debug) from e
+            raise _said(refusal) from e
         except Exception as e:
             _hint_at_place(e, ctx.invoked_subcommand)
             _make_printable(e)
-            if debug or hasattr(e, "exit_code"):  # a usage error or an exit, which Typer words
+            if hasattr(e, "exit_code"):  # a usage error or an exit, which Typer words
                 raise
-            log.logger.error(
-                "error: a bug in tvr: %s: %s; please report it, with what this shows: tvr --debug %s …",
-                type(e).__name__, reason(e), ctx.invoked_subcommand,
-            )  # fmt: skip
-            raise typer.Exit(1) from e
+            raise self._bug(ctx, e, debug) from e
         except KeyboardInterrupt as e:
             log.logger.error("interrupted; run the same command again to continue")
             raise typer.Exit(130) from e
         finally:
             log.finish()
+
+    def _bug(self, ctx: Any, e: Exception, debug: bool) -> Exception:
+        """Say that something is a bug in tvr and return the exit; with --debug the error itself, to be shown whole."""
+        if debug:
+            return e
+        log.logger.error(
+            "error: a bug in tvr: %s: %s; please report it, with what this shows: tvr --debug %s …",
+            type(e).__name__, reason(e), ctx.invoked_subcommand,
+        )  # fmt: skip
+        return typer.Exit(1)
 
     def _naming(self, ctx: Any, error: MethodNotNamed) -> str:
         """Return what was typed with the method (and its run) named, for a command that can name one."""
@@ -85,6 +94,14 @@ class _Boundary(TyperGroup):
         if error.run is not None and not given["run"]:
             naming = [*(["--run"] if known["run"].param_type_name == "option" else []), error.run, *naming]
         return ": " + shlex.join(["tvr", *typed[:place], *naming, *typed[place:]])
+
+
+def _said(e: TvrError, behind: str = "") -> typer.Exit:
+    """Say an error of ours and return the exit that goes with it. behind: what stands after the message."""
+    log.logger.error("%s: %s%s", "interrupted" if isinstance(e, Interrupted) else "error", e.args[0], behind)
+    for row in e.example:
+        log.logger.error("%s", row)
+    return typer.Exit(e.exit_code)
 
 
 def _hint_at_place(error: Any, command: str | None) -> None:
@@ -138,12 +155,27 @@ def options(
     log.set_up(quiet=quiet, debug=debug)
 
 
+def _run() -> None:
+    """Run the command that was typed, and write its last words. Ends by SystemExit."""
+    try:
+        app()
+    finally:
+        try:
+            streams.end()
+        except BrokenPipeError:
+            streams.give_up()
+
+
 def main() -> None:
     """Entry point of the `tvr` command. SIGTERM ends a command the way Ctrl-C does: the state is saved."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     broken_maps.say_so()
+    streams.set_up()
     try:
-        app()
+        _run()
+    except streams.Undelivered as e:  # of `--help` and `--version`, which end before a command begins
+        log.logger.error("error: %s", e)
+        sys.exit(e.exit_code)
     except Exception:  # with --debug; names in a traceback may hold any character too
         for row in traceback.format_exc().splitlines():
             log.logger.error("%s", row)

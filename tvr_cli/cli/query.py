@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvr_cli import api, commands, log
-from tvr_cli.cli import render
+from tvr_cli.cli import render, streams
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
 from tvr_cli.workspace import Workspace
 
@@ -90,8 +89,7 @@ def _piped() -> list[str]:
 
     Whatever the locale: in most of them Python's own stdin ends at the first byte that is no UTF-8.
     """
-    data = sys.stdin.buffer.read() if sys.stdin is not None else b""  # None: closed by who started tvr
-    lines = io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline=None)
+    lines = io.StringIO(streams.read().decode("utf-8-sig", "surrogateescape"), newline=None)
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
+from tvr_cli.files import parse_json
 from tvr_cli.types import Caption, Clip
 
 # What lies beside videos and is none.
@@ -120,9 +121,11 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """Read a JSON annotation file. Raises DataError with file and line."""
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except json.JSONDecodeError as e:
         raise DataError(f"{path}:{e.lineno}: not valid JSON: {e.msg}") from None
+    except ValueError as e:  # nested without end, a number of thousands of digits
+        raise DataError(f"{path}: not valid JSON: {e}") from None
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

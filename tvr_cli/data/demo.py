@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
-from tvr_cli import commands
+from tvr_cli import commands, schema
 from tvr_cli.data.demo_world.corpus import read_truth
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.types import Caption, Clip, Manifest
+from tvr_cli.files import parse_json
+from tvr_cli.types import SPLITS, Caption, Clip, Manifest
 
 NOTE = "Toy world: checks the plumbing, says nothing about which method is better"
+_AGAIN = f"make the toy corpus again with {commands.tvr('demo')}"
+_CAPTION = {"id": schema.text, "video": schema.text, "caption": schema.text, "split": schema.one_of(*SPLITS)}
 
 
 def load(root: Path, variant: str | None = None) -> Manifest:
@@ -22,8 +24,11 @@ def load(root: Path, variant: str | None = None) -> Manifest:
     file = root / "captions.jsonl"
     captions = []
     for number, line in enumerate(_read(file).splitlines(), start=1):
-        record = json.loads(line)
         source = f"{file}:{number}"
+        try:
+            record = schema.require(parse_json(line), _CAPTION)
+        except ValueError as e:
+            raise DataError(f"{source}: this line of the toy corpus is damaged: {e}; {_AGAIN}") from None
         captions.append(Caption(record["id"], record["video"], record["caption"], record["split"], source=source))
     present = [name for name in truth if (root / name).is_file()]
     return Manifest(
@@ -42,5 +47,4 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        again = commands.tvr("demo")
-        raise DataError(f"expected {str(file)!r}, found none; make the toy corpus again with {again}") from None
+        raise DataError(f"expected {str(file)!r}, found none; {_AGAIN}") from None

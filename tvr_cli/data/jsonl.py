@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from tvr_cli import schema
 from tvr_cli.data.annotation_files import VideoFiles, refuse_empty
 from tvr_cli.data.columns import KEYS, CaptionsFile, captions_in, is_table, named, parse_columns, records
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
-from tvr_cli.files import is_text
+from tvr_cli.files import is_text, parse_json
 from tvr_cli.log import warn_once
 from tvr_cli.types import SPLITS, Caption, Clip, Manifest, Split
 
@@ -210,13 +210,13 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as e:
         raise DataError(
             f"{path}:{number}: expected UTF-8, found the byte 0x{line[e.start]:02x} at column {e.start + 1} "
             "(Latin-1?); convert the file, for example with: iconv -f latin1 -t utf-8"
         ) from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise DataError(f"{path}:{number}: expected a JSON object like {EXAMPLE}, found malformed JSON: {e}") from e
     if not isinstance(value, dict):
         raise DataError(f"{path}:{number}: expected a JSON object like {EXAMPLE}, found {type(value).__name__}")
@@ -270,8 +270,8 @@ def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise DataError(f"{where}: {key}: expected seconds (a number, 0 or more), found {value!r}")
+    if not schema.number.many([value]) or value < 0:
+        raise DataError(f"{where}: {key}: expected seconds (a number, 0 or more), found {schema.shown(value)}")
     return float(value)
 
 

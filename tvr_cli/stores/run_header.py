@@ -6,13 +6,12 @@ text: the method, how it was tuned, the feature store it was trained on. The ten
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import schema
+from tvr_cli import files, schema
 from tvr_cli.errors import DataError
 
 _FIX = "put a copy of it back, or train again under another name with --run"
@@ -59,10 +58,10 @@ def read_about(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, "numpy") as f:
-            about = json.loads((f.metadata() or {}).get("tvr", "{}"))
+            about = files.parse_json((f.metadata() or {}).get("tvr", "{}"))
     except FileNotFoundError:
         raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
-    except (SafetensorError, ValueError, RecursionError) as e:
+    except (SafetensorError, ValueError) as e:
         raise DataError(f"the checkpoint {str(path)!r} is damaged ({e}); {_FIX}") from e
     check_about(about, path)
     return dict(about)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tvr_cli import files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores.run_header import check_about
 
@@ -56,7 +56,7 @@ def read(path: Path) -> Checkpoint:
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "clip": {}, "optimizer": {}, "rng": {}}
     try:
         with safe_open(path, "pt") as f:
-            about = json.loads((f.metadata() or {}).get("tvr", "{}"))
+            about = files.parse_json((f.metadata() or {}).get("tvr", "{}"))
             check_about(about, path)
             if about.get("format") != FORMAT:
                 raise StoreMismatch(
@@ -67,7 +67,7 @@ def read(path: Path) -> Checkpoint:
                 parts[part][name] = f.get_tensor(key)
     except FileNotFoundError:
         raise DataError(f"expected a checkpoint at {str(path)!r}, found none") from None
-    except (SafetensorError, json.JSONDecodeError, RecursionError, KeyError) as e:
+    except (SafetensorError, ValueError, KeyError) as e:
         raise DataError(
             f"the checkpoint {str(path)!r} is damaged ({e}); move it elsewhere to go on from the one before"
         ) from e

@@ -7,7 +7,6 @@ dry run can say what a backbone would cost before it is there.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 import tvr_cli.backbones.openclip.weights as weights_module
-from tvr_cli import user_cache
+from tvr_cli import files, user_cache
 from tvr_cli.backbones.openclip.preprocessing import Preprocessing
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
@@ -163,7 +162,7 @@ class Source:
         if self.beside is None:
             return None
         try:
-            kind = json.loads((self.beside / _TEXT_MODEL).read_text(encoding="utf-8"))["model_type"]
+            kind = files.parse_json((self.beside / _TEXT_MODEL).read_text(encoding="utf-8"))["model_type"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return self.beside if kind in arch_dict else None  # else it is that of the whole model, for transformers
@@ -324,7 +323,7 @@ def _folder(folder: Path, name: str) -> Source:
     """
     file = folder / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = files.parse_json(file.read_text(encoding="utf-8"))
         model = config.get("model_cfg", config)
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(model)
     except FileNotFoundError:
@@ -357,7 +356,7 @@ def _folder(folder: Path, name: str) -> Source:
 def _found_instead(folder: Path) -> str:
     """Say what a folder without open_clip's configuration holds."""
     try:
-        kind = json.loads((folder / _TEXT_MODEL).read_text(encoding="utf-8"))["model_type"]
+        kind = files.parse_json((folder / _TEXT_MODEL).read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return "none"
     return f"the {_TEXT_MODEL} of a {kind} of transformers, for which tvr has no recipe"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvr_cli import files
 from tvr_cli.errors import DataError
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
@@ -31,10 +31,10 @@ class MappedTensors(Mapping[str, np.ndarray]):
             if length > min(_LONGEST_HEADER, len(self._bytes) - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {len(self._bytes)}")
             self._start = 8 + length
-            header = json.loads(self._bytes[8 : self._start])
+            header = files.parse_json(self._bytes[8 : self._start])
             header.pop("__metadata__", None)
             self._entries = {name: self._checked(entry) for name, entry in header.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
             raise DataError(f"{str(path)!r} is no readable safetensors file: {e}") from e
 
     def __getitem__(self, name: str) -> np.ndarray:

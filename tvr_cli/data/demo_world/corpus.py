@@ -22,16 +22,25 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tvr_cli import schema
 from tvr_cli.data.demo_world import encode, grammar, render
 from tvr_cli.data.demo_world.grammar import Video
 from tvr_cli.errors import DataError
-from tvr_cli.files import disk_errors, lock, read_json, read_lines, temporary_of, write_json, write_text
+from tvr_cli.files import disk_errors, lock, parse_lines, read_json, temporary_of, write_json, write_text
 from tvr_cli.log import progress
 from tvr_cli.removal import listed, remove_files
 from tvr_cli.types import SPLITS, Split
 
 WORLD_VERSION = 1  # raise when the same seed would give other pixels or captions
 _BATCH = 25  # videos a task
+_TRUTH = {
+    "video": schema.text,
+    "split": schema.one_of(*SPLITS),
+    "kind": schema.text,
+    "family": schema.maybe(schema.integer),
+    "named": schema.fixed(schema.whole, schema.whole),
+    "scenes": schema.items(schema.known({"start": schema.number, "end": schema.number})),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +157,15 @@ def world(options: WorldOptions) -> Iterator[tuple[str, Split, Video]]:
 
 def read_truth(folder: Path) -> dict[str, Truth]:
     """Read `events.jsonl`: video id -> what the video shows. Raises DataError if `folder` holds no toy corpus."""
-    records: list[dict[str, Any]] = read_lines(folder / "events.jsonl")
-    if not records:
+    truths = parse_lines(folder / "events.jsonl", _truth)
+    if not truths:
         raise DataError(f"expected the toy corpus of `tvr demo` in {str(folder)!r}, found no events.jsonl there")
-    return {r["video"]: _truth(r) for r in records}
+    return {truth.video: truth for truth in truths}
 
 
-def _truth(record: Mapping[str, Any]) -> Truth:
+def _truth(found: Mapping[str, Any]) -> Truth:
+    """Return what a line of `events.jsonl` says. Raises ValueError where it is not as it was written."""
+    record = schema.require(found, _TRUTH)
     first, second = (record["scenes"][i] for i in record["named"])
     events = (first["start"], first["end"]), (second["start"], second["end"])
     return Truth(record["video"], record["split"], record["kind"], record["family"], events)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tvr_cli import schema
 from tvr_cli.errors import DataError, did_you_mean
-from tvr_cli.files import is_text
+from tvr_cli.files import is_text, parse_json
 from tvr_cli.log import logger, warn_once
 from tvr_cli.stores.frames.windows import Segmenting, Span, clip_id
 from tvr_cli.types import Manifest
@@ -201,8 +201,8 @@ def _of_manifest(path: Path, segmenting: Segmenting | None, keep: _Globs) -> lis
 
 def _manifest_line(line: str, where: str, manifest: Path, segmenting: Segmenting | None) -> Video:
     try:
-        record: dict[str, Any] = json.loads(line)
-    except (ValueError, RecursionError) as e:
+        record: dict[str, Any] = parse_json(line)
+    except ValueError as e:
         raise DataError(f"{where}: not a JSON object: {e}") from e
     if not isinstance(record, dict) or not isinstance(record.get("path"), str) or not record["path"]:
         raise DataError(f'{where}: expected {{"path": "a.mp4"}}, optionally with id, start, end; found {line[:80]!r}')
@@ -231,8 +231,8 @@ def _second(record: dict[str, Any], key: str, where: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{where}: expected {key} in seconds, found {value!r}")
+    if not schema.number.many([value]):
+        raise DataError(f"{where}: expected {key} in seconds, found {schema.shown(value)}")
     return float(value)
 
 

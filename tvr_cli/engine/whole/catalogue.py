@@ -6,7 +6,6 @@ The shipped ones are read from a file that a script makes of them and a test com
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from tvr_cli import log, plugins
 from tvr_cli.errors import TvrError
+from tvr_cli.files import read_json
 from tvr_cli.results.base import OPTIONAL, Result
 
 SHIPPED = Path(__file__).resolve().parents[2] / "methods" / "catalogue.json"
@@ -102,5 +102,5 @@ def describe(name: str) -> MethodCard:
 
 
 def _shipped() -> Mapping[str, MethodCard]:
-    cards = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    cards = read_json(SHIPPED)
     return {c["name"]: MethodCard(**{**c, "options": [Setting(**o) for o in c["options"]]}) for c in cards}

@@ -15,7 +15,6 @@ and the next try finishes.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,10 +174,10 @@ def _read_lines(folder: Path, workspace: Folder | None) -> list[_OldShard]:
     found: dict[str, _OldShard] = {}
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else [], start=1):
         try:
-            said = json.loads(line)
+            said = files.parse_json(line)
             _LINE(said, "")
             name = heads.shard_name(said["shard"], said["kind"], path)
-        except (ValueError, RecursionError) as e:
+        except ValueError as e:
             raise DataError(
                 f"{path!s}:{number}: this line is damaged ({e}); nothing was changed. Keep a copy of the file, take "
                 f"the line out and run again: {commands.tvr('migrate', workspace=workspace)}; then "
@@ -255,8 +254,8 @@ def _read_list(folder: Path, name: Any, what: str, shape: schema.Shape, where: P
     if f"{what}-{hashlib.sha256(data).hexdigest()[:16]}.json" != path.name:
         raise DataError(f"{str(path)!r} {'differs from its checksum' if data else 'is missing or empty'}; {fix}")
     try:
-        said = json.loads(data)
-    except (ValueError, RecursionError) as e:
+        said = files.parse_json(data)
+    except ValueError as e:
         raise DataError(f"{str(path)!r} is not readable as JSON: {e}; {fix}") from e
     schema.check(said, schema.items(shape), repr(str(path)), fix)
     return list(said)

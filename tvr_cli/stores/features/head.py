@@ -228,8 +228,8 @@ def read(folder: Path, workspace: Folder | None = None) -> tuple[Head, tuple[Sha
         lines = []
         for at, line in enumerate(covered_bytes(folder, head, workspace).split(b"\n")[:-1], start=1):
             try:
-                lines.append(_line(json.loads(line), folder / HEAD))
-            except (ValueError, RecursionError) as e:
+                lines.append(_line(files.parse_json(line), folder / HEAD))
+            except ValueError as e:
                 raise _damaged(folder / head.shards.name, f"line {at}: {e}", folder, workspace) from e
         return head, tuple(lines)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import schema
+from tvr_cli import files, schema
 from tvr_cli.errors import DataError
 from tvr_cli.schema import Misfit
 from tvr_cli.stores.features import head as heads
@@ -111,10 +111,10 @@ def _bytes(path: Path) -> bytes:
 
 def _unpack(data: bytes, path: Path) -> ShardRows:
     try:
-        body: Any = json.loads(data)
+        body: Any = files.parse_json(data)
         _BODY(body, "")
         name = heads.shard_name(body["shard"], body["kind"], path)
-    except (ValueError, RecursionError, DataError) as e:
+    except (ValueError, DataError) as e:
         raise Misfit(f"{str(path)!r} is damaged: {e}") from e
     made, norms = Made.from_json(body), heads.norms_from_json(body["norms"])
     digest = hashlib.sha256(data).hexdigest()

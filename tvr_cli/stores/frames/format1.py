@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +139,8 @@ def _read_manifest(folder: Path, workspace: Folder | None) -> Iterator[_Shard]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield _shard(json.loads(line), path)
-            except (ValueError, RecursionError, Misfit) as e:
+                yield _shard(files.parse_json(line), path)
+            except ValueError as e:
                 raise DataError(
                     f"{path!s}:{number}: this line is damaged ({e}); nothing was changed. Keep a copy of the file, "
                     f"take the line out and run again: {commands.tvr('migrate', workspace=workspace)}; then "

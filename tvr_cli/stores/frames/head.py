@@ -6,7 +6,6 @@ How a head covers its list is in `stores/listing.py`; here is what both say.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +174,8 @@ def parse_list(data: bytes, folder: Path, workspace: Folder | None = None) -> tu
     lines = []
     for at, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            lines.append(_line(json.loads(line), folder / HEAD))
-        except (ValueError, RecursionError, Misfit) as e:
+            lines.append(_line(files.parse_json(line), folder / HEAD))
+        except ValueError as e:
             raise _damaged_list(folder / "the list of shards", f"line {at}: {e}", workspace) from e
     return tuple(lines)
 

@@ -252,8 +252,8 @@ _BODY = {
 
 def _body(data: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as e:
+        body = files.parse_json(data)
+    except ValueError as e:
         raise Misfit(f"it is not JSON: {e}") from e
     return schema.require(body, _BODY)
 

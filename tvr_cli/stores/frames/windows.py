@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvr_cli.errors import ConfigError
+from tvr_cli.errors import ConfigError, DecodeError
 from tvr_cli.plans import FramePlan
 
 # A frame that starts this little after the wanted instant counts as on screen: containers round times to milliseconds.
 _ROUNDING_S = 5e-4
+# Windows of one file at most: four weeks without a pause, cut as usual. Two frames with a clock jump between them may be
+# twenty years apart, and 25 million windows need gigabytes before the first of them is written.
+MAX_WINDOWS = 100_000
 _FRAGMENT = re.compile(r"#t=[\d.]*(,[\d.]+)?$")
 
 
@@ -60,11 +63,18 @@ def parse_segment(text: str) -> Segmenting | None:
 def cut(duration: float, how: Segmenting | None) -> list[Span]:
     """Return the windows of a file of `duration` seconds; one WHOLE span where it is not cut.
 
+    Raises DecodeError for more than MAX_WINDOWS: a file may say that two of its frames lie decades apart.
     A remainder that would add less than the overlap (or a sixth of the length) is joined to the window before it.
     """
     if how is None or duration <= how.above_s:
         return [WHOLE]
     step = how.length_s - how.overlap_s
+    if duration / step > MAX_WINDOWS:
+        raise DecodeError(
+            f"it says that it lasts {duration / 86400:,.0f} days, which would be {duration / step:,.0f} windows of "
+            f"{how.length_s:g} s; one file has at most {MAX_WINDOWS:,}. If that is its true length, ask for longer "
+            "windows (--segment LENGTH/OVERLAP) or none (--segment none)"
+        )
     least = max(how.overlap_s, how.length_s / 6)
     spans = []
     for i in range(math.ceil(duration / step)):
@@ -117,7 +127,11 @@ def choose_frames(ts: np.ndarray, end: float, span: Span, plan: FramePlan) -> np
 def _at_rate(ts: np.ndarray, first: int, last: int, start_s: float, end_s: float, plan: FramePlan) -> np.ndarray:
     if plan.fps is None or plan.fps <= 0:
         raise ConfigError(f"a frame plan by rate needs fps above 0, found {plan.fps}")
-    instants = start_s + np.arange(max(1, math.ceil((end_s - start_s) * plan.fps - 1e-9))) / plan.fps
+    count = max(1, math.ceil((end_s - start_s) * plan.fps - 1e-9))
+    # Only the instants around the start of a frame can find one that the instant before did not: the work and the
+    # memory follow the frames, not the seconds, of which a file may claim decades.
+    near = np.floor((ts[first : last + 1] - _ROUNDING_S - start_s) * plan.fps)[:, None] + np.arange(-1, 3)
+    instants = start_s + np.unique(np.clip(near, 0, count - 1)) / plan.fps
     on_screen = np.searchsorted(ts, instants + _ROUNDING_S, side="right") - 1
     chosen = np.unique(np.clip(on_screen, first, last - 1))
     if plan.max_frames is not None and len(chosen) > plan.max_frames:

@@ -162,8 +162,8 @@ def _head(generation: Path, sha256: str | None) -> Head:
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{str(path)!r} is damaged (its checksum differs); nothing of it was changed. {_FIX}")
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as e:
+        found = files.parse_json(data)
+    except ValueError as e:
         raise DataError(f"{str(path)!r} is not readable as JSON: {e}; nothing of it was changed. {_FIX}") from e
     head = Head.from_json(found, path, f"nothing of it was changed. {_FIX}")
     if head.building and sha256 is not None:
