@@ -14,12 +14,14 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
 from tvr_cli.preset_loader import preset_names, preset_path, presets_root
+
+_Card = TypeVar("_Card")
 
 DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
 
@@ -139,11 +141,15 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Layer:
-    """One source of values: a tree, what to call it in messages, and the line of each dotted path where it has one."""
+    """One source of values: a tree, what to call it in messages, and the line of each dotted path where it has one.
+
+    card: what the preset of a backbone says of its weights beside the tree: no value of an experiment that extends it.
+    """
 
     tree: Mapping[str, Any]
     origin: str
     lines: Mapping[str, int] = field(default_factory=dict)
+    card: Any = None
 
     @property
     def typed(self) -> bool:
@@ -198,6 +204,18 @@ def preset_sections(
         for key, schema in schemas.items():
             _merge(sections, key, schema, layer.tree.get(key), layer, {})
     return sections
+
+
+def preset_card(name: str, schema: type[_Card]) -> _Card:
+    """Return what the preset of a backbone says of its weights (`card`), the defaults where it says nothing.
+
+    Raises ConfigError with file, line and the nearest key.
+    """
+    sections: dict[str, dict[str, Any]] = {"card": {}}
+    for layer in preset_layers("backbones", name):
+        _merge(sections, "card", schema, layer.card, layer, {})
+    made: _Card = _build(schema, sections["card"], f"presets/backbones/{name}.yaml: card")
+    return made
 
 
 def set_layer(assignments: Sequence[str]) -> Layer:
@@ -374,7 +392,8 @@ def _file_layers(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
         if kind in ("methods", "datasets", "backbones", "recipes") and not base_path.is_file():
             base_path = preset_path(kind, name)  # type: ignore[arg-type]
         layers += _file_layers(base_path, (*seen, path))
-    return [*layers, Layer(tree, shown, lines)]
+    card = tree.pop("card", None) if path.parent.resolve() == (presets_root() / "backbones").resolve() else None
+    return [*layers, Layer(tree, shown, lines, card)]
 
 
 def _plain(node: yaml.Node, path: str, lines: dict[str, int], shown: str) -> Any:
@@ -434,10 +453,24 @@ def _with_defaults(schema: Any, section: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(hint: Any, value: Any, layer: Layer, path: str) -> Any:
     """Return `value` as the type of its field. Raises ConfigError that says what was expected."""
+    if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(schema := typing.get_args(hint)[0]):
+        return _check_each(schema, value, layer, path)
     accepted, result = _fit(hint, value)
     if accepted:
         return result
     raise ConfigError(f"{layer.where(path)}: {path}: expected {_describe(hint)}, found {value!r}")
+
+
+def _check_each(schema: Any, value: Any, layer: Layer, path: str) -> tuple[Any, ...]:
+    """Return a list of mappings as instances of a dataclass; where one is wrong, the line of the list is named."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"{layer.where(path)}: {path}: expected a list of mappings, found {value!r}")
+    made = []
+    for i, item in enumerate(value):
+        sections: dict[str, dict[str, Any]] = {}
+        _merge(sections, f"{path}[{i}]", schema, item, dataclasses.replace(layer, origin=layer.where(path)), {})
+        made.append(_build(schema, sections.get(f"{path}[{i}]", {}), f"{layer.where(path)}: {path}[{i}]"))
+    return tuple(made)
 
 
 def _fit(hint: Any, value: Any) -> tuple[bool, Any]:

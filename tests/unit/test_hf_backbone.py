@@ -418,7 +418,11 @@ def test_what_is_not_in_the_cache_says_where_it_is_expected(cache: Path) -> None
 def test_a_preset_is_described_before_its_weights_are_here(name: str, cache: Path) -> None:
     about = registry.resolve(name)
     assert about.weights is None and about.licence.startswith("Apache-2.0")
-    assert about.fit == "squash" and "@" in about.source and len(about.source.partition("@")[2]) == 40
+    assert about.fit == "squash" and about.source.partition("@")[2] == about.card.revision
+    assert about.card.frames == about.frames
+    wanted = about.kind.remote_files(about)
+    assert {(each.repository, each.revision) for each in wanted} == {tuple(about.source.split("@"))}
+    assert [each.names[0] for each in wanted if not each.optional][:2] == ["config.json", "model.safetensors"]
     kind, said = refused(name)
     assert kind is EnvironmentProblem and "--offline forbids to download it" in said
 

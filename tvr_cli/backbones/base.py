@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from tvr_cli import commands, user_cache
+from tvr_cli.backbones.published import Card
 from tvr_cli.errors import ConfigError
 from tvr_cli.types import Filter, SquareFit, View
 
 if TYPE_CHECKING:
+    from tvr_cli.backbones.hub import Wanted
     from tvr_cli.backbones.text_tower.card import TextCard
 
 # What a backbone may provide. Features of a store: frames, video.pooled (one vector a clip), pooled (text), tokens;
@@ -43,7 +45,8 @@ class Description:
     None while they are not here; a backbone without weights names its own source file, which then takes their place in
     the identity. expected_at: where they are looked for, for people. licence: of the weights, empty where it is not
     known; non_commercial: whether it forbids commercial use. fit, filter: how a picture becomes its square, as it was
-    trained (`types.View`). detail: what `kind` needs to load it, of no concern to others.
+    trained (`types.View`). card: what its preset says about the weights, for people. detail: what `kind` needs to load
+    it, of no concern to others.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Description:
     fit: SquareFit = "crop"
     filter: Filter = "bicubic"
     frames: int | None = None
+    card: Card = field(default_factory=Card)
     detail: Any = None
 
     @property
@@ -150,6 +154,11 @@ class Backbone(nn.Module):
         that do not fit.
         """
         raise NotImplementedError
+
+    @classmethod
+    def remote_files(cls, about: Description) -> Sequence[Wanted]:
+        """Return the files of the Hugging Face hub that loading needs (`tvr backbones get`). Here: none."""
+        return ()
 
     @classmethod
     def cannot_save(cls, about: Description) -> str:

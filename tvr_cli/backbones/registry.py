@@ -73,8 +73,9 @@ def resolve(name: str) -> Description:
     or file that is not one, EnvironmentProblem for one that is not there.
     """
     if (target := _preset_target(name)) is not None:
-        return replace(resolve(target), name=name)
-    return class_of(name).describe(name)
+        return _with_card(replace(resolve(target), name=name))
+    about = class_of(name).describe(name)
+    return _with_card(about) if name == DEMO_TINY else about
 
 
 def load(
@@ -211,3 +212,19 @@ def _preset_target(name: str) -> str | None:
             f"the preset backbones/{name}.yaml names no backbone; expected `backbone: {{name: ARCH/TAG}}`"
         )
     return str(target)
+
+
+def _with_card(about: Description) -> Description:
+    """Add what the preset says of the weights; its licence counts only where their class knows none."""
+    from tvr_cli.backbones.published import Card
+    from tvr_cli.config import preset_card
+
+    card = preset_card(about.name, Card)
+    if about.licence and card.licence:
+        raise ConfigError(
+            f"presets/backbones/{about.name}.yaml: card.licence: the licence of {about.source} is known to be "
+            f"{about.licence}; leave it out"
+        )
+    if about.licence:
+        return replace(about, card=card)
+    return replace(about, card=card, licence=card.licence, non_commercial=card.non_commercial)
