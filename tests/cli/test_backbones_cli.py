@@ -34,7 +34,8 @@ def test_the_list_names_every_preset_without_weights_or_network(monkeypatch: pyt
     assert tiny == {
         "name": "demo-tiny", "library": "open_clip", "source": "shipped with tvr", "pixels": 64, "dim": 128,
         "context": 32, "provides": ["frames", "pooled", "tokens"], "here": True, "fit": "crop", "filter": "bicubic",
-        "licence": "Apache-2.0", "non_commercial": False,
+        "licence": "Apache-2.0", "non_commercial": False, "page": "docs/demo.md", "revision": None,
+        "languages": ["en"], "frames": None,
     }  # fmt: skip
     shown = tvr("backbones").stdout
     assert all(name in shown for name in preset_names("backbones")) and "ViT-B-32-quickgelu/openai" in shown
@@ -55,6 +56,27 @@ def test_no_licence_that_forbids_commercial_use_is_silent() -> None:
 def test_one_says_how_it_sees_a_picture() -> None:
     shown = tvr("backbones", "show", "pe-core-b16").stdout
     assert "takes pictures squashed to a square, bilinear: 224 x 224 pixels, and 32 tokens" in shown
+
+
+def test_published_numbers_come_with_their_protocol_and_source() -> None:
+    (about,) = json.loads(tvr("backbones", "show", "pe-core-b16", "--json").stdout)["backbones"]
+    (score,) = about["published"]
+    assert (score["dataset"], score["r1"], score["frames"], score["gallery"]) == ("MSR-VTT", 47.6, 8, None)
+    assert score["reproduced_by"] is None and score["source"].startswith("https://")
+    shown = tvr("backbones", "show", "pe-core-b16").stdout
+    assert "published, without any training (not measured by tvr)" in shown and "nobody known" in shown
+    assert "to download: about 1.8 GB, by tvr backbones get pe-core-b16" in shown and "captions in: English" in shown
+    assert "no published number" in tvr("backbones", "show", "demo-tiny").stdout
+
+
+def test_measuring_says_how_long_a_frame_takes_and_needs_no_weights() -> None:
+    (about,) = json.loads(tvr("backbones", "show", "pe-core-t16", "--measure", "--json").stdout)["backbones"]
+    assert not about["here"]
+    speed = about["speed"]
+    assert speed["wall_s"] > 0 and speed["processor_s"] > 0 and speed["threads"] >= 1 and speed["frames"] == 4
+    assert "s here by the clock" in tvr("backbones", "show", "demo-tiny", "--measure").stdout
+    (plain,) = json.loads(tvr("backbones", "show", "demo-tiny", "--json").stdout)["backbones"]
+    assert "speed" not in plain
 
 
 def test_one_is_shown_with_its_cost_and_the_methods_it_serves() -> None:
@@ -90,7 +112,10 @@ def test_a_contract_that_holds_exits_with_0_and_a_broken_one_with_5() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["shwo", "demo-tiny"], "expected nothing, show NAME or check NAME, found 'shwo'; did you mean show?"),
+        (
+            ["shwo", "demo-tiny"],
+            "expected nothing, show NAME, get NAME or check NAME, found 'shwo'; did you mean show?",
+        ),
         (["show"], "name the backbone: tvr backbones show NAME"),
         (["check"], "name the backbone: tvr backbones check NAME"),
         (["show", "clip-vit-b23"], "did you mean clip-vit-b32?"),

@@ -64,7 +64,7 @@ def test_a_wrong_card_says_where_and_what(presets: Path, card: str, said: str) -
 
 def test_a_licence_has_one_place(presets: Path) -> None:
     write(presets, "  licence: MIT\n", "PE-Core-B-16/meta")
-    with pytest.raises(ConfigError, match="card.licence: the licence of PE-Core-B-16/meta is known to be Apache"):
+    with pytest.raises(ConfigError, match="the licence of PE-Core-B-16/meta is known to be Apache"):
         registry.resolve("mine")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import shutil
@@ -12,16 +13,17 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("transformers")
 
+import hf_families
 import hf_folders
 import tiny_clip
+from hf_families import Measured
 from safetensors.torch import load_file, save_file
 
 from tvr_cli.backbones import registry
-from tvr_cli.backbones.base import Backbone, VideoOut
+from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.hf import recipes
 from tvr_cli.backbones.hf.preprocessing import Preprocessing
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
@@ -29,8 +31,6 @@ from tvr_cli.testing import backbone as contract
 
 TOLERANCE = 1e-5
 KINDS = sorted(hf_folders.KINDS)
-CLIPS = ("pe_video", "videoprism", "xclip")
-TEXTS = ("a dog", "A red Circle, on the wave!", "rain", "", "two dogs surfing on the red wave " * 4)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 pytestmark = pytest.mark.xdist_group("hf")  # one process makes the folders
 
@@ -57,83 +57,6 @@ def no_network() -> Iterator[None]:
         yield
 
 
-def own_model(folder: Path) -> Any:
-    """The model as a user of transformers loads it."""
-    import transformers
-
-    return transformers.AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
-
-
-def written(kind: str, texts: tuple[str, ...]) -> list[str]:
-    """What the authors' own pipelines make of captions, written down by hand."""
-    if kind == "videoprism":
-        return [
-            "a dog.",
-            "a red circle on the wave.",
-            "rain.",
-            ".",
-            "two dogs surfing on the red wave " * 3 + "two dogs surfing on the red wave.",
-        ]
-    if kind.startswith("siglip"):
-        return ["a dog", "a red circle on the wave", "rain", "", ("two dogs surfing on the red wave " * 4).strip()]
-    return list(texts)
-
-
-def own_text(kind: str, folder: Path, model: Any) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Pooled text and tokens by the class's own calls, and the mask of its tokenizer [T, L]."""
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-    context = 16 if kind not in ("chinese_clip", "pe_video") else 52
-    padding = {"padding": "max_length", "max_length": context, "truncation": True, "padding_side": "right"}
-    said = tokenizer(written(kind, TEXTS), return_tensors="pt", **padding)
-    ids, mask = said.input_ids, said.attention_mask
-    with torch.no_grad():
-        if kind == "pe_video":
-            pixels = torch.zeros(len(TEXTS), 1, 3, 36, 36)
-            return model(ids, pixels, attention_mask=mask).text_video_embeds, None, mask
-        if kind.startswith("siglip"):
-            out = model.get_text_features(input_ids=ids)
-            return out.pooler_output, model.text_model.head(out.last_hidden_state), mask
-        out = model.get_text_features(input_ids=ids, attention_mask=mask)
-        if kind == "videoprism":
-            return out.pooler_output, out.last_hidden_state[:, :-1], mask
-        return out.pooler_output, model.text_projection(out.last_hidden_state), mask
-
-
-def own_video(kind: str, folder: Path, model: Any, pixels: Tensor) -> VideoOut:
-    """Frames and one vector a clip by the class's own calls, of what its own processor makes of pixels."""
-    import transformers
-
-    if kind in ("videoprism", "pe_video"):
-        processor = transformers.AutoVideoProcessor.from_pretrained(str(folder))
-        x = processor(videos=list(pixels), return_tensors="pt")["pixel_values_videos"]
-    else:
-        processor = transformers.AutoImageProcessor.from_pretrained(str(folder))
-        x = processor(images=list(pixels.flatten(0, 1)), return_tensors="pt").pixel_values.unflatten(
-            0, pixels.shape[:2]
-        )
-    with torch.no_grad():
-        if kind == "pe_video":
-            ids = torch.ones(len(x), 3, dtype=torch.int64)
-            return VideoOut(None, model(ids, x).video_embeds)
-        if kind == "videoprism":
-            out = model.get_video_features(pixel_values_videos=x)
-            by_frame = out.last_hidden_state.unflatten(1, (x.shape[1], -1))
-            head = [model.video_model.head_layernorm(model.video_model.head(f)[0])[:, 0] for f in by_frame.unbind(1)]
-            return VideoOut(torch.nn.functional.normalize(torch.stack(head, 1), dim=-1), out.pooler_output[:, 0])
-        if kind == "xclip":
-            vision = model.vision_model(x.flatten(0, 1)).pooler_output
-            frames = model.visual_projection(vision).unflatten(0, x.shape[:2])
-            return VideoOut(frames, model.get_video_features(pixel_values=x).pooler_output)
-        return VideoOut(model.get_image_features(x.flatten(0, 1)).pooler_output.unflatten(0, x.shape[:2]), None)
-
-
-def close(found: Tensor, wanted: Tensor) -> bool:
-    assert found.shape == wanted.shape
-    return float((found - wanted).abs().max()) <= TOLERANCE * max(1.0, float(wanted.abs().max()))
-
-
 # --------------------------------------------------------------------------------------------------------- features
 
 
@@ -142,20 +65,39 @@ def test_a_recipe_holds_the_contract(kind: str, folders: Path) -> None:
     assert [c for c in contract.check(f"local:{folders / kind}", offline=True) if not c.passed] == []
 
 
+@functools.cache
+def measured(kind: str, folder: Path) -> Measured:
+    return hf_families.measure(kind, folder)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_is_that_of_the_class_itself(kind: str, folders: Path, loaded: dict[str, Backbone]) -> None:
-    pooled, tokens, mask = own_text(kind, folders / kind, own_model(folders / kind))
-    backbone = loaded[kind]
-    with torch.no_grad():
-        ids, n_tokens = backbone.tokenize(TEXTS, mask.shape[1])
-        found, found_tokens = backbone.encode_text(ids)
-    if not kind.startswith("siglip"):  # whose end token pads as well: its mask counts one less
-        assert n_tokens.tolist() == mask.sum(1).clamp(min=1).tolist()
-    assert close(found, pooled)
-    assert (found_tokens is None) == (tokens is None)
-    if found_tokens is not None and tokens is not None:
-        real = torch.arange(mask.shape[1]) < n_tokens[:, None]
-        assert close(found_tokens[real], tokens[real])
+def test_features_are_those_of_the_class_itself(kind: str, folders: Path) -> None:
+    found = measured(kind, folders / kind)
+    assert found.text <= TOLERANCE and found.ids_equal
+    for name, x in (("tokens", found.tokens), ("frames", found.frames), ("video.pooled", found.clip)):
+        assert (x is None) == (name not in found.about.provides)
+        assert x is None or x <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_is_seen_as_the_processor_makes_it(kind: str, folders: Path) -> None:
+    assert measured(kind, folders / kind).decoded >= 0.9999
+
+
+def test_the_table_in_the_docs_is_what_is_measured(folders: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "backbones.md").read_text()
+    found, wanted = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+        for text in (
+            hf_families.table_of(page),
+            hf_families.table({kind: measured(kind, folders / kind) for kind in hf_folders.KINDS}),
+        )
+    )
+    assert [row[:4] for row in found] == [row[:4] for row in wanted], "run: python scripts/make_parity_table.py"
+    for there, now in zip(found[2:], wanted[2:], strict=True):
+        for one, other in zip(there[4:], now[4:], strict=True):
+            assert (one == "none") == (other == "none")
+            assert one == "none" or float(one) == pytest.approx(float(other), abs=2e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,23 +106,18 @@ def test_a_short_plan_gives_the_same_vector_of_a_short_caption(kind: str, loaded
     with torch.no_grad():
         short = backbone.encode_text(backbone.tokenize(["a dog", "rain"], 7)[0])[0]
         full = backbone.encode_text(backbone.tokenize(["a dog", "rain"], 16)[0])[0]
-    assert close(short, full)
+    assert hf_families.error(short, full) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_frames_and_clips_are_those_of_the_class_itself(kind: str, folders: Path, loaded: dict[str, Backbone]) -> None:
-    pixels = tiny_clip.pixels(3, 4, 36)
-    wanted = own_video(kind, folders / kind, own_model(folders / kind), pixels)
-    real = torch.ones(3, 4, dtype=torch.bool)
+def test_a_clip_does_not_depend_on_its_batch(kind: str, loaded: dict[str, Backbone]) -> None:
+    pixels, real = tiny_clip.pixels(3, 4, 36), torch.ones(3, 4, dtype=torch.bool)
     with torch.no_grad():
-        found = loaded[kind].encode_video(pixels, real)
+        together = loaded[kind].encode_video(pixels, real)
         alone = loaded[kind].encode_video(pixels[1:2], real[1:2])
     for name in ("frames", "pooled"):
-        ours, theirs, one = getattr(found, name), getattr(wanted, name), getattr(alone, name)
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            assert close(ours, theirs)
-            assert close(one, ours[1:2])
+        if (ours := getattr(together, name)) is not None:
+            assert hf_families.error(getattr(alone, name), ours[1:2]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -481,7 +418,11 @@ def test_what_is_not_in_the_cache_says_where_it_is_expected(cache: Path) -> None
 def test_a_preset_is_described_before_its_weights_are_here(name: str, cache: Path) -> None:
     about = registry.resolve(name)
     assert about.weights is None and about.licence.startswith("Apache-2.0")
-    assert about.fit == "squash" and "@" in about.source and len(about.source.partition("@")[2]) == 40
+    assert about.fit == "squash" and about.source.partition("@")[2] == about.card.revision
+    assert about.card.frames == about.frames
+    wanted = about.kind.remote_files(about)
+    assert {(each.repository, each.revision) for each in wanted} == {tuple(about.source.split("@"))}
+    assert [each.names[0] for each in wanted if not each.optional][:2] == ["config.json", "model.safetensors"]
     kind, said = refused(name)
     assert kind is EnvironmentProblem and "--offline forbids to download it" in said
 

@@ -27,6 +27,7 @@ from tvr_cli.errors import ConfigError
 from tvr_cli.types import Filter, SquareFit, View
 
 if TYPE_CHECKING:
+    from tvr_cli.backbones.hub import Wanted
     from tvr_cli.backbones.text_tower.card import TextCard
 
 # What a backbone may provide. Features of a store: frames, video.pooled (one vector a clip), pooled (text), tokens;
@@ -153,6 +154,11 @@ class Backbone(nn.Module):
         that do not fit.
         """
         raise NotImplementedError
+
+    @classmethod
+    def remote_files(cls, about: Description) -> Sequence[Wanted]:
+        """Return the files of the Hugging Face hub that loading needs (`tvr backbones get`). Here: none."""
+        return ()
 
     @classmethod
     def cannot_save(cls, about: Description) -> str:

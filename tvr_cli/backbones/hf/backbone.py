@@ -19,6 +19,7 @@ from tvr_cli.backbones.hf import text_tower, weights
 from tvr_cli.backbones.hf.preprocessing import FILES as PICTURE_FILES
 from tvr_cli.backbones.hf.recipes import CANONICAL, RECIPES, REFUSED
 from tvr_cli.backbones.hf.source import CONFIG, Source, model_type_of, of_folder, resolve
+from tvr_cli.backbones.hub import Wanted
 from tvr_cli.backbones.openclip.pixels import normalize
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
 from tvr_cli.backbones.openclip.weights import no_network
@@ -59,6 +60,11 @@ class HfBackbone(Backbone):
     def identify(cls, about: Description, *, temporal_shift: bool) -> dict[str, Any]:
         source: Source = about.detail
         return source.identity(about.preprocessing, temporal_shift=temporal_shift)
+
+    @classmethod
+    def remote_files(cls, about: Description) -> Sequence[Wanted]:
+        source: Source = about.detail
+        return source.remote_files
 
     @classmethod
     def skeleton(cls, about: Description) -> HfBackbone:

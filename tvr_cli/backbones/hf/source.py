@@ -19,9 +19,11 @@ from typing import Any
 
 from tvr_cli.backbones.hf import weights as weights_module
 from tvr_cli.backbones.hf.hub import MAIN, Place
+from tvr_cli.backbones.hf.preprocessing import FILES as PICTURE_FILES
 from tvr_cli.backbones.hf.preprocessing import Preprocessing
 from tvr_cli.backbones.hf.published import PUBLISHED, licence_of
 from tvr_cli.backbones.hf.recipes import RECIPES, REFUSED, Config, Recipe
+from tvr_cli.backbones.hub import Wanted
 from tvr_cli.backbones.openclip.licences import Licence
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, reason
 
@@ -106,6 +108,19 @@ class Source:
         if self.folder is None or not any((self.folder / name).is_file() for name in _TOKENIZERS):
             return ()
         return tuple(file for name in _TOKENIZER_FILES if (file := self.folder / name).is_file())
+
+    @property
+    def remote_files(self) -> list[Wanted]:
+        """The files of the hub that loading needs; weights in parts are not among them (`hf download` gets those)."""
+        if self.place is None:
+            return []
+        repository, revision = self.place.repository, None if self.place.revision == MAIN else self.place.revision
+        needed = [(CONFIG,), ("model.safetensors", "pytorch_model.bin"), _TOKENIZERS, PICTURE_FILES]
+        beside = [name for name in _TOKENIZER_FILES if name not in _TOKENIZERS]
+        return [
+            *(Wanted(repository, names, revision) for names in needed),
+            *(Wanted(repository, (name,), revision, optional=True) for name in beside),
+        ]
 
     def files(self) -> Path:
         """Return the folder of its files. Raises EnvironmentProblem where it or the weights in it are not here."""

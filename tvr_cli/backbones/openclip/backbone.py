@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import tvr_cli.backbones.openclip.export as export
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli.backbones.base import Backbone, Description, count_flops
+from tvr_cli.backbones.hub import Wanted
 from tvr_cli.backbones.openclip.licences import Licence, licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv, normalize
 from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
@@ -80,6 +81,11 @@ class OpenClipBackbone(Backbone):
     def identify(cls, about: Description, *, temporal_shift: bool) -> dict[str, Any]:
         source: Source = about.detail
         return source.identity(about.preprocessing, temporal_shift=temporal_shift)
+
+    @classmethod
+    def remote_files(cls, about: Description) -> Sequence[Wanted]:
+        source: Source = about.detail
+        return source.remote_files
 
     @classmethod
     def skeleton(cls, about: Description) -> OpenClipBackbone:

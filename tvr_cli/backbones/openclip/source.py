@@ -16,6 +16,7 @@ from torch import Tensor
 
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli import files, user_cache
+from tvr_cli.backbones.hub import Wanted
 from tvr_cli.backbones.openclip.preprocessing import Preprocessing
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
 from tvr_cli.backbones.openclip.tokenizer import Tokenizer
@@ -29,6 +30,8 @@ _TEXT_MODEL = "config.json"  # of a text model of Hugging Face's
 # The sizes of text models that presets need, so that a list, a dry run or a skeleton asks no hub for them.
 _TEXT_MODELS = Path(__file__).resolve().parent / "text_models"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# What transformers reads of a tokenizer where it is there.
+_TOKENIZER_REST = ("tokenizer_config.json", "special_tokens_map.json", _TEXT_MODEL)
 _DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo_tiny"
 
 
@@ -100,6 +103,18 @@ class Source:
         if self.origin is None:
             return ""
         return f"{self.origin.places()}, or a copy anywhere that is named by --backbone {self.origin.arch}@FILE"
+
+    @property
+    def remote_files(self) -> list[Wanted]:
+        """The files of the hub that loading needs: weights, and what a tokenizer of Hugging Face's consists of."""
+        if self.origin is None or self.origin.hub is None:
+            return []
+        repository, names = self.origin.hub
+        wanted = [Wanted(repository, tuple(names))]
+        if tokenizer := self.model["text_cfg"].get("hf_tokenizer_name"):
+            wanted.append(Wanted(tokenizer, _TOKENIZER_FILES[:1]))
+            wanted += [Wanted(tokenizer, (name,), optional=True) for name in _TOKENIZER_REST]
+        return wanted
 
     def weights_file(self, *, offline: bool) -> Path:
         """Return the weights file, downloading it unless `offline`. Raises EnvironmentProblem when it cannot be had."""

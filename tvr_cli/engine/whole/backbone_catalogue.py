@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tvr_cli.backbones import registry
+from tvr_cli.backbones.published import PublishedScore
+from tvr_cli.engine.whole.backbone_get import GetReport, get
+from tvr_cli.engine.whole.backbone_speed import Speed, speed_of
 from tvr_cli.errors import TvrError
-from tvr_cli.results.base import INLINE, Result
+from tvr_cli.results.base import INLINE, OPTIONAL, Result
+
+_BYTES_A_PARAMETER = 4  # most weights are published in fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +21,8 @@ class BackboneCard:
     """A backbone, without its weights. source: what they are called there. here: whether they are on this machine.
 
     fit, filter: how a picture becomes the square of `pixels` that it takes. licence: of its weights, empty where tvr
-    does not know it.
+    does not know it. page: of their authors, revision: the commit that is taken, None = the newest. languages: of
+    captions, `mul` = many. frames: of a clip, where it takes no other number.
     """
 
     name: str
@@ -31,11 +37,19 @@ class BackboneCard:
     context: int
     provides: Sequence[str]
     here: bool
+    page: str
+    revision: str | None
+    languages: Sequence[str]
+    frames: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneDetails:
-    """A backbone, with what it takes its skeleton to know. tunable: whether `--tune full` can keep it."""
+    """A backbone, with what it takes its skeleton to know. tunable: whether `--tune full` can keep it.
+
+    download_bytes: of what is fetched for it; estimated from its parameters where download_estimated. published: what
+    others measured, without any training. speed: measured here, where that was asked for.
+    """
 
     card: BackboneCard = field(metadata=INLINE)
     weights: Path | None
@@ -46,6 +60,10 @@ class BackboneDetails:
     flop_a_caption: float
     tunable: bool
     methods: Sequence[str]
+    download_bytes: int
+    download_estimated: bool
+    published: Sequence[PublishedScore]
+    speed: Speed | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -69,14 +87,23 @@ def packages() -> list[str]:
     return sorted(registry.packages().values())
 
 
-def backbones(name: str | None = None) -> BackbonesReport:
+def answer(action: str | None, name: str | None, *, measure: bool, dry_run: bool) -> BackbonesReport | GetReport:
+    """Do what `tvr backbones` was asked for: `get` fetches one, `show` describes one, None describes all."""
+    return get(name or "", dry_run=dry_run) if action == "get" else backbones(name, measure=measure)
+
+
+def backbones(name: str | None = None, *, measure: bool = False) -> BackbonesReport:
     """Describe one backbone in full, or every one that has a name: presets, and those of installed packages.
 
+    measure: whether to encode a few frames with the one that is named, to say how long one takes here.
     Of several, one that cannot be described has its problem, in words: the others are listed all the same. Raises what
     `registry.resolve` raises where one is named.
     """
     if name is not None:
-        return BackbonesReport([details(name)])
+        found = details(name)
+        if measure:
+            found = replace(found, speed=speed_of(name))
+        return BackbonesReport([found])
     return BackbonesReport([_described_or_problem(each) for each in registry.names()])
 
 
@@ -96,6 +123,10 @@ def describe(name: str) -> BackboneCard:
         context=about.context_length,
         provides=sorted(about.provides),
         here=about.weights is not None,
+        page=about.card.source,
+        revision=about.card.revision,
+        languages=list(about.card.languages),
+        frames=about.card.frames,
     )
 
 
@@ -107,16 +138,20 @@ def details(name: str) -> BackboneDetails:
     skeleton = registry.skeleton(about)
     a_frame, a_caption = skeleton.cost(about.context_length)
     usable = suggest.fitting(about.provides | {"importance"})
+    parameters = sum(p.numel() for p in skeleton.parameters())
     return BackboneDetails(
         card=describe(name),
         weights=about.weights,
         expected_at=about.expected_at or None,
         versions=about.kind.versions(),
-        parameters=sum(p.numel() for p in skeleton.parameters()),
+        parameters=parameters,
         flop_a_frame=a_frame,
         flop_a_caption=a_caption,
         tunable=not about.kind.cannot_save(about),
         methods=sorted(usable),
+        download_bytes=about.card.download_bytes or parameters * _BYTES_A_PARAMETER,
+        download_estimated=about.card.download_bytes is None,
+        published=list(about.card.published),
     )
 
 
