@@ -1,8 +1,8 @@
 """Text-guided pooling alone: each caption pools a clip's frames by its own softmax. No parameters, nothing to train.
 
 GLCCL's GLIM (arXiv 2605.17959) on plain features, scored by the cosine of the caption with what it pooled:
-`cos(s, sum_f softmax_f(<s, x_f> / 5) x_f)`, with un-normalised features, whose lengths the temperature counts on. Ours
-is masked: missing frames have no weight.
+`cos(s, sum_f softmax_f(<s, x_f> / 5) x_f)`, with un-normalised features, whose lengths the temperature counts on: those
+of other encoders than CLIP are scaled to its. Ours is masked: missing frames have no weight.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 class Method(base.Method):
     """Score by the cosine of pooled text and the frames that it pools."""
 
+    counts_on_length = True
     summary = "frames pooled by each caption's softmax (GLIM), then cosine; no parameters"
     paper = "GLIM of GLCCL, arXiv 2605.17959, used alone"
 
@@ -29,10 +30,10 @@ class Method(base.Method):
         mask_padding: bool = setting(True, source="ours", note="missing frames have no weight")
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        return Encoding(text.key, text_pooling.text_side(full_precision(text.pooled)))
+        return Encoding(text.key, text_pooling.text_side(full_precision(self.scaled_text(text).pooled)))
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
-        frames = full_precision(video.frames)
+        frames = full_precision(self.scaled_video(video).frames)
         side = text_pooling.video_side(frames, video.mask() if self.config.mask_padding else None)
         return Encoding(video.key, {**side, "mean": mean_direction(frames, video.mask()), "real": video.mask()})
 
