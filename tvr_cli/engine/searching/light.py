@@ -75,6 +75,8 @@ def answer(
 def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     """Return what answers. Raises Ordinary where a session has to, TvrError for what is wrong in the workspace."""
     found = place.standing(workspace.index_folder)
+    if flags.first is not None or (found is not None and "first" in found.identity):
+        raise Ordinary("the index is of two stores")
     if device not in ("auto", "cpu") or flags.run is not None:
         raise Ordinary("a run or a device was named")
     if found is None or found.head is None:
