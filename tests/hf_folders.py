@@ -78,7 +78,8 @@ def metaclip_2(folder: Path, seed: int = 0) -> Path:
     """MetaCLIP 2: CLIP's towers, the pieces of XLM-RoBERTa, whose pad is 1."""
     import transformers as t
 
-    text = {**_clip_text(), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    text = {**_clip_text(), "vocab_size": VOCABULARY, **ends}
     config = t.MetaClip2Config(text_config=text, vision_config=_vision(), projection_dim=24)
     tokenizer = t.XLMRobertaTokenizer(vocab=_pieces(("<s>", "<pad>", "</s>", "<unk>"), VOCABULARY - 1))
     return _write(folder, _drawn(t.MetaClip2Model, config, seed), tokenizer, {"preprocessor_config.json": _crop()})

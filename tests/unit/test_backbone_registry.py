@@ -19,8 +19,9 @@ from tvr_cli.preset_loader import preset_names
 
 def test_the_shipped_libraries_are_found_without_importing_them() -> None:
     code = (
-        "import sys; from tvr_cli.backbones import registry; assert registry.packages() == {'openclip': "
-        "'open_clip_torch'}, registry.packages(); bad = {'torch', 'open_clip'} & set(sys.modules); assert not bad, bad"
+        "import sys; from tvr_cli.backbones import registry; found = registry.packages(); assert found == {'hf': "
+        "'transformers', 'openclip': 'open_clip_torch'}, found; bad = {'torch', 'open_clip', 'transformers'} & "
+        "set(sys.modules); assert not bad, bad"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -232,8 +232,8 @@ def test_a_saved_backbone_sees_pictures_as_before(tmp_path: Path) -> None:
 
 
 def test_a_transformers_folder_is_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    with pytest.raises(DataError, match=r"expected 'open_clip_config\.json' in .*, found the config.json of a siglip"):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(DataError, match=r"expected 'open_clip_config\.json' in .*, found the config.json of a bert"):
         registry.resolve(f"local:{tmp_path}")
 
 

@@ -116,6 +116,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def holds(cls, folder: Path) -> bool:
+        """Whether a folder that is named by `local:FOLDER` is of this class. Here: whether `folder_mark` is in it."""
+        return bool(cls.folder_mark) and (folder / cls.folder_mark).is_file()
+
+    @classmethod
     def identify(cls, about: Description, *, temporal_shift: bool) -> dict[str, Any]:
         """Return what decides the values of the features, as JSON: `name`, `temporal_shift`, weights, preprocessing.
 

@@ -3,6 +3,7 @@
     clip-vit-b32                        a preset: another name for one of those below
     ARCH/TAG  ARCH@FILE  demo-tiny      a model of open_clip (`openclip/`): names without a scheme are its
     local:PATH                          a folder that a shipped one was saved in, or a file of weights
+    hf:ORG/NAME[@REVISION]  hf:FOLDER   a model of transformers (`hf/`)
     SCHEME  SCHEME:WHAT                 a file or folder beside this one, or an entry point of the group `tvr.backbones`
     package.module  package.module.Class    somebody else's class, `Backbone` where none is named
     NAME@FOLDER                         what one of the two above saved there
@@ -160,11 +161,18 @@ def class_of(name: str) -> type[Backbone]:
 
 
 def _class_of_folder(path: Path) -> type[Backbone]:
-    for scheme in packages():
-        kind = _backbone_class(KIND.find(scheme), scheme)
-        if kind.folder_mark and (path / kind.folder_mark).is_file():
-            return kind
-    return _backbone_class(KIND.find(WITHOUT_SCHEME), WITHOUT_SCHEME)  # says what is missing
+    kinds = {scheme: _backbone_class(KIND.find(scheme), scheme) for scheme in packages()}
+    held = [scheme for scheme, kind in kinds.items() if kind.holds(path)]
+    if len(held) > 1:
+        marks = " and ".join(repr(kinds[scheme].folder_mark) for scheme in held)
+        libraries = " or by ".join(kinds[scheme].library for scheme in held)
+        other = next(scheme for scheme in held if scheme != WITHOUT_SCHEME)
+        raise DataError(
+            f"{str(path)!r} holds {marks}, so it may be read by {libraries}, which need not agree; say --backbone "
+            f"{other}:{shlex.quote(str(path.resolve()))} for {kinds[other].library}, or move "
+            f"{kinds[other].folder_mark!r} away for the other"
+        )
+    return kinds[held[0] if held else WITHOUT_SCHEME]  # without any, it says what is missing
 
 
 def _without_folder(name: str) -> str:

@@ -353,7 +353,7 @@ def _found_instead(folder: Path) -> str:
         kind = json.loads((folder / _TEXT_MODEL).read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return "none"
-    return f"the {_TEXT_MODEL} of a {kind} of transformers, which this version does not read"
+    return f"the {_TEXT_MODEL} of a {kind} of transformers, for which tvr has no recipe"
 
 
 def _folder_tokenizer(folder: Path, model: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
