@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -242,12 +243,19 @@ _RGB = {
 
 
 def write_frames(
-    workspace: Path, videos: int = 16, *, num_frames: int = 3, size: int = 16, captions: bool = True
+    workspace: Path,
+    videos: int = 16,
+    *,
+    num_frames: int = 3,
+    size: int = 16,
+    captions: bool = True,
+    fit: Literal["crop", "whole"] = "crop",
 ) -> Path:
     """Write a frame store of plain coloured clips, some shorter than the plan, and captions.jsonl beside them."""
     sources = workspace.parent / f"{workspace.name}-videos"
     sources.mkdir(parents=True, exist_ok=True)
-    plan, clips, lines = FramePlan(num_frames=num_frames, size=size), [], []
+    short_side = size if fit == "whole" else None
+    plan, clips, lines = FramePlan(num_frames=num_frames, size=size, fit=fit, short_side=short_side), [], []
     for i in range(videos):
         first, then = SHADES[i % 8], SHADES[(i // 8 + i + 1) % 8]
         n = 1 + i % num_frames

@@ -349,6 +349,8 @@ class OpenWorkspace:
         run: str | None = None,
         method: str | None = None,
         backbone: str | None = None,
+        first: str | None = None,
+        then: str | None = None,
         bank: PathLike | None = None,
         device: str = "auto",
         overwrite: bool = False,
@@ -356,12 +358,19 @@ class OpenWorkspace:
     ) -> IndexReport:
         """Encode every clip once, so that a search only combines; an index that is up to date is kept.
 
-        bank: a file of sentences about nothing in the library, in place of those that ship with tvr. Raises DataError
-        when something else than an index stands in its place, StoreMismatch without features.
+        first, then: two backbones; the clip vectors of the first find the candidates, and the method ranks them on the
+        features of the second. bank: a file of sentences about nothing in the library, in place of those that ship
+        with tvr. Raises DataError when something else than an index stands in its place, StoreMismatch without
+        features, ConfigError for one of two backbones alone.
         """
         from tvr_cli.engine.searching import index
 
-        asked = index.Asked(run, method, backbone)
+        if (first is None) != (then is None) or (then is not None and backbone not in (None, then)):
+            raise ConfigError(
+                "--first and --then go together, and without --backbone: the clip vectors of the first backbone find "
+                "the candidates, a method on the features of the second ranks them"
+            )
+        asked = index.Asked(run, method, then or backbone, first)
         with self._watched():
             return index.index(
                 self.workspace, asked, null=_path(bank), device=device, overwrite=overwrite, dry_run=dry_run
@@ -375,6 +384,7 @@ class OpenWorkspace:
         run: str | None = None,
         method: str | None = None,
         backbone: str | None = None,
+        first: str | None = None,
         shortlist: int | None = None,
         exhaustive: bool = False,
         min_score: float | None = None,
@@ -403,7 +413,7 @@ class OpenWorkspace:
         from tvr_cli.engine.searching.asked import Asked
         from tvr_cli.engine.searching.hits import SearchOptions
 
-        flags, options = Asked(run, method, backbone), SearchOptions(k, shortlist, exhaustive, min_score)
+        flags, options = Asked(run, method, backbone, first), SearchOptions(k, shortlist, exhaustive, min_score)
         named = (flags, device, offline)
         with self._watched():
             if not self._sessions:  # who asks once has an answer before torch would be imported; who goes on, a session

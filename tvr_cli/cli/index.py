@@ -24,6 +24,12 @@ def index(
     ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     backbone: Backbone = None,
+    first: Annotated[
+        str | None, typer.Option("--first", help="Backbone whose clip vectors find the candidates; with --then.")
+    ] = None,
+    then: Annotated[
+        str | None, typer.Option("--then", help="Backbone on whose features the method ranks them; with --first.")
+    ] = None,
     bank: Annotated[
         Path | None,
         typer.Option(
@@ -41,13 +47,22 @@ def index(
     Example: tvr index --method text_guided
     """
     report = api.open_workspace(workspace).index(
-        run=run, method=method, backbone=backbone, bank=bank, device=device, overwrite=overwrite, dry_run=dry_run
+        run=run,
+        method=method,
+        backbone=backbone,
+        first=first,
+        then=then,
+        bank=bank,
+        device=device,
+        overwrite=overwrite,
+        dry_run=dry_run,
     )
 
     def human() -> None:
         what = "would index" if dry_run else "indexed" if report.built else "up to date:"
         clips, videos = render.count(report.clips, "clip"), render.count(report.videos, "video")
-        render.line(f"{what} {clips} of {videos} with {report.method}")
+        found_by = f", candidates by {report.first}" if report.first is not None else ""
+        render.line(f"{what} {clips} of {videos} with {report.method}{found_by}")
         if not dry_run:
             if report.built and report.added < report.clips:
                 render.line(f"{report.added} added, {report.removed} taken out, the rest kept")

@@ -37,6 +37,9 @@ def query(
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
     backbone: Backbone = None,
+    first: Annotated[
+        str | None, typer.Option("--first", help="The first backbone of an index of two (tvr index --first).")
+    ] = None,
     shortlist: Annotated[
         int | None,
         typer.Option(
@@ -69,6 +72,7 @@ def query(
         run=run,
         method=method,
         backbone=backbone,
+        first=first,
         shortlist=shortlist,
         exhaustive=exhaustive,
         min_score=min_score,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import run_header, run_weights
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
+from tvr_cli.types import Encoding, Scale, TextFeatures, VideoFeatures
 from tvr_cli.workspace import Workspace
 
 
@@ -36,13 +36,16 @@ class Scorer:
     checkpoint: str | None
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes two scorers the same: method, options, sizes and weights."""
+        """Return what makes two scorers the same: method, options, sizes, weights, and factors of features where they
+        are not CLIP's.
+        """
         return {
             "method": self.name,
             "run": self.run.name if self.run else None,
             "options": self.experiment.options_hash(),
             "sizes": asdict(self.method.sizes),
             "checkpoint": self.checkpoint,
+            **scale_said(self.method.scale),
         }
 
 
@@ -122,18 +125,33 @@ def trained(run: RunDir, store: FeatureStore, named: str | None = None) -> Score
     `experiment_of` does.
     """
     resolved = experiment_of(run, named)
-    method = build(resolved.experiment, store)
+    method = build(resolved.experiment, store, scale_of_run(run.env()))
     path = run_header.best_path(run.checkpoints)
     run_weights.load_model(method, run_weights.read(path))
     return Scorer(method.eval(), resolved.experiment.method, resolved.experiment, run, sha256_file(path))
 
 
-def build(experiment: Experiment, store: FeatureStore) -> Method:
-    """Build an experiment's method for a store. Raises StoreMismatch when the store lacks features it needs."""
+def scale_said(scale: Scale) -> dict[str, Any]:
+    """Return what a run's environment and an index's identity say of factors: nothing where features are CLIP's."""
+    return {} if scale == Scale() else {"scale": asdict(scale)}
+
+
+def scale_of_run(env: Mapping[str, Any]) -> Scale:
+    """Return the factors that a run was trained with: its store may have grown since, its weights have not."""
+    return Scale(**env.get("scale", {}))
+
+
+def build(experiment: Experiment, store: FeatureStore, scale: Scale | None = None) -> Method:
+    """Build an experiment's method for a store. scale: of features, None = what the store's own norms ask for.
+
+    Raises StoreMismatch when the store lacks features it needs.
+    """
     method = base.build(experiment.method, store.sizes, experiment.options)
     bare = f", in which {store.frameless} of {len(store.clips)} clips have no frame," if store.frameless else ""
     whose = f"the feature store of {store.backbone_name}{bare} has"
     require_features(experiment.method, method, store.provides, whose, store.workspace, store.backbone_name)
+    if method.counts_on_length:
+        method.scale = store.scale if scale is None else scale
     return method
 
 

@@ -20,7 +20,13 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class LightMethod(Protocol):
-    """The part of a `Method` that a query needs. scores_with, explains_with: tensors of a clip's encoding."""
+    """The part of a `Method` that a query needs. scores_with, explains_with: tensors of a clip's encoding.
+
+    counts_on_length: as in `Method`; sentences are then given with the factor that they need.
+    """
+
+    @property
+    def counts_on_length(self) -> bool: ...
 
     @property
     def scores_with(self) -> tuple[str, ...]: ...
@@ -41,6 +47,7 @@ class LightMethod(Protocol):
 class Mean:
     """See `mean.py`. It has no options."""
 
+    counts_on_length = False
     scores_with = ("video",)
     explains_with = ("frames", "mask")
 
@@ -62,6 +69,7 @@ class TextGuided:
     normalize: bool = False
     mask_padding: bool = True
 
+    counts_on_length = True
     scores_with = ("frames", "gram", "frame_mask")
     explains_with = ("frames", "real")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tvr_cli import plugins
 from tvr_cli.errors import ConfigError
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Scale, Sizes, TextFeatures, VideoFeatures
 
 
 def setting(default: Any, *, symbol: str = "", source: str = "", note: str = "") -> Any:
@@ -52,11 +52,14 @@ class Method(nn.Module):
     # Whether the authors' CLIP shifts patches between frames whatever the options (EagleNet).
     shifts_patches: ClassVar[bool] = False
     trainable_preset: ClassVar[str] = ""
+    # Whether a temperature divides raw dot products, and so counts on the length of CLIP's features: see `scaled_text`.
+    counts_on_length: ClassVar[bool] = False
 
     def __init__(self, config: Any, sizes: Sizes):
         super().__init__()
         self.config = config
         self.sizes = sizes
+        self.scale = Scale()  # what the features at hand are multiplied with; whoever builds it for a store says it
 
     @property
     def trains(self) -> bool:
@@ -82,6 +85,19 @@ class Method(nn.Module):
         state: the authors' names, without the prefix of a wrapper. Raises ConfigError where the authors have none.
         """
         raise ConfigError("there is no checkpoint format of authors to import for this method")
+
+    def scaled_text(self, text: TextFeatures) -> TextFeatures:
+        """Return captions with the length of CLIP's features, sentence and words alike; CLIP's own as they are."""
+        factor = self.scale.text
+        if factor == 1.0:
+            return text
+        words = None if text.tokens is None else factor * text.tokens
+        return dataclasses.replace(text, pooled=factor * text.pooled, tokens=words)
+
+    def scaled_video(self, video: VideoFeatures) -> VideoFeatures:
+        """Return clips whose frames have the length of CLIP's; CLIP's own as they are."""
+        factor = self.scale.frames
+        return video if factor == 1.0 else dataclasses.replace(video, frames=factor * video.frames)
 
     def encode_text(self, text: TextFeatures) -> Encoding:
         """Encode captions, no video involved. Tensors have T rows."""

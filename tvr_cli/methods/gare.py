@@ -38,6 +38,7 @@ class Method(base.Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "pooled"})
     fidelity = "authors-code@e42b0e2"
+    counts_on_length = True
     summary = "moves each caption by an increment made for the clip, with three regularisers"
     paper = "arXiv 2505.12499, NeurIPS 2025"
     # Keys of the authors' checkpoints that nothing reads: computed and discarded, or never called.
@@ -113,11 +114,11 @@ class Method(base.Method):
     # ------------------------------------------------------------------------------------------------------- scoring
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        return Encoding(text.key, kernel.text_side(full_precision(text.pooled), self.weights()))
+        return Encoding(text.key, kernel.text_side(full_precision(self.scaled_text(text).pooled), self.weights()))
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         mask = video.mask()
-        frames = self.contextualize(full_precision(video.frames), mask)
+        frames = self.contextualize(full_precision(self.scaled_video(video).frames), mask)
         return Encoding(video.key, kernel.video_side(frames, mask, self.weights(), attend=self._attend(mask)))
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
@@ -155,9 +156,9 @@ class Method(base.Method):
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         mask = batch.video.mask()
-        frames = self.contextualize(full_precision(batch.video.frames), mask)
+        frames = self.contextualize(full_precision(self.scaled_video(batch.video).frames), mask)
         positives = None if batch.video_id is None else batch.positives()
-        return self.objective(full_precision(batch.text.pooled), frames, mask, draws, positives)
+        return self.objective(full_precision(self.scaled_text(batch.text).pooled), frames, mask, draws, positives)
 
     def objective(
         self, text: Tensor, frames: Tensor, mask: Tensor, draws: Draws, positives: Tensor | None = None

@@ -35,6 +35,7 @@ class Method(base.Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"frames", "pooled", "tokens"})
     fidelity = "authors-code@abe7659"
+    counts_on_length = True
     summary = "mean of four similarities by text-guided pooling, trained to be consistent"
     paper = "Global-Local Contrastive Consistency Learning, CAC 2025, arXiv 2605.17959"
     # Keys of the authors' checkpoints that nothing reads: of variants that their released path does not take.
@@ -100,6 +101,7 @@ class Method(base.Method):
     # ------------------------------------------------------------------------------------------------------- scoring
 
     def encode_text(self, text: TextFeatures) -> Encoding:
+        text = self.scaled_text(text)
         words = check_slots("glccl", text, self.sizes.words)
         mask = real_words(text) if self.config.mask_padding else None
         side = kernel.text_side(full_precision(text.pooled), full_precision(words), self.weights(), mask)
@@ -107,7 +109,7 @@ class Method(base.Method):
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         mask = video.mask()
-        frames = self.contextualize(full_precision(video.frames), mask)
+        frames = self.contextualize(full_precision(self.scaled_video(video).frames), mask)
         side = kernel.video_side(frames, self.weights(), mask if self.config.mask_padding else None)
         return Encoding(video.key, {**side, "real": mask})
 

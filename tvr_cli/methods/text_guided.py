@@ -3,8 +3,8 @@
 The method is that of "A CLIP-Hitchhiker's Guide to Long Video Retrieval" (Bain et al. 2022, arXiv 2205.08508): softmax
 over frames of the caption's cosine over a temperature, mean of the frames with these weights, cosine of the two. The
 default is the same on un-normalised features with the temperature of GLCCL's GLIM (arXiv 2605.17959):
-`cos(s, sum_f softmax_f(<s, x_f> / 5) x_f)`. `temperature: 0.1` with `normalize: true` is theirs. Masking is ours:
-missing frames have no weight.
+`cos(s, sum_f softmax_f(<s, x_f> / 5) x_f)`; it counts on their lengths, so those of other encoders than CLIP are scaled
+to its. `temperature: 0.1` with `normalize: true` is theirs. Masking is ours: missing frames have no weight.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 class Method(base.Method):
     """Score by the cosine of pooled text and the frames that it pools."""
 
+    counts_on_length = True
     summary = "query-scoring of CLIP-Hitchhiker with GLCCL's temperature; no parameters"
     paper = "CLIP-Hitchhiker, arXiv 2205.08508; temperature of GLIM in GLCCL, arXiv 2605.17959"
     bibtex = """@article{bain2022clip,
@@ -42,11 +43,11 @@ class Method(base.Method):
         mask_padding: bool = setting(True, source="ours", note="missing frames have no weight")
 
     def encode_text(self, text: TextFeatures) -> Encoding:
-        pooled = full_precision(text.pooled)
+        pooled = full_precision(self.scaled_text(text).pooled)
         return Encoding(text.key, text_pooling.text_side(unit(pooled) if self.config.normalize else pooled))
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
-        frames = full_precision(video.frames)
+        frames = full_precision(self.scaled_video(video).frames)
         if self.config.normalize:  # the kernel takes lengths as they are; a slot of zeros must not divide by zero
             frames = unit(frames.masked_fill(~frames.any(-1, keepdim=True), 1.0))
         side = text_pooling.video_side(frames, video.mask() if self.config.mask_padding else None)

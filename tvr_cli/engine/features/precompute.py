@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from tvr_kernels import gemm
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, plans
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
@@ -39,6 +39,7 @@ from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
 from tvr_cli.stores.features import store as features
 from tvr_cli.stores.features.head import Made
+from tvr_cli.stores.features.scale import is_clip
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter, require_own
 from tvr_cli.stores.frames.store import ClipRecord, FrameStore
@@ -60,6 +61,11 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _SHARD_BYTES = 64_000_000
 _SHARD_CLIPS, _SHARD_CAPTIONS = 128, 2048
 _FRAMES_A_BATCH = {"cpu": 48, "cuda": 384}
+# What the norm of captions is measured on: it hardly differs from one sentence to the next.
+_SENTENCES = (
+    "a dog runs on the beach", "two people talk in a kitchen", "a man plays the guitar on a stage", "a cartoon",
+    "a car drives through the city at night", "a woman explains how to cook rice", "the sun sets over the sea",
+)  # fmt: skip
 _SHOWS = {"crop": "are cropped to their centre", "squash": "are squashed to a square, nothing cut off"}
 
 
@@ -181,7 +187,7 @@ def precompute(
         backbone=about.name,
         dim=model.dim,
         provides=(model.provides - {"temporal_shift"}) | plan.extra,
-        provenance=_provenance(model, frames, options, device),
+        provenance={**_provenance(model, frames, options, device), **_text_norm(model, identity)},
         dtype=str(DTYPES[options.dtype]).removeprefix("torch."),
     )
     require_own(folder, workspace)
@@ -469,6 +475,16 @@ def _provenance(
         "gemm": gemm.setting(),
         "frames": frames.provenance,
     }
+
+
+def _text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean norm of pooled text, for a library without captions; nothing where no factor asks for it."""
+    if is_clip(identity["backbone"]["name"]):
+        return {}
+    ids, _ = model.tokenize(_SENTENCES, min(plans.DEFAULT_WORDS, model.context_length))
+    with torch.inference_mode():
+        pooled = model.encode_text(ids.to(model.device))[0]
+    return {"text_norm": round(float(torch.linalg.vector_norm(pooled.float(), dim=-1).mean()), 4)}
 
 
 def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:

@@ -21,13 +21,15 @@ from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute
 from tvr_cli.engine.features import sentences as encoders
+from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import bank as banks
-from tvr_cli.engine.searching import measure, precision
+from tvr_cli.engine.searching import measure, precision, two_stores
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.bank import Bank, EncodeSentences
 from tvr_cli.engine.searching.measure import Recall, Sentences
 from tvr_cli.engine.searching.precision import Precision
+from tvr_cli.engine.searching.two_stores import First
 from tvr_cli.engine.searching.way import LEAST, Way, way_of
 from tvr_cli.errors import DataError, EnvironmentProblem, MethodNotNamed, StoreMismatch, TvrError
 from tvr_cli.files import bare_name, lock
@@ -53,7 +55,16 @@ def identity_of(scorer: Scorer, store: FeatureStore) -> dict[str, Any]:
         "store": store.fingerprint,
         "content": store.content_hash(),
         **scorer.identity(),
+        **({"first": two_stores.identity_of(scorer.first)} if isinstance(scorer, TwoStages) else {}),
     }
+
+
+@dataclass(frozen=True)
+class TwoStages(Scorer):
+    """A scorer whose candidates come from another store. encode: makes features of sentences by that one's encoder."""
+
+    first: First
+    encode: EncodeSentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +91,9 @@ class Measured:
 class IndexReport(Result):
     """An index and what it was made with. built: False where it was up to date, and in a dry run, where bytes are 0.
 
-    added, removed: clips that this run encoded, and that it took out. The rest is what the index says of itself, None
-    in a dry run before there is one: how tensors are kept, and why; how it is searched; what that misses; the sentences
-    that are about nothing in particular.
+    first: the backbone that finds the candidates, None where it is the same. added, removed: clips that this run
+    encoded, and that it took out. The rest is what the index says of itself, None in a dry run before there is one: how
+    tensors are kept, and why; how it is searched; what that misses; the sentences that are about nothing in particular.
     """
 
     schema = "index"
@@ -90,6 +101,7 @@ class IndexReport(Result):
     method: str
     run: str | None
     backbone: str
+    first: str | None
     clips: int
     videos: int
     built: bool
@@ -132,6 +144,7 @@ def index(
     folder = workspace.index_folder
     place.standing(folder)  # refused before anything is loaded
     scorer, store = _wanted(workspace, asked, asked.method)
+    scorer = _two_stages(workspace, scorer, store, asked, device)
     encode = _sentence_encoder(scorer, store, asked.backbone, device)
     asked = _by_name(asked, scorer)
     found = place.standing(folder)
@@ -147,6 +160,7 @@ def index(
         method=scorer.name,
         run=scorer.run.name if scorer.run else None,
         backbone=store.backbone_name,
+        first=scorer.first.store.backbone_name if isinstance(scorer, TwoStages) else None,
         clips=len(store.clips),
         videos=len(set(store.clips.file_ids)),
         built=not current and not dry_run,
@@ -195,7 +209,8 @@ def build_index(
     def measure_search(index: Index) -> dict[str, Any]:
         method = scorer.method.to("cpu")  # what is measured is what a query does
         spent = measure.BUILD_SHARE * (time.perf_counter() - started)
-        way, recall = measure.measured(method, index, lambda: _on_cpu(*held()), seconds=spent)
+        two = isinstance(scorer, TwoStages)
+        way, recall = measure.measured(method, index, lambda: _on_cpu(*held()), seconds=spent, two_stores=two)
         return {"way": asdict(way), "recall": asdict(recall) if recall else None}
 
     write = partial(
@@ -241,7 +256,8 @@ def asked_for(workspace: Workspace, flags: Asked) -> Asked:
     if before.run is not None and not workspace.run(before.run).config_path.is_file():
         log.logger.info("the run %r that the index was built for is gone", before.run)
         before = replace(before, run=None)
-    return Asked(flags.run or before.run, flags.method or before.method, flags.backbone or before.backbone)
+    named = (flags.run or before.run, flags.method or before.method, flags.backbone or before.backbone)
+    return Asked(*named, flags.first or before.first)
 
 
 def fresh_index(
@@ -261,6 +277,7 @@ def fresh_index(
     """
     folder = workspace.index_folder
     scorer, store = _wanted(workspace, asked, named)
+    scorer = _two_stages(workspace, scorer, store, asked, device)
     wanted = identity_of(scorer, store)
     for _ in range(_TRIES):
         if not _differs(place.standing(folder), wanted):
@@ -286,7 +303,8 @@ def _differs(found: Standing | None, wanted: Mapping[str, Any]) -> list[str]:
     """Return what an index that was found does not have as it is wanted; empty = nothing."""
     if found is None:
         return ["everything"]
-    changed = [name for name in wanted if found.identity.get(name) != wanted[name]]
+    names = dict.fromkeys([*wanted, *({"first"} & found.identity.keys())])
+    changed = [name for name in names if found.identity.get(name) != wanted.get(name)]
     return changed if found.format == place.INDEX_FORMAT else ["format", *changed]
 
 
@@ -361,6 +379,8 @@ def _block(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> IndexBl
     """Encode some clips; the encoding stays on the method's device."""
     video = store.video(torch.tensor(list(clips), dtype=torch.int64))
     encoded = scorers.encode_videos(scorer.method, video)
+    if isinstance(scorer, TwoStages):
+        encoded = two_stores.with_vectors(encoded, scorer.first.vectors(video.key))
     rows = store.clips.take(clips)
     indexed = [IndexedClip(c.id, c.file_id, c.path, *c.span) for c in rows]
     ts, n_frames = video.ts, video.n_frames
@@ -398,7 +418,11 @@ def _sentences(
     rows = next((held for name in ("test", "val", "train") if len(held := store.split(name))), None)
     if rows is not None:
         some = rows[:: max(1, -(-len(rows) // _SENTENCES))]
-        return scorers.encode_texts(scorer.method, store.text(some)), "captions"
+        texts = lambda: store.captions.texts(some)  # noqa: E731 - read only where two encoders need them
+        try:
+            return encoded_texts(scorer, store.text(some), texts), "captions"
+        except TvrError as e:
+            return None, f"no sentence could be encoded to measure with ({e})"
     if encode is None:
         return None, "there was no sentence to measure with"
     try:
@@ -408,7 +432,19 @@ def _sentences(
     except TvrError as e:
         return None, f"no sentence could be encoded to measure with ({e})"
     some = torch.arange(0, len(text), max(1, len(text) // _SENTENCES))[:_SENTENCES]
-    return scorers.encode_texts(scorer.method, text.rows(some)), bank.of
+    try:
+        said = [bank.sentences[i] for i in some.tolist()]
+        return encoded_texts(scorer, text.rows(some), lambda: said), bank.of
+    except TvrError as e:
+        return None, f"no sentence could be encoded to measure with ({e})"
+
+
+def encoded_texts(scorer: Scorer, text: TextFeatures, said: Callable[[], Sequence[str]]) -> Encoding:
+    """Encode sentences by their features. said: the sentences, for the first of two encoders."""
+    encoded = scorers.encode_texts(scorer.method, text)
+    if isinstance(scorer, TwoStages):
+        encoded = two_stores.with_vectors(encoded, scorer.first.sentences(scorer.encode(said())))
+    return encoded
 
 
 def _bank_kept(workspace: Workspace) -> Bank | None:
@@ -421,14 +457,33 @@ def _bank_kept(workspace: Workspace) -> Bank | None:
 
 
 def _sentence_encoder(scorer: Scorer, store: FeatureStore, backbone: str | None, device: str) -> EncodeSentences:
-    """Return what makes features of sentences with the store's backbone, loaded when it is called, never downloaded."""
+    """Return what makes features of sentences with the store's backbone, loaded at its first call, never downloaded."""
+
+    @functools.cache
+    def model() -> EncodesText:
+        tokens = "tokens" in scorer.method.needs
+        return encoders.encoder_of(store, named=backbone, offline=True, device=device, tokens=tokens)
 
     def encode(sentences: Sequence[str]) -> TextFeatures:
-        tokens = "tokens" in scorer.method.needs
-        model = encoders.encoder_of(store, named=backbone, offline=True, device=device, tokens=tokens)
-        return precompute.encode_captions(model, list(sentences), store.word_plan, store.word_importance)
+        return precompute.encode_captions(model(), list(sentences), store.word_plan, store.word_importance)
 
     return encode
+
+
+def _two_stages(
+    workspace: Workspace,
+    scorer: Scorer,
+    store: FeatureStore,
+    asked: Asked,
+    device: str,
+) -> Scorer:
+    """Return the scorer with what finds its candidates, where another backbone was named for that."""
+    if asked.first is None:
+        return scorer
+    first = two_stores.first_of(workspace, asked.first, store)
+    encode = _sentence_encoder(first.scorer, first.store, asked.first, device)
+    held = {field.name: getattr(scorer, field.name) for field in dataclasses.fields(Scorer)}
+    return TwoStages(**{**held, "method": two_stores.Ranked(scorer.method).eval()}, first=first, encode=encode)
 
 
 def _wanted(workspace: Workspace, asked: Asked, named: str | None) -> tuple[Scorer, FeatureStore]:
@@ -451,7 +506,8 @@ def _by_name(asked: Asked, scorer: Scorer) -> Asked:
 
 def _asked_of(found: Standing) -> Asked:
     run = found.asked.get("run")
-    return Asked(run and bare_name(run, Path(place.HEAD)), found.asked.get("method"), found.asked.get("backbone"))
+    named = (found.asked.get(name) for name in ("method", "backbone", "first"))
+    return Asked(run and bare_name(run, Path(place.HEAD)), *named)
 
 
 def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -> None:
@@ -459,10 +515,20 @@ def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -
     wrong = [(field, value) for field, value in named.items() if value is not None and made.get(field) != value]
     if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
         wrong.append(("backbone", flags.backbone))
+    kept = made.get("first") or {}
+    if flags.first is not None and flags.first not in (kept.get("backbone"), kept.get("architecture")):
+        wrong.append(("first", flags.first))
     # Whatever was named belongs into the command: a run of somebody's own method is loaded only where that is named.
-    asked = {field: value for field in ("run", "method", "backbone") if (value := getattr(flags, field)) is not None}
+    asked = {
+        field: value for field in ("run", "method", "backbone", "first") if (value := getattr(flags, field)) is not None
+    }
     for field, value in wrong:
         raise StoreMismatch(
-            f"the index was made with {field} {made.get(field) or 'none'!r}, but --{field} asks for {value!r}; rebuild "
+            f"the index was made with {field} {_made_with(made, field)!r}, but --{field} asks for {value!r}; rebuild "
             f"it with: {commands.tvr('index', **asked, workspace=workspace)}"
         )
+
+
+def _made_with(made: Mapping[str, Any], field: str) -> str:
+    found = made.get(field)
+    return (found["backbone"] if isinstance(found, Mapping) else found) or "none"

@@ -7,6 +7,7 @@ whatever is wrong, is the business of a `Session`, which finds out again; so bot
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
 from tvr_cli.stores.features.head import Head
+from tvr_cli.stores.features.scale import scale_of
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.place import Standing
+from tvr_cli.types import Scale
 from tvr_cli.workspace import Workspace
 
 # Numpy scans half precision a tenth as fast as torch does, 1.8 s for a million clips: about what importing it takes.
@@ -35,13 +38,14 @@ MOST_CLIPS = 500_000
 
 @dataclass(frozen=True)
 class Light:
-    """What answers without torch. length: token slots of a sentence."""
+    """What answers without torch. length: token slots of a sentence. scale: factor of its features."""
 
     index: ArrayIndex
     method: LightMethod
     card: TextCard
     backbone: str
     length: int
+    scale: float
 
 
 class Ordinary(Exception):
@@ -56,7 +60,7 @@ def answer(
         light = ready(workspace, flags, device)
         tokenizer, tower = light.card.open()
         ids, n_tokens = tokenizer.encode(texts, light.length)
-        found = light_search.search(light.method, light.index, tower.encode_pooled(ids), options)
+        found = light_search.search(light.method, light.index, light.scale * tower.encode_pooled(ids), options)
     except (Ordinary, TvrError, FileNotFoundError) as e:
         log.logger.debug("answered with torch: %s", e)
         return None
@@ -71,6 +75,8 @@ def answer(
 def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     """Return what answers. Raises Ordinary where a session has to, TvrError for what is wrong in the workspace."""
     found = place.standing(workspace.index_folder)
+    if flags.first is not None or (found is not None and "first" in found.identity):
+        raise Ordinary("the index is of two stores")
     if device not in ("auto", "cpu") or flags.run is not None:
         raise Ordinary("a run or a device was named")
     if found is None or found.head is None:
@@ -96,7 +102,8 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     if dict(index.identity) != dict(made):
         raise Ordinary("another process replaced the index")
     method = _light.METHODS[name](**resolved.experiment.options)
-    return Light(index, method, card, features.made.backbone, features.made.identity["words"]["length"])
+    length = features.made.identity["words"]["length"]
+    return Light(index, method, card, features.made.backbone, length, _scale(features, name).text)
 
 
 def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:
@@ -136,4 +143,13 @@ def _identity(features: Head, name: str, resolved: Resolved) -> dict[str, object
         "run": None,
         "options": resolved.experiment.options_hash(),
         "checkpoint": None,
+        **({} if (scale := _scale(features, name)) == Scale() else {"scale": dataclasses.asdict(scale)}),
     }
+
+
+def _scale(features: Head, name: str) -> Scale:
+    """Return the factors that a method multiplies features with."""
+    if not _light.METHODS[name].counts_on_length:
+        return Scale()
+    made = features.made
+    return scale_of(made.identity["backbone"]["name"], features.norms, made.provenance)

@@ -31,6 +31,7 @@ DEPTHS = (1, 10, 50)  # files of an answer that recall is told for
 LOW = 0.98  # recall below which a command says what mends it
 _WANTED = 0.995  # recall that a stage is made wide enough for
 _MARGIN = 2  # a stage is so much wider than what was enough: other sentences need other clips
+_FEW = 2 * BEST  # clips of a shortlist from another store, where the search for the width begins
 _FEWEST_SENTENCES = 12
 _FEWEST_CLIPS = 1_000
 _MOST_PAIRS = 2**24  # 64 MB a stage
@@ -76,18 +77,23 @@ class _Stages:
 
 
 @torch.no_grad()
-def measured(method: Method, index: Index, sentences: Sentences, *, seconds: float) -> tuple[Way, Recall | None]:
+def measured(
+    method: Method, index: Index, sentences: Sentences, *, seconds: float, two_stores: bool = False
+) -> tuple[Way, Recall | None]:
     """Return how an index is best searched, and what that misses; None where nothing could be measured.
 
     sentences: gives encodings, called only where not every clip is scored. seconds: that measuring may take.
+    two_stores: another encoder finds the candidates. That was asked for, so it does however cheap a score is, and its
+    shortlist begins at a few clips.
     """
     clips = len(index)
     if not clips:
         return unmeasured(0), None
     one = _made_up(method)
     cost = _seconds_a_clip(index, None, lambda video: method.score(one, video))
-    if clips <= LEAST or clips * cost <= EVERY_S:
+    if not two_stores and (clips <= LEAST or clips * cost <= EVERY_S):
         return _every(clips)
+    least = _FEW if two_stores else LEAST
     names = method.rough_needs
     cheap = _seconds_a_clip(index, names, lambda video: method.rough(one, video)) if names else math.inf
     first = "rough" if clips * cheap <= ROUGH_S else "coarse"
@@ -95,8 +101,8 @@ def measured(method: Method, index: Index, sentences: Sentences, *, seconds: flo
     if texts is None:
         return Way(first, clips, unmeasured(clips).shortlist), None  # type: ignore[arg-type]
     stages = _stages(method, index, texts, seconds / cost)
-    way = _wide_enough(stages, first, clips)
-    if way.shortlist > clips // 2:
+    way = _wide_enough(stages, first, clips, least)
+    if way.shortlist > clips // 2 and not two_stores:
         return _every(clips)
     at = {str(k): _recall(stages, way, k) for k in DEPTHS}
     mends = None
@@ -155,16 +161,16 @@ def _stages(method: Method, index: Index, texts: Encoding, pairs: float) -> _Sta
     return _Stages(exact, rough_scores if method.rough_needs else None, near, index.files(rows).numpy(), share)
 
 
-def _wide_enough(stages: _Stages, first: str, clips: int) -> Way:
+def _wide_enough(stages: _Stages, first: str, clips: int, least: int) -> Way:
     """Return the narrowest way, by doubling, that keeps the best files."""
 
     def enough(**widths: int) -> bool:
         return _recall(stages, Way(first, clips, **widths), BEST) >= _WANTED  # type: ignore[arg-type]
 
     if first == "rough" or stages.rough is None:
-        return Way(first, clips, _doubled(LEAST, clips, lambda n: enough(shortlist=n), _MARGIN))  # type: ignore[arg-type]
-    between = _doubled(LEAST, clips, lambda n: enough(shortlist=n), 2 * _MARGIN)
-    wide = _doubled(LEAST, between, lambda n: enough(shortlist=n, prefilter=between), _MARGIN)
+        return Way(first, clips, _doubled(least, clips, lambda n: enough(shortlist=n), _MARGIN))  # type: ignore[arg-type]
+    between = _doubled(least, clips, lambda n: enough(shortlist=n), 2 * _MARGIN)
+    wide = _doubled(least, between, lambda n: enough(shortlist=n, prefilter=between), _MARGIN)
     return Way("coarse", clips, wide, between)
 
 

@@ -46,11 +46,12 @@ def query(
     run: str | None = None,
     method: str | None = None,
     backbone: str | None = None,
+    first: str | None = None,
     device: str = "auto",
     offline: bool = False,
 ) -> QueryReport:
     """Answer each sentence with its best files. Raises as `Session.answer`."""
-    flags = Asked(run, method, backbone)
+    flags = Asked(run, method, backbone, first)
     report = ask_lightly(workspace, flags, texts, options, device=device)
     return report or ask(session(workspace, flags, device=device, offline=offline), texts, options)
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
-from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
-from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
+from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.search import search
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
@@ -49,7 +48,7 @@ class Session:
         text = self._encode(scorer, store, texts)
         assert self._model is not None, "it has just encoded"
         sentences.say_cut(self._model[1], texts, text, store)
-        encoded = scorers.encode_texts(scorer.method, text.to("cpu"))
+        encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         return search(scorer.method, index, encoded, options)
 
     def _ready(self) -> tuple[Index, Scorer, FeatureStore]:
@@ -61,6 +60,9 @@ class Session:
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
         self._refresh_features(asked)
+        if asked.first is not None:
+            registry.require_named(asked.first, self.flags.first, self.workspace.index_folder)
+            self._refresh_features(Asked(backbone=asked.first))
 
         def sentence_encoder(scorer: Scorer, store: FeatureStore) -> EncodeSentences:
             return lambda texts: self._encode(scorer, store, texts)
@@ -69,6 +71,8 @@ class Session:
             self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
         )
         found[1].method.to("cpu")
+        if isinstance(found[1], TwoStages):
+            found[1].first.scorer.method.to("cpu")
         # Taken before: what changed meanwhile is noticed by the next answer. The index may be of our own making.
         self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found

@@ -25,7 +25,7 @@ from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.plans import Wish
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.types import Sizes
+from tvr_cli.types import Scale, Sizes
 from tvr_cli.workspace import Workspace
 
 # Leaves of `train` with a least value: 1, and 0.
@@ -106,14 +106,17 @@ def require_backbone(experiment: Experiment, workspace: Workspace, wish: Wish, s
         )
 
 
-def build_learner(resolved: Resolved, store: FeatureStore, *, offline: bool, device: torch.device) -> Learner:
+def build_learner(
+    resolved: Resolved, store: FeatureStore, *, offline: bool, device: torch.device, scale: Scale | None = None
+) -> Learner:
     """Make what is trained: the method with its initial weights, a function of the seed and of the backbone's weights.
 
-    With `tune: full` the backbone comes with it, in the precision that the experiment asks for.
+    With `tune: full` the backbone comes with it, in the precision that the experiment asks for. scale: as in
+    `scorers.build`.
     """
     experiment = resolved.experiment
     torch.manual_seed(experiment.train.seed)
-    method = scorers.build(experiment, store)
+    method = scorers.build(experiment, store, scale)
     full = experiment.train.tune == "full"
     backbone = None
     named = experiment.backbone.name

@@ -185,7 +185,8 @@ def _train_in(
     device = pick_device(options.device)
     chosen = select(store, train_config)
     sampler = _sampler(store, chosen, train_config)
-    learner = build_learner(resolved, store, offline=options.offline, device=device)
+    scale = scorers.scale_of_run(before) if before else None
+    learner = build_learner(resolved, store, offline=options.offline, device=device, scale=scale)
     source = build_source(store, learner, train_config, device, workspace=workspace, workers=options.workers)
     about = {
         "method": resolved.experiment.method,
@@ -208,6 +209,7 @@ def _train_in(
         files.write_json(run.env_path, {**before, "resumed": [*before.get("resumed", []), session]})
     else:
         kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
+        kept |= scorers.scale_said(learner.method.scale)
         run.write_env({**kept, "validation": chosen.where}, registry.packages().values())
         run.write_config(resolved)  # last: a run exists from here on, and can be resumed
     log.logger.info(

@@ -23,7 +23,7 @@ from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.stores.index.place import CURRENT, require_free, standing
 from tvr_cli.stores.index.store import Index
-from tvr_cli.types import Sizes
+from tvr_cli.types import Scale, Sizes
 from tvr_cli.workspace import Workspace
 
 
@@ -48,7 +48,10 @@ class FramesInfo(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesInfo(Result):
-    """A feature store. splits: name -> captions. norms: tensor -> mean L2 norm of its real vectors."""
+    """A feature store. splits: name -> captions. norms: tensor -> mean L2 norm of its real vectors.
+
+    scale: what the methods whose temperatures count on CLIP's norm multiply its features with.
+    """
 
     schema = "info"
     kind: Literal["features"] = field(default="features", init=False)
@@ -61,6 +64,7 @@ class FeaturesInfo(Result):
     sizes: Sizes
     provides: Sequence[str]
     norms: Mapping[str, float]
+    scale: Scale
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
     size_bytes: int = field(metadata=key("bytes"))
@@ -262,6 +266,7 @@ def _features(path: Path) -> FeaturesInfo:
         sizes=store.sizes,
         provides=sorted(store.provides),
         norms=dict(store.norms),
+        scale=store.scale,
         identity=store.identity,
         provenance=store.provenance,
         size_bytes=_size(path),

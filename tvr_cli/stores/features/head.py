@@ -398,7 +398,7 @@ IDENTITY = schema.known({
     "words": schema.record({"shape": _SHAPES, "length": schema.count}),
     "importance": schema.text,
 })  # fmt: skip
-PROVENANCE = schema.known({}, {"dtype": _NUMBERS, "precision": _NUMBERS})
+PROVENANCE = schema.known({}, {"dtype": _NUMBERS, "precision": _NUMBERS, "text_norm": schema.number})
 CORPUS = schema.known({}, {
     "captions": schema.text, "columns": schema.each(schema.text), "data": schema.text,
     "name": schema.text, "variant": schema.maybe(schema.text),

@@ -32,10 +32,11 @@ from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features.columns import CAPTIONS, CLIPS
 from tvr_cli.stores.features.head import SHORT, Finished, Head, ShardLine, fingerprint_of
 from tvr_cli.stores.features.rows import clip_row_key, text_row_key
+from tvr_cli.stores.features.scale import scale_of
 from tvr_cli.stores.features.shards import ShardReader, damaged
 from tvr_cli.stores.features.tables import Captions, Clips, Place, StoredCaption
 from tvr_cli.stores.table import MappedTable, rows_of
-from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Scale, Sizes, TextFeatures, VideoFeatures
 
 __all__ = ["FeatureStore", "StoredCaption", "check_identity", "clip_row_key", "fingerprint_of", "text_row_key"]
 
@@ -143,6 +144,11 @@ class FeatureStore:
         """D is that of frames, else of one vector a clip, else of captions."""
         first = next(name for name in ("video.frames", "video.pooled", "text.pooled") if name in self.tensors)
         return Sizes(self._dim(first), self._slots, self.word_plan.length)
+
+    @property
+    def scale(self) -> Scale:
+        """What brings its features to the length of CLIP's, for the methods that count on it."""
+        return scale_of(self.identity["backbone"]["name"], self.norms, self.provenance)
 
     @property
     def shard_count(self) -> int:

@@ -162,7 +162,7 @@ _MEASURED = schema.record(
         "bank": schema.maybe(_BANK),
     },
 )
-_ASKED = schema.record({}, {"run": schema.text, "method": schema.text, "backbone": schema.text})
+_ASKED = schema.record({}, {"run": schema.text, "method": schema.text, "backbone": schema.text, "first": schema.text})
 _HEAD = schema.record(
     {
         "kind": schema.one_of("index"),
