@@ -1,18 +1,25 @@
 """What one sentence costs from the start of the process: `tvr query` with ViT-B/32's sizes, and against another tvr.
 
     python scripts/bench_start.py
-    python scripts/bench_start.py --clips 1000 --frames 1
+    python scripts/bench_start.py --clips 1000 --frames 1 --visual-layers 1
+    python scripts/bench_start.py --model PE-Core-B-16 --visual-layers 1
     python scripts/bench_start.py --against PYTHON          (the interpreter of an environment with another tvr)
 
-Makes videos of the toy world and weights of ViT-B/32's sizes with random values in a temporary folder, brings a
-workspace up to an index of `text_guided` with each tvr, then asks each the same sentence in turns. Processor time of
-the process, user and system, and its largest resident memory; of each row the least, the median and the most.
-PYTHONPATH of the other tvr can be given as `--against-path`.
+Makes videos of the toy world and weights of a model's sizes with random values in a temporary folder, brings a
+workspace up to an index of `text_guided` with each tvr, then asks each the same sentence in turns; this one also with
+`--device cpu:0`, which takes torch. Processor time of the process, user and system, and its largest resident memory; of
+each row the least, the median and the most. All of it runs compiled, as installed packages do, whatever
+PYTHONDONTWRITEBYTECODE says. PYTHONPATH of the other tvr can be given as `--against-path`. With fewer layers of the
+visual tower there is less to prepare; a tvr that loads them for a sentence gets cheaper by that.
+
+The floor of encoding the sentence is measured in the same turns, in a process of its own: the matrix products of its
+tokens with every matrix of the text tower, and one read of these matrices (a sum over the mapped file).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -28,10 +35,46 @@ WEIGHTS = """
 import json, sys, open_clip, torch
 from pathlib import Path
 from safetensors.torch import save_file
-folder = Path(sys.argv[1]); folder.mkdir()
+folder, name, layers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+folder.mkdir()
 torch.manual_seed(0)
-save_file(open_clip.create_model("ViT-B-32").state_dict(), folder / "open_clip_model.safetensors")
-(folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")}))
+config = open_clip.get_model_config(name)
+visual = config["vision_cfg"]
+if layers and "timm_model_name" in visual:  # a tower of open_clip's own stands for timm's: a sentence needs neither
+    config["vision_cfg"] = visual = {"image_size": 224, "patch_size": 16, "width": 768}
+if layers:
+    visual["layers"] = layers
+(Path("configs")).mkdir()
+(Path("configs") / "bench.json").write_text(json.dumps(config))
+open_clip.add_model_config("configs")
+save_file(open_clip.create_model("bench").state_dict(), folder / "open_clip_model.safetensors")
+(folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+"""
+FLOOR = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from open_clip.tokenizer import default_bpe
+from tvr_cli.backbones.text_tower.bpe import BytePairs
+from tvr_cli.backbones.text_tower.mapped import MappedTensors
+tensors = MappedTensors(Path(sys.argv[1]) / "open_clip_model.safetensors")
+prefix = "text." if "text.ln_final.weight" in tensors else ""
+names = [n for n in tensors if n.startswith(prefix + "transformer.") and tensors[n].ndim == 2]
+matrices = [tensors[name] for name in names]
+tokens = len(BytePairs(Path(default_bpe())).words(sys.argv[2])) + 2
+def read():
+    return sum(float(m.view(np.uint64).sum(dtype=np.uint64)) for m in matrices)
+def products():
+    for m in matrices:
+        np.ones((tokens, m.shape[1]), np.float32) @ m.T
+found = {}
+for name, act in (("read", read), ("products", products)):
+    act()
+    spent = []
+    for _ in range(3):
+        started = time.process_time(); act(); spent.append(time.process_time() - started)
+    found[name] = min(spent)
+print(json.dumps({**found, "tokens": tokens, "megabytes": sum(m.nbytes for m in matrices) / 1e6}))
 """
 VIDEOS = """
 import sys
@@ -63,7 +106,8 @@ def main() -> None:
         if options.against:
             tvrs["the other tvr"] = found(options.against, options.against_path, folder / "other-cache")
         weights, videos = folder / "weights", folder / "videos"
-        subprocess.run([sys.executable, "-c", WEIGHTS, weights], check=True)
+        making = [weights, options.model, str(options.visual_layers)]
+        subprocess.run([sys.executable, "-c", WEIGHTS, *making], check=True, capture_output=True)
         subprocess.run([sys.executable, "-c", VIDEOS, videos, str(options.clips)], check=True)
         for name, tvr in tvrs.items():
             out = folder / name
@@ -71,25 +115,41 @@ def main() -> None:
             tvr.run("precompute-features", "-o", out, "--backbone", f"local:{weights}")
             tvr.run("index", "--method", "text_guided", "-o", out)
             cost(tvr, out)  # the first may have to find out what is remembered afterwards
-        costs: dict[str, list[tuple[float, float]]] = {name: [] for name in tvrs}
+        asked = {name: (tvr, folder / name, ()) for name, tvr in tvrs.items()}
+        asked["this tvr, torch"] = (tvrs["this tvr"], folder / "this tvr", ("--device", "cpu:0"))
+        costs: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+        floors = []
         for _ in range(options.runs):
-            for name, tvr in tvrs.items():
-                costs[name].append(cost(tvr, folder / name))
-        print(f"{options.clips} clips of {options.frames} frames, ViT-B/32's sizes, one thread, {options.runs} runs")
+            for name, (tvr, out, flags) in asked.items():
+                costs[name].append(cost(tvr, out, *flags))
+            floors.append(floor(tvrs["this tvr"], weights))
+        print(f"{options.clips} clips of {options.frames} frames, {options.model}, one thread, {options.runs} runs")
         for name, each in costs.items():
             seconds = sorted(s for s, _ in each)
             print(
-                f"| {name:<14} | {statistics.median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}) "
+                f"| {name:<15} | {statistics.median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}) "
                 f"| {max(m for _, m in each):.0f} MB |"
             )
         if options.against:
-            mine, other = (statistics.median(s for s, _ in each) for each in costs.values())
-            print(f"this / other: {mine / other:.3f}")
+            middle = {name: statistics.median(s for s, _ in each) for name, each in costs.items()}
+            for name in ("this tvr", "this tvr, torch"):
+                print(f"{name} / the other tvr: {middle[name] / middle['the other tvr']:.3f}")
+        read, products = (statistics.median(f[name] for f in floors) for name in ("read", "products"))
+        print(
+            f"{floors[0]['tokens']} tokens: products {1e3 * products:.0f} ms, one read of "
+            f"{floors[0]['megabytes']:.0f} MB {1e3 * read:.0f} ms"
+        )
 
 
-def cost(tvr: Tvr, out: Path) -> tuple[float, float]:
+def floor(tvr: Tvr, weights: Path) -> dict[str, float]:
+    """Return the seconds of one read of the text tower's matrices, and of their products with the sentence's tokens."""
+    command = [tvr.python, "-c", FLOOR, str(weights), SENTENCE]
+    return json.loads(subprocess.run(command, env=tvr.environment, check=True, capture_output=True).stdout)
+
+
+def cost(tvr: Tvr, out: Path, *flags: str) -> tuple[float, float]:
     """Return processor seconds and the largest resident memory, in MB, of one query."""
-    command = [tvr.python, "-c", RUN, "query", SENTENCE, "-o", str(out)]
+    command = [tvr.python, "-c", RUN, "query", SENTENCE, "-o", str(out), *flags]
     child = os.posix_spawn(
         tvr.python, command, tvr.environment, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     )
@@ -101,6 +161,8 @@ def cost(tvr: Tvr, out: Path) -> tuple[float, float]:
 
 def found(python: str, path: str | None, cache: Path) -> Tvr:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cache)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment["PYTHONPYCACHEPREFIX"] = str(cache / "bytecode")
     return Tvr(python, {**environment, "PYTHONPATH": path} if path else environment)
 
 
@@ -108,6 +170,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=47)
     parser.add_argument("--frames", type=int, default=2)
+    parser.add_argument("--model", default="ViT-B-32", help="of open_clip's names")
+    parser.add_argument("--visual-layers", type=int, default=0, help="of its visual tower; default: all")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--against", help="the interpreter of an environment with another tvr")
     parser.add_argument("--against-path", help="PYTHONPATH for it")

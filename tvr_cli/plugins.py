@@ -13,7 +13,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 
@@ -24,6 +23,8 @@ _T = TypeVar("_T")
 
 def entry_points(group: str) -> list[str]:
     """Return the names that installed packages give to plug-ins of a group, sorted. Imports none of them."""
+    from importlib import metadata
+
     return sorted({point.name for point in metadata.entry_points(group=group)})
 
 
@@ -58,6 +59,8 @@ class Kind:
             return importlib.import_module(f"{self.package}.{name}")
         if "." in name:
             return self._locate(name, name)
+        from importlib import metadata
+
         points = {point.value: point for point in metadata.entry_points(group=self.group) if point.name == name}
         if not points:
             known = self.names()

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +198,8 @@ PACKAGES = ("torch", "triton", "av", "decord", "decord2", "safetensors", "numpy"
 
 def version(package: str) -> str | None:
     """Return an installed package's version without importing it, or None."""
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

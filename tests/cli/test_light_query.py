@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_clip
 from typer.testing import CliRunner
 
 from tvr_cli import config
@@ -170,6 +171,29 @@ def test_a_sentence_that_is_cut_is_said_to_be(out):
     tvr("index", "--method", "text_guided", "-o", out)
     result = CliRunner().invoke(app, ["query", "a red circle " * 40, "-o", str(out)])
     assert result.exit_code == 0 and result.stderr.count("is read up to the first") == 1
+
+
+def test_marks_of_stop_words_do_not_take_a_session(out, tmp_path, monkeypatch):
+    other = tmp_path / "out"
+    shutil.copytree(out / "frames", other / "frames")
+    tvr("precompute-features", "-o", other, "--backbone", "demo-tiny", "--word-importance", "stopwords")
+    tvr("index", "--method", "text_guided", "-o", other)
+    light = tvr("query", SENTENCE, "-o", other)["results"][0]["hits"]
+    assert light_module.ready(Workspace(other), NOTHING_ASKED, "auto").backbone == "demo-tiny"
+    monkeypatch.setattr(light_module, "answer", lambda *_, **__: None)
+
+    require_same(light, tvr("query", SENTENCE, "-o", other)["results"][0]["hits"])
+
+
+def test_weights_that_changed_since_the_index_are_refused(out, tmp_path):
+    other, weights = tmp_path / "out", tiny_clip.folder(tmp_path / "weights")
+    shutil.copytree(out / "frames", other / "frames")
+    tvr("precompute-features", "-o", other, "--backbone", f"local:{weights}")
+    tvr("index", "--method", "text_guided", "-o", other)
+    tiny_clip.folder(weights, seed=1)
+
+    result = CliRunner().invoke(app, ["query", SENTENCE, "-o", str(other)])
+    assert result.exit_code == 3 and "weights" in result.stderr and not result.stdout
 
 
 def test_word_importance_needs_the_whole_backbone(out):

@@ -90,6 +90,8 @@ CELLS = st.text(st.sampled_from("ab é–[]:\\"), max_size=6) | ANY | st.floats(
 @given(st.none() | CELLS.map(str), st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=3), st.integers(0, 3))
 @example("ab", [("a  b", " a", "b ")], 2)
 @example("a title wider than its table", [("犬", "x" * 40, 1.25)], 1)
+@example("a title that is much-wider than its table, because it is a sentence " * 2 + "x", [("a", "b", 1.25)], 1)
+@example("aword" * 9 + " b", [("a", "b", 1.25)], 1)
 @example(None, [("a", "b", "x" * 10_000)], 3)
 @SETTINGS
 def test_a_table_in_plain_letters_is_what_rich_prints(title: str | None, rows: list[tuple], left: int) -> None:

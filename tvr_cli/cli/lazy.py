@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import typer
@@ -58,7 +58,12 @@ class Commands(Mapping[str, Any]):
 
 
 class _Command(TyperCommand):
+    """A command that takes plain values as they are. function: whose flags it has."""
+
+    function: Callable[..., None]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values.take_plainly(self, self.function)
         values.leave_out(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
@@ -70,6 +75,6 @@ def _command(name: str) -> Any:
     about = (function.__doc__ or "").split("\n\n")[0]  # whole, where Typer would cut it at 45 letters
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name, cls=_Command, short_help=" ".join(about.split()))(function)
-    command = typer.main.get_command(alone)
-    values.take_plainly(command, function)
+    command: Any = typer.main.get_command(alone)
+    command.function = function
     return command

@@ -1,10 +1,12 @@
 """A table in plain letters, as rich prints it where there is no terminal, without importing rich.
 
-What rich knows better is left to it: widths of letters from other scripts, a title that is wider than its table.
+What rich knows better is left to it: widths of letters from other scripts, a title with a word that is wider than
+the table.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 _GAP = "   "  # between two columns
@@ -26,7 +28,8 @@ def plain_table(
         return None
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     whole = sum(widths) + len(_GAP) * (len(widths) - 1)
-    if whole > _WIDEST or (title and (len(title) > whole or title != " ".join(title.split()))):
+    words = (title or "").split()
+    if whole > _WIDEST or (title or "") != " ".join(words) or max(map(len, words), default=0) > whole:
         return None
 
     def line(texts: Sequence[str]) -> str:
@@ -36,5 +39,5 @@ def plain_table(
         )
         return _GAP.join(aligned)
 
-    head = [title.ljust(whole)] if title else []
+    head = [row.ljust(whole) for row in textwrap.wrap(title or "", whole, break_on_hyphens=False)]
     return [*head, line(columns), _LINE * whole, *(line(row) for row in rows)]

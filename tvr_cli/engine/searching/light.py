@@ -126,7 +126,8 @@ def _features(workspace: Workspace, backbone: str | None) -> Head:
         raise Ordinary("the frames have changed")
     if head.finished.frameless or not {"video.frames", "text.pooled"} <= set(head.made.tensors):
         raise Ordinary("the features lack what the method needs")
-    if head.made.identity["importance"] != "none" or registry.must_be_named(head.made.backbone):
+    # No such method looks at the importance of words; but spaCy may be another one by now, as a session finds out.
+    if head.made.identity["importance"] not in ("none", "stopwords") or registry.must_be_named(head.made.backbone):
         raise Ordinary(f"the sentences need the whole backbone {head.made.backbone}")
     return head
 
