@@ -81,8 +81,20 @@ def extract_frames(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Empty the frame store first.")] = False,
     keep_truncated: Annotated[
-        bool, typer.Option("--keep-truncated", help="Store the readable part of truncated files, instead of failing.")
+        bool,
+        typer.Option(
+            "--keep-truncated/--refuse-truncated",
+            help="What to do with a file that holds less than its header says: store it with a note, or fail it.",
+        ),
+    ] = True,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Forget all videos that are gone, even more than a tenth of a source."),
     ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow links that lead out of the folders, too.")] = False,
+    tracks: Annotated[
+        str, typer.Option("--tracks", help="Of files with several video tracks: default reads one, all reads each.")
+    ] = "default",
     repair: Annotated[
         str | None,
         typer.Option("--repair", metavar="SHARD", help="Rebuild a damaged shard (or `all` damaged ones); no VIDEOS."),
@@ -119,6 +131,9 @@ def extract_frames(
         retry_failed=retry_failed,
         overwrite=overwrite,
         keep_truncated=keep_truncated,
+        forget=forget,
+        follow=follow,
+        tracks=tracks,
         repair=repair,
         dry_run=dry_run,
         again=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
@@ -166,6 +181,10 @@ def _show(report: ExtractReport, workspace: Workspace) -> None:
             f"{render.size(report.size_bytes)} in "
             f"{render.duration(report.seconds)}: {workspace.frames_folder}"
         )
+    for note in report.notes[:20]:
+        render.line(f"note: {note.video}: {note.note}")
+    if len(report.notes) > 20:
+        render.line(f"note: … and {len(report.notes) - 20} more")
     for failure in report.failures[:20]:
         render.line(f"failed: {failure.video}: {failure.reason}")
     if report.failed > 20:
@@ -179,7 +198,7 @@ def _show_estimate(found: ExtractEstimate, as_json: bool) -> None:
         if found.todo and found.size_bytes is not None and found.seconds is not None:
             render.line(
                 f"about {found.frames} frames, {render.size(found.size_bytes)}, {render.duration(found.seconds)} "
-                f"(estimated from {found.tried} of them)"
+                f"(by the headers of all, and {found.tried} of them read)"
             )
         for video in found.first:
             render.line(f"  {video}")
