@@ -201,3 +201,48 @@ def test_a_walk_ends_where_links_go_in_circles(tmp_path: Path) -> None:
     (tmp_path / "a" / "dead").symlink_to(tmp_path / "a" / "nothing")
     found = tree.walk(tmp_path / "a", follow=True)
     assert [name for name, _ in found.files] == ["dead", "file", "loop"] and found.outside == ()
+
+
+# ------------------------------------------------------------------------------------------------------- what is said
+
+
+def test_a_failure_is_a_line_after_what_was_done(clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(clip, folder / "a.mp4")
+    (folder / "empty.mp4").touch()
+    found = run(folder, "-o", tmp_path / "out", code=5)
+    said = found.stderr.splitlines()
+    assert not any(line.startswith("error:") for line in said)
+    assert said[-3] == "2 videos: 1 ok, 0 kept, 1 failed (failures.jsonl)" and said[-2].startswith("next: tvr query")
+    assert said[-1].startswith("failed: 1 of 2 videos, see ") and "--retry-failed tries again" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["query", "x", "--json", "--paths"], "--json and --paths are two forms of one answer"),
+        (["query", "x", "--exhaustive", "--shortlist", "5"], "--exhaustive scores every clip"),
+        (["doctor", ""], "expected what to check, found an empty name"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_a_query_refuses_threads_that_are_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVR_THREADS", "abc")
+    result = CliRunner().invoke(app, ["query", "x", "-o", str(tmp_path)])
+    assert result.exit_code == 2 and "TVR_THREADS: expected 1 or more, found 'abc'" in result.stderr
+
+
+def test_training_without_captions_says_so_before_anything_is_computed(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
+    out = tmp_path / "out"
+    run(clip, "-o", out)
+    result = CliRunner().invoke(app, ["train", "--method", "glccl", "-o", str(out)])
+    assert result.exit_code == 3 and "expected captions to train on, found none" in result.stderr
+    assert not (out / "features").exists() and "computing" not in result.stderr

@@ -147,7 +147,7 @@ def extract_frames(
 def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_json: bool, allow_failures: bool) -> None:
     """Print what was done and what to do next, which is to search one's own videos and to train on a data set's.
 
-    Exits with 5 when videos failed.
+    Exits with 5 when videos failed: news about these and no error of the run, so it is said last and in a line.
     """
     from tvr_cli.errors import PartialFailure
 
@@ -165,11 +165,11 @@ def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_js
         )
         log.logger.info("next: %s", then)
     if report.failed and not allow_failures:
-        raise PartialFailure(
-            f"{report.failed} of {report.videos} videos failed, see "
-            f"{workspace.frames_folder / 'failures.jsonl'}; --retry-failed tries them again, "
-            "--allow-failures accepts them"
-        )
+        log.logger.warning(
+            "failed: %d of %s, see %s; --retry-failed tries again, --allow-failures accepts it (exit code 5)",
+            report.failed, render.count(report.videos, "video"), workspace.frames_folder / "failures.jsonl",
+        )  # fmt: skip
+        raise typer.Exit(PartialFailure.exit_code)
 
 
 def _show(report: ExtractReport, workspace: Workspace) -> None:
