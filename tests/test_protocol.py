@@ -32,7 +32,8 @@ VERBS = {
         "quality: 'int' = 90, segment: 'str' = 'auto', "
         "include: 'str | Sequence[str]' = (), exclude: 'str | Sequence[str]' = (), decoder: 'str' = 'auto', "
         "workers: 'int | None' = None, timeout: 'float' = 120.0, shard: 'str' = '1/1', "
-        "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = False, "
+        "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = True, "
+        "forget: 'bool' = False, follow: 'bool' = False, tracks: 'str' = 'default', "
         "repair: 'str | None' = None, dry_run: 'bool' = False, "
         "again: 'str' = '') -> 'ExtractReport | ExtractEstimate'"
     ),

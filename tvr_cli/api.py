@@ -88,7 +88,10 @@ class OpenWorkspace:
         shard: str = "1/1",
         retry_failed: bool = False,
         overwrite: bool = False,
-        keep_truncated: bool = False,
+        keep_truncated: bool = True,
+        forget: bool = False,
+        follow: bool = False,
+        tracks: str = "default",
         repair: str | None = None,
         dry_run: bool = False,
         again: str = "",
@@ -117,6 +120,9 @@ class OpenWorkspace:
             retry_failed=retry_failed,
             overwrite=overwrite,
             keep_truncated=keep_truncated,
+            forget=forget,
+            follow=follow,
+            tracks=tracks,  # type: ignore[arg-type]  # checked by the engine
             command=again,
         )
         if repair is not None:

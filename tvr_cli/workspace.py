@@ -114,6 +114,19 @@ class Workspace(os.PathLike[str]):
 
         return self._once("head", folder, lambda folder: heads.read(folder, self))
 
+    def video_roots(self) -> list[str]:
+        """Return the folders and manifests that the frames were read from, for a command line that reads them again.
+
+        Where nothing says them it is a placeholder.
+        """
+        from tvr_cli.stores.frames import head as heads
+
+        try:
+            roots = heads.read_head(self.frames_folder, self).roots
+        except DataError:
+            roots = {}
+        return [root for root in roots if os.path.isabs(root)] or ["VIDEOS"]
+
     def refuse_without_frames(self, found: str, error: type[DataError] = DataError) -> NoReturn:
         """Raise DataError, or another `error` of its kind, with what to do where frames are needed and not there.
 

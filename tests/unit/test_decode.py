@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -210,12 +211,13 @@ def test_a_playlist_cannot_open_other_files(tmp_path: Path) -> None:
     assert reason(tmp_path / "list.mp4") == "a playlist (concat), not a video"
 
 
-def test_a_truncated_file_fails_unless_its_readable_part_is_wanted(tmp_path: Path) -> None:
+def test_of_a_truncated_file_what_is_there_is_kept_with_a_note(tmp_path: Path) -> None:
     whole = videos.make_video(tmp_path / "whole.mp4", 90, muxer={"movflags": "+faststart"})
     half = videos.truncate(whole, tmp_path / "half.mp4", 0.6)
-    assert reason(half).startswith("truncated: the header declares 90 frames, the file holds ")
-    read = sample(Task(half, FramePlan(num_frames=8, size=64), keep_truncated=True))
-    assert read.truncated and 1.0 < read.duration < 2.5
+    refused = reason(half, keep_truncated=False)
+    assert refused.startswith("truncated: the header declares 90 frames, the file holds ")
+    read = sample(Task(half, FramePlan(num_frames=8, size=64)))
+    assert read.truncated and read.note.startswith(refused.partition(";")[0]) and 1.0 < read.duration < 2.5
     shown = [read_barcode(decode_jpeg(j)) for j in read.clips[0].jpegs]
     assert shown == sorted(set(shown)) and len(shown) == 8
     np.testing.assert_allclose(read.clips[0].ts, np.array(shown) / 30, atol=1e-3)
@@ -223,7 +225,39 @@ def test_a_truncated_file_fails_unless_its_readable_part_is_wanted(tmp_path: Pat
 
 def test_a_truncated_matroska_file_is_found_by_its_duration(tmp_path: Path) -> None:
     whole = videos.make_video(tmp_path / "whole.mkv", 90)
-    assert "truncated: the header declares 3.0 s" in reason(videos.truncate(whole, tmp_path / "half.mkv", 0.5))
+    half = videos.truncate(whole, tmp_path / "half.mkv", 0.5)
+    assert "truncated: the header declares 3.0 s" in reason(half, keep_truncated=False)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm", "ts", "flv", "mp4", "mov", "avi"])
+def test_a_segment_that_starts_late_is_whole(tmp_path: Path, ending: str) -> None:
+    """Matroska says when it ends, counted from 0; the first frame of the second segment comes at 10 s."""
+    codec = "libvpx" if ending == "webm" else "mpeg4" if ending == "avi" else "libx264"
+    times = None if ending == "avi" else [10 + i / 10 for i in range(100)]
+    path = videos.make_video(tmp_path / f"seg.{ending}", 100, fps=10, size=(64, 48), codec=codec, times=times)
+    video = open_video(path)
+    assert video.timeline.truncated is None and len(video.timeline) == 100
+    assert video.timeline.ts[0] == pytest.approx(0, abs=0.11) and video.timeline.end == pytest.approx(10, abs=0.25)
+    video.close()
+
+
+def test_a_late_segment_that_was_cut_short_is_noticed(tmp_path: Path) -> None:
+    times = [10 + i / 10 for i in range(100)]
+    whole = videos.make_video(tmp_path / "seg.mkv", 100, fps=10, times=times)
+    half = videos.truncate(whole, tmp_path / "half.mkv", 0.5)
+    assert "truncated: the header declares 20.0 s" in reason(half, keep_truncated=False)
+
+
+def test_a_header_that_promises_hours_is_a_note(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "a.mkv", 30)
+    data = path.read_bytes()
+    at = data.index(b"\x44\x89\x88") + 3  # EBML id of Duration, eight bytes of a float follow: milliseconds
+    path.write_bytes(data[:at] + struct.pack(">d", 3 * 3600e3) + data[at + 8 :])
+    read = sample(Task(path, FramePlan(num_frames=3, size=64)))
+    assert read.note.startswith(
+        "truncated: the header declares 10800.0 s, the file holds 1.0 s, or that header is wrong"
+    )
+    assert len(read.clips[0].jpegs) == 3 and read.duration == pytest.approx(1, abs=0.05)
 
 
 def test_sound_that_outlasts_the_picture_is_not_a_truncation(tmp_path: Path) -> None:

@@ -81,8 +81,20 @@ def extract_frames(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Empty the frame store first.")] = False,
     keep_truncated: Annotated[
-        bool, typer.Option("--keep-truncated", help="Store the readable part of truncated files, instead of failing.")
+        bool,
+        typer.Option(
+            "--keep-truncated/--refuse-truncated",
+            help="What to do with a file that holds less than its header says: store it with a note, or fail it.",
+        ),
+    ] = True,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Forget all videos that are gone, even more than a tenth of a source."),
     ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow links that lead out of the folders, too.")] = False,
+    tracks: Annotated[
+        str, typer.Option("--tracks", help="Of files with several video tracks: default reads one, all reads each.")
+    ] = "default",
     repair: Annotated[
         str | None,
         typer.Option("--repair", metavar="SHARD", help="Rebuild a damaged shard (or `all` damaged ones); no VIDEOS."),
@@ -119,6 +131,9 @@ def extract_frames(
         retry_failed=retry_failed,
         overwrite=overwrite,
         keep_truncated=keep_truncated,
+        forget=forget,
+        follow=follow,
+        tracks=tracks,
         repair=repair,
         dry_run=dry_run,
         again=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
@@ -132,7 +147,7 @@ def extract_frames(
 def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_json: bool, allow_failures: bool) -> None:
     """Print what was done and what to do next, which is to search one's own videos and to train on a data set's.
 
-    Exits with 5 when videos failed.
+    Exits with 5 when videos failed: news about these and no error of the run, so it is said last and in a line.
     """
     from tvr_cli.errors import PartialFailure
 
@@ -150,11 +165,11 @@ def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_js
         )
         log.logger.info("next: %s", then)
     if report.failed and not allow_failures:
-        raise PartialFailure(
-            f"{report.failed} of {report.videos} videos failed, see "
-            f"{workspace.frames_folder / 'failures.jsonl'}; --retry-failed tries them again, "
-            "--allow-failures accepts them"
-        )
+        log.logger.warning(
+            "failed: %d of %s, see %s; --retry-failed tries again, --allow-failures accepts it (exit code 5)",
+            report.failed, render.count(report.videos, "video"), workspace.frames_folder / "failures.jsonl",
+        )  # fmt: skip
+        raise typer.Exit(PartialFailure.exit_code)
 
 
 def _show(report: ExtractReport, workspace: Workspace) -> None:
@@ -166,6 +181,10 @@ def _show(report: ExtractReport, workspace: Workspace) -> None:
             f"{render.size(report.size_bytes)} in "
             f"{render.duration(report.seconds)}: {workspace.frames_folder}"
         )
+    for note in report.notes[:20]:
+        render.line(f"note: {note.video}: {note.note}")
+    if len(report.notes) > 20:
+        render.line(f"note: … and {len(report.notes) - 20} more")
     for failure in report.failures[:20]:
         render.line(f"failed: {failure.video}: {failure.reason}")
     if report.failed > 20:
@@ -179,7 +198,7 @@ def _show_estimate(found: ExtractEstimate, as_json: bool) -> None:
         if found.todo and found.size_bytes is not None and found.seconds is not None:
             render.line(
                 f"about {found.frames} frames, {render.size(found.size_bytes)}, {render.duration(found.seconds)} "
-                f"(estimated from {found.tried} of them)"
+                f"(by the headers of all, and {found.tried} of them read)"
             )
         for video in found.first:
             render.line(f"  {video}")

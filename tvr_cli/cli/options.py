@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from tvr_cli import commands
+from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace as Folder
 
 DEFAULT_WORKSPACE = Folder(commands.DEFAULT_WORKSPACE)
@@ -40,3 +42,10 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the configuration; repeatable."),
 ]
+
+
+def require_threads() -> None:
+    """Refuse a TVR_THREADS that is no number, in a command that has no `--threads` to do it."""
+    said = os.environ.get("TVR_THREADS")
+    if said and not (said.isdecimal() and int(said) > 0):
+        raise ConfigError(f"TVR_THREADS: expected 1 or more, found {said!r}")

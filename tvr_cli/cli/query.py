@@ -11,7 +11,8 @@ import typer
 
 from tvr_cli import api, commands, log
 from tvr_cli.cli import render, streams
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
+from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ def query(
     """
     if verbose:
         log.show_details()
+    if as_json and (paths or null):
+        raise ConfigError("--json and --paths are two forms of one answer; give one of them")
+    if exhaustive and shortlist is not None:
+        raise ConfigError("--exhaustive scores every clip, --shortlist only the best of them; give one of them")
+    require_threads()
     wanted = _piped() if text == ["-"] else [" ".join(text)]
     report = api.open_workspace(workspace).search(
         wanted,
@@ -135,5 +141,5 @@ def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:
     log.logger.warning(
         "%s of the answer %s renamed, moved or deleted since (%r%s); bring the index up to date with: %s",
         what, "was" if len(paths) == 1 else "were", paths[0], " …" if len(paths) > 1 else "",
-        commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
+        commands.tvr("extract-frames", *workspace.video_roots(), workspace=workspace),
     )  # fmt: skip

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvr_cli.engine.extraction.discover import Selection, Video
 from tvr_cli.files import sha256_file, stamp
+from tvr_cli.stores.decoding.sample import track_sha256
 from tvr_cli.stores.frames.records import KnownStamp, same_stamp
 from tvr_cli.stores.frames.store import ClipRecord, Shard, StoredClip
 from tvr_cli.stores.frames.windows import cut, file_id
 from tvr_cli.stores.frames.writer import Failure
+
+# Of the videos of a source, the largest share that a run forgets unasked.
+_FORGET_SHARE = 0.1
 
 
 @dataclass
@@ -27,7 +31,8 @@ class Work:
 
     todo: to be read. kept: in the store as it should be. failed: failed before and unchanged since. updates: stored
     clips by id, with their new record (renamed or touched file) or None (forget). aliases: clips of new files whose
-    content is stored already. solved: videos whose recorded failure no longer holds.
+    content is stored already. solved: videos whose recorded failure no longer holds. unreachable: videos that are not
+    there, and are kept because they are too many to be forgotten unasked.
     """
 
     todo: list[Video] = field(default_factory=list)
@@ -36,6 +41,7 @@ class Work:
     updates: dict[str, StoredClip | None] = field(default_factory=dict)
     aliases: list[StoredClip] = field(default_factory=list)
     solved: set[str] = field(default_factory=set)
+    unreachable: list[str] = field(default_factory=list)
     renamed: int = 0
     forgotten: int = 0
 
@@ -48,11 +54,13 @@ def compare_videos(
     *,
     retry_failed: bool,
     complete: bool,
+    forget: bool = False,
 ) -> Work:
     """Decide what to do with each of `videos`, a part of the selection.
 
     clips: what the store has in whole shards. complete: the selection names everything that its manifests hold (no
-    globs), so that what they no longer name may be forgotten.
+    globs), so that what they no longer name may be forgotten. forget: all of it may; otherwise what is more
+    than a tenth of a source, which looks more like a disk that is not there, is kept.
     """
     stored: dict[str, list[StoredClip]] = defaultdict(list)
     for clip in clips:
@@ -74,6 +82,9 @@ def compare_videos(
             gone.discard(twin)
         else:
             work.todo.append(video)
+    if not forget:
+        work.unreachable = _too_many(gone, stored)
+        gone.difference_update(work.unreachable)
     work.forgotten = len(gone)
     work.updates.update({clip.record.id: None for video_id in gone for clip in stored[video_id]})
     work.solved |= {f.video for f in failures.values() if f.video not in named and _is_gone(f, selection, complete)}
@@ -107,17 +118,20 @@ class _Twins:
         same = [
             v
             for v in self._by_size.get(size, ())
-            if self.hash(video.path) == self._stored[v][0].record.source_sha256 and _fits(self._stored[v], video)
+            if self.hash(video) == self._stored[v][0].record.source_sha256 and _fits(self._stored[v], video)
         ]
         return min(same, key=lambda v: (os.path.exists(self._stored[v][0].record.path), v), default=None)
 
-    def hash(self, path: Path) -> str | None:
+    def hash(self, video: Video) -> str | None:
+        """Return what the content of a video is known by, None where its file cannot be read."""
+        path = video.path
         if path not in self._hashes:
             try:
                 self._hashes[path] = sha256_file(path)
             except OSError:
                 self._hashes[path] = None
-        return self._hashes[path]
+        of_file = self._hashes[path]
+        return None if of_file is None else track_sha256(of_file, video.track)
 
 
 def _unchanged(known: list[StoredClip], video: Video, twins: _Twins) -> list[StoredClip] | None:
@@ -125,7 +139,7 @@ def _unchanged(known: list[StoredClip], video: Video, twins: _Twins) -> list[Sto
     now, old = stamp(video.path), known[0]
     same_file = old.record.path == str(video.path) and same_stamp(old.file.stamp, now)
     if now is None or (
-        not same_file and (old.file.stamp[0] != now[0] or twins.hash(video.path) != old.record.source_sha256)
+        not same_file and (old.file.stamp[0] != now[0] or twins.hash(video) != old.record.source_sha256)
     ):
         return None
     return [_as(clip, video, clip.record, now) for clip in known]
@@ -172,6 +186,19 @@ def _is_gone(item: StoredClip | Failure, selection: Selection, complete: bool) -
         return False
     path = item.record.path if isinstance(item, StoredClip) else item.path
     return not os.path.exists(path) or (complete and not os.path.isdir(item.source))
+
+
+def _too_many(gone: Iterable[str], stored: Mapping[str, list[StoredClip]]) -> list[str]:
+    """Return the videos to be forgotten whose files are not there, where they are more than a tenth of a source.
+
+    What a manifest no longer names, although it is there, somebody has taken out.
+    """
+    held = Counter(clips[0].source for clips in stored.values())
+    lost: dict[str, list[str]] = defaultdict(list)
+    for video_id in gone:
+        if not os.path.exists(stored[video_id][0].record.path):
+            lost[stored[video_id][0].source].append(video_id)
+    return sorted(v for source, videos in lost.items() if len(videos) > _FORGET_SHARE * held[source] for v in videos)
 
 
 def _signature(path: Path) -> tuple[int, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tvr_cli import schema
+from tvr_cli.engine.extraction import headers, tree
 from tvr_cli.errors import DataError, did_you_mean
 from tvr_cli.files import is_text, parse_json
 from tvr_cli.log import logger, warn_once
@@ -26,7 +28,7 @@ EXTENSIONS = frozenset(
         *("ogg", "ogm", "ogv", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv", "wtv", "y4m"),
     )
 )
-# First bytes (at an offset) of common containers, for files without an extension.
+# First bytes (at an offset) of common containers, for files of other names.
 _SIGNATURES = (
     (4, b"ftyp"),
     (4, b"moov"),
@@ -37,7 +39,16 @@ _SIGNATURES = (
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),  # ASF, WMV
     (0, b"\x00\x00\x01\xba"),  # MPEG program stream
     (0, b"\x00\x00\x01\xb3"),  # MPEG video
+    (8, b"AMV "),
+    (0, b"DHAV"),  # Dahua
+    (0, b"DKIF"),  # IVF
+    (0, b".RMF"),  # RealMedia
+    (0, b"\x06\x0e\x2b\x34"),  # MXF
+    (4, b"mdat"),
+    (4, b"wide"),
 )
+# What MPEG-4 files hold that are sound or a picture.
+_NO_VIDEO_BRANDS = (b"M4A ", b"M4B ", b"heic", b"heix", b"mif1", b"avif", b"crx ")
 _MANIFEST_KEYS = ("path", "id", "start", "end")
 
 
@@ -46,7 +57,7 @@ class Video:
     """What counts as one video: a file, or a line of a manifest.
 
     id: unique in the store. source: the folder, manifest file or data set that named it. spans, clip_ids: the clips
-    wanted, as pairs; empty = the whole file, cut as `segmenting` says.
+    wanted, as pairs; empty = the whole file, cut as `segmenting` says. track: number of its stream, None = the default.
     """
 
     id: str
@@ -55,6 +66,7 @@ class Video:
     spans: tuple[Span, ...] = ()
     clip_ids: tuple[str, ...] = ()
     segmenting: Segmenting | None = None
+    track: int | None = None
 
     def clip_id(self, i: int, span: Span) -> str:
         """Return the id of clip `i`, which is the span `span`."""
@@ -80,11 +92,14 @@ def discover(
     exclude: Sequence[str] = (),
     segmenting: Segmenting | None = None,
     cut_manifests: bool = False,
+    follow: bool = False,
+    may_be_empty: bool = False,
 ) -> Selection:
     """Find every video of the sources. Ids are unique in each; `naming.name_videos` makes them so over all.
 
     include, exclude: globs, matched against the path below the source (or, without a slash, against the name).
-    segmenting: how files are cut; lines of a manifest say themselves what a clip is, unless `cut_manifests`.
+    segmenting: how files are cut; lines of a manifest say themselves what a clip is, unless `cut_manifests`. follow:
+    also links that lead out of a folder. may_be_empty: a folder without videos is no error.
     Raises DataError when a source is missing, holds no video, or two of its videos would have the same id.
     """
     if isinstance(sources, Manifest):
@@ -95,13 +110,15 @@ def discover(
     for source in sources:
         path = Path(os.path.abspath(source))
         if path.is_dir():
-            here, root, beside = _of_folder(path, source, keep, segmenting), str(path), path
+            here, root, beside = _of_folder(path, source, keep, segmenting, follow), str(path), path
+            if not here and not may_be_empty:
+                raise DataError(_nothing(path, source, keep, follow))
         elif path.is_file() and path.suffix.lower() == ".jsonl":
             here = _of_manifest(path, segmenting if cut_manifests else None, keep)
             root, beside = str(path), path.parent
         elif path.is_file():
             root, beside = str(path.parent), path.parent
-            here = [Video(path.name, path, root, segmenting=segmenting)]
+            here = [Video(path.name, path.resolve(), root, segmenting=segmenting)]
         else:
             raise DataError(
                 f"{str(source)!r}: no such file or folder{_near(path)}; expected a folder of videos, a video, or a "
@@ -135,51 +152,77 @@ class _Globs:
         return bool(suffix) and any(g.endswith(suffix) and _matches(relative, g) for g in self.include)
 
 
-def _of_folder(folder: Path, given: Path, keep: _Globs, segmenting: Segmenting | None) -> list[Video]:
-    videos, others = [], 0
-    for path in _walk(folder):
-        relative = path.relative_to(folder).as_posix()
+def _of_folder(folder: Path, given: Path, keep: _Globs, segmenting: Segmenting | None, follow: bool) -> list[Video]:
+    found, unknown, others = list[tuple[str, Path]](), list[tuple[str, Path]](), Counter[str]()
+    walk = tree.walk(folder, follow=follow)
+    for relative, path in walk.files:
         if not keep.wants(relative) or (path.exists() and not path.is_file()):  # pipes and sockets are no videos
             continue
-        if not (_is_video(path) or keep.names_extension(relative)):
-            others += 1
-        elif not is_text(relative):
+        if not is_text(relative):
             warn_once(f"ignored {str(path)!r}: its name is not valid UTF-8; rename it")
+        elif _is_named_video(path) or keep.names_extension(relative):
+            found.append((relative, path))
+        elif _may_be_video(path):
+            unknown.append((relative, path))
+        elif path.name != "captions.jsonl":
+            others[path.suffix.lower()] += 1
+    moving = headers.moving([path for _, path in unknown])
+    for relative, path in unknown:
+        if path in moving:
+            found.append((relative, path))
         else:
-            videos.append(Video(relative, path, str(folder), segmenting=segmenting))
-    if not videos:
-        wanted = f"files that match {' or '.join(keep.include)}" if keep.include else "files ending in " + _known()
-        raise DataError(f"no video in {str(given)!r}: looked for {wanted}, found {others} other files")
-    if others:
-        logger.debug("%s: %d files are not videos by their name", given, others)
-    return videos
+            others[path.suffix.lower()] += 1
+    if others and found:
+        logger.info("%s", _skipped(given, others))
+    if walk.outside:
+        logger.warning(
+            "warning: %s below %r lead out of it (%s) and are left alone; --follow reads them too",
+            counted(len(walk.outside), "link"), str(given), few(walk.outside),
+        )  # fmt: skip
+    return [Video(relative, path, str(folder), segmenting=segmenting) for relative, path in sorted(found)]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder` by name, hidden ones left out; links are followed, each folder is entered once."""
-    seen: set[tuple[int, int]] = set()
-    for current, folders, names in os.walk(folder, followlinks=True):
-        info = os.stat(current)
-        if (info.st_dev, info.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((info.st_dev, info.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(current, name) for name in sorted(names) if not name.startswith("."))
+def _skipped(given: Path, others: Counter[str]) -> str:
+    """Say how many files are no videos, by ending, and how they are read all the same."""
+    kinds = few([f"{n} {ending or 'without ending'}" for ending, n in others.most_common()])
+    named = next((f"*{ending}" for ending, _ in others.most_common() if ending), "NAME")
+    number = counted(sum(others.values()), "file")
+    return f"{given}: skipped {number} that look like no video ({kinds}); --include {named!r} reads such all the same"
 
 
-def _is_video(path: Path) -> bool:
+def _nothing(folder: Path, given: Path, keep: _Globs, follow: bool) -> str:
+    walk = tree.walk(folder, follow=follow)
+    wanted = f"files that match {' or '.join(keep.include)}" if keep.include else "videos by name (.mp4 …) and content"
+    links = f" and {counted(len(walk.outside), 'link')} out of it, which --follow reads" if walk.outside else ""
+    return f"no video in {str(given)!r}: looked for {wanted}, found {len(walk.files)} other files{links}"
+
+
+def _is_named_video(path: Path) -> bool:
+    """Return whether a file is called a video; `.ts` is MPEG transport stream or TypeScript."""
     suffix = path.suffix.lower()
-    if suffix and suffix != ".ts":
+    if suffix != ".ts":
         return suffix in EXTENSIONS
+    head = _head(path)
+    return head[:1] == b"G" and not head[1:2].isalpha()
+
+
+def _may_be_video(path: Path) -> bool:
+    """Return whether a file of any other name begins like a video; what it holds is for `headers.moving`."""
+    head = _head(path)
+    if head[4:8] == b"ftyp" and head[8:12] in _NO_VIDEO_BRANDS:
+        return False
+    if any(head[at : at + len(mark)] == mark for at, mark in _SIGNATURES):
+        return True
+    # MPEG transport stream: packets of 188 bytes, or of 192 with a time before each.
+    return any({*head[at : at + 3 * size : size]} == {0x47} for at, size in ((0, 188), (4, 192)))
+
+
+def _head(path: Path) -> bytes:
     try:
         with open(path, "rb") as f:
-            head = f.read(16)
+            return f.read(600)
     except OSError:
-        return False
-    if suffix == ".ts":  # MPEG transport stream, or TypeScript
-        return head[:1] == b"G" and not head[1:2].isalpha()
-    return any(head[at : at + len(mark)] == mark for at, mark in _SIGNATURES)
+        return b""
 
 
 def _of_manifest(path: Path, segmenting: Segmenting | None, keep: _Globs) -> list[Video]:
@@ -260,12 +303,19 @@ def _unique(videos: Sequence[Video]) -> list[Video]:
     return [by_id[i] for i in sorted(by_id)]
 
 
+def counted(n: int, noun: str) -> str:
+    """Return `1 link`, `2 links`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _matches(relative: str, glob: str) -> bool:
     return fnmatch.fnmatchcase(relative if "/" in glob else relative.rpartition("/")[2], glob)
-
-
-def _known() -> str:
-    return ", ".join(sorted(EXTENSIONS))
 
 
 def _near(path: Path) -> str:

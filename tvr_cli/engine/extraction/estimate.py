@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tvr_cli.engine.extraction import extract as engine
+from tvr_cli.engine.extraction import headers
 from tvr_cli.engine.extraction.discover import Video
 from tvr_cli.engine.extraction.extract import ExtractOptions
 from tvr_cli.engine.extraction.naming import name_videos
@@ -18,19 +20,21 @@ from tvr_cli.stores.decoding.pool import DecodePool, Unread
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames.windows import cut
 from tvr_cli.stores.frames.writer import Failure
 from tvr_cli.types import Manifest
 from tvr_cli.workspace import Workspace
 
-# How many files are read for the estimate, and for how long at most.
-_TRIALS, _LIMIT_S = 3, 10.0
+# How many files are read for the estimate, and for how long at most; and for how long headers are read.
+_TRIALS, _LIMIT_S, _HEADERS_S = 3, 10.0, 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractEstimate(Result):
     """videos = todo + kept + failed (earlier and unchanged). first: ids of the first videos to read.
 
-    frames, size_bytes, seconds: extrapolated from `tried` files that were read for it; None when none could be.
+    frames: by the durations in the headers of the files. size_bytes, seconds: extrapolated from `tried` files that were
+    read for it. None when none could be.
     """
 
     schema = "extract-frames"
@@ -81,7 +85,7 @@ def estimate(
 def _extrapolate(
     videos: Sequence[Video], plan: FramePlan, options: ExtractOptions
 ) -> tuple[int, int | None, int | None, float | None]:
-    """Read a few files of typical sizes and scale what they gave, by count or by bytes where files are cut."""
+    """Read a few files of typical sizes, and the headers of all, and scale what the few gave."""
     if not videos:
         return 0, 0, 0, 0.0
     tasks = engine.tasks_of(videos, plan, options)
@@ -98,13 +102,37 @@ def _extrapolate(
     if not done:
         return 0, None, None, None
     read = sum(sizes[name] for name in done)
-    by_bytes = sum(sizes.values()) / max(1, read)
-    cut = any(len(sampled.clips) > 1 for sampled, _ in done.values())
-    scale = by_bytes if cut else len(tasks) / len(done)
     jpegs = [jpeg for sampled, _ in done.values() for clip in sampled.clips for jpeg in clip.jpegs]
-    cpu = sum(seconds for _, seconds in done.values()) * by_bytes
+    n_frames = _frames(tasks, done, plan)
+    cpu = sum(seconds for _, seconds in done.values()) * sum(sizes.values()) / max(1, read)
     workers = engine.worker_count(options, len(tasks))
-    return len(done), round(len(jpegs) * scale), round(sum(map(len, jpegs)) * scale), cpu / workers
+    size_bytes = round(n_frames * sum(map(len, jpegs)) / max(1, len(jpegs)))
+    return len(done), n_frames, size_bytes, cpu / workers
+
+
+def _frames(
+    tasks: Mapping[str, tuple[Task, list[Video]]], done: Mapping[str, tuple[Sampled, float]], plan: FramePlan
+) -> int:
+    """Return how many frames would be stored: of files that were read, what they gave; of others, by their headers.
+
+    A file without a duration in its header is taken for an average one.
+    """
+    counts = {name: sum(len(clip.jpegs) for clip in sampled.clips) for name, (sampled, _) in done.items()}
+    others = {name: task for name, (task, _) in tasks.items() if name not in counts}
+    found = headers.within(list(dict.fromkeys(task.path for task in others.values())), _HEADERS_S)
+    for name, task in others.items():
+        header = found.get(task.path)
+        if header is not None and header.duration is not None:
+            spans = task.spans or cut(header.duration, task.segmenting)
+            counts[name] = sum(_slots(span.within(header.duration), header.rate or 25.0, plan) for span in spans)
+    return round(sum(counts.values()) * len(tasks) / max(1, len(counts)))
+
+
+def _slots(span: tuple[float, float], rate: float, plan: FramePlan) -> int:
+    """Return how many frames the plan keeps of a span (start, end) in seconds, at a frame rate."""
+    seconds = max(0.0, span[1] - span[0])
+    there = math.ceil(seconds * min(rate, plan.fps or rate))
+    return max(1, min(there, plan.slots if plan.slots is not None else there))
 
 
 def _size(path: Path) -> int:

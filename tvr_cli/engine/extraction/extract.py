@@ -13,13 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tvr_cli import commands, files, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import FramesConfig
+from tvr_cli.engine.extraction import headers
 from tvr_cli.engine.extraction.difference import Work, compare_videos, whole_shards
-from tvr_cli.engine.extraction.discover import Selection, Video, discover, in_shard
+from tvr_cli.engine.extraction.discover import Selection, Video, counted, discover, few, in_shard
 from tvr_cli.engine.extraction.naming import name_videos
 from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.plans import AskedFrames, FramePlan
@@ -45,6 +46,8 @@ from tvr_cli.types import Manifest, clip_key
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
+Tracks = Literal["default", "all"]
+
 # A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
 _SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0
 
@@ -54,7 +57,9 @@ class ExtractOptions:
     """How to extract. None of it changes which frames a clip has; that is the plan's business.
 
     segment: auto, none or LENGTH/OVERLAP. shard: (i, n), this run's part of the videos. timeout_s: seconds without
-    progress after which a video is given up. command: what to type to continue, for messages.
+    progress after which a video is given up. forget: drop all videos that are not there, however many. follow: links
+    that lead out of a folder. tracks: of a file with several video tracks. command: what to type to continue, for
+    messages.
     """
 
     decoder: DecoderName = "auto"
@@ -66,7 +71,10 @@ class ExtractOptions:
     shard: tuple[int, int] = (1, 1)
     retry_failed: bool = False
     overwrite: bool = False
-    keep_truncated: bool = False
+    keep_truncated: bool = True
+    forget: bool = False
+    follow: bool = False
+    tracks: Tracks = "default"
     command: str = ""
 
 
@@ -78,11 +86,20 @@ class FailedVideo:
     reason: str
 
 
+@dataclass(frozen=True)
+class VideoNote:
+    """What people should know of a video that was read."""
+
+    video: str
+    note: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExtractReport(Result):
     """What a run did. videos = ok + kept + failed.
 
-    ok: read now. kept: were in the store. clips, frames, size_bytes: written now. seconds: wall time.
+    ok: read now. kept: were in the store. clips, frames, size_bytes: written now. seconds: wall time. unreachable: ids
+    that are in the store although their files are not there. notes: on videos that were read now.
     """
 
     schema = "extract-frames"
@@ -97,6 +114,8 @@ class ExtractReport(Result):
     size_bytes: int = field(metadata=key("bytes"))
     renamed: int
     forgotten: int
+    unreachable: Sequence[str]
+    notes: Sequence[VideoNote]
     workspace: Path
 
 
@@ -109,6 +128,7 @@ class _Tally:
     frames: int = 0
     size_bytes: int = 0
     failures: list[FailedVideo] = field(default_factory=list)
+    notes: list[VideoNote] = field(default_factory=list)
 
     def report(self, workspace: Path, *, videos: int, seconds: float, work: Work | None = None) -> ExtractReport:
         """Return the report of a run over so many videos. work: what needed no reading."""
@@ -126,6 +146,8 @@ class _Tally:
             size_bytes=self.size_bytes,
             renamed=work.renamed if work else 0,
             forgotten=work.forgotten if work else 0,
+            unreachable=work.unreachable if work else [],
+            notes=sorted(self.notes, key=lambda n: n.video),
             workspace=workspace,
         )
 
@@ -222,13 +244,28 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> Selec
     if options.overwrite and of > 1:
         raise ConfigError("--overwrite with --shard would delete what the other parts wrote; give all parts a new -o")
     check_decoder(options.decoder)
-    return discover(
+    if options.tracks not in get_args(Tracks):
+        raise ConfigError(f"--tracks: expected {' or '.join(get_args(Tracks))}, found {options.tracks!r}")
+    found = discover(
         sources,
         include=options.include,
         exclude=options.exclude,
         segmenting=parse_segment(options.segment),
         cut_manifests=options.segment not in ("auto", "none"),
+        follow=options.follow,
+        may_be_empty=options.forget,
     )
+    return dataclasses.replace(found, videos=_each_track(found.videos)) if options.tracks == "all" else found
+
+
+def _each_track(videos: Sequence[Video]) -> list[Video]:
+    """Add a video for each further video track of a file; lines of a manifest that name spans stay as they are."""
+    found = headers.read([video.path for video in videos if not video.spans])
+    named = list(videos)
+    for video in videos:
+        for track in () if video.spans or video.path not in found else found[video.path].tracks[1:]:
+            named.append(dataclasses.replace(video, id=f"{video.id}#track={track}", track=track))
+    return sorted(named, key=lambda video: video.id)
 
 
 def part_of(selection: Selection, options: ExtractOptions) -> list[Video]:
@@ -256,6 +293,7 @@ def compare(
         failures,
         retry_failed=options.retry_failed,
         complete=not options.include and not options.exclude,
+        forget=options.forget,
     )
 
 
@@ -271,11 +309,11 @@ def tasks_of(videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) 
     """Group videos into tasks, one a file: lines of a manifest that name spans of one file are read together."""
     groups: dict[tuple[Any, ...], list[Video]] = {}
     for video in videos:
-        groups.setdefault((video.path, bool(video.spans), video.segmenting), []).append(video)
+        groups.setdefault((video.path, bool(video.spans), video.segmenting, video.track), []).append(video)
     tasks: dict[str, tuple[Task, list[Video]]] = {}
-    for (path, _, segmenting), group in groups.items():
+    for (path, _, segmenting, track), group in groups.items():
         spans = tuple(span for video in group for span in video.spans)
-        task = Task(path, plan, spans, segmenting, options.decoder, options.keep_truncated)
+        task = Task(path, plan, spans, segmenting, options.decoder, options.keep_truncated, track)
         tasks[str(len(tasks))] = (task, group)
     return tasks
 
@@ -293,6 +331,12 @@ def _apply(writer: FrameWriter, work: Work, selection: Selection, prefixes: Mapp
     writer.set_header(captions_beside=None if selection.captions is None else str(selection.captions), roots=prefixes)
     if work.renamed or work.forgotten:
         log.logger.info("videos: %d renamed, %d forgotten (their files are gone)", work.renamed, work.forgotten)
+    if work.unreachable:
+        log.logger.warning(
+            "warning: %s are not where they were (%s); they are kept, in case a disk is not there. To forget what is "
+            "gone, add --forget",
+            counted(len(work.unreachable), "video"), few(work.unreachable),
+        )  # fmt: skip
 
 
 def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> _Tally:
@@ -358,6 +402,8 @@ class _Sink:
         if reason:
             self._fail(video, reason, "permanent")
             return
+        if result.note:
+            self._done.notes.append(VideoNote(video.id, result.note))
         about = result.container
         file = SourceFile(
             video.id, (video.source,), result.stamp, result.duration, about.rate, about.aspect, about.tracks
@@ -422,7 +468,9 @@ def _videos_of(clips: Sequence[StoredClip]) -> list[Video]:
         parts = by_video[video_id]
         spans = tuple(Span(c.record.start, c.record.end) for c in parts)
         ids = tuple(c.record.id for c in parts)
-        videos.append(Video(video_id, Path(parts[0].record.path), parts[0].source, spans, ids))
+        track = parts[0].file.video.rpartition("#track=")[2]
+        read = next((t.index for t in parts[0].file.tracks or () if t.read and str(t.index) == track), None)
+        videos.append(Video(video_id, Path(parts[0].record.path), parts[0].source, spans, ids, track=read))
     return videos
 
 

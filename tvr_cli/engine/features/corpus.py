@@ -42,6 +42,11 @@ class Corpus:
         return {**self.origin, "missing": missing, "frames_content": frames.content_hash()}
 
 
+def has_captions(frames: FrameStore, last: FeatureStore | None) -> bool:
+    """Return whether `read_corpus` would find captions where none are named."""
+    return bool(last is not None and last.captions) or (_remembered(last) or frames.captions_beside) is not None
+
+
 def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | None) -> Corpus:
     """Read and resolve captions.
 

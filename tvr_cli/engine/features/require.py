@@ -7,6 +7,7 @@ from pathlib import Path
 from tvr_cli import commands, files, log, plans
 from tvr_cli.backbones import registry
 from tvr_cli.data.jsonl import CAPTIONS_EXAMPLE
+from tvr_cli.engine.features.corpus import has_captions
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import FramePlan, PrecomputeOptions, Wish
 from tvr_cli.runs import RunDir
@@ -39,15 +40,21 @@ def require(
     """
     store, reasons = find(workspace, wish)
     why = "; ".join(reasons) or stale(workspace, store, captions)
+    if captions is None and workspace.has_frames and not has_captions(workspace.frames(), workspace.newest_features()):
+        raise _without_captions()  # before an hour of computing features
     if store is None or why:
         store = _compute(workspace, wish, store, why, captions, device, offline)
     if not store.captions:
-        raise DataError(
-            "expected captions to train on, found none beside the videos. Write a captions.jsonl like this and give it "
-            "with --captions captions.jsonl:",
-            example=CAPTIONS_EXAMPLE,
-        )
+        raise _without_captions()
     return store
+
+
+def _without_captions() -> DataError:
+    return DataError(
+        "expected captions to train on, found none beside the videos. Write a captions.jsonl like this and give it "
+        "with --captions captions.jsonl:",
+        example=CAPTIONS_EXAMPLE,
+    )
 
 
 def expected_sizes(workspace: Workspace, wish: Wish) -> Sizes:

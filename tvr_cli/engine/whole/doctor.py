@@ -14,7 +14,7 @@ from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.whole.probing import Check, probe_videos
-from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, TvrError
 from tvr_cli.results.base import Result
 from tvr_cli.runs import version
 from tvr_cli.stores import verify
@@ -63,6 +63,8 @@ def examine(target: str | None, workspace: Workspace, *, deep: bool = False) -> 
 
 
 def _checks(target: str | None, workspace: Workspace, *, deep: bool) -> list[Check]:
+    if target is not None and not target.strip():
+        raise ConfigError("expected what to check, found an empty name; leave it out to check this machine")
     if target is None:
         return environment_checks(workspace)
     from tvr_cli import data

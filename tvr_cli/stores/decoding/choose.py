@@ -11,9 +11,16 @@ from tvr_cli.types import Look
 
 
 def open_video(
-    path: Path, decoder: DecoderName = "auto", *, look: Look = "coded", beat: Beat = lambda: None
+    path: Path,
+    decoder: DecoderName = "auto",
+    *,
+    look: Look = "coded",
+    track: int | None = None,
+    beat: Beat = lambda: None,
 ) -> Decoder:
-    """Open a video with the decoder asked for. look: of its frames. `beat` is called often while there is progress.
+    """Open a video with the decoder asked for. `beat` is called often while there is progress.
+
+    look: of its frames. track: number of the stream that is read; None = the default or best one.
 
     `auto` is PyAV: it is exact on every stream that was tried (edit lists, open GOPs, variable frame rate, AVI without
     usable timestamps) and needs less CPU time than decord (docs/formats.md, "Decoders").
@@ -28,10 +35,12 @@ def open_video(
     if decoder == "decord":
         from tvr_cli.stores.decoding.decord import DecordDecoder
 
+        if track is not None:
+            raise DecodeError("decord reads one track of a file; use --decoder auto with --tracks all")
         return DecordDecoder(path, beat, look)
     from tvr_cli.stores.decoding.pyav import PyavDecoder
 
-    return PyavDecoder(path, beat, look)
+    return PyavDecoder(path, beat, look, track=track)
 
 
 def check_decoder(name: str) -> None:

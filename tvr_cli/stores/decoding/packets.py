@@ -40,14 +40,27 @@ class PacketIndex:
     end: int
 
 
-def choose_stream(container: Any) -> Any:
-    """Return the default or best video stream; a cover picture is no video. Raises DecodeError when there is none."""
+def video_streams(container: Any) -> list[Any]:
+    """Return the video streams, the default or best one first; a cover picture is no video.
+
+    Raises DecodeError when there is none.
+    """
     streams = [s for s in container.streams.video if not _is_cover(s)]
     if not streams:
         audio = "only audio" if container.streams.audio else "no video stream"
         raise DecodeError(f"{audio} in this file, expected a video stream")
     best = container.streams.best("video")
-    return best if best in streams else streams[0]
+    first = best if best in streams else streams[0]
+    return [first, *(s for s in streams if s is not first)]
+
+
+def choose_stream(container: Any, track: int | None = None) -> Any:
+    """Return the video stream number `track` of a file; None: the default or best one. Raises DecodeError."""
+    streams = video_streams(container)
+    found = next((s for s in streams if track is None or s.index == track), None)
+    if found is None:
+        raise DecodeError(f"track {track} is no video stream of this file")
+    return found
 
 
 def describe(container: Any, stream: Any) -> Container:
@@ -56,7 +69,7 @@ def describe(container: Any, stream: Any) -> Container:
     return Container(
         rate=float(stream.average_rate) if stream.average_rate else None,
         aspect=(aspect.numerator, aspect.denominator) if aspect else None,
-        tracks=tuple(Track(s.index, str(s.type), _codec(s), s.index == stream.index) for s in container.streams),
+        tracks=tuple(Track(s.index, _kind(s), _codec(s), s.index == stream.index) for s in container.streams),
     )
 
 
@@ -110,8 +123,10 @@ def missing_content(container: Any, stream: Any, index: PacketIndex, start_s: fl
         return None
     declared = container.duration / 1e6
     allowed = declared - max(_MISSING_S, _MISSING_SHARE * declared)
-    end = float(index.end * stream.time_base) - start_s
-    if end >= allowed or _end_of_all(container, start_s) >= allowed:
+    # Matroska counts from 0 and others from the first frame, which in segments of a recording comes late.
+    latest = float(index.end * stream.time_base)
+    end = latest - start_s
+    if max(end, latest) >= allowed or _end_of_all(container, min(start_s, 0.0)) >= allowed:
         return None
     return f"truncated: the header declares {declared:.1f} s, the file holds {end:.1f} s"
 
@@ -140,6 +155,10 @@ def _end_of_all(container: Any, start_s: float) -> float:
 def _codec(stream: Any) -> str:
     context = getattr(stream, "codec_context", None)
     return "unknown" if context is None else str(context.name)
+
+
+def _kind(stream: Any) -> str:
+    return "cover" if str(stream.type) == "video" and _is_cover(stream) else str(stream.type)
 
 
 def _is_cover(stream: Any) -> bool:

@@ -39,11 +39,13 @@ class PyavDecoder:
 
     name = "pyav"
 
-    def __init__(self, path: Path, beat: Beat, look: Look = "coded", *, from_start: bool = False):
-        self._path, self._beat, self._look, self.problem = path, beat, look, ""
+    def __init__(
+        self, path: Path, beat: Beat, look: Look = "coded", *, track: int | None = None, from_start: bool = False
+    ):
+        self._path, self._beat, self._look, self._track, self.problem = path, beat, look, track, ""
         # Times of the packets between damage and the next keyframe.
         self._broken, self._suspect = False, set[int | None]()
-        self._container, self._stream = _open(path)
+        self._container, self._stream = open_stream(path, track)
         try:
             self.container = describe(self._container, self._stream)
             self._start_s = start_seconds(self._container)
@@ -66,7 +68,7 @@ class PyavDecoder:
         return self._frames_by_seeking(indices)
 
     def sequential(self) -> PyavDecoder:
-        return PyavDecoder(self._path, self._beat, self._look, from_start=True)
+        return PyavDecoder(self._path, self._beat, self._look, track=self._track, from_start=True)
 
     def close(self) -> None:
         self._container.close()
@@ -205,10 +207,11 @@ class PyavDecoder:
     def _reopen(self) -> None:
         self._broken = False
         self._container.close()
-        self._container, self._stream = _open(self._path)
+        self._container, self._stream = open_stream(self._path, self._track)
 
 
-def _open(path: Path) -> tuple[Any, Any]:
+def open_stream(path: Path, track: int | None = None) -> tuple[Any, Any]:
+    """Return the container and its video stream number `track` (None: the default or best). Raises DecodeError."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -220,7 +223,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     try:
         if container.format.name in _NO_VIDEOS:
             raise DecodeError(f"a {_NO_VIDEOS[container.format.name]} ({container.format.name}), not a video")
-        stream = choose_stream(container)
+        stream = choose_stream(container, track)
         context = stream.codec_context
         if context is None:
             raise DecodeError("no decoder for the codec of this video in the installed PyAV")

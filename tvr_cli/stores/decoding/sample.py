@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 from collections.abc import Sequence
@@ -25,14 +26,18 @@ _READS = 3  # of a file that is replaced, or still being written, while it is re
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One file to read. spans: the clips wanted; empty = the whole file, cut as `segmenting` says."""
+    """One file to read. spans: the clips wanted; empty = the whole file, cut as `segmenting` says.
+
+    track: number of the stream, None = the default one.
+    """
 
     path: Path
     plan: FramePlan
     spans: tuple[Span, ...] = ()
     segmenting: Segmenting | None = None
     decoder: DecoderName = "auto"
-    keep_truncated: bool = False
+    keep_truncated: bool = True
+    track: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class SampledClip:
 class Sampled:
     """What reading a file gave. duration: seconds; width, height: upright frame before resizing.
 
-    stamp: `files.stamp` before and after it was read.
+    stamp: `files.stamp` before and after it was read. note: what people should know of the file, "" = nothing.
     """
 
     clips: list[SampledClip]
@@ -62,6 +67,7 @@ class Sampled:
     height: int
     decoder: str
     truncated: bool
+    note: str = ""
 
 
 def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
@@ -91,10 +97,10 @@ def sample_timed(task: Task, beat: Beat = lambda: None) -> tuple[Sampled, float]
 
 def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
     """Read a file once."""
-    decoder = open_video(task.path, task.decoder, look=task.plan.look, beat=beat)
+    decoder = open_video(task.path, task.decoder, look=task.plan.look, track=task.track, beat=beat)
     try:
         if decoder.timeline.truncated and not task.keep_truncated:
-            raise DecodeError(f"{decoder.timeline.truncated}; --keep-truncated stores what is readable")
+            raise DecodeError(f"{decoder.timeline.truncated}; without --refuse-truncated what is there is stored")
         spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
         chosen, jpegs, size = _read(decoder, spans, task.plan)
         wanted = {int(i) for c in chosen for i in c}
@@ -109,7 +115,7 @@ def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
         clips = [_clip(s, c, jpegs, decoder, n) for s, c, n in zip(spans, chosen, lost, strict=True)]
         return Sampled(
             clips=clips,
-            sha256=sha256_file(task.path, each_block=beat),
+            sha256=track_sha256(sha256_file(task.path, each_block=beat), task.track),
             stamp=seen,
             container=decoder.container,
             duration=decoder.timeline.end,
@@ -117,9 +123,15 @@ def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
             height=size[1],
             decoder=decoder.name,
             truncated=decoder.timeline.truncated is not None,
+            note=_note(decoder, task.track),
         )
     finally:
         decoder.close()
+
+
+def track_sha256(sha256: str, track: int | None) -> str:
+    """Return what the content of a track is known by: of the default one (None) that of the file."""
+    return sha256 if track is None else hashlib.sha256(f"{sha256}#track={track}".encode()).hexdigest()
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
@@ -156,6 +168,15 @@ def _good_frames_only(decoder: Decoder) -> tuple[Decoder, str]:
         good.close()
         raise DecodeError(f"corrupt: only {len(good.timeline)} of {expected} frames can be decoded ({problem})")
     return good, problem
+
+
+def _note(decoder: Decoder, track: int | None) -> str:
+    """Say what is noteworthy: content that the header promises is missing, or other tracks are left aside."""
+    others = sum(t.kind == "video" for t in decoder.container.tracks) - 1
+    several = f"{others + 1} video tracks, one is read; --tracks all reads each" if others > 0 and track is None else ""
+    missing = decoder.timeline.truncated
+    short = f"{missing}, or that header is wrong; what is there is stored" if missing else ""
+    return "; ".join(filter(None, (short, several)))
 
 
 def _clip(span: Span, chosen: np.ndarray, jpegs: dict[int, bytes], decoder: Decoder, lost: int) -> SampledClip:

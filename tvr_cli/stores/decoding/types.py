@@ -16,7 +16,7 @@ MAX_PIXELS = 1 << 27
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One stream of a file. kind: video, audio, subtitle, … as FFmpeg calls it. read: its pictures are the frames."""
+    """One stream of a file. kind: video, audio, subtitle, … as FFmpeg calls it, or cover. read: its are the frames."""
 
     index: int
     kind: str
