@@ -8,8 +8,8 @@ lines are checked for form only.
 
 from __future__ import annotations
 
-import logging
 import json
+import logging
 import re
 import shlex
 import shutil
