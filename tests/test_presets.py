@@ -47,6 +47,47 @@ def test_a_recipe_is_complete(name):
     }
     unsourced = sorted(own - set(experiment.recipe.sources))
     assert not unsourced, f"values without a source: {unsourced}"
+    if experiment.recipe.published is not None:
+        assert experiment.recipe.sources["recipe.published"], "a published number without a source"
+
+
+def recipe(name):
+    return config.resolve(config.preset_layers("recipes", name), options_schema).experiment
+
+
+def test_the_numbers_of_gpus_are_those_of_the_authors_scripts():
+    found = {name: recipe(name).recipe.gpus for name in preset_names("recipes")}
+    assert {n: g for n, g in found.items() if n.startswith("eaglenet")} == dict.fromkeys(
+        (n for n in found if n.startswith("eaglenet")), 2
+    )
+    assert found["gare-msrvtt-b32"] == 4 and found["dmae-msrvtt-b32"] is None
+    for method in ("glccl", "tcmgc"):
+        assert [found[f"{method}-{data}-b32"] for data in ("msrvtt", "didemo", "vatex")] == [4, 8, 4]
+    assert {g for n, g in found.items() if n.startswith("glccl") and n.endswith("b16")} == {8}
+
+
+def test_glccl_takes_the_weight_of_its_readme_and_says_what_contradicts_it():
+    names = [n for n in preset_names("recipes") if n.startswith("glccl")]
+    assert "glccl-msrvtt7k-b32" in names
+    for name in names:
+        found = recipe(name)
+        assert found.options["csc_weight"] == 0.5
+        assert any("commented-out jobs of main_xclip.py have 0.1" in note for note in found.recipe.notes)
+        assert "README" in found.recipe.sources["method.glccl.csc_weight"]
+
+
+def test_a_number_of_which_the_authors_do_not_name_the_backbone_says_so():
+    for name in (n for n in preset_names("recipes") if n.startswith("eaglenet") and n.endswith("b16")):
+        found = recipe(name).recipe
+        assert "names no backbone" in found.sources["recipe.published"]
+        assert any("is our reading" in note for note in found.notes)
+    assert recipe("eaglenet-msrvtt-b32").recipe.published is None
+
+
+def test_tcmgc_has_no_number_and_says_the_gain_that_its_authors_give():
+    for data, gain in (("msrvtt", "+1.3"), ("didemo", "+1.0"), ("vatex", "+0.9")):
+        found = recipe(f"tcmgc-{data}-b32").recipe
+        assert found.published is None and f"gain over X-CLIP only ({gain}" in found.notes[0]
 
 
 def test_no_yaml_is_forgotten():

@@ -190,14 +190,13 @@ class OpenWorkspace:
             raise ConfigError("--columns names columns of a file: give it with --captions FILE")
         if repair is not None:
             _no_dry_repair(dry_run)
-        from tvr_cli.data.columns import CaptionsFile, parse_columns
         from tvr_cli.engine import dataset
         from tvr_cli.engine.features import precompute
         from tvr_cli.engine.features.repair import repair as repair_features
 
         corpus: Any = _path(captions)
         if columns is not None and corpus is not None:
-            corpus = CaptionsFile(corpus, parse_columns(columns))
+            corpus = dataset.captions_file(corpus, columns)
         if data is not None:
             corpus, _, plan = dataset.named(data)
             max_words = max_words or plan.length

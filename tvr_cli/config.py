@@ -112,13 +112,17 @@ class TrainConfig:
 class RecipeConfig:
     """Where the values of a published experiment come from, and what its authors report.
 
-    sources: dotted path -> paper, authors' script or our assumption. published: metrics in percent, or None.
+    sources: dotted path -> paper, authors' script or our assumption. published: metrics in percent, or None, with a
+    source of its own (`recipe.published`). gpus: how many the authors' script starts, None where none says so. notes:
+    what contradicts what, and which was taken.
     """
 
     sources: Mapping[str, str]
     published: Mapping[str, Any] | None
     selected_on: Literal["val", "test"]
     code_revision: Literal["known", "unknown"]
+    gpus: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

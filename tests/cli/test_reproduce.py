@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from miniature import write_dataset
 from typer.testing import CliRunner, Result
 
-from tvr_cli import config
+from tvr_cli import config, data
 from tvr_cli.cli import app
 from tvr_cli.preset_loader import preset_names
 
@@ -65,7 +66,10 @@ def test_the_plan_of_every_recipe_is_printed_and_writes_nothing(recipe, miniatur
         "train",
         "evaluate",
     ]
-    _, frames, features, training, _ = plan["steps"]
+    doctor, frames, features, training, evaluation = plan["steps"]
+    assert "incomplete, stops here (split train: " in doctor["does"]  # the miniatures are small
+    assert any(said.startswith("split test: ") for said in plan["incomplete"])
+    assert evaluation["does"].startswith("split test, t2v ") and "captions, v2t " in evaluation["does"]
     assert frames["bytes"] > 0 and features["bytes"] > 0 and features["seconds"] > 0
     # CLIP of 151 M parameters: 0.6 GB of weights, 1.8 GB with two moments, in three files and a best.
     assert 5e9 < training["bytes"] < 9e9 and training["seconds"] > features["seconds"]
@@ -126,6 +130,33 @@ def test_another_data_set_or_variant_is_refused(miniature):
     assert "is for the data set msrvtt" in tvr("reproduce", "gare-msrvtt-b32", "--data", spec).stderr
     other = f"msrvtt:{miniature('msrvtt', '9k')}:9k"
     assert "is for the variant 7k" in tvr("reproduce", "glccl-msrvtt7k-b16", "--data", other).stderr
+
+
+def test_the_plan_says_that_videos_are_missing_and_how_many_queries_are_left(miniature, tmp_path):
+    root = shutil.copytree(miniature("msvd"), tmp_path / "msvd")
+    for video in sorted((root / "videos").iterdir())[:17]:
+        video.unlink()
+    args = ("reproduce", "eaglenet-msvd-b16", "--data", f"msvd:{root}", "--dry-run", "-o", tmp_path / "out")
+    plan = tvr(*args).stdout.splitlines()
+    manifest = data.load(f"msvd:{root}")
+    left = len({c.video for c in manifest.captions if c.split == "test"} - set(manifest.missing))
+    assert plan[1].startswith("1. doctor: checks 20 videos, 50 captions: incomplete, stops here (")
+    assert "videos: 17 of 20 have no file" in plan[1]
+    assert plan[5].endswith(f"v2t {left} videos")
+    assert "goes on, and every output carries the count" in tvr(*args, "--allow-missing").stdout
+
+
+@pytest.mark.parametrize("variant", ["paragraphs", "one-caption"])
+def test_a_recipe_is_not_followed_on_another_protocol(variant, miniature):
+    result = tvr("reproduce", "eaglenet-msvd-b16", "--data", f"msvd:{miniature('msvd')}:{variant}", "--dry-run")
+    assert result.exit_code == 2 and f"is for the data set's own protocol, found {variant}" in result.stderr
+
+
+def test_a_recipe_is_not_followed_on_a_listed_gallery(miniature, tmp_path):
+    (tmp_path / "list.txt").write_text("-16wsuPCjDBc_16_23\n")
+    spec = f"msvd:{miniature('msvd')}:{tmp_path / 'list.txt'}"
+    result = tvr("reproduce", "eaglenet-msvd-b16", "--data", spec, "--dry-run")
+    assert result.exit_code == 2 and "own protocol, found list:" in result.stderr
 
 
 def test_recipes_are_listed():

@@ -11,7 +11,7 @@ from tvr_cli.cli.options import DEFAULT_WORKSPACE, Assignments, Device, DryRun, 
 
 if TYPE_CHECKING:
     from tvr_cli.engine.whole.recipes import RecipesReport
-    from tvr_cli.engine.whole.reproduce import ReproducePreview, ReproduceReport
+    from tvr_cli.engine.whole.reproduce import Experiment, ReproducePreview, ReproduceReport
 
 
 def reproduce(
@@ -72,6 +72,7 @@ def _show_preview(preview: ReproducePreview) -> None:
             size = f", about {render.size(step.size_bytes)}"
             time = f", about {render.duration(step.seconds)}" if step.seconds else ""
         render.line(f"{number}. {step.step}: {step.does}{size}{time}")
+    _show_notes(asked)
 
 
 def _show(report: ReproduceReport) -> None:
@@ -90,3 +91,12 @@ def _show(report: ReproduceReport) -> None:
         render.line(f"not the published experiment; changed: {', '.join(report.changed)}")
     elif not report.experiment.reports:
         render.line("no published number is known for this recipe")
+    _show_notes(report.experiment)
+
+
+def _show_notes(experiment: Experiment) -> None:
+    """Print what the authors' sources leave open."""
+    if experiment.gpus:
+        render.line(f"the authors trained on {experiment.gpus} GPUs")
+    for note in experiment.notes:
+        render.line(f"note: {note}")

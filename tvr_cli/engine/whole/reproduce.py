@@ -28,6 +28,7 @@ from tvr_cli.engine.features.precompute import choose_backbone
 from tvr_cli.engine.training import checkpoint, train
 from tvr_cli.engine.training.train import TrainOptions
 from tvr_cli.engine.whole import dataset_doctor
+from tvr_cli.engine.whole.probing import Check
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import base
 from tvr_cli.plans import DEFAULT_WORDS, FramePlan, Wish
@@ -63,13 +64,18 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a recipe asks for. reports: every number that its authors published."""
+    """What a recipe asks for. reports: every number that its authors published. gpus: how many they trained on.
+
+    notes: what contradicts what in their sources, and which was taken.
+    """
 
     recipe: str
     method: str
     backbone: str | None
     data: DataSet
     reports: Mapping[str, Any]
+    gpus: int | None
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,15 @@ class MeasuredStep:
 
 @dataclass(frozen=True, kw_only=True)
 class ReproducePreview(Result):
-    """What a reproduction would do, step by step."""
+    """What a reproduction would do, step by step.
+
+    incomplete: what the doctor finds wrong, a sentence each; without --allow-missing the reproduction stops there.
+    """
 
     schema = "reproduce"
     experiment: Experiment = field(metadata=INLINE)
     dry_run: Literal[True] = field(default=True, init=False)
+    incomplete: Sequence[str]
     steps: Sequence[MeasuredStep | Step]
 
 
@@ -126,6 +136,12 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
         raise ConfigError(
             f"the recipe {recipe} is for the variant {wanted.variant}; say --data {name}:{root}:{wanted.variant}"
         )
+    protocols = data.find(name).variants[:1] == ("default",)  # VATEX's variants are layouts of one protocol
+    if wanted.variant is None and manifest.variant and (protocols or manifest.listed):
+        raise ConfigError(
+            f"the recipe {recipe} is for the data set's own protocol, found {manifest.variant}; say --data "
+            f"{name}:{root}"
+        )
     return resolved, manifest
 
 
@@ -136,6 +152,7 @@ def dry_run(recipe: str, spec: str, workspace: Workspace, options: ReproduceOpti
     """
     resolved, manifest = resolve(recipe, spec, options.assignments)
     experiment = resolved.experiment
+    wrong = _incomplete(spec)
     frames = FramePlan.from_config(experiment.frames)
     slots = frames.slots or 0
     estimate = extract_estimate.estimate(manifest, workspace, frames, _extract_options(options))
@@ -154,7 +171,7 @@ def dry_run(recipe: str, spec: str, workspace: Workspace, options: ReproduceOpti
             seconds=passes * (slots * frame_flops + caption_flops) / speed,
         )
     steps: list[MeasuredStep | Step] = [
-        Step("doctor", f"checks {len(manifest.clips)} videos, {len(manifest.captions)} captions"),
+        Step("doctor", _verdict(manifest, wrong, options)),
         MeasuredStep(
             step="extract-frames",
             does=f"{estimate.todo} videos to read, {estimate.kept} kept",
@@ -168,9 +185,13 @@ def dry_run(recipe: str, spec: str, workspace: Workspace, options: ReproduceOpti
             seconds=encoded / speed,
         ),
         training,
-        Step("evaluate", "split test, both directions"),
+        Step("evaluate", f"split test, {_queries(manifest)}"),
     ]
-    return ReproducePreview(experiment=_experiment(recipe, resolved, manifest), steps=steps)
+    return ReproducePreview(
+        experiment=_experiment(recipe, resolved, manifest),
+        incomplete=[f"{c.name}: {c.detail}" for c in wrong],
+        steps=steps,
+    )
 
 
 def reproduce(recipe: str, spec: str, workspace: Workspace, options: ReproduceOptions) -> ReproduceReport:
@@ -211,11 +232,13 @@ def _experiment(recipe: str, resolved: Resolved, manifest: Manifest) -> Experime
         backbone=experiment.backbone.name,
         data=DataSet(manifest.name, manifest.variant, len(manifest.missing)),
         reports=dict(experiment.recipe.published or {}) if experiment.recipe else {},
+        gpus=experiment.recipe.gpus if experiment.recipe else None,
+        notes=experiment.recipe.notes if experiment.recipe else (),
     )
 
 
 def _examine(spec: str, options: ReproduceOptions) -> None:
-    wrong = [c for c in dataset_doctor.dataset_checks(spec) if not c.ok and c.incomplete]
+    wrong = _incomplete(spec)
     for check in wrong:
         log.logger.warning("warning: %s: %s", check.name, check.detail)
     if wrong and not options.allow_missing:
@@ -223,6 +246,28 @@ def _examine(spec: str, options: ReproduceOptions) -> None:
             f"the data set is incomplete ({', '.join(c.name for c in wrong)}; see {commands.tvr('doctor', spec)}); "
             "complete it, or say --allow-missing and every output will carry the count"
         )
+
+
+def _incomplete(spec: str) -> list[Check]:
+    """Return what the doctor finds that makes a data set unfit for its benchmark."""
+    return [c for c in dataset_doctor.dataset_checks(spec) if not c.ok and c.incomplete]
+
+
+def _verdict(manifest: Manifest, wrong: Sequence[Check], options: ReproduceOptions) -> str:
+    """Say what the doctor checks and what it will say."""
+    total = len(manifest.clips) + len(manifest.missing)
+    checks = f"checks {total} videos, {len(manifest.captions)} captions"
+    if not wrong:
+        return f"{checks}: complete"
+    ends = "goes on, and every output carries the count" if options.allow_missing else "stops here"
+    return f"{checks}: incomplete, {ends} ({'; '.join(f'{c.name}: {c.detail}' for c in wrong)})"
+
+
+def _queries(manifest: Manifest) -> str:
+    """Say how many queries each direction has: a video without a caption is a candidate and no query."""
+    there = {clip.id for clip in manifest.clips}
+    tested = [c.video for c in manifest.captions if c.split == "test" and c.video in there]
+    return f"t2v {len(tested)} captions, v2t {len(set(tested))} videos"
 
 
 def _extract_options(options: ReproduceOptions) -> extract.ExtractOptions:
