@@ -74,14 +74,15 @@ VERBS = {
     ),
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
-        "bank: 'PathLike | None' = None, device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) "
+        "first: 'str | None' = None, then: 'str | None' = None, bank: 'PathLike | None' = None, "
+        "device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) "
         "-> 'IndexReport'"
     ),
     "search": (
         "(self, sentences: 'str | Sequence[str]', *, k: 'int' = 10, run: 'str | None' = None, "
-        "method: 'str | None' = None, backbone: 'str | None' = None, shortlist: 'int | None' = None, "
-        "exhaustive: 'bool' = False, min_score: 'float | None' = None, device: 'str' = 'auto', "
-        "offline: 'bool' = False) -> 'QueryReport'"
+        "method: 'str | None' = None, backbone: 'str | None' = None, first: 'str | None' = None, "
+        "shortlist: 'int | None' = None, exhaustive: 'bool' = False, min_score: 'float | None' = None, "
+        "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
 }
 

@@ -39,7 +39,8 @@ def query(
     ] = None,
     backbone: Backbone = None,
     first: Annotated[
-        str | None, typer.Option("--first", help="The first backbone of an index of two (tvr index --first).")
+        str | None,
+        typer.Option("--first", help="The first backbone of an index of two, where it is a module of your own."),
     ] = None,
     shortlist: Annotated[
         int | None,
