@@ -15,6 +15,7 @@ LEAVES = {
     *("version", "commands", "workspace", "config", "plans", "preset_loader", "plugins", "runs", "results"),
     *(
         "metrics",
+        "relevance",
         "significance",
         "clip4clip",
         "log",
@@ -31,7 +32,7 @@ LEAVES = {
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
     "cli": {"api", "engine", "testing", *LEAVES},
-    "api": {"plans", "engine", "workspace", "commands", "config", "errors", "files", "log"},
+    "api": {"plans", "engine", "workspace", "commands", "config", "errors", "files", "log", "relevance"},
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     },
     "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
+    "relevance": {"metrics", "errors", "files"},
     "significance": {"metrics", "errors"},
     "clip4clip": {"metrics", "errors"},
     "results": {"types", "errors", "metrics", "files"},
@@ -78,6 +80,7 @@ LIGHT = (
     "schema",
     "log",
     "metrics",
+    "relevance",
     "significance",
     "clip4clip",
     "runs",
@@ -98,7 +101,7 @@ LIGHT_FILES = (
     "engine/features/frame_loader.py",
     "engine/evaluation/evaluate_result.py",
     "engine/whole/recipes.py",
-    "engine/evaluation/judge.py",
+    *(f"engine/evaluation/{name}.py" for name in ("judge", "post", "score_file", "digits", "ground", "shifted")),
     "engine/training/train_result.py",
     "engine/training/seeds.py",
     "engine/evaluation/audit.py",

@@ -67,10 +67,10 @@ VERBS = {
     "evaluate": (
         "(self, run: 'str | None' = None, *, method: 'str | None' = None, split: 'str' = 'test', "
         "v2t_protocol: 'str' = 'max', metrics: 'str' = 'fair', post: 'str | Sequence[str]' = (), "
-        "allow_missing: 'bool' = False, noise_seeds: 'int' = 1, seed: 'int' = 0, "
-        "save_scores: 'PathLike | None' = None, backbone: 'str | None' = None, device: 'str' = 'auto', "
-        "memory_budget: 'str' = '512MB', stream: 'bool | None' = None, set: 'str | Sequence[str]' = (), "
-        "dry_run: 'bool' = False) -> 'EvaluateReport | EvaluatePreview'"
+        "scale: 'str | None' = None, qrels: 'PathLike | None' = None, allow_missing: 'bool' = False, noise_seeds: "
+        "'int' = 1, seed: 'int' = 0, save_scores: 'PathLike | None' = None, backbone: 'str | None' = None, device: "
+        "'str' = 'auto', memory_budget: 'str' = '512MB', stream: 'bool | None' = None, set: 'str | Sequence[str]' = "
+        "(), dry_run: 'bool' = False) -> 'EvaluateReport | EvaluatePreview'"
     ),
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
@@ -96,7 +96,9 @@ def test_the_public_api_of_a_workspace():
     assert verbs == VERBS
     assert signature(api.judge_scores) == (
         "(path: 'PathLike', *, v2t_protocol: 'str' = 'max', metrics: 'str' = 'fair', post: 'str | Sequence[str]' = (), "
-        "allow_missing: 'bool' = False, seed: 'int' = 0) -> 'ScoresReport'"
+        "scale: 'str | None' = None, qrels: 'PathLike | None' = None, "
+        "allow_missing: 'bool' = False, seed: 'int' = 0, data: 'str | None' = None, split: 'str' = 'test') "
+        "-> 'ScoresReport'"
     )
     assert signature(api.protocol_card) == "(report: 'EvaluateReport | ScoresReport') -> 'list[str]'"
 

@@ -310,6 +310,8 @@ class OpenWorkspace:
         v2t_protocol: str = "max",
         metrics: str = "fair",
         post: str | Sequence[str] = (),
+        scale: str | None = None,
+        qrels: PathLike | None = None,
         allow_missing: bool = False,
         noise_seeds: int = 1,
         seed: int = 0,
@@ -328,7 +330,7 @@ class OpenWorkspace:
         """
         _one_of("--split", split, _SPLITS)
         _at_least("--noise-seeds", noise_seeds, 1)
-        judge = _judge(v2t_protocol, metrics, post, seed)
+        judge = _judge(v2t_protocol, metrics, post, seed, scale, qrels)
         from tvr_cli.engine.device import parse_bytes
         from tvr_cli.engine.evaluation import evaluate
 
@@ -441,14 +443,22 @@ def judge_scores(
     v2t_protocol: str = "max",
     metrics: str = "fair",
     post: str | Sequence[str] = (),
+    scale: str | None = None,
+    qrels: PathLike | None = None,
     allow_missing: bool = False,
     seed: int = 0,
+    data: str | None = None,
+    split: str = "test",
 ) -> ScoresReport:
-    """Judge a score matrix of any tool, safetensors or npz (`tvr evaluate --scores`). Raises DataError, ConfigError."""
-    from tvr_cli.engine.evaluation import judge
+    """Judge a score matrix of any tool, safetensors or npz (`tvr evaluate --scores`). Raises DataError, ConfigError.
 
-    options = _judge(v2t_protocol, metrics, post, seed)
-    return judge.judge_file(Path(path), options, allow_missing=allow_missing)[0]
+    scale: what a cosine of one is in the scores: "cosine", "logit" or a number. data, split: what they are about.
+    """
+    from tvr_cli.engine.evaluation import judge, score_ids
+
+    options = _judge(v2t_protocol, metrics, post, seed, scale, qrels)
+    ids = None if data is None else score_ids.of_dataset(data, split)
+    return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
 
 
 def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
@@ -488,14 +498,20 @@ def _train_flags(
     }  # fmt: skip
 
 
-def _judge(v2t_protocol: str, metrics: str, post: str | Sequence[str], seed: int) -> JudgeOptions:
+def _judge(
+    v2t_protocol: str, metrics: str, post: str | Sequence[str], seed: int, scale: str | None, qrels: PathLike | None
+) -> JudgeOptions:
+    from tvr_cli import relevance
     from tvr_cli.engine.evaluation import judge
+    from tvr_cli.engine.evaluation.post import parse_posts, parse_scale
 
     return judge.JudgeOptions(
         v2t=_one_of("--v2t-protocol", v2t_protocol, _V2T),
         counting=_one_of("--metrics", metrics, _COUNTINGS),
-        post=judge.parse_posts(_several(post)),
+        post=parse_posts(_several(post)),
         seed=seed,
+        scale=None if scale is None else parse_scale(scale),
+        qrels=None if qrels is None else relevance.read_qrels(Path(qrels)),
     )
 
 

@@ -28,6 +28,7 @@ from tvr_cli.errors import DataError
 CUTOFFS = (1, 5, 10, 50)
 RSUM_CUTOFFS = (1, 5, 10)
 NDCG_CUTOFF = 10
+_ROWS = 1000  # looked at together
 V2TProtocol = Literal["max", "best-caption", "mean-rank"]
 V2T_PROTOCOLS: tuple[V2TProtocol, ...] = ("max", "best-caption", "mean-rank")
 
@@ -125,6 +126,17 @@ def video_to_text(scores: Scores, video_of_caption: Ints, protocol: V2TProtocol 
     raise DataError(f"unknown video-to-text protocol {protocol!r}; there are: {', '.join(V2T_PROTOCOLS)}")
 
 
+def first_places(scores: Scores) -> Floats:
+    """Return [V] how many of the captions' first places each video takes; a tied first place is shared."""
+    places = np.zeros(scores.shape[1])
+    for start in range(0, len(scores), _ROWS):  # blocks, so that no second matrix is held
+        block = scores[start : start + _ROWS]
+        first = block == block.max(1, keepdims=True)
+        rows, columns = np.nonzero(first)
+        places += np.bincount(columns, 1.0 / first.sum(1)[rows], minlength=len(places))
+    return places
+
+
 def group_by_video(scores: Scores, video_of_caption: Ints) -> tuple[Ints, Scores]:
     """Return the videos that have captions [G], and [G, V] the best score of each one's captions with every video."""
     videos, group = np.unique(video_of_caption, return_inverse=True)
@@ -215,6 +227,32 @@ def streamed(tiles: Callable[[], Iterable[Tile]], video_of_caption: Ints, videos
     return forward, _single(counts[2, :g], counts[3, :g] - 1, np.arange(g))
 
 
+class FirstPlaces:
+    """Counts `first_places` from the same two passes over tiles: who is best is known after the first."""
+
+    def __init__(self, captions: int, videos: int):
+        self.places = np.zeros(videos)
+        self._best = np.full(captions, -np.inf)
+        self._tied = np.zeros(captions, dtype=np.int64)
+        self._passes = 0
+
+    def begin_pass(self) -> None:
+        """Say that the tiles come from the beginning."""
+        self._passes += 1
+
+    def take(self, rows: slice, columns: slice, block: Scores) -> None:
+        """Take one tile."""
+        if self._passes == 1:
+            best, top = self._best[rows], block.max(1)
+            tied = (block == top[:, None]).sum(1)
+            self._tied[rows] = np.where(top > best, tied, self._tied[rows] + np.where(top == best, tied, 0))
+            self._best[rows] = np.maximum(best, top)
+            return
+        first = block == self._best[rows, None]
+        at, column = np.nonzero(first)
+        self.places[columns] += np.bincount(column, 1.0 / self._tied[rows][at], minlength=block.shape[1])
+
+
 def _count_groups(
     counts: Ints, block: Floats, rows: slice, columns: slice, group: Ints, present: Ints, best: Floats
 ) -> None:
@@ -248,6 +286,13 @@ def checked(scores: Scores, video_of_caption: Ints) -> Scores:
         raise DataError(
             f"the scores of {int(bad.sum())} of {len(scores)} captions hold NaN (first: row {int(bad.argmax())}); "
             "a NaN has no rank, so no metric is given"
+        )
+    endless = np.isposinf(scores)
+    if endless.any():
+        row, column = (int(x) for x in np.unravel_index(int(endless.argmax()), endless.shape))
+        raise DataError(
+            f"the scores hold +infinity {int(endless.sum())} times (first: row {row}, column {column}): it beats or "
+            "ties with everything, as an overflow of half precision does; save the scores as float32"
         )
     if video_of_caption.min() < 0 or video_of_caption.max() >= scores.shape[1]:
         raise DataError(f"video_of_caption must name columns 0..{scores.shape[1] - 1} of the scores")

@@ -86,6 +86,16 @@ def mcnemar(only_b: int, only_a: int) -> float:
     return min(1.0, 2.0 * tail)
 
 
+def binomial_tail(hits: int, n: int, rate: float) -> float:
+    """Return the exact chance of `hits` or more in n tries that succeed at `rate` each, 0 < rate < 1."""
+    if hits <= 0:
+        return 1.0
+    log_odds = math.log(rate) - math.log1p(-rate)
+    start = n * math.log1p(-rate) + math.lgamma(n + 1)
+    terms = (start + i * log_odds - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(hits, n + 1))
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
+
+
 def wilson(percent: float, n: int) -> tuple[float, float]:
     """Return the 95 % interval in percent of a rate measured on n independent queries (Wilson, 1927)."""
     z, rate = 1.959963984540054, percent / 100.0

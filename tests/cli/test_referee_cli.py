@@ -85,3 +85,23 @@ def test_the_old_counting_never_replaces_the_result(out: Path) -> None:
     results = out / "runs" / "mean" / "results"
     assert json.loads((results / "test.json").read_text())["t2v"] == json.loads(fair)["t2v"]
     assert json.loads((results / "test.clip4clip.json").read_text())["metrics"] == "clip4clip"
+
+
+def test_hubness_is_in_every_result_streamed_or_not_and_shown_with_more(out: Path) -> None:
+    whole = json.loads(ok("evaluate", "--method", "mean", "-o", out, "--json"))["hubness"]
+    streamed = json.loads(ok("evaluate", "--method", "mean", "-o", out, "--json", "--stream"))["hubness"]
+    assert streamed == pytest.approx(whole) and whole["videos"] == 1
+    assert "hubness: the top 1 % (1 video) take" in ok("evaluate", "--method", "mean", "-o", out, "--more")
+    assert "hubness" not in ok("evaluate", "--method", "mean", "-o", out)
+
+
+def test_saved_scores_carry_their_scale_and_ids(out: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s.npz"
+    told = ok("evaluate", "--method", "mean", "-o", out, "--json", "--post", "dsl", "--save-scores", file)
+    report = json.loads(told)
+    again = json.loads(ok("evaluate", "--scores", file, "--post", "dsl", "--json"))
+    assert report["post"][0]["scale"] == 1.0 and again["post"][0]["transductive"]
+    assert again["post"][0]["t2v"] == pytest.approx(report["post"][0]["t2v"])
+    assert again["identity"] == report["identity"]
+    shown = ok("evaluate", "--scores", file, "--post", "dsl", "--scale", "logit")
+    assert "t2v + dsl (transductive)" in shown and "scores times 1, a cosine of one being 100" in shown

@@ -53,6 +53,7 @@ BROKEN = [
     ("KeepsHalf", contract.half_precision_features_are_scored_in_fp32, "found torch.float16"),
     ("LooksAtNeighbours", contract.a_score_depends_on_its_caption_and_clip_only, "may not look at its neighbours"),
     ("Noisy", contract.a_score_depends_on_its_caption_and_clip_only, "a global generator?"),
+    ("PoolsWithOwnCaption", contract.a_pair_keeps_its_score_whatever_captions_are_asked, "(as many captions as clips)"),
     ("CountsRows", contract.permuted_items_have_permuted_scores, "scores change with the order"),
     ("ReadsMore", contract.a_rough_score_needs_what_it_says, "raised KeyError: 'mean'"),
     ("Misspelt", contract.a_rough_score_needs_what_it_says, "among the clip's tensors, found maen"),
@@ -108,7 +109,7 @@ def test_check_prints_each_clause_and_leaves_with_5_where_one_is_broken():
     assert whole.exit_code == 0 and "ok  eight pairs are overfitted" in whole.stdout
     broken = CliRunner().invoke(app, ["methods", "check", "broken_methods.CountsPads", "--json"])
     assert broken.exit_code == 5
-    assert "does not hold 1 clause of 15: with mask padding what is missing has no effect" in broken.stderr
+    assert "does not hold 1 clause of 16: with mask padding what is missing has no effect" in broken.stderr
     payload = json.loads(broken.stdout)
     assert payload["schema"] == "tvr/check@1" and payload["name"] == "broken_methods.CountsPads"
     assert [c["name"].startswith("with mask padding") for c in payload["checks"] if not c["passed"]] == [True]

@@ -280,6 +280,8 @@ OF_THE_COMMAND = {
     "scores",
     "paths",
     "null",
+    "more",
+    "scores_about",
     "verbose",
     "seeds",
 }

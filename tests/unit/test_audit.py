@@ -1,11 +1,13 @@
 """What a row of recalls betrays: the cases of published logs, missing videos, and rows that cannot be."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
-from tvr_cli.engine.evaluation import audit, compare
+from tvr_cli import significance
+from tvr_cli.engine.evaluation import audit, compare, digits
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.compare import Published
 from tvr_cli.engine.evaluation.evaluate_result import Claim
@@ -20,14 +22,24 @@ def row(queries, *recalls):
 def test_a_published_log_betrays_1008_rank_entries():
     found = audit.audit(row(1000, "49.1071", "76.1905", "84.0278"))
     assert found.fits_claim is False and found.tie_inflation == [1008]
-    assert "1008 rank entries" in found.verdict and "tied ranks" in found.verdict
+    assert "1008 can: rank entries in published logs of MSR-VTT 1k-A" in found.verdict
+    assert found.tried[0].fit == [1008] and found.tried[0].tried == 5 and found.tried[0].chance < 1e-8
+
+
+def test_ties_counted_twice_are_named_in_a_set_that_nobody_has_seen():
+    recalls = [f"{100 * n / 812:.3f}" for n in (301, 522, 640)]
+    found = audit.audit(row(800, *recalls))
+    assert "812 rank entries can: the signature of tied ranks counted twice" in found.verdict
+    assert "40 numbers tried" in found.verdict and found.tried[0].chance < 0.001
 
 
 def test_a_gallery_of_879_of_1000_is_found():
     recalls = [f"{100 * n / 879:.4f}" for n in (398, 655, 741)]
     found = audit.audit(row(1000, *recalls))
     assert found.fits_claim is False and 879 in found.smaller_gallery
-    assert "videos may be missing" in found.verdict
+    assert "879 can: videos of MSR-VTT 1k-A with sound" in found.verdict
+    recalls = [f"{100 * n / 871:.4f}" for n in (398, 655, 741)]
+    assert "871 queries can: videos may be missing" in audit.audit(row(1000, *recalls)).verdict
 
 
 def test_a_row_that_no_gallery_can_give():
@@ -36,23 +48,101 @@ def test_a_row_that_no_gallery_can_give():
     assert found.possible.count == 0 and "no number of queries" in found.verdict
 
 
-def test_an_ordinary_row_fits():
+def test_an_ordinary_row_fits_and_is_not_praised_for_it():
     found = audit.audit(row(1000, "47.3", "74.1", "83.0"))
     assert found.fits_claim and found.counts == {"R@1": 473, "R@5": 741, "R@10": 830}
     assert found.interval["R@1"] == pytest.approx([44.2, 50.4], abs=0.1)
+    assert found.chance == 1.0 and "so few digits prove nothing" in found.verdict
+
+
+def test_the_queries_of_msvd_are_captions_whatever_number_a_row_claims():
+    found = audit.audit(row(670, "46.2", "76.1", "84.6"))  # CLIP4Clip's row: 27 763 queries, 670 videos
+    assert "670 are the videos of MSVD; its text-to-video has 27763 queries" in found.verdict
+    assert "ties" not in found.verdict and "tied" not in found.verdict
+
+
+def test_what_fits_by_chance_is_not_named():
+    found = audit.audit(row(1004, "44.33", "71.23", "80.12"))  # a mean of seeds, perhaps
+    assert found.fits_claim is False and found.smaller_gallery == [855]
+    assert "so none is named" in found.verdict and "means of several runs" in found.verdict
+    assert found.tried[-1].tried == 558 and found.tried[-1].chance == pytest.approx(0.26, abs=0.01)
+
+
+def test_a_row_that_was_cut_in_place_of_rounded_fits_too():
+    cut = row(1003, "42.67", "71.18", "80.35")  # 428, 714 and 806 of 1003, the last two digits 19 and 36 when rounded
+    assert audit.audit(cut).fits_claim
+    assert not audit.audit(row(1003, "42.67", "71.18", "80.36")).fits_claim  # one cut, one rounded: no hand does that
 
 
 def test_every_count_that_could_have_made_a_rounded_number_is_possible():
     for queries in (7, 331, 1004):
         for hits in range(0, queries + 1, 13):
-            typed = f"{100 * hits / queries:.2f}"
-            assert queries in audit.possible_counts(row(None, typed)), (hits, queries)
+            typed = f"{100 * hits / queries:.2f}%"
+            assert queries in digits.possible_counts(row(None, typed).recalls), (hits, queries)
+            assert digits.counts_of(row(None, typed).recalls, queries) == {1: hits}
+            cut = f"{int(1e4 * hits / queries + 1e-9) / 100:.2f}%"
+            assert digits.counts_of(row(None, cut).recalls, queries) == {1: hits}
+
+
+def test_the_chance_of_a_fit_is_the_share_of_all_digits_that_fit():
+    fitting = sum(50 in digits.possible_counts({1: Decimal(n).scaleb(-1)}) for n in range(1001))
+    assert digits.chance_of({1: Decimal("50.0")}, 50) == pytest.approx(fitting / 1001)
+    assert digits.chance_of({1: Decimal("50.0"), 5: Decimal("60.0")}, 50) == pytest.approx((fitting / 1001) ** 2)
 
 
 def test_unrounded_numbers_of_a_json_are_exact():
     result = {"captions": 1003, "t2v": {"R@1": 100 * 411 / 1003, "R@5": 100 * 700 / 1003, "R@10": 100 * 800 / 1003}}
     found = audit.audit(audit.row_of_result(Claim.of(result, "a"), "a"))
     assert found.fits_claim and found.possible.smallest[0] == 1003
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"ties": {"t2v": 3}}, {"draws": 5}, {"metrics": "clip4clip", "rank_entries": {"t2v": 1012}}],
+)
+def test_a_result_that_says_why_its_numbers_are_no_counts_is_not_a_typing_error(changed):
+    result = {"captions": 1000, "t2v": {"R@1": 47.03333333333333, "R@5": 70.1, "R@10": 80.2}, **changed}
+    found = audit.audit(audit.row_of_result(Claim.of(result, "a"), "a"))
+    assert found.fits_claim is None and found.tried == ()
+    assert "typing" not in found.verdict and str([*changed.values()][-1]).strip("{}'t2v: ") in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("typed", "percent"),
+    [
+        (("44.5%", "71,2", "80.1"), (44.5, 71.2, 80.1)),
+        (("0.2720", "0.445", "0.5"), (27.2, 44.5, 50.0)),
+        (("0.2", "0.5", "1.0"), (0.2, 0.5, 1.0)),  # chance on 500 videos, in percent
+        (("0.27%", "0.45%", "0.99%"), (0.27, 0.45, 0.99)),
+    ],
+)
+def test_percentages_and_fractions_are_understood_as_people_write_them(typed, percent):
+    read = row(1000, *typed)
+    assert tuple(map(float, read.recalls.values())) == percent
+    assert (read.read_as is not None) == (typed[0] == "0.2720")
+
+
+def test_a_fraction_keeps_its_digits():
+    assert audit.audit(row(1000, "0.2720")).decimals == {"R@1": 2}
+
+
+def test_intervals_are_over_videos_where_the_test_set_is_known():
+    by_captions = significance.wilson(45.0, 27763)
+    found = audit.audit(row(27763, "45.0"))
+    assert found.interval["R@1"] == list(significance.wilson(45.0, 670))
+    assert found.interval["R@1"][0] < by_captions[0] - 3 and "670 videos" in found.interval_of
+    assert "at least this wide" in audit.audit(row(20000, "45.0")).interval_of
+    own = {"captions": 27763, "t2v": {"R@1": 45.0}, "intervals": {"t2v": {"R@1": [42.6, 47.4]}}}
+    told = audit.audit(audit.row_of_result(Claim.of(own, "a"), "a"))
+    assert told.interval["R@1"] == [42.6, 47.4] and "bootstrap over videos" in told.interval_of
+
+
+def test_two_rows_of_msvd_are_compared_by_videos_and_no_paired_p_is_made_up():
+    report = audit.audit_all([], row(27763, "45.0"), row(27763, "46.0"))
+    assert report.differences[0].p > 0.5  # 0.018 if 27 763 captions were independent
+    assert report.apart == [audit.ROWS_ARE_NOT_PAIRED]
+    other = audit.audit_all([], row(1000, "45.0"), row(1004, "55.0"))
+    assert other.differences == [] and "another test set" in other.apart[0]
 
 
 def test_two_rows_are_compared_by_their_sampling_error():
@@ -108,13 +198,14 @@ def matrices(tmp_path, n=60):
 
 def test_compare_tests_pairs_and_writes_tables(tmp_path):
     weak, strong = matrices(tmp_path)
-    report = compare.compare([compare.read_entry(p, "test", Workspace(tmp_path)) for p in (weak, strong)])
+    entries = [compare.read_entry(p, "test", Workspace(tmp_path)) for p in (weak, strong)]
+    report = compare.compare(entries, same_gallery=True)
     first = report.tests[0]
     assert first.paired and first.found.metric == "R@1" and first.found.difference > 0 and first.found.p < 0.01
-    header, rows = compare.table_of(report)
+    ((header, rows),) = compare.tables_of(report)
     assert len(rows) == 2 and all(len(r) == len(header) for r in rows)
     assert len(compare.markdown(report)) == 4
-    assert compare.csv_text(report).splitlines()[0].startswith("label,method")
+    assert compare.csv_text(report).splitlines()[0].startswith("label,table,method")
 
 
 def test_compare_draws_a_picture(tmp_path):

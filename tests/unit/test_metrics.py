@@ -108,7 +108,17 @@ def test_streaming_gives_the_ranks_of_the_whole_matrix(tile):
                 rows, columns = slice(a, b), slice(c, min(c + tile[1], 9))
                 yield rows, columns, scores[rows, columns]
 
-    forward, backward = metrics.streamed(tiles, video, 9)
+    firsts = metrics.FirstPlaces(len(video), 9)
+
+    def watched():
+        firsts.begin_pass()
+        for tile in tiles():
+            firsts.take(*tile)
+            yield tile
+
+    forward, backward = metrics.streamed(watched, video, 9)
+    assert firsts.places == pytest.approx(metrics.first_places(scores))
+    assert firsts.places.sum() == pytest.approx(len(video))
     whole = metrics.text_to_video(scores, video), metrics.video_to_text(scores, video)
     for got, expected in zip((forward, backward), whole, strict=True):
         assert np.array_equal(got.better, expected.better) and np.array_equal(got.tied, expected.tied)

@@ -47,7 +47,7 @@ MAY = {
     "data/annotation_files.py: pickle.Unpickler": "find_class refuses every name",
     "plugins.py: importlib.import_module": "shipped files, entry points, and dotted names that no file alone may give",
     "data/vatex.py: np.load": "allow_pickle=False",
-    "engine/evaluation/judge.py: np.load": "allow_pickle=False",
+    "engine/evaluation/score_file.py: np.load": "allow_pickle=False",
     "config.py: yaml.compose": "SafeLoader",
     "config.py: yaml.safe_load": "",
     "config.py: yaml.SafeLoader": "",
@@ -80,7 +80,7 @@ def test_what_can_run_a_file_is_called_where_the_list_says() -> None:
     for where, flag in (
         ("backbones/tensor_files.py: torch.load", "weights_only=True"),
         ("data/vatex.py: np.load", "allow_pickle=False"),
-        ("engine/evaluation/judge.py: np.load", "allow_pickle=False"),
+        ("engine/evaluation/score_file.py: np.load", "allow_pickle=False"),
     ):
         assert flag in ast.unparse(found[where])
 

@@ -27,6 +27,13 @@ def compare(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw R@1 with intervals and the ranks (needs matplotlib).")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="NAME:ROOT[:VARIANT] that score matrices without ids are about.")
+    ] = None,
+    same_gallery: Annotated[
+        bool,
+        typer.Option("--same-gallery", help="Vouch that results without ids are of the same captions and videos."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare results: a table with 95 % intervals, and a paired test of each one against the first.
@@ -38,7 +45,7 @@ def compare(
 
     if as_markdown + as_csv + as_json > 1:
         raise ConfigError("choose one of --markdown, --csv and --json")
-    report = compared(results, workspace, split=split, seed=seed, plot=plot)
+    report = compared(results, workspace, split=split, seed=seed, plot=plot, data=data, same_gallery=same_gallery)
     if as_markdown:
         for row in tables.markdown(report):
             render.line(row)
@@ -49,10 +56,10 @@ def compare(
 
 
 def _show(report: CompareReport) -> None:
-    from tvr_cli.engine.evaluation.compare import PairedTest, table_of
+    from tvr_cli.engine.evaluation.compare import PairedTest, tables_of
 
-    header, rows = table_of(report)
-    render.table(None, header, rows, left=header.index("t2v R@1 [95 %]"))
+    for header, rows in tables_of(report):
+        render.table(None, header, rows, left=header.index("t2v R@1 [95 %]"))
     for test in report.tests:
         found = test.found
         if found.metric != "R@1":
@@ -62,10 +69,14 @@ def _show(report: CompareReport) -> None:
             low, high = test.found.interval
             render.line(
                 f"{name}, {test.side} R@1: {found.difference:+.1f} [{low:+.1f}, {high:+.1f}], "
-                f"p = {found.p:.3g} ({test.found.test})"
+                f"p = {render.p_value(found.p)} ({test.found.test})"
             )
         else:
-            render.line(f"{name}, R@1: {found.difference:+.1f}, p = {found.p:.3g} (unpaired: no ranks of one of them)")
+            render.line(
+                f"{name}, R@1: {found.difference:+.1f}, p = {render.p_value(found.p)} (unpaired: one has no ranks)"
+            )
+    for label, told in report.apart.items():
+        render.line(f"{label} is not tested against {report.rows[0].label}: {'; '.join(told)}")
     for label, told in report.protocols.items():
         for sentence in told:
             render.line(f"{label} stands under another protocol: {sentence}")

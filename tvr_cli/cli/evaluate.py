@@ -24,7 +24,7 @@ from tvr_cli.cli.options import (
 from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport, Subject
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, Fair, ScoresReport, Subject
 
 _COLUMNS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
 
@@ -45,6 +45,16 @@ def evaluate(
         str, typer.Option("--metrics", help="fair, or clip4clip to reproduce the counting of older code.")
     ] = "fair",
     post: Annotated[list[str] | None, typer.Option("--post", help="Extra labelled rows: dsl, qbnorm.")] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option("--scale", help="What a cosine of one is in the scores: cosine, logit (100) or a number."),
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option("--qrels", help="Judge by relevance too: lines of QUERY 0 ITEM GRADE (TREC).")
+    ] = None,
+    scores_about: Annotated[
+        str | None, typer.Option("--data", help="NAME:ROOT[:VARIANT] that --scores is about; gives it ids.")
+    ] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Judge an incomplete gallery too.")] = False,
     noise_seeds: Annotated[
         int,
@@ -57,6 +67,7 @@ def evaluate(
     protocol_card: Annotated[
         bool, typer.Option("--protocol-card", help="Print a citable block that says how the result came about.")
     ] = False,
+    more: Annotated[bool, typer.Option("--more", help="Also print MRR, nDCG@10, bounds of ties and hubness.")] = False,
     backbone: Backbone = None,
     device: Device = "auto",
     memory_budget: MemoryBudget = "512MB",
@@ -76,7 +87,7 @@ def evaluate(
 
     rules: dict[str, Any] = {
         "v2t_protocol": v2t_protocol, "metrics": counting, "post": post or (), "seed": seed,
-        "allow_missing": allow_missing,
+        "allow_missing": allow_missing, "scale": scale, "qrels": qrels,
     }  # fmt: skip
     result: EvaluateReport | ScoresReport | EvaluatePreview
     if scores is not None:
@@ -86,8 +97,10 @@ def evaluate(
             raise ConfigError(
                 "--scores judges a file and writes nothing; leave out --save-scores, --set, --noise-seeds and --dry-run"
             )
-        result = api.judge_scores(scores, **rules)
+        result = api.judge_scores(scores, data=scores_about, split=split, **rules)
     else:
+        if scores_about is not None:
+            raise ConfigError("--data says what a score file is about; a run has its own data set: leave it out")
         result = api.open_workspace(workspace).evaluate(
             run,
             method=method,
@@ -111,12 +124,15 @@ def evaluate(
         for row in api.protocol_card(judged):
             render.line(row)
         return
-    render.result(judged, as_json, lambda: show(judged))
+    render.result(judged, as_json, lambda: show(judged, more=more))
 
 
-def show(result: EvaluateReport | ScoresReport) -> None:
-    """Print a result for people: what was scored, one row a direction, then post-processed rows with their notes."""
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, Fair
+def show(result: EvaluateReport | ScoresReport, *, more: bool = False) -> None:
+    """Print a result for people: what was scored, one row a direction, then post-processed rows with their notes.
+
+    more: also the numbers that only `--json` has otherwise.
+    """
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, Fair, ScoresReport
 
     gallery, judged = result.gallery, result.judged
     subject = result.subject if isinstance(result, EvaluateReport) else None  # not known of a score file
@@ -138,12 +154,13 @@ def show(result: EvaluateReport | ScoresReport) -> None:
     ]
     posts = judged.post or () if isinstance(judged, Fair) else ()
     for extra in posts:
-        rows.append(_row(f"t2v + {extra.name}", extra.t2v))
+        rows.append(_row(f"t2v + {extra.name} (transductive)", extra.t2v))
         if extra.name == "dsl":
-            rows.append(_row(f"v2t + {extra.name}", extra.v2t))
+            rows.append(_row(f"v2t + {extra.name} (transductive)", extra.v2t))
     render.table(None, ("", *_COLUMNS), rows)
     for extra in posts:
-        render.line(f"{extra.name}: {extra.note}; not comparable with the rows above")
+        at = f"scores times {extra.temperature:g}, a cosine of one being {extra.scale:g}"
+        render.line(f"{extra.name}: {extra.note}; {at}; not comparable with the rows above")
     intervals = judged.intervals if isinstance(judged, Fair) else None
     for side, found in (("t2v", intervals.t2v), ("v2t", intervals.v2t)) if intervals else ():
         low, high = found["R@1"]
@@ -151,8 +168,40 @@ def show(result: EvaluateReport | ScoresReport) -> None:
     spread = _spread(judged.bounds) if isinstance(judged, Fair) else ""
     ties = judged.ties
     render.line(f"rsum {judged.rsum:.1f}; tied queries: {ties['t2v']} t2v, {ties['v2t']} v2t{spread}")
-    for note in (subject and subject.data.notes) or ():
+    if isinstance(judged, Fair):
+        _show_relevance(judged)
+        if more:
+            _show_more(judged)
+        for doubt in judged.doubts or ():
+            render.line(f"warning: {doubt}")
+    data = subject.data if subject else result.data if isinstance(result, ScoresReport) else None
+    for note in (data and data.notes) or ():
         render.line(f"note: {note}")
+
+
+def _show_relevance(judged: Fair) -> None:
+    if judged.qrels is None:
+        return
+    rows = [
+        (name, judged.qrels.queries[side], *found.values())
+        for side, name, found in (
+            ("t2v", "text to video", judged.qrels.t2v), ("v2t", "video to text", judged.qrels.v2t)
+        )
+    ]  # fmt: skip
+    names = next((tuple(found) for found in (judged.qrels.t2v, judged.qrels.v2t) if found), ())
+    render.table("by relevance, several right answers a query", ("", "queries", *names), rows)
+
+
+def _show_more(judged: Fair) -> None:
+    for side, found in (("t2v", judged.t2v), ("v2t", judged.v2t)):
+        low, high = judged.bounds[side]["R@1"]
+        render.line(
+            f"{side} MRR {found['MRR']:.4f}, nDCG@10 {found['nDCG@10']:.1f}; "
+            f"by the luck of ties R@1 is {low:.1f} to {high:.1f}"
+        )
+    if judged.hubness is not None:
+        videos = render.count(judged.hubness.videos, "video")
+        render.line(f"hubness: the top 1 % ({videos}) take {judged.hubness.share:.1f} % of the first places")
 
 
 def _selection(subject: Subject) -> str:

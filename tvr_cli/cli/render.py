@@ -124,6 +124,13 @@ def count(n: int, one: str, many: str | None = None) -> str:
     return f"{n} {one if n == 1 else many or one + 's'}"
 
 
+def p_value(p: float) -> str:
+    """Format the p of a test: 0.47, 0.018, 3.1e-07; what a float cannot hold is below its smallest."""
+    if p == 0.0:
+        return "below 1e-300"
+    return f"{p:.2g}" if p >= 0.001 else f"{p:.1e}"
+
+
 def size(n: float) -> str:
     """Format bytes in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -111,6 +111,13 @@ class Method(nn.Module):
         """Return [T, V] scores, larger = more similar, float32 (float64 for float64 encodings)."""
         raise NotImplementedError
 
+    def score_scale(self) -> float:
+        """Return what a cosine of one is in `score`: 1, or the logit scale where the score has it as a factor.
+
+        Dual softmax and QB-Norm were made for cosines; their temperature is divided by this.
+        """
+        return 1.0
+
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         """Return the training loss of B matching pairs; all randomness comes from `draws`."""
         raise NotImplementedError

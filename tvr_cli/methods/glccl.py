@@ -116,6 +116,9 @@ class Method(base.Method):
     def score(self, text: Encoding, video: Encoding) -> Tensor:
         return self.logit_scale.exp() * kernel.score(text.tensors, video.tensors, self.weights())
 
+    def score_scale(self) -> float:
+        return float(self.logit_scale.detach().exp())
+
     def similarities(self, text: Encoding, video: Encoding) -> Tensor:
         """Return video-sentence, video-word, sentence-frame, frame-word [4, T, V], times the scale."""
         return self.logit_scale.exp() * kernel.similarities(text.tensors, video.tensors, self.weights())

@@ -117,6 +117,26 @@ def permuted_items_have_permuted_scores(name: str) -> None:
     _close("scores change with the order", scores(method, text.rows(of_text), video.rows(of_video)), expected)
 
 
+def a_pair_keeps_its_score_whatever_captions_are_asked(name: str) -> None:
+    """Captions permuted, removed and regrouped, with as many captions as clips, fewer and more.
+
+    Code that pools a clip with its own caption, in place of the query, needs as many captions as clips to run at all.
+    """
+    method, text, video = make(name), text_features(7), video_features(6)
+    alone = torch.cat([scores(method, text.rows(slice(i, i + 1)), video) for i in range(7)])
+    for what, rows, columns in (
+        ("as many captions as clips", [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
+        ("captions shifted by one", [1, 2, 3, 4, 5, 0], [0, 1, 2, 3, 4, 5]),
+        ("captions permuted", [3, 0, 6, 2, 5, 1], [0, 1, 2, 3, 4, 5]),
+        ("captions removed", [1, 4], [0, 1, 2, 3, 4, 5]),
+        ("captions and clips regrouped", [6, 2, 0, 3], [5, 1, 4, 2]),
+        ("fewer clips than captions", [0, 1, 2, 3, 4, 5, 6], [2, 0]),
+    ):
+        of_text, of_video = torch.tensor(rows), torch.tensor(columns)
+        found = scores(method, text.rows(of_text), video.rows(of_video))
+        _close(f"a pair's score changes with the other captions ({what})", found, alone[of_text][:, of_video])
+
+
 def saved_parameters_and_encodings_give_the_same_scores(name: str) -> None:
     """A run is read back from its weights, an index from its encodings."""
     method, text, video = make(name), text_features(5), video_features(4)
@@ -293,6 +313,7 @@ CLAUSES = (
     half_precision_features_are_scored_in_fp32,
     a_score_depends_on_its_caption_and_clip_only,
     permuted_items_have_permuted_scores,
+    a_pair_keeps_its_score_whatever_captions_are_asked,
     saved_parameters_and_encodings_give_the_same_scores,
     with_mask_padding_what_is_missing_has_no_effect,
     scores_on_cpu_and_gpu_agree,

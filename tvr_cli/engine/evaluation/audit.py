@@ -1,11 +1,12 @@
-"""Can these numbers be? What a row of R@k says about the number of queries behind it. numpy and integers only.
+"""Can these numbers be? Rows of R@k against what their digits allow (`digits`), and two rows against each other.
 
-A recall is a count over a number of queries, so a row with enough decimals betrays its denominator: 49.1071 / 76.1905 /
-84.0278 is 495, 768 and 847 of 1008, on a test set of 1000: rank entries were counted twice where scores tied.
+No row is accused: a cause is named where chance alone would explain the digits in fewer than 1 % of all rows, and it is
+a cause, not a motive. That a row fits is no praise: few digits fit nearly everything. No torch here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
@@ -14,39 +15,35 @@ from pathlib import Path
 import numpy as np
 
 from tvr_cli import clip4clip, significance
+from tvr_cli.engine.evaluation import digits, ground
 from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.evaluation.digits import KNOWN, LIMIT, Tried
 from tvr_cli.engine.evaluation.evaluate_result import Claim
+from tvr_cli.engine.evaluation.shifted import ShiftReport, audit_shifted
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.metrics import Ints
 from tvr_cli.results.base import OPTIONAL, Result, plain
 from tvr_cli.results.metrics import Pair
 
-LIMIT = 70_000  # the largest test set in use: MSR-VTT full has 59 800 queries
-# Test sizes that people report on (docs/datasets.md): queries of text-to-video, videos of video-to-text.
-KNOWN: dict[int, str] = {
-    1000: "MSR-VTT 1k-A, LSMDC",
-    2990: "MSR-VTT full (videos)",
-    59800: "MSR-VTT full (captions)",
-    670: "MSVD (videos)",
-    27763: "MSVD (captions)",
-    1004: "DiDeMo",
-    1003: "DiDeMo, one file missing",
-    4917: "ActivityNet val_1",
-    4885: "ActivityNet val_2",
-    1500: "VATEX HGR (videos)",
-    15000: "VATEX HGR (captions)",
-}
-_TYPED_DIGITS = 10  # more decimals than that nobody types; int64 holds them all
-TIE_SLACK = 0.05  # tie inflation adds a few entries, not half a test set
+_FRACTION_DIGITS = 2  # 0.27 is a fraction; 0.3 may be the R@1 of chance, in percent
+_KNOWN_CODE = re.compile(r"t-?mass", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A typed row: queries it claims (None = not said), and R@k in percent as typed, decimals kept."""
+    """A row: queries it claims (None = not said), and R@k in percent as typed, decimals kept.
+
+    videos: where that is said. intervals: R@k -> [low, high], where the result has its own. no_counts: a sentence that
+    says why R@k are no counts of hits, where the result says so itself. read_as: how the text was understood, where
+    that is not plain.
+    """
 
     queries: int | None
     recalls: Mapping[int, Decimal]
     label: str = "row"
+    videos: int | None = None
+    intervals: Mapping[str, Pair] = field(default_factory=dict)
+    no_counts: str | None = None
+    read_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +73,27 @@ class Possible:
 class AuditedRow:
     """What a row can and cannot be, by metric name.
 
-    fits_claim: whether `queries` is possible, None where it is not said. counts: the hits that it means, None where it
-    does not fit. interval: 95 %, by sampling error. tie_inflation, smaller_gallery: possible numbers near the claim.
-    verdict: one sentence. findings: what the file itself shows, None of a typed row.
+    fits_claim: whether `queries` is possible, None where it is not said or R@k are no counts. chance: the share of all
+    rows with these decimals that fit it too. counts: the hits that it means, None where it does not fit, or where
+    several counts round to one number. interval:
+    95 %, of what `interval_of` says. tried: other numbers that were tried, where it does not fit; tie_inflation and
+    smaller_gallery are those of them that fit. verdict: one sentence. findings: what the file itself shows, None of a
+    typed row.
     """
 
     label: str
     queries: int | None
     recalls: Mapping[str, float]
     decimals: Mapping[str, int]
+    read_as: str | None = field(default=None, metadata=OPTIONAL)
     monotone: bool
     possible: Possible
     fits_claim: bool | None
+    chance: float | None
     counts: Mapping[str, int | None] | None
     interval: Mapping[str, Pair]
+    interval_of: str | None
+    tried: tuple[Tried, ...]
     tie_inflation: Sequence[int]
     smaller_gallery: Sequence[int]
     verdict: str
@@ -98,7 +102,7 @@ class AuditedRow:
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A on one metric, tested by sampling error alone. significant: p below 0.05."""
+    """B minus A on one metric, tested by sampling error alone, video by video. significant: p below 0.05."""
 
     metric: str
     a: float
@@ -110,30 +114,45 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport(Result):
-    """Every row audited; of the first two the differences, and the points of protocol in which they differ."""
+    """Every row audited; of the first two the differences, and the points of protocol in which they differ.
+
+    apart: why the two have no common p, or what their p cannot say.
+    """
 
     schema = "audit"
     rows: tuple[AuditedRow, ...]
     differences: Sequence[Difference]
+    apart: Sequence[str]
     protocols: Sequence[str]
 
 
 def row_of(label: str, queries: int | None, typed: Mapping[int, str | None]) -> Row:
-    """Read R@k values as typed. Raises ConfigError for text that is no percentage."""
-    recalls = {}
-    for k, text in typed.items():
-        if text is None:
-            continue
-        try:
-            value = Decimal(text)
-        except InvalidOperation:
-            raise ConfigError(f"--r{k} expects a percentage such as 47.3, found {text!r}") from None
-        if not value.is_finite() or not 0 <= value <= 100:
-            raise ConfigError(f"--r{k} expects a percentage between 0 and 100, found {text!r}")
-        recalls[k] = value
+    """Read R@k values as typed: 47.3, 47,3 and 47.3% are one number, 0.473 is a fraction of it.
+
+    Raises ConfigError for text that is no percentage.
+    """
+    recalls = {k: _percentage(k, text) for k, text in typed.items() if text is not None}
     if not recalls:
         raise ConfigError("give at least one of --r1, --r5, --r10, or a result to audit")
-    return Row(queries, recalls, label)
+    said_percent = any("%" in text for text in typed.values() if text)
+    if said_percent or max(recalls.values()) > 1 or max(map(digits.decimals, recalls.values())) < _FRACTION_DIGITS:
+        return Row(queries, recalls, label)
+    percent = {k: value.scaleb(2) if digits.decimals(value) else value * 100 for k, value in recalls.items()}
+    read_as = "read as fractions, all being at most 1; percent is written 0.27%"
+    return Row(queries, percent, label, read_as=read_as)
+
+
+def _percentage(k: int, text: str) -> Decimal:
+    number = text.strip().removesuffix("%").strip()
+    if re.fullmatch(r"[0-9]+,[0-9]+", number):
+        number = number.replace(",", ".")
+    try:
+        value = Decimal(number)
+    except InvalidOperation:
+        raise ConfigError(f"--r{k} expects a percentage such as 47.3, found {text!r}") from None
+    if not value.is_finite() or not 0 <= value <= 100:
+        raise ConfigError(f"--r{k} expects a percentage between 0 and 100, found {text!r}")
+    return value
 
 
 def row_of_result(result: Claim, label: str, side: str = "t2v") -> Row:
@@ -144,66 +163,129 @@ def row_of_result(result: Claim, label: str, side: str = "t2v") -> Row:
             f"{label}: expected a result of tvr evaluate with {side!r} and R@1, found {sorted(result.said)[:8]}"
         )
     recalls = {k: Decimal(repr(float(found[f"R@{k}"]))) for k in (1, 5, 10) if f"R@{k}" in found}
-    return Row(result.captions if side == "t2v" else result.videos, recalls, label)
+    return Row(
+        result.captions if side == "t2v" else result.videos,
+        recalls,
+        label,
+        videos=result.videos,
+        intervals=result.intervals.t2v if side == "t2v" else {},
+        no_counts=_no_counts(result, side),
+    )
+
+
+def _no_counts(result: Claim, side: str) -> str | None:
+    """Say why the numbers of a result are no counts of hits, where it says so itself."""
+    if entries := result.rank_entries.get(side):
+        return f"the counting of older code, by its own label: recalls over {entries} rank entries"
+    if result.draws:
+        return f"means over {result.draws} draws of the method's noise, no counts"
+    if ties := result.ties.get(side):
+        return f"{ties} queries are tied, and R@k are expectations over all orders of them, no counts"
+    return None
 
 
 def audit(row: Row) -> AuditedRow:
     """Say what a row can and cannot be: which query counts up to LIMIT give every number to the digits typed."""
-    possible = possible_counts(row)
-    fits = None if row.queries is None else row.queries in possible
-    above, below = _near(row, possible, above=True), _near(row, possible, above=False)
+    possible = digits.possible_counts(row.recalls)
+    judged = row.queries if row.no_counts is None else None
+    counts = None if judged is None else digits.counts_of(row.recalls, judged)
+    fits = None if judged is None else counts is not None
+    tried = () if judged is None or fits else digits.tries(row.recalls, judged, possible)
+    interval, interval_of = _interval(row)
+    known = {n: name for n, name in KNOWN.items() if n in set(possible)}
     return AuditedRow(
         label=row.label,
         queries=row.queries,
         recalls={f"R@{k}": float(v) for k, v in row.recalls.items()},
-        decimals={f"R@{k}": _decimals(v) for k, v in row.recalls.items()},
+        decimals={f"R@{k}": digits.decimals(v) for k, v in row.recalls.items()},
+        read_as=row.read_as,
         monotone=_monotone(row),
-        possible=Possible(len(possible), possible[:10], {n: KNOWN[n] for n in possible if n in KNOWN}),
+        possible=Possible(len(possible), possible[:10], known),
         fits_claim=fits,
-        counts={f"R@{k}": _count(v, row.queries) for k, v in row.recalls.items()} if fits else None,
-        interval={
-            f"R@{k}": list(significance.wilson(float(v), row.queries)) for k, v in row.recalls.items() if row.queries
-        },
-        tie_inflation=above,
-        smaller_gallery=below,
-        verdict=_verdict(row, possible, above, below),
+        chance=None if judged is None else digits.chance_of(row.recalls, judged),
+        counts={f"R@{k}": _single(row, k, hits) for k, hits in counts.items()} if counts else None,
+        interval=interval,
+        interval_of=interval_of,
+        tried=tried,
+        tie_inflation=[n for search in tried if search.what == "ties" for n in search.fit],
+        smaller_gallery=[n for search in tried if search.what == "fewer" for n in search.fit],
+        verdict=_verdict(row, possible, fits, tried),
     )
 
 
-def audit_typed(results: Sequence[Path], first: Typed, second: Typed) -> AuditReport:
-    """Audit results and up to two rows that were typed; without any result the first row must have a recall.
+def audit_asked(
+    results: Sequence[Path],
+    first: Typed,
+    second: Typed,
+    *,
+    split: str = "test",
+    scores: Path | None = None,
+    scores_shifted: Path | None = None,
+) -> AuditReport | ShiftReport:
+    """Audit results and up to two rows that were typed, or two score matrices of the same code.
 
-    Raises as `row_of` and `audit_all`.
+    Without any result the first row must have a recall. Raises as `row_of`, `audit_all` and `audit_shifted`.
     """
+    if scores is not None or scores_shifted is not None:
+        if scores is None or scores_shifted is None or results or first or second:
+            raise ConfigError("give --scores and --scores-shifted together, and nothing else to audit")
+        return audit_shifted(scores, scores_shifted)
     return audit_all(
         results,
         row_of("row", first.queries, first.recalls) if first or not results else None,
         row_of("second row", second.queries, second.recalls) if second else None,
+        split=split,
     )
 
 
-def audit_all(results: Sequence[Path], typed: Row | None, against: Row | None) -> AuditReport:
+def audit_all(results: Sequence[Path], typed: Row | None, against: Row | None, *, split: str = "test") -> AuditReport:
     """Audit every row, and compare the first two.
 
-    results: result JSONs (text-to-video is taken) or score matrices. Raises DataError for a file that is neither.
+    results: runs' folders (their result of `split`), result JSONs (text-to-video is taken) or score matrices. Raises
+    DataError for what is none of these.
     """
-    read = [_read(path) for path in results]
+    read = [_read(path, split) for path in results]
     rows = [*(row for row, _, _ in read), *(row for row in (typed, against) if row is not None)]
     audited = [replace(audit(row), findings=findings) for row, _, findings in read]
     audited += [audit(row) for row in (typed, against) if row is not None]
     claims = [claim for _, claim, _ in read]
+    apart, differences = [], []
+    if len(rows) > 1:
+        apart = ground.apart(claims[0], claims[1]) if len(claims) > 1 else _rows_apart(rows[0], rows[1])
+        if len(claims) > 1 and not apart and not ground.proven(claims[0], claims[1]):
+            apart = [ground.UNPROVEN]
+        if not apart:
+            differences, apart = differ(rows[0], rows[1]), [ROWS_ARE_NOT_PAIRED]
     return AuditReport(
         rows=tuple(audited),
-        differences=differ(rows[0], rows[1]) if len(rows) > 1 else [],
+        differences=differences,
+        apart=apart,
         protocols=protocol_differences(claims[0], claims[1]) if len(claims) > 1 else [],
     )
 
 
-def _read(path: Path) -> tuple[Row, Claim, list[str]]:
-    """Return the row, what is said and the findings of a result JSON or a score matrix."""
+ROWS_ARE_NOT_PAIRED = (
+    "rows alone do not say which queries both got right: on one test set the paired p (tvr compare, with the ranks of "
+    "both) may be smaller or larger"
+)
+
+
+def _rows_apart(a: Row, b: Row) -> list[str]:
+    """Say why two rows have no common p: they are of different test sets. Raises ConfigError where queries miss."""
+    if not a.queries or not b.queries:
+        raise ConfigError("comparing two rows needs the number of queries of both: --queries and --against-queries")
+    if a.queries == b.queries:
+        return []
+    return [f"{a.queries} queries against {b.queries}: another test set, so no p says which one is better"]
+
+
+def _read(path: Path, split: str) -> tuple[Row, Claim, list[str]]:
+    """Return the row, what is said and the findings of a run's folder, a result JSON or a score matrix."""
+    if path.is_dir():
+        path = path / "results" / f"{split}.json"
     if path.suffix == ".json":
-        claim = Claim.in_file(path)
-        return row_of_result(claim, str(path)), claim, []
+        claim = ground.with_identity(Claim.in_file(path), path)
+        return row_of_result(claim, str(path)), claim, _of_known_code(claim)
     file = referee.read_scores(path)
     judged, _ = referee.judge(file.scores, file.video_of_caption, referee.JudgeOptions())
     old = clip4clip.evaluate(file.scores, file.video_of_caption)
@@ -217,29 +299,38 @@ def _read(path: Path) -> tuple[Row, Claim, list[str]]:
                 f"{name}: {judged.ties[side]} tied queries; the old counting makes {extra} extra rank entries and "
                 f"R@1 {old[side]['R@1']:.4f}, where the expectation is {fair['R@1']:.4f}"
             )
-    if zeros := referee.zero_columns(file.scores):
-        findings.append(f"{zeros} videos have the same score for every caption: missing videos, filled with zeros?")
-    claim = Claim.of({"captions": len(file.scores), "videos": file.scores.shape[1], **plain(judged)}, str(path))
+    if constant := referee.constant_columns(file.scores):
+        findings.append(
+            f"{len(constant)} videos have the same score for every caption (first: column {constant[0]}): missing "
+            "videos, filled with zeros?"
+        )
+    findings += judged.doubts or () if isinstance(judged, referee.Fair) else ()
+    said = {"captions": len(file.scores), "videos": file.scores.shape[1], **plain(judged)}
+    claim = Claim.of(said | ({"identity": plain(file.identity)} if file.identity else {}), str(path))
     return row_of_result(claim, str(path)), claim, findings
 
 
-def possible_counts(row: Row) -> list[int]:
-    """Return every number of queries up to LIMIT for which all R@k are a count over it, to the digits typed."""
-    queries = np.arange(1, LIMIT + 1, dtype=np.int64)
-    fits = np.ones(LIMIT, dtype=bool)
-    for value in row.recalls.values():
-        fits &= _hits(value, queries) >= 0
-    return queries[fits].tolist()
+def _of_known_code(claim: Claim) -> list[str]:
+    """Say it where a result names code whose evaluation is known to score other pairs than those it ranks."""
+    if claim.method is None or not _KNOWN_CODE.search(claim.method):
+        return []
+    return [
+        "this row comes from code with a known cause: the released evaluation pools each candidate video with its own "
+        "caption (docs/evaluation.md, conditioning on the wrong caption); not comparable with a retrieval setting"
+    ]
 
 
 def differ(a: Row, b: Row) -> list[Difference]:
-    """Compare two rows by their sampling error alone. Needs the queries of both; raises ConfigError without."""
+    """Compare two rows by their sampling error alone, the videos being the sample.
+
+    Needs the queries of both; raises ConfigError without.
+    """
     if not a.queries or not b.queries:
         raise ConfigError("comparing two rows needs the number of queries of both: --queries and --against-queries")
     found = []
     for k in sorted(a.recalls.keys() & b.recalls.keys()):
         x, y = float(a.recalls[k]), float(b.recalls[k])
-        p = significance.rates_differ(x, a.queries, y, b.queries)
+        p = significance.rates_differ(x, _units(a)[0], y, _units(b)[0])
         found.append(Difference(f"R@{k}", x, y, y - x, p, p < 0.05))
     return found
 
@@ -264,28 +355,33 @@ def protocol_differences(a: Claim, b: Claim) -> list[str]:
     return told
 
 
-def _count(value: Decimal, queries: int | None) -> int | None:
-    """Return the count of hits that gives `value` over `queries` to its digits, or None."""
-    hits = int(_hits(value, np.array([queries or 0]))[0])
-    return hits if queries and hits >= 0 else None
+def _single(row: Row, k: int, hits: int) -> int | None:
+    """Return the hits behind R@k where no other count gives its digits, else None."""
+    return hits if (row.queries or 0) <= 10 ** (digits.decimals(row.recalls[k]) + 2) else None
 
 
-def _hits(value: Decimal, queries: Ints) -> Ints:
-    """Return [N] the count of hits that gives `value` percent over each number of queries, -1 where none does."""
-    places = _decimals(value)
-    if places > _TYPED_DIGITS:  # an unrounded binary float, from a JSON
-        hits = np.rint(float(value) * queries / 100.0).astype(np.int64)
-        return np.where(np.abs(100.0 * hits / np.maximum(queries, 1) - float(value)) < 1e-9, hits, -1)
-    # Half a unit of the last digit, ends included: people round and people cut, and ties fall either way.
-    scaled = int(value.scaleb(places))
-    scale = 200 * 10**places
-    hits = np.minimum((2 * scaled + 1) * queries // scale, queries)
-    return np.where(hits * scale >= (2 * scaled - 1) * queries, hits, -1)
+def _units(row: Row) -> tuple[int, str]:
+    """Return the size of the sample behind a row, and of what it is: captions of one video stand and fall together."""
+    assert row.queries, "as was checked"
+    videos = digits.VIDEOS_OF_QUERIES.get(row.queries)
+    if row.videos is not None and row.videos < row.queries:
+        videos = row.videos
+    if videos is not None:
+        return videos, f"{videos} videos, whose captions stand and fall together; a bootstrap over videos is narrower"
+    if row.queries in digits.SINGLE or row.queries in digits.QUERIES_OF_VIDEOS or row.videos == row.queries:
+        return row.queries, f"{row.queries} videos"
+    return row.queries, f"{row.queries} queries; at least this wide, more where videos have several captions"
 
 
-def _decimals(value: Decimal) -> int:
-    exponent = value.as_tuple().exponent
-    return max(0, -exponent) if isinstance(exponent, int) else 0
+def _interval(row: Row) -> tuple[dict[str, Pair], str | None]:
+    """Return the intervals of a row and of what they are: its own bootstrap, else by the sampling error of videos."""
+    own = {f"R@{k}": row.intervals[f"R@{k}"] for k in row.recalls if f"R@{k}" in row.intervals}
+    if own:
+        return own, "a bootstrap over videos, by the result itself"
+    if not row.queries:
+        return {}, None
+    units, what = _units(row)
+    return {f"R@{k}": list(significance.wilson(float(v), units)) for k, v in row.recalls.items()}, what
 
 
 def _monotone(row: Row) -> bool:
@@ -293,35 +389,80 @@ def _monotone(row: Row) -> bool:
     return values == sorted(values)
 
 
-def _near(row: Row, possible: Sequence[int], *, above: bool) -> list[int]:
-    """Return possible counts a little above the claim (tie inflation), or below it (videos missing)."""
-    if not row.queries or row.queries in possible:
-        return []
-    if above:
-        return [n for n in possible if row.queries < n <= row.queries * (1 + TIE_SLACK)]
-    return [n for n in possible if row.queries * 0.5 <= n < row.queries]
-
-
-def _verdict(row: Row, possible: Sequence[int], above: Sequence[int], below: Sequence[int]) -> str:
-    """Say it in one sentence. above, below: possible counts near the claim."""
+def _verdict(row: Row, possible: Sequence[int], fits: bool | None, tried: Sequence[Tried]) -> str:
+    """Say it in one sentence. possible: all counts that fit. fits: whether the claimed one does."""
     if not _monotone(row):
         return "no gallery can give this row: a recall falls as k grows"
+    if row.no_counts is not None:
+        return row.no_counts
+    if row.queries is None:
+        return _without_claim(possible)
+    if (told := _of_several_captions(row, possible)) is not None:
+        return told
+    if fits:
+        return _fitting(row, row.queries)
+    refused = f"{row.queries} queries cannot give these digits"
+    for search in tried:
+        if search.tells:
+            told = f"{share(search.chance)} of all rows fit one of the {search.tried} numbers tried by chance"
+            return f"{refused}; {_explained(search, row.queries)} ({told})"
+    others = "means of several runs, expected ranks of ties and other test sets give such digits"
+    fitting = sum(len(search.fit) for search in tried)
+    if not fitting:
+        return f"{refused}, nor can any of {tried[-1].tried if tried else 0} numbers near it: {others}"
+    return (
+        f"{refused}; {fitting} of {tried[-1].tried} numbers near it fit, but some number would for "
+        f"{share(tried[-1].chance)} of all rows, so none is named: {others}"
+    )
+
+
+def _without_claim(possible: Sequence[int]) -> str:
     if not possible:
         return (
-            f"no number of queries up to {LIMIT} gives all of these digits; expected ranks of ties, or a typing error"
+            f"no number of queries up to {LIMIT} gives all of these digits: they are no counts of hits. Means of "
+            "several runs and expected ranks of ties are none, and a digit may be mistyped"
         )
-    if row.queries is None:
-        if len(possible) > LIMIT // 2:
-            return "too few digits: almost every number of queries fits"
-        return f"the smallest number of queries that fits is {possible[0]}"
-    if row.queries in possible:
-        return f"{row.queries} queries fit"
-    told = [f"{row.queries} queries cannot give these digits"]
-    if above:
-        told.append(f"{_some(above)} rank entries can: the signature of tied ranks counted twice")
-    if below:
-        told.append(f"{_some(below)} queries can: videos may be missing from the gallery")
-    return "; ".join(told)
+    if len(possible) > LIMIT // 2:
+        return "too few digits: almost every number of queries fits"
+    return f"the smallest number of queries that fits is {possible[0]}; {len(possible) - 1} more up to {LIMIT} do"
+
+
+def _of_several_captions(row: Row, possible: Sequence[int]) -> str | None:
+    """Say it where the claim is a number of videos that have several captions each, all of which are queries."""
+    queries = digits.QUERIES_OF_VIDEOS.get(row.queries or 0)
+    if queries is None or queries not in possible:
+        return None
+    name = KNOWN[queries].removesuffix(" (captions)")
+    chance = share(digits.chance_of(row.recalls, queries))
+    return (
+        f"{row.queries} are the videos of {name}; its text-to-video has {queries} queries, and they can give these "
+        f"digits, as they can {chance} of all rows"
+    )
+
+
+def _fitting(row: Row, queries: int) -> str:
+    chance = digits.chance_of(row.recalls, queries)
+    fitting = f"{queries} queries can give these digits, as they can {share(chance)} of all rows"
+    if chance >= digits.NAMED_BELOW:
+        return f"{fitting}: so few digits prove nothing"
+    return f"{fitting}; which hits these were is not in the digits"
+
+
+def _explained(search: Tried, claimed: int) -> str:
+    fitting = _some(search.fit)
+    if search.what == "known":
+        seen = digits.SEEN_INSTEAD[claimed]
+        return " or ".join(f"{n} can: {seen[n]}" for n in search.fit)
+    if search.what == "ties":
+        return f"{fitting} rank entries can: the signature of tied ranks counted twice"
+    return f"{fitting} queries can: videos may be missing from the gallery"
+
+
+def share(chance: float) -> str:
+    """Write a share of all rows: 72 %, 0.3 %, 1e-09."""
+    if chance >= 0.995:
+        return "all" if chance > 0.9999 else ">99 %"
+    return f"{100 * chance:.2g} %" if chance >= 1e-4 else f"{chance:.0e}"
 
 
 def _some(counts: Sequence[int]) -> str:

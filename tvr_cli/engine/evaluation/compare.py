@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tvr_cli import commands, config, significance
-from tvr_cli.engine.evaluation import audit
+from tvr_cli.engine.evaluation import audit, ground
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.audit import Difference
 from tvr_cli.engine.evaluation.evaluate_result import Claim, Completeness, claim
+from tvr_cli.engine.evaluation.score_file import Ids
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.metrics import Ranks
 from tvr_cli.preset_loader import preset_names
@@ -53,9 +54,13 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRow:
-    """One entry. interval: of t2v R@1. cost: as the result has it. published: of a run that is a recipe's."""
+    """One entry. interval: of t2v R@1. cost: as the result has it. published: of a run that is a recipe's.
+
+    table: 0 for the first entry and what stands on its ground, a number of its own for every other test set.
+    """
 
     label: str
+    table: int
     method: str | None
     fidelity: str | None
     backbone: str | None
@@ -95,17 +100,25 @@ class UnpairedTest:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareReport(Result):
-    """Entries side by side, and each one tested against the first. protocols: label -> points in which it differs."""
+    """Entries side by side, and each one on the same ground tested against the first.
+
+    apart: label -> why it was not tested: another test set, or nothing shows that it is the same. protocols: label ->
+    points in which it differs.
+    """
 
     schema = "compare"
     rows: tuple[ComparedRow, ...]
     tests: tuple[PairedTest | UnpairedTest, ...]
+    apart: Mapping[str, Sequence[str]]
     protocols: Mapping[str, Sequence[str]]
     plot: Path | None = field(default=None, metadata=OPTIONAL)
 
 
-def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
-    """Read a run (by folder or name), a result JSON or a score matrix. Raises DataError when it is none of them."""
+def read_entry(path: Path, split: str, workspace: Workspace, ids: Ids | None = None) -> Entry:
+    """Read a run (by folder or name), a result JSON or a score matrix. Raises DataError when it is none of them.
+
+    ids: of the data set that score matrices are about (`--data`).
+    """
     folder = path if path.is_dir() else workspace.runs_folder / path.name
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
@@ -120,30 +133,40 @@ def read_entry(path: Path, split: str, workspace: Workspace) -> Entry:
         tree = RunDir(folder).config() if RunDir(folder).begun else None
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
         origins = RunDir(folder).origins()
-        return Entry(folder.name, Claim.in_file(result_path), ranks, tree, origins)
+        said = ground.with_identity(Claim.in_file(result_path), result_path)
+        return Entry(folder.name, said, ranks, tree, origins)
     if path.suffix == ".json" and path.is_file():
         ranks_path = path.with_suffix(".ranks.safetensors")
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
-        return Entry(path.stem, Claim.in_file(path), ranks)
+        return Entry(path.stem, ground.with_identity(Claim.in_file(path), path), ranks)
     if path.is_file():
-        result, ranks = referee.judge_file(path, referee.JudgeOptions(), allow_missing=True)
+        result, ranks = referee.judge_file(path, referee.JudgeOptions(), allow_missing=True, ids=ids)
         return Entry(path.name, claim(result), ranks)
     known = str(path) in preset_names("methods")
     fix = f"; make its result with: {commands.tvr('evaluate', method=path, workspace=workspace)}" if known else ""
     raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing{fix}")
 
 
-def compare(entries: Sequence[Entry], *, seed: int = 0) -> CompareReport:
-    """Set entries side by side: a row each, and tests of the first against every other.
+def compare(entries: Sequence[Entry], *, seed: int = 0, same_gallery: bool = False) -> CompareReport:
+    """Set entries side by side: a row each, and tests of the first against every other on the same ground.
 
-    Raises ConfigError with fewer than two entries, DataError for a result without the metrics of both directions.
+    same_gallery: whether the caller vouches for what nothing shows to be of the same captions and videos. Raises
+    ConfigError with fewer than two entries, DataError for a result without the metrics of both directions.
     """
     if len(entries) < 2:
         raise ConfigError("name at least two runs, results or score matrices to compare")
     first = entries[0]
+    apart = {}
+    for entry in entries[1:]:
+        told = ground.apart(first.result, entry.result)
+        if not told and not same_gallery and not ground.proven(first.result, entry.result):
+            told = [ground.UNPROVEN]
+        if told:
+            apart[entry.label] = told
     return CompareReport(
-        rows=tuple(_row(entry) for entry in entries),
-        tests=tuple(test for entry in entries[1:] for test in _tests(first, entry, seed)),
+        rows=tuple(_row(entry, table) for entry, table in zip(entries, _tables(entries), strict=True)),
+        tests=tuple(test for entry in entries[1:] if entry.label not in apart for test in _tests(first, entry, seed)),
+        apart=apart,
         protocols={
             entry.label: told
             for entry in entries[1:]
@@ -152,11 +175,26 @@ def compare(entries: Sequence[Entry], *, seed: int = 0) -> CompareReport:
     )
 
 
+def _tables(entries: Sequence[Entry]) -> list[int]:
+    """Return the table of every entry: that of the first one from which nothing sets it apart."""
+    heads: list[Entry] = []
+    tables = []
+    for entry in entries:
+        own = next((i for i, head in enumerate(heads) if not ground.apart(head.result, entry.result)), len(heads))
+        if own == len(heads):
+            heads.append(entry)
+        tables.append(own)
+    return tables
+
+
 def markdown(report: CompareReport) -> list[str]:
-    """Return the lines of a report's table as Markdown."""
-    header, rows = table_of(report)
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+    """Return the lines of a report's tables as Markdown, one for every test set."""
+    lines: list[str] = []
+    for header, rows in tables_of(report):
+        lines += [""] if lines else []
+        lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return lines
 
 
 def csv_text(report: CompareReport) -> str:
@@ -170,12 +208,17 @@ def csv_text(report: CompareReport) -> str:
     return out.getvalue()
 
 
-def table_of(report: CompareReport) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the table as text, without columns in which nothing is known."""
+def tables_of(report: CompareReport) -> list[tuple[list[str], list[list[str]]]]:
+    """Return header and rows as text, a table for every test set, without columns in which nothing is known."""
+    numbers = sorted({row.table for row in report.rows})
+    return [_table_of([row for row in report.rows if row.table == number]) for number in numbers]
+
+
+def _table_of(compared: Sequence[ComparedRow]) -> tuple[list[str], list[list[str]]]:
     header = ["run", "method", "fidelity", "t2v R@1 [95 %]", "R@5", "R@10", "MdR", "MnR", "v2t R@1", "rsum"]
     header += ["gallery", "selected on", "published t2v R@1", "difference", "parameters", "index B/clip", "pairs/s"]
     rows = []
-    for row in report.rows:
+    for row in compared:
         t2v, interval, published = row.t2v, row.interval, row.published
         shown = f"{t2v['R@1']:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
         rows.append(
@@ -198,7 +241,7 @@ def table_of(report: CompareReport) -> tuple[list[str], list[list[str]]]:
     return [header[i] for i in known], [[row[i] for i in known] for row in rows]
 
 
-def _row(entry: Entry) -> ComparedRow:
+def _row(entry: Entry, table: int) -> ComparedRow:
     result = entry.result
     for side, found in (("t2v", result.t2v), ("v2t", result.v2t)):
         if found is None or "R@1" not in found:
@@ -206,6 +249,7 @@ def _row(entry: Entry) -> ComparedRow:
     assert result.t2v is not None and result.v2t is not None  # as was just checked
     return ComparedRow(
         label=entry.label,
+        table=table,
         method=result.method,
         fidelity=result.fidelity,
         backbone=result.backbone,

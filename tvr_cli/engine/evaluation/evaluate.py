@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from tvr_cli import commands, log
 from tvr_cli.engine import scorers, suggest
 from tvr_cli.engine.device import DEFAULT_BUDGET, kernel_errors, pick_device
+from tvr_cli.engine.evaluation import ground
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.evaluate_result import (
     Completeness,
@@ -29,6 +30,7 @@ from tvr_cli.engine.evaluation.evaluate_result import (
 )
 from tvr_cli.engine.evaluation.gallery import Gallery, gallery_of, streamed_ranks, video_scores
 from tvr_cli.engine.evaluation.judge import JudgeOptions
+from tvr_cli.engine.evaluation.score_file import Ids
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import lock, read_json, sha256_file, write_bytes, write_json
@@ -94,7 +96,7 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     )
     _keep(run, options.split, result, ranks, gallery, store)
     if options.save_scores is not None and scores is not None:
-        write_scores(options.save_scores, scores, gallery, store)
+        write_scores(options.save_scores, scores, gallery, store, scale=scorer.method.score_scale())
     return result
 
 
@@ -136,6 +138,7 @@ def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) 
         split=split,
         captions=len(gallery.captions),
         videos=len(gallery.videos),
+        identity=ground.identity_of(**_ids(gallery, store)),
     )
 
 
@@ -148,12 +151,16 @@ def _selected_on(scorer: Scorer) -> str:
     return scorer.experiment.train.select_on
 
 
-def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: FeatureStore) -> None:
-    """Write `scores` [T, V] and `video_of_caption` [T] as safetensors or npz, and the ids as JSON beside them."""
-    arrays = {"scores": np.ascontiguousarray(scores), "video_of_caption": gallery.video_of_caption}
+def write_scores(path: Path, scores: np.ndarray, gallery: Gallery, store: FeatureStore, *, scale: float) -> None:
+    """Write `scores` [T, V], `video_of_caption` [T] and `scale` as safetensors or npz, the ids as JSON beside them."""
+    arrays = {
+        "scores": np.ascontiguousarray(scores),
+        "video_of_caption": gallery.video_of_caption,
+        "scale": np.array([scale], dtype=np.float32),
+    }
     if path.suffix == ".npz":
         packed = io.BytesIO()
-        np.savez(packed, scores=arrays["scores"], video_of_caption=arrays["video_of_caption"])
+        np.savez(packed, **arrays)  # type: ignore[arg-type]
         write_bytes(path, packed.getvalue())
     else:
         write_bytes(path, save(arrays))
@@ -210,7 +217,10 @@ def _judge_whole(
     for draw in range(options.noise_seeds):
         _use_draw(scorer, draw)
         draws.append(video_scores(scorer.method, store, gallery, _for_tiles(gallery, options)).numpy())
-    judged = [referee.judge(s, gallery.video_of_caption, options.judge, bank=bank) for s in draws]
+    named = _ids(gallery, store)
+    ids = Ids(tuple(named["captions"]), tuple(named["videos"]))
+    judge = replace(options.judge, scale=options.judge.scale or scorer.method.score_scale())
+    judged = [referee.judge(s, gallery.video_of_caption, judge, bank=bank, ids=ids) for s in draws]
     first, ranks = judged[0]
     if len(judged) == 1:
         return first, None, ranks, draws[0]
@@ -223,14 +233,16 @@ def _judge_streamed(
     scorer: Scorer, store: FeatureStore, gallery: Gallery, options: EvaluateOptions
 ) -> tuple[Judged, tuple[Ranks, Ranks]]:
     judge = options.judge
-    if judge.post or judge.counting != "fair" or judge.v2t != "max" or options.save_scores or options.noise_seeds > 1:
+    whole = judge.post or judge.qrels or options.save_scores or options.noise_seeds > 1
+    if whole or judge.counting != "fair" or judge.v2t != "max":
         raise ConfigError(
             "the score matrix does not fit the memory budget, and only the fair counting with the v2t protocol max can "
-            "be streamed (no --post, --metrics, --save-scores, --noise-seeds); raise --memory-budget"
+            "be streamed (no --post, --metrics, --qrels, --save-scores, --noise-seeds); raise --memory-budget"
         )
     log.logger.info("the score matrix does not fit the memory budget: ranks are streamed in two passes")
-    forward, backward = streamed_ranks(scorer.method, store, gallery, options.memory_budget)
-    return referee.judge_ranks(forward, backward, judge), (forward, backward)
+    found = streamed_ranks(scorer.method, store, gallery, options.memory_budget)
+    ranks = found.forward, found.backward
+    return referee.judge_ranks(*ranks, judge, len(gallery.videos), found.first_places), ranks
 
 
 def _streams(gallery: Gallery, options: EvaluateOptions) -> bool:

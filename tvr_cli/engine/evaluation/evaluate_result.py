@@ -40,8 +40,37 @@ class Intervals:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What was judged, by hash: sha256 of the ids of captions and of videos, in the order of rows and columns."""
+
+    captions: str
+    videos: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hubness:
+    """Videos that answer too much: the share of all first places, in percent, that `videos` of them take.
+
+    videos: the top 1 %, at least one. A tied first place is shared.
+    """
+
+    videos: int
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relevance:
+    """Judged by a file of relevance (`--qrels`): several right answers a query. queries: those that have one."""
+
+    sha256: str
+    t2v: Mapping[str, float]
+    v2t: Mapping[str, float]
+    queries: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DualSoftmax:
-    """The row of `--post dsl`."""
+    """The row of `--post dsl`. scale: what a cosine of one is in the scores. temperature: what multiplies them."""
 
     name: Literal["dsl"] = field(default="dsl", init=False)
     note: str
@@ -50,23 +79,31 @@ class DualSoftmax:
     rsum: float
     ties: Mapping[str, int]
     bounds: Mapping[str, Mapping[str, Pair]]
+    transductive: bool = True
+    scale: float | None = None  # None in results of 0.1
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class QbNorm:
-    """The row of `--post qbnorm`, text to video alone. bank: captions in the query bank."""
+    """The row of `--post qbnorm`, text to video alone. bank: captions in the query bank. Else as `DualSoftmax`."""
 
     name: Literal["qbnorm"] = field(default="qbnorm", init=False)
     note: str
     bank: int
     t2v: Mapping[str, float]
+    transductive: bool = True
+    scale: float | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fair:
     """The fair counting of both directions. ties: tied queries. bounds: R@k -> [pessimistic, optimistic].
 
-    post: rows of scores after post-processing, None where none was asked for.
+    hubness: of text to video. doubts: sentences that a reader must see beside the numbers (chance level, videos with
+    identical scores). post: rows of scores after post-processing. qrels: judged by a file of relevance. Each None where
+    there is none.
     """
 
     metrics: Literal["fair"] = field(default="fair", init=False)
@@ -78,6 +115,9 @@ class Fair:
     ties: Mapping[str, int]
     bounds: Mapping[str, Mapping[str, Pair]]
     intervals: Intervals
+    hubness: Hubness | None = None  # in results of 0.1
+    doubts: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    qrels: Relevance | None = field(default=None, metadata=OPTIONAL)
     post: tuple[DualSoftmax | QbNorm, ...] | None = field(default=None, metadata=OPTIONAL)
 
 
@@ -147,6 +187,7 @@ class Subject:
     split: str
     captions: int
     videos: int
+    identity: Identity | None = field(default=None, metadata=OPTIONAL)  # None in results of 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +219,10 @@ class EvaluatePreview(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresReport(Result):
-    """A score matrix of any tool, judged. method: the file's name. precision: the matrix's type."""
+    """A score matrix of any tool, judged. method: the file's name. precision: the matrix's type.
+
+    identity: where the file has ids, or a data set gave them; data: that data set.
+    """
 
     schema = "evaluate"
     tvr: str
@@ -188,6 +232,8 @@ class ScoresReport(Result):
     split: None = field(default=None, init=False)
     captions: int
     videos: int
+    identity: Identity | None = field(default=None, metadata=OPTIONAL)
+    data: Corpus | None = field(default=None, metadata=OPTIONAL)
     gallery: Completeness
     precision: str
     scores_sha256: str
@@ -201,6 +247,7 @@ class ClaimedCorpus:
 
     name: str | None = None
     variant: str | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +277,10 @@ class Claim:
     v2t_protocol: str | None = None
     selected_on: str | None = None
     data: ClaimedCorpus = ClaimedCorpus()
+    identity: Identity | None = None
+    ties: Mapping[str, int] = field(default_factory=dict)
+    rank_entries: Mapping[str, int] = field(default_factory=dict)
+    draws: int | None = None
     t2v: Mapping[str, float] | None = None
     v2t: Mapping[str, float] | None = None
     rsum: float | None = None

@@ -101,7 +101,16 @@ def video_scores(method: Method, features: Features, gallery: Gallery, memory_bu
     return merged.scatter_reduce(1, gallery.file_of_clip.expand(len(scores), -1), scores, "amax")
 
 
-def streamed_ranks(method: Method, features: Features, gallery: Gallery, memory_budget: int) -> tuple[Ranks, Ranks]:
+@dataclass(frozen=True)
+class Streamed:
+    """What two passes over the tiles of a matrix that is never held give: ranks, and first places [V] as `metrics`."""
+
+    forward: Ranks
+    backward: Ranks
+    first_places: np.ndarray
+
+
+def streamed_ranks(method: Method, features: Features, gallery: Gallery, memory_budget: int) -> Streamed:
     """Return the ranks of both directions without holding [T, V]: two passes over tiles that end between videos.
 
     The queries come sorted by video; `Ranks.video` says whose they are. Equal captions of different videos may differ
@@ -114,12 +123,17 @@ def streamed_ranks(method: Method, features: Features, gallery: Gallery, memory_
     text = _texts(method, features, gallery.captions[order])
     video = _videos(features, gallery.clips[gallery.file_of_clip.argsort()])
     ends = [i for i in range(1, len(text)) if video_of_caption[i] != video_of_caption[i - 1]]
+    firsts = metrics.FirstPlaces(len(text), len(gallery.videos))
 
     def tiles() -> Iterable[metrics.Tile]:
+        firsts.begin_pass()
         for tile in score.score_tiles(method, text, video, memory_budget=memory_budget, row_ends=ends):
-            yield tile.texts, tile.videos, tile.scores.numpy()
+            block = tile.scores.numpy()
+            firsts.take(tile.texts, tile.videos, block)
+            yield tile.texts, tile.videos, block
 
-    return metrics.streamed(tiles, video_of_caption, len(gallery.videos))
+    forward, backward = metrics.streamed(tiles, video_of_caption, len(gallery.videos))
+    return Streamed(forward, backward, firsts.places)
 
 
 def first_of_equal(keys: Tensor) -> tuple[Tensor, Tensor]:

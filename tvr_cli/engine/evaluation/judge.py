@@ -1,112 +1,89 @@
 """The referee: from a score matrix, whoever made it, to a result that a reviewer can trust. numpy only, no torch.
 
-A score file is safetensors or npz with `scores` [T, V] (larger = more similar) and `video_of_caption` [T] (the column
-of each caption's video); `bank` [Q, V] (training captions against the same videos) is needed only for QB-Norm.
+Score files are read by `score_file`, post-processing is in `post`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tvr_cli import clip4clip, commands, metrics, significance
+from tvr_cli import clip4clip, commands, metrics, relevance, significance
 from tvr_cli.engine.evaluation.evaluate_result import (
     Completeness,
     DualSoftmax,
     EvaluateReport,
     Fair,
+    Hubness,
     Intervals,
     Judged,
     OldCounting,
     QbNorm,
+    Relevance,
     ScoresReport,
 )
-from tvr_cli.errors import ConfigError, DataError, did_you_mean, reason
-from tvr_cli.files import sha256_file
+from tvr_cli.engine.evaluation.post import DSL_SCALE, POSTS, QBNORM_BETA, Post, dual_softmax, qbnorm, scale_of
+from tvr_cli.engine.evaluation.score_file import Ids, constant_columns, read_arrays, read_scores
+from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.metrics import Floats, Ints, Ranks, Scores, V2TProtocol
+from tvr_cli.relevance import Qrels
 from tvr_cli.version import __version__
 
-Post = Literal["dsl", "qbnorm"]
-POSTS: dict[str, str] = {
-    "dsl": "dual softmax: uses all test queries at once and assumes one video a query",
-    "qbnorm": "QB-Norm: query bank of training captions only",
-}
 TIE_RULE = "expected rank over all orders of tied items"
-DSL_SCALE = 100.0  # CLIP's logit scale, as CAMoE (arXiv 2109.04290) uses it
-QBNORM_BETA = 20.0  # QB-Norm (arXiv 2112.12777), section 4
+CHANCE_LEVEL = 0.01  # one-sided: R@1 that guessing reaches more often than this is not told apart from guessing
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeOptions:
-    """v2t: protocol of video-to-text. counting: `fair`, or `clip4clip` for the old code's. seed: of the bootstrap."""
+    """v2t: protocol of video-to-text. counting: `fair`, or `clip4clip` for the old code's. seed: of the bootstrap.
+
+    scale: what a cosine of one is in the scores, None = as the file or the method says. qrels: relevance judgements.
+    """
 
     v2t: V2TProtocol = "max"
     counting: Literal["fair", "clip4clip"] = "fair"
     post: tuple[Post, ...] = ()
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class ScoreFile:
-    """A score matrix as read: scores [T, V], video_of_caption [T], bank [Q, V] or None, sha256 of the file."""
-
-    scores: Scores
-    video_of_caption: Ints
-    bank: Scores | None
-    sha256: str
-
-
-def read_scores(path: Path) -> ScoreFile:
-    """Read a score file. Raises DataError that says which array is missing or malformed."""
-    if not path.is_file():
-        raise DataError(f"expected a score file (safetensors or npz) at {str(path)!r}, found none")
-    arrays = _arrays(path)
-    for name in ("scores", "video_of_caption"):
-        if name not in arrays:
-            raise DataError(
-                f"{str(path)!r} has no array {name!r} (it has {', '.join(sorted(arrays)) or 'none'}); expected "
-                "`scores` [T, V] and `video_of_caption` [T]"
-            )
-    video = arrays["video_of_caption"]
-    if video.ndim != 1 or not np.issubdtype(video.dtype, np.integer):
-        raise DataError(f"{str(path)!r}: video_of_caption must be [T] whole numbers, found {video.dtype} {video.shape}")
-    scores = arrays["scores"]
-    if not np.issubdtype(scores.dtype, np.floating):
-        raise DataError(f"{str(path)!r}: scores must be floating-point numbers, found {scores.dtype}")
-    metrics.checked(scores, video)
-    bank = arrays.get("bank")
-    if bank is not None and (bank.ndim != 2 or bank.shape[1] != scores.shape[1]):
-        raise DataError(f"{str(path)!r}: bank must be [Q, {scores.shape[1]}], found {bank.shape}")
-    return ScoreFile(scores, video.astype(np.int64), bank, sha256_file(path))
+    scale: float | None = None
+    qrels: Qrels | None = None
 
 
 def judge(
-    scores: Scores, video_of_caption: Ints, options: JudgeOptions, *, bank: Scores | None = None
+    scores: Scores, video_of_caption: Ints, options: JudgeOptions, *, bank: Scores | None = None, ids: Ids | None = None
 ) -> tuple[Judged, tuple[Ranks, Ranks] | None]:
     """Return the metrics part of a result, and the ranks of both directions (None under another counting).
 
-    Post-processed scores come as separate rows under `post`, never as the headline. Raises DataError for NaN, or when
-    QB-Norm has no bank, ConfigError for what the old counting cannot do.
+    Post-processed scores come as separate rows under `post`, never as the headline. ids: needed for qrels; without,
+    rows and columns are called by their numbers. Raises DataError for NaN and infinity, when QB-Norm has no bank or
+    nothing says the scale, ConfigError for what the old counting cannot do.
     """
     scores = metrics.checked(scores, video_of_caption)
     if options.counting == "clip4clip":
         return _judge_as_clip4clip(scores, video_of_caption, options), None
     forward = metrics.text_to_video(scores, video_of_caption)
     backward = metrics.video_to_text(scores, video_of_caption, options.v2t)
-    result = judge_ranks(forward, backward, options)
+    result = judge_ranks(forward, backward, options, scores.shape[1], metrics.first_places(scores))
+    if same := _identical(scores):
+        result = dataclasses.replace(result, doubts=(*(result.doubts or ()), same))
+    if options.qrels is not None:
+        result = dataclasses.replace(result, qrels=_by_relevance(scores, options.qrels, ids))
     if options.post:
         rows = tuple(_post(name, scores, video_of_caption, options, bank) for name in options.post)
         result = dataclasses.replace(result, post=rows)
     return result, (forward, backward)
 
 
-def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions) -> Fair:
-    """Return the metrics part of a result from ranks that were counted before (streamed)."""
+def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions, videos: int, first_places: Floats) -> Fair:
+    """Return the metrics part of a result from ranks that were counted before (streamed).
+
+    videos: candidates of text-to-video. first_places: [V] how often each of them stands first, ties shared.
+    """
     intervals = Intervals(
         level=significance.LEVEL,
         unit="video",
@@ -115,74 +92,51 @@ def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions) -> Fair:
         v2t=significance.intervals(backward, seed=options.seed),
     )
     found = metrics.summarise(forward, backward)
-    return Fair(tie_rule=TIE_RULE, v2t_protocol=options.v2t, **found, intervals=intervals)
+    doubts = [_chance("text to video", found["t2v"]["R@1"], len(forward), videos)]
+    if options.v2t == "max":
+        doubts.append(_chance("video to text", found["v2t"]["R@1"], len(backward), len(backward)))
+    return Fair(
+        tie_rule=TIE_RULE,
+        v2t_protocol=options.v2t,
+        **found,
+        intervals=intervals,
+        hubness=_hubness(first_places),
+        doubts=tuple(doubt for doubt in doubts if doubt) or None,
+    )
 
 
 def judge_file(
-    path: Path, options: JudgeOptions, *, allow_missing: bool = False
+    path: Path, options: JudgeOptions, *, allow_missing: bool = False, ids: Ids | None = None
 ) -> tuple[ScoresReport, tuple[Ranks, Ranks] | None]:
     """Referee a score file: the whole result that `tvr evaluate --scores` prints.
 
-    Raises DataError when some videos look missing (`zero_columns`), unless that is allowed; the count is in the result.
+    ids: of the data set that the file is about (`--data`). Raises DataError when videos look missing
+    (`constant_columns`), unless that is allowed; the count is in the result.
     """
-    file = read_scores(path)
-    videos, filled = file.scores.shape[1], zero_columns(file.scores)
-    if 0 < filled < videos and not allow_missing:
+    file = read_scores(path, ids)
+    videos, constant = file.scores.shape[1], constant_columns(file.scores)
+    if constant and not allow_missing:
         raise DataError(
-            f"{str(path)!r}: {filled} of {videos} videos have one score for every caption, as a missing video has that "
-            "was filled with zeros. It is never found and never in the way; complete the scores, or say "
-            "--allow-missing: the count is then in every output"
+            f"{str(path)!r}: {len(constant)} of {videos} videos have one score for every caption (first: column "
+            f"{constant[0]}), as a missing video has that was filled with zeros. It is never found and never in the "
+            "way; complete the scores, or say --allow-missing: the count is then in every output"
         )
-    judged, ranks = judge(file.scores, file.video_of_caption, options, bank=file.bank)
+    options = dataclasses.replace(options, scale=options.scale or file.scale)
+    judged, ranks = judge(file.scores, file.video_of_caption, options, bank=file.bank, ids=file.ids)
     report = ScoresReport(
         tvr=__version__,
         method=path.name,
         captions=len(file.scores),
         videos=videos,
-        gallery=Completeness(expected=videos, scored=videos, zero_filled=filled),
+        identity=file.identity,
+        data=file.ids.corpus if file.ids else None,
+        gallery=Completeness(expected=videos, scored=videos, zero_filled=len(constant)),
         precision=str(file.scores.dtype),
         scores_sha256=file.sha256,
         v2t_protocol=options.v2t,
         judged=judged,
     )
     return report, ranks
-
-
-def zero_columns(scores: Scores) -> int:
-    """Count the videos whose scores are all equal: what a missing video that was filled with zeros looks like."""
-    return int((scores.max(0) == scores.min(0)).sum()) if len(scores) > 1 else 0
-
-
-def parse_posts(names: Sequence[str]) -> tuple[Post, ...]:
-    """Read `--post dsl,qbnorm`. Raises ConfigError with the nearest name."""
-    wanted = [part for name in names for part in name.split(",") if part and part != "none"]
-    for name in wanted:
-        if name not in POSTS:
-            raise ConfigError(
-                f"unknown post-processing {name!r}{did_you_mean(name, POSTS) or '; there are dsl, qbnorm'}"
-            )
-    return tuple(wanted)  # type: ignore[arg-type]
-
-
-def dual_softmax(scores: Scores) -> tuple[Floats, Floats]:
-    """Return scores [T, V] for text-to-video and for video-to-text, each weighted by a softmax over its queries."""
-    scaled = DSL_SCALE * scores.astype(np.float64)
-    return scores * _softmax(scaled, axis=0), scores * _softmax(scaled, axis=1)
-
-
-def qbnorm(scores: Scores, bank: Scores) -> Floats:
-    """Return scores [T, V] of QB-Norm's dynamic inverted softmax with a bank [Q, V] of training captions.
-
-    A query whose best video is also the best of some bank query is normalised by the bank; the others stay as they are
-    (their order does not change, so they are mapped monotonically).
-    """
-    scaled = QBNORM_BETA * bank.astype(np.float64)
-    top = scaled.max(0)
-    log_sum = top + np.log(np.exp(scaled - top).sum(0))  # [V]
-    popular = np.zeros(scores.shape[1], dtype=bool)
-    popular[bank.argmax(1)] = True
-    plain = QBNORM_BETA * scores.astype(np.float64)
-    return np.where(popular[scores.argmax(1)][:, None], plain - log_sum, plain)
 
 
 def rank_tensors(ranks: tuple[Ranks, Ranks]) -> dict[str, np.ndarray]:
@@ -196,7 +150,7 @@ def rank_tensors(ranks: tuple[Ranks, Ranks]) -> dict[str, np.ndarray]:
 
 def read_ranks(path: Path) -> tuple[Ranks, Ranks]:
     """Read a ranks file. Raises DataError when it is missing or malformed."""
-    arrays = _arrays(path) if path.is_file() else {}
+    arrays = read_arrays(path) if path.is_file() else {}
     try:
         forward, backward = (_ranks_of(arrays, side) for side in ("t2v", "v2t"))
     except KeyError:
@@ -253,37 +207,64 @@ def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOp
 
 def _post(name: Post, scores: Scores, video: Ints, options: JudgeOptions, bank: Scores | None) -> DualSoftmax | QbNorm:
     if name == "dsl":
-        t2v, v2t = dual_softmax(scores)
+        scale = scale_of(options.scale, scores)
+        t2v, v2t = dual_softmax(scores, scale)
         forward, backward = metrics.text_to_video(t2v, video), metrics.video_to_text(v2t, video, options.v2t)
-        return DualSoftmax(note=POSTS[name], **metrics.summarise(forward, backward))
+        found = metrics.summarise(forward, backward)
+        return DualSoftmax(note=POSTS[name], scale=scale, temperature=DSL_SCALE / scale, **found)
     if bank is None:
         raise DataError(
             "QB-Norm needs a query bank of training captions: an array `bank` [Q, V] in the score file, or captions of "
             "the split train in the feature store"
         )
-    found = metrics.summary(metrics.text_to_video(qbnorm(scores, bank), video))
-    return QbNorm(note=POSTS[name], bank=len(bank), t2v=found)
+    scale = scale_of(options.scale, scores, bank)
+    recalls = metrics.summary(metrics.text_to_video(qbnorm(scores, bank, scale), video))
+    return QbNorm(note=POSTS[name], scale=scale, temperature=QBNORM_BETA / scale, bank=len(bank), t2v=recalls)
 
 
-def _softmax(x: Floats, *, axis: int) -> Floats:
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
+def _by_relevance(scores: Scores, qrels: Qrels, ids: Ids | None) -> Relevance:
+    if ids is None:
+        ids = Ids(tuple(map(str, range(len(scores)))), tuple(map(str, range(scores.shape[1]))))
+    grades = relevance.grades_of(qrels, ids.captions, ids.videos)
+    (t2v, queries), (v2t, answers) = relevance.judged(scores, grades), relevance.judged(scores.T, grades.T)
+    return Relevance(sha256=qrels.sha256, t2v=t2v, v2t=v2t, queries={"t2v": queries, "v2t": answers})
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        from safetensors.numpy import load
+def _hubness(first_places: Floats) -> Hubness:
+    top = math.ceil(len(first_places) / 100)
+    share = 100.0 * float(np.sort(first_places)[-top:].sum() / first_places.sum())
+    return Hubness(videos=top, share=share)
 
-        return dict(load(path.read_bytes()))
-    except Exception as e:
-        # Two readers and their zip and header errors: whatever they raise, the file is not a score file.
-        if str(e) in ("'BF16'", "'F8_E4M3'", "'F8_E5M2'"):
-            raise DataError(f"{str(path)!r} holds numbers of type {e}, which NumPy lacks; save them as float32") from e
-        what = "npz" if path.suffix == ".npz" else "safetensors"
-        raise DataError(
-            f"{str(path)!r} is not a readable {what} file ({reason(e)[:80]}); write one with "
-            "np.savez('scores.npz', scores=…, video_of_caption=…)"
-        ) from e
+
+def _chance(name: str, recall: float, queries: int, candidates: int) -> str | None:
+    """Say where R@1 [%] is not above guessing: an exact binomial test, where so many queries could pass it at all."""
+    rate = 1.0 / candidates
+    if queries * math.log(rate) > math.log(CHANCE_LEVEL):
+        return None
+    if significance.binomial_tail(math.floor(recall * queries / 100.0 + 1e-9), queries, rate) < CHANCE_LEVEL:
+        return None
+    return (
+        f"{name}: this is chance level (expected R@1 {100 * rate:.2g}, MdR {(candidates + 1) // 2}). Usual causes: "
+        "rows or columns out of step with video_of_caption, distances in place of similarities (turn their sign), "
+        "weights that were not loaded"
+    )
+
+
+def _identical(scores: Scores) -> str | None:
+    """Say how many videos have the scores of another one, all of them, and which come first; constant ones are not."""
+    if len(scores) < 2:
+        return None
+    # Columns that agree in three rows are few, so that only those are compared whole.
+    _, group, sizes = np.unique(scores[[0, len(scores) // 2, -1]], axis=1, return_inverse=True, return_counts=True)
+    first: dict[bytes, int] = {}
+    again = []
+    for i in np.flatnonzero(sizes[group.reshape(-1)] > 1).tolist():
+        column = scores[:, i]
+        if column.max() > column.min() and (one := first.setdefault(column.tobytes(), i)) != i:
+            again.append((one, i))
+    if not again:
+        return None
+    return (
+        f"{len(again)} videos have the very scores of another one (first: columns {again[0][0]} and {again[0][1]}): "
+        "one file under two names, or features written twice?"
+    )

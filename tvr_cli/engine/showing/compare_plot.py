@@ -8,21 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from tvr_cli.engine.evaluation import compare
+from tvr_cli.engine.evaluation import compare, score_ids
 from tvr_cli.engine.evaluation.compare import CompareReport, Entry
 from tvr_cli.errors import ConfigError, EnvironmentProblem
 from tvr_cli.workspace import Workspace
 
 
 def compared(
-    results: Sequence[Path], workspace: Workspace, *, split: str, seed: int, plot: Path | None = None
-) -> CompareReport:
+    results: Sequence[Path], workspace: Workspace, *, split: str, seed: int, plot: Path | None = None,
+    data: str | None = None, same_gallery: bool = False,
+) -> CompareReport:  # fmt: skip
     """Compare runs, result JSONs or score matrices with the first of them, and draw that where `plot` names a file.
 
-    Raises DataError for what is no result, and as `draw`.
+    data: `NAME:ROOT[:VARIANT]`, the data set that score matrices are about. same_gallery: as `compare`. Raises
+    DataError for what is no result, and as `draw`.
     """
-    entries = [compare.read_entry(path, split, workspace) for path in results]
-    report = compare.compare(entries, seed=seed)
+    ids = None if data is None else score_ids.of_dataset(data, split)
+    entries = [compare.read_entry(path, split, workspace, ids) for path in results]
+    report = compare.compare(entries, seed=seed, same_gallery=same_gallery)
     if plot is not None:
         draw(entries, plot)
     return dataclasses.replace(report, plot=plot)
