@@ -1,7 +1,7 @@
 """Configuration: dataclasses are the schema, YAML files and flags change their values, every leaf knows its origin.
 
 Precedence: defaults < preset (`extends`, left to right) < `--config FILE` < `--set a.b=c` and named flags. There is no
-interpolation. A leaf that is None means "as the store or the backbone has it". This is the one module that reads YAML.
+interpolation. A leaf that is None means "as the store or the backbone has it". YAML is read by `yaml_text.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
+from tvr_cli import yaml_text
 from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
 from tvr_cli.preset_loader import preset_names, preset_path, presets_root
 
@@ -26,10 +25,6 @@ _Card = TypeVar("_Card")
 
 DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
 DEFAULT_OF_CLIPS = "one_vector"  # ... on features that have no frames, but one vector a clip
-
-# What a configuration file or a value of `--set` may be at most; the largest shipped preset has 2.3 kB. A few lines
-# of aliases can stand for more values than there is memory.
-_MOST_CHARACTERS, _MOST_VALUES, _MOST_DEPTH = 100_000, 10_000, 50
 
 # ------------------------------------------------------------------------------------------------------------- schema
 
@@ -241,9 +236,9 @@ def set_layer(assignments: Sequence[str]) -> Layer:
         if not eq or not path:
             raise ConfigError(f"--set expects PATH=VALUE, for example --set train.epochs=10; found {text!r}")
         try:
-            node = _compose(value)
-            parsed = None if node is None else _construct(node)
-        except (yaml.YAMLError, ValueError) as e:
+            node = yaml_text.compose(value)
+            parsed = None if node is None else yaml_text.construct(node)
+        except (yaml_text.YAMLError, ValueError) as e:
             shown = text if len(text) <= 100 else f"{text[:100]}…"
             raise ConfigError(f"--set {shown}: the value is not YAML: {' '.join(str(e).split())}") from e
         _put(tree, _parts(path), parsed)
@@ -396,9 +391,9 @@ def _file_layers(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
         raise ConfigError(f"{shown}: expected UTF-8 text: {e}") from e
     lines: dict[str, int] = {}
     try:
-        node = _compose(text)
-        tree = dict(_plain(node, "", lines, shown)) if node is not None else {}
-    except yaml.YAMLError as e:
+        node = yaml_text.compose(text)
+        tree = dict(yaml_text.plain(node, "", lines, shown)) if node is not None else {}
+    except yaml_text.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where, why = (f":{mark.line + 1}", e.problem) if mark is not None else ("", e)  # type: ignore[attr-defined]
         raise ConfigError(f"{shown}{where}: not valid YAML: {why}") from e
@@ -413,65 +408,6 @@ def _file_layers(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
         layers += _file_layers(base_path, (*seen, path))
     card = tree.pop("card", None) if path.parent.resolve() == (presets_root() / "backbones").resolve() else None
     return [*layers, Layer(tree, shown, lines, card)]
-
-
-def _compose(text: str) -> yaml.Node | None:
-    """Parse YAML, within limits. Raises YAMLError, and ValueError where it is larger or deeper than they allow."""
-    if len(text) > _MOST_CHARACTERS:
-        raise ValueError(f"it has {len(text):,} characters, more than the {_MOST_CHARACTERS:,} that are read")
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError:
-        raise ValueError(f"its values lie deeper in each other than the {_MOST_DEPTH} levels that are read") from None
-    if node is not None:
-        _count(node, 1, {})
-    return node
-
-
-def _count(node: yaml.Node, depth: int, known: dict[int, int]) -> int:
-    """Return how many values a node is once its aliases are written out. Raises ValueError beyond the limits.
-
-    known: id of a node -> its values, 0 while they are counted: a node within itself has no end.
-    """
-    if depth > _MOST_DEPTH:
-        raise ValueError(f"its values lie deeper in each other than the {_MOST_DEPTH} levels that are read")
-    if (found := known.get(id(node))) is not None:
-        if not found:
-            raise ValueError("an alias (*name) stands within what it means, which has no end")
-        return found
-    known[id(node)], total = 0, 1
-    if not isinstance(node, yaml.ScalarNode):
-        for item in node.value:
-            total += sum(_count(part, depth + 1, known) for part in (item if isinstance(item, tuple) else (item,)))
-            if total > _MOST_VALUES:
-                raise ValueError(
-                    f"it stands for more than the {_MOST_VALUES:,} values that are read, aliases written out"
-                )
-    known[id(node)] = total
-    return total
-
-
-def _construct(node: yaml.Node) -> Any:
-    """Return the value of a YAML node. Raises YAMLError, and ValueError for a number or date that cannot be."""
-    return yaml.SafeLoader("").construct_object(node, deep=True)
-
-
-def _plain(node: yaml.Node, path: str, lines: dict[str, int], shown: str) -> Any:
-    """Turn a YAML node into plain values, noting the line of every dotted path."""
-    if not isinstance(node, yaml.MappingNode):
-        if path == "":
-            raise ConfigError(f"{shown}:{node.start_mark.line + 1}: expected a mapping at the top")
-        return _construct(node)
-    tree: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(key_node.value)
-        full = f"{path}.{key}" if path else key
-        line = key_node.start_mark.line + 1
-        if key in tree:
-            raise ConfigError(f"{shown}:{line}: {full}: the key stands twice")
-        lines[full] = line
-        tree[key] = _plain(value_node, full, lines, shown)
-    return tree
 
 
 def _merge(

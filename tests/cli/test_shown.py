@@ -274,4 +274,6 @@ def test_nothing_is_printed_beside_the_one_function() -> None:
         "cli/render.py: print(printable(text))",
         "cli/render.py: print(''.join((c if c.isprintable() else json.dumps(c)[1:-1] for c in text)))",
         "cli/render.py: sys.stdout.buffer.write(raw)",  # for a program
+        "log.py: sys.stderr.write(printable(f'{question} [{listed}] '))",  # a question has no end of line
+        "log.py: sys.stderr.write('\\n')",
     }

@@ -28,7 +28,7 @@ from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeRepo
 from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import AskedFrames, FramePlan
-from tvr_cli.types import View
+from tvr_cli.types import Look, View
 
 
 @pytest.fixture(autouse=True)
@@ -224,20 +224,23 @@ def test_a_flag_goes_before_the_plan_of_a_data_set() -> None:
     assert AskedFrames(quality=50).plan(FramesConfig()) == FramePlan(quality=50)
 
 
-def whole(size: int) -> FramePlan:
-    return FramePlan(size=size, fit="whole", short_side=size)
+def whole(size: int, look: Look = "shown") -> FramePlan:
+    return FramePlan(size=size, fit="whole", short_side=size, look=look)
 
 
 def test_pictures_of_ones_own_are_kept_whole_and_those_of_a_data_set_as_papers_cropped_them() -> None:
     preset, squash, small = FramesConfig(size=224), View(384, "squash", "bilinear"), View(32)
     assert AskedFrames().plan() == whole(224)
     assert AskedFrames(size=64).plan() == whole(64)
-    assert AskedFrames(view=squash).plan() == AskedFrames(view=squash).plan(preset) == whole(384)
+    assert AskedFrames(view=squash).plan() == whole(384)
+    assert AskedFrames(view=squash).plan(preset) == whole(384, "coded")
     assert AskedFrames(view=small).plan() == whole(224)  # what is whole serves others as well
-    assert AskedFrames(view=squash, fit="squash").plan() == FramePlan(size=384, fit="squash", filter="bilinear")
-    assert AskedFrames(view=small, fit="crop").plan() == FramePlan(size=32)
-    assert AskedFrames(fit="whole").plan(preset) == whole(224)
-    assert AskedFrames(fit="crop").plan() == FramePlan()
+    assert AskedFrames(view=squash, fit="squash").plan() == FramePlan(
+        size=384, fit="squash", filter="bilinear", look="shown"
+    )
+    assert AskedFrames(view=small, fit="crop").plan() == FramePlan(size=32, look="shown")
+    assert AskedFrames(fit="whole").plan(preset) == whole(224, "coded")
+    assert AskedFrames(fit="crop").plan() == FramePlan(look="shown")
 
 
 def test_frames_that_are_there_go_on_as_they_are() -> None:
@@ -245,7 +248,7 @@ def test_frames_that_are_there_go_on_as_they_are() -> None:
     assert AskedFrames().plan(there=old) == FramePlan(size=64)
     assert AskedFrames(size=96).plan(there=old) == FramePlan(size=96)
     assert AskedFrames().plan(there=whole(384)) == whole(384)
-    assert AskedFrames(fit="whole").plan(there=old) == whole(224)
+    assert AskedFrames(fit="whole").plan(there=old) == whole(224, "coded")
     assert AskedFrames().plan(FramesConfig(size=224), there=whole(384)) == FramePlan()
 
 

@@ -20,6 +20,7 @@ from tvr_cli.types import Caption, Manifest
 from tvr_cli.workspace import Workspace
 
 WHOLE = FramePlan(num_frames=4, size=224, fit="whole", short_side=224)
+QUESTION = "pe-core-b16 takes about 50 min of encoding here, clip-vit-b32 about a fourth of that"
 
 
 @pytest.fixture
@@ -95,8 +96,7 @@ def test_a_person_at_the_terminal_is_asked(
 ) -> None:
     shown = sits_there(monkeypatch, *lines)
     assert choose_backbone(None, own, may_ask=True) == taken
-    question = "pe-core-b16 takes about 50 min of encoding here, clip-vit-b32 about a fourth of that"
-    assert shown.getvalue().count(question) == len(lines)
+    assert shown.getvalue().count(QUESTION) == len(lines)
 
 
 @pytest.mark.usefixtures("slow")
@@ -104,7 +104,7 @@ def test_a_person_who_says_nothing_and_a_dry_run_get_clip(own: Workspace, monkey
     sits_there(monkeypatch)
     assert choose_backbone(None, own, may_ask=True) == "clip-vit-b32"
     shown = sits_there(monkeypatch, "1")
-    assert precompute.dry_run(own).backbone == "clip-vit-b32" and "Which one?" not in shown.getvalue()
+    assert precompute.dry_run(own).backbone == "clip-vit-b32" and QUESTION not in shown.getvalue()
 
 
 @pytest.mark.usefixtures("slow")

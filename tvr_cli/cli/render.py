@@ -68,7 +68,8 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     # What rich takes for a terminal is what it is told to take for one, too.
     terminal = sys.stdout.isatty() or any(name in os.environ for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
     if not terminal and (lines := plain_table(title, names, cells, left=left)) is not None:
-        print("\n".join(lines))
+        for text in lines:
+            line(text)
         return
     from rich import box
     from rich.console import Console

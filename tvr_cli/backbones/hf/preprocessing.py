@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli.errors import DataError
+from tvr_cli.files import parse_json
 from tvr_cli.types import Filter, SquareFit
 
 # In this order: what is said of clips counts before what is said of pictures.
@@ -33,7 +33,7 @@ class Preprocessing:
         """Read the configuration of a folder's processor. Raises DataError where there is none that can be followed."""
         for name in FILES:
             try:
-                said = json.loads((folder / name).read_text(encoding="utf-8"))
+                said = parse_json((folder / name).read_text(encoding="utf-8"))
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as e:

@@ -26,6 +26,7 @@ from tvr_cli.backbones.hf.recipes import RECIPES, REFUSED, Config, Recipe
 from tvr_cli.backbones.hub import Wanted
 from tvr_cli.backbones.openclip.licences import Licence
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, reason
+from tvr_cli.files import parse_json
 
 CONFIG = "config.json"
 SCHEME = "hf:"
@@ -192,7 +193,7 @@ def of_folder(folder: Path) -> Source:
 def model_type_of(folder: Path) -> str | None:
     """Return what a folder's `config.json` says it is, None where it says nothing."""
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
+        found = parse_json((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         return None
     return found if isinstance(found, str) else None
@@ -201,7 +202,7 @@ def model_type_of(folder: Path) -> str | None:
 def _read(name: str, folder: Path, place: Place | None = None) -> Source:
     file = folder / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"expected {CONFIG!r} in {str(folder)!r}, found none") from None
     except (OSError, ValueError) as e:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from tvr_cli import user_cache
 from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.errors import DataError, EnvironmentProblem, advises_to_trust, reason
+from tvr_cli.files import parse_json
 
 # One file, or a list of parts; those that cannot hold code come first.
 _WHOLE_OR_PARTS = (
@@ -89,7 +89,7 @@ def quiet() -> Iterator[None]:
 
 def _listed(folder: Path, index: Path) -> tuple[Path, ...]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise DataError(f"{str(index)!r} is not a list of weights files: {reason(e)}") from e
     odd = [name for name in names if Path(name).name != name]

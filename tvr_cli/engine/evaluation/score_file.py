@@ -132,8 +132,8 @@ def _ids_in(arrays: dict[str, np.ndarray], path: Path) -> Ids | None:
         captions, videos = (tuple(map(str, _list(ids[name]))) for name in ("captions", "videos"))
     except (KeyError, TypeError):
         raise DataError(
-            f'{str(beside)!r}: expected {{"captions": [ids], "videos": [ids]}}, found something else; remove it, or '
-            "write the scores again with --save-scores"
+            f'{str(beside)!r}: expected {{"captions": [ids], "videos": [ids]}}, found something else; move it away, '
+            "or write the scores again with --save-scores"
         ) from None
     return Ids(captions, videos)
 
