@@ -93,7 +93,7 @@ def read_captions(path: Path, *, empty: bool = False) -> list[Caption]:
     Raises DataError, with file and line, for anything that is not as the module's docstring says.
     """
     try:
-        data = path.read_bytes()
+        opened = path.open("rb")
     except OSError as e:
         raise DataError(
             f"expected a captions file at {str(path)!r}, found none ({e.strerror}); its lines look like {EXAMPLE}"
@@ -101,17 +101,19 @@ def read_captions(path: Path, *, empty: bool = False) -> list[Caption]:
     captions: list[Caption] = []
     lines: dict[str, int] = {}
     count: dict[str, int] = defaultdict(int)
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        caption = _caption(_object(line, path, number), path, number)
-        if not caption.id:
-            caption = replace(caption, id=f"{caption.video}#{count[caption.video]}")
-            count[caption.video] += 1
-        if caption.id in lines:
-            raise DataError(f"{path}:{number}: the id {caption.id!r} is that of line {lines[caption.id]} already")
-        lines[caption.id] = number
-        captions.append(caption)
+    with opened:
+        for number, raw in enumerate(opened, start=1):  # a line at a time: the file may be larger than its captions
+            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if not line.strip():
+                continue
+            caption = _caption(_object(line, path, number), path, number)
+            if not caption.id:
+                caption = replace(caption, id=f"{caption.video}#{count[caption.video]}")
+                count[caption.video] += 1
+            if caption.id in lines:
+                raise DataError(f"{path}:{number}: the id {caption.id!r} is that of line {lines[caption.id]} already")
+            lines[caption.id] = number
+            captions.append(caption)
     if not captions:
         raise DataError(f"{str(path)!r} holds no captions; expected lines like {EXAMPLE}")
     if not empty:

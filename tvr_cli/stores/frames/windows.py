@@ -16,8 +16,8 @@ from tvr_cli.plans import FramePlan
 
 # A frame that starts this little after the wanted instant counts as on screen: containers round times to milliseconds.
 _ROUNDING_S = 5e-4
-# Windows of one file at most: four weeks without a pause, cut as usual. Two frames with a clock jump between them may be
-# twenty years apart, and 25 million windows need gigabytes before the first of them is written.
+# Windows of one file at most: four weeks without a pause, cut as usual. Two frames with a clock jump between them may
+# be twenty years apart, and 25 million windows need gigabytes before the first of them is written.
 MAX_WINDOWS = 100_000
 _FRAGMENT = re.compile(r"#t=[\d.]*(,[\d.]+)?$")
 
