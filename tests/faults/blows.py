@@ -3,8 +3,12 @@
 A step is a rename, an fsync, an opening or a write below the workspace, made by tvr's own code; where the code
 stands is its site. So a moment is a number, not a time, and a seed means the same on every machine. A command runs in
 a process that is forked after torch is imported. After a blow the same command runs again undisturbed, and what it
-leaves is compared with what an undisturbed one leaves: every frame and failure, features, the tensors of the trained
-method (not their values), the hits of a query.
+leaves is compared, to the bit, with what an undisturbed one leaves: every frame and failure, features, the weights,
+moments and journal of a training, the hits of a query with their scores.
+
+To the bit, because nothing is left to chance: one thread, a clip and a caption a batch, and one matrix product. A
+training that begins measures which of two products is faster (`tvr_kernels.gemm`) and records it; they differ by
+rounding, so an undisturbed run and one that began again after a blow would differ wherever they measured differently.
 
     PYTHONPATH=.:tests python tests/faults/blows.py         lists the sites of every command
 """
@@ -31,6 +35,7 @@ import numpy as np
 import torch
 import videos
 from safetensors.numpy import load_file
+from tvr_kernels import gemm
 
 import tvr_cli
 from tvr_cli.cli import app
@@ -46,6 +51,7 @@ from tvr_cli.stores.frames.store import FrameStore
 
 PACKAGE = str(Path(tvr_cli.__file__).parent)
 COMMANDS = ("extract", "precompute", "train", "index")
+GEMM = "mkl"
 # What each kind of step may meet; a site gets one of them, in turn.
 REFUSALS = {
     "rename": ("EXDEV", "EIO", "ENOSPC", "EACCES", "ESTALE"),
@@ -85,6 +91,7 @@ class World:
 
     def __init__(self, folder: Path):
         torch.set_num_threads(1)
+        gemm.use(GEMM)
         for name in _PRELOADED:
             importlib.import_module(name)
         self.folder, self.videos = folder, folder / "videos"
@@ -155,21 +162,29 @@ def _frames(out: Path) -> Any:
 def _features(out: Path) -> Any:
     (folder,) = (out / "features").iterdir()
     store = FeatureStore.open(folder)
-    text = store.text().pooled  # of another batch the last bits differ
-    frames = store.video().frames
+    text, frames = store.text().pooled, store.video().frames
     assert frames is not None and text is not None
-    return [[np.round(np.float64(x), 2).tolist() for x in rows.double().norm(dim=-1)] for rows in (frames, text)]
+    return {"frames": _sha256(frames.numpy()), "text": _sha256(text.numpy())}
 
 
 def _weights(out: Path) -> Any:
-    weights = load_file(out / "runs" / "one" / "checkpoints" / "best.safetensors")
-    return {name: array.shape for name, array in sorted(weights.items())}  # to the bit: tests/methods/test_resume.py
+    run = out / "runs" / "one"
+    tensors = {
+        path.name: {name: _sha256(array) for name, array in sorted(load_file(path).items())}
+        for path in sorted((run / "checkpoints").iterdir())
+    }
+    journal = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return tensors, [{key: value for key, value in line.items() if key != "samples_per_s"} for line in journal]
 
 
 def _hits(out: Path) -> Any:
     asked = forked(["query", "the square number 3", "-o", str(out), "--json", "--method", "text_guided"])
     hits = json.loads(asked.said[asked.said.index("{") :])["results"][0]["hits"]
-    return [(Path(hit["path"]).name, round(hit["score"], 4)) for hit in hits]
+    return [(Path(hit["path"]).name, hit["score"]) for hit in hits]
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def damage(out: Path) -> list[str]:

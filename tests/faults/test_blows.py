@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from faults import blows
 from faults.blows import COMMANDS, REFUSALS, World
@@ -31,8 +32,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    threads, product = torch.get_num_threads(), blows.gemm._chosen
+    yield World(tmp_path_factory.mktemp("world"))
+    torch.set_num_threads(threads)
+    blows.gemm._chosen = product
 
 
 @pytest.fixture
@@ -79,6 +83,17 @@ def test_a_kill_at_any_step_after_the_first_shard_loses_nothing(
             f"a kill at step {step.number} of {name}, {step.kind} {step.site}"
         )
         tried["kills"] += 1
+
+
+@pytest.mark.skipif(not blows.gemm.has_onednn(), reason="has one matrix product")
+def test_a_resumed_run_keeps_the_matrix_product_it_began_with(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = [step for step in world.steps["train"] if step.kind == "open" and "step-00000004" in step.path]
+    out = world.start("train", tmp_path)
+    ended = blows.forked(world.command("train", out), blows.send(saved[0].number, signal.SIGKILL), out)
+    monkeypatch.setattr(blows.gemm, "_chosen", "onednn")
+    assert ended.code == -signal.SIGKILL and world.finish("train", out) == world.right["train"]
 
 
 def test_a_signal_at_any_step_is_exit_130_and_saved(world: World, tmp_path: Path, tried: Counter[str]) -> None:
