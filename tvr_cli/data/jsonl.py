@@ -198,14 +198,16 @@ def _split(c: Resolved, stated: Mapping[str, Mapping[Split, str]]) -> Split:
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Return place and object of each line of a JSONL file."""
     try:
-        data = path.read_bytes()
+        opened = path.open("rb")
     except OSError as e:
         raise DataError(
             f"expected a captions file at {str(path)!r}, found none ({e.strerror}); its lines look like {EXAMPLE}"
         ) from e
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", _object(line, path, number)
+    with opened:
+        for number, raw in enumerate(opened, start=1):  # a line at a time: the file may be larger than its captions
+            line = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).rstrip(b"\n")
+            if line.strip():
+                yield f"{path}:{number}", _object(line, path, number)
 
 
 def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
