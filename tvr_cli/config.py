@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,6 +214,11 @@ def preset_sections(
         for key, schema in schemas.items():
             _merge(sections, key, schema, layer.tree.get(key), layer, {})
     return sections
+
+
+def named_backbone(flag: str | None) -> str | None:
+    """Return the backbone that a person named: by a flag or an argument, else by TVR_BACKBONE; None = nobody did."""
+    return flag or os.environ.get("TVR_BACKBONE") or None
 
 
 def preset_card(name: str, schema: type[_Card]) -> _Card:

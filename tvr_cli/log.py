@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 # Told what is being done, how much of it is done, and of how much (None where that is not known).
@@ -22,7 +22,7 @@ Watcher = Callable[[str, int, int | None], None]
 logger = logging.getLogger("tvr")
 
 _repeats: Counter[str] = Counter()
-_state = {"bars": False}
+_state = {"bars": False, "person": False}
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
@@ -58,6 +58,7 @@ def set_up(*, quiet: bool = False, debug: bool = False) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    _state["person"] = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty() and not quiet
     _state["bars"] = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
 
 
@@ -86,6 +87,28 @@ def warn_once(message: str) -> None:
     _repeats[message] += 1
     if _repeats[message] == 1:
         logger.warning("warning: %s", message)
+
+
+def ask(question: str, answers: Sequence[str]) -> str | None:
+    """Ask a person at the terminal for one of a few answers; Enter is the first. None where nobody can answer.
+
+    An answer may be its number or the beginning of it; anything else is asked again.
+    """
+    if not _state["person"] or _watcher.get() is not None:
+        return None
+    listed = ", ".join(f"{i}: {answer}" for i, answer in enumerate(answers, 1))
+    while True:
+        sys.stderr.write(printable(f"{question} [{listed}] "))
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            sys.stderr.write("\n")
+            return None
+        said = line.strip()
+        if said in {"", *(str(i) for i in range(1, len(answers) + 1))}:
+            return answers[int(said or 1) - 1]
+        if len(found := [answer for answer in answers if answer.startswith(said)]) == 1:
+            return found[0]
 
 
 @contextlib.contextmanager

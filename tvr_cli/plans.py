@@ -7,7 +7,6 @@ and the backbone are the identity of a feature store; `differences` names the fi
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -327,7 +326,7 @@ class Wish:
         words = _said(experiment.words)
         importance = words.pop("importance", None) or ("stopwords" if "importance" in needs else None)
         return cls(
-            experiment.backbone.name or os.environ.get("TVR_BACKBONE"),
+            config.named_backbone(experiment.backbone.name),
             experiment.backbone.temporal_shift,
             experiment.shape,
             _said(experiment.frames),

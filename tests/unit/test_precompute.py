@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +23,13 @@ from tvr_cli import log
 from tvr_cli.backbones import load, registry
 from tvr_cli.engine.features import precompute as engine
 from tvr_cli.engine.features import repair as repairing
+from tvr_cli.engine.features.choose import choose_backbone
 from tvr_cli.engine.features.frame_batches import ahead
 from tvr_cli.engine.features.precompute import backbone_of, encode_captions
 from tvr_cli.engine.features.repair import refresh
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.plans import FramePlan, PrecomputeOptions, WordPlan
+from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.picture import see
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
@@ -351,12 +354,12 @@ def test_captions_are_found_beside_the_videos_and_remembered(
 def test_the_backbone_is_chosen_by_flag_environment_store_default(
     workspace: Path, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engine.choose_backbone(None, Workspace(workspace)) == "clip-vit-b32"
+    assert choose_backbone(None, Workspace(workspace)) == "clip-vit-b32"
     precompute(workspace, weights, None, EXACT)
-    assert engine.choose_backbone(None, Workspace(workspace)) == weights
+    assert choose_backbone(None, Workspace(workspace)) == weights
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
-    assert engine.choose_backbone(None, Workspace(workspace)) == "demo-tiny"
-    assert engine.choose_backbone("clip-vit-b16", Workspace(workspace)) == "clip-vit-b16"
+    assert choose_backbone(None, Workspace(workspace)) == "demo-tiny"
+    assert choose_backbone("clip-vit-b16", Workspace(workspace)) == "clip-vit-b16"
 
 
 def test_changed_weights_are_refused_where_a_store_is_used(workspace: Path, tmp_path: Path) -> None:
@@ -562,3 +565,18 @@ def test_provenance_does_not_change_the_fingerprint(workspace: Path, weights: st
     other = precompute(workspace, weights, None, PrecomputeOptions(**{**vars(EXACT), "dtype": "bf16"})).store
     assert first is not None and other is not None and first.fingerprint == other.fingerprint
     assert os.listdir(workspace / "features") == [first.fingerprint]
+
+
+def test_a_repair_by_another_backbone_is_refused(workspace: Path, weights: str) -> None:
+    """--backbone was ignored: what the store was made by was taken without a word."""
+    made = precompute(workspace, weights, None, EXACT)
+    for name in (made.fingerprint, next(line.name for line in heads.read(made.folder)[1])):
+        with pytest.raises(ConfigError, match=r"by the backbone that made them.*--backbone names demo-tiny"):
+            repairing.repair(Workspace(workspace), name, EXACT, named="demo-tiny")
+    assert repairing.repair(Workspace(workspace), made.fingerprint, EXACT, named=weights).clips.encoded == 0
+
+
+def test_tvr_backbone_is_read_in_one_place() -> None:
+    package = Path(engine.__file__).parents[2]
+    reads = [p.name for p in package.rglob("*.py") if re.search(r"environ[^\n]*TVR_BACKBONE", p.read_text())]
+    assert reads == ["config.py"]

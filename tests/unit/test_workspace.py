@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tvr_cli.cli import app
 from tvr_cli.config import BackboneConfig, Experiment
-from tvr_cli.engine.features import precompute, require
+from tvr_cli.engine.features import choose, require
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.plans import Wish
 from tvr_cli.workspace import Workspace
@@ -101,7 +101,7 @@ def test_a_backbone_that_a_run_tuned_is_taken_only_when_it_is_asked_for(tmp_path
     newest = workspace.newest_features()
     assert newest is not None and newest.backbone_name == tuned  # what was made last, for scoring
     assert [s.backbone_name for s in workspace.given_features()] == ["clip-vit-b16"]
-    assert precompute.choose_backbone(None, workspace) == "clip-vit-b16"
+    assert choose.choose_backbone(None, workspace) == "clip-vit-b16"
     wish = Wish.from_experiment(Experiment(method="mean", options={}), ())
     found, _ = require.find(workspace, wish)
     assert found is not None and found.backbone_name == "clip-vit-b16"

@@ -19,7 +19,6 @@ Importing this file imports no library, nor torch.
 
 from __future__ import annotations
 
-import os
 import pkgutil
 import re
 import shlex
@@ -122,12 +121,27 @@ def require_named(stored: str, named: str | None, where: Path) -> None:
     Raises DataError. The folder behind a class does not matter: the class is what is imported.
     """
     kind = _without_folder(stored)
-    people = (named, os.environ.get("TVR_BACKBONE"))
+    from tvr_cli.config import named_backbone
+
+    people = (named, named_backbone(None))
     if _is_dotted(kind) and _dots(kind) not in [_dots(_without_folder(name)) for name in people if name]:
         raise DataError(
             f"{str(where)!r} names the backbone {stored!r}, a module of another package, and a file alone never "
             f"imports one; if you trust it, name it too: --backbone {shlex.quote(stored)}, or TVR_BACKBONE"
         )
+
+
+def is_same(stored: str, named: str) -> bool:
+    """Whether a person's name means the backbone that a store calls `stored`: the same words, class or weights.
+
+    Raises what `resolve` raises for a name that means nothing.
+    """
+    if stored == named:
+        return True
+    kind, other = _without_folder(stored), _without_folder(named)
+    if _is_dotted(kind) or _is_dotted(other):
+        return _dots(kind) == _dots(other)
+    return resolve(stored).source == resolve(named).source
 
 
 def must_be_named(stored: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from tvr_cli import commands, config, log
 from tvr_cli.commands import Folder
-from tvr_cli.config import DEFAULT_METHOD, DEFAULT_OF_CLIPS, Experiment, Resolved
+from tvr_cli.config import DEFAULT_METHOD, DEFAULT_OF_CLIPS, Experiment, Resolved, named_backbone
 from tvr_cli.engine import suggest
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file
@@ -207,7 +206,7 @@ def store_for(workspace: Workspace, run: RunDir | None, backbone: str | None) ->
     """
     if run is not None:
         return workspace.features_of(run)
-    return workspace.features_for(backbone or os.environ.get("TVR_BACKBONE"))
+    return workspace.features_for(named_backbone(backbone))
 
 
 def announce(scorer: Scorer, store: FeatureStore) -> None:

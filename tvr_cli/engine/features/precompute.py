@@ -6,7 +6,6 @@ content, captions by text, and what a run leaves behind when it is stopped is ta
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from tvr_cli.config import DEFAULT_METHOD
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import computes_in_half, pick_device
 from tvr_cli.engine.features import cost, word_importance
+from tvr_cli.engine.features.choose import DEFAULT_BACKBONE, choose_backbone
 from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
@@ -55,7 +55,6 @@ __all__ = [
     "precompute",
 ]
 
-DEFAULT_BACKBONE = "clip-vit-b32"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # A shard is the unit of resuming: what may be lost when a run is stopped.
 _SHARD_BYTES = 64_000_000
@@ -160,14 +159,14 @@ def precompute(
 ) -> PrecomputeReport:
     """Compute the features of a workspace's frames, and of captions about them.
 
-    backbone: see `backbones.registry`; None = TVR_BACKBONE, else that of the newest feature store, else clip-vit-b32.
+    backbone: see `backbones.registry`; None = as `choose.choose_backbone` chooses.
     captions: a JSONL file, a data set or its `NAME:ROOT[:VARIANT]`; None = those of the last time, else
     `captions.jsonl` beside the videos, else none. Raises DataError for bad captions or too small frames, ConfigError
     for an impossible plan, EnvironmentProblem for missing weights.
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames, corpus, about, plan = _inputs(workspace, backbone, captions, options)
+    frames, corpus, about, plan = _inputs(workspace, backbone, captions, options, may_ask=True)
     device = pick_device(options.device)
     model = registry.load(
         about.name,
@@ -221,25 +220,7 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    return _planned(workspace, *_inputs(workspace, backbone, captions, options), options)
-
-
-def choose_backbone(asked: str | None, workspace: Workspace) -> str:
-    """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, clip-vit-b32.
-
-    A backbone that a run tuned for itself is taken only when it is asked for. Raises DataError where features are there
-    and nothing tells what made them.
-    """
-    if asked:
-        return asked
-    if named := os.environ.get("TVR_BACKBONE"):
-        return named
-    newest = workspace.given_backbone()
-    if newest is None:
-        return DEFAULT_BACKBONE
-    name, folder = newest
-    registry.require_named(name, None, folder)
-    return name
+    return _planned(workspace, *_inputs(workspace, backbone, captions, options, may_ask=False), options)
 
 
 def backbone_of(
@@ -269,7 +250,7 @@ def _remember_text(model: Backbone, name: str) -> None:
 
 
 def _inputs(
-    workspace: Workspace, backbone: str | None, captions: Captions, options: PrecomputeOptions
+    workspace: Workspace, backbone: str | None, captions: Captions, options: PrecomputeOptions, *, may_ask: bool
 ) -> tuple[FrameStore, Corpus, Description, FeaturePlan]:
     """Return what features are computed from, with what and how, or refuse it."""
     frames = workspace.frames()
@@ -279,7 +260,18 @@ def _inputs(
             + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
         )
     corpus = read_corpus(captions, frames, workspace.newest_features())
-    about = registry.resolve(choose_backbone(backbone, workspace))
+    own = captions is None or isinstance(captions, Path)  # else a data set, which keeps what its papers took
+    chosen = choose_backbone(
+        backbone,
+        workspace,
+        own=own,
+        shift=options.temporal_shift,
+        words=options.max_words,
+        device=options.device,
+        offline=options.offline,
+        may_ask=may_ask,
+    )
+    about = registry.resolve(chosen)
     _require_view(frames, about)
     _require_frames(frames, about)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)

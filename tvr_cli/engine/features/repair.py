@@ -6,7 +6,7 @@ from tvr_cli import files, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine.features.corpus import Captions
 from tvr_cli.engine.features.precompute import PrecomputeReport, precompute
-from tvr_cli.errors import DataError
+from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features.head import Made
@@ -35,10 +35,13 @@ def repair(
         with files.lock(folder):
             if rebuild_head(folder, workspace):
                 log.logger.info("the head of %s was made again from what lies beside its shards", folder)
-        return _again(workspace, heads.read_head(folder, workspace).made, options, captions, named=named)
+        made = heads.read_head(folder, workspace).made
+        _require_same(made, named)
+        return _again(workspace, made, options, captions, named=named)
     for folder in workspace.begun_features():
         head, lines = heads.read(folder, workspace)
         if any(line.name == shard for line in lines):
+            _require_same(head.made, named)
             with files.lock(folder):
                 FeatureWriter(folder, head.made, workspace).drop(shard)
             return _again(workspace, head.made, options, captions, named=named)
@@ -58,6 +61,16 @@ def refresh(
     captions: as in `precompute`. named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
     """
     return _again(workspace, heads.read_head(store.root, workspace).made, options, captions, named=named)
+
+
+def _require_same(made: Made, named: str | None) -> None:
+    """Refuse another backbone than the store's: it was made by that one, and whoever names another means new ones."""
+    if named is None or registry.is_same(made.backbone, named):
+        return
+    raise ConfigError(
+        f"--repair makes features again by the backbone that made them, {made.backbone}, and --backbone names {named}; "
+        "leave out --backbone, or leave out --repair to make features of the other"
+    )
 
 
 def _again(

@@ -59,9 +59,9 @@ def _without_captions() -> DataError:
 
 def expected_sizes(workspace: Workspace, wish: Wish) -> Sizes:
     """Return the sizes of features that do not exist yet: from the plans, the frames and the backbone's name."""
-    from tvr_cli.engine.features.precompute import choose_backbone
+    from tvr_cli.engine.features.choose import choose_for
 
-    backbone = registry.resolve(choose_backbone(wish.backbone, workspace))
+    backbone = registry.resolve(choose_for(wish, workspace))
     slots = wish.frames.get("num_frames") or wish.frames.get("max_frames")
     if slots is None and workspace.has_frames:
         slots = workspace.frames().plan.slots

@@ -8,7 +8,6 @@ whatever is wrong, is the business of a `Session`, which finds out again; so bot
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,7 +117,7 @@ def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:
 
 def _features(workspace: Workspace, backbone: str | None) -> Head:
     """Return the head of the features that answer. Raises Ordinary where they have to be made or refreshed first."""
-    head = workspace.newest_features_head(backbone or os.environ.get("TVR_BACKBONE"))
+    head = workspace.newest_features_head(config.named_backbone(backbone))
     if head is None or head.finished is None:
         raise Ordinary("there are no features yet")
     said = {**head.made.provenance, **head.finished.corpus}

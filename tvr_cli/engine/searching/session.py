@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
+from tvr_cli.config import named_backbone
 from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
@@ -79,7 +79,7 @@ class Session:
         return found
 
     def _stamp(self) -> dict[Any, Any]:
-        return {**self.workspace.stamps(), "TVR_BACKBONE": os.environ.get("TVR_BACKBONE")}
+        return {**self.workspace.stamps(), "TVR_BACKBONE": named_backbone(None)}
 
     def _encode(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences, by the backbone that made the store, which is loaded once."""
@@ -94,7 +94,7 @@ class Session:
         """Compute the features where there are none, or where the frames have changed since."""
         workspace = self.workspace
         found = workspace.find_run(asked.run) if asked.run is not None else None
-        named = asked.backbone or os.environ.get("TVR_BACKBONE")
+        named = named_backbone(asked.backbone)
         store = workspace.features_of(found) if found is not None else workspace.newest_features(named)
         if not workspace.has_frames:
             if store is None:

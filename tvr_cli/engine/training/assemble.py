@@ -15,7 +15,8 @@ from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.config import Experiment, Resolved, TrainConfig
 from tvr_cli.engine import scorers
 from tvr_cli.engine.features import sentences
-from tvr_cli.engine.features.precompute import backbone_of, choose_backbone
+from tvr_cli.engine.features.choose import choose_for
+from tvr_cli.engine.features.precompute import backbone_of
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.live import LiveSource
@@ -159,7 +160,7 @@ def build_source(
 
 def _backbone_of_run(workspace: Workspace, wish: Wish, store: FeatureStore | None) -> Description:
     if store is None:
-        return registry.resolve(choose_backbone(wish.backbone, workspace))
+        return registry.resolve(choose_for(wish, workspace))
     registry.require_named(store.backbone_name, wish.backbone, store.root)
     return registry.resolve(store.backbone_name)
 

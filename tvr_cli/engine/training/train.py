@@ -368,11 +368,11 @@ def _store_needed(
             captions=len(store.captions),
             clips=len(store.clips),
         )
-    from tvr_cli.engine.features.precompute import choose_backbone
+    from tvr_cli.engine.features.choose import choose_for
 
     frames = workspace.has_frames
     return StoreNeeded(
-        backbone=choose_backbone(wish.backbone, workspace),
+        backbone=choose_for(wish, workspace),
         shape=wish.shape,
         frames=wish.frames,
         words=wish.words,

@@ -24,7 +24,7 @@ from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, claim
 from tvr_cli.engine.extraction import estimate as extract_estimate
 from tvr_cli.engine.extraction import extract
 from tvr_cli.engine.features import cost, precompute
-from tvr_cli.engine.features.precompute import choose_backbone
+from tvr_cli.engine.features.choose import choose_backbone
 from tvr_cli.engine.training import checkpoint, train
 from tvr_cli.engine.training.train import TrainOptions
 from tvr_cli.engine.whole import dataset_doctor
