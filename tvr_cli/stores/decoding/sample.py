@@ -171,11 +171,14 @@ def _good_frames_only(decoder: Decoder) -> tuple[Decoder, str]:
 
 
 def _note(decoder: Decoder, track: int | None) -> str:
-    """Say what is noteworthy: content that the header promises is missing, or other tracks are left aside."""
+    """Say what is noteworthy: a recording that broke off, whether or not its header says so, or other tracks."""
     others = sum(t.kind == "video" for t in decoder.container.tracks) - 1
     several = f"{others + 1} video tracks, one is read; --tracks all reads each" if others > 0 and track is None else ""
     missing = decoder.timeline.truncated
     short = f"{missing}, or that header is wrong; what is there is stored" if missing else ""
+    if not missing and decoder.container.endless:
+        held = f"the file holds {decoder.timeline.end:.1f} s"
+        short = f"the header declares no length, as where a recording broke off, {held}; what is there is stored"
     return "; ".join(filter(None, (short, several)))
 
 

@@ -26,11 +26,15 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What a file says of itself. rate: frames a second; aspect: width to height of a pixel; None where it does not."""
+    """What a file says of itself. rate: frames a second; aspect: width to height of a pixel; None where it does not.
+
+    endless: it says no length, though files of its kind do: a recording that broke off, or was streamed.
+    """
 
     rate: float | None
     aspect: tuple[int, int] | None
     tracks: tuple[Track, ...]
+    endless: bool = False
 
 
 @dataclass(frozen=True)
