@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import videos
 from typer.testing import CliRunner
 from videos import read_barcode
 
+from tvr_cli import log
 from tvr_cli.cli import app
 from tvr_cli.engine.extraction import tree
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
@@ -257,6 +261,21 @@ def test_a_walk_ends_where_links_go_in_circles(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- what is said
+
+
+def test_the_bar_says_how_far_a_long_film_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar that counts files stands still for as long as the one film takes."""
+    said: list[tuple[int, str]] = []
+
+    @contextlib.contextmanager
+    def progress(what: str, *, total: int, unit: str) -> Iterator[log.Bar]:
+        yield log.Bar(total, lambda n, note: said.append((n, note)))
+
+    monkeypatch.setattr(log, "progress", progress)
+    run(videos.make_video(tmp_path / "film.mp4", 400, fps=1, size=(64, 48)), "-o", tmp_path / "out")
+    assert said[-1] == (1, "film.mp4")
+    place = re.compile(r"film\.mp4: (looked through|decoded) \d:\d\d:\d\d of 0:06:40")
+    assert said[:-1] and all(n == 0 and place.fullmatch(note) for n, note in said[:-1])
 
 
 def test_a_failure_is_a_line_after_what_was_done(clip: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError
-from tvr_cli.stores.decoding.types import Beat, Container, Track
+from tvr_cli.stores.decoding.types import Beat, Container, Place, Track
 
 # Containers whose header declares a duration (others estimate one from the bit rate or from the last timestamp).
 _DECLARES_DURATION = ("mov", "matroska", "avi", "asf", "flv")
@@ -85,8 +85,9 @@ def read_index(container: Any, stream: Any, beat: Beat) -> PacketIndex:
     shown: list[int] = []
     keys: list[int] = []
     end, last_key, open_gop = 0, None, False
+    start_s, unit, of = start_seconds(container), float(stream.time_base or 0), (container.duration or 0) / 1e6
     for packet in container.demux(stream):
-        beat()
+        beat(None if packet.pts is None else Place("looked through", packet.pts * unit - start_s, of))
         if packet.pts is None and packet.size == 0:
             continue
         pts.append(packet.pts)

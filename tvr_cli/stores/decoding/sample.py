@@ -15,7 +15,7 @@ from tvr_cli.errors import DecodeError
 from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
-from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName
+from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, unheard
 from tvr_cli.stores.frames.picture import to_store
 from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
 
@@ -70,7 +70,7 @@ class Sampled:
     note: str = ""
 
 
-def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
+def sample(task: Task, beat: Beat = unheard) -> Sampled:
     """Read a file and return the frames that its plan asks for.
 
     A file that changes while it is read is read again. Raises DecodeError when the file is not a video, is truncated
@@ -89,7 +89,7 @@ def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
     raise OSError(f"it changed while it was read, {_READS} times; run again when it is no longer written")
 
 
-def sample_timed(task: Task, beat: Beat = lambda: None) -> tuple[Sampled, float]:
+def sample_timed(task: Task, beat: Beat = unheard) -> tuple[Sampled, float]:
     """Do what `sample` does and also return the processor time that it took, seconds."""
     started = time.process_time()
     return sample(task, beat), time.process_time() - started
