@@ -109,6 +109,60 @@ def make_two_streams(path: Path) -> Path:
     return path
 
 
+def make_with_cover(path: Path) -> Path:
+    """Write a film of 10 frames with a cover: one picture, in a video stream of its own that is marked as attached."""
+    with av.open(str(path), "w") as out:
+        film = out.add_stream("libx264", rate=10, options=_encoder_options("libx264", 12, 0))
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        cover = out.add_stream("mjpeg", rate=10)
+        cover.width, cover.height, cover.pix_fmt = 160, 120, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        for stream, numbers, size in ((cover, [4095], (160, 120)), (film, range(10), (64, 48))):
+            for number in numbers:
+                frame = av.VideoFrame.from_ndarray(barcode(number, *size), format="rgb24")
+                frame.pts, frame.time_base = number % 4095, Fraction(1, 10)
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    return path
+
+
+def make_amv(path: Path, frames: int) -> Path:
+    """Write a film as small players take it: 10 frames a second of AMV, and as much silence."""
+    with av.open(str(path), "w", format="amv") as out:
+        film, sound = (
+            out.add_stream("amv", rate=10),
+            out.add_stream("adpcm_ima_amv", rate=22050, layout="mono", options={"block_size": "2205"}),
+        )
+        film.width, film.height, film.pix_fmt = 64, 48, "yuvj420p"
+        sound.codec_context.time_base = Fraction(1, 22050)
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(barcode(i, 64, 48), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 10)
+            out.mux(film.encode(frame))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 2205), dtype=np.int16), format="s16", layout="mono")
+            silence.sample_rate, silence.pts, silence.time_base = 22050, i * 2205, Fraction(1, 22050)
+            out.mux(sound.encode(silence))
+    return path
+
+
+def make_dhav(path: Path, source: Path) -> Path:
+    """Write the H.264 packets of a file of 64 x 48 pixels as Dahua's recorders do: one chunk a packet, 10 a second."""
+    data = b""
+    with av.open(str(source)) as old:
+        track = old.streams.video[0]
+        in_stream_format = av.bitstream.BitStreamFilterContext("h264_mp4toannexb", track)
+        packets = [q for p in old.demux(track) for q in in_stream_format.filter(p if p.size else None)]
+    for n, packet in enumerate(packets):
+        about = bytes((0x80, 0, 64 // 8, 48 // 8, 0x81, 0, 0x08, 10))  # size of a picture; H.264, frames a second
+        length = 24 + len(about) + packet.size + 8
+        date = (26 << 26) | (1 << 22) | (1 << 17) | (n // 10)  # years since 2000, month, day, …, second
+        kind = 0xFD if packet.is_keyframe else 0xFC
+        data += b"DHAV" + struct.pack("<4B3IH2B", kind, 0, 0, 0, n, length, date, n * 100, len(about), 0)
+        data += about + bytes(packet) + b"dhav" + struct.pack("<I", length)
+    path.write_bytes(data)
+    return path
+
+
 def cut_with_edit_list(source: Path, path: Path, start_frame: int, *, fps: int = 30) -> Path:
     """Copy `source` without re-encoding from `start_frame` on: earlier frames stay in the file, hidden."""
     with av.open(str(source)) as old, av.open(str(path), "w") as new:

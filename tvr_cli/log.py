@@ -36,7 +36,10 @@ def printable(text: str) -> str:
 
 
 class Bar:
-    """One running line of progress; shows nothing unless somebody watches. show: told how many more, and the note."""
+    """One running line of progress; shows nothing unless somebody watches. show: told how many more, and the note.
+
+    Watchers of a program are told of numbers alone, people at a terminal of notes, too.
+    """
 
     def __init__(self, total: int | None = None, show: Callable[[int, str], None] | None = None):
         self._show = show
@@ -47,6 +50,11 @@ class Bar:
         self.done += n
         if self._show is not None:
             self._show(n, note)
+
+    def say(self, note: str) -> None:
+        """Replace the text behind the bar while nothing more is done."""
+        if self._show is not None:
+            self._show(0, note)
 
 
 def set_up(*, quiet: bool = False, debug: bool = False) -> None:
@@ -153,5 +161,5 @@ def progress(what: str, *, total: int | None = None, unit: str = "") -> Iterator
 def _told(watcher: Watcher, what: str, total: int | None) -> Bar:
     """Return a bar that tells a watcher, who hears at once that it begins."""
     watcher(what, 0, total)
-    bar = Bar(total, lambda n, note: watcher(what, bar.done, total))
+    bar = Bar(total, lambda n, note: watcher(what, bar.done, total) if n else None)
     return bar

@@ -260,6 +260,20 @@ def test_a_header_that_promises_hours_is_a_note(tmp_path: Path) -> None:
     assert len(read.clips[0].jpegs) == 3 and read.duration == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize(("ending", "muxer"), [("mkv", {"live": "1"}), ("flv", {"flvflags": "no_duration_filesize"})])
+def test_a_recording_that_broke_off_gets_a_note_whether_or_not_it_declares_a_length(
+    tmp_path: Path, ending: str, muxer: dict[str, str]
+) -> None:
+    plan = FramePlan(num_frames=3, size=64)
+    declared = videos.truncate(videos.make_video(tmp_path / "a.mkv", 90), tmp_path / "half.mkv", 0.5)
+    whole = videos.make_video(tmp_path / f"live.{ending}", 90, muxer=muxer)
+    cut = videos.truncate(whole, tmp_path / f"cut.{ending}", 0.5)
+    assert sample(Task(cut, plan)).duration == pytest.approx(1.5, abs=0.4)
+    for path, header in ((declared, "truncated: the header declares 3.0 s"), (cut, "the header declares no length")):
+        note = sample(Task(path, plan)).note
+        assert note.startswith(header) and ", the file holds 1." in note and note.endswith("; what is there is stored")
+
+
 def test_sound_that_outlasts_the_picture_is_not_a_truncation(tmp_path: Path) -> None:
     path = tmp_path / "long_sound.mkv"
     videos.make_video(path, 30, audio=True, audio_s=6.0)

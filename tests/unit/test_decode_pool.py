@@ -17,9 +17,10 @@ from processes import WATCHDOG_S
 from tvr_cli.errors import DecodeError, EnvironmentProblem
 from tvr_cli.stores.decoding import pool as decode_pool
 from tvr_cli.stores.decoding.pool import DecodePool, Unread
+from tvr_cli.stores.decoding.types import Beat, Place
 
 
-def act(task: str, beat: Callable[[], None]) -> str:
+def act(task: str, beat: Beat) -> str:
     """What the workers of these tests do; runs in another process."""
     what, _, argument = task.partition(" ")
     if what == "crash":
@@ -32,6 +33,11 @@ def act(task: str, beat: Callable[[], None]) -> str:
         for _ in range(8):
             time.sleep(0.3)
             beat()
+    if what == "film":
+        for second in (10, 20):
+            beat(Place("decoded", second, 20))
+            beat()  # at once after the other: nobody is told
+            time.sleep(0.3)
     if what == "bad":
         raise DecodeError("no video stream")
     if what == "denied":
@@ -58,6 +64,13 @@ def run(tasks: list[str], *, workers: int = 2, timeout_s: float = WATCHDOG_S) ->
 def test_every_task_has_its_result() -> None:
     tasks = [f"echo {i}" for i in range(20)]
     assert run(tasks) == {f"echo {i}": str(i) for i in range(20)}
+
+
+def test_who_watches_is_told_how_far_a_task_is() -> None:
+    told: list[tuple[str, Place]] = []
+    with DecodePool(act, workers=1, timeout_s=WATCHDOG_S) as pool:
+        assert dict(pool.run([("a", "film"), ("b", "slow")], watch=lambda *at: told.append(at))) == {"a": "", "b": ""}
+    assert told == [("a", Place("decoded", 10, 20)), ("a", Place("decoded", 20, 20))]
 
 
 def test_workers_import_no_torch_even_if_the_main_script_does() -> None:

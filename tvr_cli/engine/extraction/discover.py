@@ -110,9 +110,10 @@ def discover(
     for source in sources:
         path = Path(os.path.abspath(source))
         if path.is_dir():
-            here, root, beside = _of_folder(path, source, keep, segmenting, follow), str(path), path
+            walk = tree.walk(path, follow=follow)
+            here, root, beside = _of_folder(path, source, walk, keep, segmenting), str(path), path
             if not here and not may_be_empty:
-                raise DataError(_nothing(path, source, keep, follow))
+                raise DataError(_nothing(source, walk, keep))
         elif path.is_file() and path.suffix.lower() == ".jsonl":
             here = _of_manifest(path, segmenting if cut_manifests else None, keep)
             root, beside = str(path), path.parent
@@ -152,9 +153,8 @@ class _Globs:
         return bool(suffix) and any(g.endswith(suffix) and _matches(relative, g) for g in self.include)
 
 
-def _of_folder(folder: Path, given: Path, keep: _Globs, segmenting: Segmenting | None, follow: bool) -> list[Video]:
+def _of_folder(folder: Path, given: Path, walk: tree.Walk, keep: _Globs, segmenting: Segmenting | None) -> list[Video]:
     found, unknown, others = list[tuple[str, Path]](), list[tuple[str, Path]](), Counter[str]()
-    walk = tree.walk(folder, follow=follow)
     for relative, path in walk.files:
         if not keep.wants(relative) or (path.exists() and not path.is_file()):  # pipes and sockets are no videos
             continue
@@ -190,8 +190,7 @@ def _skipped(given: Path, others: Counter[str]) -> str:
     return f"{given}: skipped {number} that look like no video ({kinds}); --include {named!r} reads such all the same"
 
 
-def _nothing(folder: Path, given: Path, keep: _Globs, follow: bool) -> str:
-    walk = tree.walk(folder, follow=follow)
+def _nothing(given: Path, walk: tree.Walk, keep: _Globs) -> str:
     wanted = f"files that match {' or '.join(keep.include)}" if keep.include else "videos by name (.mp4 …) and content"
     links = f" and {counted(len(walk.outside), 'link')} out of it, which --follow reads" if walk.outside else ""
     return f"no video in {str(given)!r}: looked for {wanted}, found {len(walk.files)} other files{links}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import os
 import platform
 import time
@@ -28,7 +29,7 @@ from tvr_cli.results.base import Result, key
 from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
 from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample
-from tvr_cli.stores.decoding.types import DecoderName
+from tvr_cli.stores.decoding.types import DecoderName, Place
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.rebuild import rebuild_head
@@ -349,7 +350,10 @@ def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, opt
     pool = DecodePool(sample, workers=worker_count(options, len(tasks)), timeout_s=options.timeout_s)
     with log.progress("extracting frames", total=len(videos), unit="videos") as bar, pool:
         try:
-            for name, result in pool.run((name, task) for name, (task, _) in tasks.items()):
+            for name, result in pool.run(
+                ((name, task) for name, (task, _) in tasks.items()),
+                watch=lambda name, at: bar.say(f"{tasks[name][1][0].id}: {_place(at)}"),
+            ):
                 group = tasks[name][1]
                 sink.take(group, result)
                 bar.advance(len(group), note=group[0].id)
@@ -361,6 +365,16 @@ def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, opt
                 f"continue with: {options.command or 'the same command'}"
             ) from None
     return done
+
+
+def _place(at: Place) -> str:
+    """Say how far a film is read: `decoded 0:12:31 of 2:40:00`."""
+    of = f" of {_clock(at.of)}" if at.of > 0 else ""
+    return f"{at.doing} {_clock(at.at)}{of}"
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=max(0, round(seconds))))
 
 
 class _Sink:

@@ -10,6 +10,7 @@ from tvr_cli import commands
 from tvr_cli.results.base import HIDDEN
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.types import Beat
 
 _TIMEOUT_S = 60.0
 _SAMPLED = 12  # frames that a deep check decodes
@@ -58,7 +59,7 @@ def probe_videos(videos: Mapping[str, Path], *, deep: bool, advance: Callable[[]
     return checks
 
 
-def _probe(task: tuple[Path, bool], beat: Callable[[], None]) -> _Probed:
+def _probe(task: tuple[Path, bool], beat: Beat) -> _Probed:
     path, deep = task
     decoder = open_video(path, beat=beat)
     try:

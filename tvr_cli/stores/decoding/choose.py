@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from tvr_cli.errors import ConfigError, DecodeError, did_you_mean
-from tvr_cli.stores.decoding.types import Beat, Decoder, DecoderName
+from tvr_cli.stores.decoding.types import Beat, Decoder, DecoderName, unheard
 from tvr_cli.types import Look
 
 
@@ -16,7 +16,7 @@ def open_video(
     *,
     look: Look = "coded",
     track: int | None = None,
-    beat: Beat = lambda: None,
+    beat: Beat = unheard,
 ) -> Decoder:
     """Open a video with the decoder asked for. `beat` is called often while there is progress.
 

@@ -15,7 +15,7 @@ import numpy as np
 from tvr_cli.errors import DecodeError, EnvironmentProblem
 from tvr_cli.stores.decoding.look import stretched
 from tvr_cli.stores.decoding.pyav import PyavDecoder
-from tvr_cli.stores.decoding.types import Beat, Decoder
+from tvr_cli.stores.decoding.types import Beat, Decoder, Place
 from tvr_cli.types import Look
 
 _BATCH = 8
@@ -46,7 +46,7 @@ class DecordDecoder:
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for first in range(0, len(indices), _BATCH):
             batch = [int(i) for i in indices[first : first + _BATCH]]
-            self._beat()
+            self._beat(Place("decoded", float(self.timeline.ts[batch[0]]), self.timeline.end))
             try:
                 pixels = self._reader.get_batch(batch).asnumpy()
             except Exception as e:  # decord raises its own and RuntimeError; the caller decides by what is missing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tvr_cli.stores.decoding.packets import start_seconds, video_streams
 from tvr_cli.stores.decoding.pyav import open_stream
-from tvr_cli.stores.decoding.types import Beat
+from tvr_cli.stores.decoding.types import Beat, unheard
 
 # A video has at least so many frames; a picture in a video container has one.
 _FRAMES = 2
@@ -26,7 +26,7 @@ class Header:
     tracks: tuple[int, ...]
 
 
-def read_header(path: Path, beat: Beat = lambda: None) -> Header:
+def read_header(path: Path, beat: Beat = unheard) -> Header:
     """Read what a file says of itself. Raises DecodeError when it is not a video, OSError when it cannot be opened."""
     with open(path, "rb"):  # FFmpeg's reasons are worse
         pass

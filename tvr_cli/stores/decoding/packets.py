@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.errors import DecodeError
-from tvr_cli.stores.decoding.types import Beat, Container, Track
+from tvr_cli.stores.decoding.types import Beat, Container, Place, Track
 
 # Containers whose header declares a duration (others estimate one from the bit rate or from the last timestamp).
 _DECLARES_DURATION = ("mov", "matroska", "avi", "asf", "flv")
+# Containers in which the same packet has another time after seeking: Dahua's count on from a whole second.
+_SHIFTING = ("dhav",)
+# What FFmpeg marks a picture with that belongs to a file and is no part of its film (AV_DISPOSITION_ATTACHED_PIC).
+_ATTACHED_PICTURE = 0x400
 # Missing content is reported above this share, and above this many frames (or seconds, where frames are not declared).
 _MISSING_SHARE, _MISSING_FRAMES, _MISSING_S = 0.02, 2, 0.5
 
@@ -70,6 +74,7 @@ def describe(container: Any, stream: Any) -> Container:
         rate=float(stream.average_rate) if stream.average_rate else None,
         aspect=(aspect.numerator, aspect.denominator) if aspect else None,
         tracks=tuple(Track(s.index, _kind(s), _codec(s), s.index == stream.index) for s in container.streams),
+        endless=not (stream.frames or container.duration) and _declares_duration(container, stream),
     )
 
 
@@ -80,8 +85,9 @@ def read_index(container: Any, stream: Any, beat: Beat) -> PacketIndex:
     shown: list[int] = []
     keys: list[int] = []
     end, last_key, open_gop = 0, None, False
+    start_s, unit, of = start_seconds(container), float(stream.time_base or 0), (container.duration or 0) / 1e6
     for packet in container.demux(stream):
-        beat()
+        beat(None if packet.pts is None else Place("looked through", packet.pts * unit - start_s, of))
         if packet.pts is None and packet.size == 0:
             continue
         pts.append(packet.pts)
@@ -101,6 +107,7 @@ def read_index(container: Any, stream: Any, beat: Beat) -> PacketIndex:
     regular = None not in pts and len(set(pts)) == len(pts) and bool(keys) and bool(shown)
     # AVI stores no presentation times; the demuxer's guesses are wrong around B-frames.
     regular = regular and (container.format.name != "avi" or len(keys) == len(pts))
+    regular = regular and container.format.name not in _SHIFTING
     first = min(shown) if regular else (first_dts or 0)
     ordered = np.array(sorted(set(shown)), dtype=np.int64)
     if len(ordered) and end <= ordered[-1]:  # no duration in the packets
@@ -119,7 +126,7 @@ def missing_content(container: Any, stream: Any, index: PacketIndex, start_s: fl
         if lost > max(_MISSING_FRAMES, _MISSING_SHARE * stream.frames):
             return f"truncated: the header declares {stream.frames} frames, the file holds {index.total}"
         return None
-    if container.duration is None or not container.format.name.startswith(_DECLARES_DURATION):
+    if container.duration is None or not _declares_duration(container, stream):
         return None
     declared = container.duration / 1e6
     allowed = declared - max(_MISSING_S, _MISSING_SHARE * declared)
@@ -152,6 +159,11 @@ def _end_of_all(container: Any, start_s: float) -> float:
     return end
 
 
+def _declares_duration(container: Any, stream: Any) -> bool:
+    """Return whether such files say how long they are; AMV, which is read as AVI, never does."""
+    return container.format.name.startswith(_DECLARES_DURATION) and _codec(stream) != "amv"
+
+
 def _codec(stream: Any) -> str:
     context = getattr(stream, "codec_context", None)
     return "unknown" if context is None else str(context.name)
@@ -162,4 +174,4 @@ def _kind(stream: Any) -> str:
 
 
 def _is_cover(stream: Any) -> bool:
-    return "attached_pic" in str(getattr(stream, "disposition", ""))
+    return bool(int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE)

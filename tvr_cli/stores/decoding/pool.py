@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from tvr_cli import commands
 from tvr_cli.errors import DecodeError, EnvironmentProblem
-from tvr_cli.stores.decoding.types import Beat
+from tvr_cli.stores.decoding.types import Beat, Place
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -56,10 +56,16 @@ class DecodePool(Generic[_T, _R]):
         for slot in self._slots:
             slot.stop()
 
-    def run(self, tasks: Iterable[tuple[str, _T]], *, until: float | None = None) -> Iterator[tuple[str, _R | Unread]]:
+    def run(
+        self,
+        tasks: Iterable[tuple[str, _T]],
+        *,
+        until: float | None = None,
+        watch: Callable[[str, Place], None] = lambda name, at: None,
+    ) -> Iterator[tuple[str, _R | Unread]]:
         """Yield (name, result) for each (name, task), in the order in which they finish.
 
-        until: time.monotonic() at which to stop, whatever is left.
+        until: time.monotonic() at which to stop, whatever is left. watch: told a few times a second how far a task is.
         Raises EnvironmentProblem when workers cannot start or a decoder is not installed.
         """
         waiting = iter(tasks)
@@ -74,16 +80,20 @@ class DecodePool(Generic[_T, _R]):
             for slot in busy:
                 if (done := slot.collect(ready, self._timeout_s)) is not None:
                     yield done
+                elif slot.name is not None and slot.at is not None:
+                    watch(slot.name, slot.at)
+                    slot.at = None
 
 
 class _Slot:
-    """One worker process and what it is doing."""
+    """One worker process and what it is doing. at: how far its task is, None where nothing new is known."""
 
     def __init__(self, read: Callable[..., Any]):
         self._read = read
         self.process: Any = None
         self.pipe: Connection
         self.name: str | None = None
+        self.at: Place | None = None
         self._started, self._served, self._last_sign = False, 0, 0.0
 
     def give(self, name: str, task: object) -> None:
@@ -106,7 +116,9 @@ class _Slot:
                 self._started = True
             elif kind == "environment":
                 raise EnvironmentProblem(value)
-            elif kind != "beat":
+            elif kind == "beat":
+                self.at = value
+            else:
                 return self._over(value)
             return None
         if self.process.sentinel in ready and not self.pipe.poll():
@@ -194,13 +206,14 @@ def _serve(pipe: Connection, read: Callable[[Any, Beat], Any], parent: int) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _silence()
-    last_beat = [0.0]
+    last_beat = 0.0
 
-    def beat() -> None:
+    def beat(at: Place | None = None, /) -> None:
+        nonlocal last_beat
         now = time.monotonic()
-        if now - last_beat[0] > 0.25:
-            last_beat[0] = now
-            pipe.send(("beat", None))
+        if now - last_beat > 0.25:
+            last_beat = now
+            pipe.send(("beat", at))
 
     pipe.send(("started", None))
     while True:

@@ -24,7 +24,7 @@ from tvr_cli.stores.decoding.packets import (
     read_index,
     start_seconds,
 )
-from tvr_cli.stores.decoding.types import MAX_PIXELS, Beat, Timeline, upright
+from tvr_cli.stores.decoding.types import MAX_PIXELS, Beat, Place, Timeline, upright
 from tvr_cli.types import Look
 
 # Codecs in which a frame marked non-reference is never needed by another one. In HEVC the mark is about one temporal
@@ -185,7 +185,7 @@ class PyavDecoder:
 
         Decoders go on after damage with whatever picture they have, so nothing is trusted up to the next keyframe.
         """
-        self._beat()
+        self._beat(self._place(packet))
         flush = packet.pts is None and packet.size == 0
         if packet.is_keyframe:
             self._broken = False
@@ -197,6 +197,13 @@ class PyavDecoder:
         if self._broken and not flush:
             self._suspect.add(packet.pts)
         return frames
+
+    def _place(self, packet: Any) -> Place | None:
+        """Return where in the film a packet is, None where it does not say."""
+        if packet.pts is None:
+            return None
+        unit = float(self._stream.time_base)
+        return Place("decoded", packet.pts * unit - self._start_s, self._index.end * unit - self._start_s)
 
     def _is_good(self, frame: Any) -> bool:
         return not frame.is_corrupt and frame.pts not in self._suspect

@@ -15,7 +15,7 @@ from tvr_cli.errors import DecodeError
 from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
-from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName
+from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, unheard
 from tvr_cli.stores.frames.picture import to_store
 from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
 
@@ -70,7 +70,7 @@ class Sampled:
     note: str = ""
 
 
-def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
+def sample(task: Task, beat: Beat = unheard) -> Sampled:
     """Read a file and return the frames that its plan asks for.
 
     A file that changes while it is read is read again. Raises DecodeError when the file is not a video, is truncated
@@ -89,7 +89,7 @@ def sample(task: Task, beat: Beat = lambda: None) -> Sampled:
     raise OSError(f"it changed while it was read, {_READS} times; run again when it is no longer written")
 
 
-def sample_timed(task: Task, beat: Beat = lambda: None) -> tuple[Sampled, float]:
+def sample_timed(task: Task, beat: Beat = unheard) -> tuple[Sampled, float]:
     """Do what `sample` does and also return the processor time that it took, seconds."""
     started = time.process_time()
     return sample(task, beat), time.process_time() - started
@@ -171,11 +171,14 @@ def _good_frames_only(decoder: Decoder) -> tuple[Decoder, str]:
 
 
 def _note(decoder: Decoder, track: int | None) -> str:
-    """Say what is noteworthy: content that the header promises is missing, or other tracks are left aside."""
+    """Say what is noteworthy: a recording that broke off, whether or not its header says so, or other tracks."""
     others = sum(t.kind == "video" for t in decoder.container.tracks) - 1
     several = f"{others + 1} video tracks, one is read; --tracks all reads each" if others > 0 and track is None else ""
     missing = decoder.timeline.truncated
     short = f"{missing}, or that header is wrong; what is there is stored" if missing else ""
+    if not missing and decoder.container.endless:
+        held = f"the file holds {decoder.timeline.end:.1f} s"
+        short = f"the header declares no length, as where a recording broke off, {held}; what is there is stored"
     return "; ".join(filter(None, (short, several)))
 
 

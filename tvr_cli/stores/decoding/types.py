@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 DecoderName = Literal["auto", "pyav", "decord"]
-Beat = Callable[[], None]
 # A frame of more pixels than this is a broken header or a bomb: 8K is 33 million.
 MAX_PIXELS = 1 << 27
+
+
+class Place(NamedTuple):
+    """How far a file is done with. doing: in a word. at, of: seconds of it; of: 0 where its length is not known."""
+
+    doing: str
+    at: float
+    of: float = 0.0
+
+
+class Beat(Protocol):
+    """Called often while there is progress, with the place where that is known."""
+
+    def __call__(self, at: Place | None = None, /) -> None: ...
+
+
+def unheard(at: Place | None = None, /) -> None:
+    """Be the beat that nobody listens to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +43,15 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What a file says of itself. rate: frames a second; aspect: width to height of a pixel; None where it does not."""
+    """What a file says of itself. rate: frames a second; aspect: width to height of a pixel; None where it does not.
+
+    endless: it says no length, though files of its kind do: a recording that broke off, or was streamed.
+    """
 
     rate: float | None
     aspect: tuple[int, int] | None
     tracks: tuple[Track, ...]
+    endless: bool = False
 
 
 @dataclass(frozen=True)
