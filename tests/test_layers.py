@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
-    "stores": {"types", "plans", "config", "errors", "log", "files", "removal", "schema", "commands"},
+    "stores": {"types", "plans", "config", "errors", "log", "files", "os_errors", "removal", "schema", "commands"},
     "data": {"types", "config", "errors", "log", "files", "removal", "schema", "preset_loader", "commands", "plugins"},
     "backbones": {
         *("types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins", "user_cache", "version")

@@ -5,6 +5,7 @@
     ├── DataError               3   missing, incomplete, unreadable or mismatched input
     │   ├── DecodeError             one video; collected, the run goes on
     │   ├── StoreMismatch           made by another backbone, plan or format version
+    │   ├── Unreadable              a file of a store that is there and that this user may not read
     │   └── MethodNotNamed          a file names a method of another package, the command does not
     ├── EnvironmentProblem      4   missing dependency, device, codec, weights, kernel, a full disk, a lock
     ├── PartialFailure          5   finished, but some items failed; they are listed in failures.jsonl
@@ -53,6 +54,10 @@ class DecodeError(DataError):
 
 class StoreMismatch(DataError):
     """A store was made by another backbone, plan or format version than the one asked for."""
+
+
+class Unreadable(DataError):
+    """A file of a store is there and may not be read. That says nothing of what is in it, so nothing replaces it."""
 
 
 class MethodNotNamed(DataError):

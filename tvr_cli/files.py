@@ -75,13 +75,17 @@ def write_json(path: Path, value: Any, *, mtime_ns: int | None = None) -> None:
 
 
 def read_json(path: Path, *, fix: str = "") -> Any:
-    """Read a JSON file. Raises DataError that names the file, and the `fix`, when it is missing or malformed."""
+    """Read a JSON file. Raises DataError that names the file, and the `fix`, when it is missing or malformed.
+
+    Where the system does not give it: Unreadable or EnvironmentProblem, without the fix of a malformed one.
+    """
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"expected a file at {str(path)!r}, found none{fix and '; ' + fix}") from None
     except (OSError, ValueError) as e:
-        raise DataError(f"{str(path)!r} is not readable as JSON: {e}{fix and '; ' + fix}") from e
+        unread = os_errors.unread(e, path) if isinstance(e, OSError) else None
+        raise unread or DataError(f"{str(path)!r} is not readable as JSON: {e}{fix and '; ' + fix}") from e
 
 
 def parse_json(text: str | bytes) -> Any:

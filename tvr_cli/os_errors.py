@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, TvrError
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, TvrError, Unreadable
 
 _SHOWN = 100  # characters of a path that is itself what is wrong
 _AGAIN = "run the same command again, it continues from what is complete"
@@ -60,6 +60,19 @@ def refusal(e: OSError, *, written: object = None) -> TvrError | None:
             f"cannot {'write' if written is not None else 'use'}{at or ' a file'}: {e.strerror}: {_MENDS[number]}"
         )
     return None
+
+
+def unread(e: OSError, path: object) -> TvrError | None:
+    """Return the error for a file of a store that is there and that the system did not give, None for any other.
+
+    What was not read is not known to be damaged: making it again is no remedy, and could replace what is whole. A
+    file that is missing, or that is a folder, is another matter, and so is a mistake of the program.
+    """
+    if e.errno in (errno.EACCES, errno.EPERM):
+        return Unreadable(f"cannot read {str(path)!r}: {e.strerror}; its owner has to give you the right to read it")
+    if e.errno in _CLOSED:
+        return None
+    return refusal(OSError(e.errno, e.strerror, str(path)))
 
 
 def no_memory() -> EnvironmentProblem:

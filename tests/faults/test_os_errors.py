@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,8 @@ from typer.testing import CliRunner, Result
 from tvr_cli import files, os_errors
 from tvr_cli.cli import app
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
+from tvr_cli.plans import FramePlan
+from tvr_cli.stores import verify
 
 MACHINE = (
     *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EXDEV", "EMFILE", "ENFILE", "ENOLCK", "ENOMEM", "EBUSY"),
@@ -155,6 +159,52 @@ def test_a_file_of_a_store_that_cannot_be_opened_is_named(
     monkeypatch.setattr("io.open", refusing(open, path, number))
     result = tvr("precompute-features", "-o", tmp_path, "--backbone", "demo-tiny", "--offline")
     assert path.name in said(result, result.exit_code) and result.exit_code in (3, 4)
+
+
+@pytest.fixture(scope="module")
+def featured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of three clips, with captions to train on and their features."""
+    out = tmp_path_factory.mktemp("featured")
+    names = ("a.mp4", "b.mp4", "c.mp4")
+    plan = FramePlan(num_frames=4, size=64)
+    tiny_frames.write(out, [tiny_frames.clip(name, 4, size=64) for name in names], plan=plan).seal()
+    captions = out / "captions.jsonl"
+    lines = [{"video": name, "caption": f"the clip {name[0]}", "split": "train"} for name in names]
+    captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = tvr("precompute-features", "--captions", captions, "-o", out, "--backbone", "demo-tiny", "--offline")
+    assert made.exit_code == 0, made.stderr
+    return out
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_the_system_does_not_give_is_not_called_damaged_and_nothing_replaces_it(
+    featured: Path, tmp_path: Path, monkeypatch: Any, number: int
+) -> None:
+    out = shutil.copytree(featured, tmp_path / "out")
+    (features,) = (out / "features").iterdir()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    train = ("train", "--method", "glccl", "--epochs", 1, "-o", out)
+    extract = ("extract-frames", "--repair", "all", "-o", out)
+    precompute = ("precompute-features", "--captions", out / "captions.jsonl", "--offline", "-o", out)
+    for folder, name, words in (
+        (features, "store.json", train), (features, "shards-*.jsonl", train), (features, "clips-*.table", train),
+        (features, "video-*.safetensors", train), (features, "video-*.rows.json", precompute),
+        (features, "shards-*.jsonl", (*precompute, "--repair", features.name)),
+        (out / "frames", "store.json", extract), (out / "frames", "shards-*.jsonl", extract),
+        (out / "frames", "*.safetensors", extract), (out / "frames", "*.records.json", extract),
+    ):  # fmt: skip
+        path = sorted(folder.glob(name))[0]
+        with monkeypatch.context() as patched:
+            patched.setattr("builtins.open", refusing(open, path, number))
+            patched.setattr("io.open", refusing(open, path, number))
+            result = tvr(*words)
+            found = [finding for finding in verify.check(folder, out) if finding.problem]
+        assert result.exit_code == (4 if number == errno.EIO else 3), (name, result.stderr)
+        message = result.stderr[result.stderr.index("error: ") :]
+        assert path.name in message and os.strerror(number) in message and "damaged" not in message, (name, message)
+        assert "--repair" not in message and "make it again" not in message, (name, message)
+        assert [(os.strerror(number) in f.problem, f.fix) for f in found] == [(True, "")], (name, found)
+        assert {p: p.read_bytes() for p in before} == before, name
 
 
 def refusing(opened: Any, path: Path, number: int) -> Any:

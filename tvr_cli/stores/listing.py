@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tvr_cli import files
+from tvr_cli import files, os_errors
 from tvr_cli.errors import DataError
 from tvr_cli.schema import Misfit
 
@@ -101,13 +101,16 @@ def list_bytes(lines: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def covered_bytes(folder: Path, covered: Covered, damaged: Callable[[Path, str], DataError]) -> bytes:
-    """Return the bytes of the list that count. Raises what `damaged` makes of a finding unless they were written so."""
+    """Return the bytes of the list that count. Raises what `damaged` makes of a finding unless they were written so.
+
+    Raises Unreadable or EnvironmentProblem where the system does not give them.
+    """
     path = folder / covered.name
     try:
         with open(path, "rb") as f:
             data = f.read(covered.size_bytes)
     except OSError as e:
-        raise damaged(path, f"it cannot be read ({e.strerror})") from e
+        raise os_errors.unread(e, path) or damaged(path, f"it cannot be read ({e.strerror})") from e
     if len(data) != covered.size_bytes or hashlib.sha256(data).hexdigest() != covered.sha256:
         raise damaged(path, f"its first {covered.size_bytes} bytes differ from their checksum")
     return data

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvr_cli import os_errors
 from tvr_cli.errors import DataError
 from tvr_cli.stores.parts import SUM_BYTES, Part, group_sum
 
@@ -28,7 +29,8 @@ Damaged = Callable[[str], DataError]  # makes the error for a finding, with the 
 class MappedFile:
     """A file, mapped for reading (private to this process, so that nothing is ever written back).
 
-    Raises DataError when it has another size than `size`, FileNotFoundError when it is missing.
+    Raises DataError when it has another size than `size`, FileNotFoundError when it is missing, Unreadable or
+    EnvironmentProblem where the system does not give it.
     """
 
     def __init__(self, path: Path, size: int, damaged: Damaged):
@@ -43,7 +45,7 @@ class MappedFile:
         except FileNotFoundError:
             raise
         except OSError as e:
-            raise damaged(f"{str(path)!r} cannot be read ({e.strerror})") from e
+            raise os_errors.unread(e, path) or damaged(f"{str(path)!r} cannot be read ({e.strerror})") from e
 
     def require_whole(self) -> None:
         """Raise DataError when the file was cut since: reading beyond its end would end the process."""

@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, os_errors
 from tvr_cli.commands import Folder
-from tvr_cli.errors import DataError, TvrError
+from tvr_cli.errors import DataError, EnvironmentProblem, TvrError, Unreadable
 from tvr_cli.schema import Misfit
 from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.features import rows
@@ -59,7 +59,7 @@ def kind(folder: Path) -> str | None:
         return _by_names(folder)
     try:
         header = files.read_json(folder / "store.json")
-    except DataError:
+    except (DataError, EnvironmentProblem):
         return _by_names(folder)
     found = header.get("kind", "index" if is_index(folder) else None) if isinstance(header, dict) else None
     return found if isinstance(found, str) and found in _CHECKS else _by_names(folder)
@@ -90,7 +90,7 @@ def _index(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
     try:
         index = Index.open(folder)
     except TvrError as e:
-        yield Finding("head", str(e), fix if there else "")
+        yield _wrong("head", e, fix if there else "")
         return
     yield Finding("head")
     for name, part in index.parts():
@@ -114,7 +114,7 @@ def _frames(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
         try:
             read_records(folder, line, workspace)
         except TvrError as e:
-            yield Finding(line.records, str(e), fix)
+            yield _wrong(line.records, e, fix)
         else:
             yield Finding(line.records)
         yield _whole(folder / line.name, line.sha256, fix)
@@ -138,13 +138,15 @@ def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
                 records.table.verify_all()
                 lost = store.without_features(records)
             except TvrError as e:
-                yield Finding(table.file, str(e), fix)
+                yield _wrong(table.file, e, fix)
             else:
                 yield Finding(table.file, f"no shard has the features of {lost} {what}" if lost else "", fix)
     for line in lines:
         repair = commands.tvr("precompute-features", repair=line.name, workspace=workspace)
         try:
             rows.read(folder, line)
+        except TvrError as e:
+            yield _wrong(line.keys, e, repair)
         except Misfit as e:
             yield Finding(line.keys, str(e), repair)
         else:
@@ -152,10 +154,17 @@ def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
         yield _whole(folder / line.name, line.sha256, repair)
 
 
+def _wrong(what: str, e: TvrError, fix: str) -> Finding:
+    """Return what an error says of a part. What the system does not give is not made again: it may be whole."""
+    return Finding(what, str(e), "" if isinstance(e, Unreadable | EnvironmentProblem) else fix)
+
+
 def _whole(path: Path, sha256: str, fix: str) -> Finding:
     try:
         found = files.sha256_file(path)
     except OSError as e:
+        if (unread := os_errors.unread(e, path)) is not None:
+            return _wrong(path.name, unread, fix)
         return Finding(path.name, f"it cannot be read ({e.strerror})", fix)
     if found != sha256:
         return Finding(path.name, f"expected sha256 {sha256[:12]}…, found {found[:12]}…", fix)

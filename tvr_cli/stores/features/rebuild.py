@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tvr_cli import files
 from tvr_cli.commands import Folder
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.errors import DataError, StoreMismatch, Unreadable
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.features import head as heads
@@ -31,7 +31,7 @@ def rebuild_head(folder: Path, workspace: Folder | None = None) -> bool:
     """
     try:
         heads.read(folder, workspace)
-    except StoreMismatch:
+    except (StoreMismatch, Unreadable):
         raise
     except DataError:
         there = [part for part in held(folder) if part.made.fingerprint == folder.name]

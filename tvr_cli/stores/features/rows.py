@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import files, schema
+from tvr_cli import files, os_errors, schema
 from tvr_cli.errors import DataError
 from tvr_cli.schema import Misfit
 from tvr_cli.stores.features import head as heads
@@ -106,7 +106,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise Misfit(f"{str(path)!r} cannot be read ({e.strerror})") from e
+        raise os_errors.unread(e, path) or Misfit(f"{str(path)!r} cannot be read ({e.strerror})") from e
 
 
 def _unpack(data: bytes, path: Path) -> ShardRows:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tvr_cli import commands, files
+from tvr_cli import commands, files, os_errors
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
 from tvr_cli.stores.features.head import TENSORS, Kind, NormSum, ShardLine
@@ -60,7 +60,8 @@ def read_shard(folder: Path, line: ShardLine, workspace: Folder | None = None) -
     try:
         found = files.sha256_file(path)
     except OSError as e:
-        raise damaged(folder, line.name, f"it cannot be read ({e.strerror})", workspace) from e
+        found = f"it cannot be read ({e.strerror})"
+        raise os_errors.unread(e, path) or damaged(folder, line.name, found, workspace) from e
     if found != line.sha256:
         raise damaged(
             folder,

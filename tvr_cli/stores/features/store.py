@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tvr_cli import files, plans
 from tvr_cli.commands import Folder
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.plans import FramePlan, WordPlan
 from tvr_cli.stores import listing
 from tvr_cli.stores.columns import Columns, Table
@@ -98,8 +98,8 @@ class FeatureStore:
         if head.finished is None:
             return None
         store = cls(folder, head, head.finished, lines, workspace)
-        for table in ("clips", "captions"):  # mapped while they are there: what is damaged is said when it is needed
-            with contextlib.suppress(DataError):
+        for table in ("clips", "captions"):  # mapped while they are there: what is wrong is said when it is needed
+            with contextlib.suppress(DataError, EnvironmentProblem):
                 getattr(store, table)
         return store
 

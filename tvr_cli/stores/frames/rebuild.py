@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from tvr_cli import files
 from tvr_cli.commands import Folder
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.errors import DataError, StoreMismatch, Unreadable
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.frames import head as heads
@@ -34,7 +34,7 @@ def rebuild_head(root: Path, workspace: Folder | None = None) -> bool:
     with files.lock(root, wait_s=_LOCK_WAIT_S):
         try:
             heads.read(root, workspace)
-        except StoreMismatch:
+        except (StoreMismatch, Unreadable):
             raise
         except DataError:
             held = _held(root)

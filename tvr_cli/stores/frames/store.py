@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from tvr_cli import commands, files, schema
+from tvr_cli import commands, files, os_errors, schema
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
 from tvr_cli.plans import FramePlan
@@ -219,7 +219,8 @@ def read_records(folder: Path, line: ShardLine, workspace: Folder | None = None)
     try:
         data = path.read_bytes()
     except OSError as e:
-        raise _damaged_records(path, line, f"they cannot be read ({e.strerror})", workspace) from e
+        refused = f"they cannot be read ({e.strerror})"
+        raise os_errors.unread(e, path) or _damaged_records(path, line, refused, workspace) from e
     if len(data) != line.records_bytes or hashlib.sha256(data).hexdigest() != line.records_sha256:
         raise _damaged_records(path, line, "they differ from their checksum", workspace)
     try:
@@ -290,10 +291,16 @@ def pack_shard(timelines: Sequence[Timeline]) -> bytes:
 
 
 def is_whole(folder: Path, line: ShardLine) -> bool:
-    """Return whether a shard's file is what the head says, by its checksum."""
+    """Return whether a shard's file is what the head says, by its checksum.
+
+    Raises Unreadable or EnvironmentProblem where the system does not give it.
+    """
+    path = folder / line.name
     try:
-        return files.sha256_file(folder / line.name) == line.sha256
-    except OSError:
+        return files.sha256_file(path) == line.sha256
+    except OSError as e:
+        if (unread := os_errors.unread(e, path)) is not None:
+            raise unread from e
         return False
 
 
@@ -322,7 +329,7 @@ class _ShardReader:
         try:
             found = files.sha256_file(path)
         except OSError as e:
-            raise self._damaged(f"it cannot be read ({e.strerror})") from e
+            raise os_errors.unread(e, path) or self._damaged(f"it cannot be read ({e.strerror})") from e
         if found != line.sha256:
             raise self._damaged(
                 f"expected sha256 {line.sha256[:12]}… and {line.size_bytes} bytes, found "

@@ -21,7 +21,7 @@ import numpy as np
 
 from tvr_cli import files, plans
 from tvr_cli.commands import Folder
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.errors import DataError, StoreMismatch, Unreadable
 from tvr_cli.removal import listed
 from tvr_cli.stores import listing
 from tvr_cli.stores.frames import head as heads
@@ -406,6 +406,8 @@ def _begin(root: Path, identity: dict[str, Any], provenance: dict[str, Any]) -> 
 def _has_records(root: Path, line: ShardLine) -> bool:
     try:
         frames.read_records(root, line)
+    except Unreadable:
+        raise
     except DataError:
         return False
     return True
