@@ -121,11 +121,7 @@ class Workspace(os.PathLike[str]):
         """
         from tvr_cli.stores.frames import head as heads
 
-        try:
-            roots = heads.read_head(self.frames_folder, self).roots
-        except DataError:
-            roots = {}
-        return [root for root in roots if os.path.isabs(root)] or ["VIDEOS"]
+        return heads.roots_of(self.frames_folder, self)
 
     def refuse_without_frames(self, found: str, error: type[DataError] = DataError) -> NoReturn:
         """Raise DataError, or another `error` of its kind, with what to do where frames are needed and not there.

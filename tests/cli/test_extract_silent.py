@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,3 +319,71 @@ def test_training_without_captions_says_so_before_anything_is_computed(
     result = CliRunner().invoke(app, ["train", "--method", "glccl", "-o", str(out)])
     assert result.exit_code == 3 and "expected captions to train on, found none" in result.stderr
     assert not (out / "features").exists() and "computing" not in result.stderr
+
+
+# ------------------------------------------------------------------------------------- commands that can be followed
+
+
+def follow(command: str, *flags: str) -> Any:
+    """Run a command line that a message gave."""
+    words = shlex.split(command)
+    assert words[0] == "tvr"
+    result = CliRunner().invoke(app, [*words[1:], *flags])
+    assert result.exit_code == 0, (command, result.stderr, result.exception)
+    return result
+
+
+def test_a_shard_whose_records_are_damaged_is_read_again_by_the_commands_that_are_said(
+    clip: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "my videos", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(clip, folder / "a.mp4")
+    run(folder, "-o", out, plan=False)
+    (records,) = (out / "frames").glob("*.records.json*")
+    records.write_bytes(records.read_bytes()[:-20])
+    told = CliRunner().invoke(app, ["precompute-features", "--backbone", "demo-tiny", "-o", str(out)])
+    found = re.search(r"taken? .* out with: (tvr .*?), then read again what was in it with: (tvr .*)", told.stderr)
+    assert told.exit_code == 3 and found is not None, told.stderr
+    said = follow(found[1]).stderr
+    assert f"Read its videos again with: {found[2]}" in said and str(folder) in found[2]
+    follow(found[2])
+    assert ids(out) == ["a.mp4"]
+
+
+def test_frames_for_another_backbone_are_made_by_the_command_that_is_said(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clip, "-o", out)
+    told = CliRunner().invoke(app, ["precompute-features", "--backbone", "clip-vit-b32", "-o", str(out), "--dry-run"])
+    found = re.search(r"a workspace of their own: (tvr .*)", told.stderr)
+    assert told.exit_code == 3 and found is not None, told.stderr
+    follow(found[1], "--workers", "1")
+    assert ids(tmp_path / "out-clip-vit-b32") == ["a.mp4"]
+
+
+def test_a_query_refuses_a_backbone_of_the_environment_that_means_nothing(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an index says which backbone answers, with torch and without it."""
+    out = tmp_path / "out"
+    run(clip, "-o", out, plan=False)
+    query = ["query", "a dog", "--index", str(out)]
+    assert CliRunner().invoke(app, [*query, "--backbone", "demo-tiny"]).exit_code == 0
+    for name, code in (("nonsense", 2), ("demo-tiny", 0), ("clip-vit-b32", 0), ("nonsense", 2)):
+        monkeypatch.setenv("TVR_BACKBONE", name)
+        result = CliRunner().invoke(app, query)
+        assert result.exit_code == code, (name, result.stderr, result.exception)
+        assert ("TVR_BACKBONE: unknown backbone 'nonsense'" in result.stderr) == (code == 2)
+
+
+def test_doctor_checks_all_features_and_says_where_runs_are_checked(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clip, "-o", out, plan=False)
+    made = CliRunner().invoke(app, ["precompute-features", "--backbone", "demo-tiny", "-o", str(out)])
+    assert made.exit_code == 0, made.stderr
+    (out / "runs").mkdir()
+    (store,) = (out / "features").iterdir()
+    checked = CliRunner().invoke(app, ["doctor", str(out / "features"), "--json"])
+    assert checked.exit_code == 0 and [c["name"] for c in json.loads(checked.stdout)["checks"]] == [store.name]
+    refused = CliRunner().invoke(app, ["doctor", str(out / "runs")])
+    assert refused.exit_code == 3 and refused.stderr.endswith(f"run: tvr doctor {shlex.quote(str(out))}\n")

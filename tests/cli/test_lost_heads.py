@@ -182,4 +182,5 @@ def test_the_doctor_proposes_no_rebuilding_that_would_be_refused(place: SimpleNa
 def test_frames_that_are_too_small_are_never_to_be_overwritten(place: SimpleNamespace) -> None:
     refused = tvr("precompute-features", "--backbone", "clip-vit-b32", "-o", place.root)
     assert refused.exit_code == 3 and "--overwrite" not in refused.stderr
-    assert proposed(refused.stderr) == ["extract-frames", "VIDEOS", "--for", "clip-vit-b32", "-o", "FOLDER"]
+    beside = f"{place.root}-clip-vit-b32"
+    assert proposed(refused.stderr) == ["extract-frames", "VIDEOS", "--for", "clip-vit-b32", "-o", beside]

@@ -128,7 +128,7 @@ def test_a_clip_of_frames_that_are_too_few_is_refused_before_anything_is_loaded(
     for dry in ([], ["--dry-run"]):
         said = tvr("precompute-features", "--backbone", CLIPS, "-o", out, *dry, code=3)
         assert "have up to 3 frames, but the backbone foreign_backbone:Clips takes 4 a clip" in said
-        assert said.endswith(f"tvr extract-frames VIDEOS --for {CLIPS} -o FOLDER\n")
+        assert said.endswith(f" --for {CLIPS} -o {out}-foreign_backbone-Clips\n")
     assert not (out / "features").exists()
 
 

@@ -435,3 +435,22 @@ def test_a_damaged_line_of_features_is_named_and_nothing_changes(half: Path, cha
     with pytest.raises(DataError, match=r"shards.jsonl:1: this line is damaged.* nothing was changed"):
         migrate(Workspace(half.parent.parent))
     assert tree(half) == before
+
+
+def test_a_head_that_cannot_be_read_is_told_with_what_to_do(out: Path) -> None:
+    for store in ("frames", "features/e876d22e7a302768"):
+        head = out / store / "store.json"
+        whole = head.read_bytes()
+        head.write_bytes(whole[:-9])
+        told = CliRunner().invoke(app, ["migrate", "-o", str(out)])
+        assert told.exit_code == 3 and "nothing of it was changed" in told.stderr
+        assert "back, or move the folder elsewhere and" in told.stderr
+        assert "tvr extract-frames" in told.stderr or "tvr precompute-features" in told.stderr
+        head.write_bytes(whole)
+
+
+def test_info_says_which_format_a_store_has_and_what_brings_it_here(out: Path) -> None:
+    told = CliRunner().invoke(app, ["info", str(out)])
+    assert told.exit_code == 3 and "damaged" not in told.stdout
+    assert f"other-format {out / 'frames'}" in told.stdout
+    assert told.stdout.count("format 1, which tvr 0.1.0 wrote") == told.stdout.count(f"tvr migrate -o {out}") == 2

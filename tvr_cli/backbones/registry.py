@@ -114,6 +114,19 @@ def save(backbone: Backbone, folder: Path) -> str:
     return f"{LOCAL if kind.folder_mark else f'{kind.__module__}:{kind.__qualname__}@'}{folder.resolve()}"
 
 
+def require_known_variable() -> None:
+    """Raise ConfigError where TVR_BACKBONE means nothing, also for a command that something else tells the backbone."""
+    from tvr_cli.config import named_backbone
+
+    named = named_backbone(None)
+    if named is None or named in names():
+        return
+    try:
+        resolve(named)
+    except ConfigError as e:
+        raise ConfigError(f"TVR_BACKBONE: {e}") from e
+
+
 def require_named(stored: str, named: str | None, where: Path) -> None:
     """Refuse a dotted name out of a file unless it was named by a person too, or TVR_BACKBONE is it.
 

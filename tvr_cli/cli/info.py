@@ -40,8 +40,8 @@ def info(
 
     found = describe(path)
     render.result(found, as_json, lambda: _show(found))
-    if found.kind == "workspace" and found.damaged:
-        raise DataError(f"{found.damaged} of {render.count(len(found.parts), 'part')} cannot be read, see above")
+    if found.kind == "workspace" and found.unread:
+        raise DataError(f"{found.unread} of {render.count(len(found.parts), 'part')} cannot be read, see above")
 
 
 def _short(value: object) -> object:

@@ -223,7 +223,8 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
         for name in (lost := drop_damaged_records(root, shard)):
             log.logger.warning(
                 "warning: the records of shard %s were damaged, so nothing says what was in it; it is taken out. Read "
-                "its videos again with: %s", name, commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
+                "its videos again with: %s",
+                name, commands.tvr("extract-frames", *workspace.video_roots(), workspace=workspace),
             )  # fmt: skip
         writer = FrameWriter.open(root, identity, _provenance(), workspace=workspace)
         asked = [s for s in writer.shards if shard in ("all", s.name)]

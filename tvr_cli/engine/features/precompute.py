@@ -7,6 +7,7 @@ content, captions by text, and what a run leaves behind when it is stopped is ta
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -257,7 +258,7 @@ def _inputs(
     if not frames.records:
         raise DataError(
             f"the frame store {str(frames.root)!r} holds no clip; run: "
-            + commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+            + commands.tvr("extract-frames", *workspace.video_roots(), workspace=workspace)
         )
     corpus = read_corpus(captions, frames, workspace.newest_features())
     own = captions is None or isinstance(captions, Path)  # else a data set, which keeps what its papers took
@@ -272,8 +273,8 @@ def _inputs(
         may_ask=may_ask,
     )
     about = registry.resolve(chosen)
-    _require_view(frames, about)
-    _require_frames(frames, about)
+    _require_view(frames, about, workspace)
+    _require_frames(frames, about, workspace)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
     if about.name == DEMO_TINY:
@@ -294,12 +295,19 @@ def _warn_of_slow_precision(options: PrecomputeOptions) -> None:
         )
 
 
-def _require_view(frames: FrameStore, backbone: Description) -> None:
+def _frames_for(backbone: Description, workspace: Workspace) -> str:
+    """Return the command that reads the videos again for a backbone, into a workspace beside this one."""
+    root = workspace.root if workspace.root.name not in ("", "..") else workspace.root.resolve()
+    beside = Path(f"{root}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone.name)}")
+    return commands.tvr("extract-frames", *workspace.video_roots(), **{"for": backbone.name}, workspace=beside)
+
+
+def _require_view(frames: FrameStore, backbone: Description, workspace: Workspace) -> None:
     """Raise DataError where frames do not show what a backbone sees: too few pixels, or another part of a picture."""
     plan, view = frames.plan, backbone.view
     if plan.serves(view):
         return
-    for_it = commands.tvr("extract-frames", "VIDEOS", **{"for": backbone.name}, workspace=Path("FOLDER"))
+    for_it = _frames_for(backbone, workspace)
     if plan.fit not in ("whole", view.fit):
         raise DataError(
             f"the frames in {str(frames.root)!r} {_SHOWS[plan.fit]}, but the backbone {backbone.name} was trained on "
@@ -312,15 +320,14 @@ def _require_view(frames: FrameStore, backbone: Description) -> None:
     )
 
 
-def _require_frames(frames: FrameStore, backbone: Description) -> None:
+def _require_frames(frames: FrameStore, backbone: Description, workspace: Workspace) -> None:
     """Raise DataError where clips do not have the one number of frames that a backbone takes."""
     if backbone.frames is None or frames.plan.slots == backbone.frames:
         return
     found = "any number of frames" if frames.plan.slots is None else f"up to {frames.plan.slots} frames"
     raise DataError(
         f"the clips in {str(frames.root)!r} have {found}, but the backbone {backbone.name} takes {backbone.frames} a "
-        "clip; give frames for it a workspace of their own: "
-        + commands.tvr("extract-frames", "VIDEOS", **{"for": backbone.name}, workspace=Path("FOLDER"))
+        "clip; give frames for it a workspace of their own: " + _frames_for(backbone, workspace)
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tvr_cli import commands, log
+from tvr_cli.backbones import registry
 from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute
@@ -248,6 +249,8 @@ def asked_for(workspace: Workspace, flags: Asked) -> Asked:
     method or backbone than the index was made with, DataError when something else stands in the place of the index.
     """
     scorers.check_named(workspace, flags.run, flags.method)
+    if flags.backbone is None:
+        registry.require_known_variable()
     found = place.standing(workspace.index_folder)
     if found is None:
         return flags

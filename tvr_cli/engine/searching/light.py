@@ -86,6 +86,8 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
         raise Ordinary(f"the method {name} needs it")
     if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
         raise Ordinary("another backbone was named than that of the index")
+    if flags.backbone is None and config.named_backbone(None) not in (made.get("backbone"), made.get("architecture")):
+        registry.require_known_variable()
     features = _features(workspace, flags.backbone or found.asked.get("backbone"))
     resolved = config.resolve(config.preset_layers("methods", name), lambda name: _light.METHODS[name])
     if differing := [key for key, value in _identity(features, name, resolved).items() if made.get(key) != value]:

@@ -75,6 +75,11 @@ def _checks(target: str | None, workspace: Workspace, *, deep: bool) -> list[Che
         return store_checks(path)
     if ":" in target and (not path.exists() or target.partition(":")[0] in data.names()):
         return dataset_checks(target, deep=deep)
+    if (outer := Workspace(path.parent)).stores() and path in (outer.features_folder, outer.runs_folder):
+        if path == outer.runs_folder or not outer.begun_features():
+            whole = commands.tvr("doctor", outer)
+            raise DataError(f"{str(path)!r} holds no stores, which are what is checked of a workspace; run: {whole}")
+        return [check for store in outer.begun_features() for check in store_checks(store)]
     if path.is_dir() and (name := recognise(path)) is not None:
         log.logger.info("%r holds the annotation files of %s", target, name)
         return dataset_checks(f"{name}:{path}", deep=deep)

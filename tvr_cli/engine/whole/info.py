@@ -13,7 +13,7 @@ from tvr_cli.engine.evaluation.evaluate_result import Claim
 from tvr_cli.engine.searching.index import AboutBank, measured_of
 from tvr_cli.engine.searching.measure import Recall
 from tvr_cli.engine.searching.way import Way
-from tvr_cli.errors import DataError
+from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.files import read_json
 from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
@@ -117,18 +117,28 @@ class DamagedInfo(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherFormatInfo(Result):
+    """A part that another version wrote. problem: which format it has, and the command that brings it to this one."""
+
+    schema = "info"
+    kind: Literal["other-format"] = field(default="other-format", init=False)
+    path: Path
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkspaceInfo(Result):
     """Everything in a workspace."""
 
     schema = "info"
     kind: Literal["workspace"] = field(default="workspace", init=False)
     path: Path
-    parts: Sequence[Part | DamagedInfo]
+    parts: Sequence[Part | DamagedInfo | OtherFormatInfo]
 
     @property
-    def damaged(self) -> int:
+    def unread(self) -> int:
         """How many parts cannot be read."""
-        return sum(isinstance(part, DamagedInfo) for part in self.parts)
+        return sum(isinstance(part, DamagedInfo | OtherFormatInfo) for part in self.parts)
 
 
 Part = FramesInfo | FeaturesInfo | RunInfo | IndexInfo
@@ -149,13 +159,14 @@ def info(path: Path) -> Part | WorkspaceInfo:
     )
 
 
-def _part(path: Path) -> Part | DamagedInfo | None:
+def _part(path: Path) -> Part | DamagedInfo | OtherFormatInfo | None:
     """Describe a part of a workspace, None where its folder holds nothing of tvr's."""
     try:
         describe = _kind(path) or _by_place(path)
         return None if describe is None else describe(path)
     except DataError as e:
-        return DamagedInfo(path=path, problem=str(e))
+        other = isinstance(e, StoreMismatch) and _says_format(path / "store.json")
+        return (OtherFormatInfo if other else DamagedInfo)(path=path, problem=str(e))
 
 
 def _kind(path: Path) -> Callable[[Path], Part] | None:
@@ -167,6 +178,15 @@ def _kind(path: Path) -> Callable[[Path], Part] | None:
     if RunDir(path).config_path.is_file() or _has_results(path):
         return _run
     return None
+
+
+def _says_format(header: Path) -> bool:
+    """Return whether a store's header says which format it has, as that of another version does."""
+    try:
+        found = read_json(header)
+    except DataError:
+        return False
+    return isinstance(found, dict) and type(found.get("format")) is int
 
 
 def _by_place(path: Path) -> Callable[[Path], Part] | None:

@@ -58,7 +58,7 @@ class _Format1(Protocol):
 
     FORMAT_VERSION: int
 
-    def found_format(self, folder: Path, /) -> int | None: ...
+    def found_format(self, folder: Path, workspace: Folder | None, /) -> int | None: ...
     def shard_count(self, folder: Path, /) -> int: ...
     def remove_old(self, folder: Path, /) -> None: ...
     def upgrade(
@@ -99,7 +99,7 @@ def _migrated(workspace: Workspace, folder: Path, store: _Kind, dry_run: bool) -
 
 
 def _upgraded(workspace: Workspace, folder: Path, store: _Kind, dry_run: bool) -> MigratedStore:
-    found = store.old.found_format(folder)
+    found = store.old.found_format(folder, workspace)
     if found == store.old.FORMAT_VERSION:
         with log.progress(f"migrating {store.kind}", total=store.old.shard_count(folder), unit="shards") as bar:
             done = store.old.upgrade(folder, workspace, dry_run=dry_run, each=lambda: bar.advance(1))

@@ -65,10 +65,14 @@ class _State:
     names: tuple[str, str]
 
 
-def found_format(folder: Path) -> int | None:
-    """Return the format of the feature store in a folder, None where there is none that says one."""
+def found_format(folder: Path, workspace: Folder | None = None) -> int | None:
+    """Return the format of the feature store in a folder, None where there is none that says one.
+
+    Raises DataError, with what mends it, where its head cannot be read.
+    """
     path = folder / listing.HEAD
-    head = files.read_json(path, fix="nothing of it was changed") if path.is_file() else None
+    fix = f"nothing of it was changed; {heads.mend(folder, workspace)}"
+    head = files.read_json(path, fix=fix) if path.is_file() else None
     version = head.get("format") if isinstance(head, dict) and head.get("kind") == "features" else None
     return version if type(version) is int else None
 

@@ -248,7 +248,7 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     require_head(folder, workspace)
     if not path.exists():
         raise DataError(f"expected a feature store in {str(folder)!r}, found none; run: {make}")
-    found = files.read_json(path, fix=f"nothing of it was changed; {_mend(folder, workspace)}")
+    found = files.read_json(path, fix=f"nothing of it was changed; {mend(folder, workspace)}")
     _require_format(folder, found, workspace)
     try:
         head = from_json(found, path)
@@ -263,7 +263,7 @@ def require_head(folder: Path, workspace: Folder | None = None) -> None:
         return
     raise DataError(
         f"{str(folder)!r} holds features and no store.json, which says what made them; it is left as it is: "
-        + _mend(folder, workspace)
+        + mend(folder, workspace)
     )
 
 
@@ -369,10 +369,10 @@ def _where_it_is(backbone: str, workspace: Folder | None) -> str:
 
 
 def _damaged(path: Path, found: str, folder: Path, workspace: Folder | None) -> DataError:
-    return DataError(f"{str(path)!r} is damaged: {found}; {_mend(folder, workspace)}")
+    return DataError(f"{str(path)!r} is damaged: {found}; {mend(folder, workspace)}")
 
 
-def _mend(folder: Path, workspace: Folder | None) -> str:
+def mend(folder: Path, workspace: Folder | None) -> str:
     """Say what makes a head again: what lies beside it, unless that is of format 1."""
     if (folder / OLD_LIST).exists():
         return _put_back(workspace)

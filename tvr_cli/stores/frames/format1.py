@@ -48,10 +48,14 @@ class _Shard:
     clips: tuple[StoredClip, ...]
 
 
-def found_format(folder: Path) -> int | None:
-    """Return the format of the frame store in a folder, None where there is none that says one."""
+def found_format(folder: Path, workspace: Folder | None = None) -> int | None:
+    """Return the format of the frame store in a folder, None where there is none that says one.
+
+    Raises DataError, with what mends it, where its head cannot be read.
+    """
     path = folder / listing.HEAD
-    head = files.read_json(path, fix="nothing of it was changed") if path.is_file() else None
+    fix = f"nothing of it was changed. {heads.mend(folder, workspace)}"
+    head = files.read_json(path, fix=fix) if path.is_file() else None
     version = head.get("format") if isinstance(head, dict) and head.get("kind") == "frames" else None
     return version if type(version) is int else None
 

@@ -6,6 +6,7 @@ How a head covers its list is in `stores/listing.py`; here is what both say.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,13 +143,30 @@ def require_head(folder: Path, again: str, workspace: Folder | None = None) -> N
     """Raise DataError where a store's frames are there and its store.json is not. again: what makes a new store."""
     if (folder / HEAD).exists() or not has_store_files(folder):
         return
-    if (folder / _OLD_LIST).exists():
-        what = f"Put a copy of store.json back, or move the folder elsewhere and {again}"
-    else:
-        what = f"Make it again from the records beside it: {_rebuild(workspace)}"
     raise DataError(
-        f"{str(folder)!r} holds frames and no store.json, which says how they were made; it is left as it is. {what}"
+        f"{str(folder)!r} holds frames and no store.json, which says how they were made; it is left as it is. "
+        + mend(folder, workspace, again)
     )
+
+
+def mend(folder: Path, workspace: Folder | None, again: str = "") -> str:
+    """Say what makes a head again: what lies beside it, unless that is of format 1. again: what makes a new store."""
+    again = again or f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
+    if (folder / _OLD_LIST).exists():
+        return f"Put a copy of store.json back, or move the folder elsewhere and {again}"
+    return f"Make it again from the records beside it: {_rebuild(workspace)}"
+
+
+def roots_of(folder: Path, workspace: Folder | None) -> list[str]:
+    """Return the folders and manifests that frames were read from, for a command line that reads them again.
+
+    Where nothing says them it is a placeholder.
+    """
+    try:
+        roots = read_head(folder, workspace).roots
+    except DataError:
+        roots = {}
+    return [root for root in roots if os.path.isabs(root)] or ["VIDEOS"]
 
 
 def has_store_files(folder: Path) -> bool:
