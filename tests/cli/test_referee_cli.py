@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from synthetic import SyntheticStore
 from typer.testing import CliRunner, Result
 
@@ -105,3 +108,14 @@ def test_saved_scores_carry_their_scale_and_ids(out: Path, tmp_path: Path) -> No
     assert again["identity"] == report["identity"]
     shown = ok("evaluate", "--scores", file, "--post", "dsl", "--scale", "logit")
     assert "t2v + dsl (transductive)" in shown and "scores times 1, a cosine of one being 100" in shown
+
+
+@pytest.mark.parametrize("protocol", ["max", "best-caption", "mean-rank"])
+def test_a_video_without_captions_is_a_candidate_and_asks_nothing(tmp_path: Path, protocol: str) -> None:
+    scores = np.random.default_rng(0).uniform(-1, 1, (3, 4)).astype(np.float32)
+    save_file(
+        {"scores": torch.from_numpy(scores), "video_of_caption": torch.tensor([0, 0, 2])}, tmp_path / "s.safetensors"
+    )
+    asked = ["evaluate", "--scores", tmp_path / "s.safetensors", "--v2t-protocol", protocol]
+    assert json.loads(ok(*asked, "--json"))["queries"] == {"t2v": 3, "v2t": 2}
+    assert "queries: 3 captions to video, 2 videos to text" in ok(*asked)

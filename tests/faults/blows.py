@@ -336,7 +336,7 @@ class _Here:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, tasks: Iterable[tuple[str, Task]]) -> Iterator[tuple[str, Sampled | Unread]]:
+    def run(self, tasks: Iterable[tuple[str, Task]], **_: Any) -> Iterator[tuple[str, Sampled | Unread]]:
         for name, task in tasks:
             try:
                 yield name, self._read(task)

@@ -143,6 +143,8 @@ def show(result: EvaluateReport | ScoresReport, *, more: bool = False) -> None:
         f"{about.captions} captions; {gallery.scored}/{gallery.expected} videos, "
         f"{gallery.zero_filled} zero-filled; selected on {_selection(subject) if subject else 'unknown'}"
     )
+    if isinstance(judged, Fair) and judged.queries is not None:
+        render.line(f"queries: {judged.queries['t2v']} captions to video, {judged.queries['v2t']} videos to text")
     if judged.metrics == "clip4clip":
         render.line("metrics: clip4clip (the counting of older code: ties inflate the number of ranks)")
     if subject and subject.word_importance != "none":

@@ -101,6 +101,7 @@ class QbNorm:
 class Fair:
     """The fair counting of both directions. ties: tied queries. bounds: R@k -> [pessimistic, optimistic].
 
+    queries: how many each direction has: captions, and videos with a caption (a video without asks nothing).
     hubness: of text to video. doubts: sentences that a reader must see beside the numbers (chance level, videos with
     identical scores). post: rows of scores after post-processing. qrels: judged by a file of relevance. Each None where
     there is none.
@@ -116,6 +117,7 @@ class Fair:
     bounds: Mapping[str, Mapping[str, Pair]]
     intervals: Intervals
     hubness: Hubness | None = None  # in results of 0.1
+    queries: Mapping[str, int] | None = None  # in results of 0.1
     doubts: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     qrels: Relevance | None = field(default=None, metadata=OPTIONAL)
     post: tuple[DualSoftmax | QbNorm, ...] | None = field(default=None, metadata=OPTIONAL)

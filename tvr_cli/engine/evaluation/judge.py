@@ -101,6 +101,7 @@ def judge_ranks(forward: Ranks, backward: Ranks, options: JudgeOptions, videos: 
         **found,
         intervals=intervals,
         hubness=_hubness(first_places),
+        queries={"t2v": len(forward), "v2t": len(np.unique(backward.video))},
         doubts=tuple(doubt for doubt in doubts if doubt) or None,
     )
 
