@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import Any
 
 from tvr_cli.errors import EnvironmentProblem
@@ -18,6 +19,7 @@ _SAID = (
     "for damage)\n"
 )
 _handler: Any = None  # kept: C has only its address
+_leaving = threading.Lock()  # taken once, never given back
 
 
 def say_so() -> None:
@@ -39,5 +41,7 @@ def say_so() -> None:
 
 
 def _leave(number: int) -> None:
+    if not _leaving.acquire(blocking=False):  # threads that share a product fault together; one sentence is enough
+        threading.Event().wait()  # the first ends the process, and this with it
     os.write(2, _SAID.encode())
     os._exit(EnvironmentProblem.exit_code)
