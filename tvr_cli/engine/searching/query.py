@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tvr_cli.backbones import registry
 from tvr_cli.engine.searching import light
-from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.methods import _light
 from tvr_cli.results.base import Result
+from tvr_cli.stores.index import place
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -57,10 +60,22 @@ def query(
 
 
 def session(workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False) -> Session:
-    """Open a session, which imports torch."""
+    """Open a session, which imports torch. Raises DataError before that where there is nothing to search."""
+    _require_library(workspace, flags)
     from tvr_cli.engine.searching.session import Session
 
     return Session(workspace, flags, device=device, offline=offline)
+
+
+def _require_library(workspace: Workspace, flags: Asked) -> None:
+    """Raise as `require_library` does where nothing else could be wrong that a session would say before."""
+    if flags.run is not None or flags.method not in (None, *_light.METHODS):
+        return
+    if place.standing(workspace.index_folder) is not None:
+        return
+    if flags.backbone is None:
+        registry.require_known_variable()
+    require_library(workspace, flags.backbone)
 
 
 def ask_lightly(

@@ -12,7 +12,7 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.search import search
@@ -96,11 +96,9 @@ class Session:
         found = workspace.find_run(asked.run) if asked.run is not None else None
         named = named_backbone(asked.backbone)
         store = workspace.features_of(found) if found is not None else workspace.newest_features(named)
+        if store is None:
+            require_library(workspace, asked.backbone)
         if not workspace.has_frames:
-            if store is None:
-                workspace.refuse_without_frames(
-                    f"expected frames or features in {str(workspace)!r} (an index goes with its features), found none"
-                )
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
             return
