@@ -18,14 +18,16 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvr_cli import schema
-from tvr_cli.config import Resolved
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import append_line, parse_lines, read_json, write_json
 from tvr_cli.removal import listed
 from tvr_cli.version import __version__
+
+if TYPE_CHECKING:
+    from tvr_cli.config import Resolved
 
 RUN_FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

@@ -22,7 +22,6 @@ from tvr_cli import commands, files
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import run_header
-from tvr_cli.stores.index.place import CURRENT, current, is_index
 
 if TYPE_CHECKING:
     from tvr_cli.stores.features.head import Head as FeaturesHead
@@ -62,6 +61,8 @@ class Workspace(os.PathLike[str]):
     @staticmethod
     def searched(path: os.PathLike[str] | str) -> Workspace:
         """Return the workspace that `--index` names: its folder, or the folder of its index. Raises as `at`."""
+        from tvr_cli.stores.index.place import is_index
+
         root = Path(path)
         return Workspace.at(root.parent if root.name == _INDEX and is_index(root) else root)
 
@@ -370,6 +371,8 @@ class Workspace(os.PathLike[str]):
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""
+        from tvr_cli.stores.index.place import CURRENT
+
         decide = [
             *(self.frames_folder / name for name in ("store.json", "manifest.jsonl")),
             *self.features_folder.glob("*/store.json"), *self.runs_folder.glob("*/config.json"),
@@ -379,6 +382,8 @@ class Workspace(os.PathLike[str]):
 
     def stamp_of_index(self, generation: Path) -> dict[Path, files.Stamp | None]:
         """Return the stamp of the index as `stamps` does, None unless it is `generation` that counts."""
+        from tvr_cli.stores.index.place import CURRENT, current
+
         path = self.index_folder / CURRENT
         at = files.stamp(path)
         return {path: at if at is not None and current(self.index_folder)[0] == generation else None}

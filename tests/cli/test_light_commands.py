@@ -27,6 +27,17 @@ def test_a_plain_command_needs_no_pydantic_and_no_rich(words: list[str], tmp_pat
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [["methods"], ["--help"]])
+def test_what_reads_no_configuration_needs_no_yaml(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from tvr_cli.cli import app;"
+        f"CliRunner().invoke(app, {words!r});"
+        "found = {'yaml', 'tvr_cli.config', 'tvr_cli.stores.index.head'} & set(sys.modules); assert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_command_imports_no_other_command() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from tvr_cli.cli import app;"
