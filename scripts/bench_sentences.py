@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_query import blocks, scorer, timed
+from bench_index import blocks, scorer, timed
 from open_clip.tokenizer import default_bpe
 from safetensors.numpy import save_file
 
