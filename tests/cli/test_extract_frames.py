@@ -225,7 +225,7 @@ def test_links_in_circles_end(clips: Path, tmp_path: Path) -> None:
 def test_a_file_without_extension_is_known_by_its_first_bytes(clips: Path, tmp_path: Path) -> None:
     (clips / "a.mp4").rename(clips / "id@with.dots_and_no extension@")
     os.rename(clips / "b.webm", clips / "bare")
-    (clips / "README").write_text("text")
+    (clips / "other").write_bytes(b"\0\1\2")
     found = run(clips, "-o", tmp_path / "out")
     assert "3 videos: 3 ok" in found.stderr and "skipped 1 file that look" in found.stderr
 
