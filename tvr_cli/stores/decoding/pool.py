@@ -7,6 +7,7 @@ replaced after many videos (leaks), after a crash, and when a video gives no sig
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -21,13 +22,14 @@ from typing import Any, Generic, TypeVar
 
 from tvr_cli import commands
 from tvr_cli.errors import DecodeError, EnvironmentProblem
-from tvr_cli.stores.decoding.types import Beat, Place
+from tvr_cli.stores.decoding.types import Beat, Place, Stop
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _START_LIMIT_S = 120.0
 _RECYCLE_AFTER = 500
 _LOOK_AROUND_S = 0.2
+_STOP = None  # told to a worker instead of a task
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,13 @@ class Unread:
 
     reason: str
     kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A task that was ended early. part: what its reading left in `Stop`, None = nothing."""
+
+    part: object
 
 
 class DecodePool(Generic[_T, _R]):
@@ -84,6 +93,20 @@ class DecodePool(Generic[_T, _R]):
                     watch(slot.name, slot.at)
                     slot.at = None
 
+    def hand_over(self, within_s: float) -> Iterator[tuple[str, _R | Unread | Stopped]]:
+        """End what is being read now, and yield what each task that answers in time has, whole or not.
+
+        For a `run` that was interrupted at any point.
+        """
+        until = time.monotonic() + within_s
+        busy = [slot for slot in self._slots if slot.name is not None and slot.tell_to_stop()]
+        while busy and (left := until - time.monotonic()) > 0:
+            ready = wait([x for slot in busy for x in (slot.pipe, slot.process.sentinel)], timeout=left)
+            for slot in busy:
+                if (done := slot.collect(ready, math.inf)) is not None:
+                    yield done
+            busy = [slot for slot in busy if slot.name is not None]
+
 
 class _Slot:
     """One worker process and what it is doing. at: how far its task is, None where nothing new is known."""
@@ -95,6 +118,7 @@ class _Slot:
         self.name: str | None = None
         self.at: Place | None = None
         self._started, self._served, self._last_sign = False, 0, 0.0
+        self._receiving = False  # or interrupted in the middle of a message: what follows in the pipe is its rest
 
     def give(self, name: str, task: object) -> None:
         if self.process is None or self._served >= _RECYCLE_AFTER or not self.process.is_alive():
@@ -104,13 +128,25 @@ class _Slot:
         with contextlib.suppress(OSError):  # a worker that died in between is found by `collect`
             self.pipe.send(task)
 
+    def tell_to_stop(self) -> bool:
+        """Ask for what there is of the task. Return whether an answer can come."""
+        if self.process is None or self._receiving or not self._started:
+            return False
+        try:
+            self.pipe.send(_STOP)
+        except OSError:
+            return False
+        return True
+
     def collect(self, ready: list[Any], timeout_s: float) -> tuple[str, Any] | None:
         """Return (name, result) when the task is over, for whatever reason."""
         if self.pipe in ready:
+            self._receiving = True
             try:
                 kind, value = self.pipe.recv()
             except (EOFError, OSError):
                 return self._crashed()
+            self._receiving = False
             self._last_sign = time.monotonic()
             if kind == "started":
                 self._started = True
@@ -145,7 +181,7 @@ class _Slot:
         with _no_main_module(), _no_interrupt():
             self.process.start()
         theirs.close()
-        self._started, self._served = False, 0
+        self._started, self._served, self._receiving = False, 0, False
 
     def _crashed(self) -> tuple[str, Any]:
         self.process.join()
@@ -214,6 +250,9 @@ def _serve(pipe: Connection, read: Callable[[Any, Beat], Any], parent: int) -> N
         if now - last_beat > 0.25:
             last_beat = now
             pipe.send(("beat", at))
+            if pipe.poll():  # nobody gives a task to who has one
+                pipe.recv()
+                raise Stop
 
     pipe.send(("started", None))
     while True:
@@ -221,8 +260,12 @@ def _serve(pipe: Connection, read: Callable[[Any, Beat], Any], parent: int) -> N
             task = pipe.recv()
         except (EOFError, OSError):
             return
+        if task is _STOP:  # the answer to it, and the task, crossed on their way
+            continue
         try:
             reply = ("done", read(task, beat))
+        except Stop as e:
+            reply = ("done", Stopped(e.part))
         except EnvironmentProblem as e:
             reply = ("environment", str(e))
         except Exception as e:

@@ -21,8 +21,14 @@ class Place(NamedTuple):
     of: float = 0.0
 
 
+class Stop(Exception):
+    """Raised by a beat when there is no time for more. Who lets it pass may leave in `part` what is done so far."""
+
+    part: object = None
+
+
 class Beat(Protocol):
-    """Called often while there is progress, with the place where that is known."""
+    """Called often while there is progress, with the place where that is known. Raises Stop where it is to end."""
 
     def __call__(self, at: Place | None = None, /) -> None: ...
 
