@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from tvr_cli.stores.decoding.room import Room
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample
 from tvr_cli.stores.decoding.types import Beat, Place
 
@@ -14,10 +15,10 @@ def sample_and_rest(task: Task, beat: Beat) -> Sampled:
     """Read a file, but rest for ever after $REST_AFTER packets were decoded, having written the file $RESTING."""
     decoded = 0
 
-    def resting(at: Place | None = None, /) -> None:
+    def resting(at: Place | Room | None = None, /) -> None:
         nonlocal decoded
         beat(at)
-        decoded += at is not None and at.doing == "decoded"
+        decoded += isinstance(at, Place) and at.doing == "decoded"
         if decoded == int(os.environ["REST_AFTER"]):
             Path(os.environ["RESTING"]).touch()
             while True:

@@ -549,6 +549,18 @@ main()
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
+def test_a_frame_beyond_the_memory_of_all_readers_is_a_failure_with_the_flag_that_helps(
+    clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = report(clips, "-o", out, "--memory-budget", "100KB", code=5)
+    assert found["failed"] == 3
+    assert (
+        "more than the 0.0001 GB that all readers may take together; --memory-budget" in found["failures"][0]["reason"]
+    )
+    assert report(clips, "-o", out, "--memory-budget", "1GB", "--retry-failed")["ok"] == 3
+
+
 @pytest.fixture
 def many(made: Path, tmp_path: Path) -> Path:
     """Twenty-four different clips."""

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from tvr_cli.cli import app
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding import sample as sampling
+from tvr_cli.stores.decoding.room import Room
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample
 from tvr_cli.stores.decoding.types import Place, Stop
 from tvr_cli.stores.frames import unfinished
@@ -36,9 +37,9 @@ def stopped(task: Task, after: int) -> Unfinished:
     """Return what a reading leaves that is stopped when so many packets were decoded."""
     decoded = 0
 
-    def beat(at: Place | None = None, /) -> None:
+    def beat(at: Place | Room | None = None, /) -> None:
         nonlocal decoded
-        decoded += at is not None and at.doing == "decoded"
+        decoded += isinstance(at, Place) and at.doing == "decoded"
         if decoded == after:
             raise Stop
 
@@ -132,8 +133,8 @@ def test_what_is_of_another_file_or_plan_or_is_damaged_is_not_used(tmp_path: Pat
 def test_a_file_that_changed_before_the_stop_leaves_nothing(tmp_path: Path) -> None:
     task = Task(film(tmp_path, "mp4"), PLAN)
 
-    def beat(at: Place | None = None, /) -> None:
-        if at is not None and at.doing == "decoded":
+    def beat(at: Place | Room | None = None, /) -> None:
+        if isinstance(at, Place) and at.doing == "decoded":
             os.utime(task.path, ns=(1, 1))
             raise Stop
 

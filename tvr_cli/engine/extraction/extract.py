@@ -63,7 +63,8 @@ class ExtractOptions:
 
     segment: auto, none or LENGTH/OVERLAP. shard: (i, n), this run's part of the videos. timeout_s: seconds without
     progress after which a video is given up. forget: drop all videos that are not there, however many. follow: links
-    that lead out of a folder. tracks: of a file with several video tracks. command: what to type to continue, for
+    that lead out of a folder. tracks: of a file with several video tracks. memory_bytes: that the frames which readers
+    are decoding may take together, None = half of what is free. command: what to type to continue, for
     messages.
     """
 
@@ -80,6 +81,7 @@ class ExtractOptions:
     forget: bool = False
     follow: bool = False
     tracks: Tracks = "default"
+    memory_bytes: int | None = None
     command: str = ""
 
 
@@ -362,7 +364,12 @@ def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, opt
     if there := unfinished.kept(writer.root):
         tasks = {name: (_going_on(task, writer.root, there), group) for name, (task, group) in tasks.items()}
     sink = _Sink(writer, done)
-    pool = DecodePool(sample, workers=worker_count(options, len(tasks)), timeout_s=options.timeout_s)
+    pool = DecodePool(
+        sample,
+        workers=worker_count(options, len(tasks)),
+        timeout_s=options.timeout_s,
+        memory=options.memory_bytes,
+    )
     with log.progress("extracting frames", total=len(videos), unit="videos") as bar, pool:
         try:
             for name, result in pool.run(
