@@ -92,6 +92,7 @@ class OpenWorkspace:
         forget: bool = False,
         follow: bool = False,
         tracks: str = "default",
+        memory_budget: str | None = None,
         repair: str | None = None,
         dry_run: bool = False,
         again: str = "",
@@ -103,6 +104,7 @@ class OpenWorkspace:
         StoreMismatch when the store has another plan, ConfigError, EnvironmentProblem and Interrupted.
         """
         from tvr_cli.engine import dataset
+        from tvr_cli.engine.device import parse_bytes
         from tvr_cli.engine.extraction import estimate, extract
         from tvr_cli.plans import AskedFrames
 
@@ -123,6 +125,7 @@ class OpenWorkspace:
             forget=forget,
             follow=follow,
             tracks=tracks,  # type: ignore[arg-type]  # checked by the engine
+            memory_bytes=None if memory_budget is None else parse_bytes(memory_budget),
             command=again,
         )
         if repair is not None:

@@ -225,7 +225,7 @@ def test_links_in_circles_end(clips: Path, tmp_path: Path) -> None:
 def test_a_file_without_extension_is_known_by_its_first_bytes(clips: Path, tmp_path: Path) -> None:
     (clips / "a.mp4").rename(clips / "id@with.dots_and_no extension@")
     os.rename(clips / "b.webm", clips / "bare")
-    (clips / "README").write_text("text")
+    (clips / "other").write_bytes(b"\0\1\2")
     found = run(clips, "-o", tmp_path / "out")
     assert "3 videos: 3 ok" in found.stderr and "skipped 1 file that look" in found.stderr
 
@@ -547,6 +547,18 @@ main()
 """
     command = [sys.executable, "-c", code, "extract-frames", str(clips), "-o", str(out), *SMALL, *flags]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_a_frame_beyond_the_memory_of_all_readers_is_a_failure_with_the_flag_that_helps(
+    clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = report(clips, "-o", out, "--memory-budget", "100KB", code=5)
+    assert found["failed"] == 3
+    assert (
+        "more than the 0.0001 GB that all readers may take together; --memory-budget" in found["failures"][0]["reason"]
+    )
+    assert report(clips, "-o", out, "--memory-budget", "1GB", "--retry-failed")["ok"] == 3
 
 
 @pytest.fixture

@@ -147,14 +147,28 @@ def test_what_is_skipped_is_counted_and_named_with_the_way_to_read_it(clip: Path
     shutil.copy(clip, folder / "a.mp4")
     videos.make_audio(tmp_path / "sound.mp4").rename(folder / "sound.snd")  # a container of videos, without one
     videos.make_video(tmp_path / "one.mkv", 1, size=(64, 48)).rename(folder / "one.still")  # a picture is no video
-    (folder / "notes.txt").write_text("text")
-    (folder / "more.txt").write_text("text")
-    (folder / "captions.jsonl").write_text("")
+    (folder / "A001.r3d").write_bytes(b"\0\1RED2 of a kind that is not known here")
+    (folder / "A002.R3D").write_bytes(b"\0\1RED2")
     found = run(folder, "-o", tmp_path / "out")
     assert ids(tmp_path / "out") == ["a.mp4"]
-    assert "skipped 4 files that look like no video (2 .txt, " in found.stderr
-    assert "--include '*.txt' reads such all the same" in found.stderr
+    assert "skipped 4 files that look like no video (2 .r3d, " in found.stderr
+    assert "--include '*.r3d' reads such all the same" in found.stderr
     assert report(folder, "-o", tmp_path / "out2", "--include", "*.still")["ok"] == 1
+
+
+def test_what_lies_beside_videos_is_worth_no_word(clip: Path, tmp_path: Path) -> None:
+    """Captions and subtitles, lists, pictures and sounds: nobody takes them for videos."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(clip, folder / "a.mp4")
+    for name in ("captions.jsonl", "events.jsonl", "world.json", "a.srt", "a.vtt", "a.ass", "a.nfo", "x.csv", "README"):
+        (folder / name).write_text("text, größer\n", encoding="latin-1")
+    (folder / "windows.txt").write_text("text", encoding="utf-16")
+    for name in ("poster.JPG", "sound.mp3", "Thumbs.db"):
+        (folder / name).write_bytes(b"\0\1\2")
+    videos.make_audio(tmp_path / "sound.mp4").rename(folder / "song.m4a")
+    found = run(folder, "-o", tmp_path / "out")
+    assert ids(tmp_path / "out") == ["a.mp4"] and "skipped" not in found.stderr
 
 
 # -------------------------------------------------------------------------------------------------------------- tracks

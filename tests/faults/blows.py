@@ -336,6 +336,9 @@ class _Here:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def hand_over(self, within_s: float) -> Iterator[tuple[str, Sampled | Unread]]:
+        return iter(())
+
     def run(self, tasks: Iterable[tuple[str, Task]], **_: Any) -> Iterator[tuple[str, Sampled | Unread]]:
         for name, task in tasks:
             try:

@@ -16,8 +16,9 @@ from processes import WATCHDOG_S
 
 from tvr_cli.errors import DecodeError, EnvironmentProblem
 from tvr_cli.stores.decoding import pool as decode_pool
-from tvr_cli.stores.decoding.pool import DecodePool, Unread
-from tvr_cli.stores.decoding.types import Beat, Place
+from tvr_cli.stores.decoding.pool import DecodePool, Stopped, Unread
+from tvr_cli.stores.decoding.room import BYTES_A_PIXEL, Budget, Room
+from tvr_cli.stores.decoding.types import Beat, Place, Stop
 
 
 def act(task: str, beat: Beat) -> str:
@@ -33,11 +34,29 @@ def act(task: str, beat: Beat) -> str:
         for _ in range(8):
             time.sleep(0.3)
             beat()
+    if what == "whole":
+        try:
+            while True:
+                time.sleep(0.05)
+                beat(Place("decoded", 1))
+        except Stop as stop:
+            stop.part = "half"
+            raise
     if what == "film":
         for second in (10, 20):
             beat(Place("decoded", second, 20))
             beat()  # at once after the other: nobody is told
             time.sleep(0.3)
+    if what == "frames":
+        _, folder, mine = argument.split(":")
+        room = Room(*map(int, argument.split(":")[0].split("x")))
+        beat(room)
+        (Path(folder) / mine).touch()
+        beat(room)  # as for a second decoder of the same file, while others wait
+        time.sleep(0.1)
+        at_once = len(os.listdir(folder))
+        (Path(folder) / mine).unlink()
+        return str(at_once)
     if what == "bad":
         raise DecodeError("no video stream")
     if what == "denied":
@@ -71,6 +90,42 @@ def test_who_watches_is_told_how_far_a_task_is() -> None:
     with DecodePool(act, workers=1, timeout_s=WATCHDOG_S) as pool:
         assert dict(pool.run([("a", "film"), ("b", "slow")], watch=lambda *at: told.append(at))) == {"a": "", "b": ""}
     assert told == [("a", Place("decoded", 10, 20)), ("a", Place("decoded", 20, 20))]
+
+
+def test_readers_of_large_frames_share_one_budget(tmp_path: Path) -> None:
+    """Two fit, three do not: of four readers never more than two have frames at once, and each has its turn."""
+    tasks = [f"frames 1000x1000:{tmp_path}:{i}" for i in range(8)]
+    with DecodePool(act, workers=4, timeout_s=WATCHDOG_S, memory=2_500_000 * BYTES_A_PIXEL) as pool:
+        found = dict(pool.run((task, task) for task in tasks))
+    assert sorted(found) == tasks and {str(n) for n in found.values()} <= {"1", "2"}
+
+
+def test_a_frame_that_is_larger_than_the_budget_is_refused_and_others_go_on(tmp_path: Path) -> None:
+    large, small = f"frames 11585x11585:{tmp_path}:0", f"frames 1000x1000:{tmp_path}:1"
+    with DecodePool(act, workers=2, timeout_s=WATCHDOG_S, memory=1_000_000_000) as pool:
+        found = dict(pool.run([("large", large), ("small", small)]))
+    reason = (
+        "a frame of 11585x11585 pixels takes about 2.7 GB to read, more than the 1 GB that all readers may take "
+        "together; --memory-budget sets that limit"
+    )
+    assert found == {"large": Unread(reason, "transient"), "small": "1"}
+
+
+def test_frames_that_take_little_are_not_counted() -> None:
+    assert Budget(16_000_000_000, 16).uncounted == 250_000_000  # up to 4K of all readers: no question
+    assert Room(3840, 2160).size_bytes < 250_000_000
+
+
+def test_what_is_read_is_handed_over_when_a_run_is_interrupted() -> None:
+    with DecodePool(act, workers=1, timeout_s=WATCHDOG_S) as pool:
+
+        def stop(name: str, at: object) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(pool.run([("a", "whole")], watch=stop))
+        assert list(pool.hand_over(WATCHDOG_S)) == [("a", Stopped("half"))]
+        assert list(pool.hand_over(WATCHDOG_S)) == []
 
 
 def test_workers_import_no_torch_even_if_the_main_script_does() -> None:

@@ -95,6 +95,10 @@ def extract_frames(
     tracks: Annotated[
         str, typer.Option("--tracks", help="Of files with several video tracks: default reads one, all reads each.")
     ] = "default",
+    memory_budget: Annotated[
+        str | None,
+        typer.Option("--memory-budget", help="For frames of all readers, like 2GB; default half of what is free."),
+    ] = None,
     repair: Annotated[
         str | None,
         typer.Option("--repair", metavar="SHARD", help="Rebuild a damaged shard (or `all` damaged ones); no VIDEOS."),
@@ -134,6 +138,7 @@ def extract_frames(
         forget=forget,
         follow=follow,
         tracks=tracks,
+        memory_budget=memory_budget,
         repair=repair,
         dry_run=dry_run,
         again=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),

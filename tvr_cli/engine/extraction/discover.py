@@ -28,6 +28,16 @@ EXTENSIONS = frozenset(
         *("ogg", "ogm", "ogv", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv", "wtv", "y4m"),
     )
 )
+# What lies beside videos and is none: pictures, sounds, documents, data. Text is known by what it holds.
+_BESIDE = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "heic", "heif", "avif", "dng", "thm", "psd"),
+        *("mp3", "wav", "aac", "m4a", "flac", "opus", "oga", "wma", "aif", "aiff", "mid"),
+        *("pdf", "doc", "docx", "xls", "xlsx", "odt", "ods", "zip", "gz", "7z", "rar", "tar"),
+        *("db", "sqlite", "npy", "npz", "pkl", "parquet", "arrow", "h5", "pt", "pth", "safetensors", "sup", "idx"),
+    )
+)
 # First bytes (at an offset) of common containers, for files of other names.
 _SIGNATURES = (
     (4, b"ftyp"),
@@ -49,6 +59,7 @@ _SIGNATURES = (
 )
 # What MPEG-4 files hold that are sound or a picture.
 _NO_VIDEO_BRANDS = (b"M4A ", b"M4B ", b"heic", b"heix", b"mif1", b"avif", b"crx ")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _MANIFEST_KEYS = ("path", "id", "start", "end")
 
 
@@ -164,13 +175,13 @@ def _of_folder(folder: Path, given: Path, walk: tree.Walk, keep: _Globs, segment
             found.append((relative, path))
         elif _may_be_video(path):
             unknown.append((relative, path))
-        elif path.name != "captions.jsonl":
+        elif not _is_beside(path):
             others[path.suffix.lower()] += 1
     moving = headers.moving([path for _, path in unknown])
     for relative, path in unknown:
         if path in moving:
             found.append((relative, path))
-        else:
+        elif not _is_beside(path):
             others[path.suffix.lower()] += 1
     if others and found:
         logger.info("%s", _skipped(given, others))
@@ -214,6 +225,15 @@ def _may_be_video(path: Path) -> bool:
         return True
     # MPEG transport stream: packets of 188 bytes, or of 192 with a time before each.
     return any({*head[at : at + 3 * size : size]} == {0x47} for at, size in ((0, 188), (4, 192)))
+
+
+def _is_beside(path: Path) -> bool:
+    """Return whether nobody takes a file for a video: text (captions, subtitles, lists), pictures, sounds, documents.
+
+    Only a file that is none of these is worth a word, as it may be a video of a kind that is not known here.
+    """
+    head = _head(path)
+    return path.suffix.lower() in _BESIDE or b"\0" not in head or head.startswith(_UTF16)
 
 
 def _head(path: Path) -> bytes:

@@ -94,7 +94,12 @@ def _extrapolate(
     picks = sorted({by_size[(2 * i + 1) * len(by_size) // (2 * _TRIALS)] for i in range(_TRIALS)})
     done: dict[str, tuple[Sampled, float]] = {}
     pool: DecodePool[Task, tuple[Sampled, float]]
-    pool = DecodePool(sample_timed, workers=engine.worker_count(options, len(picks)), timeout_s=_LIMIT_S)
+    pool = DecodePool(
+        sample_timed,
+        workers=engine.worker_count(options, len(picks)),
+        timeout_s=_LIMIT_S,
+        memory=options.memory_bytes,
+    )
     with pool:
         for name, result in pool.run(((p, tasks[p][0]) for p in picks), until=time.monotonic() + _LIMIT_S):
             if not isinstance(result, Unread):

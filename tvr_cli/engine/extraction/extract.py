@@ -11,7 +11,7 @@ import datetime
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,13 +27,15 @@ from tvr_cli.errors import ConfigError, DataError, Interrupted
 from tvr_cli.plans import AskedFrames, FramePlan
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.decoding.choose import check_decoder, decoder_versions
-from tvr_cli.stores.decoding.pool import DecodePool, Unread, default_workers
+from tvr_cli.stores.decoding.pool import DecodePool, Stopped, Unread, default_workers
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample
 from tvr_cli.stores.decoding.types import DecoderName, Place
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames import unfinished
 from tvr_cli.stores.frames.rebuild import rebuild_head
 from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
+from tvr_cli.stores.frames.unfinished import Unfinished
 from tvr_cli.stores.frames.windows import Span, file_id, parse_segment
 from tvr_cli.stores.frames.writer import (
     Failure,
@@ -51,6 +53,8 @@ Tracks = Literal["default", "all"]
 
 # A shard is written when it has this many bytes or clips, or this much time has passed: what a crash can cost.
 _SHARD_BYTES, _SHARD_CLIPS, _SHARD_S = 64_000_000, 1024, 20.0
+# How long Ctrl-C waits for the readers to hand over what they have of the videos that they are reading.
+_HAND_OVER_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,8 @@ class ExtractOptions:
 
     segment: auto, none or LENGTH/OVERLAP. shard: (i, n), this run's part of the videos. timeout_s: seconds without
     progress after which a video is given up. forget: drop all videos that are not there, however many. follow: links
-    that lead out of a folder. tracks: of a file with several video tracks. command: what to type to continue, for
+    that lead out of a folder. tracks: of a file with several video tracks. memory_bytes: that the frames which readers
+    are decoding may take together, None = half of what is free. command: what to type to continue, for
     messages.
     """
 
@@ -76,6 +81,7 @@ class ExtractOptions:
     forget: bool = False
     follow: bool = False
     tracks: Tracks = "default"
+    memory_bytes: int | None = None
     command: str = ""
 
 
@@ -175,6 +181,7 @@ def extract(
         videos = part_of(selection, options)
         work = compare(writer.root, writer.shards, failures, videos, selection, options)
         _apply(writer, work, selection, prefixes)
+        _drop_unfinished(root, work)
         done = _read_all(writer, work.todo, plan, options)
         writer.seal()
     return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
@@ -341,31 +348,62 @@ def _apply(writer: FrameWriter, work: Work, selection: Selection, prefixes: Mapp
         )  # fmt: skip
 
 
+def _drop_unfinished(root: Path, work: Work) -> None:
+    """Remove what an interrupted run kept of videos that need no reading any more."""
+    if there := unfinished.kept(root):
+        done = [*work.kept, *(video for video in work.todo if not video.path.exists())]
+        unfinished.remove(root, there.intersection(unfinished.name_of(video.path, video.track) for video in done))
+
+
 def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> _Tally:
     """Read the videos in workers and write what they give."""
     done = _Tally()
     if not videos:
         return done
     tasks = tasks_of(videos, plan, options)
+    if there := unfinished.kept(writer.root):
+        tasks = {name: (_going_on(task, writer.root, there), group) for name, (task, group) in tasks.items()}
     sink = _Sink(writer, done)
-    pool = DecodePool(sample, workers=worker_count(options, len(tasks)), timeout_s=options.timeout_s)
+    pool = DecodePool(
+        sample,
+        workers=worker_count(options, len(tasks)),
+        timeout_s=options.timeout_s,
+        memory=options.memory_bytes,
+    )
     with log.progress("extracting frames", total=len(videos), unit="videos") as bar, pool:
         try:
             for name, result in pool.run(
                 ((name, task) for name, (task, _) in tasks.items()),
                 watch=lambda name, at: bar.say(f"{tasks[name][1][0].id}: {_place(at)}"),
             ):
-                group = tasks[name][1]
-                sink.take(group, result)
+                task, group = tasks[name]
+                sink.take(task, group, result)
                 bar.advance(len(group), note=group[0].id)
             sink.close()
         except KeyboardInterrupt:
             sink.close()
+            parts = 0
+            for name, found in pool.hand_over(_HAND_OVER_S):
+                task, group = tasks[name]
+                if isinstance(found, Sampled):
+                    sink.take(task, group, found)
+                elif isinstance(found, Stopped) and isinstance(found.part, Unfinished) and found.part.jpegs:
+                    place = writer.root / unfinished.name_of(task.path, task.track)
+                    files.write_bytes(place, unfinished.pack(found.part))
+                    parts += 1
+            sink.close()
+            began = f", and what was read of {parts} more" if parts else ""
             raise Interrupted(
-                f"{done.ok} of {len(videos)} videos are saved in {str(writer.root)!r}; "
+                f"{done.ok} of {len(videos)} videos are saved in {str(writer.root)!r}{began}; "
                 f"continue with: {options.command or 'the same command'}"
             ) from None
     return done
+
+
+def _going_on(task: Task, root: Path, there: Collection[str]) -> Task:
+    """Return a task that takes what an interrupted run kept of its file."""
+    name = unfinished.name_of(task.path, task.track)
+    return dataclasses.replace(task, unfinished=root / name) if name in there else task
 
 
 def _place(at: Place) -> str:
@@ -388,10 +426,13 @@ class _Sink:
         self._clips: list[NewClip] = []
         self._videos: list[str] = []
         self._gone: set[str] = set()
+        self._finished: set[str] = set()
         self._bytes, self._last_flush = 0, time.monotonic()
 
-    def take(self, group: Sequence[Video], result: Sampled | Unread) -> None:
+    def take(self, task: Task, group: Sequence[Video], result: Sampled | Unread) -> None:
         """Take what reading one file gave, for all the videos that are spans of it."""
+        if task.unfinished is not None and not (isinstance(result, Unread) and result.kind == "transient"):
+            self._finished.add(task.unfinished.name)  # of no more use once this is written
         if isinstance(result, Unread):
             for video in group:
                 self._fail(video, result.reason, result.kind)
@@ -449,7 +490,9 @@ class _Sink:
             self._done.size_bytes += shard.size_bytes
         if solved := self._failed_before.intersection(self._videos):
             self._writer.clear_failures(solved)
-        self._clips, self._videos, self._bytes, self._last_flush = [], [], 0, time.monotonic()
+        unfinished.remove(self._writer.root, self._finished)
+        self._clips, self._videos, self._finished = [], [], set()
+        self._bytes, self._last_flush = 0, time.monotonic()
 
 
 def _record(video: Video, i: int, span: Span, result: Sampled, n_frames: int, damaged: int) -> ClipRecord:

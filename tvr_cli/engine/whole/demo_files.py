@@ -19,6 +19,7 @@ from tvr_cli.removal import below, remove_files
 from tvr_cli.stores.columns import TABLE
 from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.frames.records import RECORDS, SHARD
+from tvr_cli.stores.frames.unfinished import NAME as UNFINISHED
 from tvr_cli.stores.listing import LIST as SHARDS
 from tvr_cli.workspace import Workspace
 
@@ -27,7 +28,9 @@ SCHEMA = "tvr/demo-files@1"
 VIDEOS = "videos"  # where a demo makes its corpus
 # The names that a demo gives to files, below each of its folders.
 _OF_CORPUS = r"(train|val|test)/\d+\.mp4|world\.json|(captions|events)\.jsonl"
-_OF_FRAMES = "|".join([*(x.pattern for x in (SHARD, RECORDS, SHARDS)), r"store\.json|(manifest|failures)\.jsonl"])
+_OF_FRAMES = "|".join(
+    [*(x.pattern for x in (SHARD, RECORDS, SHARDS, UNFINISHED)), r"store\.json|(manifest|failures)\.jsonl"]
+)
 _OF_FEATURES = "|".join(
     [
         *(x.pattern for x in (features_head.SHARD, features_head.ROWS, TABLE, SHARDS)),

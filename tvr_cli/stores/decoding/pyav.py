@@ -24,6 +24,7 @@ from tvr_cli.stores.decoding.packets import (
     read_index,
     start_seconds,
 )
+from tvr_cli.stores.decoding.room import Room
 from tvr_cli.stores.decoding.types import MAX_PIXELS, Beat, Place, Timeline, upright
 from tvr_cli.types import Look
 
@@ -47,6 +48,7 @@ class PyavDecoder:
         self._broken, self._suspect = False, set[int | None]()
         self._container, self._stream = open_stream(path, track)
         try:
+            beat(Room(self._stream.codec_context.width, self._stream.codec_context.height))
             self.container = describe(self._container, self._stream)
             self._start_s = start_seconds(self._container)
             self._index = read_index(self._container, self._stream, beat)

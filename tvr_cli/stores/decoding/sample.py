@@ -8,15 +8,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tvr_cli.errors import DecodeError
 from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
-from tvr_cli.stores.decoding.choose import open_video
-from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, unheard
+from tvr_cli.stores.decoding.choose import decoder_versions, open_video
+from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, Stop, unheard
+from tvr_cli.stores.frames import unfinished
 from tvr_cli.stores.frames.picture import to_store
+from tvr_cli.stores.frames.unfinished import Unfinished
 from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
 
 # A file of which a larger share of frames cannot be decoded is corrupt; below it the frames that can be are used.
@@ -28,7 +31,7 @@ _READS = 3  # of a file that is replaced, or still being written, while it is re
 class Task:
     """One file to read. spans: the clips wanted; empty = the whole file, cut as `segmenting` says.
 
-    track: number of the stream, None = the default one.
+    track: number of the stream, None = the default one. unfinished: where an earlier reading left its pictures.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class Task:
     decoder: DecoderName = "auto"
     keep_truncated: bool = True
     track: int | None = None
+    unfinished: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,17 @@ def sample(task: Task, beat: Beat = unheard) -> Sampled:
     """Read a file and return the frames that its plan asks for.
 
     A file that changes while it is read is read again. Raises DecodeError when the file is not a video, is truncated
-    (unless `keep_truncated`) or corrupt, and OSError when it cannot be opened or does not stay the same.
+    (unless `keep_truncated`) or corrupt, and OSError when it cannot be opened or does not stay the same. Where `beat`
+    raises Stop, its part is the `Unfinished` that was read so far.
     """
     for _ in range(_READS):
         before = stamp(task.path)
         try:
             found = _sample(task, before or (0, 0, 0, 0), beat)
+        except Stop as stop:
+            if stamp(task.path) != before:
+                stop.part = None
+            raise
         except DecodeError:
             if stamp(task.path) == before:
                 raise
@@ -96,31 +105,68 @@ def sample_timed(task: Task, beat: Beat = unheard) -> tuple[Sampled, float]:
 
 
 def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
-    """Read a file once."""
+    """Read a file once, from where an earlier reading was stopped."""
+    about = _about(task, seen)
+    pictures = _Pictures.of(None if task.unfinished is None else unfinished.read(task.unfinished, about))
+    try:
+        return _read_whole(task, seen, beat, pictures)
+    except Stop as stop:
+        stop.part = Unfinished(pictures.jpegs, pictures.size, about)
+        raise
+
+
+def _about(task: Task, seen: Stamp) -> dict[str, Any]:
+    """Return what a file's pictures depend on."""
+    import PIL
+
+    return {
+        "path": str(task.path),
+        "stamp": list(seen),
+        "track": task.track,
+        "plan": task.plan.identity(),
+        "decoder": task.decoder,
+        "versions": {**decoder_versions(), "pillow": PIL.__version__},
+    }
+
+
+@dataclass
+class _Pictures:
+    """Pictures as they are decoded. jpegs: by number in a timeline. size: width, height of its upright frames."""
+
+    jpegs: dict[int, bytes] = field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, part: Unfinished | None) -> _Pictures:
+        return cls() if part is None else cls(dict(part.jpegs), part.size)
+
+
+def _read_whole(task: Task, seen: Stamp, beat: Beat, pictures: _Pictures) -> Sampled:
+    """Read a file. pictures: those that are known of it already, and to which all others are added."""
     decoder = open_video(task.path, task.decoder, look=task.plan.look, track=task.track, beat=beat)
     try:
         if decoder.timeline.truncated and not task.keep_truncated:
             raise DecodeError(f"{decoder.timeline.truncated}; without --refuse-truncated what is there is stored")
         spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
-        chosen, jpegs, size = _read(decoder, spans, task.plan)
-        wanted = {int(i) for c in chosen for i in c}
-        lost = [sum(int(i) not in jpegs for i in c) for c in chosen]
-        if len(jpegs) < len(wanted):
+        chosen = _read(decoder, spans, task.plan, pictures)
+        lost = [sum(int(i) not in pictures.jpegs for i in c) for c in chosen]
+        if sum(lost):
             decoder, problem = _good_frames_only(decoder)
+            pictures = _Pictures()  # these count other frames
             spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
-            chosen, jpegs, size = _read(decoder, spans, task.plan)
-            if any(int(i) not in jpegs for c in chosen for i in c):
+            chosen = _read(decoder, spans, task.plan, pictures)
+            if any(int(i) not in pictures.jpegs for c in chosen for i in c):
                 raise DecodeError(f"corrupt: frames cannot be decoded ({problem})")
             lost = lost if len(lost) == len(spans) else [0] * len(spans)
-        clips = [_clip(s, c, jpegs, decoder, n) for s, c, n in zip(spans, chosen, lost, strict=True)]
+        clips = [_clip(s, c, pictures.jpegs, decoder, n) for s, c, n in zip(spans, chosen, lost, strict=True)]
         return Sampled(
             clips=clips,
             sha256=track_sha256(sha256_file(task.path, each_block=beat), task.track),
             stamp=seen,
             container=decoder.container,
             duration=decoder.timeline.end,
-            width=size[0],
-            height=size[1],
+            width=pictures.size[0],
+            height=pictures.size[1],
             decoder=decoder.name,
             truncated=decoder.timeline.truncated is not None,
             note=_note(decoder, task.track),
@@ -143,18 +189,15 @@ def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
     return out.getvalue()
 
 
-def _read(
-    decoder: Decoder, spans: Sequence[Span], plan: FramePlan
-) -> tuple[list[np.ndarray], dict[int, bytes], tuple[int, int]]:
-    """Return the chosen frame numbers of each span, the JPEG of each frame that decodes, and (width, height)."""
+def _read(decoder: Decoder, spans: Sequence[Span], plan: FramePlan, pictures: _Pictures) -> list[np.ndarray]:
+    """Return the chosen frame numbers of each span, and add to `pictures` each of them that decodes."""
     timeline = decoder.timeline
     chosen = [choose_frames(timeline.ts, timeline.end, span, plan) for span in spans]
-    union = sorted({int(i) for c in chosen for i in c})
-    jpegs, size = {}, (0, 0)
-    for i, pixels in decoder.frames(union):
-        size = (pixels.shape[1], pixels.shape[0])
-        jpegs[i] = encode_jpeg(to_store(pixels, plan), plan.quality)
-    return chosen, jpegs, size
+    missing = sorted({int(i) for c in chosen for i in c} - pictures.jpegs.keys())
+    for i, pixels in decoder.frames(missing):
+        pictures.size = (pixels.shape[1], pixels.shape[0])
+        pictures.jpegs[i] = encode_jpeg(to_store(pixels, plan), plan.quality)
+    return chosen
 
 
 def _good_frames_only(decoder: Decoder) -> tuple[Decoder, str]:

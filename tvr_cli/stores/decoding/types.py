@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from tvr_cli.stores.decoding.room import Room
+
 DecoderName = Literal["auto", "pyav", "decord"]
 # A frame of more pixels than this is a broken header or a bomb: 8K is 33 million.
 MAX_PIXELS = 1 << 27
@@ -21,13 +23,22 @@ class Place(NamedTuple):
     of: float = 0.0
 
 
+class Stop(Exception):
+    """Raised by a beat when there is no time for more. Who lets it pass may leave in `part` what is done so far."""
+
+    part: object = None
+
+
 class Beat(Protocol):
-    """Called often while there is progress, with the place where that is known."""
+    """Called often while there is progress, with the place where that is known. Raises Stop where it is to end.
 
-    def __call__(self, at: Place | None = None, /) -> None: ...
+    Called with a Room it returns when there is so much memory, or raises MemoryError where there never will be.
+    """
+
+    def __call__(self, at: Place | Room | None = None, /) -> None: ...
 
 
-def unheard(at: Place | None = None, /) -> None:
+def unheard(at: Place | Room | None = None, /) -> None:
     """Be the beat that nobody listens to."""
 
 

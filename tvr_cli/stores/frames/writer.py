@@ -25,7 +25,7 @@ from tvr_cli.errors import DataError, StoreMismatch, Unreadable
 from tvr_cli.removal import listed
 from tvr_cli.stores import listing
 from tvr_cli.stores.frames import head as heads
-from tvr_cli.stores.frames import records
+from tvr_cli.stores.frames import records, unfinished
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.head import Head, ShardLine
 from tvr_cli.stores.frames.records import About
@@ -37,7 +37,7 @@ _LIVE_SHARE = 0.5
 # Names that only a frame store gives: nothing else in the folder is ever deleted.
 _OWN = (records.SHARD, records.RECORDS, listing.LIST)
 _NAMES = "|".join(pattern.pattern for pattern in _OWN)
-_TEMPORARY = re.compile(rf"({_NAMES}|store\.json|(manifest|failures)\.jsonl)\.\d+\.tmp")
+_TEMPORARY = re.compile(rf"({_NAMES}|{unfinished.NAME.pattern}|store\.json|(manifest|failures)\.jsonl)\.\d+\.tmp")
 _BEFORE_THE_HEAD = {".lock", "locks"}  # what is there before store.json is, with an empty list and temporary files
 
 
@@ -394,7 +394,8 @@ def clear(root: Path) -> None:
     covers = listing.write_list(root, empty, b"")
     heads.write_head(root, dataclasses.replace(head, shards=covers, sealed=None))
     gone = [path for path in _own_files(root) if path.name != empty]
-    for path in [root / "failures.jsonl", *gone, root / listing.HEAD, root / empty]:
+    kept = [root / name for name in unfinished.kept(root)]
+    for path in [root / "failures.jsonl", *kept, *gone, root / listing.HEAD, root / empty]:
         path.unlink(missing_ok=True)
 
 
