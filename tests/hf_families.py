@@ -12,6 +12,7 @@ from typing import Any
 
 import families
 import torch
+from parity_table import ParityTable, cosine_text, error_text
 from torch import Tensor
 
 from tvr_cli.backbones import registry
@@ -173,35 +174,25 @@ def _decoded(kind: str, folder: Path, backbone: Backbone, model: Any) -> float:
 
 # --------------------------------------------------------------------------------------------------------------- table
 
-_BEGIN, _END = "<!-- parity of transformers: scripts/make_parity_table.py -->\n", "<!-- end of it -->"
+TABLE = ParityTable(
+    ("family", "class", "fit, filter", "frames a clip", "text", "tokens", "frames", "clip", "decoded"),
+    words=4,
+    begin="<!-- parity of transformers: scripts/make_parity_table.py -->\n",
+    end="<!-- end of it -->",
+)
 
 
 def table(rows: Mapping[str, Measured]) -> str:
     """Return the table of docs/backbones.md."""
-    lines = [
-        "| family | class | fit, filter | frames a clip | text | tokens | frames | clip | decoded |",
-        "|---" * 9 + "|",
+    return TABLE.text([_row(kind, found) for kind, found in rows.items()])
+
+
+def _row(kind: str, found: Measured) -> list[str]:
+    return [
+        NAMES[kind],
+        f"`{found.about.detail.recipe.architecture}`",
+        f"{found.about.fit}, {found.about.filter}",
+        "its own number" if found.about.frames else "any",
+        *(error_text(error) for error in (found.text, found.tokens, found.frames, found.clip)),
+        cosine_text(found.decoded),
     ]
-    for kind, found in rows.items():
-        errors = (found.text, found.tokens, found.frames, found.clip)
-        cells = [
-            NAMES[kind],
-            f"`{found.about.detail.recipe.architecture}`",
-            f"{found.about.fit}, {found.about.filter}",
-            "its own number" if found.about.frames else "any",
-            *("none" if x is None else f"{x:.1e}" for x in errors),
-            f"{found.decoded:.5f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def table_of(page: str) -> str:
-    """Return the table that a page holds."""
-    return page.partition(_BEGIN)[2].partition(_END)[0].strip()
-
-
-def with_table(page: str, new: str) -> str:
-    """Return a page with another table."""
-    before, _, rest = page.partition(_BEGIN)
-    return f"{before}{_BEGIN}{new}\n{_END}{rest.partition(_END)[2]}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvr_cli.backbones.hf.preprocessing import Preprocessing
-from tvr_cli.backbones.openclip.licences import Licence
+from tvr_cli.backbones.published import Licence
 
 
 @dataclass(frozen=True)

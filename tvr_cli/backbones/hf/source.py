@@ -24,7 +24,7 @@ from tvr_cli.backbones.hf.preprocessing import Preprocessing
 from tvr_cli.backbones.hf.published import PUBLISHED, licence_of
 from tvr_cli.backbones.hf.recipes import RECIPES, REFUSED, Config, Recipe
 from tvr_cli.backbones.hub import Wanted
-from tvr_cli.backbones.openclip.licences import Licence
+from tvr_cli.backbones.published import Licence
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, reason
 from tvr_cli.files import parse_json
 
