@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tvr_cli import files
 from tvr_cli.backbones.base import Description, VideoOut, count_flops
 from tvr_cli.backbones.hf import text_tower, weights
+from tvr_cli.backbones.hf.chat import ChatTokenizer
 from tvr_cli.backbones.hf.preprocessing import FILES as PICTURE_FILES
 from tvr_cli.backbones.hf.recipes import CANONICAL, RECIPES, REFUSED
 from tvr_cli.backbones.hf.source import CONFIG, Source, model_type_of, of_folder, resolve
@@ -97,6 +98,8 @@ class HfBackbone(TokenizedBackbone):
 
     def cost(self, words: int) -> tuple[int, int]:
         frames, size = self.about.frames or _COUNTED, self.image_size
+        if self.recipe.chat is not None:
+            return self.recipe.chat.cost(self.model, size, words)
         pixels = torch.zeros(frames, 3, size, size, device=self.device)
         images, clips = self.recipe.images, self.recipe.clips
         if images is not None:
@@ -133,6 +136,9 @@ class HfBackbone(TokenizedBackbone):
         length, rule = ids.shape[1], self.recipe.pads
         if length > self.context_length:
             raise ValueError(f"expected at most {self.context_length} token slots, got {length}")
+        if self.recipe.chat is not None:
+            return self.recipe.chat.text(self.model, ids, self._need_chat_tokenizer()), None
+        assert self.recipe.text is not None
         if rule == "zero":
             return self.recipe.text(self.model, ids, None)
         behind = pads(ids)
@@ -152,12 +158,19 @@ class HfBackbone(TokenizedBackbone):
         self.check_frames(pixels)
         return encode_each(lambda flat, there: images(self.model, self._normalized(flat, there)), pixels, real)
 
-    def encode_video(self, pixels: Tensor, real: Tensor) -> VideoOut:
-        if self.recipe.clips is None:
+    def encode_video(self, pixels: Tensor, real: Tensor, times: Tensor | None = None) -> VideoOut:
+        chat, clips = self.recipe.chat, self.recipe.clips
+        if chat is None and clips is None:
             return super().encode_video(pixels, real)
         self.check_frames(pixels)
         whole = self._normalized(pixels.flatten(0, 1), None).unflatten(0, pixels.shape[:2])
-        return self.recipe.clips(self.model, whole)
+        if clips is not None:
+            return clips(self.model, whole)
+        assert chat is not None
+        if times is None or times.shape != pixels.shape[:2]:
+            found = "none" if times is None else str(list(times.shape))
+            raise ValueError(f"expected times {list(pixels.shape[:2])}, in seconds of the clip, got {found}")
+        return VideoOut(None, chat.clips(self.model, whole, times, self._need_chat_tokenizer()))
 
     def text_tower(self) -> Mapping[str, Tensor]:
         return text_tower.under_openai_names(self.model)
@@ -177,6 +190,11 @@ class HfBackbone(TokenizedBackbone):
             model.gradient_checkpointing_disable()
 
     # ------------------------------------------------------------------------------------------------------- private
+
+    def _need_chat_tokenizer(self) -> ChatTokenizer:
+        tokenizer = self._need_tokenizer()
+        assert isinstance(tokenizer, ChatTokenizer)
+        return tokenizer
 
     def _normalized(self, images: Tensor, real: Tensor | None) -> Tensor:
         """Bring uint8 images [N, 3, S, S] to what the towers take; where `real` is False, to exactly zero."""
@@ -204,6 +222,7 @@ def _describe(source: Source, name: str) -> Description:
         fit=source.pixels.fit,
         filter=source.pixels.filter,
         frames=frames,
+        timed=recipe.chat is not None,
         detail=source,
     )
 
@@ -253,7 +272,14 @@ def _tokenizer(source: Source, config: Any) -> Tokenizer:
                 "model; choose another backbone"
             ) from e
         raise DataError(f"the tokenizer in {str(source.folder)!r} cannot be read: {reason(e)}") from e
-    tokenizer = HuggingFaceTokenizer(fast, CANONICAL[source.recipe.canonical])
+    clean = CANONICAL[source.recipe.canonical]
+    if source.recipe.chat is not None:
+        chat = ChatTokenizer(fast, clean)
+        if why := chat.misses(config):
+            raise DataError(
+                f"the tokenizer in {str(source.folder)!r} {why}; put the files of the model's own beside the weights"
+            )
+    tokenizer = HuggingFaceTokenizer(fast, clean) if source.recipe.chat is None else chat
     text = config.text_config
     # 2 is what old configurations say, whatever the token: such towers look for the largest id.
     end = text.eos_token_id if source.recipe.reads_at_end and text.eos_token_id != 2 else None
