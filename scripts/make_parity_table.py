@@ -16,8 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import families  # noqa: E402
 import hf_families  # noqa: E402
 import hf_folders  # noqa: E402
-
-PAGE = ROOT / "docs" / "backbones.md"
+from parity_table import PAGE  # noqa: E402
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def of_open_clip() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows[family] = families.measure(family, Path(folder).resolve())
         print(family.name, rows[family], file=sys.stderr, flush=True)
-    PAGE.write_text(families.with_table(PAGE.read_text(), families.table(rows)))
+    PAGE.write_text(families.TABLE.on(PAGE.read_text(), families.table(rows)))
 
 
 def of_transformers() -> None:
@@ -41,7 +40,7 @@ def of_transformers() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows[kind] = hf_families.measure(kind, hf_folders.make(kind, Path(folder).resolve() / kind))
         print(kind, rows[kind], file=sys.stderr, flush=True)
-    PAGE.write_text(hf_families.with_table(PAGE.read_text(), hf_families.table(rows)))
+    PAGE.write_text(hf_families.TABLE.on(PAGE.read_text(), hf_families.table(rows)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 import torch
 from open_clip.tokenizer import default_bpe
+from parity_table import ParityTable, cosine_text, error_text
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -404,36 +405,25 @@ def _error(found: Tensor, wanted: Tensor) -> float:
 
 # --------------------------------------------------------------------------------------------------------------- table
 
-_BEGIN, _END = "<!-- parity: scripts/make_parity_table.py -->\n", "<!-- end of parity -->"
+TABLE = ParityTable(
+    ("family", "configuration", "pixels, fit, filter; context, dim", "image", "text", "tokens", "decoded", *SHAPES),
+    words=3,
+    begin="<!-- parity: scripts/make_parity_table.py -->\n",
+    end="<!-- end of parity -->",
+)
 
 
 def table(rows: Mapping[Family, Measured]) -> str:
     """Return the table of docs/backbones.md."""
-    lines = [
-        "| family | configuration | pixels, fit, filter; context, dim | image | text | tokens | decoded | "
-        + " | ".join(SHAPES)
-        + " |",
-        "|---" * (7 + len(SHAPES)) + "|",
+    return TABLE.text([_row(family, found) for family, found in rows.items()])
+
+
+def _row(family: Family, found: Measured) -> list[str]:
+    about = found.about
+    return [
+        family.name,
+        f"`{family.arch}{'/' if family.tag else ''}{family.tag}`",
+        f"{about.image_size}, {about.fit}, {about.filter}; {about.context_length}, {about.dim}",
+        *(error_text(error) for error in (found.image, found.text, found.tokens)),
+        *(cosine_text(cosine) for cosine in (found.direct, *found.stored.values())),
     ]
-    for family, found in rows.items():
-        about = found.about
-        cells = [
-            family.name,
-            f"`{family.arch}{'/' if family.tag else ''}{family.tag}`",
-            f"{about.image_size}, {about.fit}, {about.filter}; {about.context_length}, {about.dim}",
-            *("none" if error is None else f"{error:.1e}" for error in (found.image, found.text, found.tokens)),
-            *(f"{cosine:.5f}" for cosine in (found.direct, *found.stored.values())),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def table_of(page: str) -> str:
-    """Return the table that a page holds."""
-    return page.partition(_BEGIN)[2].partition(_END)[0].strip()
-
-
-def with_table(page: str, new: str) -> str:
-    """Return a page with another table."""
-    before, _, rest = page.partition(_BEGIN)
-    return f"{before}{_BEGIN}{new}\n{_END}{rest.partition(_END)[2]}"

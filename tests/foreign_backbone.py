@@ -125,7 +125,7 @@ class Clips(Backbone):
     def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+    def encode_video(self, pixels: Tensor, real: Tensor, times: Tensor | None = None) -> base.VideoOut:
         return base.VideoOut(None, self._pooled(super().encode_frames(pixels, real)))
 
     def _pooled(self, frames: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class ClipsAndFrames(Clips):
         about = super().describe(name)
         return base.Description(**{**vars(about), "provides": about.provides | {"frames"}, "frames": None})
 
-    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+    def encode_video(self, pixels: Tensor, real: Tensor, times: Tensor | None = None) -> base.VideoOut:
         frames = Backbone.encode_frames(self, pixels, real)
         pooled = self._pooled(frames)
         return base.VideoOut(frames + pooled[:, None], pooled)

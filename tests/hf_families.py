@@ -12,6 +12,7 @@ from typing import Any
 
 import families
 import torch
+from parity_table import ParityTable, cosine_text, error_text
 from torch import Tensor
 
 from tvr_cli.backbones import registry
@@ -29,7 +30,10 @@ NAMES = {
     "xclip": "X-CLIP",
     "videoprism": "VideoPrism-LvT",
     "pe_video": "PE-Video",
+    "qwen3_vl": "Qwen3-VL-Embedding",
 }
+# Each clip's frames are a third of a second apart; those of the second begin later.
+TIMES = torch.arange(4) / 3 + torch.tensor([[0.0], [60.0], [0.5]])
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def measure(kind: str, folder: Path) -> Measured:
         pixels = torch.randint(
             0, 256, (3, 4, 3, backbone.image_size, backbone.image_size), generator=torch.Generator().manual_seed(0)
         ).to(torch.uint8)
-        found = backbone.encode_video(pixels, torch.ones(3, 4, dtype=torch.bool))
+        found = seen(backbone, pixels)
         wanted = own_video(kind, folder, model, list(pixels))
     return Measured(
         about=backbone.about,
@@ -80,6 +84,13 @@ def own_model(folder: Path) -> Any:
     return transformers.AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
 
 
+def seen(backbone: Backbone, pixels: Tensor) -> VideoOut:
+    """What tvr makes of full clips, at `TIMES` where it has to know when their frames stand."""
+    real = torch.ones(pixels.shape[:2], dtype=torch.bool)
+    timed = backbone.about.timed
+    return backbone.encode_video(pixels, real, TIMES[: len(real)]) if timed else backbone.encode_video(pixels, real)
+
+
 def written(kind: str, texts: tuple[str, ...]) -> list[str]:
     """What the authors' own pipelines make of captions, written down by hand."""
     if kind == "videoprism":
@@ -92,6 +103,8 @@ def written(kind: str, texts: tuple[str, ...]) -> list[str]:
         ]
     if kind.startswith("siglip"):
         return ["a dog", "a red circle on the wave", "rain", "", ("two dogs surfing on the red wave " * 4).strip()]
+    if kind == "qwen3_vl":
+        return [text.strip() or "NULL" for text in texts]
     return list(texts)
 
 
@@ -104,6 +117,14 @@ def own_text(kind: str, folder: Path, model: Any) -> tuple[Tensor, Tensor | None
     padding = {"padding": "max_length", "max_length": context, "truncation": True, "padding_side": "right"}
     said = tokenizer(written(kind, TEXTS), return_tensors="pt", **padding)
     ids, mask = said.input_ids, said.attention_mask
+    if kind == "qwen3_vl":
+        asked, ends = "Find a video that contains the following visual content.", "<|im_end|>"
+        right = {"return_tensors": "pt", "padding": True, "padding_side": "right"}
+        said = tokenizer([_chat(asked, text) for text in written(kind, TEXTS)], **right)
+        bare = tokenizer([text + ends for text in written(kind, TEXTS)], **right)
+        with torch.no_grad():
+            states = model(**said).last_hidden_state
+        return states[range(len(TEXTS)), said.attention_mask.sum(1) - 1], None, bare.attention_mask, bare.input_ids
     with torch.no_grad():
         if kind == "pe_video":
             pixels = torch.zeros(len(TEXTS), 1, 3, 36, 36)
@@ -121,6 +142,8 @@ def own_video(kind: str, folder: Path, model: Any, clips: list[Tensor]) -> Video
     """Frames and one vector a clip by the class's own calls, of what its processor makes of clips [F, 3, H, W]."""
     import transformers
 
+    if kind == "qwen3_vl":
+        return VideoOut(None, _asked_of_qwen(folder, model, clips))
     if kind in ("videoprism", "pe_video"):
         processor = transformers.AutoVideoProcessor.from_pretrained(str(folder))
         x = processor(videos=clips, return_tensors="pt")["pixel_values_videos"]
@@ -144,6 +167,36 @@ def own_video(kind: str, folder: Path, model: Any, clips: list[Tensor]) -> Video
         return VideoOut(model.get_image_features(x.flatten(0, 1)).pooler_output.unflatten(0, x.shape[:2]), None)
 
 
+def _chat(instruction: str, said: str) -> str:
+    """What Qwen's template makes of an instruction and a user's turn."""
+    turns = f"<|im_start|>system\n{instruction}<|im_end|>\n<|im_start|>user\n{said}<|im_end|>\n"
+    return f"{turns}<|im_start|>assistant\n"
+
+
+def _asked_of_qwen(folder: Path, model: Any, clips: list[Tensor]) -> Tensor:
+    """The last state by the class's own processor and call, of clips [F, 3, H, W] squashed to squares, at `TIMES`."""
+    import transformers
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    videos = transformers.AutoVideoProcessor.from_pretrained(str(folder))
+    processor = transformers.Qwen3VLProcessor(transformers.Qwen2VLImageProcessor(), tokenizer, videos)
+    square = [functional.resize(clip, [36, 36], InterpolationMode.BICUBIC, antialias=True) for clip in clips]
+    # At 3000 frames a second each time is that of a whole frame.
+    about = [
+        {"total_num_frames": 10**6, "fps": 3000.0, "frames_indices": [round(3000 * t) for t in row.tolist()]}
+        for row in TIMES[: len(clips)]
+    ]
+    # The processor writes a pair of marks around each pair of frames; a template's own would be one more.
+    said = processor(
+        text=[_chat("Represent the user's input.", "<|video_pad|>")] * len(clips), videos=square, video_metadata=about,
+        do_resize=False, do_sample_frames=False, return_tensors="pt", padding=True, padding_side="right",
+    )  # fmt: skip
+    with torch.no_grad():
+        states: Tensor = model(**said).last_hidden_state
+    return states[range(len(clips)), said.attention_mask.sum(1) - 1]
+
+
 def error(found: Tensor, wanted: Tensor) -> float:
     """The largest difference of a value, as a share of the largest value where that is above one."""
     assert found.shape == wanted.shape
@@ -162,7 +215,7 @@ def _decoded(kind: str, folder: Path, backbone: Backbone, model: Any) -> float:
     for shape in families.SHAPES.values():
         picture = families.picture(shape, 3)
         square = torch.from_numpy(see(picture, backbone.about.view).copy()).permute(2, 0, 1)
-        found = backbone.encode_video(square.expand(1, 4, -1, -1, -1), torch.ones(1, 4, dtype=torch.bool))
+        found = seen(backbone, square.expand(1, 4, -1, -1, -1))
         whole = torch.from_numpy(picture).permute(2, 0, 1)
         wanted = own_video(kind, folder, model, [whole.expand(4, -1, -1, -1)])
         for ours, theirs in ((found.frames, wanted.frames), (found.pooled, wanted.pooled)):
@@ -173,35 +226,25 @@ def _decoded(kind: str, folder: Path, backbone: Backbone, model: Any) -> float:
 
 # --------------------------------------------------------------------------------------------------------------- table
 
-_BEGIN, _END = "<!-- parity of transformers: scripts/make_parity_table.py -->\n", "<!-- end of it -->"
+TABLE = ParityTable(
+    ("family", "class", "fit, filter", "frames a clip", "text", "tokens", "frames", "clip", "decoded"),
+    words=4,
+    begin="<!-- parity of transformers: scripts/make_parity_table.py -->\n",
+    end="<!-- end of it -->",
+)
 
 
 def table(rows: Mapping[str, Measured]) -> str:
     """Return the table of docs/backbones.md."""
-    lines = [
-        "| family | class | fit, filter | frames a clip | text | tokens | frames | clip | decoded |",
-        "|---" * 9 + "|",
+    return TABLE.text([_row(kind, found) for kind, found in rows.items()])
+
+
+def _row(kind: str, found: Measured) -> list[str]:
+    return [
+        NAMES[kind],
+        f"`{found.about.detail.recipe.architecture}`",
+        f"{found.about.fit}, {found.about.filter}",
+        "its own number" if found.about.frames else "any",
+        *(error_text(error) for error in (found.text, found.tokens, found.frames, found.clip)),
+        cosine_text(found.decoded),
     ]
-    for kind, found in rows.items():
-        errors = (found.text, found.tokens, found.frames, found.clip)
-        cells = [
-            NAMES[kind],
-            f"`{found.about.detail.recipe.architecture}`",
-            f"{found.about.fit}, {found.about.filter}",
-            "its own number" if found.about.frames else "any",
-            *("none" if x is None else f"{x:.1e}" for x in errors),
-            f"{found.decoded:.5f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def table_of(page: str) -> str:
-    """Return the table that a page holds."""
-    return page.partition(_BEGIN)[2].partition(_END)[0].strip()
-
-
-def with_table(page: str, new: str) -> str:
-    """Return a page with another table."""
-    before, _, rest = page.partition(_BEGIN)
-    return f"{before}{_BEGIN}{new}\n{_END}{rest.partition(_END)[2]}"

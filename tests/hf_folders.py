@@ -134,6 +134,34 @@ def pe_video(folder: Path, seed: int = 0) -> Path:
     return _write(folder, _drawn(t.PeVideoModel, config, seed), tokenizer, {"video_preprocessor_config.json": picture})
 
 
+def qwen3_vl(folder: Path, seed: int = 0) -> Path:
+    """Qwen3-VL-Embedding: a language model that is asked in a chat; any number of frames, a token of text a byte."""
+    import transformers as t
+
+    tokenizer = t.Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(_bytes())}, merges=[])
+    marks = ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{mark}|>" for mark in marks]})
+    ids = {mark: tokenizer.convert_tokens_to_ids(f"<|{mark}|>") for mark in marks}
+    config = t.Qwen3VLConfig(
+        text_config={
+            **_ATTENTION, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 264, "max_position_embeddings": 256,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+        },
+        vision_config={
+            "depth": 2, "hidden_size": DIM, "intermediate_size": 48, "num_heads": 2, "patch_size": 6,
+            "out_hidden_size": DIM, "num_position_embeddings": 144, "deepstack_visual_indexes": [0],
+        },
+        image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"], vision_end_token_id=ids["vision_end"],
+    )  # fmt: skip
+    picture = {
+        "video_processor_type": "Qwen3VLVideoProcessor", "patch_size": 6, "merge_size": 2, "temporal_patch_size": 2,
+        "size": {"shortest_edge": 4096, "longest_edge": 25165824}, **HALVES,
+    }  # fmt: skip
+    model = _drawn(t.Qwen3VLModel, config, seed)
+    return _write(folder, model, tokenizer, {"video_preprocessor_config.json": picture})
+
+
 KINDS: dict[str, Callable[[Path, int], Path]] = {
     "videoprism": videoprism,
     "siglip": siglip,
@@ -143,6 +171,7 @@ KINDS: dict[str, Callable[[Path, int], Path]] = {
     "chinese_clip": chinese_clip,
     "xclip": xclip,
     "pe_video": pe_video,
+    "qwen3_vl": qwen3_vl,
 }
 
 
@@ -198,11 +227,17 @@ def _t5() -> Any:
 def _byte_pairs() -> Any:
     """CLIP's tokenizer without merges: 256 bytes, 256 that end a word, start and end."""
     import transformers as t
-    from tokenizers.pre_tokenizers import ByteLevel
 
-    letters = sorted(ByteLevel.alphabet())
+    letters = _bytes()
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return t.CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+
+
+def _bytes() -> list[str]:
+    """Return how byte pairs write each byte."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return sorted(ByteLevel.alphabet())
 
 
 def _drawn(kind: Any, config: Any, seed: int) -> Any:

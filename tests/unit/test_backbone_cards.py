@@ -39,9 +39,9 @@ def test_every_preset_names_its_page_and_languages_and_a_source_of_each_number(n
 
 
 def test_a_card_is_read_with_the_types_of_its_form(presets: Path) -> None:
-    write(presets, f"  languages: [en, mul]\n  download_bytes: 12\n  frames: 16\n  published: [{SCORE}]\n")
+    write(presets, f"  languages: [en, mul]\n  download_bytes: 12\n  published: [{SCORE}]\n")
     card = config.preset_card("mine", Card)
-    assert (card.languages, card.download_bytes, card.frames) == (("en", "mul"), 12, 16)
+    assert (card.languages, card.download_bytes) == (("en", "mul"), 12)
     assert (card.published[0].r1, card.published[0].gallery) == (30.0, None)
 
 
@@ -49,7 +49,7 @@ def test_a_card_is_read_with_the_types_of_its_form(presets: Path) -> None:
     ("card", "said"),
     [
         ("  license: MIT\n", r"backbones/mine\.yaml:4: card\.license: unknown key; did you mean licence\?"),
-        ("  frames: many\n", r"card\.frames: expected a whole number or nothing, found 'many'"),
+        ("  download_bytes: many\n", r"card\.download_bytes: expected a whole number or nothing, found 'many'"),
         ("  published: good\n", r"card\.published: expected a list of mappings, found 'good'"),
         ("  published: [{dataset: MSR-VTT, r1: 30}]\n", r"mine\.yaml:4: card\.published\[0\]: missing value of measur"),
         ("  published: [{r2: 3}]\n", r"mine\.yaml:4: card\.published\[0\]\.r2: unknown key; did you mean r1\?"),

@@ -206,14 +206,14 @@ class Anyhow(foreign_backbone.Clips):
 class KeepsTheVector(foreign_backbone.Clips):
     """Promises a vector a clip and yields none."""
 
-    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+    def encode_video(self, pixels: Tensor, real: Tensor, times: Tensor | None = None) -> base.VideoOut:
         return base.VideoOut(None, None)
 
 
 class SociableClips(foreign_backbone.Clips):
     """Centres clips over the batch."""
 
-    def encode_video(self, pixels: Tensor, real: Tensor) -> base.VideoOut:
+    def encode_video(self, pixels: Tensor, real: Tensor, times: Tensor | None = None) -> base.VideoOut:
         pooled = super().encode_video(pixels, real).pooled
         assert pooled is not None
         return base.VideoOut(None, pooled - 0.1 * pooled.mean(0))

@@ -85,19 +85,7 @@ def test_a_picture_is_seen_as_the_processor_makes_it(kind: str, folders: Path) -
 
 
 def test_the_table_in_the_docs_is_what_is_measured(folders: Path) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "backbones.md").read_text()
-    found, wanted = (
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-        for text in (
-            hf_families.table_of(page),
-            hf_families.table({kind: measured(kind, folders / kind) for kind in hf_folders.KINDS}),
-        )
-    )
-    assert [row[:4] for row in found] == [row[:4] for row in wanted], "run: python scripts/make_parity_table.py"
-    for there, now in zip(found[2:], wanted[2:], strict=True):
-        for one, other in zip(there[4:], now[4:], strict=True):
-            assert (one == "none") == (other == "none")
-            assert one == "none" or float(one) == pytest.approx(float(other), abs=2e-4)
+    hf_families.TABLE.require(hf_families.table({kind: measured(kind, folders / kind) for kind in hf_folders.KINDS}))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,16 +99,16 @@ def test_a_short_plan_gives_the_same_vector_of_a_short_caption(kind: str, loaded
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_does_not_depend_on_its_batch(kind: str, loaded: dict[str, Backbone]) -> None:
-    pixels, real = tiny_clip.pixels(3, 4, 36), torch.ones(3, 4, dtype=torch.bool)
+    pixels = tiny_clip.pixels(3, 4, 36)
     with torch.no_grad():
-        together = loaded[kind].encode_video(pixels, real)
-        alone = loaded[kind].encode_video(pixels[1:2], real[1:2])
+        together = hf_families.seen(loaded[kind], pixels)
+        alone = hf_families.seen(loaded[kind], pixels[:1])
     for name in ("frames", "pooled"):
         if (ours := getattr(together, name)) is not None:
-            assert hf_families.error(getattr(alone, name), ours[1:2]) <= TOLERANCE
+            assert hf_families.error(getattr(alone, name), ours[:1]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "qwen3_vl"])  # whose class has no scores
 def test_a_class_never_scores_pairs(kind: str, folders: Path, loaded: dict[str, Backbone]) -> None:
     backbone = loaded[kind]
     model: Any = backbone.model  # type: ignore[attr-defined]
@@ -137,6 +125,7 @@ def test_what_each_recipe_provides(loaded: dict[str, Backbone]) -> None:
         "clip": (per_frame, None, "crop", "bicubic"),
         "metaclip_2": (per_frame, None, "crop", "bicubic"),
         "pe_video": (["pooled", "video.pooled"], None, "squash", "bilinear"),
+        "qwen3_vl": (["pooled", "video.pooled"], None, "squash", "bicubic"),
         "siglip": (per_frame, None, "squash", "bicubic"),
         "siglip_2": (per_frame, None, "squash", "bicubic"),
         "videoprism": ([*per_frame, "video.pooled"], 4, "squash", "bicubic"),
@@ -224,7 +213,7 @@ def test_a_folder_with_neither_configuration_is_refused(folder: Path) -> None:
     ("model_type", "why"),
     [
         ("siglip2", "NaFlex sees a picture in its own shape"),
-        ("qwen3_vl", "patches of any shape"),
+        ("pe_audio_video", "it wants sound"),
         ("bert", "recipes for"),
     ],
 )
@@ -419,7 +408,6 @@ def test_a_preset_is_described_before_its_weights_are_here(name: str, cache: Pat
     about = registry.resolve(name)
     assert about.weights is None and about.licence.startswith("Apache-2.0")
     assert about.fit == "squash" and about.source.partition("@")[2] == about.card.revision
-    assert about.card.frames == about.frames
     wanted = about.kind.remote_files(about)
     assert {(each.repository, each.revision) for each in wanted} == {tuple(about.source.split("@"))}
     assert [each.names[0] for each in wanted if not each.optional][:2] == ["config.json", "model.safetensors"]
@@ -433,6 +421,7 @@ def test_a_preset_is_described_before_its_weights_are_here(name: str, cache: Pat
         ("videoprism-lvt-b", 768, 16, 247.6),
         ("videoprism-lvt-l", 1024, 8, 579.9),
         ("chinese-clip-b16", 512, None, 188.3),
+        ("hf:Qwen/Qwen3-VL-Embedding-2B", 2048, None, 2127.5),
     ],
 )
 def test_a_presets_skeleton_has_the_published_number_of_parameters(
@@ -460,4 +449,5 @@ def test_every_recipe_names_a_class_and_features_that_there_are() -> None:
     for recipe in recipes.RECIPES.values():
         assert hasattr(transformers, recipe.architecture)
         assert recipe.provides <= PROVIDES
-        assert (recipe.images is None) != (recipe.clips is None)
+        assert [recipe.images, recipe.clips, recipe.chat].count(None) == 2
+        assert (recipe.text is None) == (recipe.chat is not None)

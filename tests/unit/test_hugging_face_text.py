@@ -18,7 +18,7 @@ from families import FAMILIES, Family
 
 from tvr_cli.backbones import load, registry
 from tvr_cli.backbones.openclip.text import TextSide
-from tvr_cli.backbones.openclip.tokenizer import Tokenizer
+from tvr_cli.backbones.openclip.tokenizer import of_open_clip
 from tvr_cli.errors import DataError, EnvironmentProblem
 
 TINY = {"xlm-roberta": {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}}
@@ -55,9 +55,9 @@ def hugging_face(path: Path, **options: Any) -> Any:
 def test_a_separator_that_the_wrapper_strips_is_stripped(tmp_path: Path, length: int) -> None:
     inner = hugging_face(small(tmp_path), strip_sep_token=True)
     texts = ["a dog", "", "a dog [SEP] on a small wave"]
-    ids, n_tokens = Tokenizer(inner).encode(texts, length)
+    ids, n_tokens = of_open_clip(inner).encode(texts, length)
     torch.testing.assert_close(ids, inner(texts, context_length=length))
-    assert n_tokens.tolist() == [3, 1, min(length - 1, 8)] and Tokenizer(inner).count(texts).tolist() == [3, 1, 8]
+    assert n_tokens.tolist() == [3, 1, min(length - 1, 8)] and of_open_clip(inner).count(texts).tolist() == [3, 1, 8]
 
 
 def test_a_class_token_in_the_last_slot_is_seen_there(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from tvr_cli.backbones.openclip.text import TextSide
-from tvr_cli.backbones.openclip.tokenizer import Tokenizer
+from tvr_cli.backbones.openclip.tokenizer import of_open_clip
+from tvr_cli.backbones.tokenizer import HuggingFaceTokenizer
 from tvr_cli.errors import ConfigError
 
 TEXTS = ["A dog surfing!", "", "two cats & a very, very long line of people waiting for the ferry " * 3]
@@ -51,20 +52,20 @@ class _Fast:
         return Encoding(input_ids=ids)
 
 
-def _hugging_face(fast: Any = None) -> Tokenizer:
-    return Tokenizer(SimpleNamespace(tokenizer=fast or _Fast(), clean_fn=lambda t: " ".join(t.split())))
+def _hugging_face(fast: Any = None) -> HuggingFaceTokenizer:
+    return HuggingFaceTokenizer(fast or _Fast(), lambda t: " ".join(t.split()))
 
 
 @pytest.mark.parametrize("length", [4, 20, 77])
 def test_clips_ids_are_open_clips(length: int) -> None:
     inner = SimpleTokenizer()
-    ids, n_tokens = Tokenizer(inner).encode(TEXTS, length)
+    ids, n_tokens = of_open_clip(inner).encode(TEXTS, length)
     torch.testing.assert_close(ids, inner(TEXTS, context_length=length))
     assert n_tokens.tolist() == [int(row.argmax()) + 1 for row in ids]  # the end token is the largest id
 
 
 def test_counting_ignores_the_cut() -> None:
-    tokenizer = Tokenizer(SimpleTokenizer())
+    tokenizer = of_open_clip(SimpleTokenizer())
     assert tokenizer.count(TEXTS).tolist()[:2] == [6, 2]
     assert int(tokenizer.count(TEXTS)[2]) > 40
 

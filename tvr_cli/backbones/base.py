@@ -41,7 +41,8 @@ class Description:
 
     name: what `registry.load` takes. kind: the class that loads it. dim: D. image_size: S, the side of its input in
     pixels. context_length: the largest L. provides: of `PROVIDES`. frames: the one number of frames a clip that it
-    takes, None = any. source: what its weights are called where they come from. weights: their file on this machine,
+    takes, None = any. timed: whether it has to know when frames stand. source: what its weights are called where they
+    come from. weights: their file on this machine,
     None while they are not here; a backbone without weights names its own source file, which then takes their place in
     the identity. expected_at: where they are looked for, for people. licence: of the weights, empty where it is not
     known; non_commercial: whether it forbids commercial use. fit, filter: how a picture becomes its square, as it was
@@ -63,6 +64,7 @@ class Description:
     fit: SquareFit = "crop"
     filter: Filter = "bicubic"
     frames: int | None = None
+    timed: bool = False
     card: Card = field(default_factory=Card)
     detail: Any = None
 
@@ -247,13 +249,15 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
-    def encode_video(self, pixels: Tensor, real: Tensor) -> VideoOut:
+    def encode_video(self, pixels: Tensor, real: Tensor, times: Tensor | None = None) -> VideoOut:
         """Encode uint8 clips [V, F, 3, S, S] to frames and one vector a clip, as far as it provides them.
 
         real: as in `encode_frames`. Here: `encode_frames`, and no vector a clip. Who provides video.pooled mixes the
         frames of a clip and says how itself: he is given clips that are full, all frames real and as many as
         `about.frames` says, since a shorter one is repeated in time: black frames would move its vector. Both outputs
         are un-normalised and in the space of pooled text. Gradients flow. Raises ValueError for another shape or type.
+
+        times: [V, F] seconds since the clip begins, given where `about.timed` asks for them, and only there.
         """
         return VideoOut(self.encode_frames(pixels, real), None)
 

@@ -136,6 +136,27 @@ def get(found: Found, *, again: str) -> Fate:
     return fate
 
 
+@contextlib.contextmanager
+def no_network(offline: bool) -> Iterator[None]:
+    """Keep the hub clients (weights, tokenizers) off the network while the block runs, if `offline`."""
+    if not offline:
+        yield
+        return
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    from huggingface_hub import constants  # read once at import, so the variable alone may come too late
+
+    was = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
 # ------------------------------------------------------------------------------------------------------------- private
 
 

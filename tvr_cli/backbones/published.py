@@ -10,6 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True)
+class Licence:
+    """Under which weights were published; empty where we know of none. non_commercial: whether it forbids such use."""
+
+    name: str = ""
+    non_commercial: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishedScore:
     """Zero-shot text-to-video retrieval as somebody reports it. r1: R@1 in percent.
@@ -34,7 +42,7 @@ class Card:
     """About published weights. source: the page of their authors. revision: the commit that is taken, None = newest.
 
     download_bytes: of all files that are needed, None = not known before the hub is asked. languages: of captions, as
-    BCP 47 writes them, `mul` = many; empty where no one says. frames: a clip's, where it takes no other number.
+    BCP 47 writes them, `mul` = many; empty where no one says.
     """
 
     licence: str = ""
@@ -43,5 +51,4 @@ class Card:
     revision: str | None = None
     download_bytes: int | None = None
     languages: tuple[str, ...] = ()
-    frames: int | None = None
     published: tuple[PublishedScore, ...] = ()

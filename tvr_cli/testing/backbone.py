@@ -97,6 +97,8 @@ def provides_names_what_there_is(subject: Subject) -> None:
     require(
         frames is None or (isinstance(frames, int) and frames > 0), f"expected a number of frames, found {frames!r}"
     )
+    timed = subject.about.timed and "video.pooled" not in found
+    require(not timed, "expected that an encoder that is told times (timed) provides video.pooled, and it does not")
 
 
 def an_identity_is_json_and_stable(subject: Subject) -> None:
@@ -279,7 +281,7 @@ def frames_of_another_size_or_type_are_refused(subject: Subject) -> None:
         wrong[f"{slots + 1} frames a clip"] = torch.zeros(1, slots + 1, 3, size, size, dtype=torch.uint8)
     for what, pixels in wrong.items():
         try:
-            subject.backbone.encode_video(pixels, torch.ones(1, pixels.shape[1], dtype=torch.bool))
+            _clips(subject, pixels, torch.ones(1, pixels.shape[1], dtype=torch.bool))
         except ValueError:
             continue
         except Exception as e:
@@ -298,7 +300,7 @@ def gradients_reach_both_sides(subject: Subject) -> str | None:
     if reason := subject.about.kind.cannot_save(subject.about):
         return f"it is not tuned: {reason}"
     ids, _ = backbone.tokenize(CAPTIONS, subject.length)
-    video = backbone.encode_video(*_pixels(subject))
+    video = _clips(subject, *_pixels(subject))
     sides = {"text": backbone.encode_text(ids)[0], "frames": video.frames, "clips": video.pooled}
     for what, out in sides.items():
         if out is None:
@@ -383,7 +385,14 @@ def _pixels(subject: Subject) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _video(subject: Subject, clips: slice = slice(None)) -> VideoOut:
     pixels, real = _pixels(subject)
-    return subject.backbone.encode_video(pixels[clips], real[clips])
+    return _clips(subject, pixels[clips], real[clips])
+
+
+def _clips(subject: Subject, pixels: Tensor, real: Tensor) -> VideoOut:
+    """Encode clips, with times where it has to know them: a frame every half second."""
+    if not subject.about.timed:
+        return subject.backbone.encode_video(pixels, real)
+    return subject.backbone.encode_video(pixels, real, 0.5 * torch.arange(real.shape[1]).expand(real.shape))
 
 
 def _seen(subject: Subject, clips: slice = slice(None)) -> dict[str, Tensor]:

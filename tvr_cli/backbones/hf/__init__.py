@@ -2,6 +2,7 @@
 
 backbone.py       the class: text, frames, clips, saving
 recipes.py        the table: what to call of each model_type, what it provides, how its text is written
+chat.py           a language model as an encoder: what stands around captions and clips, and its last token
 source.py         from a name to configuration, weights, picture and tokenizer
 hub.py            the cache of the Hugging Face hub: revisions, downloading
 published.py      what is known of published weights before they are here: sizes, licences

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -14,34 +13,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tvr_cli import files
-from tvr_cli.backbones.base import Backbone, Description, VideoOut, count_flops
+from tvr_cli.backbones.base import Description, VideoOut, count_flops
 from tvr_cli.backbones.hf import text_tower, weights
+from tvr_cli.backbones.hf.chat import ChatTokenizer
 from tvr_cli.backbones.hf.preprocessing import FILES as PICTURE_FILES
 from tvr_cli.backbones.hf.recipes import CANONICAL, RECIPES, REFUSED
 from tvr_cli.backbones.hf.source import CONFIG, Source, model_type_of, of_folder, resolve
-from tvr_cli.backbones.hub import Wanted
-from tvr_cli.backbones.openclip.pixels import normalize
-from tvr_cli.backbones.openclip.tokenizer import Tokenizer
-from tvr_cli.backbones.openclip.weights import no_network
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, advises_to_trust, reason
+from tvr_cli.backbones.hub import Wanted, no_network
+from tvr_cli.backbones.pixels import encode_each, normalize
+from tvr_cli.backbones.tokenizer import HuggingFaceTokenizer, TokenizedBackbone, Tokenizer, pads
+from tvr_cli.errors import DataError, EnvironmentProblem, advises_to_trust, reason
 from tvr_cli.log import logger
 
 # Frames of the clip whose cost is counted where any number will do.
 _COUNTED = 8
 
 
-class HfBackbone(Backbone):
+class HfBackbone(TokenizedBackbone):
     """A model of transformers, with its source. Use `registry.load`."""
 
     library: ClassVar[str] = "transformers"
     folder_mark: ClassVar[str] = CONFIG
 
     def __init__(self, model: nn.Module, about: Description, tokenizer: Tokenizer | None):
-        super().__init__(about)
+        super().__init__(about, tokenizer)
         self.model = model
         self.source: Source = about.detail
         self.recipe = self.source.recipe
-        self._tokenizer = tokenizer
         self._identity: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------------------------- before the weights are there
@@ -100,6 +98,8 @@ class HfBackbone(Backbone):
 
     def cost(self, words: int) -> tuple[int, int]:
         frames, size = self.about.frames or _COUNTED, self.image_size
+        if self.recipe.chat is not None:
+            return self.recipe.chat.cost(self.model, size, words)
         pixels = torch.zeros(frames, 3, size, size, device=self.device)
         images, clips = self.recipe.images, self.recipe.clips
         if images is not None:
@@ -132,30 +132,20 @@ class HfBackbone(Backbone):
             if file.is_file():
                 files.write_bytes(folder / file.name, file.read_bytes())
 
-    def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-        return self._need_tokenizer().encode(texts, length)
-
-    def count_tokens(self, texts: Sequence[str]) -> Tensor:
-        return self._need_tokenizer().count(texts)
-
-    def word_pieces(self, text: str) -> list[tuple[str, int]]:
-        return self._need_tokenizer().words(text)
-
-    @property
-    def first_word_token(self) -> int:
-        return self._need_tokenizer().lead
-
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        length, pads = ids.shape[1], self.recipe.pads
+        length, rule = ids.shape[1], self.recipe.pads
         if length > self.context_length:
             raise ValueError(f"expected at most {self.context_length} token slots, got {length}")
-        if pads == "zero":
+        if self.recipe.chat is not None:
+            return self.recipe.chat.text(self.model, ids, self._need_chat_tokenizer()), None
+        assert self.recipe.text is not None
+        if rule == "zero":
             return self.recipe.text(self.model, ids, None)
-        behind = _behind(ids)
+        behind = pads(ids)
         own = ids.masked_fill(behind, self._need_tokenizer().pad_id)
-        if pads == "full":
+        if rule == "full":
             own = F.pad(own, (0, self.context_length - length), value=self._need_tokenizer().pad_id)
-        pooled, tokens = self.recipe.text(self.model, own, (~behind).long() if pads == "masked" else None)
+        pooled, tokens = self.recipe.text(self.model, own, (~behind).long() if rule == "masked" else None)
         return pooled, None if tokens is None else tokens[:, :length]
 
     def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
@@ -166,23 +156,21 @@ class HfBackbone(Backbone):
                 raise ValueError(f"the backbone {self.name!r} has no vector of a frame; see encode_video")
             return frames
         self.check_frames(pixels)
-        flat, there = pixels.flatten(0, 1), real.flatten()
-        if there.all():
-            return images(self.model, self._normalized(flat, there)).unflatten(0, pixels.shape[:2])
-        # All missing frames are one and the same image: it is encoded once, behind the real ones.
-        some = torch.cat([flat[there], flat.new_zeros(1, *flat.shape[1:])])
-        marks = torch.arange(len(some), device=flat.device) < len(some) - 1
-        encoded = images(self.model, self._normalized(some, marks))
-        row = there.cumsum(0).sub(1).masked_fill(~there, len(some) - 1)
-        return encoded[row].unflatten(0, pixels.shape[:2])
+        return encode_each(lambda flat, there: images(self.model, self._normalized(flat, there)), pixels, real)
 
-    def encode_video(self, pixels: Tensor, real: Tensor) -> VideoOut:
-        if self.recipe.clips is None:
+    def encode_video(self, pixels: Tensor, real: Tensor, times: Tensor | None = None) -> VideoOut:
+        chat, clips = self.recipe.chat, self.recipe.clips
+        if chat is None and clips is None:
             return super().encode_video(pixels, real)
         self.check_frames(pixels)
-        flat = pixels.flatten(0, 1)
-        whole = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
-        return self.recipe.clips(self.model, self._normalized(flat, whole).unflatten(0, pixels.shape[:2]))
+        whole = self._normalized(pixels.flatten(0, 1), None).unflatten(0, pixels.shape[:2])
+        if clips is not None:
+            return clips(self.model, whole)
+        assert chat is not None
+        if times is None or times.shape != pixels.shape[:2]:
+            found = "none" if times is None else str(list(times.shape))
+            raise ValueError(f"expected times {list(pixels.shape[:2])}, in seconds of the clip, got {found}")
+        return VideoOut(None, chat.clips(self.model, whole, times, self._need_chat_tokenizer()))
 
     def text_tower(self) -> Mapping[str, Tensor]:
         return text_tower.under_openai_names(self.model)
@@ -203,14 +191,14 @@ class HfBackbone(Backbone):
 
     # ------------------------------------------------------------------------------------------------------- private
 
-    def _normalized(self, images: Tensor, real: Tensor) -> Tensor:
+    def _need_chat_tokenizer(self) -> ChatTokenizer:
+        tokenizer = self._need_tokenizer()
+        assert isinstance(tokenizer, ChatTokenizer)
+        return tokenizer
+
+    def _normalized(self, images: Tensor, real: Tensor | None) -> Tensor:
         """Bring uint8 images [N, 3, S, S] to what the towers take; where `real` is False, to exactly zero."""
         return normalize(images, real, self.source.pixels.mean, self.source.pixels.std, self.dtype)
-
-    def _need_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            raise ConfigError(f"the backbone {self.name!r} was built without a tokenizer: it is a skeleton")
-        return self._tokenizer
 
 
 def _describe(source: Source, name: str) -> Description:
@@ -234,6 +222,7 @@ def _describe(source: Source, name: str) -> Description:
         fit=source.pixels.fit,
         filter=source.pixels.filter,
         frames=frames,
+        timed=recipe.chat is not None,
         detail=source,
     )
 
@@ -283,7 +272,14 @@ def _tokenizer(source: Source, config: Any) -> Tokenizer:
                 "model; choose another backbone"
             ) from e
         raise DataError(f"the tokenizer in {str(source.folder)!r} cannot be read: {reason(e)}") from e
-    tokenizer = Tokenizer(SimpleNamespace(tokenizer=fast, clean_fn=CANONICAL[source.recipe.canonical]))
+    clean = CANONICAL[source.recipe.canonical]
+    if source.recipe.chat is not None:
+        chat = ChatTokenizer(fast, clean)
+        if why := chat.misses(config):
+            raise DataError(
+                f"the tokenizer in {str(source.folder)!r} {why}; put the files of the model's own beside the weights"
+            )
+    tokenizer = HuggingFaceTokenizer(fast, clean) if source.recipe.chat is None else chat
     text = config.text_config
     # 2 is what old configurations say, whatever the token: such towers look for the largest id.
     end = text.eos_token_id if source.recipe.reads_at_end and text.eos_token_id != 2 else None
@@ -292,10 +288,3 @@ def _tokenizer(source: Source, config: Any) -> Tokenizer:
             f"the backbone {source.name!r} has a vocabulary of {text.vocab_size} tokens, but its tokenizer {why}"
         )
     return tokenizer
-
-
-def _behind(ids: Tensor) -> Tensor:
-    """Return which of zero-padded ids [T, L] stand behind a caption; never the first slot (a start token may be 0)."""
-    behind = (ids != 0).flip(1).cumsum(1).flip(1) == 0
-    behind[:, 0] = False
-    return behind

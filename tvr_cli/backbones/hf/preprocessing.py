@@ -15,6 +15,7 @@ from tvr_cli.types import Filter, SquareFit
 # In this order: what is said of clips counts before what is said of pictures.
 FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 _PARTS = ("video_processor", "image_processor", "feature_extractor")  # of processor_config.json
+_SQUASH: SquareFit = "squash"
 _FILTERS: dict[Any, Filter] = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
 
 
@@ -29,8 +30,11 @@ class Preprocessing:
     filter: Filter
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Preprocessing:
-        """Read the configuration of a folder's processor. Raises DataError where there is none that can be followed."""
+    def of_folder(cls, folder: Path, square: int | None = None) -> Preprocessing:
+        """Read the configuration of a folder's processor. Raises DataError where there is none that can be followed.
+
+        square: the S that tvr makes where the processor keeps a picture's shape, which its configuration then names.
+        """
         for name in FILES:
             try:
                 said = parse_json((folder / name).read_text(encoding="utf-8"))
@@ -42,15 +46,18 @@ class Preprocessing:
                 raise DataError(f"{str(folder / name)!r} is not a processor's configuration: it is no object")
             nested = [said[key] for key in _PARTS if isinstance(said.get(key), dict)]
             if nested or "size" in said:
-                return cls.read(nested[0] if nested else said, repr(str(folder / name)))
+                return cls.read(nested[0] if nested else said, repr(str(folder / name)), square)
         raise DataError(
             f"{str(folder)!r} does not say how its model sees a picture; expected one of {', '.join(FILES)} beside "
             "'config.json'"
         )
 
     @classmethod
-    def read(cls, said: Mapping[str, Any], whose: str) -> Preprocessing:
-        """Read a processor's settings. whose: for the message. Raises DataError for a picture that tvr cannot make."""
+    def read(cls, said: Mapping[str, Any], whose: str, square: int | None = None) -> Preprocessing:
+        """Read a processor's settings. whose: for the message. square: see `of_folder`.
+
+        Raises DataError for a picture that tvr cannot make.
+        """
         if said.get("do_resize", True) is False or said.get("do_rescale", True) is False:
             raise _cannot(whose, "pictures that are not resized or not brought to numbers from 0 to 1")
         factor = said.get("rescale_factor", 1 / 255)
@@ -58,7 +65,7 @@ class Preprocessing:
             raise _cannot(whose, f"a rescale_factor of {factor!r}")
         if (resample := said.get("resample", 3)) not in _FILTERS:
             raise _cannot(whose, f"the filter (resample) {resample!r}; it makes bicubic (3) and bilinear (2) ones")
-        size, fit = _square(said, whose)
+        size, fit = _square(said, whose) if square is None else (square, _SQUASH)
         if said.get("do_normalize", True):
             mean, std = (
                 _triple(said.get("image_mean"), "image_mean", whose),

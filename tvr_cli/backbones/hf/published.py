@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvr_cli.backbones.hf.preprocessing import Preprocessing
-from tvr_cli.backbones.openclip.licences import Licence
+from tvr_cli.backbones.published import Licence
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,15 @@ class Published:
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 _VIDEOPRISM_PIXELS = Preprocessing(288, (0.0,) * 3, (1.0,) * 3, "squash", "bicubic")
+# Qwen3-VL 2B's; the square is that of `recipes.py`.
+_QWEN_TEXT = {
+    "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 262144,
+}  # fmt: skip
+_QWEN_VISION = {
+    "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048,
+    "deepstack_visual_indexes": [5, 11, 17],
+}  # fmt: skip
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
 PUBLISHED: Mapping[str, Published] = {
     "google/videoprism-lvt-base-f16r288": Published({"model_type": "videoprism"}, _VIDEOPRISM_PIXELS),
@@ -45,6 +54,10 @@ PUBLISHED: Mapping[str, Published] = {
         },
         Preprocessing(224, OPENAI_MEAN, OPENAI_STD, "squash", "bicubic"),
     ),
+    "Qwen/Qwen3-VL-Embedding-2B": Published(
+        {"model_type": "qwen3_vl", "text_config": _QWEN_TEXT, "vision_config": _QWEN_VISION},
+        Preprocessing(384, (0.5,) * 3, (0.5,) * 3, "squash", "bicubic"),
+    ),
 }
 
 _APACHE, _MIT = Licence("Apache-2.0"), Licence("MIT")
@@ -55,6 +68,7 @@ _LICENCES = (
     (r"^google/siglip", _APACHE),
     (r"^OFA-Sys/chinese-clip", _APACHE),
     (r"^facebook/pe-", _APACHE),
+    (r"^Qwen/Qwen3-VL-Embedding", _APACHE),
     (r"^(openai/clip|laion/CLIP|microsoft/xclip)", _MIT),
 )
 

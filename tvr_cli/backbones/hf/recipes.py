@@ -9,6 +9,7 @@ Letters: T captions, L token slots, V clips, F frames, N images, P patches, S pi
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tvr_cli.backbones.base import VideoOut
+from tvr_cli.backbones.hf.chat import Chat
 
 Config = Mapping[str, Any]  # config.json, which leaves out what is its class's default
 # What stands in the slots behind a caption, and whether the tower sees it: zeros, seen; the tokenizer's own pad, seen;
@@ -32,8 +34,10 @@ class Recipe:
     architecture: transformers' class. dim, context, size: D, the largest L and S, of a configuration (S None where it
     does not say). frames: the one number of frames a clip that it takes, None = any. canonical: how its authors write
     captions, of `CANONICAL`. text: (model, ids [T, L], mask [T, L] or None) to pooled [T, D] and tokens [T, L, D] or
-    None. images: (model, pixels [N, 3, S, S]) to [N, D]. clips: (model, pixels [V, F, 3, S, S]) to `VideoOut`; a recipe
-    has one of the two. provides: of `base.PROVIDES`. reads_at_end: whether it reads a caption at its end token.
+    None. images: (model, pixels [N, 3, S, S]) to [N, D]. clips: (model, pixels [V, F, 3, S, S]) to `VideoOut`. chat: of
+    a language model, which is asked for both sides instead of `text` and `clips`; a recipe has one of the three.
+    provides: of `base.PROVIDES`. reads_at_end: whether it reads a caption at its end token. any_shape: whether the
+    class's processor keeps a picture's shape, so that its configuration names no square: tvr makes that of `size`.
     """
 
     architecture: str
@@ -41,13 +45,15 @@ class Recipe:
     dim: Callable[[Config], int]
     context: Callable[[Config], int]
     size: Callable[[Config], int | None]
-    text: Callable[[Any, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
     pads: Pads
+    text: Callable[[Any, Tensor, Tensor | None], tuple[Tensor, Tensor | None]] | None = None
     images: Callable[[Any, Tensor], Tensor] | None = None
     clips: Callable[[Any, Tensor], VideoOut] | None = None
+    chat: Chat | None = None
     frames: Callable[[Config], int | None] = lambda config: None
     canonical: str = "as it is"
     reads_at_end: bool = False
+    any_shape: bool = False
 
 
 def part(config: Config, name: str, key: str, default: Any) -> Any:
@@ -75,6 +81,7 @@ CANONICAL: Mapping[str, Callable[[str], str]] = {
     "as it is": lambda text: text,
     "lower case without punctuation": _without_punctuation,
     "lower case, punctuation to spaces, a full stop": _ending_in_a_stop,
+    "without space around it, NULL for none": lambda text: text.strip() or "NULL",
 }
 
 
@@ -134,6 +141,17 @@ def _text_of_pe_video(model: Any, ids: Tensor, mask: Tensor | None) -> tuple[Ten
 
 def _clips_of_pe_video(model: Any, pixels: Tensor) -> VideoOut:
     return VideoOut(None, model.video_head(model.video_encoder(pixels).pooler_output))
+
+
+# ------------------------------------------------------------------------------------------------------------ Qwen3-VL
+
+
+def _square_of_qwen(config: Config) -> int:
+    """Return half the side of its table of positions, in pixels: 384, of which a pair of frames is 144 tokens."""
+    patch, merge = (part(config, "vision_config", key, usual) for key, usual in
+                    (("patch_size", 16), ("spatial_merge_size", 2)))  # fmt: skip
+    side = math.isqrt(part(config, "vision_config", "num_position_embeddings", 2304))
+    return int(side // 2 // merge * merge * patch)
 
 
 # ----------------------------------------------------------------------------------------------------------- the table
@@ -211,6 +229,18 @@ RECIPES: Mapping[str, Recipe] = {
         pads="masked",
         clips=_clips_of_pe_video,
     ),
+    "qwen3_vl": Recipe(
+        architecture="Qwen3VLModel",
+        provides=frozenset({"video.pooled", "pooled"}),
+        dim=lambda config: int(part(config, "text_config", "hidden_size", 4096)),
+        context=lambda config: min(8192, int(part(config, "text_config", "max_position_embeddings", 128000))),
+        size=_square_of_qwen,
+        pads="masked",
+        # As the authors evaluate on MSR-VTT (`src/evaluation/mmeb_v2/data/datasets/msrvtt_dataset.py`).
+        chat=Chat("Find a video that contains the following visual content.", "Represent the user's input."),
+        canonical="without space around it, NULL for none",
+        any_shape=True,
+    ),
 }
 
 # Families that people will name, and why tvr has no row for them.
@@ -218,7 +248,6 @@ REFUSED: Mapping[str, str] = {
     "siglip2": "NaFlex sees a picture in its own shape, and tvr makes squares; SigLIP 2 of a fixed size is served",
     "videoprism_vision_model": "it has no text side; the LvT weights have one",
     "pe_audio_video": "it wants sound beside pictures; PE-Video is served",
-    "qwen3_vl": "its clips are patches of any shape with times between them, which tvr does not make",
     "internvideo2": "its code comes with its weights, and tvr runs none of that kind",
     "jina_clip": "its code comes with its weights, and tvr runs none of that kind",
     "cosmos-embed1": "its code comes with its weights, and tvr runs none of that kind",

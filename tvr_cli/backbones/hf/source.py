@@ -9,6 +9,7 @@ Resolving reads small files only, imports no transformers and never touches the 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -24,7 +25,7 @@ from tvr_cli.backbones.hf.preprocessing import Preprocessing
 from tvr_cli.backbones.hf.published import PUBLISHED, licence_of
 from tvr_cli.backbones.hf.recipes import RECIPES, REFUSED, Config, Recipe
 from tvr_cli.backbones.hub import Wanted
-from tvr_cli.backbones.openclip.licences import Licence
+from tvr_cli.backbones.published import Licence
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, reason
 from tvr_cli.files import parse_json
 
@@ -153,6 +154,7 @@ class Source:
                 "tokenizer": hashlib.sha256(content.encode()).hexdigest(),
             },
             "temporal_shift": temporal_shift,
+            **({} if (chat := self.recipe.chat) is None else {"instructions": dataclasses.asdict(chat)}),
         }
 
     @property
@@ -210,11 +212,11 @@ def _read(name: str, folder: Path, place: Place | None = None) -> Source:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in RECIPES:
         raise _no_recipe(kind, file)
-    pixels = Preprocessing.of_folder(folder)
     try:
         wanted = RECIPES[kind].size(config)
     except (TypeError, ValueError, AttributeError) as e:
         raise DataError(f"{str(file)!r} is not a configuration of a {kind}: {reason(e)}") from e
+    pixels = Preprocessing.of_folder(folder, wanted if RECIPES[kind].any_shape else None)
     if wanted is not None and wanted != pixels.size:
         raise DataError(
             f"{str(file)!r} takes pictures of {wanted} pixels, but the processor's configuration beside it makes them "

@@ -25,7 +25,7 @@ def under_openai_names(model: Any) -> Mapping[str, Tensor]:
     Its layers are CLIP's: norms before attention and before two matrices. One whose heads do not fit into OpenAI's is
     of another make, though its tensors may have their shapes.
     """
-    tower = model.text_model
+    tower: Any = getattr(model, "text_model", None)
     blocks = getattr(getattr(tower, "encoder", None), "layers", None)
     if blocks is None or not all(hasattr(blocks[0], name.partition(".")[0]) for name in _BLOCK):
         return {}

@@ -16,36 +16,38 @@ from torch import Tensor, nn
 
 import tvr_cli.backbones.openclip.export as export
 import tvr_cli.backbones.openclip.weights as weights_module
-from tvr_cli.backbones.base import Backbone, Description, count_flops
-from tvr_cli.backbones.hub import Wanted
-from tvr_cli.backbones.openclip.licences import Licence, licence_of
-from tvr_cli.backbones.openclip.pixels import PixelConv, normalize
+from tvr_cli.backbones.base import Description, count_flops
+from tvr_cli.backbones.hub import Wanted, no_network
+from tvr_cli.backbones.openclip.licences import licence_of
+from tvr_cli.backbones.openclip.pixels import PixelConv
 from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
-from tvr_cli.backbones.openclip.tokenizer import Tokenizer
+from tvr_cli.backbones.openclip.tokenizer import BytePairTokenizer
 from tvr_cli.backbones.openclip.undrawn import without_draws
+from tvr_cli.backbones.pixels import encode_each, normalize
+from tvr_cli.backbones.published import Licence
 from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.backbones.text_tower.tower import Configuration
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, TvrError, advises_to_trust, reason
+from tvr_cli.backbones.tokenizer import TokenizedBackbone, Tokenizer
+from tvr_cli.errors import DataError, EnvironmentProblem, TvrError, advises_to_trust, reason
 
 # What a tower without torch is compared on: short and long words, other scripts, nothing, more than fits.
 _PROBES = ("a dog surfing on a small wave", "Ünïcode, C++ & 朝の運用", "", "word " * 90)
 _PROBE_SLOTS = 32
 
 
-class OpenClipBackbone(Backbone):
+class OpenClipBackbone(TokenizedBackbone):
     """A model that open_clip built, with its source. Use `registry.load` or `from_state_dict`."""
 
     library: ClassVar[str] = "open_clip"
     folder_mark: ClassVar[str] = CONFIG
 
     def __init__(self, model: nn.Module, source: Source, tokenizer: Tokenizer | None, *, temporal_shift: bool = False):
-        super().__init__(_describe(source))
+        super().__init__(_describe(source), tokenizer)
         self.model = model
         self.source = source
-        self._tokenizer = tokenizer
         self._text = TextSide(
             model,
             tokenizer.pad_id if tokenizer else 0,
@@ -90,7 +92,7 @@ class OpenClipBackbone(Backbone):
     @classmethod
     def skeleton(cls, about: Description) -> OpenClipBackbone:
         source: Source = about.detail
-        with weights_module.no_network(offline=True):
+        with no_network(offline=True):
             try:
                 with torch.device("meta"):
                     model = build(source.buildable)
@@ -101,7 +103,7 @@ class OpenClipBackbone(Backbone):
     @classmethod
     def load(cls, about: Description, *, offline: bool) -> OpenClipBackbone:
         source: Source = replace(about.detail, name=about.name)
-        with weights_module.no_network(offline):
+        with no_network(offline):
             file = source.weights_file(offline=offline)
             tokenizer = source.tokenizer(offline=offline)
             with without_draws():
@@ -163,7 +165,8 @@ class OpenClipBackbone(Backbone):
         return copy.deepcopy(self._identity)
 
     def text_card(self) -> TextCard | None:
-        merges = None if self._tokenizer is None else self._tokenizer.merges(self.source.tokenizer_options)
+        own = self._tokenizer
+        merges = own.merges(self.source.tokenizer_options) if isinstance(own, BytePairTokenizer) else None
         configuration = Configuration.of(self.source.model)
         weights = self.source.weights
         if merges is None or configuration is None or weights is None or weights.suffix != ".safetensors":
@@ -176,35 +179,14 @@ class OpenClipBackbone(Backbone):
     def save(self, folder: Path) -> None:
         export.write(self.model, self.source, folder)
 
-    def tokenize(self, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-        return self._need_tokenizer().encode(texts, length)
-
-    def count_tokens(self, texts: Sequence[str]) -> Tensor:
-        return self._need_tokenizer().count(texts)
-
-    def word_pieces(self, text: str) -> list[tuple[str, int]]:
-        return self._need_tokenizer().words(text)
-
-    @property
-    def first_word_token(self) -> int:
-        return self._need_tokenizer().lead
-
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         return self._text.encode(ids)
 
     def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
         self.check_frames(pixels)
-        flat, missing = pixels.flatten(0, 1), ~real.flatten()
         if self._shift is not None:
-            return self._run(flat, missing, pixels.shape[1]).unflatten(0, pixels.shape[:2])
-        if not missing.any():
-            return self._run(flat, None, 1).unflatten(0, pixels.shape[:2])
-        # All missing frames are one and the same image: it is encoded once, behind the real ones.
-        zero = flat.new_zeros(1, *flat.shape[1:])
-        marks = torch.arange(int((~missing).sum()) + 1, device=flat.device)
-        encoded = self._run(torch.cat([flat[~missing], zero]), marks == len(marks) - 1, 1)
-        row = (~missing).cumsum(0).sub(1).masked_fill(missing, len(encoded) - 1)
-        return encoded[row].unflatten(0, pixels.shape[:2])
+            return self._run(pixels.flatten(0, 1), real.flatten(), pixels.shape[1]).unflatten(0, pixels.shape[:2])
+        return encode_each(lambda images, there: self._run(images, there, 1), pixels, real)
 
     def encode_normalized(self, pixels: Tensor) -> Tensor:
         """Encode frames that are normalised already, float [V, F, 3, S, S], to [V, F, D]."""
@@ -238,8 +220,11 @@ class OpenClipBackbone(Backbone):
 
     # ------------------------------------------------------------------------------------------------------- private
 
-    def _run(self, images: Tensor, missing: Tensor | None, frames: int) -> Tensor:
-        """Encode images [N, 3, S, S] (uint8, or normalised already) to [N, D]; frames: F, for the temporal shift."""
+    def _run(self, images: Tensor, real: Tensor | None, frames: int) -> Tensor:
+        """Encode images [N, 3, S, S] (uint8, or normalised already) to [N, D]; frames: F, for the temporal shift.
+
+        real: [N], where it is False the image is the all-zero normalised one; None = all of them.
+        """
         visual: Any = self.model.visual
         if self._shift is not None:
             self._shift.frames = frames
@@ -247,10 +232,9 @@ class OpenClipBackbone(Backbone):
         if images.dtype != torch.uint8:
             images = images.to(self.dtype)
         elif self._conv is None:
-            real = torch.ones(len(images), dtype=torch.bool, device=images.device) if missing is None else ~missing
             images = normalize(images, real, self.source.mean, self.source.std, self.dtype)
         else:
-            marked = self._conv.missing(missing)  # type: ignore[assignment]
+            marked = self._conv.missing(None if real is None else ~real)  # type: ignore[assignment]
         with marked:
             out = visual(images)
         return out[0] if isinstance(out, tuple) else out
@@ -275,13 +259,11 @@ class OpenClipBackbone(Backbone):
             for a, b in zip(found, (pooled, tokens), strict=True)
         )
 
-    def _need_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            raise ConfigError(
-                f"the backbone {self.name!r} has no tokenizer for its vocabulary of {self._text.vocab_size} tokens; "
-                "put its list of BPE merges (*.txt.gz) into the folder of its weights and say --backbone local:FOLDER"
-            )
-        return self._tokenizer
+    def _no_tokenizer(self) -> str:
+        return (
+            f"the backbone {self.name!r} has no tokenizer for its vocabulary of {self._text.vocab_size} tokens; "
+            "put its list of BPE merges (*.txt.gz) into the folder of its weights and say --backbone local:FOLDER"
+        )
 
 
 def _describe(source: Source) -> Description:

@@ -7,16 +7,8 @@ files of one's own, have none that we know.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Licence:
-    """non_commercial: whether it forbids commercial use."""
-
-    name: str = ""
-    non_commercial: bool = False
-
+from tvr_cli.backbones.published import Licence
 
 _APPLE = Licence("Apple AMLR (research only)", non_commercial=True)
 _NON_COMMERCIAL = Licence("CC-BY-NC-4.0", non_commercial=True)

@@ -65,11 +65,3 @@ class PixelConv(nn.Conv2d):
             return out
         zero = out.new_zeros(()) if self.bias is None else self.bias.view(1, -1, 1, 1)
         return torch.where(self._missing.view(-1, 1, 1, 1), zero, out)
-
-
-def normalize(pixels: Tensor, real: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Normalise uint8 images [N, 3, S, S] the plain way; those where `real` [N] is False become exactly zero."""
-    m = torch.tensor(mean, dtype=dtype, device=pixels.device).view(1, 3, 1, 1)
-    s = torch.tensor(std, dtype=dtype, device=pixels.device).view(1, 3, 1, 1)
-    x = (pixels.to(dtype) / 255 - m) / s
-    return x.masked_fill(~real.view(-1, 1, 1, 1), 0.0)

@@ -16,11 +16,12 @@ from torch import Tensor
 
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli import files, user_cache
-from tvr_cli.backbones.hub import Wanted
+from tvr_cli.backbones.hub import Wanted, no_network
 from tvr_cli.backbones.openclip.preprocessing import Preprocessing
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
-from tvr_cli.backbones.openclip.tokenizer import Tokenizer
+from tvr_cli.backbones.openclip.tokenizer import of_open_clip
 from tvr_cli.backbones.tensor_files import read_state
+from tvr_cli.backbones.tokenizer import Tokenizer
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, advises_to_trust, did_you_mean, reason
 from tvr_cli.log import logger
 
@@ -189,12 +190,12 @@ class Source:
         """
         if self.tokenizer_name is None:
             return None
-        with weights_module.no_network(offline), weights_module.no_remote_code(self.model):
+        with no_network(offline), weights_module.no_remote_code(self.model):
             if self.model["text_cfg"].get("hf_tokenizer_name"):
-                return Tokenizer(self.hugging_face_tokenizer(offline=offline))
+                return of_open_clip(self.hugging_face_tokenizer(offline=offline))
             from open_clip import get_tokenizer
 
-            return Tokenizer(get_tokenizer(self.tokenizer_name, **self.tokenizer_options))
+            return of_open_clip(get_tokenizer(self.tokenizer_name, **self.tokenizer_options))
 
     def hugging_face_tokenizer(self, *, offline: bool) -> Any:
         """Return open_clip's wrapper of the tokenizer that lies beside the weights, else of the one on the hub."""

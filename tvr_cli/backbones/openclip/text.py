@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tvr_cli.backbones.base import count_flops
 from tvr_cli.backbones.text_tower.tower import HEAD_SIZE
+from tvr_cli.backbones.tokenizer import pads
 from tvr_cli.log import logger
 
 
@@ -97,9 +98,9 @@ class TextSide:
 
     def _masked(self, ids: Tensor) -> Tensor:
         """Encode by a tower that masks its pads: as many slots as the longest caption has are enough."""
-        pads = _pads(ids)
-        longest = max(1, int((~pads).sum(1).max()))
-        own = ids.masked_fill(pads, int(self._tower.config.pad_token_id))[:, :longest]
+        behind = pads(ids)
+        longest = max(1, int((~behind).sum(1).max()))
+        own = ids.masked_fill(behind, int(self._tower.config.pad_token_id))[:, :longest]
         out = self._tower(own)
         return out[0] if isinstance(out, tuple) else out
 
@@ -131,11 +132,4 @@ class TextSide:
         return ids if self._last_id is None else torch.cat([ids[:, :-1], ids.new_full((len(ids), 1), self._last_id)], 1)
 
     def _with_own_pads(self, ids: Tensor) -> Tensor:
-        return ids if self.pad_id == 0 else ids.masked_fill(_pads(ids), self.pad_id)
-
-
-def _pads(ids: Tensor) -> Tensor:
-    """Return which of ids [T, L] are pads: the zeros at the end, but never the first slot (a start token may be 0)."""
-    pads = (ids != 0).flip(1).cumsum(1).flip(1) == 0
-    pads[:, 0] = False
-    return pads
+        return ids if self.pad_id == 0 else ids.masked_fill(pads(ids), self.pad_id)

@@ -50,21 +50,27 @@ def encode_batch(backbone: Backbone, batch: FrameBatch, shape: str) -> VideoFeat
     An encoder of whole clips is given no missing frames in either; their slots are zeros.
     """
     pixels, real = batch.pixels.to(backbone.device, non_blocking=True), batch.real.to(backbone.device)
-    seen = clip_features(backbone, pixels, real, shape)
+    begins = torch.tensor([record.start or 0.0 for record in batch.records], dtype=batch.ts.dtype)
+    seen = clip_features(backbone, pixels, real, shape, times=(batch.ts - begins[:, None]).to(backbone.device))
     key = torch.tensor([record.key for record in batch.records], dtype=torch.int64)
     frames = torch.zeros(len(key), 0, backbone.dim) if seen.frames is None else seen.frames.float().cpu()
     pooled = None if seen.pooled is None else seen.pooled.float().cpu()
     return VideoFeatures(key, frames, batch.real.sum(1), batch.ts, pooled)
 
 
-def clip_features(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str) -> VideoOut:
-    """Return what the backbone yields of uint8 clips [V, F, 3, S, S]; gradients flow. shape: as in `encode_batch`."""
+def clip_features(
+    backbone: Backbone, pixels: Tensor, real: Tensor, shape: str, *, times: Tensor | None = None
+) -> VideoOut:
+    """Return what the backbone yields of uint8 clips [V, F, 3, S, S]; gradients flow. shape: as in `encode_batch`.
+
+    times: [V, F] seconds since each clip begins; only a backbone that is `timed` needs them.
+    """
     if "video.pooled" in backbone.provides:
-        return _whole_clips(backbone, pixels, real)
+        return _whole_clips(backbone, pixels, real, times)
     return VideoOut(_frame_features(backbone, pixels, real, shape), None)
 
 
-def _whole_clips(backbone: Backbone, pixels: Tensor, real: Tensor) -> VideoOut:
+def _whole_clips(backbone: Backbone, pixels: Tensor, real: Tensor, times: Tensor | None) -> VideoOut:
     """Encode clips by an encoder that mixes their frames: each full, the nearest frame standing where one is missing.
 
     A clip has as many frames as the encoder takes, or its own where any number will do, never more because of its
@@ -79,7 +85,11 @@ def _whole_clips(backbone: Backbone, pixels: Tensor, real: Tensor) -> VideoOut:
     for slots in wanted.unique().tolist():
         clips = (wanted == slots).nonzero()[:, 0]
         shown = (2 * torch.arange(slots, device=real.device) + 1) * counts[clips, None] // (2 * slots)  # [n, slots]
-        out = backbone.encode_video(pixels[clips[:, None], shown], torch.ones_like(shown, dtype=torch.bool))
+        full = pixels[clips[:, None], shown], torch.ones_like(shown, dtype=torch.bool)
+        if backbone.about.timed and times is not None:
+            out = backbone.encode_video(*full, times[clips[:, None], shown])
+        else:
+            out = backbone.encode_video(*full)
         for i, clip in enumerate(clips.tolist()):
             pooled[clip] = None if out.pooled is None else out.pooled[i]
             if out.frames is not None:  # of each frame that there is: where it is shown first

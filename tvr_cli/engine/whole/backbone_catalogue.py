@@ -126,7 +126,7 @@ def describe(name: str) -> BackboneCard:
         page=about.card.source,
         revision=about.card.revision,
         languages=list(about.card.languages),
-        frames=about.card.frames,
+        frames=about.frames,
     )
 
 
