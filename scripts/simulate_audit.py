@@ -20,7 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tvr_cli.engine.evaluation import audit, digits
+from tvr_cli.engine.evaluation import digits
+from tvr_cli.engine.evaluation.row import row_of
+from tvr_cli.engine.evaluation.verdict import audit
 
 OUTPUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "audit" / "simulation.csv"
 SIZES = (1000, 1004, 4917, 1500, 670, 500, 837, 2048)  # test sets in use, and some that nobody knows
@@ -91,7 +93,7 @@ def _named(row: Simulated, places: int, rng: np.random.Generator) -> bool:
     if row.cut:
         recalls = np.floor(recalls * 10**places + 1e-9) / 10**places
     typed = {k: f"{value:.{places}f}%" for k, value in zip((1, 5, 10), recalls, strict=True)}
-    found = audit.audit(audit.row_of("row", row.claimed, typed))
+    found = audit(row_of("row", row.claimed, typed))
     return any(search.tells for search in found.tried) and "cannot give" in found.verdict
 
 

@@ -103,7 +103,10 @@ LIGHT_FILES = (
     "engine/features/frame_loader.py",
     "engine/evaluation/evaluate_result.py",
     "engine/whole/recipes.py",
-    *(f"engine/evaluation/{name}.py" for name in ("judge", "post", "score_file", "digits", "ground", "shifted")),
+    *(
+        f"engine/evaluation/{name}.py"
+        for name in ("judge", "post", "score_file", "digits", "ground", "shifted", "row", "verdict")
+    ),
     "engine/training/train_result.py",
     "engine/training/seeds.py",
     "engine/evaluation/audit.py",

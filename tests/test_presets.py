@@ -1,5 +1,7 @@
 """Every shipped YAML loads, resolves against the schema and builds; wrong ones say where and what."""
 
+import re
+
 import pytest
 
 from tvr_cli import config
@@ -47,6 +49,11 @@ def test_a_recipe_is_complete(name):
     }
     unsourced = sorted(own - set(experiment.recipe.sources))
     assert not unsourced, f"values without a source: {unsourced}"
+    for path, source in experiment.recipe.sources.items():
+        placed = re.search(r"\w:\d+", source) or source.endswith("; line not known")
+        assert placed or not source.startswith("authors'"), (
+            f"{path}: {source!r} says neither a line nor that it is unknown"
+        )
     if experiment.recipe.published is not None:
         assert experiment.recipe.sources["recipe.published"], "a published number without a source"
 

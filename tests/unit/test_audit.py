@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 
 from tvr_cli import significance
-from tvr_cli.engine.evaluation import audit, compare, digits
+from tvr_cli.engine.evaluation import audit, compare, digits, verdict
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.compare import Published
 from tvr_cli.engine.evaluation.evaluate_result import Claim
+from tvr_cli.engine.evaluation.row import row_of, row_of_result
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.workspace import Workspace
 
 
 def row(queries, *recalls):
-    return audit.row_of("row", queries, dict(zip((1, 5, 10), recalls, strict=False)))
+    return row_of("row", queries, dict(zip((1, 5, 10), recalls, strict=False)))
 
 
 def test_a_published_log_betrays_1008_rank_entries():
-    found = audit.audit(row(1000, "49.1071", "76.1905", "84.0278"))
+    found = verdict.audit(row(1000, "49.1071", "76.1905", "84.0278"))
     assert found.fits_claim is False and found.tie_inflation == [1008]
     assert "1008 can: rank entries in published logs of MSR-VTT 1k-A" in found.verdict
     assert found.tried[0].fit == [1008] and found.tried[0].tried == 5 and found.tried[0].chance < 1e-8
@@ -28,41 +29,41 @@ def test_a_published_log_betrays_1008_rank_entries():
 
 def test_ties_counted_twice_are_named_in_a_set_that_nobody_has_seen():
     recalls = [f"{100 * n / 812:.3f}" for n in (301, 522, 640)]
-    found = audit.audit(row(800, *recalls))
+    found = verdict.audit(row(800, *recalls))
     assert "812 rank entries can: the signature of tied ranks counted twice" in found.verdict
     assert "40 numbers tried" in found.verdict and found.tried[0].chance < 0.001
 
 
 def test_a_gallery_of_879_of_1000_is_found():
     recalls = [f"{100 * n / 879:.4f}" for n in (398, 655, 741)]
-    found = audit.audit(row(1000, *recalls))
+    found = verdict.audit(row(1000, *recalls))
     assert found.fits_claim is False and 879 in found.smaller_gallery
     assert "879 can: videos of MSR-VTT 1k-A with sound" in found.verdict
     recalls = [f"{100 * n / 871:.4f}" for n in (398, 655, 741)]
-    assert "871 queries can: videos may be missing" in audit.audit(row(1000, *recalls)).verdict
+    assert "871 queries can: videos may be missing" in verdict.audit(row(1000, *recalls)).verdict
 
 
 def test_a_row_that_no_gallery_can_give():
-    assert "no gallery" in audit.audit(row(1000, "50.0", "40.0")).verdict
-    found = audit.audit(row(None, "33.33333333", "50.00000001"))
+    assert "no gallery" in verdict.audit(row(1000, "50.0", "40.0")).verdict
+    found = verdict.audit(row(None, "33.33333333", "50.00000001"))
     assert found.possible.count == 0 and "no number of queries" in found.verdict
 
 
 def test_an_ordinary_row_fits_and_is_not_praised_for_it():
-    found = audit.audit(row(1000, "47.3", "74.1", "83.0"))
+    found = verdict.audit(row(1000, "47.3", "74.1", "83.0"))
     assert found.fits_claim and found.counts == {"R@1": 473, "R@5": 741, "R@10": 830}
     assert found.interval["R@1"] == pytest.approx([44.2, 50.4], abs=0.1)
     assert found.chance == 1.0 and "so few digits prove nothing" in found.verdict
 
 
 def test_the_queries_of_msvd_are_captions_whatever_number_a_row_claims():
-    found = audit.audit(row(670, "46.2", "76.1", "84.6"))  # CLIP4Clip's row: 27 763 queries, 670 videos
+    found = verdict.audit(row(670, "46.2", "76.1", "84.6"))  # CLIP4Clip's row: 27 763 queries, 670 videos
     assert "670 are the videos of MSVD; its text-to-video has 27763 queries" in found.verdict
     assert "ties" not in found.verdict and "tied" not in found.verdict
 
 
 def test_what_fits_by_chance_is_not_named():
-    found = audit.audit(row(1004, "44.33", "71.23", "80.12"))  # a mean of seeds, perhaps
+    found = verdict.audit(row(1004, "44.33", "71.23", "80.12"))  # a mean of seeds, perhaps
     assert found.fits_claim is False and found.smaller_gallery == [855]
     assert "so none is named" in found.verdict and "means of several runs" in found.verdict
     assert found.tried[-1].tried == 558 and found.tried[-1].chance == pytest.approx(0.26, abs=0.01)
@@ -70,8 +71,8 @@ def test_what_fits_by_chance_is_not_named():
 
 def test_a_row_that_was_cut_in_place_of_rounded_fits_too():
     cut = row(1003, "42.67", "71.18", "80.35")  # 428, 714 and 806 of 1003, the last two digits 19 and 36 when rounded
-    assert audit.audit(cut).fits_claim
-    assert not audit.audit(row(1003, "42.67", "71.18", "80.36")).fits_claim  # one cut, one rounded: no hand does that
+    assert verdict.audit(cut).fits_claim
+    assert not verdict.audit(row(1003, "42.67", "71.18", "80.36")).fits_claim  # one cut, one rounded: no hand does that
 
 
 def test_every_count_that_could_have_made_a_rounded_number_is_possible():
@@ -92,7 +93,7 @@ def test_the_chance_of_a_fit_is_the_share_of_all_digits_that_fit():
 
 def test_unrounded_numbers_of_a_json_are_exact():
     result = {"captions": 1003, "t2v": {"R@1": 100 * 411 / 1003, "R@5": 100 * 700 / 1003, "R@10": 100 * 800 / 1003}}
-    found = audit.audit(audit.row_of_result(Claim.of(result, "a"), "a"))
+    found = verdict.audit(row_of_result(Claim.of(result, "a"), "a"))
     assert found.fits_claim and found.possible.smallest[0] == 1003
 
 
@@ -102,7 +103,7 @@ def test_unrounded_numbers_of_a_json_are_exact():
 )
 def test_a_result_that_says_why_its_numbers_are_no_counts_is_not_a_typing_error(changed):
     result = {"captions": 1000, "t2v": {"R@1": 47.03333333333333, "R@5": 70.1, "R@10": 80.2}, **changed}
-    found = audit.audit(audit.row_of_result(Claim.of(result, "a"), "a"))
+    found = verdict.audit(row_of_result(Claim.of(result, "a"), "a"))
     assert found.fits_claim is None and found.tried == ()
     assert "typing" not in found.verdict and str([*changed.values()][-1]).strip("{}'t2v: ") in found.verdict
 
@@ -123,17 +124,17 @@ def test_percentages_and_fractions_are_understood_as_people_write_them(typed, pe
 
 
 def test_a_fraction_keeps_its_digits():
-    assert audit.audit(row(1000, "0.2720")).decimals == {"R@1": 2}
+    assert verdict.audit(row(1000, "0.2720")).decimals == {"R@1": 2}
 
 
 def test_intervals_are_over_videos_where_the_test_set_is_known():
     by_captions = significance.wilson(45.0, 27763)
-    found = audit.audit(row(27763, "45.0"))
+    found = verdict.audit(row(27763, "45.0"))
     assert found.interval["R@1"] == list(significance.wilson(45.0, 670))
     assert found.interval["R@1"][0] < by_captions[0] - 3 and "670 videos" in found.interval_of
-    assert "at least this wide" in audit.audit(row(20000, "45.0")).interval_of
+    assert "at least this wide" in verdict.audit(row(20000, "45.0")).interval_of
     own = {"captions": 27763, "t2v": {"R@1": 45.0}, "intervals": {"t2v": {"R@1": [42.6, 47.4]}}}
-    told = audit.audit(audit.row_of_result(Claim.of(own, "a"), "a"))
+    told = verdict.audit(row_of_result(Claim.of(own, "a"), "a"))
     assert told.interval["R@1"] == [42.6, 47.4] and "bootstrap over videos" in told.interval_of
 
 
@@ -245,6 +246,12 @@ def test_a_published_number_stands_beside_the_recipe_only():
     assert published(split="val") is None
     assert published(data={"name": "msvd"}) is None
     assert published(data={**data, "variant": "7k"}) is None
+    unnamed = {"recipe": recipe, "data": {"name": "didemo"}}
+    assert published(tree=unnamed, data={"name": "didemo"}) is not None
+    assert published(tree=unnamed, data={"name": "didemo", "variant": "names"}) is None
+    layouts = {"recipe": recipe, "data": {"name": "vatex"}}
+    assert published(tree=layouts, data={"name": "vatex", "variant": "official"}) is not None
+    assert published(tree=layouts, data={"name": "vatex", "variant": "list:0123456789ab"}) is None
     assert published(gallery={"expected": 1000, "scored": 879}) is None
     assert published(tree={**tree, "recipe": {**recipe, "published": None}}) is None
     assert published(tree=None, origins=None) is None
@@ -258,3 +265,31 @@ def test_the_referee_needs_no_torch():
     code = f"import sys; import {engine}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert referee.TIE_RULE
+
+
+def test_both_directions_of_a_result_are_audited_and_set_beside_each_other(tmp_path):
+    said = {"captions": 27763, "videos": 670, "v2t_protocol": "max", "t2v": {"R@1": 46.2}, "v2t": {"R@1": 57.0}}
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, v2t in zip(paths, (57.0, 77.0), strict=True):
+        path.write_text(json.dumps({**said, "v2t": {"R@1": v2t}}))
+    report = audit.audit_all(paths, None, None)
+    assert [(row.side, row.queries) for row in report.rows] == [("t2v", 27763), ("v2t", 670)] * 2
+    assert "text-to-video" not in report.rows[1].verdict  # 670 queries are what this direction has
+    assert report.rows[1].interval_of == "670 videos"
+    identity = {"captions": "x", "videos": "y"}
+    for path, v2t in zip(paths, (57.0, 77.0), strict=True):
+        path.write_text(json.dumps({**said, "v2t": {"R@1": v2t}, "identity": identity}))
+    tested = {found.side: found for found in audit.audit_all(paths, None, None).differences}
+    assert not tested["t2v"].significant and tested["v2t"].significant
+
+
+def test_ties_of_one_direction_say_nothing_of_the_other(tmp_path):
+    result = {"captions": 10, "videos": 10, "ties": {"t2v": 0, "v2t": 2}, "t2v": {"R@1": 40.0}, "v2t": {"R@1": 45.0}}
+    (tmp_path / "a.json").write_text(json.dumps(result))
+    forward, backward = audit.audit_all([tmp_path / "a.json"], None, None).rows
+    assert forward.fits_claim and backward.fits_claim is None and "2 queries are tied" in backward.verdict
+
+
+def test_a_mean_over_the_captions_of_a_video_is_no_count():
+    result = {"captions": 30, "videos": 10, "v2t_protocol": "mean-rank", "t2v": {"R@1": 40.0}, "v2t": {"R@1": 33.3}}
+    assert "no counts" in verdict.audit(row_of_result(Claim.of(result, "a"), "a", "v2t")).verdict

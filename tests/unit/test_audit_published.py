@@ -14,7 +14,8 @@ from types import ModuleType
 
 import pytest
 
-from tvr_cli.engine.evaluation import audit
+from tvr_cli.engine.evaluation.row import row_of
+from tvr_cli.engine.evaluation.verdict import audit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "tests" / "golden" / "audit"
@@ -35,7 +36,7 @@ def test_there_are_at_least_thirty_rows_with_a_source_and_a_defence() -> None:
 @pytest.mark.parametrize("row", PUBLISHED, ids=[f"{row['name']}, {row['side']}" for row in PUBLISHED])
 def test_a_published_row_has_the_verdict_that_is_defended(row: dict[str, str]) -> None:
     typed = {k: row[f"r{k}"] or None for k in (1, 5, 10)}
-    found = audit.audit(audit.row_of(row["name"], int(row["queries"]), typed))
+    found = audit(row_of(row["name"], int(row["queries"]), typed))
     assert VERDICTS[row["verdict"]] in found.verdict, row["why"]
     accusing = [word for word in ("counted twice", "missing", "leak", "cannot give") if word in found.verdict]
     assert bool(accusing) == (row["verdict"] == "ties counted twice"), found.verdict

@@ -155,8 +155,8 @@ def renamed(old, new):
     return lambda root: (root / old).rename(root / new)
 
 
-def leaking(source, target):
-    """Make the split of `target` hold the first record of `source` too, and leave its list out."""
+def leaking(source, target, spelt=("", "")):
+    """Make the split of `target` hold the first record of `source` too, spelt otherwise, and leave its list out."""
 
     def damage(root):
         read, into = (json.loads((root / f).read_text()) for f in (source, target))
@@ -165,7 +165,7 @@ def leaking(source, target):
             into[first] = read[first]
             (root / "val_ids.json").unlink()
         else:
-            into.append(read[0])
+            into.append({**read[0], "video": read[0]["video"].replace(*spelt)})
             (root / "test_list.txt").unlink()
         (root / target).write_text(json.dumps(into))
 
@@ -189,6 +189,12 @@ BAD = [
     ("msrvtt", "full", replace(JSON, '"validate"', '"dev"'), "unknown split 'dev'"),
     ("msvd", None, append("test_list.txt", "-3wsuPCjDBc_3_10\n"), r"train_list\.txt:4 and .*test_list\.txt:5"),
     ("didemo", None, leaking("train_data.json", "test_data.json"), r"train and in test.*train_list\.txt:1"),
+    (
+        "didemo",
+        None,
+        leaking("train_data.json", "test_data.json", spelt=("mov", "mp4")),
+        r"1 videos are in train and in test \('(\S+)\.mov' as '\1\.mp4'.*train_list\.txt:1 and .*test_data\.json",
+    ),
     ("activitynet", None, leaking("train.json", "val_1.json"), r"train_ids\.json:1 and .*val_1\.json:1"),
     (
         "vatex",

@@ -8,22 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from miniature import write_dataset
 from typer.testing import CliRunner
 
+from tvr_cli import data
 from tvr_cli.cli import app
 from tvr_cli.engine.evaluation import audit, compare, ground, score_file
 from tvr_cli.engine.evaluation.shifted import ShiftReport, audit_shifted
 from tvr_cli.errors import DataError
+from tvr_cli.results.base import plain
 from tvr_cli.workspace import Workspace
 
 MSRVTT = {"name": "msrvtt", "variant": "7k", "annotations": {"MSRVTT_data.json": "aa"}}
 LSMDC = {"name": "lsmdc", "annotations": {"LSMDC16_annos_val.csv": "bb"}}
 
 
-def result(path: Path, r1: float, data: dict[str, Any] | None = None, **changed: Any) -> Path:
+def result(path: Path, r1: float, about: dict[str, Any] | None = None, **changed: Any) -> Path:
     side = {"R@1": r1, "R@5": 70.0, "R@10": 80.0}
     said = {"captions": 1000, "videos": 1000, "split": "test", "t2v": side, "v2t": side}
-    path.write_text(json.dumps(said | ({"data": data} if data else {}) | changed))
+    path.write_text(json.dumps(said | ({"data": about} if about else {}) | changed))
     return path
 
 
@@ -94,6 +97,51 @@ def test_ids_beside_a_score_file_are_read_and_have_to_fit(tmp_path: Path) -> Non
     (tmp_path / "a.ids.json").write_text("[]")
     with pytest.raises(DataError, match=r"expected \{.captions.: "):
         score_file.read_scores(file)
+
+
+def of_miniature(path: Path, root: Path, name: str, seed: int = 0, **wrong: int) -> Path:
+    """Write the scores of a miniature's test split in the order of its files, or of `wrong` captions and videos."""
+    manifest = data.load(f"{name}:{root}")
+    videos = sorted({c.video for c in manifest.captions if c.split == "test"})
+    column = np.array([videos.index(c.video) for c in manifest.captions if c.split == "test"])
+    shape = wrong.get("captions", len(column)), wrong.get("videos", len(videos))
+    scores = np.random.default_rng(seed).random(shape)
+    np.savez(path, scores=scores, video_of_caption=np.resize(column, shape[0]) % shape[1])
+    return path
+
+
+def test_a_data_set_gives_its_ids_to_matrices_that_have_none(tmp_path: Path) -> None:
+    root = write_dataset("msvd", tmp_path / "msvd")
+    spec = f"msvd:{root}"
+    files = [str(of_miniature(tmp_path / f"{name}.npz", root, "msvd", i)) for i, name in enumerate("ab")]
+    apart = json.loads(CliRunner().invoke(app, ["compare", *files, "--json"]).stdout)
+    assert apart["tests"] == [] and apart["apart"]["b.npz"] == [ground.UNPROVEN]
+    told = json.loads(CliRunner().invoke(app, ["compare", *files, "--data", spec, "--json"]).stdout)
+    assert told["apart"] == {} and told["tests"][0]["paired"]
+    judged = json.loads(CliRunner().invoke(app, ["evaluate", "--scores", files[0], "--data", spec, "--json"]).stdout)
+    manifest = data.load(spec)
+    captions = [c.id for c in manifest.captions if c.split == "test"]
+    videos = sorted({c.video for c in manifest.captions if c.split == "test"})
+    assert judged["identity"] == plain(ground.identity_of(captions, videos))
+    assert judged["data"]["name"] == "msvd" and "test_list.txt" in judged["data"]["annotations"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "split", "words"),
+    [
+        ({"videos": 3}, "test", "has scores of 3 videos, but the data set 'msvd' has 4"),
+        ({"captions": 5}, "test", "has scores of 5 captions, but the data set 'msvd' has"),
+        ({}, "train", "but the data set 'msvd' has"),
+        ({}, "dev", "has no captions of the split 'dev'"),
+    ],
+)
+def test_a_matrix_that_is_not_the_data_sets_is_refused(
+    tmp_path: Path, wrong: dict[str, int], split: str, words: str
+) -> None:
+    root = write_dataset("msvd", tmp_path / "msvd")
+    file = of_miniature(tmp_path / "a.npz", root, "msvd", **wrong)
+    found = CliRunner().invoke(app, ["evaluate", "--scores", str(file), "--data", f"msvd:{root}", "--split", split])
+    assert found.exit_code == 3 and words in found.stderr
 
 
 def test_a_runs_folder_is_audited_as_its_result(tmp_path: Path) -> None:

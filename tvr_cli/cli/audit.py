@@ -62,10 +62,14 @@ def audit(
     render.result(report, as_json, lambda: render.line(verdict))
 
 
+_SIDES = {"t2v": "text to video", "v2t": "video to text"}
+
+
 def _show(report: AuditReport) -> None:
     for row in report.rows:
         numbers = ", ".join(f"{name} {value:g}" for name, value in row.recalls.items())
-        render.line(f"{row.label}: {numbers}" + (f" over {row.queries} queries" if row.queries else ""))
+        which = f"{row.label}, {_SIDES[row.side]}" if row.side else row.label
+        render.line(f"{which}: {numbers}" + (f" over {row.queries} queries" if row.queries else ""))
         if row.read_as:
             render.line(f"  {row.read_as}")
         render.line(f"  {row.verdict}")
@@ -83,7 +87,8 @@ def _show(report: AuditReport) -> None:
     for found in report.differences:
         verdict = "differ significantly" if found.significant else "do not differ significantly"
         p = render.p_value(found.p)
-        render.line(f"{found.metric}: {found.a:g} and {found.b:g} {verdict} (p = {p}, sampling error alone)")
+        side = f"{found.side} " if found.side else ""
+        render.line(f"{side}{found.metric}: {found.a:g} and {found.b:g} {verdict} (p = {p}, sampling error alone)")
     for sentence in report.apart:
         render.line(f"no test of one against the other: {sentence}" if not report.differences else sentence)
     for sentence in report.protocols:

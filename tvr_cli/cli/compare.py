@@ -72,9 +72,8 @@ def _show(report: CompareReport) -> None:
                 f"p = {render.p_value(found.p)} ({test.found.test})"
             )
         else:
-            render.line(
-                f"{name}, R@1: {found.difference:+.1f}, p = {render.p_value(found.p)} (unpaired: one has no ranks)"
-            )
+            p = render.p_value(found.p)
+            render.line(f"{name}, {test.found.side} R@1: {found.difference:+.1f}, p = {p} (unpaired: one has no ranks)")
     for label, told in report.apart.items():
         render.line(f"{label} is not tested against {report.rows[0].label}: {'; '.join(told)}")
     for label, told in report.protocols.items():

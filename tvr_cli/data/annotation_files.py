@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -169,16 +169,23 @@ def check_variant(name: str, variant: str | None, known: Sequence[str]) -> str:
     return variant
 
 
-def refuse_leaks(name: str, videos: Mapping[str, Iterable[str]], files: Mapping[str, Path]) -> None:
+def refuse_leaks(
+    name: str,
+    videos: Mapping[str, Iterable[str]],
+    files: Mapping[str, Path],
+    same: Callable[[str], str] = str,
+) -> None:
     """Raise DataError when a video is in train and in test (or val), naming some, and the lines of the first.
 
-    files: the file that lists each split's videos.
+    files: the file that lists each split's videos. same: what names of one video have in common.
     """
-    train = set(videos.get("train", ()))
+    train = {same(video): video for video in videos.get("train", ())}
     for split in ("val", "test"):
-        if both := sorted(train & set(videos.get(split, ()))):
-            shown = ", ".join(map(repr, both[:5]))
-            places = " and ".join(dict.fromkeys(_place(files[s], both[0]) for s in ("train", split)))
+        other = {same(video): video for video in videos.get(split, ())}
+        if both := sorted(train.keys() & other.keys()):
+            shown = ", ".join(" as ".join(dict.fromkeys(map(repr, (train[v], other[v])))) for v in both[:5])
+            first = {"train": train[both[0]], split: other[both[0]]}
+            places = " and ".join(dict.fromkeys(_place(files[s], name) for s, name in first.items()))
             raise DataError(
                 f"{name}: {len(both)} videos are in train and in {split} ({shown}; the first in {places}); a result "
                 "would be inflated. Check the split files"

@@ -60,7 +60,7 @@ def load(root: Path, variant: str | None = None) -> Manifest:
             captions += ann.captions_of(video, [" ".join(parts)], split, path)
         if note := _spellings(variant, split, listed, names, texts):
             notes.append(note)
-    ann.refuse_leaks("didemo", videos, lists)
+    ann.refuse_leaks("didemo", videos, lists, same=ann.video_stem)
     clips, missing = ann.clips_of((v for ids in videos.values() for v in ids), ann.VideoFiles(root), end=SECONDS)
     return Manifest(
         "didemo",

@@ -60,6 +60,13 @@ class DataSet:
         sizes: Mapping[str, SplitSize] = getattr(self.module, "SIZES", {}).get(variant or _WITHOUT_VARIANT, {})
         return sizes
 
+    def is_own(self, variant: str | None) -> bool:
+        """Whether a manifest's variant is the data set's own protocol, not another one and no list of videos.
+
+        Variants that begin with `default` are protocols; others, as VATEX's, are layouts of one.
+        """
+        return variant is None or (variant in self.variants and self.variants[0] != _WITHOUT_VARIANT)
+
     @property
     def galleries(self) -> Mapping[int, str]:
         """Counts of test galleries in use that are none of its variants -> whose they are."""

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tvr_cli import commands, config, significance
+from tvr_cli import commands, config, data, significance
+from tvr_cli.data.registry import shipped
 from tvr_cli.engine.evaluation import audit, ground
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.audit import Difference
 from tvr_cli.engine.evaluation.evaluate_result import Claim, Completeness, claim
+from tvr_cli.engine.evaluation.row import rows_of_result
 from tvr_cli.engine.evaluation.score_file import Ids
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.metrics import Ranks
@@ -281,7 +283,7 @@ def published(result: Claim, tree: Mapping[str, Any] | None, origins: Mapping[st
     if value is None or result.split != "test" or result.metrics != "fair":
         return None
     wanted, found = (tree or {}).get("data", {}), result.data
-    if wanted.get("name") != found.name or wanted.get("variant") not in (None, found.variant):
+    if wanted.get("name") != found.name or not _its_variant(found.name, wanted.get("variant"), found.variant):
         return None
     if result.gallery.scored != result.gallery.expected:
         return None
@@ -289,10 +291,17 @@ def published(result: Claim, tree: Mapping[str, Any] | None, origins: Mapping[st
     return Published(t2v_r1=float(value), exact=exact, selected_on=recipe["selected_on"])
 
 
+def _its_variant(name: str | None, wanted: str | None, found: str | None) -> bool:
+    """Whether a variant is a recipe's: where that names none, the data set's own protocol in any of its layouts."""
+    if wanted is not None or found is None:
+        return wanted == found
+    return name in shipped() and data.find(name).is_own(found)
+
+
 def _tests(first: Entry, other: Entry, seed: int) -> list[PairedTest | UnpairedTest]:
     if first.ranks is None or other.ranks is None:
-        rows = [audit.row_of_result(e.result, e.label) for e in (first, other)]
-        return [UnpairedTest(against=other.label, found=found) for found in audit.differ(*rows)]
+        pairs = zip(*(rows_of_result(e.result, e.label) for e in (first, other)), strict=True)
+        return [UnpairedTest(against=other.label, found=found) for a, b in pairs for found in audit.differ(a, b)]
     sides: tuple[Literal["t2v", "v2t"], ...] = ("t2v", "v2t")
     return [
         PairedTest(against=other.label, side=side, found=found)

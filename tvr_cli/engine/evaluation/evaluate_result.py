@@ -254,9 +254,10 @@ class ClaimedCorpus:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedIntervals:
-    """The intervals of a claim, text to video alone."""
+    """The intervals of a claim."""
 
     t2v: Mapping[str, Pair] = field(default_factory=dict)
+    v2t: Mapping[str, Pair] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +281,7 @@ class Claim:
     selected_on: str | None = None
     data: ClaimedCorpus = ClaimedCorpus()
     identity: Identity | None = None
+    queries: Mapping[str, int] | int | None = None  # another tool's may be a number
     ties: Mapping[str, int] = field(default_factory=dict)
     rank_entries: Mapping[str, int] = field(default_factory=dict)
     draws: int | None = None

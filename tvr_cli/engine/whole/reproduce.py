@@ -136,8 +136,7 @@ def resolve(recipe: str, spec: str, assignments: tuple[str, ...]) -> tuple[Resol
         raise ConfigError(
             f"the recipe {recipe} is for the variant {wanted.variant}; say --data {name}:{root}:{wanted.variant}"
         )
-    protocols = data.find(name).variants[:1] == ("default",)  # VATEX's variants are layouts of one protocol
-    if wanted.variant is None and manifest.variant and (protocols or manifest.listed):
+    if wanted.variant is None and not data.find(name).is_own(manifest.variant):
         raise ConfigError(
             f"the recipe {recipe} is for the data set's own protocol, found {manifest.variant}; say --data "
             f"{name}:{root}"
