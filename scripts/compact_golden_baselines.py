@@ -20,8 +20,9 @@ from torch import Tensor
 ROWS = 8  # of a matrix's gradient
 LEAVE = {
     "clip4clip_seq": ("seqLSTM.train.out.frames_unit", "meanP.*.frames_unit", "*.attention_mask"),
+    "xpool": ("*.fp32.pooled", "eval_multi.out.pooled"),
 }
-LIMIT = {"clip4clip_seq": 2_800_000}
+LIMIT = {"clip4clip_seq": 2_800_000, "xpool": 1_400_000}
 
 
 def main() -> None:
