@@ -122,7 +122,7 @@ def write(tmp_path, text):
         ),
         (
             "method:\n  mean: {}\ntrain:\n  optimizer: sgd\n",
-            r"train\.optimizer: expected one of adamw, bertadam, found 'sgd'",
+            r"train\.optimizer: expected one of adamw, bertadam, hf-adamw, found 'sgd'",
         ),
         ("methodd:\n  mean: {}\n", "no method is named"),
         ("method:\n  mean: {}\nframe: {}\n", r"mine\.yaml:3: frame: unknown key; did you mean frames\?"),

@@ -76,14 +76,14 @@ class TrainConfig:
     steps: int | None = None
     batch_size: int = 128
     accumulate: int = 1  # batches whose mean gradient makes one update; none of them sees the others' pairs
-    optimizer: Literal["adamw", "bertadam"] = "adamw"
+    optimizer: Literal["adamw", "bertadam", "hf-adamw"] = "adamw"
     lr: float = 1e-4
     backbone_lr: float = 1e-6
     logit_scale_lr: float | None = None  # None: backbone_lr where the backbone is tuned (it is CLIP's), else lr
     weight_decay: float = 0.2
-    decay: Literal["matrices", "authors"] = "matrices"
+    decay: Literal["matrices", "authors", "all"] = "matrices"
     warmup: float = 0.1
-    schedule: Literal["cosine", "authors", "constant"] = "cosine"
+    schedule: Literal["cosine", "authors", "hf-cosine", "constant"] = "cosine"
     schedule_epochs: int | None = None  # length of the schedule where it is not the run's own (GARE: always 5)
     grad_clip: float = 1.0
     captions: Literal["one", "all"] = "one"

@@ -1,4 +1,4 @@
-"""BertAdam against the optimizer traces that the authors' code left: GARE (14 steps, 3 tensors) and EagleNet (5, 6)."""
+"""The authors' optimizers against the traces of their code: BertAdam of GARE and EagleNet, X-Pool's AdamW."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from tvr_cli.config import TrainConfig
-from tvr_cli.engine.training.optimisers import BertAdam, group_parameters, multiplier
+from tvr_cli.engine.training.optimisers import BertAdam, build, group_parameters, multiplier, set_rates
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DTYPES = [pytest.param(torch.float32, id="fp32"), pytest.param(torch.float64, id="fp64")]
@@ -75,8 +75,6 @@ def test_bertadam_and_groups_follow_eaglenets_trace(path: Path, dtype: torch.dty
     )  # fmt: skip
     parameters = {n: torch.nn.Parameter(x.clone()) for n, x in start.items()}
     groups = group_parameters(parameters.items(), train)
-    from tvr_cli.engine.training.optimisers import build
-
     optimizer = build(groups, train, settings["t_total"])
     for t, norm in enumerate(norms):
         for name, p in parameters.items():
@@ -98,6 +96,39 @@ def test_groups_by_rule_equal_the_authors_groups(path: Path) -> None:
     assert ours.keys() == wanted.keys()
     for name, pair in wanted.items():
         assert ours[name] == pytest.approx(pair), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("path", traces("xpool"))
+def test_hugging_faces_adamw_follows_xpools_trace(path: Path, dtype: torch.dtype) -> None:
+    with safe_open(path, "pt") as f:
+        settings = json.loads(f.metadata()["config"])["optim"]
+        names = [*(f"pool_frames.{n}" for n in settings["params"]), "clip.logit_scale"]
+        start = {n: f.get_tensor(f"param.{n}").to(dtype) for n in names}
+        gradients = {n: f.get_tensor(f"train.grad.{n}").to(dtype) for n in names}
+        steps = sorted({k.split(".")[1] for k in f.keys() if k.startswith("optim.step")})  # noqa: SIM118
+        wanted = [{k: f.get_tensor(f"optim.{s}.{k}").to(dtype) for k in (*names, "lr_noclip")} for s in steps]
+        norms = [float(f.get_tensor(f"optim.{s}.grad_norm_before_clip")) for s in steps]
+    train = TrainConfig(
+        optimizer="hf-adamw", schedule="hf-cosine", decay="all", weight_decay=settings["weight_decay"],
+        lr=settings["lr_noclip"], backbone_lr=settings["lr_clip"], logit_scale_lr=settings["lr_clip"],
+        warmup=settings["warmup"] / settings["steps"],
+    )  # fmt: skip
+    parameters = {n: torch.nn.Parameter(x.clone()) for n, x in start.items()}
+    groups = group_parameters(parameters.items(), train)
+    optimizer = build(groups, train, settings["steps"])
+    for t, expected in enumerate(wanted):
+        for name, p in parameters.items():
+            p.grad = gradients[name] * (1 + 0.5 * t)
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        assert float(norm) == pytest.approx(norms[t], rel=1e-6)
+        factor = multiplier(train.schedule, t, settings["steps"], train.warmup)
+        assert train.lr * factor == pytest.approx(float(expected["lr_noclip"]), rel=1e-6)
+        set_rates(optimizer, groups, factor)
+        optimizer.step()
+        close = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 3e-7, "atol": 1e-7}
+        for name, p in parameters.items():
+            torch.testing.assert_close(p.detach(), expected[name], **close, msg=f"{name}, step {t}")
 
 
 def _start(f, name: str) -> torch.Tensor:

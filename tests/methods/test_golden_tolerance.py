@@ -45,6 +45,14 @@ def test_a_float64_run_is_held_to_the_table_whatever_float32_loses(tmp_path: Pat
     assert accepted(close, 0.9e-7) and not accepted(close, 1.1e-7)
 
 
+def test_a_file_that_keeps_float64_is_held_to_it(tmp_path: Path) -> None:
+    file = golden(tmp_path, 0.0, torch.float64)
+    kept = GoldenFile(file.path, file.dtype, file.tensors, {"outputs": "float64"})
+    close = Closeness("any", torch.float64, file=kept)
+    assert accepted(close, 0.9e-10) and not accepted(close, 1.1e-10)
+    assert not accepted(Closeness("any", torch.float32, file=kept), 1.1e-5)
+
+
 def test_gradients_have_the_same_rule_on_their_own_scale(tmp_path: Path) -> None:
     file = golden(tmp_path, 3e-3, torch.float32)
     close = Closeness("any", torch.float32, file=file)

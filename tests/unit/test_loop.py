@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_checkpoint_bytes_and_another_does_not(tmp_
     assert files_of(tmp_path / "a")["best.safetensors"] != files_of(tmp_path / "c")["best.safetensors"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "bertadam"])
+@pytest.mark.parametrize("optimizer", ["adamw", "bertadam", "hf-adamw"])
 @pytest.mark.parametrize(("killed_after", "saved"), [(1, None), (3, 3), (8, 8), (5, 4)])
 def test_a_killed_run_resumes_to_the_same_bytes(
     tmp_path: Path, optimizer: str, killed_after: int, saved: int | None

@@ -22,6 +22,9 @@ from tvr_cli import plugins
 from tvr_cli.errors import ConfigError
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Scale, Sizes, TextFeatures, VideoFeatures
 
+# Softmax temperature of the cosines in `frame_cosines`.
+EXPLAIN_TEMPERATURE = 0.01
+
 
 def setting(default: Any, *, symbol: str = "", source: str = "", note: str = "") -> Any:
     """Declare one field of a method's `Config`: its paper symbol, and where its default comes from."""
@@ -188,6 +191,15 @@ def build(name: str, sizes: Sizes, options: Mapping[str, Any] | None = None) -> 
 
 
 KIND = plugins.Kind("method", "tvr_cli.methods", "tvr.methods", shipped)
+
+
+def frame_cosines(text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+    """Return [T, V, F] weights: a softmax of unit captions' [T, D] cosines with unit frames [V, F, D], real ones only.
+
+    What stands for frame weights in a method that pools frames without looking at the caption.
+    """
+    cosines = (text @ frames.flatten(0, 1).T).unflatten(1, frames.shape[:2])
+    return (cosines / EXPLAIN_TEMPERATURE).masked_fill(~mask, float("-inf")).softmax(-1)
 
 
 def temporal_layers(state: Mapping[str, Tensor]) -> int:

@@ -1,7 +1,7 @@
 """Mean pooling: the cosine of a caption with the mean of its clip's frames. No parameters, nothing to train.
 
-The baseline of CLIP4Clip's parameter-free "meanP" (arXiv 2104.08860, section 3.3), over real frames only: frames are
-normalised, averaged, and the average is normalised again.
+This is CLIP4Clip's parameter-free "meanP" (arXiv 2104.08860, section 3.3) on features as they are: frames are
+normalised, the real ones averaged, and the average is normalised again. Times exp(logit_scale) it is their score.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from torch import Tensor
 from tvr_cli.methods import base
 from tvr_cli.methods.base import full_precision, masked_mean, unit
 from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
-
-# Softmax temperature of the frame cosines that stand for this method's frame weights in `query`.
-EXPLAIN_TEMPERATURE = 0.01
 
 
 class Method(base.Method):
@@ -38,8 +35,7 @@ class Method(base.Method):
         return e["text"] if "text" in e.tensors else e["video"]
 
     def explain(self, text: Encoding, video: Encoding) -> Tensor:
-        cosines = (text["text"] @ video["frames"].flatten(0, 1).T).unflatten(1, video["frames"].shape[:2])  # [T, V, F]
-        return (cosines / EXPLAIN_TEMPERATURE).masked_fill(~video["mask"], float("-inf")).softmax(-1)
+        return base.frame_cosines(text["text"], video["frames"], video["mask"])
 
     def cost_per_pair(self) -> str:
         return f"{self.sizes.dim} MAC"

@@ -2,13 +2,18 @@
 
 Parameters carry the authors' names (`cross_attn.q_proj.weight`, `layer_norm1.weight`, …), so that their
 checkpoints load without renaming. Scores alone need no pooled vector: `tvr_kernels.xpool` folds the block away.
-Source: X-Pool (Gorti et al., CVPR 2022, arXiv 2203.15086), and its use in EagleNet with one query a pair.
+Source: X-Pool (Gorti et al., CVPR 2022, arXiv 2203.15086), and its use in T-MASS and, one query a pair, EagleNet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+from tvr_kernels.xpool import XPoolWeights
+
+from tvr_cli.types import Draws
 
 LAYER_NORM_EPS = 1e-5
 
@@ -53,6 +58,18 @@ class XPool(nn.Module):
         branch = self.linear_proj(out)
         return self.layer_norm3(out + (branch if linear_keep is None else branch * linear_keep))
 
+    def weights(self) -> XPoolWeights:
+        """Return the parameters as `tvr_kernels.xpool` takes them. It knows one head."""
+        of = dict(self.named_parameters())
+
+        def pair(layer: str) -> tuple[Tensor, Tensor]:
+            return of[f"{layer}.weight"], of[f"{layer}.bias"]
+
+        attend = (pair(f"cross_attn.{name}_proj") for name in ("q", "k", "v", "out"))
+        rest = (pair(name) for name in ("layer_norm2", "linear_proj", "layer_norm3"))
+        tensors = [tensor for found in (pair("layer_norm1"), *attend, *rest) for tensor in found]
+        return XPoolWeights(*tensors, eps=LAYER_NORM_EPS)
+
     def attention(self, text: Tensor, frames: Tensor, attend: Tensor | None = None) -> Tensor:
         """Return p, [A, B, heads, F]; arguments as in `forward`."""
         query = self.cross_attn["q_proj"](self.layer_norm1(text)).unflatten(-1, (self.heads, -1))
@@ -62,3 +79,19 @@ class XPool(nn.Module):
         if attend is not None:
             logits = logits.masked_fill(~attend[:, None], float("-inf"))
         return logits.softmax(-1)
+
+
+def linear_keep(draws: Draws, text: Tensor, frames: Tensor, drop: float) -> Tensor | None:
+    """Return `XPool.forward`'s dropout mask of a batch of captions [A, D] and clips [B, F, D], None without dropout.
+
+    Draws `pool_dropout_keep` [A, B, D]: every pair and feature has its own.
+    """
+    if not drop:
+        return None
+    return draws.keep("pool_dropout_keep", (len(text), len(frames), text.shape[-1]), drop).to(frames) / (1 - drop)
+
+
+def frame_weights(text: Mapping[str, Tensor], video: Mapping[str, Tensor], real: Tensor) -> Tensor:
+    """Return the attention [T, V, F] over real frames, from the sides of `tvr_kernels.xpool`; real: [V, F] bool."""
+    logits = (text["query"] @ video["key"].flatten(0, 1).T).unflatten(1, real.shape) + video["key_bias"]
+    return logits.masked_fill(~real, float("-inf")).softmax(-1)

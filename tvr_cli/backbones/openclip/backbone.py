@@ -20,6 +20,11 @@ from tvr_cli.backbones.base import Description, count_flops
 from tvr_cli.backbones.hub import Wanted, no_network
 from tvr_cli.backbones.openclip.licences import licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv
+from tvr_cli.backbones.base import Backbone, Description, count_flops
+from tvr_cli.backbones.hub import Wanted
+from tvr_cli.backbones.openclip import hugging_face_names
+from tvr_cli.backbones.openclip.licences import Licence, licence_of
+from tvr_cli.backbones.openclip.pixels import PixelConv, normalize
 from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
@@ -117,10 +122,13 @@ class OpenClipBackbone(TokenizedBackbone):
     ) -> OpenClipBackbone:
         """Build from CLIP weights of any size under OpenAI's names; sizes are inferred, the activation is QuickGELU.
 
-        The prefix `clip.` and EagleNet's `attn.net.` are taken off. fp32, evaluation mode. The tokenizer is CLIP's
-        where the vocabulary has its size, else there is none. Raises DataError when the names are not OpenAI's.
+        Hugging Face's names are turned into those; the prefix `clip.` and EagleNet's `attn.net.` are taken off. fp32,
+        evaluation mode. The tokenizer is CLIP's where the vocabulary has its size, else there is none. Raises DataError
+        when the names are neither.
         """
         state = {k.removeprefix("clip.").replace(".attn.net.", ".attn."): v for k, v in state.items()}
+        if hugging_face_names.is_hugging_face(state):
+            state = hugging_face_names.openai_names(state)
         config = weights_module.openai_config(state)
         vocabulary = "ViT-B-32" if config["text_cfg"]["vocab_size"] == 49408 else None
         source = Source(name, known_architecture(config), config, None, tokenizer_name=vocabulary, state=state)

@@ -1,8 +1,9 @@
 """Optimizers, schedules and parameter groups.
 
-Two optimizers: AdamW (torch's, the default) and the BertAdam that the authors of GARE, EagleNet, GLCCL and TC-MGC train
-with. Two schedules end at zero: `cosine` is continuous at the end of the warm-up, `authors` drops from 1 to
-0.5 (1 + cos(pi warmup)) there, as BertAdam's `warmup_cosine` does. Sources: the specs' optimisation sections and
+Three optimizers: AdamW (torch's, the default), the BertAdam that the authors of GARE, EagleNet, GLCCL, TC-MGC and
+CLIP4Clip train with, and Hugging Face's first AdamW, which those of X-Pool and T-MASS do. Three schedules end at zero:
+`cosine` is continuous at the end of the warm-up, `authors` drops from 1 to 0.5 (1 + cos(pi warmup)) there, as
+BertAdam's `warmup_cosine` does, `hf-cosine` counts whole steps from 0. Sources: the specs' optimisation sections and
 pytorch-pretrained-bert's BertAdam, which they follow; the golden traces `optim.*` decide.
 """
 
@@ -21,7 +22,7 @@ from tvr_cli.config import TrainConfig
 from tvr_cli.engine.training.train_result import GroupRow
 from tvr_cli.errors import ConfigError, did_you_mean
 
-ScheduleName = Literal["cosine", "authors", "constant"]
+ScheduleName = Literal["cosine", "authors", "hf-cosine", "constant"]
 
 # How a backbone's parameters are named in a training model, and in the authors' files. `transformerClip.` is different.
 BACKBONE_PREFIX = "clip."
@@ -32,11 +33,17 @@ def multiplier(name: ScheduleName, step: int, total: float, warmup: float) -> fl
 
     cosine: linear up to 1, then half a cosine down to 0, taken at the middle of the step, so that no rate is 0.
     authors: x = step / total; x / warmup below `warmup`, else 0.5 (1 + cos(pi x)), so the first step has rate 0 and
-    steps beyond `total` raise the rate again. constant: linear up to 1, then 1.
+    steps beyond `total` raise the rate again. hf-cosine: w = int(warmup total) steps of step / w, then half a cosine
+    over the rest, so the first step has rate 0. constant: linear up to 1, then 1.
     """
     if name == "authors":
         x = step / total
         return x / warmup if x < warmup else 0.5 * (1.0 + math.cos(math.pi * x))
+    if name == "hf-cosine":
+        rising = int(warmup * total)
+        if step < rising:
+            return step / rising
+        return 0.5 * (1.0 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
     x = min((step + 0.5) / total, 1.0)
     if x < warmup:
         return x / warmup
@@ -107,6 +114,46 @@ class BertAdam(torch.optim.Optimizer):
         return state
 
 
+class HuggingFaceAdamW(torch.optim.Optimizer):
+    """AdamW as Hugging Face first wrote it: epsilon outside of the bias correction, decay of the moved parameter.
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  p <- p - lr sqrt(1 - b2^n) / (1 - b1^n) m / (sqrt(v) + eps),
+    then p <- p - lr decay p. Source: spec of X-Pool section 7; its trace decides.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient. No closure is supported."""
+        if closure is not None:
+            raise ValueError("HuggingFaceAdamW takes no closure")
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, p.grad, group)
+
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        (beta1, beta2), state = group["betas"], self.state[p]
+        if not state:
+            state |= {"step": 0, "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+        state["step"] += 1
+        state["m"].mul_(beta1).add_(gradient, alpha=1 - beta1)
+        state["v"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        rate = group["lr"] * math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
+        p.addcdiv_(state["m"], state["v"].sqrt().add_(group["eps"]), value=-rate)
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+
+
 @dataclass(frozen=True)
 class Group:
     """Parameters that share a rate and a decay. side: what the rate belongs to."""
@@ -150,8 +197,9 @@ def group_parameters(
 
     Names that begin with `clip.` belong to the backbone and take `backbone_lr`; `logit_scale` takes `logit_scale_lr`
     (None = the backbone's rate where it is tuned, else the head's); all others take `lr`. Weight decay: `authors`
-    decays all but names containing "bias"; `matrices` spares vectors and scalars too. `freeze` holds shell patterns of
-    names that are not trained; a pattern that matches nothing raises ConfigError with the nearest name.
+    decays all but names containing "bias"; `matrices` spares vectors and scalars too; `all` spares nothing. `freeze`
+    holds shell patterns of names that are not trained; a pattern that matches nothing raises ConfigError with the
+    nearest name.
     """
     named = list(named)
     frozen_names = _matches([name for name, _ in named], train.freeze)
@@ -171,12 +219,14 @@ def group_parameters(
 
 
 def build(groups: Groups, train: TrainConfig, total: float) -> torch.optim.Optimizer:
-    """Make the optimizer of `train` for `total` steps. AdamW's rates are set by `set_rates` before every step."""
+    """Make the optimizer of `train` for `total` steps. Both AdamW's rates are set by `set_rates` before every step."""
     settings = [
         {"params": [p for _, p in g.parameters], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups.trained
     ]
     if train.optimizer == "bertadam":
         return BertAdam(settings, train.lr, lambda step: multiplier(train.schedule, step, total, train.warmup))
+    if train.optimizer == "hf-adamw":
+        return HuggingFaceAdamW(settings, train.lr)
     return torch.optim.AdamW(settings, lr=train.lr, betas=(0.9, 0.98), eps=1e-6, foreach=True)
 
 
@@ -202,6 +252,8 @@ def _side(name: str, train: TrainConfig) -> tuple[str, float]:
 
 
 def _decay(name: str, p: nn.Parameter, train: TrainConfig) -> float:
+    if train.decay == "all":
+        return train.weight_decay
     spared = "bias" in name if train.decay == "authors" else p.ndim < 2 or "bias" in name
     return 0.0 if spared else train.weight_decay
 
