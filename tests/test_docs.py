@@ -107,6 +107,8 @@ def test_every_command_of_a_page_runs(page, world, tmp_path, monkeypatch):
     Path("sentences.txt").write_text("a red star spins\na green cross grows\n")
     records = [json.loads(line) for line in (world.videos / "captions.jsonl").read_text().splitlines()]
     Path("captions.csv").write_text("film;says\n" + "".join(f"{r['video']};{r['caption']}\n" for r in records))
+    events = [json.loads(line) for line in (world.videos / "events.jsonl").read_text().splitlines()]
+    Path("truth.jsonl").write_text("".join(map(moment_line, events[:6])) + '{"query": "a submarine"}\n')
     for name, text in files(page).items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)
@@ -118,6 +120,15 @@ def test_every_command_of_a_page_runs(page, world, tmp_path, monkeypatch):
             monkeypatch.syspath_prepend(str(tmp_path))
         else:
             assert NOT_HERE.match(line), f"{page.name}: {line!r} is neither a tvr command nor a known other one"
+
+
+def moment_line(event):
+    """A line of truth about moments, of an event of the toy world."""
+    start, end = event["span"]
+    return (
+        json.dumps({"query": f"a shape in {event['video']}", "video": event["video"], "start": start, "end": end})
+        + "\n"
+    )
 
 
 def test_every_python_block_of_the_api_page_runs(world, tmp_path, monkeypatch, capsys):

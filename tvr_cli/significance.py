@@ -6,7 +6,7 @@ The unit is the video: captions of one video are resampled together, because the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,25 @@ def intervals(ranks: Ranks, *, seed: int = 0, draws: int = DRAWS) -> dict[str, l
     means = _resampled_means(stacked, video, seed=seed, draws=draws)
     low, high = _percentiles(means)
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(names)}
+
+
+def resampled(
+    statistics: Sequence[Callable[[Floats], Floats]], group: Ints, *, seed: int = 0, draws: int = DRAWS
+) -> list[tuple[float, float]]:
+    """Return [low, high] of any statistics of N queries: 95 % percentile bootstrap over groups of queries.
+
+    statistics: each takes weights [B, N], how often a draw has each query, and returns [B] values; NaN is a draw that
+    it has no value for. All of them see the same draws. An interval of NaN: no draw had a value.
+    """
+    blocks = [np.stack([one(weights) for one in statistics]) for weights in _weights(group, seed=seed, draws=draws)]
+    values = np.concatenate(blocks, axis=1)  # [M, draws]
+    edge = 100.0 * (1.0 - LEVEL) / 2.0
+    found = []
+    for row in values:
+        known = row[~np.isnan(row)]
+        low, high = np.percentile(known, [edge, 100.0 - edge]) if len(known) else (math.nan, math.nan)
+        found.append((float(low), float(high)))
+    return found
 
 
 def compare(
@@ -117,17 +136,25 @@ def _resampled_means(values: Floats, video: Ints, *, seed: int, draws: int) -> F
     """Return [draws, M] means of values [N, M] with the videos drawn again with replacement."""
     _, of_query = np.unique(video, return_inverse=True)
     sums = _sums_by_group(values, of_query)
-    groups = len(sums)
-    counts = np.bincount(of_query, minlength=groups).astype(np.float64)
+    counts = np.bincount(of_query, minlength=len(sums)).astype(np.float64)
+    drawn = _drawn(len(sums), seed=seed, draws=draws)
+    return np.concatenate([(weight @ sums) / (weight @ counts)[:, None] for weight in drawn])
+
+
+def _weights(group: Ints, *, seed: int, draws: int) -> Iterator[Floats]:
+    """Yield [B, N]: how often each draw has each query, the queries of a group together."""
+    names, of_query = np.unique(group, return_inverse=True)
+    return (weight[:, of_query] for weight in _drawn(len(names), seed=seed, draws=draws))
+
+
+def _drawn(groups: int, *, seed: int, draws: int) -> Iterator[Floats]:
+    """Yield [B, G]: how often each draw has each of G groups, drawn with replacement."""
     rng = np.random.default_rng(seed)
-    means = []
     for start in range(0, draws, _BLOCK):
         size = min(_BLOCK, draws - start)
         picked = rng.integers(0, groups, (size, groups))
         flat = (picked + np.arange(size)[:, None] * groups).ravel()
-        weight = np.bincount(flat, minlength=size * groups).reshape(size, groups).astype(np.float64)
-        means.append((weight @ sums) / (weight @ counts)[:, None])
-    return np.concatenate(means)
+        yield np.bincount(flat, minlength=size * groups).reshape(size, groups).astype(np.float64)
 
 
 def _percentiles(means: Floats) -> tuple[Floats, Floats]:
