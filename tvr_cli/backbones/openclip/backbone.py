@@ -18,13 +18,9 @@ import tvr_cli.backbones.openclip.export as export
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli.backbones.base import Description, count_flops
 from tvr_cli.backbones.hub import Wanted, no_network
+from tvr_cli.backbones.openclip import hugging_face_names
 from tvr_cli.backbones.openclip.licences import licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv
-from tvr_cli.backbones.base import Backbone, Description, count_flops
-from tvr_cli.backbones.hub import Wanted
-from tvr_cli.backbones.openclip import hugging_face_names
-from tvr_cli.backbones.openclip.licences import Licence, licence_of
-from tvr_cli.backbones.openclip.pixels import PixelConv, normalize
 from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
