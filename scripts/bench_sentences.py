@@ -4,7 +4,8 @@
 
 300 sentences of the bank, one thread, processor time. ViT-B/32's text tower with random weights (width 512, 12 layers,
 8 heads, GELU, or with --quick OpenAI's QuickGELU), written to a temporary file and mapped; an index of 1 000 synthetic
-clips (D 512, F 12), `text_guided`. The floor is one pass of the tower's products over all sentences' tokens, no pads.
+clips (D 512, F 12), `text_guided`, searched without torch as `tvr query -` does. The floor is one pass of the tower's
+products over all sentences' tokens, no pads.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from safetensors.numpy import save_file
 from tvr_cli.backbones.text_tower.bpe import BytePairs
 from tvr_cli.backbones.text_tower.mapped import MappedTensors
 from tvr_cli.backbones.text_tower.tower import Configuration, TextTower
-from tvr_cli.engine.searching import bank, measure
-from tvr_cli.engine.searching.search import SearchOptions, search
+from tvr_cli.engine.searching import bank, light_search, measure
+from tvr_cli.engine.searching.hits import SearchOptions
+from tvr_cli.methods import _light
+from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.store import write_index
-from tvr_cli.types import TextFeatures
 
 WIDTH, LAYERS, HEADS, CONTEXT, WORDS = 512, 12, 8, 77, 49_408
 
@@ -52,10 +54,8 @@ def main() -> None:
         made = write_index(
             given.child, {}, blocks(given, options.clips, 0), measure=lambda index: measured(method, index)
         )
-        text = method.encode_text(
-            TextFeatures(torch.arange(len(ids)), torch.from_numpy(pooled), None, torch.from_numpy(n_tokens))
-        )
-        _, search_s = best(lambda: search(method, made, text, SearchOptions()))
+        index, light = ArrayIndex.open(made.folder), _light.METHODS[given.method]()
+        _, search_s = best(lambda: light_search.search(light, index, pooled, SearchOptions()))
         row(f"search of {options.clips} clips", search_s, len(sentences))
         _, floor = best(lambda: products(tower, int(n_tokens.sum())))
         row("the tower's matrix products", floor, len(sentences))

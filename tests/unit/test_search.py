@@ -5,6 +5,8 @@ import io
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from indexes import DIM, blocks, captions, edit_head, head, make, method, videos
 
 from tvr_cli.engine.searching.search import SearchOptions, search, time_span
@@ -453,3 +455,18 @@ def test_one_sentence_gets_the_rows_that_it_gets_among_others(tmp_path, vectors)
         alone = index.candidates(one[None], 20)[0]
         best = scores.topk(20).values  # compared as scores: fp32 sums in another order may swap equals
         assert torch.allclose(scores[alone], best, atol=1e-6) and torch.allclose(scores[rows], best, atol=1e-6)
+
+
+@given(
+    st.integers(1, 900), st.integers(1, 60), st.sampled_from([1, 4, 128]), st.integers(0, 2**32 - 1), st.floats(0, 1)
+)
+def test_the_rows_near_the_best_are_those_of_sorting_everything(rows, n, block, seed, gone):
+    """With equal products, with some within the margin of each other, and with deleted clips, -inf, among them."""
+    g = torch.Generator().manual_seed(seed)
+    rough = (torch.randint(0, 300, (rows,), generator=g) * 7e-4).half().float()
+    rough[torch.rand(rows, generator=g) < gone] = -torch.inf
+    n = min(n, rows)
+    plain = (rough >= rough.topk(n).values[-1] - index_store._MARGIN).nonzero()[:, 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_store, "_BLOCK", block)
+        assert torch.equal(index_store._reaching(rough, n), plain)

@@ -8,7 +8,7 @@ Letters: T captions, L token slots, W width, D features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,10 +157,13 @@ class TextTower:
             attended[start : start + texts * length] = self._attended(joint[start : start + texts * length], texts)
         if wanted is not None:
             x, attended = x[wanted], attended[wanted]
-        x = x + self._linear(attended, f"{name}attn.out_proj.weight", f"{name}attn.out_proj.bias")
-        hidden = self._linear(self._norm(x, f"{name}ln_2"), f"{name}mlp.c_fc.weight", f"{name}mlp.c_fc.bias")
-        hidden = _quick_gelu(hidden) if self._about.quick_gelu else _gelu(hidden)
-        return x + self._linear(hidden, f"{name}mlp.c_proj.weight", f"{name}mlp.c_proj.bias")
+        x = self._added(x, attended, f"{name}attn.out_proj.weight", f"{name}attn.out_proj.bias")
+        hidden = self._norm(x, f"{name}ln_2") @ self._get(f"{name}mlp.c_fc.weight").T
+        bias, activate = self._get(f"{name}mlp.c_fc.bias"), _quick_gelu if self._about.quick_gelu else _gelu
+        for some in _blocks(hidden):
+            some += bias
+            activate(some)
+        return self._added(x, hidden, f"{name}mlp.c_proj.weight", f"{name}mlp.c_proj.bias")
 
     def _attended(self, joint: np.ndarray, texts: int) -> np.ndarray:
         """Return causal attention [N, W] within each of some sentences of one length; joint: [N, 3 W]."""
@@ -178,49 +181,66 @@ class TextTower:
         found += self._get(bias)
         return found
 
+    def _added(self, x: np.ndarray, y: np.ndarray, weight: str, bias: str) -> np.ndarray:
+        """Return x + a linear map of y."""
+        found, offset = y @ self._get(weight).T, self._get(bias)
+        for some, kept in zip(_blocks(found), _blocks(x), strict=True):
+            some += offset
+            some += kept
+        return found
+
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
-        centred = x - x.mean(-1, keepdims=True)
-        variance = np.square(centred).mean(-1, keepdims=True)
-        return centred / np.sqrt(variance + _EPSILON) * self._get(f"{name}.weight") + self._get(f"{name}.bias")
+        found = np.empty_like(x)
+        weight, bias = self._get(f"{name}.weight"), self._get(f"{name}.bias")
+        for some, centred in zip(_blocks(x), _blocks(found), strict=True):
+            np.subtract(some, some.mean(-1, keepdims=True), out=centred)
+            variance = np.square(centred).mean(-1, keepdims=True)
+            centred /= np.sqrt(variance + _EPSILON)
+            centred *= weight
+            centred += bias
+        return found
 
     def _get(self, name: str) -> np.ndarray:
         return self._tensors[self._prefix + name]
 
 
-def _quick_gelu(x: np.ndarray) -> np.ndarray:
-    found = x * np.float32(-1.702)
-    np.exp(found, out=found)
-    found += 1.0
-    return np.divide(x, found, out=found)
+def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield [N, W] some rows at a time: what is done to them step by step stays in the cache."""
+    rows = max(1, _CACHED // x.shape[1])
+    for start in range(0, len(x), rows):
+        yield x[start : start + rows]
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
-    """Return x (1 + erf(x / sqrt 2)) / 2 of [N, W], some rows at a time: the steps between stay in the cache.
+def _quick_gelu(x: np.ndarray) -> None:
+    """Make x sigmoid(1.702 x) of x, in place."""
+    below = x * np.float32(-1.702)
+    np.exp(below, out=below)
+    below += 1.0
+    x /= below
+
+
+def _gelu(x: np.ndarray) -> None:
+    """Make x (1 + erf(x / sqrt 2)) / 2 of x, in place.
 
     numpy lacks erf. 1 - erf(z) is a polynomial in 1 / (1 + p z) times exp(-z^2) to 1.5e-7, about what float32 rounds
     (Abramowitz and Stegun 1964, 7.1.26); of z = |x| / sqrt 2 it is what x loses, or is left of it below 0.
     """
-    found = np.empty_like(x)
-    rows = max(1, _CACHED // x.shape[1])
-    for start in range(0, len(x), rows):
-        some, kept = x[start : start + rows], found[start : start + rows]
-        size = np.abs(some)
-        near = size * _NEAR
-        near += 1.0
-        np.reciprocal(near, out=near)
-        lost = near * _ERFC[0]
-        for factor in _ERFC[1:]:
-            lost += factor
-            lost *= near
-        bell = np.square(some, out=near)
-        bell *= -0.5
-        lost *= np.exp(bell, out=bell)
-        lost *= size
-        lost *= 0.5
-        np.subtract(np.maximum(some, 0.0, out=kept), lost, out=kept)
-    return found
+    size = np.abs(x)
+    near = size * _NEAR
+    near += 1.0
+    np.reciprocal(near, out=near)
+    lost = near * _ERFC[0]
+    for factor in _ERFC[1:]:
+        lost += factor
+        lost *= near
+    bell = np.square(x, out=near)
+    bell *= -0.5
+    lost *= np.exp(bell, out=bell)
+    lost *= size
+    np.maximum(x, 0.0, out=x)
+    x -= lost
 
 
 _CACHED = 2**15  # numbers: 128 KB
 _NEAR = np.float32(0.3275911 * 2**-0.5)
-_ERFC = [np.float32(a) for a in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)]
+_ERFC = [np.float32(a / 2) for a in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)]  # of half

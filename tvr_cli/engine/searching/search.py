@@ -127,10 +127,10 @@ def _answer(
     at = torch.tensor([position for position, _ in found])
     # A shortlist is read once; of a search through every clip only the hits are read again.
     video = kept.rows(at) if kept is not None else index.encoding(rows[at])
-    weights = method.explain(text, video)[0].cpu()  # [hits, F]
+    weights = method.explain(text, video)[0].float().cpu().numpy()  # [hits, F]
     hits = []
     for rank, ((position, clip), weight) in enumerate(zip(found, weights, strict=True), start=1):
-        ts = torch.tensor(clip.ts, dtype=torch.float64)
+        ts = np.array(clip.ts)
         start, end = time_span(weight[: len(ts)], ts, clip.start, clip.end)
         hits.append(Hit(rank, float(scores[position]), clip.file_id, clip.path, start, end))
     return hits

@@ -39,6 +39,7 @@ NULL_TEXTS = "null.text"  # the column of sentences that answers are compared wi
 _SCAN_ROWS = 1024  # vectors that are widened to float32 at a time: they stay in the cache
 _SCAN_QUERIES = 32  # sentences scanned at a time: their scores are 4 bytes a clip each
 _MARGIN = 2e-3  # of products of unit vectors in half precision: twice their error, and a third more
+_BLOCK = 128  # rough products of which the best is looked at first
 _MOST_SEGMENTS = 8  # each has some fifteen files open, and each scan visits all
 _MOST_DELETED = 0.2
 
@@ -246,11 +247,10 @@ class Index(OpenedIndex):
         by 2^-12 for the query's rounding and at most 2^-11 for its own, so what lies `_MARGIN` below the n-th is out.
         """
         half = query.half()
-        parts = [(s["coarse"].flatten(0, 1) @ half).view(-1, s["coarse"].shape[1]).amax(1) for s in self._segments]
-        rough = torch.cat(parts).float()
+        rough = torch.cat([_nearest_half(segment["coarse"], half) for segment in self._segments]).float()
         if self._deleted is not None:
             rough.masked_fill_(self._deleted, -torch.inf)
-        rows = (rough >= rough.topk(n).values[-1] - _MARGIN).nonzero()[:, 0]
+        rows = _reaching(rough, n)
         exact = [_nearest(self._gather(some, "coarse"), query[None])[0] for some in rows.split(_SCAN_ROWS)]
         return rows[torch.cat(exact).topk(n).indices]
 
@@ -333,6 +333,27 @@ def _nearest(vectors: Tensor, query: Tensor) -> Tensor:
     """Return [Q, n] float32: the largest product of each query [Q, D] with a clip's vectors [n, K, D]."""
     near = vectors.float().flatten(0, 1) @ query.T  # [n * K, Q]
     return near.view(len(vectors), vectors.shape[1], len(query)).amax(1).T
+
+
+def _nearest_half(vectors: Tensor, query: Tensor) -> Tensor:
+    """Return [n] in half precision: the largest product of one query [D] with a clip's vectors [n, K, D]."""
+    products = vectors.flatten(0, 1) @ query
+    return products if vectors.shape[1] == 1 else products.view(vectors.shape[:2]).amax(1)
+
+
+def _reaching(rough: Tensor, n: int) -> Tensor:
+    """Return the rows of `rough` [V] that lie at most `_MARGIN` below the n-th largest, ascending.
+
+    A million numbers are sorted for their n-th in 4 ms. The n-th largest of the best of each block is no larger, and
+    what lies below it is left out first.
+    """
+    whole = len(rough) // _BLOCK * _BLOCK
+    if whole // _BLOCK < n:
+        return (rough >= rough.topk(n).values[-1] - _MARGIN).nonzero()[:, 0]
+    at_most = rough[:whole].view(-1, _BLOCK).amax(1).topk(n).values[-1]
+    rows = (rough >= at_most - _MARGIN).nonzero()[:, 0]
+    near = rough[rows]
+    return rows[near >= near.topk(n).values[-1] - _MARGIN]
 
 
 def _named(asked: Mapping[str, str | None]) -> dict[str, str]:
