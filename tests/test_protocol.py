@@ -34,7 +34,7 @@ VERBS = {
         "workers: 'int | None' = None, timeout: 'float' = 120.0, shard: 'str' = '1/1', "
         "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = True, "
         "forget: 'bool' = False, follow: 'bool' = False, tracks: 'str' = 'default', "
-        "repair: 'str | None' = None, dry_run: 'bool' = False, "
+        "memory_budget: 'str | None' = None, repair: 'str | None' = None, dry_run: 'bool' = False, "
         "again: 'str' = '') -> 'ExtractReport | ExtractEstimate'"
     ),
     "features": (

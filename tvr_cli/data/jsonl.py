@@ -108,9 +108,17 @@ def read_captions(file: Path | CaptionsFile, *, empty: bool = False) -> list[Cap
     Raises DataError, with file and line, for anything that is not as the module's docstring says.
     """
     file = CaptionsFile(file) if isinstance(file, Path) else file
+    captions = list(unlike_ids(each_caption(file), file.path))
+    if not captions:
+        raise no_captions(file.path)
+    if not empty:
+        refuse_empty(captions)
+    return captions
+
+
+def each_caption(file: CaptionsFile) -> Iterator[Caption]:
+    """Yield the captions of a file one by one, as `read_captions` says; ids that occur twice are not looked for."""
     path = file.path
-    captions: list[Caption] = []
-    places: dict[str, str] = {}
     count: dict[str, int] = defaultdict(int)
     table = is_table(path) and path.is_file()
     for where, said in records(path) if table else _lines(path):
@@ -120,17 +128,24 @@ def read_captions(file: Path | CaptionsFile, *, empty: bool = False) -> list[Cap
             if not caption.id:
                 caption = replace(caption, id=f"{caption.video}#{count[caption.video]}")
                 count[caption.video] += 1
-            if caption.id in places:
-                at = places[caption.id].removeprefix(f"{path}:").strip()
-                at = f"line {at}" if at.isdigit() else at
-                raise DataError(f"{where}: the id {caption.id!r} is that of {at} already")
-            places[caption.id] = where
-            captions.append(caption)
-    if not captions:
-        raise DataError(f"{str(path)!r} holds no captions; expected lines like {EXAMPLE}")
-    if not empty:
-        refuse_empty(captions)
-    return captions
+            yield caption
+
+
+def unlike_ids(captions: Iterable[Caption], path: Path) -> Iterator[Caption]:
+    """Yield captions of a file. Raises DataError, naming both places, at an id that another one has."""
+    places: dict[str, str] = {}
+    for caption in captions:
+        if caption.id in places:
+            at = places[caption.id].removeprefix(f"{path}:").strip()
+            at = f"line {at}" if at.isdigit() else at
+            raise DataError(f"{caption.source}: the id {caption.id!r} is that of {at} already")
+        places[caption.id] = caption.source
+        yield caption
+
+
+def no_captions(path: Path) -> DataError:
+    """Return the error of a file without captions."""
+    return DataError(f"{str(path)!r} holds no captions; expected lines like {EXAMPLE}")
 
 
 def resolve(
@@ -144,20 +159,31 @@ def resolve(
     Raises DataError with the caption's source for an unknown or ambiguous video, a time outside of the video, or a
     video that is in train and in another split.
     """
-    names = _Names(clips, absent)
     found: list[Resolved] = []
     aside: list[Caption] = []
+    for caption in each_resolved(captions, clips, absent=absent, strict=strict):
+        if isinstance(caption, Resolved):
+            found.append(caption)
+        else:
+            aside.append(caption)
+    return assign_splits(found), aside
+
+
+def each_resolved(
+    captions: Iterable[Caption], clips: Sequence[ClipInfo], *, absent: Iterable[str] = (), strict: bool = True
+) -> Iterator[Resolved | Caption]:
+    """Yield each caption with its clips, or alone where its video is not there. Raises as `resolve`, but for splits."""
+    names = _Names(clips, absent)
     for caption in captions:
         rows = names.find(caption)
         known_as = names.absent(caption.video)
         if not rows and (known_as or not strict):
-            aside.append(replace(caption, video=known_as or caption.video))
+            yield replace(caption, video=known_as or caption.video)
         elif not rows:
             raise DataError(names.unknown(caption))
         else:
             rows = _in_time(caption, rows, clips)
-            found.append(Resolved(caption, tuple(rows), clips[rows[0]].file_id))
-    return assign_splits(found), aside
+            yield Resolved(caption, tuple(rows), clips[rows[0]].file_id)
 
 
 def assign_splits(captions: Sequence[Resolved]) -> list[Resolved]:
@@ -165,20 +191,35 @@ def assign_splits(captions: Sequence[Resolved]) -> list[Resolved]:
 
     Raises DataError for a video with captions in train and in another split: its result would be inflated.
     """
-    stated: dict[str, dict[Split, str]] = defaultdict(dict)  # file id -> split -> where that is said first
+    splits = StatedSplits()
     for c in captions:
-        if c.caption.split is not None:
-            stated[c.file_id].setdefault(c.caption.split, c.caption.source)
-    for file_id, splits in stated.items():
-        if "train" in splits and len(splits) > 1:
-            said = ", ".join(f"{split} at {source}" for split, source in splits.items())
-            raise DataError(
-                f"the video {file_id!r} has captions to train on and to be judged by ({said}); a result would be "
-                "inflated. Give all captions of a video one split"
-            )
-        if len(splits) > 1:
-            warn_once(f"the video {file_id!r} has captions in the splits {', '.join(sorted(splits))}")
+        splits.add(c)
+    splits.check()
+    stated = splits.of_file
     return [c if c.caption.split else replace(c, caption=replace(c.caption, split=_split(c, stated))) for c in captions]
+
+
+class StatedSplits:
+    """Which splits the captions of each file name. of_file: file id -> split -> where that is said first."""
+
+    def __init__(self) -> None:
+        self.of_file: dict[str, dict[Split, str]] = defaultdict(dict)
+
+    def add(self, c: Resolved) -> None:
+        if c.caption.split is not None:
+            self.of_file[c.file_id].setdefault(c.caption.split, c.caption.source)
+
+    def check(self) -> None:
+        """Raise DataError for a video with captions in train and in another split; warn of other differences."""
+        for file_id, splits in self.of_file.items():
+            if "train" in splits and len(splits) > 1:
+                said = ", ".join(f"{split} at {source}" for split, source in splits.items())
+                raise DataError(
+                    f"the video {file_id!r} has captions to train on and to be judged by ({said}); a result would be "
+                    "inflated. Give all captions of a video one split"
+                )
+            if len(splits) > 1:
+                warn_once(f"the video {file_id!r} has captions in the splits {', '.join(sorted(splits))}")
 
 
 def split_of(video_id: str) -> Split:

@@ -537,6 +537,6 @@ def _provenance() -> dict[str, Any]:
         "tvr": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "decoders": decoder_versions(),
+        "decoders": dict(decoder_versions()),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

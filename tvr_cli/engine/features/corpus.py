@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from tvr_cli import commands, data, files
 from tvr_cli.data import jsonl
+from tvr_cli.data.annotation_files import refuse_empty
 from tvr_cli.data.columns import CaptionsFile
 from tvr_cli.data.jsonl import Resolved
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger
+from tvr_cli.stores.features.rows import text_row_key
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.types import Caption, Manifest
 
+_TEXT_KEY, _ID_KEY = np.dtype("S12"), np.dtype("S8")  # bytes of `text_row_key`; of a hash that tells ids apart
 Captions = Path | CaptionsFile | Manifest | str | FeatureStore | None
 
 
@@ -56,17 +62,9 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
     """
     if isinstance(captions, FeatureStore):
         return _held(captions, frames)
+    captions = _found(captions, frames, last)
     if captions is None:
-        captions = _remembered(last) or frames.captions_beside
-        if captions is None:
-            logger.info("no captions: the features will serve queries, but not training or evaluation")
-            return Corpus()
-        said = captions.path if isinstance(captions, CaptionsFile) else captions
-        logger.info("captions: %s", f"the data set {said.name}" if isinstance(said, Manifest) else said)
-    if isinstance(captions, str):
-        captions = data.load(captions)
-    if isinstance(captions, Path):
-        captions = CaptionsFile(captions)
+        return Corpus()
     if isinstance(captions, CaptionsFile):
         as_read = _as_read([captions.path])
         named = _of_their_folder(jsonl.read_captions(captions), captions.path, frames)
@@ -79,15 +77,102 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
         absent = [*captions.missing, *_failed(frames)]
         resolved, aside = jsonl.resolve(captions.captions, frames.records, absent=absent, strict=strict)
         origin = _origin(captions)
+    _tell_of_aside(len(resolved), len(aside), dict.fromkeys(c.video for c in aside), frames)
+    return Corpus(resolved, aside, origin)
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many captions there are, without the captions.
+
+    texts: [n] S12, the keys of different ones. aside: captions of videos without a clip.
+    """
+
+    total: int = 0
+    texts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=_TEXT_KEY))
+    aside: int = 0
+
+    def unlike(self, keys: Iterable[str]) -> int:
+        """Return how many texts have another key than these (`rows.text_row_key`)."""
+        there = np.frombuffer(b"".join(map(bytes.fromhex, keys)), dtype=_TEXT_KEY)
+        return int(np.isin(self.texts, there, invert=True).sum())
+
+
+def count_captions(captions: Captions, frames: FrameStore, last: FeatureStore | None) -> Census:
+    """Count what `read_corpus` reads, and raise what it raises. Of a captions file one caption at a time is held."""
+    if not isinstance(captions, FeatureStore):
+        captions = _found(captions, frames, last)
+        if captions is None:
+            return Census()
+        if isinstance(captions, CaptionsFile):
+            return _counted(captions, frames)
+    corpus = read_corpus(captions, frames, last)
+    return Census(
+        len(corpus.captions), _unique(map(_text_key, (c.caption for c in corpus.captions))), len(corpus.aside)
+    )
+
+
+def _counted(file: CaptionsFile, frames: FrameStore) -> Census:
+    """Go through a captions file."""
+    keys, ids, aside = bytearray(), bytearray(), dict[str, int]()
+    wordless, splits = list[Caption](), jsonl.StatedSplits()
+    named = _of_their_folder(jsonl.each_caption(file), file.path, frames)
+    for c in jsonl.each_resolved(named, frames.records, absent=_failed(frames)):
+        caption = c.caption if isinstance(c, Resolved) else c
+        ids += hashlib.blake2b(caption.id.encode(), digest_size=_ID_KEY.itemsize).digest()
+        if not caption.text.strip():
+            wordless.append(caption)
+        if isinstance(c, Resolved):
+            keys += _text_key(caption)
+            splits.add(c)
+        else:
+            aside[caption.video] = aside.get(caption.video, 0) + 1
+    if not ids:
+        raise jsonl.no_captions(file.path)
+    refuse_empty(wordless)
+    unlike = np.unique(np.frombuffer(ids, dtype=_ID_KEY))
+    if len(unlike) < len(ids) // _ID_KEY.itemsize:
+        for _ in jsonl.unlike_ids(jsonl.each_caption(file), file.path):  # says which
+            pass
+    splits.check()
+    total = len(keys) // _TEXT_KEY.itemsize
+    _tell_of_aside(total, sum(aside.values()), aside, frames)
+    return Census(total, np.unique(np.frombuffer(keys, dtype=_TEXT_KEY)), sum(aside.values()))
+
+
+def _text_key(caption: Caption) -> bytes:
+    return bytes.fromhex(text_row_key(caption.text))
+
+
+def _unique(keys: Iterable[bytes]) -> np.ndarray:
+    return np.unique(np.frombuffer(b"".join(keys), dtype=_TEXT_KEY))
+
+
+def _found(
+    captions: Path | CaptionsFile | Manifest | str | None, frames: FrameStore, last: FeatureStore | None
+) -> CaptionsFile | Manifest | None:
+    """Return what `read_corpus` reads, None where there are no captions."""
+    if captions is None:
+        captions = _remembered(last) or frames.captions_beside
+        if captions is None:
+            logger.info("no captions: the features will serve queries, but not training or evaluation")
+            return None
+        said = captions.path if isinstance(captions, CaptionsFile) else captions
+        logger.info("captions: %s", f"the data set {said.name}" if isinstance(said, Manifest) else said)
+    if isinstance(captions, str):
+        return data.load(captions)
+    return CaptionsFile(captions) if isinstance(captions, Path) else captions
+
+
+def _tell_of_aside(resolved: int, aside: int, videos: Mapping[str, object], frames: FrameStore) -> None:
+    """Say how many captions have no clip. videos: theirs, in the order of the captions. Raises DataError where all."""
     if not resolved:
         raise DataError(
-            f"none of the {len(aside)} captions is about one of the {len(frames.records)} extracted clips "
-            f"(the first is about {aside[0].video!r}, the first clip is {frames.records[0].id!r})"
+            f"none of the {aside} captions is about one of the {len(frames.records)} extracted clips "
+            f"(the first is about {next(iter(videos))!r}, the first clip is {frames.records[0].id!r})"
         )
     if aside:
-        videos = len({c.video for c in aside})
-        logger.warning("%d captions of %d videos without frames were set aside", len(aside), videos)
-    return Corpus(resolved, aside, origin)
+        logger.warning("%d captions of %d videos without frames were set aside", aside, len(videos))
 
 
 def _held(store: FeatureStore, frames: FrameStore) -> Corpus:
@@ -117,7 +202,7 @@ def _origin(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _of_their_folder(captions: list[Caption], file: Path, frames: FrameStore) -> list[Caption]:
+def _of_their_folder(captions: Iterable[Caption], file: Path, frames: FrameStore) -> Iterable[Caption]:
     """Return captions with the ids that the videos beside their file have, where those have its folder's name in front.
 
     Without it `GX01.mp4` would mean the file of that name in the folder that was extracted first.
@@ -127,7 +212,7 @@ def _of_their_folder(captions: list[Caption], file: Path, frames: FrameStore) ->
         return captions
     there = {name for r in frames.records for name in (r.id, r.file_id, str(PurePosixPath(r.file_id).with_suffix("")))}
     wanted = ((c, f"{prefix}/{c.video}") for c in captions)
-    return [dataclasses.replace(c, video=own) if own in there else c for c, own in wanted]
+    return (dataclasses.replace(c, video=own) if own in there else c for c, own in wanted)
 
 
 def _as_read(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from tvr_kernels import gemm
@@ -28,7 +28,7 @@ from tvr_cli.engine import suggest
 from tvr_cli.engine.device import computes_in_half, pick_device
 from tvr_cli.engine.features import cost, word_importance
 from tvr_cli.engine.features.choose import DEFAULT_BACKBONE, choose_backbone
-from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
+from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.frame_batches import frame_batches
@@ -56,6 +56,7 @@ __all__ = [
     "precompute",
 ]
 
+_Read = TypeVar("_Read")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # A shard is the unit of resuming: what may be lost when a run is stopped.
 _SHARD_BYTES = 64_000_000
@@ -167,7 +168,9 @@ def precompute(
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames, corpus, about, plan = _inputs(workspace, backbone, captions, options, may_ask=True)
+    frames, corpus, about, plan = _inputs(
+        workspace, backbone, partial(read_corpus, captions), options, own=_is_own(captions), may_ask=True
+    )
     device = pick_device(options.device)
     model = registry.load(
         about.name,
@@ -221,7 +224,15 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    return _planned(workspace, *_inputs(workspace, backbone, captions, options, may_ask=False), options)
+    found = _inputs(
+        workspace, backbone, partial(count_captions, captions), options, own=_is_own(captions), may_ask=False
+    )
+    return _planned(workspace, *found, options)
+
+
+def _is_own(captions: Captions) -> bool:
+    """Return whether captions are of one's own videos, and not of a data set, which keeps what its papers took."""
+    return captions is None or isinstance(captions, Path)
 
 
 def backbone_of(
@@ -251,17 +262,25 @@ def _remember_text(model: Backbone, name: str) -> None:
 
 
 def _inputs(
-    workspace: Workspace, backbone: str | None, captions: Captions, options: PrecomputeOptions, *, may_ask: bool
-) -> tuple[FrameStore, Corpus, Description, FeaturePlan]:
-    """Return what features are computed from, with what and how, or refuse it."""
+    workspace: Workspace,
+    backbone: str | None,
+    read: Callable[[FrameStore, FeatureStore | None], _Read],
+    options: PrecomputeOptions,
+    *,
+    own: bool,
+    may_ask: bool,
+) -> tuple[FrameStore, _Read, Description, FeaturePlan]:
+    """Return what features are computed from, with what and how, or refuse it.
+
+    read: the captions, or how many there are, of the frames and of the newest features.
+    """
     frames = workspace.frames()
     if not frames.records:
         raise DataError(
             f"the frame store {str(frames.root)!r} holds no clip; run: "
             + commands.tvr("extract-frames", *workspace.video_roots(), workspace=workspace)
         )
-    corpus = read_corpus(captions, frames, workspace.newest_features())
-    own = captions is None or isinstance(captions, Path)  # else a data set, which keeps what its papers took
+    corpus = read(frames, workspace.newest_features())
     chosen = choose_backbone(
         backbone,
         workspace,
@@ -426,12 +445,12 @@ def _new_clips(records: Sequence[ClipRecord], there: set[str]) -> list[ClipRecor
     return [r for key, r in reversed(new.items()) if key not in there]
 
 
-def _keys_there(folder: Path, workspace: Workspace) -> set[str]:
-    """Return the keys of all rows that a store has, whether it was finished or not."""
+def _keys_there(folder: Path, workspace: Workspace, kind: str) -> set[str]:
+    """Return the keys of all rows of a kind that a store has, whether it was finished or not."""
     if not (folder / heads.HEAD).is_file():
         return set()
     _, lines = heads.read(folder, workspace)
-    return {key for line in lines for key in feature_rows.read_or_none(folder, line) or ()}
+    return {key for line in lines if line.kind == kind for key in feature_rows.read_or_none(folder, line) or ()}
 
 
 def _unique_texts(corpus: Corpus) -> dict[str, str]:
@@ -502,33 +521,35 @@ def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
 def _planned(
     workspace: Workspace,
     frames: FrameStore,
-    corpus: Corpus,
+    captions: Census,
     about: Description,
     plan: FeaturePlan,
     options: PrecomputeOptions,
 ) -> PrecomputePreview:
-    folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
+    folder, records, texts = workspace.features_folder, list(frames.records), len(captions.texts)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint = None
     if about.weights is not None:
         identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
         fingerprint = features.fingerprint_of(plan.identity(identity, frames.identity))
         folder = folder / fingerprint
-        there = _keys_there(folder, workspace)
+        there = _keys_there(folder, workspace, "video")
         records = _new_clips(records, there)
-        texts = {key: text for key, text in texts.items() if key not in there}
+        texts = captions.unlike(_keys_there(folder, workspace, "text"))
     itemsize = DTYPES[options.dtype].itemsize
     slots = sum(plan.slots or r.n_frames for r in records) if "frames" in about.provides else 0
     vectors = len(records) if "video.pooled" in about.provides else 0
-    tokens = len(texts) * (plan.words.length + 1)
-    flops = per_frame * sum(about.frames or r.n_frames for r in records) + per_caption * len(texts)
+    tokens = texts * (plan.words.length + 1)
+    flops = per_frame * sum(about.frames or r.n_frames for r in records) + per_caption * texts
     device = pick_device(options.device)
     return PrecomputePreview(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
         clips=ClipCounts(len(frames.records), len(records), len(frames.records) - len(records)),
-        captions=_counts(corpus, encoded=len(texts), truncated=0),
+        captions=CaptionCounts(
+            total=captions.total, texts=len(captions.texts), encoded=texts, truncated=0, set_aside=captions.aside
+        ),
         size_bytes=(slots + vectors + tokens) * about.dim * itemsize,
         seconds=cost.seconds(flops, device, DTYPES[options.precision]) if flops else 0.0,
         sizes=PlannedSizes(slots, vectors, tokens, about.dim, itemsize),

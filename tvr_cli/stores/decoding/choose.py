@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 from tvr_cli.errors import ConfigError, DecodeError, did_you_mean
@@ -50,8 +53,9 @@ def check_decoder(name: str) -> None:
         raise ConfigError(f"unknown decoder {name!r}; expected auto, pyav or decord{did_you_mean(name, known)}")
 
 
-def decoder_versions() -> dict[str, str]:
-    """Return the version of each decoder that is installed, without importing it."""
+@cache
+def decoder_versions() -> Mapping[str, str]:
+    """Return the version of each decoder that is installed, without importing it; looked for once in a process."""
     from importlib import metadata
 
     found = {}
@@ -62,7 +66,7 @@ def decoder_versions() -> dict[str, str]:
                 break
             except metadata.PackageNotFoundError:
                 continue
-    return found
+    return MappingProxyType(found)
 
 
 def _check_file(path: Path) -> None:

@@ -6,6 +6,7 @@ colour matrix for BT.709. What is coded knows none of it; data sets, and stores 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,13 @@ def pixels_of(frame: Any, look: Look, aspect: tuple[int, int] | None) -> np.ndar
     aspect: width to height of a pixel.
     """
     if look == "coded":
-        return np.asarray(frame.to_ndarray(format="rgb24"))
+        return np.asarray(frame.reformat(format="rgb24", **_one_thread()).to_ndarray())
     if (transfer := _HDR.get(int(frame.color_trc))) is not None:
         # RGB of 16 bit is half a percent off in swscale; planes of 16 bit are exact.
-        luma, blue, red = (_plane(plane) for plane in frame.reformat(format="yuv444p16le").planes)
+        luma, blue, red = (_plane(plane) for plane in frame.reformat(format="yuv444p16le", **_one_thread()).planes)
         return stretched(to_sdr(luma, blue, red, transfer, full=int(frame.color_range) == _FULL_RANGE), aspect)
     matrix = _BT709 if is_unnamed_hd(frame.colorspace, frame.height, frame.format.name) else None
-    return stretched(frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray(), aspect)
+    return stretched(frame.reformat(format="rgb24", src_colorspace=matrix, **_one_thread()).to_ndarray(), aspect)
 
 
 def is_hdr(transfer: int) -> bool:
@@ -60,6 +61,17 @@ def stretched(pixels: np.ndarray, aspect: tuple[int, int] | None) -> np.ndarray:
     if size == (width, height) or max(ratio, 1 / ratio) > _LONGEST:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+@cache
+def _one_thread() -> dict[str, int]:
+    """Return what keeps PyAV from starting a thread a processor for each frame, which takes longer than a small frame.
+
+    Versions whose `reformat` does not have it, as its signature in the docstring says, start none.
+    """
+    from av import VideoFrame
+
+    return {"threads": 1} if "threads" in (VideoFrame.reformat.__doc__ or "") else {}
 
 
 def _plane(plane: Any) -> np.ndarray:

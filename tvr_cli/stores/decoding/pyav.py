@@ -53,8 +53,9 @@ class PyavDecoder:
             self._start_s = start_seconds(self._container)
             self._index = read_index(self._container, self._stream, beat)
             truncated = missing_content(self._container, self._stream, self._index, self._start_s)
-            self._reopen()
             self._by_order = from_start or not self._index.regular
+            if self._by_order:
+                self._reopen()
             ts, end = self._ts_by_order() if self._by_order else self._ts_by_packet()
             self.timeline = Timeline(ts, end, truncated)
         except _av_error() as e:
