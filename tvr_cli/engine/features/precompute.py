@@ -467,6 +467,7 @@ def _provenance(
         "tvr": __version__,
         "torch": torch.__version__,
         **model.versions(),
+        **({"weights_commit": commit} if (commit := model.about.commit) else {}),
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "machine": platform.machine(),
         "dtype": options.dtype,

@@ -21,8 +21,9 @@ class BackboneCard:
     """A backbone, without its weights. source: what they are called there. here: whether they are on this machine.
 
     fit, filter: how a picture becomes the square of `pixels` that it takes. licence: of its weights, empty where tvr
-    does not know it. page: of their authors, revision: the commit that is taken, None = the newest. languages: of
-    captions, `mul` = many. frames: of a clip, where it takes no other number.
+    does not know it. page: of their authors. revision: the commit that its name pins, None = the newest. commit: of
+    what is on this machine, where the hub's cache knows it. languages: of captions, `mul` = many. frames: of a clip,
+    where it takes no other number.
     """
 
     name: str
@@ -39,6 +40,7 @@ class BackboneCard:
     here: bool
     page: str
     revision: str | None
+    commit: str | None
     languages: Sequence[str]
     frames: int | None
 
@@ -124,7 +126,8 @@ def describe(name: str) -> BackboneCard:
         provides=sorted(about.provides),
         here=about.weights is not None,
         page=about.card.source,
-        revision=about.card.revision,
+        revision=about.revision,
+        commit=about.commit,
         languages=list(about.card.languages),
         frames=about.frames,
     )
