@@ -271,6 +271,7 @@ def _inputs(
         device=options.device,
         offline=options.offline,
         may_ask=may_ask,
+        captions=len(_unique_texts(corpus)),
     )
     about = registry.resolve(chosen)
     _require_view(frames, about, workspace)

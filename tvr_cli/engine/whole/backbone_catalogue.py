@@ -13,8 +13,6 @@ from tvr_cli.engine.whole.backbone_speed import Speed, speed_of
 from tvr_cli.errors import TvrError
 from tvr_cli.results.base import INLINE, OPTIONAL, Result
 
-_BYTES_A_PARAMETER = 4  # most weights are published in fp32
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneCard:
@@ -136,10 +134,12 @@ def describe(name: str) -> BackboneCard:
 def details(name: str) -> BackboneDetails:
     """Describe a backbone with what it takes its skeleton to know: parameters, operations, the methods it serves."""
     from tvr_cli.engine import suggest
+    from tvr_cli.engine.features import cost
 
     about = registry.resolve(name)
     skeleton = registry.skeleton(about)
     a_frame, a_caption = skeleton.cost(about.context_length)
+    to_download, estimated = cost.download_bytes(skeleton)
     usable = suggest.fitting(about.provides | {"importance"})
     parameters = sum(p.numel() for p in skeleton.parameters())
     return BackboneDetails(
@@ -152,8 +152,8 @@ def details(name: str) -> BackboneDetails:
         flop_a_caption=a_caption,
         tunable=not about.kind.cannot_save(about),
         methods=sorted(usable),
-        download_bytes=about.card.download_bytes or parameters * _BYTES_A_PARAMETER,
-        download_estimated=about.card.download_bytes is None,
+        download_bytes=to_download,
+        download_estimated=estimated,
         published=list(about.card.published),
     )
 
