@@ -96,7 +96,7 @@ class Measured:
 
     tokens: None where the family has none. ids_equal: real ids, and pads as the tower saw them. Cosines of a picture's
     vector with open_clip's: direct, the lowest of `SHAPES` from the decoded frame; stored, each of them from a whole
-    store of JPEG 90; cropped, the lowest from frames that were cropped, as 0.1.0 stored them, None for who sees others.
+    store of JPEG 90; by_them, the same pictures of that store shown to open_clip's own transform and tower.
     """
 
     about: Any
@@ -106,7 +106,7 @@ class Measured:
     ids_equal: bool
     direct: float
     stored: dict[str, float]
-    cropped: float | None
+    by_them: dict[str, float]
 
 
 def measure(family: Family, folder: Path) -> Measured:
@@ -118,8 +118,8 @@ def measure(family: Family, folder: Path) -> Measured:
     with torch.no_grad():
         image = _error(*_square(backbone, oracle, settings))
         text, tokens, ids_equal = _captions(backbone, oracle, tokenizer)
-        direct, stored, cropped = _pictures(backbone, oracle, settings)
-    return Measured(backbone.about, image, text, tokens, ids_equal, direct, stored, cropped)
+        direct, stored, by_them = _pictures(backbone, oracle, settings)
+    return Measured(backbone.about, image, text, tokens, ids_equal, direct, stored, by_them)
 
 
 @contextmanager
@@ -381,22 +381,25 @@ def _captions(backbone: Any, oracle: Any, tokenizer: Any) -> tuple[float, float 
 
 def _pictures(
     backbone: Backbone, oracle: Any, settings: dict[str, Any]
-) -> tuple[float, dict[str, float], float | None]:
-    """Return `Measured.direct`, `stored` and `cropped`."""
+) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Return `Measured.direct`, `stored` and `by_them`."""
     view, size = backbone.about.view, max(224, backbone.image_size)
     images = [picture(shape, 3) for shape in SHAPES.values()]
-    wanted = _theirs(oracle, torch.stack([_transformed(image, settings) for image in images]))
+    plan = FramePlan(size=size, fit="whole", short_side=size)
+    kept = [decode_jpeg(encode_jpeg(to_store(image, plan), plan.quality)) for image in images]
 
-    def cosines(kept: list[np.ndarray]) -> list[float]:
-        found = _ours(backbone, [see(image, view) for image in kept])
-        return [float(c) for c in torch.nn.functional.cosine_similarity(found, wanted, dim=-1)]
+    def theirs(pictures: list[np.ndarray]) -> Tensor:
+        return _theirs(oracle, torch.stack([_transformed(image, settings) for image in pictures]))
 
-    def through(plan: FramePlan) -> list[float]:
-        return cosines([decode_jpeg(encode_jpeg(to_store(image, plan), plan.quality)) for image in images])
+    def ours(pictures: list[np.ndarray]) -> Tensor:
+        return _ours(backbone, [see(image, view) for image in pictures])
 
-    stored = through(FramePlan(size=size, fit="whole", short_side=size))
-    cropped = min(through(FramePlan(size=size))) if view.fit == "crop" else None
-    return min(cosines(images)), dict(zip(SHAPES, stored, strict=True)), cropped
+    wanted = theirs(images)
+    direct, stored, by_them = (
+        [float(c) for c in torch.nn.functional.cosine_similarity(found, wanted, dim=-1)]
+        for found in (ours(images), ours(kept), theirs(kept))
+    )
+    return min(direct), dict(zip(SHAPES, stored, strict=True)), dict(zip(SHAPES, by_them, strict=True))
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:

@@ -34,7 +34,7 @@ def test_the_list_names_every_preset_without_weights_or_network(monkeypatch: pyt
     assert tiny == {
         "name": "demo-tiny", "library": "open_clip", "source": "shipped with tvr", "pixels": 64, "dim": 128,
         "context": 32, "provides": ["frames", "pooled", "tokens"], "here": True, "fit": "crop", "filter": "bicubic",
-        "licence": "Apache-2.0", "non_commercial": False, "page": "docs/demo.md", "revision": None,
+        "licence": "Apache-2.0", "non_commercial": False, "page": "docs/demo.md", "revision": None, "commit": None,
         "languages": ["en"], "frames": None,
     }  # fmt: skip
     shown = tvr("backbones").stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import random
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from tvr_cli.backbones import hub as hub_module
 from tvr_cli.backbones import registry
 from tvr_cli.cli import app
-from tvr_cli.errors import EnvironmentProblem
+from tvr_cli.errors import DataError, EnvironmentProblem
 
 REPOSITORY, WEIGHTS = "timm/PE-Core-B-16", "open_clip_model.safetensors"
 BYTES = random.Random(0).randbytes(300_000)
@@ -161,6 +162,67 @@ def test_a_tokenizer_comes_with_its_model(hub: Hub, cache: Path) -> None:
     shutil.rmtree(cache)
     assert "has none of tokenizer.json" in sentence(get("siglip2-b16"))
     assert not cache.exists()
+
+
+def fetched(name: str) -> Any:
+    """What loading does first."""
+    return registry.resolve(name).detail.fetched(offline=False)
+
+
+def test_loading_fetches_through_the_same_door(hub: Hub, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hub.break_after = 100_000
+    with pytest.raises(EnvironmentProblem, match="here; go on from there: tvr backbones get PE-Core-B-16/meta"):
+        fetched("pe-core-b16")
+    kept = next(cache.rglob("*.incomplete")).stat().st_size
+    hub.break_after, hub.asked = None, []
+    logging.getLogger("tvr").propagate = True
+    with caplog.at_level(logging.INFO, "tvr"):
+        assert fetched("pe-core-b16").weights.read_bytes() == BYTES
+    assert f"downloading {WEIGHTS} of {REPOSITORY}: 0 MB" in caplog.text
+    assert hub.bodies() == [(WEIGHTS, f"bytes={kept}-")] and parts(cache) == []
+    hub.asked = []
+    fetched("pe-core-b16")
+    assert hub.asked == []
+
+
+def test_loading_fetches_a_tokenizer_that_is_missing_beside_weights_that_are_here(hub: Hub) -> None:
+    repository = "timm/ViT-B-16-SigLIP2"
+    hub.files |= {(repository, name): name.encode() for name in (WEIGHTS, "tokenizer.json", "tokenizer_config.json")}
+    fetched("siglip2-b16")
+    names = [name for name, _ in hub.bodies()]
+    assert names == [WEIGHTS, "tokenizer.json", "tokenizer_config.json"]
+    tokenizer = next(Path(hub_module._storage(repository)).rglob("snapshots/*/tokenizer.json"))
+    tokenizer.resolve().unlink()
+    tokenizer.unlink()
+    hub.asked = []
+    fetched("siglip2-b16")
+    assert [name for name, _ in hub.bodies()] == ["tokenizer.json"]
+
+
+def test_a_model_of_transformers_comes_through_the_same_door(hub: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    import hf_folders
+
+    repository = "google/videoprism-lvt-base-f16r288"
+    for file in hf_folders.videoprism(tmp_path / "tiny").iterdir():
+        hub.files[repository, file.name] = file.read_bytes()
+    with pytest.raises(DataError, match="run the command again: it knows now"):  # it is not what is published there
+        registry.load(f"hf:{repository}")
+    assert ("model.safetensors", None) in hub.bodies()
+    hub.asked = []
+    assert registry.load(f"hf:{repository}").about.commit == COMMIT
+    assert hub.bodies() == []
+
+
+def test_the_commit_that_was_got_is_shown(hub: Hub) -> None:
+    def show(name: str) -> str:
+        return str(CliRunner().invoke(app, ["backbones", "show", name]).stdout)
+
+    assert "revision: not pinned (the hub's newest; what was got is recorded)" in show("pe-core-b16")
+    get()
+    assert f"revision: not pinned; {COMMIT} is on this machine" in show("pe-core-b16")
+    assert "revision: f4a64596bbcf9a2a94591b74b9dc39b2e4e77e3e, pinned" in show("chinese-clip-b16")
+    assert "revision:" not in show("demo-tiny")
 
 
 def test_a_licence_for_research_only_is_said_before_the_download(hub: Hub) -> None:

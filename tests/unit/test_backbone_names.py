@@ -255,23 +255,6 @@ def test_missing_weights_name_file_place_and_flag(no_network: list[Any], empty_c
     assert no_network  # it was tried
 
 
-def test_a_download_is_announced_with_its_size_first(
-    monkeypatch: pytest.MonkeyPatch, empty_caches: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    said_before: list[str] = []
-
-    def download(settings: dict[str, Any]) -> str:
-        said_before.append(caplog.text)
-        raise OSError("unplugged")
-
-    monkeypatch.setattr(weights.Origin, "_remote_bytes", lambda self: 605_143_316)
-    monkeypatch.setattr(pretrained, "download_pretrained", download)
-    logging.getLogger("tvr").propagate = True
-    with caplog.at_level(logging.INFO, "tvr"), pytest.raises(EnvironmentProblem, match=r"OSError: unplugged"):
-        load("clip-vit-b32")
-    assert "downloading the weights of ViT-B-32-quickgelu/openai: 605 MB" in said_before[0]
-
-
 def test_weights_in_either_cache_are_found(empty_caches: Path) -> None:
     source = resolve("clip-vit-b32")
     assert source.weights is None and source.origin is not None

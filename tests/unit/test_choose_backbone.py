@@ -20,20 +20,24 @@ from tvr_cli.types import Caption, Manifest
 from tvr_cli.workspace import Workspace
 
 WHOLE = FramePlan(num_frames=4, size=224, fit="whole", short_side=224)
-QUESTION = "pe-core-b16 takes about 50 min of encoding here, clip-vit-b32 about a fourth of that"
+QUESTION = (
+    "pe-core-b16 takes about 50 min of encoding frames here, and about 1.8 GB to download; clip-vit-b32 takes about a "
+    "fourth of that time, and about 0.6 GB to download, and finds less. Which one?"
+)
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace with the frames of a folder of one's own: three of them, whole."""
+    """A workspace with the frames of a folder of one's own: three of them, whole. No weights are here."""
     monkeypatch.delenv("TVR_BACKBONE", raising=False)
+    weights_here(monkeypatch)
     tiny_frames.simple(tmp_path, {"a": 2, "b": 1}, plan=WHOLE)
     return Workspace(tmp_path)
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_seconds", lambda workspace, device: 3000.0)
+    monkeypatch.setattr(choose, "_seconds", lambda *_: 3000.0)
 
 
 class Terminal(io.StringIO):
@@ -65,25 +69,34 @@ def weights_here(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def test_a_few_frames_of_ones_own_are_for_the_better_one_and_that_is_said(
-    own: Workspace, caplog: pytest.LogCaptureFixture
+    own: Workspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with caplog.at_level(logging.INFO):
         assert choose_backbone(None, own, device="cpu", may_ask=True) == "pe-core-b16"
     (said,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("backbone:")]
-    assert "pe-core-b16 (about" in said and "--backbone names another" in said
+    assert "s of encoding frames here, and about 1.8 GB to download); --backbone names another" in said
+    weights_here(monkeypatch, "pe-core-b16")
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        choose_backbone(None, own, device="cpu", captions=3)
+    assert "s of encoding frames and captions here); --backbone names another" in caplog.text
 
 
-def test_the_estimate_grows_with_the_frames(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_grows_with_the_frames_and_the_captions(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose.cost, "seconds", lambda flops, device, dtype: flops / 1e9)
-    a_frame, _ = registry.skeleton(registry.resolve("pe-core-b16")).cost(32)
-    assert choose._seconds(own, "cpu") == pytest.approx(3 * a_frame / 1e9)
+    a_frame, a_caption = registry.skeleton(registry.resolve("pe-core-b16")).cost(32)
+    assert choose._seconds(own, "cpu", 0) == pytest.approx(3 * a_frame / 1e9)
+    assert choose._seconds(own, "cpu", 7) == pytest.approx((3 * a_frame + 7 * a_caption) / 1e9)
 
 
 @pytest.mark.usefixtures("slow")
 def test_what_takes_long_is_for_clip_where_nobody_can_answer(own: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert choose_backbone(None, own, may_ask=True) == "clip-vit-b32"
-    assert "backbone: clip-vit-b32, because pe-core-b16 would take about 50 min here" in caplog.text
+    assert (
+        "backbone: clip-vit-b32 (about 0.6 GB to download), because pe-core-b16 would take about 50 min of"
+        in caplog.text
+    )
 
 
 @pytest.mark.usefixtures("slow")
@@ -156,7 +169,7 @@ def test_offline_takes_what_is_here(own: Workspace, monkeypatch: pytest.MonkeyPa
 def test_offline_with_both_here_is_decided_by_time(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     weights_here(monkeypatch, "pe-core-b16", "clip-vit-b32")
     assert choose_backbone(None, own, offline=True) == "clip-vit-b32"
-    monkeypatch.setattr(choose, "_seconds", lambda workspace, device: 1.0)
+    monkeypatch.setattr(choose, "_seconds", lambda *_: 1.0)
     assert choose_backbone(None, own, offline=True) == "pe-core-b16"
 
 

@@ -44,9 +44,9 @@ def test_vectors_are_open_clips(family: Family) -> None:
 def test_pictures_are_seen_as_the_weights_were_trained(family: Family) -> None:
     found = measured(family)
     assert found.direct >= 0.9999
-    # CoCa's pooling magnifies what JPEG does, with random weights; frames that were cropped before are no better.
-    enough = 0.999 if family.name != "CoCa" or found.cropped is None else min(0.999, found.cropped - 2e-4)
-    assert min(found.stored.values()) >= enough, found
+    # With random weights CoCa's pooling magnifies what JPEG does, in open_clip's own hands as much.
+    lowest = {shape: 0.999 if family.name != "CoCa" else by_them - 1e-4 for shape, by_them in found.by_them.items()}
+    assert all(found.stored[shape] >= enough for shape, enough in lowest.items()), found
 
 
 @pytest.mark.parametrize("family", [each for each in EACH if each.values[0].tag])

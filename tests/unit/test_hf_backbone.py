@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 import hf_families
 import hf_folders
 import tiny_clip
+import tiny_frames
 from hf_families import Measured
 from safetensors.torch import load_file, save_file
 
@@ -26,8 +27,11 @@ from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.backbones.hf import recipes
 from tvr_cli.backbones.hf.preprocessing import Preprocessing
+from tvr_cli.engine.features.precompute import precompute
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
+from tvr_cli.plans import FramePlan, PrecomputeOptions
 from tvr_cli.testing import backbone as contract
+from tvr_cli.workspace import Workspace
 
 TOLERANCE = 1e-5
 KINDS = sorted(hf_folders.KINDS)
@@ -407,7 +411,7 @@ def test_what_is_not_in_the_cache_says_where_it_is_expected(cache: Path) -> None
 def test_a_preset_is_described_before_its_weights_are_here(name: str, cache: Path) -> None:
     about = registry.resolve(name)
     assert about.weights is None and about.licence.startswith("Apache-2.0")
-    assert about.fit == "squash" and about.source.partition("@")[2] == about.card.revision
+    assert about.fit == "squash" and about.source.partition("@")[2] == about.revision
     wanted = about.kind.remote_files(about)
     assert {(each.repository, each.revision) for each in wanted} == {tuple(about.source.split("@"))}
     assert [each.names[0] for each in wanted if not each.optional][:2] == ["config.json", "model.safetensors"]
@@ -433,12 +437,13 @@ def test_a_presets_skeleton_has_the_published_number_of_parameters(
     assert parameters / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-def test_files_that_say_something_else_than_was_known_are_refused(cache: Path, folders: Path) -> None:
-    name = "hf:google/videoprism-lvt-base-f16r288"
-    fetched = folders / "videoprism"
-    stands_in = mock.patch("tvr_cli.backbones.hf.hub.Place.download", return_value=fetched)
-    with stands_in, pytest.raises(DataError, match="run the command again"):
-        registry.load(name)
+def test_features_remember_the_commit_of_the_weights(cache: Path, tmp_path: Path) -> None:
+    assert (registry.resolve("hf:ORG/NAME").revision, registry.resolve("hf:ORG/NAME").commit) == (None, COMMIT)
+    assert registry.resolve(f"hf:ORG/NAME@{COMMIT}").revision == COMMIT
+    workspace = Workspace(tmp_path / "w")
+    tiny_frames.simple(workspace.root, {"a": 1}, plan=FramePlan(num_frames=4, size=64, fit="whole", short_side=64))
+    precompute(workspace, "hf:ORG/NAME", None, PrecomputeOptions(offline=True))
+    assert workspace.features_for(None).provenance["weights_commit"] == COMMIT
 
 
 def test_every_recipe_names_a_class_and_features_that_there_are() -> None:

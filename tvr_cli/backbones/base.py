@@ -42,12 +42,13 @@ class Description:
     name: what `registry.load` takes. kind: the class that loads it. dim: D. image_size: S, the side of its input in
     pixels. context_length: the largest L. provides: of `PROVIDES`. frames: the one number of frames a clip that it
     takes, None = any. timed: whether it has to know when frames stand. source: what its weights are called where they
-    come from. weights: their file on this machine,
-    None while they are not here; a backbone without weights names its own source file, which then takes their place in
-    the identity. expected_at: where they are looked for, for people. licence: of the weights, empty where it is not
-    known; non_commercial: whether it forbids commercial use. fit, filter: how a picture becomes its square, as it was
-    trained (`types.View`). card: what its preset says about the weights, for people. detail: what `kind` needs to load
-    it, of no concern to others.
+    come from. weights: their file on this machine, None while they are not here; a backbone without weights names its
+    own source file, which then takes their place in the identity. expected_at: where they are looked for, for people.
+    licence: of the weights, empty where it is not known; non_commercial: whether it forbids commercial use. fit,
+    filter: how a picture becomes its square, as it was trained (`types.View`). revision: the commit that its name pins,
+    None = the hub's newest. commit: the one that the weights on this machine are of, None where they are of no
+    repository. card: what its preset says about the weights, for people. detail: what `kind` needs to load it, of no
+    concern to others.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Description:
     filter: Filter = "bicubic"
     frames: int | None = None
     timed: bool = False
+    revision: str | None = None
+    commit: str | None = None
     card: Card = field(default_factory=Card)
     detail: Any = None
 

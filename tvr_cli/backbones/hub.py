@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal
 
 from tvr_cli import files
 from tvr_cli.errors import EnvironmentProblem, reason
-from tvr_cli.log import progress
+from tvr_cli.log import logger, progress
 
 # kept: it was here. resumed: a part of it was.
 Fate = Literal["kept", "downloaded", "resumed", "to download", "to resume"]
@@ -104,6 +104,25 @@ def look(wanted: Wanted) -> Found | None:
     )
 
 
+def fetch(wanted: Sequence[Wanted], *, again: str) -> None:
+    """Have on this machine what loading needs: asks for what is not here alone, and says the size of each download.
+
+    again: the command that goes on, for messages. Raises as `look` and `get` do.
+    """
+    for found in all_of(_not_here(wanted)):
+        if found.fate != "kept":
+            missing = found.size_bytes - found.here_bytes
+            logger.info("downloading %s of %s: %.0f MB", found.name, found.repository, missing / _MB)
+        get(found, again=again)
+
+
+def commit_of(path: Path | None) -> str | None:
+    """Return the commit that a file of the hub's cache is of, None for a file elsewhere."""
+    if path is None or path.parents[1].name != "snapshots" or not path.parents[2].name.startswith("models--"):
+        return None
+    return path.parent.name
+
+
 def get(found: Found, *, again: str) -> Fate:
     """Have a file in the hub's cache, whole and verified. again: the command that goes on, for messages.
 
@@ -137,11 +156,8 @@ def get(found: Found, *, again: str) -> Fate:
 
 
 @contextlib.contextmanager
-def no_network(offline: bool) -> Iterator[None]:
-    """Keep the hub clients (weights, tokenizers) off the network while the block runs, if `offline`."""
-    if not offline:
-        yield
-        return
+def no_network() -> Iterator[None]:
+    """Keep the hub's clients off the network while the block runs: what loading needs comes through `fetch` alone."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -158,6 +174,18 @@ def no_network(offline: bool) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------------------- private
+
+
+def _not_here(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Return what has to be asked for: needed files that are not here, and what may lie beside those."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def gone(each: Wanted) -> bool:
+        found = (try_to_load_from_cache(each.repository, name, revision=each.revision) for name in each.names)
+        return not any(isinstance(path, str) for path in found)
+
+    repositories = {each.repository for each in wanted if not each.optional and gone(each)}
+    return [each for each in wanted if each.repository in repositories and gone(each)]
 
 
 def _storage(repository: str) -> Path:

@@ -39,16 +39,15 @@ class PublishedScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """About published weights. source: the page of their authors. revision: the commit that is taken, None = newest.
+    """About published weights. source: the page of their authors. languages: of captions, as BCP 47 writes them.
 
-    download_bytes: of all files that are needed, None = not known before the hub is asked. languages: of captions, as
-    BCP 47 writes them, `mul` = many; empty where no one says.
+    `mul` = many; empty where no one says. download_bytes: of all files that are needed, None = not known before the hub
+    is asked.
     """
 
     licence: str = ""
     non_commercial: bool = False
     source: str = ""
-    revision: str | None = None
     download_bytes: int | None = None
     languages: tuple[str, ...] = ()
     published: tuple[PublishedScore, ...] = ()

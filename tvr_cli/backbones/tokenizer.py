@@ -14,6 +14,9 @@ from torch import Tensor
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.errors import ConfigError
 
+# A tokenizer of Hugging Face's is made of the first of these that is there, and of what says how it is used.
+TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+BESIDE_TOKENIZERS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # A tower's table of tokens is rounded up by 5 % at most (CLIPA: BERT's 30 522 of 32 000).
 _SMALLEST_SHARE = 0.9
 

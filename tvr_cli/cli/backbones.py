@@ -134,7 +134,9 @@ def _show_one(about: BackboneDetails) -> None:
         only = ": not for commercial use" if card.non_commercial else ""
         render.line(f"licence of the weights: {card.licence}{only}")
     if card.page:
-        render.line(f"about the weights: {card.page}, {card.revision or 'the newest revision'}")
+        render.line(f"about the weights: {card.page}")
+    if revision := _revision(card):
+        render.line(f"revision: {revision}")
     render.line(
         f"takes pictures {_FITS[card.fit]}, {card.filter}: {card.pixels} x {card.pixels} pixels, and "
         f"{card.context} tokens; yields vectors of {card.dim}: {', '.join(card.provides)}"
@@ -159,6 +161,15 @@ def _show_one(about: BackboneDetails) -> None:
     render.line(f"--tune full: {'yes' if about.tunable else 'no'}")
     render.line(f"methods that can use it: {', '.join(about.methods) or 'none'}")
     _show_published(about)
+
+
+def _revision(card: BackboneCard) -> str:
+    """Say which commit of a repository is taken, empty where there is no repository."""
+    if card.revision:
+        return f"{card.revision}, pinned"
+    if card.commit:
+        return f"not pinned; {card.commit} is on this machine"
+    return "" if card.here else "not pinned (the hub's newest; what was got is recorded)"
 
 
 def _show_published(about: BackboneDetails) -> None:

@@ -79,8 +79,8 @@ class HfBackbone(TokenizedBackbone):
     @classmethod
     def load(cls, about: Description, *, offline: bool) -> HfBackbone:
         source: Source = about.detail
-        if not source.weights and source.place is not None and not offline:
-            about = _downloaded(about)
+        if source.place is not None and not offline:
+            about = _fetched(about)
             source = about.detail
         source.files()
         if source.place is not None and not source.place.pinned:
@@ -89,7 +89,7 @@ class HfBackbone(TokenizedBackbone):
                 source.place, source.place.commit, source.place.repository, source.place.commit,
             )  # fmt: skip
         config = source.whole_config
-        with no_network(offline=True):
+        with no_network():
             tokenizer = _tokenizer(source, config)
             model = weights.fill(source.model_class, config, source.weights, shown=f"a {source.recipe.architecture}")
         return cls(model, about, tokenizer)
@@ -223,18 +223,22 @@ def _describe(source: Source, name: str) -> Description:
         filter=source.pixels.filter,
         frames=frames,
         timed=recipe.chat is not None,
+        revision=source.place.revision if source.place is not None and source.place.pinned else None,
+        commit=source.place.commit if source.place is not None and source.folder is not None else None,
         detail=source,
     )
 
 
-def _downloaded(about: Description) -> Description:
-    """Download a backbone and describe it from its own files.
+def _fetched(about: Description) -> Description:
+    """Download what is not here of a backbone, and describe it from its own files.
 
     Raises DataError where those want other pictures or clips than was known before: frames may have been made for it.
     """
     source: Source = about.detail
+    source.fetch()
     assert source.place is not None
-    folder = source.place.download()
+    if (folder := source.place.folder) is None:
+        raise source.place.missing("though it was downloaded")
     found = _describe(replace(of_folder(folder), name=source.name, place=source.place), about.name)
     if (found.view, found.frames, found.dim) != (about.view, about.frames, about.dim):
         raise DataError(

@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tvr_cli import commands
 from tvr_cli.backbones.hf import weights as weights_module
 from tvr_cli.backbones.hf.hub import MAIN, Place
 from tvr_cli.backbones.hf.preprocessing import FILES as PICTURE_FILES
 from tvr_cli.backbones.hf.preprocessing import Preprocessing
 from tvr_cli.backbones.hf.published import PUBLISHED, licence_of
 from tvr_cli.backbones.hf.recipes import RECIPES, REFUSED, Config, Recipe
-from tvr_cli.backbones.hub import Wanted
+from tvr_cli.backbones.hub import Wanted, fetch
 from tvr_cli.backbones.published import Licence
+from tvr_cli.backbones.tokenizer import BESIDE_TOKENIZERS, TOKENIZERS
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, reason
 from tvr_cli.files import parse_json
 
@@ -33,9 +35,7 @@ CONFIG = "config.json"
 SCHEME = "hf:"
 _LOCAL = "local:"
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\S+))?")
-# A tokenizer is made of the first of these that is there, and of what says how it is used.
-_TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
-_TOKENIZER_FILES = (*_TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in one file; parts are for `hf download`
 # What a configuration says of who wrote it, and not of the model.
 _OF_THE_WRITER = {"transformers_version", "_name_or_path", "_commit_hash", "torch_dtype", "dtype", "architectures"}
 
@@ -107,9 +107,9 @@ class Source:
     @property
     def tokenizer_files(self) -> tuple[Path, ...]:
         """What its tokenizer is made of, empty where the folder has none."""
-        if self.folder is None or not any((self.folder / name).is_file() for name in _TOKENIZERS):
+        if self.folder is None or not any((self.folder / name).is_file() for name in TOKENIZERS):
             return ()
-        return tuple(file for name in _TOKENIZER_FILES if (file := self.folder / name).is_file())
+        return tuple(file for name in (*TOKENIZERS, *BESIDE_TOKENIZERS) if (file := self.folder / name).is_file())
 
     @property
     def remote_files(self) -> list[Wanted]:
@@ -117,12 +117,21 @@ class Source:
         if self.place is None:
             return []
         repository, revision = self.place.repository, None if self.place.revision == MAIN else self.place.revision
-        needed = [(CONFIG,), ("model.safetensors", "pytorch_model.bin"), _TOKENIZERS, PICTURE_FILES]
-        beside = [name for name in _TOKENIZER_FILES if name not in _TOKENIZERS]
+        needed = [(CONFIG,), _WEIGHTS, TOKENIZERS, PICTURE_FILES]
         return [
             *(Wanted(repository, names, revision) for names in needed),
-            *(Wanted(repository, (name,), revision, optional=True) for name in beside),
+            *(Wanted(repository, (name,), revision, optional=True) for name in BESIDE_TOKENIZERS),
         ]
+
+    def fetch(self) -> None:
+        """Download what loading needs and is not here. Raises EnvironmentProblem when that fails."""
+        if self.place is None:
+            return
+        wanted = [each for each in self.remote_files if not self.weights or each.names != _WEIGHTS]
+        try:
+            fetch(wanted, again=commands.tvr("backbones", "get", self.name))
+        except EnvironmentProblem as e:
+            raise self.place.missing(f"and cannot be downloaded ({e})") from e
 
     def files(self) -> Path:
         """Return the folder of its files. Raises EnvironmentProblem where it or the weights in it are not here."""

@@ -19,6 +19,7 @@ import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli.backbones.base import Description, count_flops
 from tvr_cli.backbones.hub import Wanted, no_network
 from tvr_cli.backbones.openclip import hugging_face_names
+from tvr_cli.backbones.hub import Wanted, commit_of, no_network
 from tvr_cli.backbones.openclip.licences import licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv
 from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
@@ -93,7 +94,7 @@ class OpenClipBackbone(TokenizedBackbone):
     @classmethod
     def skeleton(cls, about: Description) -> OpenClipBackbone:
         source: Source = about.detail
-        with no_network(offline=True):
+        with no_network():
             try:
                 with torch.device("meta"):
                     model = build(source.buildable)
@@ -103,14 +104,12 @@ class OpenClipBackbone(TokenizedBackbone):
 
     @classmethod
     def load(cls, about: Description, *, offline: bool) -> OpenClipBackbone:
-        source: Source = replace(about.detail, name=about.name)
-        with no_network(offline):
-            file = source.weights_file(offline=offline)
-            tokenizer = source.tokenizer(offline=offline)
-            with without_draws():
-                model = build(source.buildable)
-        _fill(model, file, source)
-        return cls(model, replace(source, weights=file, state=None), tokenizer)
+        source: Source = replace(about.detail, name=about.name).fetched(offline=offline)
+        tokenizer = source.tokenizer(offline=offline)
+        with no_network(), without_draws():
+            model = build(source.buildable)
+        _fill(model, source)
+        return cls(model, replace(source, state=None), tokenizer)
 
     @classmethod
     def from_state_dict(
@@ -284,6 +283,7 @@ def _describe(source: Source) -> Description:
         expected_at=source.expected_at,
         fit=source.pixels.fit,
         filter=source.pixels.filter,
+        commit=commit_of(source.weights),
         licence=licence.name,
         non_commercial=licence.non_commercial,
         detail=source,
@@ -324,10 +324,11 @@ def _text_model_of_hugging_face(name: str | None) -> Iterator[None]:
         ) from e
 
 
-def _fill(model: nn.Module, file: Any, source: Source) -> None:
+def _fill(model: nn.Module, source: Source) -> None:
     """Put a weights file into a model. Raises DataError, naming the file, when the two do not fit."""
     from open_clip.convert import load_big_vision_weights
 
+    file: Any = source.weights
     if source.state is not None:
         return _fill_exact(model, source.state, str(file))
     try:

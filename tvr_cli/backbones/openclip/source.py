@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 import tvr_cli.backbones.openclip.weights as weights_module
-from tvr_cli import files, user_cache
-from tvr_cli.backbones.hub import Wanted, no_network
+from tvr_cli import commands, files, user_cache
+from tvr_cli.backbones.hub import Wanted, fetch, no_network
 from tvr_cli.backbones.openclip.preprocessing import Preprocessing
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
 from tvr_cli.backbones.openclip.tokenizer import of_open_clip
 from tvr_cli.backbones.tensor_files import read_state
-from tvr_cli.backbones.tokenizer import Tokenizer
+from tvr_cli.backbones.tokenizer import BESIDE_TOKENIZERS, TOKENIZERS, Tokenizer
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, advises_to_trust, did_you_mean, reason
 from tvr_cli.log import logger
 
@@ -31,8 +31,6 @@ _TEXT_MODEL = "config.json"  # of a text model of Hugging Face's
 # The sizes of text models that presets need, so that a list, a dry run or a skeleton asks no hub for them.
 _TEXT_MODELS = Path(__file__).resolve().parent / "text_models"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-# What transformers reads of a tokenizer where it is there.
-_TOKENIZER_REST = ("tokenizer_config.json", "special_tokens_map.json", _TEXT_MODEL)
 _DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo_tiny"
 
 
@@ -107,25 +105,49 @@ class Source:
 
     @property
     def remote_files(self) -> list[Wanted]:
-        """The files of the hub that loading needs: weights, and what a tokenizer of Hugging Face's consists of."""
+        """The files of the hub that loading needs: weights, tokenizer, the configuration of a text model."""
         if self.origin is None or self.origin.hub is None:
-            return []
+            return self._remote_text
         repository, names = self.origin.hub
-        wanted = [Wanted(repository, tuple(names))]
-        if tokenizer := self.model["text_cfg"].get("hf_tokenizer_name"):
-            wanted.append(Wanted(tokenizer, _TOKENIZER_FILES[:1]))
-            wanted += [Wanted(tokenizer, (name,), optional=True) for name in _TOKENIZER_REST]
+        return [Wanted(repository, tuple(names)), *self._remote_text]
+
+    @property
+    def _remote_text(self) -> list[Wanted]:
+        text = self.model["text_cfg"]
+        wanted = []
+        if (tokenizer := text.get("hf_tokenizer_name")) and self.tokenizer_folder is None:
+            wanted.append(Wanted(tokenizer, TOKENIZERS))
+            # The configuration says of some which class they are.
+            wanted += [Wanted(tokenizer, (name,), optional=True) for name in (*BESIDE_TOKENIZERS, _TEXT_MODEL)]
+        if (named := text.get("hf_model_name")) and self.buildable["text_cfg"]["hf_model_name"] == named:
+            wanted.append(Wanted(named, (_TEXT_MODEL,)))
         return wanted
 
-    def weights_file(self, *, offline: bool) -> Path:
-        """Return the weights file, downloading it unless `offline`. Raises EnvironmentProblem when it cannot be had."""
-        if self.weights is not None:
-            return self.weights
-        if self.origin is None:
+    def fetched(self, *, offline: bool) -> Source:
+        """Return it with its weights, downloading what loading needs and is not here unless `offline`.
+
+        Raises EnvironmentProblem when they cannot be had.
+        """
+        if self.weights is None and self.origin is None:
             raise EnvironmentProblem(f"no weights for the backbone {self.name!r}")
-        if offline:
+        if not offline:
+            self._fetch()
+        elif self.weights is None and self.origin is not None:
             raise self.origin.missing("and --offline forbids to download them")
-        return self.origin.download()
+        if self.weights is not None or self.origin is None:
+            return self
+        if (found := self.origin.find()) is None:
+            raise self.origin.missing("though they were downloaded")
+        return replace(self, weights=found)
+
+    def _fetch(self) -> None:
+        wanted = self.remote_files if self.weights is None else self._remote_text
+        try:
+            fetch(wanted, again=commands.tvr("backbones", "get", self.name))
+        except EnvironmentProblem as e:
+            if self.weights is None and self.origin is not None:
+                raise self.origin.missing(f"and cannot be downloaded ({e})") from e
+            logger.info("%s", e)  # what is missing is said by what needs it
 
     def identity(self, preprocessing: Mapping[str, Any], *, temporal_shift: bool) -> dict[str, Any]:
         """Return what decides the values of the backbone's features; see `Backbone.identity`.
@@ -190,7 +212,7 @@ class Source:
         """
         if self.tokenizer_name is None:
             return None
-        with no_network(offline), weights_module.no_remote_code(self.model):
+        with no_network(), weights_module.no_remote_code(self.model):
             if self.model["text_cfg"].get("hf_tokenizer_name"):
                 return of_open_clip(self.hugging_face_tokenizer(offline=offline))
             from open_clip import get_tokenizer

@@ -1,7 +1,8 @@
-"""Weights files: finding them on this machine, downloading them (announced), reading them, and the sizes inside.
+"""Weights files: finding them on this machine, and the sizes inside.
 
-Nothing here touches the network but `download`. open_clip knows where each `ARCH/TAG` comes from: a file at an address,
-kept in `~/.cache/clip`, or a file of a repository on the Hugging Face hub, kept in its cache.
+Nothing here touches the network (`backbones/hub.py` does). open_clip knows where each `ARCH/TAG` comes from: a file of
+a repository on the Hugging Face hub, kept in its cache; some are at an address as well, and lie in `~/.cache/clip`
+where it was open_clip that got them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli.errors import DataError, EnvironmentProblem, advises_to_trust, reason
-from tvr_cli.log import logger
+from tvr_cli import commands
+from tvr_cli.errors import DataError, EnvironmentProblem, advises_to_trust
 
 _CLIP_CACHE = Path("~/.cache/clip")
 _FOLDER_WEIGHTS = (
@@ -86,36 +87,10 @@ class Origin:
     def missing(self, why: str) -> EnvironmentProblem:
         return EnvironmentProblem(
             f"the weights of {self.arch}/{self.tag} are not on this machine {why}: expected {self.places()}. "
-            f"Put the file there, run once without --offline on a machine with a network, or name any copy of the "
-            f"file with --backbone {self.arch}@FILE"
+            f"Put the file there, get it on a machine with a network "
+            f"({commands.tvr('backbones', 'get', f'{self.arch}/{self.tag}')}), or name any copy of the file with "
+            f"--backbone {self.arch}@FILE"
         )
-
-    def download(self) -> Path:
-        """Download the weights, saying their size first. Raises EnvironmentProblem when that fails."""
-        from open_clip.pretrained import download_pretrained
-
-        try:
-            size = self._remote_bytes()
-            logger.info("downloading the weights of %s/%s: %s", self.arch, self.tag, f"{size / 1e6:.0f} MB")
-            return Path(download_pretrained(dict(self.settings)))
-        except Exception as e:
-            raise self.missing(f"and cannot be downloaded ({type(e).__name__}: {reason(e)})") from e
-
-    def _remote_bytes(self) -> int:
-        if self.hub is not None:
-            from huggingface_hub import get_hf_file_metadata, hf_hub_url
-            from huggingface_hub.errors import EntryNotFoundError
-
-            repository, names = self.hub
-            for name in names:
-                with contextlib.suppress(EntryNotFoundError):
-                    return int(get_hf_file_metadata(hf_hub_url(repository, name)).size or 0)
-            raise FileNotFoundError(f"none of {names} in {repository}")
-        import urllib.request
-
-        request = urllib.request.Request(self.settings["url"], method="HEAD")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return int(answer.headers.get("Content-Length", 0))
 
 
 @contextlib.contextmanager

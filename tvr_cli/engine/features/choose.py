@@ -1,6 +1,7 @@
 """Which backbone makes features: the one that is named, that of the features that are there, else the default.
 
-The default for folders of one's own is `pe-core-b16` where encoding takes ten minutes or less. Where it takes longer a
+The default for folders of one's own is `pe-core-b16` where encoding frames and captions takes ten minutes or less; what
+has to be downloaded first is said and not counted, for nothing here knows the network. Where it takes longer a
 person is asked, and `clip-vit-b32`, a fourth of the time, is taken where nobody can answer. Frames that were made
 for a paper's protocol (cropped: data sets, recipes, older frames) keep `clip-vit-b32`.
 """
@@ -35,13 +36,15 @@ def choose_backbone(
     device: str = "auto",
     offline: bool = False,
     may_ask: bool = False,
+    captions: int | None = None,
 ) -> str:
     """Return the backbone by the order: asked for, TVR_BACKBONE, that of the newest features, the default.
 
     A backbone that a run tuned for itself is taken only when it is asked for. own: whether the frames may be a person's
     own. shift, words: a temporal shift and token slots that are wanted, which the better one may not have. may_ask:
-    whether to ask where the default takes long. Raises DataError where features are there and nothing tells what made
-    them, EnvironmentProblem where offline leaves no default.
+    whether to ask where the default takes long. captions: how many there are to encode, None = not known yet. Raises
+    DataError where features are there and nothing tells what made them, EnvironmentProblem where offline leaves no
+    default.
     """
     if named := named_backbone(asked):
         return named
@@ -52,7 +55,9 @@ def choose_backbone(
         return name
     better = registry.resolve(BETTER_BACKBONE)
     able = (not shift or "temporal_shift" in better.provides) and (words or 0) <= better.context_length
-    return _default(workspace, better, own=own and able, device=device, offline=offline, may_ask=may_ask)
+    if not (own and able):
+        return DEFAULT_BACKBONE
+    return _default(workspace, better, device=device, offline=offline, may_ask=may_ask, captions=captions)
 
 
 def choose_for(wish: Wish, workspace: Workspace) -> str:
@@ -61,9 +66,11 @@ def choose_for(wish: Wish, workspace: Workspace) -> str:
     return choose_backbone(wish.backbone, workspace, shift=shift, words=words)
 
 
-def _default(workspace: Workspace, better: Description, *, own: bool, device: str, offline: bool, may_ask: bool) -> str:
+def _default(
+    workspace: Workspace, better: Description, *, device: str, offline: bool, may_ask: bool, captions: int | None
+) -> str:
     """Return the default for the frames of a workspace, and say which it is where there was a choice."""
-    plan = workspace.frames().plan if own and workspace.has_frames else None
+    plan = workspace.frames().plan if workspace.has_frames else None
     if plan is None or plan.fit != "whole" or not plan.serves(better.view):
         return DEFAULT_BACKBONE
     another = "--backbone names another"
@@ -78,26 +85,38 @@ def _default(workspace: Workspace, better: Description, *, own: bool, device: st
         if len(here) == 1:
             logger.info("backbone: %s, the one that is on this machine (--offline); %s", here[0], another)
             return here[0]
-    seconds = _seconds(workspace, device)
+    seconds = _seconds(workspace, device, captions or 0)
     about = f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
+    about += f" of encoding {'frames' if captions is None else 'frames and captions'} here"
     if seconds <= _PATIENCE_S:
-        logger.info("backbone: %s (%s of encoding here); %s", BETTER_BACKBONE, about, another)
+        logger.info("backbone: %s (%s%s); %s", BETTER_BACKBONE, about, _to_download(BETTER_BACKBONE), another)
         return BETTER_BACKBONE
     question = (
-        f"{BETTER_BACKBONE} takes {about} of encoding here, {DEFAULT_BACKBONE} about a fourth of that and finds less. "
-        "Which one?"
+        f"{BETTER_BACKBONE} takes {about}{_to_download(BETTER_BACKBONE)}; {DEFAULT_BACKBONE} takes about a fourth of "
+        f"that time{_to_download(DEFAULT_BACKBONE)}, and finds less. Which one?"
     )
     answer = ask(question, (BETTER_BACKBONE, DEFAULT_BACKBONE)) if may_ask else None
     if answer is None:
         logger.info(
-            "backbone: %s, because %s would take %s here; %s", DEFAULT_BACKBONE, BETTER_BACKBONE, about, another
+            "backbone: %s%s, because %s would take %s; %s",
+            *(DEFAULT_BACKBONE, _to_download(DEFAULT_BACKBONE, " (", ")"), BETTER_BACKBONE, about, another),
         )
     return answer or DEFAULT_BACKBONE
 
 
-def _seconds(workspace: Workspace, device: str) -> float:
-    """Estimate how long the better backbone would encode the frames of a workspace on this machine."""
+def _seconds(workspace: Workspace, device: str, captions: int) -> float:
+    """Estimate how long the better backbone would encode the frames of a workspace and so many captions here."""
     about = registry.resolve(BETTER_BACKBONE)
-    a_frame, _ = registry.skeleton(about).cost(about.context_length)
+    a_frame, a_caption = registry.skeleton(about).cost(about.context_length)
     frames = sum(record.n_frames for record in workspace.frames().records)
-    return cost.seconds(a_frame * frames, pick_device(device), torch.float32) if frames else 0.0
+    flops = a_frame * frames + a_caption * captions
+    return cost.seconds(flops, pick_device(device), torch.float32) if flops else 0.0
+
+
+def _to_download(name: str, before: str = ", and ", behind: str = "") -> str:
+    """Say how much has to be downloaded first, empty where the weights are here."""
+    about = registry.resolve(name)
+    if about.weights is not None:
+        return ""
+    size, estimated = cost.download_bytes(registry.skeleton(about))
+    return f"{before}{'about ' if estimated else ''}{size / 1e9:.1f} GB to download{behind}"

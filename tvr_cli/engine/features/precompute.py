@@ -290,6 +290,7 @@ def _inputs(
         device=options.device,
         offline=options.offline,
         may_ask=may_ask,
+        captions=len(_unique_texts(corpus)),
     )
     about = registry.resolve(chosen)
     _require_view(frames, about, workspace)
@@ -486,6 +487,7 @@ def _provenance(
         "tvr": __version__,
         "torch": torch.__version__,
         **model.versions(),
+        **({"weights_commit": commit} if (commit := model.about.commit) else {}),
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "machine": platform.machine(),
         "dtype": options.dtype,

@@ -13,16 +13,15 @@ from tvr_cli.engine.whole.backbone_speed import Speed, speed_of
 from tvr_cli.errors import TvrError
 from tvr_cli.results.base import INLINE, OPTIONAL, Result
 
-_BYTES_A_PARAMETER = 4  # most weights are published in fp32
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneCard:
     """A backbone, without its weights. source: what they are called there. here: whether they are on this machine.
 
     fit, filter: how a picture becomes the square of `pixels` that it takes. licence: of its weights, empty where tvr
-    does not know it. page: of their authors, revision: the commit that is taken, None = the newest. languages: of
-    captions, `mul` = many. frames: of a clip, where it takes no other number.
+    does not know it. page: of their authors. revision: the commit that its name pins, None = the newest. commit: of
+    what is on this machine, where the hub's cache knows it. languages: of captions, `mul` = many. frames: of a clip,
+    where it takes no other number.
     """
 
     name: str
@@ -39,6 +38,7 @@ class BackboneCard:
     here: bool
     page: str
     revision: str | None
+    commit: str | None
     languages: Sequence[str]
     frames: int | None
 
@@ -124,7 +124,8 @@ def describe(name: str) -> BackboneCard:
         provides=sorted(about.provides),
         here=about.weights is not None,
         page=about.card.source,
-        revision=about.card.revision,
+        revision=about.revision,
+        commit=about.commit,
         languages=list(about.card.languages),
         frames=about.frames,
     )
@@ -133,10 +134,12 @@ def describe(name: str) -> BackboneCard:
 def details(name: str) -> BackboneDetails:
     """Describe a backbone with what it takes its skeleton to know: parameters, operations, the methods it serves."""
     from tvr_cli.engine import suggest
+    from tvr_cli.engine.features import cost
 
     about = registry.resolve(name)
     skeleton = registry.skeleton(about)
     a_frame, a_caption = skeleton.cost(about.context_length)
+    to_download, estimated = cost.download_bytes(skeleton)
     usable = suggest.fitting(about.provides | {"importance"})
     parameters = sum(p.numel() for p in skeleton.parameters())
     return BackboneDetails(
@@ -149,8 +152,8 @@ def details(name: str) -> BackboneDetails:
         flop_a_caption=a_caption,
         tunable=not about.kind.cannot_save(about),
         methods=sorted(usable),
-        download_bytes=about.card.download_bytes or parameters * _BYTES_A_PARAMETER,
-        download_estimated=about.card.download_bytes is None,
+        download_bytes=to_download,
+        download_estimated=estimated,
         published=list(about.card.published),
     )
 

@@ -55,8 +55,8 @@ def get(name: str, *, dry_run: bool = False) -> GetReport:
     if not wanted:
         if about.weights is not None:
             raise ConfigError(f"the weights of {name} are here already, in {str(about.weights)!r}: nothing to get")
-        using = commands.tvr("precompute-features", backbone=name)
-        raise ConfigError(f"the weights of {name} are on no hub; they are downloaded when they are used: {using}")
+        where = about.expected_at or "wherever its library keeps them"
+        raise ConfigError(f"tvr knows no place to get the weights of {name} from; expected: {where}")
     if about.non_commercial:
         warn_once(f"the weights of {about.name} are under {about.licence}: not for commercial use")
     found = hub.all_of(wanted)
