@@ -23,6 +23,7 @@ NAMES = (
     "reproduce",
     "import-checkpoint",
     "audit",
+    "verify",
     "index",
     "query",
     "methods",
