@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport(Result):
-    """A verification. status: FAIL where any outcome is, else NOT COMPARABLE where any is, else PASS.
+    """A verification. status: FAIL where any outcome is, else PASS where any is, else why there is none.
 
     changes: of a card that was done again, what is not as it says.
     """
@@ -66,9 +66,9 @@ def compared(name: str, found: Tensor, expected: Tensor, allowed: Tensor, source
 
 
 def status_of(outcomes: Sequence[Outcome]) -> Status:
-    """Return the status of several outcomes together. None at all, or all left out, is never PASS."""
+    """Return the status of several outcomes together: one failure fails them, and nothing compared is no PASS."""
     found = [outcome.status for outcome in outcomes]
-    order: tuple[Status, ...] = ("FAIL", "NOT COMPARABLE", "PASS", "LEFT OUT")
+    order: tuple[Status, ...] = ("FAIL", "PASS", "NOT COMPARABLE", "LEFT OUT")
     return next((status for status in order if status in found), "LEFT OUT")
 
 
