@@ -466,9 +466,9 @@ def judge_scores(
 
 def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
     """Return the lines of a citable block of text that says how a result came about."""
-    from tvr_cli.engine.evaluation import judge
+    from tvr_cli.engine.evaluation.card import card_of
 
-    return judge.protocol_card(report)
+    return card_of(report).lines()
 
 
 # ------------------------------------------------------------------------------------------- what flags mean and allow

@@ -7,6 +7,7 @@ from safetensors.numpy import save_file
 from tvr_cli import metrics
 from tvr_cli.engine.evaluation import compare, post, score_file
 from tvr_cli.engine.evaluation import judge as referee
+from tvr_cli.engine.evaluation.card import card_of
 from tvr_cli.engine.evaluation.evaluate_result import Completeness
 from tvr_cli.engine.evaluation.judge import JudgeOptions
 from tvr_cli.errors import ConfigError, DataError
@@ -261,6 +262,6 @@ def test_ranks_survive_a_file(tmp_path):
 def test_a_protocol_card_names_what_a_reader_must_know(tmp_path):
     scores, video = example()
     result, _ = referee.judge_file(write(tmp_path / "a.npz", scores=scores, video_of_caption=video), JudgeOptions())
-    card = "\n".join(referee.protocol_card(result))
+    card = "\n".join(card_of(result).lines())
     for word in ("30 captions, 30 videos", "30/30 videos, 0 zero-filled", "v2t protocol", "tie rule", "bootstrap over"):
         assert word in card

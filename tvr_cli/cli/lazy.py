@@ -24,6 +24,7 @@ NAMES = (
     "import-checkpoint",
     "audit",
     "moments",
+    "verify",
     "index",
     "query",
     "methods",
