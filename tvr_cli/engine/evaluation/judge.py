@@ -187,6 +187,7 @@ def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
         ("intervals", "95 %, bootstrap over videos" if isinstance(judged, Fair) else None),
         ("selected on", subject and subject.selected_on),
         ("method", f"{about.method} ({about.fidelity})"),
+        ("rule", subject and subject.rule and f"{subject.rule}: not comparable with any other number"),
         ("backbone", subject and subject.backbone),
         ("seed", subject and subject.seed),
         ("code", f"tvr {about.tvr}, commit {(subject and subject.commit) or 'unknown'}"),
