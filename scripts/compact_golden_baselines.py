@@ -21,8 +21,9 @@ ROWS = 8  # of a matrix's gradient
 LEAVE = {
     "clip4clip_seq": ("seqLSTM.train.out.frames_unit", "meanP.*.frames_unit", "*.attention_mask"),
     "xpool": ("*.fp32.pooled", "eval_multi.out.pooled"),
+    "tmass": ("*.fp32.pooled", "train_normal.out.pooled", "*.fp32.log_var", "*.fp32.text_stochastic"),
 }
-LIMIT = {"clip4clip_seq": 2_800_000, "xpool": 1_400_000}
+LIMIT = {"clip4clip_seq": 2_800_000, "xpool": 1_400_000, "tmass": 1_500_000}
 
 
 def main() -> None:

@@ -68,9 +68,10 @@ VERBS = {
         "(self, run: 'str | None' = None, *, method: 'str | None' = None, split: 'str' = 'test', "
         "v2t_protocol: 'str' = 'max', metrics: 'str' = 'fair', post: 'str | Sequence[str]' = (), "
         "scale: 'str | None' = None, qrels: 'PathLike | None' = None, allow_missing: 'bool' = False, noise_seeds: "
-        "'int' = 1, seed: 'int' = 0, save_scores: 'PathLike | None' = None, backbone: 'str | None' = None, device: "
-        "'str' = 'auto', memory_budget: 'str' = '512MB', stream: 'bool | None' = None, set: 'str | Sequence[str]' = "
-        "(), dry_run: 'bool' = False) -> 'EvaluateReport | EvaluatePreview'"
+        "'int' = 1, rule: 'str | None' = None, seed: 'int' = 0, save_scores: 'PathLike | None' = None, "
+        "backbone: 'str | None' = None, device: 'str' = 'auto', memory_budget: 'str' = '512MB', "
+        "stream: 'bool | None' = None, set: 'str | Sequence[str]' = (), dry_run: 'bool' = False) "
+        "-> 'EvaluateReport | EvaluatePreview'"
     ),
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "

@@ -317,6 +317,7 @@ class OpenWorkspace:
         qrels: PathLike | None = None,
         allow_missing: bool = False,
         noise_seeds: int = 1,
+        rule: str | None = None,
         seed: int = 0,
         save_scores: PathLike | None = None,
         backbone: str | None = None,
@@ -328,8 +329,9 @@ class OpenWorkspace:
     ) -> EvaluateReport | EvaluatePreview:
         """Score every caption against every video of a split and keep the result in the run's folder.
 
-        run: its name or path, None = the newest. method: one that needs no training instead. Raises DataError when
-        the split is empty or its gallery incomplete, ConfigError and StoreMismatch.
+        run: its name or path, None = the newest. method: one that needs no training instead. rule: score as its
+        authors' released test does, to reproduce their number and nothing else. Raises DataError when the split is
+        empty or its gallery incomplete, ConfigError and StoreMismatch.
         """
         _one_of("--split", split, _SPLITS)
         _at_least("--noise-seeds", noise_seeds, 1)
@@ -345,6 +347,7 @@ class OpenWorkspace:
             save_scores=_path(save_scores),
             allow_missing=allow_missing,
             stream=stream,
+            rule=rule,
             judge=judge,
         )
         with self._watched():

@@ -111,3 +111,12 @@ def test_weights_of_another_size_are_named():
 
     with pytest.raises(ValueError, match=r"norm1_weight must be \[D\] with D = 8 as in frames"):
         xpool.video_side(torch.ones(2, 3, 8), weights)
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES[:3])
+def test_the_pooled_vector_is_the_one_that_the_score_compares(shape):
+    text, video, weights = sides(shape)
+    y = xpool.pooled(text, video, weights)
+    assert y.shape == (len(video["key"]), len(text["query"]), text["query"].shape[-1])
+    cosine = torch.einsum("td,vtd->tv", text["unit"], torch.nn.functional.normalize(y, dim=-1))
+    assert max_error(cosine, xpool.score(text, video, weights, implementation="reference")) < 1e-12

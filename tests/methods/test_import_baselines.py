@@ -85,3 +85,18 @@ def test_xpool_gives_golden_scores(path, dtype, tmp_path):
     expected = tiny_clip.model(tiny_clip.config()).state_dict()
     assert all(torch.equal(saved[k], v) for k, v in expected.items() if k not in ("logit_scale", "attn_mask"))
     assert torch.equal(saved["logit_scale"], golden["param.clip.logit_scale"]) and not report.dropped
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("path", "dtype"), [p for p in params("tmass") if "fp32" in p.id])
+def test_tmass_gives_golden_scores(path, dtype, tmp_path):
+    golden = load(path, dtype)
+    text, frames = golden["eval.in.text_embeds"], golden["eval.in.video_embeds"]
+    state = {**golden.under("param."), **clip_of_hugging_face()}
+    trials = (f"method.tmass.trials={golden.config['trials']}",)
+    method, report, _ = imported(tmp_path, "tmass", state, Sizes(text.shape[1], frames.shape[1], 8), trials)
+    video = method.encode_video(video_of(frames, torch.ones(frames.shape[:2])))
+    sigma = golden["eval.noise.sigma"].transpose(1, 2)
+    scores = method.score_with(method.encode_text(text_of(text)), video, sigma)
+    Closeness("tmass", dtype, file=golden).value("eval.out.sim", scores, golden["eval.out.sim"])
+    assert report.dropped == ("stochastic.std_branch.learnable_scalar",) and report.sizes.frames == frames.shape[1]

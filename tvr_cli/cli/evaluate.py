@@ -60,6 +60,10 @@ def evaluate(
         int,
         typer.Option("--noise-seeds", min=1, help="Draws of a method that samples when it scores; mean ± deviation."),
     ] = 1,
+    rule: Annotated[
+        str | None,
+        typer.Option("--rule", help="Score as the authors' released test does (tmass: authors); never comparable."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap intervals.")] = 0,
     save_scores: Annotated[
         Path | None, typer.Option("--save-scores", help="Also write the score matrix here, .safetensors or .npz.")
@@ -93,9 +97,10 @@ def evaluate(
     if scores is not None:
         if run is not None or method is not None:
             raise ConfigError("--scores judges a file; leave out the run and --method")
-        if save_scores is not None or assignments or noise_seeds > 1 or dry_run:
+        if save_scores is not None or assignments or noise_seeds > 1 or dry_run or rule is not None:
             raise ConfigError(
-                "--scores judges a file and writes nothing; leave out --save-scores, --set, --noise-seeds and --dry-run"
+                "--scores judges a file and writes nothing; leave out --save-scores, --set, --noise-seeds, --rule and "
+                "--dry-run"
             )
         result = api.judge_scores(scores, data=scores_about, split=split, **rules)
     else:
@@ -106,6 +111,7 @@ def evaluate(
             method=method,
             split=split,
             noise_seeds=noise_seeds,
+            rule=rule,
             save_scores=save_scores,
             backbone=backbone,
             device=device,
@@ -139,6 +145,8 @@ def show(result: EvaluateReport | ScoresReport, *, more: bool = False) -> None:
     about = result.subject if isinstance(result, EvaluateReport) else result
     on = f" on {subject.backbone}, split {subject.split}" if subject else ""
     render.line(f"{about.method} ({about.fidelity}){on}")
+    if subject and subject.rule is not None:
+        render.line(f"rule: {subject.rule}, that of the authors' released test; not comparable with any other number")
     render.line(
         f"{about.captions} captions; {gallery.scored}/{gallery.expected} videos, "
         f"{gallery.zero_filled} zero-filled; selected on {_selection(subject) if subject else 'unknown'}"
@@ -215,6 +223,8 @@ def _selection(subject: Subject) -> str:
 def _show_preview(preview: EvaluatePreview) -> None:
     about, gallery = preview.subject, preview.gallery
     render.line(f"{about.method} ({about.fidelity}) on {about.backbone}, split {about.split}")
+    if about.rule is not None:
+        render.line(f"rule: {about.rule}, that of the authors' released test; not comparable with any other number")
     render.line(f"{about.captions} captions; {gallery.scored}/{gallery.expected} videos; {preview.pairs} pairs")
     how = "ranks are streamed" if preview.streamed else f"the matrix takes {render.size(preview.size_bytes)}"
     render.line(f"{how}; the result would be in {preview.writes}; nothing was written")

@@ -1,4 +1,4 @@
-"""EagleNet's graph and radius parameters under the authors' names, handed to the scorer as plain tensors.
+"""EagleNet's graph parameters under the authors' names, handed to the scorer as plain tensors.
 
 The arithmetic is in `tvr_kernels.eaglenet`. Parameters that nothing reads are not built: of the last layer of the
 relational graph only the frame-text logits are used (see `Method.ignored_keys`).
@@ -65,20 +65,6 @@ class Graph(nn.Module):
     def tensors(self) -> tuple[GraphLayer, GraphLayer]:
         hidden, last = (layer.tensors() for layer in self.layers)  # type: ignore[operator]
         return hidden, last
-
-
-class Radius(nn.Module):
-    """l = W_S c + b_S of the F frame cosines; starts as a rectangular identity, so exp(l) is 1 past F features."""
-
-    def __init__(self, dim: int, frames: int):
-        super().__init__()
-        linear = nn.Linear(frames, dim)
-        nn.init.eye_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        self.std_branch = nn.ModuleDict({"linear_proj": linear})
-
-    def tensors(self) -> Linear:
-        return _linear(self.std_branch["linear_proj"])
 
 
 def pooling_tensors(pool: XPool) -> Pooling:

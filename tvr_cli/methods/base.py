@@ -55,6 +55,8 @@ class Method(nn.Module):
     # Whether the authors' CLIP shifts patches between frames whatever the options (EagleNet).
     shifts_patches: ClassVar[bool] = False
     trainable_preset: ClassVar[str] = ""
+    # Rules of the authors' released tests that no score of a pair alone can follow: see `score_by_rule`.
+    rules: ClassVar[tuple[str, ...]] = ()
     # Whether a temperature divides raw dot products, and so counts on the length of CLIP's features: see `scaled_text`.
     counts_on_length: ClassVar[bool] = False
 
@@ -112,6 +114,14 @@ class Method(nn.Module):
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
         """Return [T, V] scores, larger = more similar, float32 (float64 for float64 encodings)."""
+        raise NotImplementedError
+
+    def score_by_rule(self, rule: str, text: Encoding, video: Encoding, own: Encoding) -> Tensor:
+        """Return [T, V] as the authors' released test scores, by one of `rules`: to reproduce its numbers alone.
+
+        own: [V], the encoding of the caption that belongs to each clip. It holds the right answers, so such a score can
+        answer no query, and no number of it may be compared with another's.
+        """
         raise NotImplementedError
 
     def score_scale(self) -> float:

@@ -21,10 +21,11 @@ from tvr_kernels.eaglenet.pooled import pooled_cosine
 
 from tvr_cli.methods import base
 from tvr_cli.methods._eaglenet_energy import EnergyMatching, Matching
-from tvr_cli.methods._eaglenet_graph import Graph, Radius, pooling_tensors
+from tvr_cli.methods._eaglenet_graph import Graph, pooling_tensors
 from tvr_cli.methods._eaglenet_training import Dropout, Pairs, score_pairs, sigmoid_loss, support_scores
 from tvr_cli.methods.base import setting
 from tvr_cli.nn.losses import info_nce, negatives
+from tvr_cli.nn.radius import Radius
 from tvr_cli.nn.xpool import XPool
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 

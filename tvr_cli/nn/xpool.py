@@ -60,15 +60,26 @@ class XPool(nn.Module):
 
     def weights(self) -> XPoolWeights:
         """Return the parameters as `tvr_kernels.xpool` takes them. It knows one head."""
-        of = dict(self.named_parameters())
-
-        def pair(layer: str) -> tuple[Tensor, Tensor]:
-            return of[f"{layer}.weight"], of[f"{layer}.bias"]
-
-        attend = (pair(f"cross_attn.{name}_proj") for name in ("q", "k", "v", "out"))
-        rest = (pair(name) for name in ("layer_norm2", "linear_proj", "layer_norm3"))
-        tensors = [tensor for found in (pair("layer_norm1"), *attend, *rest) for tensor in found]
-        return XPoolWeights(*tensors, eps=LAYER_NORM_EPS)
+        own = dict(self.named_parameters())
+        return XPoolWeights(
+            norm1_weight=own["layer_norm1.weight"],
+            norm1_bias=own["layer_norm1.bias"],
+            query_weight=own["cross_attn.q_proj.weight"],
+            query_bias=own["cross_attn.q_proj.bias"],
+            key_weight=own["cross_attn.k_proj.weight"],
+            key_bias=own["cross_attn.k_proj.bias"],
+            value_weight=own["cross_attn.v_proj.weight"],
+            value_bias=own["cross_attn.v_proj.bias"],
+            out_weight=own["cross_attn.out_proj.weight"],
+            out_bias=own["cross_attn.out_proj.bias"],
+            norm2_weight=own["layer_norm2.weight"],
+            norm2_bias=own["layer_norm2.bias"],
+            linear_weight=own["linear_proj.weight"],
+            linear_bias=own["linear_proj.bias"],
+            norm3_weight=own["layer_norm3.weight"],
+            norm3_bias=own["layer_norm3.bias"],
+            eps=LAYER_NORM_EPS,
+        )
 
     def attention(self, text: Tensor, frames: Tensor, attend: Tensor | None = None) -> Tensor:
         """Return p, [A, B, heads, F]; arguments as in `forward`."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tvr_kernels import _dispatch
 from tvr_kernels._checks import Shapes
-from tvr_kernels.xpool import _sides
+from tvr_kernels.xpool import _sides, folded
 
-__all__ = ["XPoolWeights", "score", "text_side", "video_side"]
+__all__ = ["XPoolWeights", "pooled", "score", "text_side", "video_side"]
 
 
 class XPoolWeights(NamedTuple):
@@ -75,6 +75,17 @@ def score(
     shapes.check("query", text["query"], "T D")
     shapes.check("key", video["key"], "V F D")
     return _dispatch.score("xpool", text, video, weights, implementation)
+
+
+def pooled(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: XPoolWeights) -> Tensor:
+    """Return what each caption pools of each clip, y [V, T, D], not normalised; in plain torch, for blocks of pairs.
+
+    text, video: as for `score`, which needs no such vector. Differentiable.
+    """
+    shapes = Shapes("xpool")
+    shapes.check("query", text["query"], "T D")
+    shapes.check("key", video["key"], "V F D")
+    return folded.pooled(text, video, weights)
 
 
 def _check_weights(name: str, tensor: Tensor, pattern: str, weights: XPoolWeights) -> Shapes:

@@ -41,13 +41,30 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: XPoo
     return by_clips(tile, *parts, pair_bytes=8 * F * size, saved_bytes=12 * F * size)
 
 
+def pooled(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: XPoolWeights) -> Tensor:
+    """Return y [V, T, D], not normalised, F D multiply-adds a pair: for who needs the vector itself; one block."""
+    e, to_u, inverse3, _ = _normalised(text["query"], video, weights.eps)
+    shift = weights.linear_weight @ weights.norm2_bias + weights.norm2_bias + weights.linear_bias
+    r = weights.norm3_weight * (shift - shift.mean())
+    sums = torch.bmm((e * to_u[:, None]).mT, video["value"])  # sum_f u_f R_f, [V, T, D]
+    return (sums + r) * inverse3[..., None] + weights.norm3_bias
+
+
 def _tile(text: dict[str, Tensor], video: dict[str, Tensor], eps: float) -> Tensor:
     V, F, D = video["key"].shape
-    logits = matmul(video["key"].reshape(V * F, D), text["query"].T).view(V, F, -1)  # captions are the fast axis
-    logits = logits + video["key_bias"][..., None]
-    e = (logits - logits.detach().amax(1, keepdim=True)).exp_()
+    e, to_u, inverse3, length2 = _normalised(text["query"], video, eps)
     along = matmul(video["value"].reshape(V * F, D), text["unit"].T).view(V, F, -1)
     along = (along * e).sum(1)  # [V, T]
+    dot = (along * to_u + text["offset"]) * inverse3 + text["bias"]
+    return (dot * length2.rsqrt()).T
+
+
+def _normalised(query: Tensor, video: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the softmax e [V, F, T], not divided by its sum, and [V, T] each: u / e, 1 / sigma3, |y|^2."""
+    V, F, D = video["key"].shape
+    logits = matmul(video["key"].reshape(V * F, D), query.T).view(V, F, -1)  # captions are the fast axis
+    logits = logits + video["key_bias"][..., None]
+    e = (logits - logits.detach().amax(1, keepdim=True)).exp_()
 
     applied = torch.bmm(video["forms"], e)  # [V, 3 F + 3, T]
     quadratic = (applied[:, : 3 * F].view(V, 3, F, -1) * e[:, None]).sum(2)
@@ -57,5 +74,4 @@ def _tile(text: dict[str, Tensor], video: dict[str, Tensor], eps: float) -> Tens
     to_u = (quadratic[:, 0] + eps * e.sum(1).square()).rsqrt()  # u = e * to_u
     inverse3 = (to_u * (quadratic[:, 1] * to_u + 2 * g) + (gamma + eps)).rsqrt()
     length2 = inverse3 * (inverse3 * (to_u * (quadratic[:, 2] * to_u + 2 * n) + nu) + 2 * (to_u * h + eta)) + beta
-    dot = (along * to_u + text["offset"]) * inverse3 + text["bias"]
-    return (dot * length2.rsqrt()).T
+    return e, to_u, inverse3, length2

@@ -34,16 +34,16 @@ MUTATIONS = [
     ),
     Mutation("CLIP4Clip's eps", BLOCK, "LAYER_NORM_EPS = 1e-5", "LAYER_NORM_EPS = 1e-2"),
     Mutation(
-        "key and query are exchanged",
+        "the query is mapped by the key's matrix",
         BLOCK,
-        'for name in ("q", "k", "v", "out"))\n        rest',
-        'for name in ("k", "q", "v", "out"))\n        rest',
+        'query_weight=own["cross_attn.q_proj.weight"]',
+        'query_weight=own["cross_attn.k_proj.weight"]',
     ),
     Mutation(
-        "the second and the third LayerNorm are exchanged",
+        "the second LayerNorm has the third one's gain",
         BLOCK,
-        '("layer_norm2", "linear_proj", "layer_norm3")',
-        '("layer_norm3", "linear_proj", "layer_norm2")',
+        'norm2_weight=own["layer_norm2.weight"]',
+        'norm2_weight=own["layer_norm3.weight"]',
     ),
     Mutation(
         "the key map is transposed",

@@ -157,6 +157,12 @@ def compare(entries: Sequence[Entry], *, seed: int = 0, same_gallery: bool = Fal
     """
     if len(entries) < 2:
         raise ConfigError("name at least two runs, results or score matrices to compare")
+    for entry in entries:
+        if entry.result.rule is not None:
+            raise ConfigError(
+                f"{entry.label!r} was scored by the rule {entry.result.rule!r} of its authors' released test, which "
+                "may stand beside no other number; evaluate it without --rule and compare that"
+            )
     first = entries[0]
     apart = {}
     for entry in entries[1:]:

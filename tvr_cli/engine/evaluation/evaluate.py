@@ -28,7 +28,7 @@ from tvr_cli.engine.evaluation.evaluate_result import (
     OverDraws,
     Subject,
 )
-from tvr_cli.engine.evaluation.gallery import Gallery, gallery_of, streamed_ranks, video_scores
+from tvr_cli.engine.evaluation.gallery import Gallery, gallery_of, scores_by_rule, streamed_ranks, video_scores
 from tvr_cli.engine.evaluation.judge import JudgeOptions
 from tvr_cli.engine.evaluation.score_file import Ids
 from tvr_cli.engine.scorers import Scorer
@@ -50,7 +50,7 @@ class EvaluateOptions:
     """noise_seeds: draws of a method that samples at evaluation (EagleNet); their mean and deviation are reported.
 
     allow_missing: judge an incomplete gallery too; the count is in every output. stream: never hold [T, V] (None = when
-    it does not fit the budget).
+    it does not fit the budget). rule: score as the authors' released test does, by this name, not by the method's own.
     """
 
     split: str = "test"
@@ -60,6 +60,7 @@ class EvaluateOptions:
     save_scores: Path | None = None
     allow_missing: bool = False
     stream: bool | None = None
+    rule: str | None = None
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
@@ -75,6 +76,7 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     _require_own(run, options.split)
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
+    _check_rule(scorer, gallery, options)
     scorer.method.to(pick_device(options.device))
     started = time.perf_counter()
     scores: np.ndarray | None = None
@@ -87,7 +89,7 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     seconds = time.perf_counter() - started
     pairs = len(gallery.captions) * len(gallery.videos) * options.noise_seeds
     result = EvaluateReport(
-        subject=describe(scorer, store, gallery, options.split),
+        subject=replace(describe(scorer, store, gallery, options.split), rule=options.rule),
         gallery=completeness,
         judged=judged,
         draws=draws,
@@ -104,10 +106,11 @@ def dry_run(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: 
     """Return what `evaluate` would do, writing nothing. Raises DataError for what it would refuse."""
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
+    _check_rule(scorer, gallery, options)
     run = scorer.run or workspace.run(scorer.name)
     _require_own(run, options.split)
     return EvaluatePreview(
-        subject=describe(scorer, store, gallery, options.split),
+        subject=replace(describe(scorer, store, gallery, options.split), rule=options.rule),
         gallery=completeness,
         pairs=len(gallery.captions) * len(gallery.clips) * options.noise_seeds,
         streamed=_streams(gallery, options),
@@ -216,7 +219,11 @@ def _judge_whole(
     draws = []
     for draw in range(options.noise_seeds):
         _use_draw(scorer, draw)
-        draws.append(video_scores(scorer.method, store, gallery, _for_tiles(gallery, options)).numpy())
+        if options.rule is None:
+            scores = video_scores(scorer.method, store, gallery, _for_tiles(gallery, options))
+        else:
+            scores = scores_by_rule(scorer.method, store, gallery, options.rule)
+        draws.append(scores.numpy())
     named = _ids(gallery, store)
     ids = Ids(tuple(named["captions"]), tuple(named["videos"]))
     judge = replace(options.judge, scale=options.judge.scale or scorer.method.score_scale())
@@ -246,6 +253,8 @@ def _judge_streamed(
 
 
 def _streams(gallery: Gallery, options: EvaluateOptions) -> bool:
+    if options.rule is not None:
+        return False
     if options.stream is not None:
         return options.stream
     return _matrix_bytes(gallery) > options.memory_budget
@@ -284,6 +293,27 @@ def _data_of(store: FeatureStore) -> Corpus:
     return Corpus(name=name, variant=variant, notes=tuple(notes) if notes else None, annotations=hashes)
 
 
+def _check_rule(scorer: Scorer, gallery: Gallery, options: EvaluateOptions) -> None:
+    """Raise ConfigError for a rule that the method has not, or that the gallery or another option does not allow."""
+    if options.rule is None:
+        return
+    rules = scorer.method.rules
+    if options.rule not in rules:
+        known = f"its rules are {', '.join(rules)}" if rules else "it has none but its own"
+        raise ConfigError(f"--rule: {scorer.name} has no rule {options.rule!r}; {known}")
+    captions, videos, clips = len(gallery.captions), len(gallery.videos), len(gallery.clips)
+    if not captions == videos == clips:
+        raise ConfigError(
+            f"--rule {options.rule} takes each video for its own caption, so it needs one caption and one clip a "
+            f"video; found {captions} captions, {clips} clips of {videos} videos"
+        )
+    if options.judge.post or options.judge.qrels or options.save_scores or options.stream:
+        raise ConfigError(
+            f"--rule {options.rule} reproduces a published number and nothing else; leave out --post, --qrels, "
+            "--save-scores and --stream"
+        )
+
+
 def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -> Completeness:
     """Return the gallery's completeness. Raises DataError when videos are missing, unless that was allowed."""
     lost = store.provenance.get("missing", {}).get(options.split, [])
@@ -318,6 +348,9 @@ def _keep(
 ) -> None:
     """Write the result. Its files belong together, so one process writes them at a time; old counting has its own."""
     with lock(run.results):
+        if result.subject.rule is not None:  # beside no other number, so `compare` never finds it
+            write_json(run.results / f"{split}.rule-{result.subject.rule}.json", result.to_json())
+            return
         if ranks is None:
             write_json(run.results / f"{split}.{result.judged.metrics}.json", result.to_json())
             return

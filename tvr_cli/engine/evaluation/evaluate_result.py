@@ -169,7 +169,10 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is scored, with what, chosen how. run, seed, tune, validation, checkpoint: None without a trained run."""
+    """What is scored, with what, chosen how. run, seed, tune, validation, checkpoint: None without a trained run.
+
+    rule: that of the authors' released test, where the scores follow it in place of the method's own.
+    """
 
     tvr: str
     commit: str | None
@@ -190,6 +193,7 @@ class Subject:
     captions: int
     videos: int
     identity: Identity | None = field(default=None, metadata=OPTIONAL)  # None in results of 0.1
+    rule: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +282,7 @@ class Claim:
     gallery: Completeness = Completeness()
     metrics: str = "fair"
     v2t_protocol: str | None = None
+    rule: str | None = None
     selected_on: str | None = None
     data: ClaimedCorpus = ClaimedCorpus()
     identity: Identity | None = None

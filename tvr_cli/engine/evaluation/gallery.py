@@ -18,6 +18,7 @@ from torch import Tensor
 from tvr_cli import commands, metrics
 from tvr_cli.backbones import registry
 from tvr_cli.data.jsonl import CAPTIONS_EXAMPLE
+from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation import score
 from tvr_cli.errors import DataError
 from tvr_cli.methods.base import Method
@@ -99,6 +100,15 @@ def video_scores(method: Method, features: Features, gallery: Gallery, memory_bu
         return scores if torch.equal(order, torch.arange(len(order))) else scores[:, order]
     merged = torch.full((len(scores), len(gallery.videos)), -torch.inf)
     return merged.scatter_reduce(1, gallery.file_of_clip.expand(len(scores), -1), scores, "amax")
+
+
+@torch.no_grad()
+def scores_by_rule(method: Method, features: Features, gallery: Gallery, rule: str) -> Tensor:
+    """Return scores [T, V] by one of the method's `rules`, of a gallery with one caption and one clip a video."""
+    text = scorers.encode_texts(method, features.text(gallery.captions))
+    video = scorers.encode_videos(method, features.video(gallery.clips[gallery.file_of_clip.argsort()]))
+    own = text.rows(torch.from_numpy(np.argsort(gallery.video_of_caption)))
+    return method.score_by_rule(rule, text, video, own).cpu()
 
 
 @dataclass(frozen=True)
