@@ -1,9 +1,9 @@
-"""Cut the committed golden files of WTI out of the full ones.
+"""Cut the committed golden files of WTI and X-CLIP out of the full ones.
 
     python scripts/compact_golden_tokens.py ../shared/methods tests/golden
 
-It keeps its head. The frames behind the temporal transformer stand for it: they are stored in float64, so nothing is
-lost. Values are copied, never computed.
+Both keep their heads. The frames behind the temporal transformer, or their directions, stand for it: they are stored in
+float64, so nothing is lost. Values are copied, never computed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ LEAVE = {
         "*.grad.*.0.weight",
         "*.fp32.grad.*",
         "fp32.*",
+    ),
+    "xclip": (
+        "param.transformerClip.*",
+        "param.frame_position_embeddings.*",
+        "*.grad.transformerClip.*",
+        "*.grad.frame_position_embeddings.*",
+        "*.grad.in.visual_output",
+        "*.fp32.grad.*",
     ),
 }
 LIMIT = 10**6

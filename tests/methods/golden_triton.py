@@ -15,6 +15,7 @@ import test_golden_gare as gare
 import test_golden_glccl as glccl
 import test_golden_tcmgc as tcmgc
 import test_golden_wti as wti
+import test_golden_xclip as xclip
 import torch
 from golden import cases, cases_with, load
 from golden_inputs import closeness, features, inputs
@@ -104,6 +105,19 @@ def wti_cases(path) -> Iterator[tuple[str, Callable[[], None]]]:
         yield variant, check
 
 
+def xclip_cases(path) -> Iterator[tuple[str, Callable[[], None]]]:
+    golden = load(path, FP32)
+    for case in cases_with(".out.sim")(path):
+
+        def check(case: str = case) -> None:
+            method, _ = xclip.build(golden, case)
+            text, video, _ = xclip.inputs(golden, case)
+            scores = method.score(method.encode_text(text), method.encode_video(video))
+            xclip.Closeness("xclip", FP32, file=golden).value(case, scores, golden[f"{case}.out.sim"])
+
+        yield case, check
+
+
 METHODS = {
     "eaglenet": eaglenet_cases,
     "gare": gare_cases,
@@ -111,6 +125,7 @@ METHODS = {
     "tcmgc": tcmgc_cases,
     "dmae": dmae_cases,
     "wti": wti_cases,
+    "xclip": xclip_cases,
 }
 
 

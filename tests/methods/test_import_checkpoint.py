@@ -166,6 +166,27 @@ def test_wti_gives_golden_scores(variant, tmp_path):
         assert report.options["weight_layers"] == (options["arch"] or 2) and not report.dropped
 
 
+@torch.no_grad()
+def test_xclip_gives_golden_scores(tmp_path):
+    for number, (name, path) in enumerate(cases("xclip")):
+        golden = load(path, torch.float32)
+        words, frames = golden["eval.in.seq_features"], golden["eval.in.visual_output"]
+        sizes = Sizes(frames.shape[2], frames.shape[1], words.shape[1])
+        clip = tiny_clip_state(sizes.dim, 16, 8, 64, 16, 0)  # the authors' files hold all of CLIP
+        state = {f"clip.{k}": v for k, v in clip.items()} | golden.under("param.")
+        temporal = any(k.startswith("transformerClip.") for k in state)
+        chosen = f"words.length={words.shape[1]}"
+        method, report, _ = imported(tmp_path / str(number), "xclip", state, sizes, (chosen,))
+        for block in method.transformerClip.resblocks if temporal else ():
+            block.attn.heads = golden.config["heads_temporal"]
+        text = method.encode_text(text_of(golden["eval.in.sequence_output"].flatten(0, 1), words))
+        scores = method.score(text, method.encode_video(video_of(frames, golden["eval.in.video_mask"])))
+        expected = "eval.out.sim" if temporal else "meanP.eval.out.sim"  # a compact file has no transformer
+        Closeness("xclip", torch.float32, file=golden).value(f"{name} {expected}", scores, golden[expected])
+        assert (report.options["temporal"] == "transformer") == temporal and report.sizes == sizes
+        assert not report.dropped
+
+
 def importable() -> list[str]:
     """The methods whose authors have a format of checkpoints."""
     own = base.Method.read_checkpoint.__func__
