@@ -24,12 +24,12 @@ def shapes(op: str) -> tuple[Shape, ...]:
     first, *others = SHAPES
     if op == "eaglenet":  # four heads of 16 or more dimensions, a program a pair
         return Shape(2, 2, 12, 6, 64), Shape(1, 2, 20, 1, 64), Shape(1, 1, 1, 1, 64)
-    return (first._replace(T=3) if op in ("glccl", "tcmgc") else first, *others)
+    return (first._replace(T=3) if op in ("glccl", "tcmgc", "xclip") else first, *others)
 
 
 def sides(op: str, shape: Shape, dtype: torch.dtype = torch.float32):
     """Return (text side, video side, weights) of an op with padded clips and, where it has them, padded captions."""
-    x = features(shape, unit=op in ("text_pooling", "dmae"))
+    x = features(shape, unit=op in ("text_pooling", "dmae", "wti"))
     text, frames = x.text.to(dtype), x.frames.to(dtype)
     module = importlib.import_module(f"tvr_kernels.{op}")
     if op == "text_pooling":
@@ -47,6 +47,15 @@ def sides(op: str, shape: Shape, dtype: torch.dtype = torch.float32):
         logits = torch.linspace(-1, 1, shape.L).to(dtype).expand(shape.T, -1)
         words = module.text_side(text, x.words.to(dtype), importance, options, logits)
         return words, module.video_side(frames, x.frame_mask, options), options
+    if op == "wti":
+        options = module.options()
+        logits = [torch.linspace(-1, 1, n).to(dtype).expand(m, -1) for m, n in ((shape.T, shape.L), (shape.V, shape.F))]
+        words = module.text_side(x.words.to(dtype), x.word_mask, options, logits[0])
+        return words, module.video_side(frames, x.frame_mask, options, logits[1]), options
+    if op == "xclip":
+        weights = importlib.import_module("tvr_kernels.xclip.bench").draw_weights(shape, dtype)
+        words = module.text_side(text, x.words.to(dtype), weights, x.word_mask)
+        return words, module.video_side(frames.sum(1), frames, x.frame_mask), weights
     if op == "glccl":
         g = torch.Generator().manual_seed(1)
         maps = [torch.eye(n) + 0.3 * n**-0.5 * torch.randn(n, n, generator=g) for n in 2 * [shape.D] + 6 * [shape.L]]

@@ -14,6 +14,8 @@ import test_golden_eaglenet as eaglenet
 import test_golden_gare as gare
 import test_golden_glccl as glccl
 import test_golden_tcmgc as tcmgc
+import test_golden_wti as wti
+import test_golden_xclip as xclip
 import torch
 from golden import cases, cases_with, load
 from golden_inputs import closeness, features, inputs
@@ -87,12 +89,43 @@ def eaglenet_cases(path) -> Iterator[tuple[str, Callable[[], None]]]:
         yield case, check
 
 
+def wti_cases(path) -> Iterator[tuple[str, Callable[[], None]]]:
+    golden = load(path, FP32)
+    for variant in wti.variants(golden):
+        if golden.config["variants"][variant]["interaction"] == "dp":
+            continue  # a product of two matrices, not an op
+
+        def check(variant: str = variant) -> None:
+            method, whole = wti.build(golden, variant)
+            text, video, _ = wti.inputs(golden, "eval", whole)
+            name = f"{wti.prefix(variant)}eval.out.sim"
+            scores = method.score(method.encode_text(text), method.encode_video(video))
+            wti.Closeness("wti", FP32, file=golden).value(name, scores, golden[name])
+
+        yield variant, check
+
+
+def xclip_cases(path) -> Iterator[tuple[str, Callable[[], None]]]:
+    golden = load(path, FP32)
+    for case in cases_with(".out.sim")(path):
+
+        def check(case: str = case) -> None:
+            method, _ = xclip.build(golden, case)
+            text, video, _ = xclip.inputs(golden, case)
+            scores = method.score(method.encode_text(text), method.encode_video(video))
+            xclip.Closeness("xclip", FP32, file=golden).value(case, scores, golden[f"{case}.out.sim"])
+
+        yield case, check
+
+
 METHODS = {
     "eaglenet": eaglenet_cases,
     "gare": gare_cases,
     "glccl": glccl_cases,
     "tcmgc": tcmgc_cases,
     "dmae": dmae_cases,
+    "wti": wti_cases,
+    "xclip": xclip_cases,
 }
 
 

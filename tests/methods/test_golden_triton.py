@@ -28,6 +28,6 @@ def test_golden_scores_through_the_triton_kernels():
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     compared = {row["method"] for row in rows if row.get("compared")}
-    assert compared == {"eaglenet", "gare", "glccl", "tcmgc", "dmae"}
+    assert compared == {"eaglenet", "gare", "glccl", "tcmgc", "dmae", "wti", "xclip"}
     refused = [row for row in rows if "refused" in row]
     assert all(row["case"].endswith(("eval_h2", "-C")) for row in refused), refused

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden import Closeness, load, params
+from golden import Closeness, cases, load, params
+from synthetic import tiny_clip_state
 
 from tvr_cli import config
 from tvr_cli.backbones.openclip import OpenClipBackbone
@@ -130,6 +131,60 @@ def test_dmae_gives_golden_scores(path, dtype, tmp_path):
     unread = {k for k in state if "linear_xwp.q_proj" in k or "linear_xwp.k_proj" in k}
     assert set(report.dropped) == {"model.module.text_encoder.embeddings.weight", *unread}
     assert report.backbone is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["primary", "wti1", "ti", "dp"])
+def test_wti_gives_golden_scores(variant, tmp_path):
+    for number, (name, path) in enumerate(cases("wti")):
+        golden = load(path, torch.float32)
+        options, state = golden.config["variants"][variant], golden.under("param.")
+        own = golden.under(f"param.arch{options['arch']}.") or {
+            k: v for k, v in state.items() if k.startswith(("text_weight_fc.", "video_weight_fc."))
+        }
+        state = {k: v for k, v in state.items() if k.startswith(("transformerClip.", "frame_position", "clip."))}
+        clip = tiny_clip_state(golden.config["D"], 16, 8, 64, 16, 0)  # the authors' files hold all of CLIP
+        state = {f"clip.{k}": v for k, v in clip.items()} | state | (own if options["arch"] else {})
+        whole = "transformerClip.resblocks.0.ln_1.bias" in state
+        if options["agg"] == "None":
+            state = {k: v for k, v in state.items() if not k.startswith(("transformerClip.", "frame_position"))}
+        elif not options["arch"] and not whole:
+            continue  # a compact file has none of the parameters that this variant has
+        frames = golden["eval.in.video_feat" if whole or options["agg"] == "None" else "eval.out.frames_temporal"]
+        words, mask = golden["eval.in.text_feat"], golden["eval.in.text_mask"]
+        chosen = (f"method.wti.interaction={options['interaction']}",)
+        sizes = Sizes(frames.shape[2], frames.shape[1], words.shape[1])
+        method, report, _ = imported(tmp_path / str(number), "wti", state, sizes, chosen)
+        for block in method.transformerClip.resblocks if method.config.temporal == "transformer" else ():
+            block.attn.heads = golden.config["heads_temporal"]
+        text = text_of(words[torch.arange(len(words)), mask.sum(1) - 1], words, mask)
+        scores = method.score(
+            method.encode_text(text), method.encode_video(video_of(frames, golden["eval.in.video_mask"]))
+        )
+        expected = f"{'' if variant == 'primary' else variant + '.'}eval.out.sim"
+        Closeness("wti", torch.float32, file=golden).value(f"{name} {expected}", scores, golden[expected])
+        assert report.options["weight_layers"] == (options["arch"] or 2) and not report.dropped
+
+
+@torch.no_grad()
+def test_xclip_gives_golden_scores(tmp_path):
+    for number, (name, path) in enumerate(cases("xclip")):
+        golden = load(path, torch.float32)
+        words, frames = golden["eval.in.seq_features"], golden["eval.in.visual_output"]
+        sizes = Sizes(frames.shape[2], frames.shape[1], words.shape[1])
+        clip = tiny_clip_state(sizes.dim, 16, 8, 64, 16, 0)  # the authors' files hold all of CLIP
+        state = {f"clip.{k}": v for k, v in clip.items()} | golden.under("param.")
+        temporal = any(k.startswith("transformerClip.") for k in state)
+        chosen = f"words.length={words.shape[1]}"
+        method, report, _ = imported(tmp_path / str(number), "xclip", state, sizes, (chosen,))
+        for block in method.transformerClip.resblocks if temporal else ():
+            block.attn.heads = golden.config["heads_temporal"]
+        text = method.encode_text(text_of(golden["eval.in.sequence_output"].flatten(0, 1), words))
+        scores = method.score(text, method.encode_video(video_of(frames, golden["eval.in.video_mask"])))
+        expected = "eval.out.sim" if temporal else "meanP.eval.out.sim"  # a compact file has no transformer
+        Closeness("xclip", torch.float32, file=golden).value(f"{name} {expected}", scores, golden[expected])
+        assert (report.options["temporal"] == "transformer") == temporal and report.sizes == sizes
+        assert not report.dropped
 
 
 def importable() -> list[str]:

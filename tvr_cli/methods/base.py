@@ -222,6 +222,12 @@ def unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True)
 
 
+def unit_or_zero(x: Tensor) -> Tensor:
+    """Divide by the Euclidean norm over the last dimension; the zero rows of a ragged store stay zero."""
+    length = x.norm(dim=-1, keepdim=True)
+    return x / length.masked_fill(length == 0, 1)
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Average [N, F, D] over real frames, mask [N, F] bool, to [N, D]."""
     weight = mask.to(x.dtype).unsqueeze(-1)

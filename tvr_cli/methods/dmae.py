@@ -22,11 +22,11 @@ from tvr_kernels import dmae as kernel
 from tvr_cli.errors import DataError
 from tvr_cli.methods import base
 from tvr_cli.methods._dmae_tpm import Eraser, PartialMargin, Tokens, TokenWeights
-from tvr_cli.methods.base import full_precision, setting, unit
+from tvr_cli.methods.base import full_precision, setting, unit, unit_or_zero
 from tvr_cli.nn.losses import info_nce
 from tvr_cli.nn.negnce import neg_nce
 from tvr_cli.nn.temporal import TemporalTransformer, contextualize_frames, frame_positions, start_from_text_tower
-from tvr_cli.nn.words import real_words
+from tvr_cli.nn.words import real_words, token_scorer
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 README = "authors' README recipe"
@@ -93,8 +93,8 @@ class Method(base.Method):
             unneeded |= {"tokens", "importance"}
         self.needs = type(self).needs - unneeded  # type: ignore[misc]
         if self._learned:
-            self.text_weight_fc = _scorer(sizes.dim, config.weight_layers)
-            self.video_weight_fc = _scorer(sizes.dim, config.weight_layers)
+            self.text_weight_fc = token_scorer(sizes.dim, config.weight_layers)
+            self.video_weight_fc = token_scorer(sizes.dim, config.weight_layers)
         if config.temporal == "seqTransf":
             self.transformerClip = TemporalTransformer(sizes.dim, config.temporal_layers)
             self.frame_position_embeddings = frame_positions(sizes.dim)
@@ -258,10 +258,10 @@ class Method(base.Method):
                 f"{words.shape[1]} and {frames.shape[1]}; train on the store that the run was made for, or set "
                 "method.dmae.partial_type=-1 (TPM-CL's predictors have fixed sizes)"
             )
-        frames = _unit_or_zero(frames) if self.config.normalize == "before-head" else self._frames(frames, mask)
+        frames = unit_or_zero(frames) if self.config.normalize == "before-head" else self._frames(frames, mask)
         return Tokens(
             sentence,
-            pad(_unit_or_zero(words), (0, 0, 0, more_words)),
+            pad(unit_or_zero(words), (0, 0, 0, more_words)),
             pad(frames, (0, 0, 0, more_frames)),
             pad(mask, (0, more_frames)),
         )
@@ -270,7 +270,7 @@ class Method(base.Method):
 
     def text_side(self, sentence: Tensor, words: Tensor, importance: Tensor) -> dict[str, Tensor]:
         """Return the caption's part of the op from unit sentences, words of any length and their importance."""
-        words = _unit_or_zero(words)
+        words = unit_or_zero(words)
         logits = self.text_weight_fc(words)[..., 0] if self._learned and self._words else None
         return kernel.text_side(sentence, words, importance, self._options, logits)
 
@@ -283,8 +283,8 @@ class Method(base.Method):
     def _frames(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Return the frames that scores are made of; normalised before the head, they are not of length 1 behind it."""
         if self.config.normalize == "before-head":
-            return self._contextual(_unit_or_zero(frames), mask)
-        return _unit_or_zero(self._contextual(frames, mask))
+            return self._contextual(unit_or_zero(frames), mask)
+        return unit_or_zero(self._contextual(frames, mask))
 
     def _contextual(self, frames: Tensor, mask: Tensor) -> Tensor:
         """The temporal head with its input residual, or nothing."""
@@ -313,14 +313,6 @@ class Method(base.Method):
         return kernel.DmaeOptions(self._words, self.config.neighbours, self.config.mask_padding)
 
 
-def _scorer(size: int, layers: int) -> nn.Module:
-    """Return the authors' token scorer: Linear to 1, behind `layers` - 1 times Linear and ReLU."""
-    if layers == 1:
-        return nn.Linear(size, 1)
-    hidden = [m for _ in range(layers - 1) for m in (nn.Linear(size, size), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(size, 1))
-
-
 def _torch_defaults(transformer: TemporalTransformer, positions: nn.Embedding) -> None:
     """Start as torch's modules do, like the authors (Q15: positions from N(0, 1) swamp unit vectors)."""
     for module in transformer.modules():
@@ -332,9 +324,3 @@ def _torch_defaults(transformer: TemporalTransformer, positions: nn.Embedding) -
         if name.endswith("out_proj.bias"):
             nn.init.zeros_(parameter)
     nn.init.normal_(positions.weight)
-
-
-def _unit_or_zero(x: Tensor) -> Tensor:
-    """Divide by the length; the zero rows of a ragged store stay zero."""
-    length = x.norm(dim=-1, keepdim=True)
-    return x / length.masked_fill(length == 0, 1)

@@ -1,9 +1,9 @@
-"""Token features where a method's parameters are tied to the number of token slots (GLCCL, TC-MGC)."""
+"""Token features: where a method's parameters are tied to their slots (GLCCL, TC-MGC), and learned weights."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tvr_cli import commands
 from tvr_cli.errors import DataError
@@ -29,3 +29,14 @@ def real_words(text: TextFeatures) -> Tensor:
     """Return [T, L] bool, True = a real token (start and end included)."""
     assert text.tokens is not None
     return torch.arange(text.tokens.shape[1], device=text.n_tokens.device) < text.n_tokens[:, None]
+
+
+def token_scorer(size: int, layers: int) -> nn.Module:
+    """Return DRL's scorer of tokens or frames, [..., size] -> [..., 1]: Linear behind `layers` - 1 Linear and ReLU.
+
+    Its softmax over an item's tokens is their weight. Source: arXiv 2203.07111 (`wti_arch`); DMAE has the same.
+    """
+    if layers == 1:
+        return nn.Linear(size, 1)
+    hidden = [m for _ in range(layers - 1) for m in (nn.Linear(size, size), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(size, 1))

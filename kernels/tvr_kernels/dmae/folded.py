@@ -38,8 +38,9 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Dmae
         for j in range(0, len(frames), step):
             v = {k: x[j : j + step] for k, x in video.items()}
             v = _cropped(v, ("frames", "weight", "closeness", "neighbour", "bias"), 1)
-            # A neighbour beyond the crop has closeness 0; it only has to exist.
-            v["neighbour"] = v["neighbour"].clamp_max(v["frames"].shape[1] - 1)
+            if weights.neighbours:
+                # A neighbour beyond the crop has closeness 0; it only has to exist.
+                v["neighbour"] = v["neighbour"].clamp_max(v["frames"].shape[1] - 1)
             out[some[:, None], clips[j : j + step]] = _tile(t, v, weights)
     return out
 
@@ -57,16 +58,17 @@ def _tile(text: Mapping[str, Tensor], video: Mapping[str, Tensor], options: Dmae
     table = matmul(frames.flatten(0, 1), rows.flatten(0, 1).T).view(shape)  # [V, F, L, T]
     choice = table + video["bias"][..., None, None] if options.mask_padding else table
     best = _with_neighbour(table, choice, video) if options.neighbours else choice.amax(1)  # [V, L, T]
-    text_part = (best * text["weight"].T).sum(1)  # [V, T], row 0 is the sentence
-    per_frame = table[:, :, 0]
+    text_part = (best * text["weight"].T).sum(1)  # [V, T]
+    first = int(options.sentence)  # of the words; row 0 is the sentence
+    per_frame = table[:, :, 0] if options.sentence else 0.0
     if options.words:
-        words = table[:, :, 1:]
+        words = table[:, :, first:]
         if options.mask_padding:
-            words = words + text["bias"].T[1:]
+            words = words + text["bias"].T[first:]
         # The maximum over a caption's words; pads beyond the tile's longest caption would have been zeros.
         per_frame = per_frame + torch.maximum(words.amax(2), text["floor"])
     video_part = (per_frame * video["weight"][..., None]).sum(1)
-    return (text_part + video_part).T / (4 if options.words else 2)
+    return (text_part + video_part).T / (2 * (options.words + options.sentence))
 
 
 def _with_neighbour(table: Tensor, choice: Tensor, video: Mapping[str, Tensor]) -> Tensor:

@@ -12,12 +12,14 @@ from tvr_kernels.dmae import DmaeOptions
 
 def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: DmaeOptions) -> Tensor:
     """Return [T, V]; see the package for the inputs."""
+    if not weights.sentence:
+        return branch(slice(None), text, video, weights)
     sentence = branch(slice(0, 1), text, video, weights)
     return (sentence + branch(slice(1, None), text, video, weights)) / 2 if weights.words else sentence
 
 
 def branch(rows: slice, text: Mapping[str, Tensor], video: Mapping[str, Tensor], options: DmaeOptions) -> Tensor:
-    """Return the score [T, V] of one branch: the sentence (row 0) or the words (rows 1..L)."""
+    """Return the score [T, V] of one branch: the sentence (row 0) or the words (the other rows)."""
     table = torch.einsum("tld,vfd->tvlf", text["rows"][:, rows], video["frames"])
     per_word, per_frame = table, table
     if options.mask_padding:

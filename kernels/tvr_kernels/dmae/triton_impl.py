@@ -39,10 +39,15 @@ MAX_WORDS = 128
 
 
 @triton.jit
-def with_neighbour(s, choice, closeness, neighbour, FP: tl.constexpr):
-    """Return S_f* + r(f*) S_n(f*) / 2 over the last axis, f* the first maximum of `choice`; s: [A, B, C, FP]."""
+def best_frame(s, choice, closeness, neighbour, FP: tl.constexpr, NEIGHBOURS: tl.constexpr):
+    """Return S_f* + r(f*) S_n(f*) / 2 over the last axis, f* the first maximum of `choice`; s: [A, B, C, FP].
+
+    Without neighbours it is the maximum.
+    """
     f = tl.arange(0, FP)[None, None, None, :]
     top = tl.max(choice, 3)
+    if not NEIGHBOURS:
+        return top
     first = tl.min(tl.where(choice == top[:, :, :, None], f, FP), 3)
     here = f == first[:, :, :, None]
     second = tl.sum(tl.where(here, neighbour, 0), 3)
@@ -53,7 +58,7 @@ def with_neighbour(s, choice, closeness, neighbour, FP: tl.constexpr):
 
 @triton.jit
 def dmae_fwd_kernel(
-    rows,  # [T, L1, D], the sentence and then the words
+    rows,  # [T, L1, D], the sentence (if it has a branch) and then the words
     row_weight,  # [T, L1]
     row_bias,  # [T, L1], -inf on rows that never win
     frames,  # [V, F, D]
@@ -68,6 +73,8 @@ def dmae_fwd_kernel(
     D,
     L1,
     WORDS: tl.constexpr,
+    SENTENCE: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
     LP: tl.constexpr,
     BW: tl.constexpr,
     BT: tl.constexpr,
@@ -86,24 +93,20 @@ def dmae_fwd_kernel(
     close = vectors(closeness, v, there, F, F, 0, 1, 0.0, FP)
     near = vectors(neighbour, v, there, F, F, 0, 1, 0, FP).to(tl.int32)
 
-    # the sentence branch; BT >= 16 rows for the matrix unit, of which BW are this tile's captions
-    slot = tl.arange(0, BT)
-    t = text_tile * BW + slot
-    here = (slot < BW) & (t < T)
-    s = by_clip(
-        products(rows, frames, t.to(tl.int64) * L1, clips, here, live, D, BT, BV * FP, BK, PRECISION), BT, BV, FP
-    )
-    s = s[:, :, None, :]  # [BV, BT, 1, FP]
-    choice = tl.where(bias_f[:, None, None, :] == 0.0, s, -float("inf"))
-    score = tl.sum(with_neighbour(s, choice, close[:, None, None, :], near[:, None, None, :], FP), 2)
-    score += tl.sum(tl.sum(s * weight_f[:, None, None, :], 3), 2)  # [BV, BT]
-    score *= 0.5
-    at = t.to(tl.int64)[None, :] * V + v[:, None]
-    pair = here[None, :] & there[:, None]
+    if SENTENCE:  # BT >= 16 rows for the matrix unit, of which BW are this tile's captions
+        slot = tl.arange(0, BT)
+        t = text_tile * BW + slot
+        here = (slot < BW) & (t < T)
+        tile = products(rows, frames, t.to(tl.int64) * L1, clips, here, live, D, BT, BV * FP, BK, PRECISION)
+        s = by_clip(tile, BT, BV, FP)[:, :, None, :]  # [BV, BT, 1, FP]
+        choice = tl.where(bias_f[:, None, None, :] == 0.0, s, -float("inf"))
+        score = tl.sum(best_frame(s, choice, close[:, None, None, :], near[:, None, None, :], FP, NEIGHBOURS), 2)
+        score += tl.sum(tl.sum(s * weight_f[:, None, None, :], 3), 2)  # [BV, BT]
+        score *= 0.5
     if WORDS:
         word = tl.arange(0, BW * LP)
         w = text_tile * BW + word // LP
-        row = 1 + word % LP
+        row = SENTENCE + word % LP
         alive = (w < T) & (row < L1)
         word_rows = w.to(tl.int64) * L1 + row
         tile = products(rows, frames, word_rows, clips, alive, live, D, BW * LP, BV * FP, BK, PRECISION)
@@ -111,22 +114,28 @@ def dmae_fwd_kernel(
         weight_l = tl.reshape(tl.load(row_weight + word_rows, mask=alive, other=0.0), (BW, LP))
         bias_l = tl.reshape(tl.load(row_bias + word_rows, mask=alive, other=-float("inf")), (BW, LP))
         choice = tl.where(bias_f[None, None, :, :] == 0.0, s, -float("inf"))
-        best = with_neighbour(s, choice, close[None, None, :, :], near[None, None, :, :], FP)  # [BW, LP, BV]
+        best = best_frame(s, choice, close[None, None, :, :], near[None, None, :, :], FP, NEIGHBOURS)  # [BW, LP, BV]
         words = tl.sum(best * weight_l[:, :, None], 1)  # [BW, BV]
         per_frame = tl.max(tl.where(bias_l[:, :, None, None] == 0.0, s, -float("inf")), 1)  # [BW, BV, FP]
         words += tl.sum(tl.where(weight_f[None, :, :] != 0.0, per_frame * weight_f[None, :, :], 0.0), 2)
+        words *= 0.5
+    if SENTENCE and WORDS:
         mine = slot[None, :] == tl.arange(0, BW)[:, None]  # the caption of a word tile in the sentence tile
-        score += 0.5 * tl.sum(tl.where(mine[:, None, :], words[:, :, None], 0.0), 0)
-        score *= 0.5
-    tl.store(out + at, score, mask=pair)
+        score = 0.5 * (score + tl.sum(tl.where(mine[:, None, :], words[:, :, None], 0.0), 0))
+    if SENTENCE:
+        tl.store(out + t.to(tl.int64)[None, :] * V + v[:, None], score, mask=here[None, :] & there[:, None])
+    else:
+        t = text_tile * BW + tl.arange(0, BW)
+        tl.store(out + t.to(tl.int64)[:, None] * V + v[None, :], words, mask=(t < T)[:, None] & there[None, :])
 
 
 def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: DmaeOptions) -> tuple[bool, str]:
     """Return (can run, why)."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*text.values(), *video.values())):
         return False, "the kernel has no backward pass"
-    if text["rows"].shape[1] > MAX_WORDS + 1:
-        return False, f"a caption has {text['rows'].shape[1] - 1} word slots, the kernel holds at most {MAX_WORDS}"
+    words = text["rows"].shape[1] - weights.sentence
+    if words > MAX_WORDS:
+        return False, f"a caption has {words} word slots, the kernel holds at most {MAX_WORDS}"
     return supported({**text, **video}, video["frames"].shape[1], VECTORS)
 
 
@@ -147,16 +156,20 @@ def launch(
     """Return the launch that fills `out` [T, V]."""
     rows, frames = text["rows"].contiguous(), video["frames"].contiguous()
     (T, L1, D), (V, F, _) = rows.shape, frames.shape
-    words = 16 if L1 < 3 else max(16, triton.next_power_of_2(L1 - 1))  # LP
+    slots = max(1, L1 - weights.sentence)
+    words = max(16, triton.next_power_of_2(slots))  # LP
     word_rows = 64 if rows.dtype == torch.float32 else 128  # more spill registers
     captions = max(1, word_rows // words) if weights.words else 16  # BW
     blocks = Blocks(captions, V, F, rows, TILES, capability)
     zeros = {"text": torch.zeros_like(text["weight"]), "video": torch.zeros_like(video["weight"])}
+    no_one = zeros["video"].long()  # what is never read without neighbours
     tensors = (
         *(rows, text["weight"].float().contiguous(), text.get("bias", zeros["text"]).float().contiguous()),
         *(frames, video["weight"].float().contiguous(), video.get("bias", zeros["video"]).float().contiguous()),
-        *(video["closeness"].float().contiguous(), video["neighbour"].contiguous(), out),
+        video.get("closeness", zeros["video"]).float().contiguous(),
+        *(video.get("neighbour", no_one).contiguous(), out),
     )
     grid = (triton.cdiv(T, captions) * triton.cdiv(V, blocks.BV),)
-    constants = {**blocks.constants(), "WORDS": weights.words, "LP": words, "BW": captions}
+    branches = {"WORDS": weights.words, "SENTENCE": weights.sentence, "NEIGHBOURS": weights.neighbours}
+    constants = {**blocks.constants(), **branches, "LP": words, "BW": captions}
     return Launch(dmae_fwd_kernel, grid, (*tensors, T, V, F, D, L1), constants)

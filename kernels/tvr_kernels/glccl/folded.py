@@ -70,7 +70,7 @@ def _block(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Glc
     frame_left, word_left = _isa_of_matrix(matrix, weights, real)
     vectors = torch.stack([seen_by_words, seen_by_sentence, frame_left, word_left])  # [4, v, t, L]
     mixing = torch.stack([weights.video_word, weights.sentence_frame, weights.then_frames, weights.then_words])
-    attended = _attention(vectors, -1, temperature, real).flatten(1, 2) @ mixing  # [4, v t, L]
+    attended = attention(vectors, -1, temperature, real).flatten(1, 2) @ mixing  # [4, v t, L]
     if real is not None:
         vectors = vectors.masked_fill(~real, 0.0)
     video_word, sentence_frame, over_frames, over_words = (attended.view_as(vectors) * vectors).sum(-1)
@@ -113,13 +113,13 @@ def _isa_of_matrix(matrix: Tensor, weights: GlcclWeights, real: Tensor | None) -
         kept = matrix.masked_fill(~(rows & columns), 0.0)
     temperature = weights.isa_temperature
     mixed = torch.matmul(weights.over_words, kept)  # (A3 M)_ij
-    frame_left = (_attention(matrix, -2, temperature, rows) * mixed).sum(-2)
+    frame_left = (attention(matrix, -2, temperature, rows) * mixed).sum(-2)
     mixed = torch.matmul(kept, weights.over_frames.T)  # (M A4')_ij
-    word_left = (_attention(matrix, -1, temperature, columns) * mixed).sum(-1)
+    word_left = (attention(matrix, -1, temperature, columns) * mixed).sum(-1)
     return frame_left, word_left
 
 
-def _attention(m: Tensor, dim: int, temperature: float, real: Tensor | None) -> Tensor:
+def attention(m: Tensor, dim: int, temperature: float, real: Tensor | None) -> Tensor:
     logits = m / temperature
     if real is not None:
         logits = logits.masked_fill(~real, float("-inf"))

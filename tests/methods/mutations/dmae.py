@@ -12,16 +12,14 @@ TPM = "tvr_cli/methods/_dmae_tpm.py"
 NEGNCE = "tvr_cli/nn/negnce.py"
 
 MUTATIONS = [
-    Mutation("pads keep their features", OP, old="words * real[..., None]], 1)", new="words], 1)"),
+    Mutation("pads keep their features", OP, old='"rows": words * real[..., None],', new='"rows": words,'),
     Mutation(
         "missing frames keep their features",
         OP,
         old="    frames = frames * mask[..., None]\n",
         new="    frames = frames * 1\n",
     ),
-    Mutation(
-        "important words count once", OP, old="m = importance.to(sentence.dtype)", new="m = real.to(sentence.dtype)"
-    ),
+    Mutation("important words count once", OP, old="m = importance.to(words.dtype)", new="m = real.to(words.dtype)"),
     Mutation(
         "learned word weights are renormalised",
         OP,
@@ -41,11 +39,13 @@ MUTATIONS = [
         old="return closeness, neighbour\n",
         new="return closeness.detach(), neighbour\n",
     ),
-    Mutation("words are summed, frames are not halved", FOLDED, old="(4 if options.words else 2)", new="2"),
+    Mutation(
+        "words are summed, frames are not halved", FOLDED, old="(2 * (options.words + options.sentence))", new="2"
+    ),
     Mutation(
         "the frame side looks at the sentence twice",
         FOLDED,
-        old="        words = table[:, :, 1:]\n",
+        old="        words = table[:, :, first:]\n",
         new="        words = table[:, :, :1]\n",
     ),
     Mutation(
@@ -57,7 +57,7 @@ MUTATIONS = [
     Mutation(
         "words are not normalised",
         METHOD,
-        old="        words = _unit_or_zero(words)\n",
+        old="        words = unit_or_zero(words)\n",
         new="        words = words * 1\n",
     ),
     Mutation(

@@ -51,8 +51,8 @@ MUTATIONS = [
     Mutation(
         "attention over words and frame slots swapped",
         FOLDED,
-        "frame_left = (_attention(matrix, -2, temperature, rows) * mixed).sum(-2)",
-        "frame_left = (_attention(matrix, -1, temperature, rows) * mixed).sum(-1)",
+        "frame_left = (attention(matrix, -2, temperature, rows) * mixed).sum(-2)",
+        "frame_left = (attention(matrix, -1, temperature, rows) * mixed).sum(-1)",
     ),
     Mutation(
         "second softmax added to isa",
