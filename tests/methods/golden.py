@@ -51,8 +51,6 @@ VALUE_TOLERANCE: dict[tuple[str, str], float] = {
 }
 # Where a file stores the float64 results as float64 (it says so: "outputs": "float64"), nothing is left but rounding.
 EXACT_TOLERANCE = 1e-10
-# Files that store what the authors' float64 run gave as float64 (`outputs` in their metadata) carry no rounding.
-VALUE_TOLERANCE_STORED_FP64 = 1e-10
 # GLCCL and TC-MGC in float32: softmaxes at temperature 0.01 (or times 100) amplify a score's rounding a hundredfold,
 # and scores are multiplied by exp(logit_scale); an independent port reached 1.6e-5 and 2e-5.
 VALUE_TOLERANCE_FP32: dict[str, float] = {"glccl": 2e-5, "tcmgc": 2e-5}
@@ -97,9 +95,6 @@ class Closeness:
         stored = "" if self.file is None else self.file.config.get("outputs")
         if self.precision == self.reference == "fp64" and stored == "float64":
             return EXACT_TOLERANCE
-        stored = self.file is not None and self.file.config.get("outputs") == "float64"
-        if stored and (self.precision, self.reference) == ("fp64", "fp64"):
-            return VALUE_TOLERANCE_STORED_FP64
         return VALUE_TOLERANCE[self.precision, self.reference]
 
     @property

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 import tvr_cli.backbones.openclip.export as export
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli.backbones.base import Description, count_flops
-from tvr_cli.backbones.hub import Wanted, no_network
-from tvr_cli.backbones.openclip import hugging_face_names
 from tvr_cli.backbones.hub import Wanted, commit_of, no_network
+from tvr_cli.backbones.openclip import hugging_face_names
 from tvr_cli.backbones.openclip.licences import licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv
 from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve

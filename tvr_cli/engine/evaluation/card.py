@@ -24,6 +24,7 @@ def card_of(report: EvaluateReport | ScoresReport) -> Card:
         "intervals": "95 %, bootstrap over videos" if isinstance(judged, Fair) else None,
         "selected on": subject.selected_on if subject else None,
         "method": f"{about.method} ({about.fidelity})",
+        "rule": f"{subject.rule}: not comparable with any other number" if subject and subject.rule else None,
         "backbone": subject.backbone if subject else None,
         "seed": None if subject is None or subject.seed is None else str(subject.seed),
     }

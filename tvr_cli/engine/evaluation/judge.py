@@ -167,34 +167,6 @@ def _ranks_of(arrays: Mapping[str, Any], side: str) -> Ranks:
     return Ranks(better, tied, positives, video, gain)
 
 
-def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
-    """Return the lines of a citable block of text that says how a result came about."""
-    judged, gallery = report.judged, report.gallery
-    about = report.subject if isinstance(report, EvaluateReport) else report
-    subject = report.subject if isinstance(report, EvaluateReport) else None  # not known of a score file
-    hashes = subject.data.annotations if subject else {}
-    rows = [
-        ("data set", (subject and subject.data.name) or "not named"),
-        ("variant", subject and subject.data.variant),
-        ("split", about.split or "not named"),
-        ("queries", f"{about.captions} captions, {about.videos} videos"),
-        ("gallery", f"{gallery.scored}/{gallery.expected} videos, {gallery.zero_filled} zero-filled"),
-        ("annotations", "; ".join(f"{k} sha256 {v}" for k, v in hashes.items()) or None),
-        ("t2v", "every caption is a query"),
-        ("v2t protocol", judged.v2t_protocol),
-        ("tie rule", judged.tie_rule if isinstance(judged, Fair) else "clip4clip (float equality)"),
-        ("intervals", "95 %, bootstrap over videos" if isinstance(judged, Fair) else None),
-        ("selected on", subject and subject.selected_on),
-        ("method", f"{about.method} ({about.fidelity})"),
-        ("rule", subject and subject.rule and f"{subject.rule}: not comparable with any other number"),
-        ("backbone", subject and subject.backbone),
-        ("seed", subject and subject.seed),
-        ("code", f"tvr {about.tvr}, commit {(subject and subject.commit) or 'unknown'}"),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}  {value}" for name, value in rows if value is not None]
-
-
 def _judge_as_clip4clip(scores: Scores, video_of_caption: Ints, options: JudgeOptions) -> OldCounting:
     """Return the old code's numbers under their label; ties are counted fairly, to show what inflates them."""
     if options.v2t != "max" or options.post:

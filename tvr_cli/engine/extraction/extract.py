@@ -34,9 +34,8 @@ from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames import unfinished
 from tvr_cli.stores.frames.rebuild import rebuild_head
-from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
-from tvr_cli.stores.frames.unfinished import Unfinished
 from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip, Timeline
+from tvr_cli.stores.frames.unfinished import Unfinished
 from tvr_cli.stores.frames.windows import Span, file_id, parse_segment
 from tvr_cli.stores.frames.writer import (
     Failure,

@@ -551,13 +551,11 @@ def _planned(
     slots = sum(plan.slots or r.n_frames for r in records) if "frames" in about.provides else 0
     vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = texts * (plan.words.length + 1)
-    flops = per_frame * sum(about.frames or r.n_frames for r in records) + per_caption * texts
-    tokens = len(texts) * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
     if has_films(frames.plan, about.provides) and not options.temporal_shift:
         pictures = frames.count_frames(lacking(frames, there, there))
         slots += pictures
-    flops = per_frame * pictures + per_caption * len(texts)
+    flops = per_frame * pictures + per_caption * texts
     device = pick_device(options.device)
     return PrecomputePreview(
         folder=folder,

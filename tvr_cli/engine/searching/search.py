@@ -137,19 +137,6 @@ def _answer(
     better: Callable[[IndexedClip], Moment | None] | None,
 ) -> list[Hit]:
     rows, scores, kept = scored.rows, scored.scores, scored.kept
-    found = list(itertools.islice(best_clips(index.files(rows), clip_of, rows, scores, options.min_score), options.k))
-    if not found:
-        return []
-    at = torch.tensor([position for position, _ in found])
-    # A shortlist is read once; of a search through every clip only the hits are read again.
-    video = kept.rows(at) if kept is not None else index.encoding(rows[at])
-    weights = method.explain(text, video)[0].float().cpu().numpy()  # [hits, F]
-    hits = []
-    for rank, ((position, clip), weight) in enumerate(zip(found, weights, strict=True), start=1):
-        ts = np.array(clip.ts)
-        start, end = time_span(weight[: len(ts)], ts, clip.start, clip.end)
-        hits.append(Hit(rank, float(scores[position]), clip.file_id, clip.path, start, end))
-    return hits
 
     def moments(some: Sequence[tuple[int, IndexedClip]]) -> list[Moment]:
         known = {} if better is None else {p: moment for p, clip in some if (moment := better(clip)) is not None}
@@ -163,11 +150,9 @@ def _answer(
         at = torch.tensor([position for position, _ in some])
         # A shortlist is read once; of a search through every clip only the hits are read again.
         video = kept.rows(at) if kept is not None else index.encoding(rows[at])
-        weights = method.explain(text, video)[0].cpu()  # [hits, F]
+        weights = method.explain(text, video)[0].float().cpu().numpy()  # [hits, F]
         return {
-            position: moment_of(
-                weight[: len(clip.ts)], torch.tensor(clip.ts, dtype=torch.float64), clip.start, clip.end
-            )
+            position: moment_of(weight[: len(clip.ts)], np.array(clip.ts), clip.start, clip.end)
             for (position, clip), weight in zip(some, weights, strict=True)
         }
 

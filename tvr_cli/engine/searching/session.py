@@ -14,9 +14,8 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching import moments
-from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.search import search

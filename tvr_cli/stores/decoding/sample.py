@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import time
@@ -16,16 +15,12 @@ import numpy as np
 from tvr_cli.errors import DecodeError
 from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
+from tvr_cli.stores.decoding.alike import Thinning
 from tvr_cli.stores.decoding.choose import decoder_versions, open_video
 from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, Stop, unheard
 from tvr_cli.stores.frames import unfinished
 from tvr_cli.stores.frames.picture import to_store
 from tvr_cli.stores.frames.unfinished import Unfinished
-from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
-from tvr_cli.stores.decoding.alike import Thinning
-from tvr_cli.stores.decoding.choose import open_video
-from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, unheard
-from tvr_cli.stores.frames.picture import to_store
 from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut, timeline_frames, view
 
 # A file of which a larger share of frames cannot be decoded is corrupt; below it the frames that can be are used.
@@ -145,7 +140,7 @@ def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
     try:
         return _read_whole(task, seen, beat, pictures)
     except Stop as stop:
-        stop.part = Unfinished(pictures.jpegs, pictures.size, about)
+        stop.part = Unfinished(pictures.jpegs, pictures.size, about, pictures.change)
         raise
 
 
@@ -165,47 +160,51 @@ def _about(task: Task, seen: Stamp) -> dict[str, Any]:
 
 @dataclass
 class _Pictures:
-    """Pictures as they are decoded. jpegs: by number in a timeline. size: width, height of its upright frames."""
+    """Pictures as they are decoded. jpegs: by number in a timeline. size: width, height of its upright frames.
+
+    change: by number, of each frame that a plan with timelines decoded, whether or not its picture is kept.
+    """
 
     jpegs: dict[int, bytes] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
+    change: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, part: Unfinished | None) -> _Pictures:
-        return cls() if part is None else cls(dict(part.jpegs), part.size)
+        return cls() if part is None else cls(dict(part.jpegs), part.size, dict(part.change))
+
+    @property
+    def decoded(self) -> set[int]:
+        return self.jpegs.keys() | self.change.keys()
+
+    def lost(self, chosen: Sequence[np.ndarray]) -> list[int]:
+        """How many frames of each span could not be decoded."""
+        decoded = self.decoded
+        return [sum(int(i) not in decoded for i in c) for c in chosen]
 
 
 def _read_whole(task: Task, seen: Stamp, beat: Beat, pictures: _Pictures) -> Sampled:
     """Read a file. pictures: those that are known of it already, and to which all others are added."""
-    decoder = open_video(task.path, task.decoder, look=task.plan.look, track=task.track, beat=beat)
+    plan = task.plan
+    decoder = open_video(task.path, task.decoder, look=plan.look, track=task.track, beat=beat)
     try:
         if decoder.timeline.truncated and not task.keep_truncated:
             raise DecodeError(f"{decoder.timeline.truncated}; without --refuse-truncated what is there is stored")
         spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
-        chosen = _read(decoder, spans, task.plan, pictures)
-        lost = [sum(int(i) not in pictures.jpegs for i in c) for c in chosen]
-        if sum(lost):
-        read = _read(decoder, spans, task.plan)
-        lost = read.lost
+        chosen = _read(decoder, spans, plan, pictures)
+        lost = pictures.lost(chosen)
         if any(lost):
             decoder, problem = _good_frames_only(decoder)
             pictures = _Pictures()  # these count other frames
             spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
-            chosen = _read(decoder, spans, task.plan, pictures)
-            if any(int(i) not in pictures.jpegs for c in chosen for i in c):
+            chosen = _read(decoder, spans, plan, pictures)
+            if any(pictures.lost(chosen)):
                 raise DecodeError(f"corrupt: frames cannot be decoded ({problem})")
             lost = lost if len(lost) == len(spans) else [0] * len(spans)
-        clips = [_clip(s, c, pictures.jpegs, decoder, n) for s, c, n in zip(spans, chosen, lost, strict=True)]
-            read = _read(decoder, spans, task.plan)
-            if any(read.lost):
-                raise DecodeError(f"corrupt: frames cannot be decoded ({problem})")
-            lost = lost if len(lost) == len(spans) else [0] * len(spans)
-        clip = _clip if read.change is None else _view
-        timeline = None if read.change is None else _timeline(read, decoder)
-        size = read.size
+        clip = _view if plan.has_timelines else _clip
         return Sampled(
-            clips=[clip(s, c, read, decoder, task.plan, n) for s, c, n in zip(spans, read.chosen, lost, strict=True)],
-            timeline=timeline,
+            clips=[clip(s, c, pictures, decoder, plan, n) for s, c, n in zip(spans, chosen, lost, strict=True)],
+            timeline=_timeline(pictures, decoder) if plan.has_timelines else None,
             sha256=track_sha256(sha256_file(task.path, each_block=beat), task.track),
             stamp=seen,
             container=decoder.container,
@@ -236,52 +235,26 @@ def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
 
 def _read(decoder: Decoder, spans: Sequence[Span], plan: FramePlan, pictures: _Pictures) -> list[np.ndarray]:
     """Return the chosen frame numbers of each span, and add to `pictures` each of them that decodes."""
-    timeline = decoder.timeline
-    chosen = [choose_frames(timeline.ts, timeline.end, span, plan) for span in spans]
-    missing = sorted({int(i) for c in chosen for i in c} - pictures.jpegs.keys())
-    for i, pixels in decoder.frames(missing):
-        pictures.size = (pixels.shape[1], pixels.shape[0])
-        pictures.jpegs[i] = encode_jpeg(to_store(pixels, plan), plan.quality)
-    return chosen
-@dataclass(frozen=True)
-class _Read:
-    """What decoding gave. chosen: the frame numbers that each span wants. jpegs: by frame number. size: width, height.
-
-    decoded: frames that could be. change: of a timeline's frames, None where the plan has none.
-    """
-
-    chosen: list[np.ndarray]
-    jpegs: dict[int, bytes]
-    decoded: set[int]
-    size: tuple[int, int]
-    change: dict[int, float] | None
-
-    @property
-    def lost(self) -> list[int]:
-        """How many frames of each span could not be decoded."""
-        return [sum(int(i) not in self.decoded for i in c) for c in self.chosen]
-
-
-def _read(decoder: Decoder, spans: Sequence[Span], plan: FramePlan) -> _Read:
-    """Decode what the spans want."""
-    timeline = decoder.timeline
+    timeline, thin = decoder.timeline, None
     if plan.has_timelines:
         chosen = timeline_frames(timeline.ts, timeline.end, spans, plan)
+        thin = Thinning(plan.alike)
     else:
         chosen = [choose_frames(timeline.ts, timeline.end, span, plan) for span in spans]
-    thin = Thinning(plan.alike) if plan.has_timelines else None
-    found = _Read(chosen, {}, set(), (0, 0), None if thin is None else {})
-    size = found.size
-    for i, pixels in decoder.frames(sorted({int(i) for c in chosen for i in c})):
-        size = (pixels.shape[1], pixels.shape[0])
-        picture = to_store(pixels, plan)
-        found.decoded.add(i)
-        if thin is not None and found.change is not None:
-            keeps, found.change[i] = thin.take(picture)
-            if not keeps:
+    missing = {int(i) for c in chosen for i in c} - pictures.decoded
+    if thin is not None and pictures.change:  # what the next frame is compared with has to be seen again
+        missing |= {max(pictures.jpegs), max(pictures.change)}
+    for i, pixels in decoder.frames(sorted(missing)):
+        pictures.size = (pixels.shape[1], pixels.shape[0])
+        picture, keeps = to_store(pixels, plan), True
+        if thin is not None:
+            keeps, change = thin.take(picture)
+            if i in pictures.change:
                 continue
-        found.jpegs[i] = encode_jpeg(picture, plan.quality)
-    return dataclasses.replace(found, size=size)
+            pictures.change[i] = change
+        if keeps:
+            pictures.jpegs[i] = encode_jpeg(picture, plan.quality)
+    return chosen
 
 
 def _good_frames_only(decoder: Decoder) -> tuple[Decoder, str]:
@@ -309,25 +282,29 @@ def _note(decoder: Decoder, track: int | None) -> str:
     return "; ".join(filter(None, (short, several)))
 
 
-def _clip(span: Span, chosen: np.ndarray, read: _Read, decoder: Decoder, plan: FramePlan, lost: int) -> SampledClip:
+def _clip(
+    span: Span, chosen: np.ndarray, pictures: _Pictures, decoder: Decoder, plan: FramePlan, lost: int
+) -> SampledClip:
     """Return a clip that has frames of its own."""
     if not len(chosen):
         return _nothing(span, decoder)
-    return SampledClip(span, [read.jpegs[int(i)] for i in chosen], decoder.timeline.ts[chosen], lost)
+    return SampledClip(span, [pictures.jpegs[int(i)] for i in chosen], decoder.timeline.ts[chosen], lost)
 
 
-def _view(span: Span, chosen: np.ndarray, read: _Read, decoder: Decoder, plan: FramePlan, lost: int) -> SampledClip:
+def _view(
+    span: Span, chosen: np.ndarray, pictures: _Pictures, decoder: Decoder, plan: FramePlan, lost: int
+) -> SampledClip:
     """Return a clip as a view of the timeline."""
     if not len(chosen):
         return _nothing(span, decoder)
-    ts = decoder.timeline.ts[sorted(read.jpegs)]
+    ts = decoder.timeline.ts[sorted(pictures.jpegs)]
     return SampledClip(span, damaged=lost, slots=view(ts, span.within(decoder.timeline.end), plan.num_frames))
 
 
-def _timeline(read: _Read, decoder: Decoder) -> SampledTimeline:
-    kept, change = sorted(read.jpegs), read.change or {}
-    found = [change[i] for i in kept]
-    return SampledTimeline([read.jpegs[i] for i in kept], decoder.timeline.ts[kept], np.array(found, dtype=np.float32))
+def _timeline(pictures: _Pictures, decoder: Decoder) -> SampledTimeline:
+    kept = sorted(pictures.jpegs)
+    change = np.array([pictures.change[i] for i in kept], dtype=np.float32)
+    return SampledTimeline([pictures.jpegs[i] for i in kept], decoder.timeline.ts[kept], change)
 
 
 def _nothing(span: Span, decoder: Decoder) -> SampledClip:
