@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tvr_cli.engine.searching.way import Way, way_of
+from tvr_cli.results.base import OPTIONAL
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
 
@@ -21,7 +22,8 @@ from tvr_cli.stores.index.shortlist import in_order
 class Hit:
     """One answer. start, end: seconds in the file at `path`; the span that the method's frame weights point at.
 
-    missing: the file is not at `path` any more (renamed, moved or deleted since).
+    missing: the file is not at `path` any more (renamed, moved or deleted since). channel: what found it: `picture`,
+    `speech` or `both`. said: the words that were found, of the latter two.
     """
 
     rank: int
@@ -31,6 +33,8 @@ class Hit:
     start: float
     end: float
     missing: bool = False
+    channel: str = "picture"
+    said: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
