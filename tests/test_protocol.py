@@ -83,7 +83,7 @@ VERBS = {
         "(self, sentences: 'str | Sequence[str]', *, k: 'int' = 10, run: 'str | None' = None, "
         "method: 'str | None' = None, backbone: 'str | None' = None, first: 'str | None' = None, "
         "shortlist: 'int | None' = None, exhaustive: 'bool' = False, min_score: 'float | None' = None, "
-        "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
+        "channel: 'str | None' = None, device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
 }
 

@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
     from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
+    from tvr_cli.engine.searching.asked import Asked
+    from tvr_cli.engine.searching.hits import SearchOptions
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.searching.session import Session
@@ -404,13 +406,15 @@ class OpenWorkspace:
         shortlist: int | None = None,
         exhaustive: bool = False,
         min_score: float | None = None,
+        channel: str | None = None,
         device: str = "auto",
         offline: bool = False,
     ) -> QueryReport:
         """Find the moments that match each sentence; what is missing is made on the way.
 
         k: moments an answer. per_file: of one file at most, 0 = all.
-
+        channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
+        both where the words of the workspace have been read before, else the picture.
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
         Raises ConfigError for no or an empty sentence, DataError without frames, StoreMismatch when another run or
         backbone is named than the index was made with.
@@ -428,25 +432,45 @@ class OpenWorkspace:
         _at_least("-k", k, 1)
         _at_least("--per-file", per_file, 0)
         _at_least("--shortlist", shortlist, 1)
-        from tvr_cli.engine.searching import query
         from tvr_cli.engine.searching.asked import Asked
         from tvr_cli.engine.searching.hits import SearchOptions
 
-        flags, options = (
-            Asked(run, method, backbone, first),
-            SearchOptions(k, shortlist, exhaustive, min_score, per_file),
-        )
-        named = (flags, device, offline)
+        flags = Asked(run, method, backbone, first)
+        options = SearchOptions(k, shortlist, exhaustive, min_score, per_file)
+        found = self._channel(channel)
         with self._watched():
-            if not self._sessions:  # who asks once has an answer before torch would be imported; who goes on, a session
-                self._sessions[named] = None
-                if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
-                    return found
-            if (session := self._sessions.get(named)) is None:
-                session = query.session(self.workspace, flags, device=device, offline=offline)
-                self._sessions.clear()  # one backbone in memory is enough
-                self._sessions[named] = session
-            return query.ask(session, wanted, options)
+            if found == "picture":
+                return self._by_picture(wanted, flags, options, device, offline)
+            from tvr_cli.engine.searching import channels
+
+            def picture(depth: int) -> QueryReport:
+                return self._by_picture(wanted, flags, replace(options, k=depth, per_file=0), device, offline)
+
+            return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
+
+    def _channel(self, named: str | None) -> str:
+        """Return the channel that answers: the one that was named, else both where words have been read before."""
+        from tvr_cli.engine.searching.query import CHANNELS, has_words
+
+        if named is not None:
+            return str(_one_of("--channel", named, CHANNELS))
+        return "both" if has_words(self.workspace) else "picture"
+
+    def _by_picture(
+        self, wanted: list[str], flags: Asked, options: SearchOptions, device: str, offline: bool
+    ) -> QueryReport:
+        from tvr_cli.engine.searching import query
+
+        named = (flags, device, offline)
+        if not self._sessions:  # who asks once has an answer before torch would be imported; who goes on, a session
+            self._sessions[named] = None
+            if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
+                return found
+        if (session := self._sessions.get(named)) is None:
+            session = query.session(self.workspace, flags, device=device, offline=offline)
+            self._sessions.clear()  # one backbone in memory is enough
+            self._sessions[named] = session
+        return query.ask(session, wanted, options)
 
     def _watched(self) -> AbstractContextManager[None]:
         return log.watched(self.progress)

@@ -5,6 +5,7 @@
       features/<fingerprint>/    feature stores, one for each backbone and plan: `tvr precompute-features`
       runs/<name>/               runs: `tvr train`, `tvr evaluate`
       index/                     what `tvr query` searches
+      speech/                    the words of the videos, where `tvr query --channel` asked for them
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.head import Head as FramesHead
     from tvr_cli.stores.frames.store import FrameStore
 
-_FRAMES, _FEATURES, _RUNS, _INDEX = "frames", "features", "runs", "index"
+_FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
 _Read = TypeVar("_Read")
 
 
@@ -368,6 +369,10 @@ class Workspace(os.PathLike[str]):
     @property
     def index_folder(self) -> Path:
         return self.root / _INDEX
+
+    @property
+    def speech_folder(self) -> Path:
+        return self.root / _SPEECH
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.query import QueryReport
+
+_SAID = 60  # letters of what is said, in a table
 
 
 def query(
@@ -53,6 +56,13 @@ def query(
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            "--channel",
+            help="picture, speech (subtitles and text streams) or both; default: both where words were read before.",
+        ),
+    ] = None,
     paths: Annotated[
         bool, typer.Option("--paths", help="Print bare paths, one a line; escaped on a terminal.")
     ] = False,
@@ -85,6 +95,7 @@ def query(
         shortlist=shortlist,
         exhaustive=exhaustive,
         min_score=min_score,
+        channel=channel,
         device=device,
         offline=offline,
     )
@@ -114,10 +125,12 @@ def _show(report: QueryReport, min_score: float | None) -> None:
             limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
             render.line(f"{answer.query!r}: no confident match{limit}")
             continue
+        heard = any(h.channel != "picture" for h in answer.hits)
         rows = [
             [
                 h.rank,
                 f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
+                *([h.channel, textwrap.shorten(h.said or "", _SAID, placeholder=" …")] if heard else []),
                 f"{render.seconds(h.start)}–{render.seconds(h.end)}",
                 render.seconds(h.peak),
                 f"{h.score:.3f}",
@@ -126,9 +139,9 @@ def _show(report: QueryReport, min_score: float | None) -> None:
         ]
         render.table(
             answer.query if len(report.results) > 1 else None,
-            ("#", "video", "where", "peak", "score"),
+            ("#", "video", *(("by", "said") if heard else ()), "where", "peak", "score"),
             rows,
-            left=2,
+            left=4 if heard else 2,
         )
         for path, more in {hit.path: hit.more for hit in answer.hits if hit.more}.items():
             render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; --per-file 0 shows all")

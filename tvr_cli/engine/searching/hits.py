@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.engine.searching.way import Way, way_of
+from tvr_cli.results.base import OPTIONAL
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
 
@@ -22,7 +23,8 @@ class Hit:
     """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
 
     more: how many moments of the same file score better than the last one shown and were left out, because a file gets
-    only so many places. missing: the file is not at `path` any more (renamed, moved or deleted since).
+    only so many places. missing: the file is not at `path` any more (renamed, moved or deleted since). channel: what
+    found it: `picture`, `speech` or `both`. said: the words that were found, of the latter two.
     """
 
     rank: int
@@ -34,6 +36,8 @@ class Hit:
     peak: float
     more: int = 0
     missing: bool = False
+    channel: str = "picture"
+    said: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)

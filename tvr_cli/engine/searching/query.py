@@ -14,10 +14,14 @@ from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.methods import _light
 from tvr_cli.results.base import Result
 from tvr_cli.stores.index import place
+from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.session import Session
+
+
+CHANNELS = ("picture", "speech", "both")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,11 @@ def ask(session: Session, texts: Sequence[str], options: SearchOptions) -> Query
 def _report(texts: Sequence[str], found: Sequence[Sequence[Hit]]) -> QueryReport:
     there: dict[str, bool] = {}
     return QueryReport([Answer(text, looked_for(hits, there)) for text, hits in zip(texts, found, strict=True)])
+
+
+def has_words(workspace: Workspace) -> bool:
+    """Return whether the words of a workspace have been read before (`channels.py`)."""
+    return is_speech(workspace.speech_folder)
 
 
 def looked_for(hits: Sequence[Hit], there: dict[str, bool]) -> list[Hit]:

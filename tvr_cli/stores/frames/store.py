@@ -141,6 +141,11 @@ class FrameStore:
         """Every record, sorted by id: all of the store's records are read. Raises DataError where some are damaged."""
         return [self._clips[i].record for i in sorted(self._clips)]
 
+    @property
+    def stored(self) -> list[StoredClip]:
+        """Return every clip with its file, in the order of `records`. Raises as `records` does."""
+        return [self._clips[i] for i in sorted(self._clips)]
+
     def video_count(self) -> int:
         """Return how many different files the clips are of."""
         if self._head.sealed is not None:
