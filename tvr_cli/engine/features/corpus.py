@@ -39,6 +39,11 @@ class Corpus:
     aside: list[Caption] = field(default_factory=list)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """Different texts by their keys."""
+        return {text_row_key(c.caption.text): c.caption.text for c in self.captions}
+
     def about(self, frames: FrameStore) -> dict[str, Any]:
         """Return what a feature store's state says of its corpus."""
         missing: dict[str, list[str]] = {k: list(v) for k, v in self.origin.get("missing", {}).items()}

@@ -43,7 +43,7 @@ from tvr_cli.stores.features import store as features
 from tvr_cli.stores.features.films import film_row_key
 from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.scale import is_clip
-from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
+from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key
 from tvr_cli.stores.features.writer import FeatureWriter, require_own
 from tvr_cli.stores.frames.store import ClipRecord, FrameStore
 from tvr_cli.types import VideoFeatures, caption_key
@@ -58,7 +58,7 @@ __all__ = [
     "precompute",
 ]
 
-_Read = TypeVar("_Read")
+_Read = TypeVar("_Read", Corpus, Census)
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # A shard is the unit of resuming: what may be lost when a run is stopped.
 _SHARD_BYTES = 64_000_000
@@ -299,7 +299,7 @@ def _inputs(
         device=options.device,
         offline=options.offline,
         may_ask=may_ask,
-        captions=len(_unique_texts(corpus)),
+        captions=len(corpus.texts),
     )
     about = registry.resolve(chosen)
     _require_view(frames, about, workspace)
@@ -363,7 +363,7 @@ def _require_frames(frames: FrameStore, backbone: Description, workspace: Worksp
 def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
     return CaptionCounts(
         total=len(corpus.captions),
-        texts=len(_unique_texts(corpus)),
+        texts=len(corpus.texts),
         encoded=encoded,
         truncated=truncated,
         set_aside=len(corpus.aside),
@@ -463,13 +463,9 @@ def _keys_there(folder: Path, workspace: Workspace, kind: str) -> set[str]:
     return {key for line in lines if line.kind == kind for key in feature_rows.read_or_none(folder, line) or ()}
 
 
-def _unique_texts(corpus: Corpus) -> dict[str, str]:
-    return {text_row_key(c.caption.text): c.caption.text for c in corpus.captions}
-
-
 def _new_texts(corpus: Corpus, writer: FeatureWriter) -> dict[str, str]:
     there = writer.keys("text")
-    return {key: text for key, text in _unique_texts(corpus).items() if key not in there}
+    return {key: text for key, text in corpus.texts.items() if key not in there}
 
 
 def _stored(corpus: Corpus) -> list[StoredCaption]:
