@@ -21,6 +21,8 @@ TYPED = re.compile(
     r"(: |\brun |\bwith )tvr ({0})\b|\btvr ({0}) ([-{{\"]|[A-Z])".format("|".join(map(re.escape, COMMANDS)))
 )
 
+PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")
+
 
 def calls():
     """Every `commands.tvr("verb", …, flag=…)` of the code, as (place, verb, flags)."""
@@ -59,6 +61,21 @@ def test_every_command_in_a_message_exists_with_its_flags():
     assert not wrong, wrong
 
 
+def test_no_command_in_a_message_has_a_word_that_the_reader_has_to_replace():
+    """`tvr extract-frames VIDEOS`, typed as it stands, is an error; an example such as `videos/` may be right."""
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "commands.tvr":
+                said = [n.value for part in (*node.args, *node.keywords) for n in ast.walk(part) if is_text(n)]
+                wrong += [f"{path.relative_to(PACKAGE)}:{node.lineno}: {s}" for s in said if PLACEHOLDER.search(s)]
+    assert not wrong, "\n".join(wrong)
+
+
+def is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def test_no_command_line_is_typed_by_hand():
     wrong = []
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -75,9 +92,9 @@ def test_no_command_line_is_typed_by_hand():
     [
         (("train",), {"resume": True, "run": "a b"}, 'tvr train --resume --run "a b"'),
         (
-            ("extract-frames", "VIDEOS"),
+            ("extract-frames", "videos/"),
             {"fps": 2.0, "max_frames": 12},
-            "tvr extract-frames VIDEOS --fps 2 --max-frames 12",
+            "tvr extract-frames videos/ --fps 2 --max-frames 12",
         ),
         (("index",), {"overwrite": False, "method": None}, "tvr index"),
         (("train",), {"set": ["a=1", "b=2"]}, "tvr train --set a=1 --set b=2"),

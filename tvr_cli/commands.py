@@ -15,6 +15,9 @@ from pathlib import Path
 # What `-o` means where neither it nor TVR_WORKSPACE is given.
 DEFAULT_WORKSPACE = Path("out")
 
+# The videos of a reader of whom nothing is known, as README has them: a command line that can be typed.
+VIDEOS = "videos/"
+
 _SENTENCE = re.compile(r"[\w.,:/+=#@%-]+( [\w.,:/+=#@%-]+)+", re.ASCII)
 
 Folder = os.PathLike[str]
@@ -24,7 +27,7 @@ Value = str | int | float | bool | Folder | Iterable[str] | None
 def tvr(verb: str, *words: str | Folder, workspace: Folder | None = None, **flags: Value) -> str:
     """Return a command line of tvr: `tvr("train", resume=True, workspace=out)` is `tvr train --resume -o out`.
 
-    words: arguments; one in capitals stands for what the reader puts there. flags: `max_words=32` becomes
+    words: arguments, of which none stands for what the reader has to put there. flags: `max_words=32` becomes
     `--max-words 32`; True stands for the flag alone, None and False for its absence, several strings repeat it.
     workspace: its folder, None = the command takes none.
     """

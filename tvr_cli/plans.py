@@ -92,6 +92,17 @@ class FramePlan:
         look = ", as players show it" if self.look == "shown" else ""
         return f"{self.fit}, {shape} px, {self.filter}, JPEG {self.quality}{look}"
 
+    def flags(self) -> dict[str, int | float | None]:
+        """Return the flags of `tvr extract-frames` with which frames of this plan go on.
+
+        Size and kind of pictures go on unasked.
+        """
+        usual = FramePlan()
+        chosen = {"fps": self.fps, "max_frames": self.max_frames} if self.kind == "fps" else {}
+        if self.kind == "uniform" and self.num_frames != usual.num_frames:
+            chosen = {"num_frames": self.num_frames}
+        return {**chosen, **({"quality": self.quality} if self.quality != usual.quality else {})}
+
     def identity(self) -> dict[str, Any]:
         """Return the identity of a store made with this plan: only the fields that decide which pixels it holds."""
         said = {name: getattr(self, name) for name in ("kind", *_CHOICE[self.kind], "size", "quality")}
@@ -299,7 +310,7 @@ class FeaturePlan:
             raise ConfigError(
                 "--shape fixed needs a largest number of frames a clip, and these frames have none; use --shape "
                 "ragged, or run: "
-                + commands.tvr("extract-frames", "VIDEOS", fps=frames.fps, max_frames=12, overwrite=True)
+                + commands.tvr("extract-frames", commands.VIDEOS, fps=frames.fps, max_frames=12, overwrite=True)
             )
         if options.temporal_shift and options.shape != "fixed":
             raise ConfigError("--temporal-shift mixes the frames of whole clips; it needs --shape fixed")

@@ -119,11 +119,17 @@ class Workspace(os.PathLike[str]):
     def video_roots(self) -> list[str]:
         """Return the folders and manifests that the frames were read from, for a command line that reads them again.
 
-        Where nothing says them it is a placeholder.
+        Where nothing says them it is an example.
         """
         from tvr_cli.stores.frames import head as heads
 
         return heads.roots_of(self.frames_folder, self)
+
+    def extract_again(self) -> str:
+        """Return the command that brings the frames up to date with their videos, with the plan that they have."""
+        from tvr_cli.stores.frames import head as heads
+
+        return heads.again(self.frames_folder, self)
 
     def refuse_without_frames(self, found: str, error: type[DataError] = DataError) -> NoReturn:
         """Raise DataError, or another `error` of its kind, with what to do where frames are needed and not there.
@@ -132,7 +138,7 @@ class Workspace(os.PathLike[str]):
         """
         from tvr_cli.stores.frames.head import require_head
 
-        extract = commands.tvr("extract-frames", "VIDEOS", workspace=self)
+        extract = commands.tvr("extract-frames", commands.VIDEOS, workspace=self)
         require_head(self.frames_folder, f"run: {extract}", self)
         raise error(f"{found}; start with: {extract}")
 

@@ -236,9 +236,9 @@ def test_a_licence_for_research_only_is_said_before_the_download(hub: Hub) -> No
     [
         (["get", "demo-tiny"], "are here already"),
         (["get", "pe-core-b16", "--offline"], "get downloads, and --offline forbids it"),
-        (["get"], "name the backbone: tvr backbones get NAME"),
+        (["get"], "name the backbone: tvr backbones get clip-vit-b32"),
         (["show", "pe-core-b16", "--dry-run"], "--dry-run goes with get: tvr backbones get pe-core-b16 --dry-run"),
-        (["--measure"], "--measure goes with show: tvr backbones show NAME --measure"),
+        (["--measure"], "--measure goes with show: tvr backbones show clip-vit-b32 --measure"),
         (["pe-core-b16"], "run: tvr backbones show pe-core-b16"),
     ],
 )

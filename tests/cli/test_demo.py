@@ -77,7 +77,7 @@ def test_running_again_keeps_what_is_done_and_prints_the_tables(ran):
     assert "160 videos (0 made, 160 kept)" in result.stderr
     assert "(kept)" in result.stderr.split("train glccl")[1].splitlines()[0]
     assert "says nothing about which method is better" in result.stdout
-    assert "tvr extract-frames YOUR_VIDEOS/" in result.stdout
+    assert "tvr extract-frames videos/" in result.stdout
     for row in before["methods"]:
         assert f"{row['t2v']['R@1']['value']:.1f} [" in result.stdout
 

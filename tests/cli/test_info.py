@@ -44,7 +44,7 @@ def lose_head_of_frames(out: Path) -> tuple[Path, str]:
 def empty_head_of_features(out: Path) -> tuple[Path, str]:
     (head,) = out.glob("features/*/store.json")
     head.write_text("{}")
-    return head.parent, f"name the backbone: tvr precompute-features --backbone NAME -o {out}"
+    return head.parent, f"compute them again (--backbone): tvr precompute-features -o {out}"
 
 
 def lose_head_of_features(out: Path) -> tuple[Path, str]:
@@ -119,10 +119,10 @@ def test_no_workspace_is_proposed_inside_of_another_or_where_something_is(out: P
         (out / "runs", f"found a folder of several; all of them: tvr info {out}"),
         (
             tmp_path / "new",
-            f"found nothing there; a workspace is made by: tvr extract-frames VIDEOS -o {tmp_path / 'new'}",
+            f"found nothing there; a workspace is made by: tvr extract-frames videos/ -o {tmp_path / 'new'}",
         ),
-        (tmp_path / "new" / "frames", f"a workspace is made by: tvr extract-frames VIDEOS -o {tmp_path / 'new'}"),
-        (out / "features" / "0123", f"a workspace is made by: tvr extract-frames VIDEOS -o {out}"),
+        (tmp_path / "new" / "frames", f"a workspace is made by: tvr extract-frames videos/ -o {tmp_path / 'new'}"),
+        (out / "features" / "0123", f"a workspace is made by: tvr extract-frames videos/ -o {out}"),
     ):
         told = tvr("info", path)
         assert told.exit_code == 3 and told.stderr.endswith(f"{found}\n"), told.stderr

@@ -77,8 +77,8 @@ def test_the_head_of_features_that_is_no_head_leads_to_their_backbone(place: Sim
     (place.features / "store.json").write_text("{}")
     for verb in VERBS:
         refused = tvr(*verb, "-o" if verb[0] != "query" else "--index", place.root)
-        assert refused.exit_code == 3 and "move the folder elsewhere and name the backbone" in refused.stderr
-        assert proposed(refused.stderr) == ["precompute-features", "--backbone", "NAME", "-o", str(place.root)]
+        assert refused.exit_code == 3 and "move the folder elsewhere and compute them again" in refused.stderr
+        assert proposed(refused.stderr) == ["precompute-features", "-o", str(place.root)]
     place.features.rename(place.root.parent / "elsewhere")
     assert tvr("precompute-features", "--backbone", "demo-tiny", "-o", place.root).exit_code == 0
 
@@ -183,4 +183,5 @@ def test_frames_that_are_too_small_are_never_to_be_overwritten(place: SimpleName
     refused = tvr("precompute-features", "--backbone", "clip-vit-b32", "-o", place.root)
     assert refused.exit_code == 3 and "--overwrite" not in refused.stderr
     beside = f"{place.root}-clip-vit-b32"
-    assert proposed(refused.stderr) == ["extract-frames", "VIDEOS", "--for", "clip-vit-b32", "-o", beside]
+    words = f"extract-frames videos/ --for clip-vit-b32 --num-frames 2 -o {beside}"
+    assert proposed(refused.stderr) == shlex.split(words)

@@ -116,7 +116,7 @@ def test_recipes_run_on_every_layout(recipe, name, variant, miniature, tmp_path)
     ("args", "code", "words"),
     [
         (("gare-msrvt-b32", "--data", "msrvtt:x"), 2, "did you mean gare-msrvtt-b32?"),
-        (("gare-msrvtt-b32",), 2, "--data NAME:ROOT"),
+        (("gare-msrvtt-b32",), 2, "--data msrvtt:msrvtt/"),
         (("gare-msrvtt-b32", "--data", "msrvtt:/nowhere"), 3, "found nothing there"),
     ],
 )

@@ -90,7 +90,7 @@ def test_each_refusal_has_its_exit_code_and_says_what_to_do(
 
 def test_an_empty_workspace_is_refused(tmp_path: Path) -> None:
     result = tvr("train", "--method", METHOD, "-o", tmp_path)
-    assert result.exit_code == 3 and "tvr extract-frames VIDEOS -o" in result.stderr
+    assert result.exit_code == 3 and "tvr extract-frames videos/ -o" in result.stderr
 
 
 def test_a_dry_run_prints_origins_and_groups(tmp_path: Path) -> None:

@@ -213,8 +213,8 @@ def test_the_list_and_one_data_set_are_shown():
     ("args", "code", "words"),
     [
         (("chek", "msrvtt"), 2, "did you mean check?"),
-        (("show",), 2, "tvr datasets show NAME"),
-        (("check",), 2, "tvr datasets check NAME"),
+        (("show",), 2, "tvr datasets show msrvtt"),
+        (("check",), 2, "tvr datasets check msrvtt"),
         (("show", "msrvt"), 2, "did you mean msrvtt?"),
         (("check", "no.such:x"), 2, "there is no module 'no'"),
         (("check", "msrvtt:/nowhere/at/all"), 3, "found nothing there"),

@@ -378,7 +378,7 @@ def test_larger_frames_are_shrunk_and_smaller_ones_refused(tmp_path: Path, weigh
     store = precompute(tmp_path / "large", weights, None, EXACT).store
     assert store is not None and len(store.video()) == 1
     tiny_frames.simple(tmp_path / "small", {"a.mp4": 2}, plan=FramePlan(num_frames=2, size=24))
-    said = r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .*: tvr extract-frames VIDEOS --for "
+    said = r"are 24 px, but .* takes 32 px; name one that takes 24 px or less .*: tvr extract-frames videos/ --for "
     with pytest.raises(DataError, match=said):
         precompute(tmp_path / "small", weights, None, EXACT)
 
@@ -397,7 +397,7 @@ def test_frames_that_were_cropped_are_refused_for_an_encoder_of_whole_pictures(t
     for verb in (precompute, lambda folder, *others: engine.dry_run(Workspace.at(folder), *others)):
         with pytest.raises(DataError) as e:
             verb(tmp_path / "old", name, None, EXACT)
-        said = f"of their own: tvr extract-frames VIDEOS --for {name} -o {tmp_path / 'old-local-'}"
+        said = f"of their own: tvr extract-frames videos/ --for {name} --num-frames 2 -o {tmp_path / 'old-local-'}"
         assert said in str(e.value)
         assert "are cropped to their centre, but the backbone local:" in str(e.value)
     assert not (tmp_path / "old" / "features").exists()

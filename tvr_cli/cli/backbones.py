@@ -42,12 +42,13 @@ def backbones(
         raise ConfigError(f"expected nothing, show NAME, get NAME or check NAME, found {action!r}{_meant(action)}")
     if measure and action != "show":
         raise ConfigError(
-            f"--measure goes with show: {commands.tvr('backbones', 'show', name or 'NAME', measure=True)}"
+            f"--measure goes with show: {commands.tvr('backbones', 'show', name or 'clip-vit-b32', measure=True)}"
         )
     if dry_run and action != "get":
-        raise ConfigError(f"--dry-run goes with get: {commands.tvr('backbones', 'get', name or 'NAME', dry_run=True)}")
+        get = commands.tvr("backbones", "get", name or "clip-vit-b32", dry_run=True)
+        raise ConfigError(f"--dry-run goes with get: {get}")
     if action is not None and name is None:
-        raise ConfigError(f"name the backbone: {commands.tvr('backbones', str(action), 'NAME')}")
+        raise ConfigError(f"name the backbone: {commands.tvr('backbones', str(action), 'clip-vit-b32')}")
     if action == "check":
         from tvr_cli.testing import backbone
 
@@ -117,7 +118,7 @@ def _show_all(found: Sequence[BackboneCard], problems: Sequence[BackboneProblem]
     render.table(None, columns, rows, left=7)
     for problem in problems:
         render.line(f"{problem.name}: {problem.problem}")
-    more = commands.tvr("backbones", "show", "NAME")
+    more = commands.tvr("backbones", "show", found[0].name)
     render.line(f"{more} says where its weights belong, what a frame costs and which methods it serves")
 
 

@@ -37,7 +37,7 @@ def datasets(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME[:ROOT[:VARIANT]], found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError(f"name the data set: {commands.tvr('datasets', str(action), 'NAME')}")
+        raise ConfigError(f"name the data set: {commands.tvr('datasets', str(action), 'msrvtt')}")
     if action == "check":
         from tvr_cli.testing import dataset
 
@@ -52,7 +52,7 @@ def datasets(
 def _show_all(found: Sequence[DataSetCard]) -> None:
     rows = [[d.name, d.summary, ", ".join(v.name for v in d.variants if v.name)] for d in found]
     render.table(None, ("data set", "what it is", "variants"), rows, left=3)
-    show, doctor = commands.tvr("datasets", "show", "NAME"), commands.tvr("doctor")
+    show, doctor = commands.tvr("datasets", "show", found[0].name), commands.tvr("doctor")
     render.line(f"{show} has sizes and files; {doctor} NAME:ROOT[:VARIANT] looks for them")
 
 

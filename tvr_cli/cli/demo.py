@@ -114,7 +114,7 @@ def _show(result: DemoReport, *, kept: bool) -> None:
         f"{render.duration(result.seconds)} in all." + (f" Everything is in {result.workspace}" if kept else "")
     )
     render.line("Your own videos:")
-    render.line(f"  {commands.tvr('extract-frames', 'YOUR_VIDEOS/')}")
+    render.line(f"  {commands.tvr('extract-frames', commands.VIDEOS)}")
     render.line(f"  {commands.tvr('query', 'a dog surfing')}")
 
 

@@ -36,7 +36,7 @@ def methods(
         near = did_you_mean(action, _ACTIONS)
         raise ConfigError(f"expected nothing, show NAME or check NAME, found {action!r}{near}")
     if action is not None and name is None:
-        raise ConfigError(f"name the method: {commands.tvr('methods', str(action), 'NAME')}")
+        raise ConfigError(f"name the method: {commands.tvr('methods', str(action), 'glccl')}")
     if action == "check":
         from tvr_cli.testing import method
 
@@ -57,7 +57,7 @@ def _show_all(methods: Sequence[MethodCard]) -> None:
         [m.name, m.summary, ", ".join(m.needs), m.fidelity.replace("@", " @"), _cost(m).split(" (")[0]] for m in methods
     ]
     render.table(None, ("method", "what it does", "needs", "fidelity", "cost a pair"), rows, left=5)
-    show = commands.tvr("methods", "show", "NAME")
+    show = commands.tvr("methods", "show", methods[0].name)
     render.line(f"costs at D 512, F 12, L 32; {show} sets them beside the published form's")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import api, commands, log
+from tvr_cli import api, log
 from tvr_cli.cli import render, streams
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
 from tvr_cli.errors import ConfigError
@@ -160,5 +160,5 @@ def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:
     log.logger.warning(
         "%s of the answer %s renamed, moved or deleted since (%r%s); bring the index up to date with: %s",
         what, "was" if len(paths) == 1 else "were", paths[0], " …" if len(paths) > 1 else "",
-        commands.tvr("extract-frames", *workspace.video_roots(), workspace=workspace),
+        workspace.extract_again(),
     )  # fmt: skip

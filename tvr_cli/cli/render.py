@@ -107,7 +107,7 @@ def recall(found: Recall) -> str:
     said = f"recall@10 {found.best:.3f} ({others}; {found.sentences} {found.of}, {count(found.clips, 'clip')} scored)"
     if found.mends is None:
         return said
-    more = commands.tvr("query", "SENTENCE", shortlist=found.mends)
+    more = commands.tvr("query", "a dog surfing", shortlist=found.mends)
     return f"{said}; that is little: {more} finds 0.99 of them, --exhaustive all"
 
 

@@ -187,9 +187,13 @@ def load(
         if found is None:
             untrained = suggest.without_training(store.provides, scorers.DEFAULT_METHOD)
             raise DataError(
-                f"no run in {str(workspace.runs_folder)!r} was trained on the features {store.fingerprint}; train one, "
-                "or evaluate a method without training: "
-                + commands.tvr("evaluate", method=untrained or "NAME", workspace=workspace)
+                f"no run in {str(workspace.runs_folder)!r} was trained on the features {store.fingerprint}; train one"
+                + (
+                    f", or evaluate a method without training: "
+                    f"{commands.tvr('evaluate', method=untrained, workspace=workspace)}"
+                    if untrained
+                    else f": {commands.tvr('train', workspace=workspace)}"
+                )
             )
     scorer = (
         scorers.trained(found, store, method) if found else scorers.untrained(method or "", store, list(assignments))

@@ -69,7 +69,7 @@ def gallery_of(store: FeatureStore, split: str) -> Gallery:
         raise DataError(
             f"the feature store has no captions of the split {split!r} ({sizes}); name another with --split, or give "
             "captions to "
-            + commands.tvr("precompute-features", captions="FILE", backbone=own, workspace=store.workspace)
+            + commands.tvr("precompute-features", captions="captions.jsonl", backbone=own, workspace=store.workspace)
         )
     return gallery_of_captions(store, captions)
 

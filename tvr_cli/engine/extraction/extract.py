@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tvr_cli import commands, files, log
+from tvr_cli import files, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import FramesConfig
 from tvr_cli.engine.extraction import headers
@@ -231,7 +231,7 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
             log.logger.warning(
                 "warning: the records of shard %s were damaged, so nothing says what was in it; it is taken out. Read "
                 "its videos again with: %s",
-                name, commands.tvr("extract-frames", *workspace.video_roots(), workspace=workspace),
+                name, workspace.extract_again(),
             )  # fmt: skip
         writer = FrameWriter.open(root, identity, _provenance(), workspace=workspace)
         asked = [s for s in writer.shards if shard in ("all", s.name)]

@@ -35,7 +35,7 @@ from tvr_cli.engine.features.films import encode_films, has_films, lacking
 from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
-from tvr_cli.plans import FeaturePlan, PrecomputeOptions
+from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
@@ -285,10 +285,7 @@ def _inputs(
     """
     frames = workspace.frames()
     if not frames.records:
-        raise DataError(
-            f"the frame store {str(frames.root)!r} holds no clip; run: "
-            + commands.tvr("extract-frames", *workspace.video_roots(), workspace=workspace)
-        )
+        raise DataError(f"the frame store {str(frames.root)!r} holds no clip; run: " + workspace.extract_again())
     corpus = read(frames, workspace.newest_features())
     chosen = choose_backbone(
         backbone,
@@ -324,11 +321,15 @@ def _warn_of_slow_precision(options: PrecomputeOptions) -> None:
         )
 
 
-def _frames_for(backbone: Description, workspace: Workspace) -> str:
-    """Return the command that reads the videos again for a backbone, into a workspace beside this one."""
+def _frames_for(backbone: Description, frames: FramePlan, workspace: Workspace) -> str:
+    """Return the command that reads the videos again for a backbone, into a workspace beside this one.
+
+    frames: how those of this one were chosen, and it goes on but for what the backbone decides.
+    """
     root = workspace.root if workspace.root.name not in ("", "..") else workspace.root.resolve()
     beside = Path(f"{root}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone.name)}")
-    return commands.tvr("extract-frames", *workspace.video_roots(), **{"for": backbone.name}, workspace=beside)
+    flags = frames.flags() if backbone.frames is None else {}
+    return commands.tvr("extract-frames", *workspace.video_roots(), **{"for": backbone.name}, **flags, workspace=beside)
 
 
 def _require_view(frames: FrameStore, backbone: Description, workspace: Workspace) -> None:
@@ -336,7 +337,7 @@ def _require_view(frames: FrameStore, backbone: Description, workspace: Workspac
     plan, view = frames.plan, backbone.view
     if plan.serves(view):
         return
-    for_it = _frames_for(backbone, workspace)
+    for_it = _frames_for(backbone, plan, workspace)
     if plan.fit not in ("whole", view.fit):
         raise DataError(
             f"the frames in {str(frames.root)!r} {_SHOWS[plan.fit]}, but the backbone {backbone.name} was trained on "
@@ -356,7 +357,7 @@ def _require_frames(frames: FrameStore, backbone: Description, workspace: Worksp
     found = "any number of frames" if frames.plan.slots is None else f"up to {frames.plan.slots} frames"
     raise DataError(
         f"the clips in {str(frames.root)!r} have {found}, but the backbone {backbone.name} takes {backbone.frames} a "
-        "clip; give frames for it a workspace of their own: " + _frames_for(backbone, workspace)
+        "clip; give frames for it a workspace of their own: " + _frames_for(backbone, frames.plan, workspace)
     )
 
 

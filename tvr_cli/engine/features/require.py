@@ -49,6 +49,11 @@ def require(
     return store
 
 
+def _flags(wish: Wish) -> dict[str, int | float | None]:
+    """Return the flags of `tvr extract-frames` that choose the frames of a wish."""
+    return {name: value for name, value in wish.frames.items() if name != "kind"}
+
+
 def _without_captions() -> DataError:
     return DataError(
         "expected captions to train on, found none beside the videos. Write a captions.jsonl like this and give it "
@@ -122,7 +127,7 @@ def _compute(
     if differences := wish.differences(made.identity, made.backbone_name):
         raise StoreMismatch(
             f"the frames in {str(workspace.frames_folder)!r} do not fit: {'; '.join(differences)}; extract others "
-            f"into a workspace of their own: {commands.tvr('extract-frames', 'VIDEOS', workspace=Path('FOLDER'))}, "
-            "with the wanted plan"
+            "into a workspace of their own: "
+            + commands.tvr("extract-frames", *workspace.video_roots(), **_flags(wish), workspace=Path(f"{workspace}-2"))
         )
     return made

@@ -36,7 +36,7 @@ def plot_named(workspace: Workspace, runs: Sequence[str], out: Path | None = Non
     if not found:
         newest = workspace.newest_run()
         if newest is None:
-            train = commands.tvr("train", method="NAME", workspace=workspace)
+            train = commands.tvr("train", method="glccl", workspace=workspace)
             raise DataError(f"expected a run in {str(workspace.runs_folder)!r}, found none; train one: {train}")
         found = [newest]
     return plot(found, out or found[0].path / "curves.png")

@@ -153,7 +153,7 @@ def build_source(
     if not workspace.has_frames:
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
-            f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
+            f"run: {commands.tvr('extract-frames', commands.VIDEOS, workspace=workspace)}"
         )
     return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers)
 

@@ -380,7 +380,7 @@ def _store_needed(
         temporal_shift=wish.temporal_shift,
         next=f"{commands.tvr('train')} computes it from the frames"
         if frames
-        else commands.tvr("extract-frames", "VIDEOS", workspace=workspace),
+        else commands.tvr("extract-frames", commands.VIDEOS, workspace=workspace),
         why_not_the_newest=reasons,
     )
 

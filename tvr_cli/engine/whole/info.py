@@ -204,13 +204,14 @@ def _by_place(path: Path) -> Callable[[Path], Part] | None:
 def _something_else(path: Path) -> str:
     """Say what is at a path that is nothing of tvr's, and where to look instead."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        make = commands.tvr("extract-frames", "VIDEOS", workspace=Workspace.around(path) or path)
+        make = commands.tvr("extract-frames", commands.VIDEOS, workspace=Workspace.around(path) or path)
         return f"nothing there; a workspace is made by: {make}"
     if not path.is_dir():
         belongs = f"; what it belongs to: {commands.tvr('info', path.parent)}"
         return f"a file{belongs if _kind(path.parent) is not None else ''}"
     if not any(path.iterdir()):
-        return f"an empty folder; a workspace is made by: {commands.tvr('extract-frames', 'VIDEOS', workspace=path)}"
+        make = commands.tvr("extract-frames", commands.VIDEOS, workspace=path)
+        return f"an empty folder; a workspace is made by: {make}"
     outer = Workspace(path.parent)
     if path in (outer.features_folder, outer.runs_folder) and any(_kind(part) for part in outer.parts()):
         return f"a folder of several; all of them: {commands.tvr('info', outer)}"

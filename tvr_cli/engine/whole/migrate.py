@@ -84,7 +84,7 @@ def migrate(workspace: Workspace, *, dry_run: bool = False) -> MigrateReport:
     writes; the store is then what it was.
     """
     if not workspace.parts():
-        start = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+        start = commands.tvr("extract-frames", commands.VIDEOS, workspace=workspace)
         raise DataError(f"expected a workspace in {str(workspace)!r}, found none; start with: {start}")
     stores = [_migrated(workspace, workspace.frames_folder, _FRAMES, dry_run)] if workspace.has_frames else []
     stores += [_migrated(workspace, folder, _FEATURES, dry_run) for folder in workspace.begun_features()]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvr_cli import commands
+from tvr_cli import commands, config
 from tvr_cli.errors import ConfigError
 from tvr_cli.preset_loader import preset_names, preset_path
 from tvr_cli.results.base import Result
@@ -44,8 +44,10 @@ def follow(
         return RecipesReport(preset_names("recipes"))
     preset_path("recipes", recipe)
     if data is None:
-        full = commands.tvr("reproduce", recipe, data="NAME:ROOT")
-        raise ConfigError(f"say where the data set lies: {full}, or NAME:ROOT:VARIANT")
+        layers = reversed(config.preset_layers("recipes", recipe))  # the last that says it holds
+        name = next(said for layer in layers if (said := layer.tree.get("data", {}).get("name")))
+        full = commands.tvr("reproduce", recipe, data=f"{name}:{name}/")
+        raise ConfigError(f"say where the data set lies, for example: {full}, or {name}:{name}/:VARIANT")
     from tvr_cli.engine.whole import reproduce
 
     options = reproduce.ReproduceOptions(tuple(assignments), device, offline, allow_missing, workers)

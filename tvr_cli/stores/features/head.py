@@ -246,7 +246,7 @@ def covered_bytes(folder: Path, head: Head, workspace: Folder | None = None) -> 
 def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     """Read store.json alone. Raises as `read` does."""
     path = folder / HEAD
-    make = commands.tvr("precompute-features", backbone="NAME", workspace=workspace)
+    make = commands.tvr("precompute-features", workspace=workspace)
     require_head(folder, workspace)
     if not path.exists():
         raise DataError(f"expected a feature store in {str(folder)!r}, found none; run: {make}")
@@ -382,8 +382,8 @@ def mend(folder: Path, workspace: Folder | None) -> str:
 
 
 def _put_back(workspace: Folder | None) -> str:
-    make = commands.tvr("precompute-features", backbone="NAME", workspace=workspace)
-    return f"put a copy of the file back, or move the folder elsewhere and name the backbone: {make}"
+    make = commands.tvr("precompute-features", workspace=workspace)
+    return f"put a copy of the file back, or move the folder elsewhere and compute them again (--backbone): {make}"
 
 
 _SHAPES = schema.one_of("fixed", "ragged")

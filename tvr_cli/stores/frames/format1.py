@@ -148,7 +148,7 @@ def _read_manifest(folder: Path, workspace: Folder | None) -> Iterator[_Shard]:
                 raise DataError(
                     f"{path!s}:{number}: this line is damaged ({e}); nothing was changed. Keep a copy of the file, "
                     f"take the line out and run again: {commands.tvr('migrate', workspace=workspace)}; then "
-                    f"{commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)} reads again what was in it"
+                    f"{commands.tvr('extract-frames', commands.VIDEOS, workspace=workspace)} reads again what was in it"
                 ) from e
 
 
@@ -164,7 +164,7 @@ def _refuse_cut_short(folder: Path, named: Collection[str], workspace: Folder | 
     if not unnamed or data.endswith(b"\n"):
         return
     found = f"{str(path)!r} {'ends within a line' if data else 'is missing or empty'}"
-    extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+    extract = commands.tvr("extract-frames", commands.VIDEOS, workspace=workspace)
     raise DataError(
         f"{found}, and {listed(unnamed)} beside it {'is' if len(unnamed) == 1 else 'are'} not named there; nothing was "
         "changed. Copy the file again from where the workspace came from; if there is no other, move these shards "

@@ -113,7 +113,7 @@ def read(folder: Path, workspace: Folder | None = None) -> tuple[Head, tuple[Sha
 def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     """Read store.json alone. Raises as `read` does."""
     path = folder / HEAD
-    extract = commands.tvr("extract-frames", "VIDEOS", workspace=workspace)
+    extract = commands.tvr("extract-frames", commands.VIDEOS, workspace=workspace)
     require_head(folder, f"run: {extract}", workspace)
     if not path.exists():
         raise DataError(f"expected a frame store in {str(folder)!r}, found none; run: {extract}")
@@ -151,7 +151,7 @@ def require_head(folder: Path, again: str, workspace: Folder | None = None) -> N
 
 def mend(folder: Path, workspace: Folder | None, again: str = "") -> str:
     """Say what makes a head again: what lies beside it, unless that is of format 1. again: what makes a new store."""
-    again = again or f"run: {commands.tvr('extract-frames', 'VIDEOS', workspace=workspace)}"
+    again = again or f"run: {commands.tvr('extract-frames', commands.VIDEOS, workspace=workspace)}"
     if (folder / _OLD_LIST).exists():
         return f"Put a copy of store.json back, or move the folder elsewhere and {again}"
     return f"Make it again from the records beside it: {_rebuild(workspace)}"
@@ -160,13 +160,22 @@ def mend(folder: Path, workspace: Folder | None, again: str = "") -> str:
 def roots_of(folder: Path, workspace: Folder | None) -> list[str]:
     """Return the folders and manifests that frames were read from, for a command line that reads them again.
 
-    Where nothing says them it is a placeholder.
+    Where nothing says them, or they are those of a data set, it is an example.
     """
     try:
         roots = read_head(folder, workspace).roots
     except DataError:
         roots = {}
-    return [root for root in roots if os.path.isabs(root)] or ["VIDEOS"]
+    return [root for root in roots if os.path.isabs(root)] or [commands.VIDEOS]
+
+
+def again(folder: Path, workspace: Folder | None) -> str:
+    """Return the command that brings frames up to date with their videos, by name and with their plan."""
+    try:
+        flags = FramePlan.from_identity(read_head(folder, workspace).identity).flags()
+    except DataError:
+        flags = {}
+    return commands.tvr("extract-frames", *roots_of(folder, workspace), **flags, workspace=workspace)
 
 
 def has_store_files(folder: Path) -> bool:
@@ -257,7 +266,7 @@ def _rebuild(workspace: Folder | None) -> str:
 
 
 def _move() -> str:
-    other = commands.tvr("extract-frames", "VIDEOS", workspace=Path("FOLDER"))
+    other = commands.tvr("extract-frames", commands.VIDEOS, workspace=Path("out-2"))
     return f"move the folder elsewhere, or choose another workspace: {other}"
 
 

@@ -449,7 +449,7 @@ def _until(ts: np.ndarray, until: np.ndarray | None, end: float) -> np.ndarray:
 
 def _damaged_records(path: Path, line: ShardLine, found: str, workspace: Folder | None) -> DataError:
     drop = commands.tvr("extract-frames", repair=line.name, workspace=workspace)
-    again = commands.tvr("extract-frames", *heads.roots_of(path.parent, workspace), workspace=workspace)
+    again = heads.again(path.parent, workspace)
     return DataError(
         f"the records {str(path)!r} are damaged: {found}; take them and their shard out with: {drop}, then read again "
         f"what was in it with: {again}"
