@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
@@ -25,7 +26,9 @@ def verified(found: float = 1.0, sha256: str = "aa", **changed: Any) -> VerifyRe
     value = Value(name="R@1", found=found, expected=1.0, allowed=0.1)
     status = "PASS" if abs(found - 1.0) <= 0.1 else "FAIL"
     outcome = replace(Outcome(name="R@1", status=status, detail="", values=(value,)), **changed)
-    return report([], [outcome], protocol={"what": "a test"}, hashes={"weights": sha256}, device="cpu", who="me")
+    return report(
+        [], [outcome], protocol={"what": "a test"}, hashes={"weights": sha256}, device=torch.device("cpu"), who="me"
+    )
 
 
 def test_a_card_survives_its_file(tmp_path: Path) -> None:

@@ -229,7 +229,34 @@ def test_half_a_download_and_another_file_are_refused(monkeypatch: Any) -> None:
         assets.locate(known, None, "clip-vit-b32", offline=False)
 
 
+@pytest.mark.parametrize(
+    ("kind", "frames", "words"),
+    [
+        ("xclip", np.zeros((3, 8, 8, 3), np.uint8), "has 3 frames, and .* takes 4: another clip"),
+        ("videoprism", np.zeros((4, 8, 8, 3), np.float32), "has frames of 8 x 8 pixels, and .* takes 36"),
+    ],
+)
+def test_a_clip_of_another_shape_is_a_sentence(
+    kind: str, frames: np.ndarray, words: str, made: dict[str, StandIn], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "clip.npy", frames)
+    with pytest.raises(DataError, match=words):
+        backbone.check(made[kind].row, load(made[kind]), tmp_path / "clip.npy")
+
+
 # ---------------------------------------------------------------------------------------------------- the whole command
+
+
+def test_of_values_on_several_pictures_the_name_of_the_given_one_says_which(
+    made: dict[str, StandIn], monkeypatch: Any, tmp_path: Path
+) -> None:
+    mine = dataclasses.replace(made["clip"].row, known_as=("tiny",))
+    other = dataclasses.replace(mine, asset=dataclasses.replace(mine.asset, address="another.png"))
+    monkeypatch.setattr(rows, "BACKBONES", (other, mine))
+    found = backbone.verify("tiny", asset=made["clip"].asset, device="cpu", offline=True)
+    assert found.status == "PASS" and len(found.outcomes) == 1
+    with pytest.raises(ConfigError, match=r"has values on several pictures, .*: another\.png, clip\.png"):
+        backbone.verify("tiny", asset=tmp_path / "third.png", device="cpu", offline=True)
 
 
 def test_the_report_has_weights_and_picture_by_hash(made: dict[str, StandIn]) -> None:

@@ -23,7 +23,7 @@ from tvr_cli import user_cache
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.device import pick_device
-from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.files import sha256_file
 from tvr_cli.stores.frames.picture import see
 from tvr_cli.types import Filter, SquareFit, View
@@ -88,17 +88,24 @@ def verify(
         "picture": f"{loaded.about.view}",
         "sentences": "; ".join(dict.fromkeys(sentence for row in found for sentence in row.sentences)),
     }
-    device_name = torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)
     packages = [loaded.library] if loaded.library else []
     return report(
-        ["backbone", name], outcomes, protocol=protocol, hashes=hashes, device=device_name, who=who, packages=packages
+        ["backbone", name], outcomes, protocol=protocol, hashes=hashes, device=where, who=who, packages=packages
     )
 
 
 def check(row: BackboneRow, backbone: Backbone, asset: Path) -> Outcome:
-    """Hold one row against loaded weights, and look for the cause where it is off."""
-    frames = assets.read(asset, row.asset.shows)
-    shown = Shown(frames, row.sentences, None if row.asset.shows == "pixels" else backbone.about.view)
+    """Hold one row against loaded weights, and look for the cause where it is off.
+
+    Raises DataError for a file that is no such asset, or a clip of another shape than the encoder takes.
+    """
+    frames, about = assets.read(asset, row.asset.shows), backbone.about
+    if row.asset.shows != "picture" and about.frames not in (None, len(frames)):
+        raise DataError(f"{str(asset)!r} has {len(frames)} frames, and {about.name} takes {about.frames}: another clip")
+    if row.asset.shows == "pixels" and frames.shape[1:3] != (about.image_size, about.image_size):
+        size = " x ".join(map(str, frames.shape[1:3]))
+        raise DataError(f"{str(asset)!r} has frames of {size} pixels, and {about.name} takes {about.image_size}")
+    shown = Shown(frames, row.sentences, None if row.asset.shows == "pixels" else about.view)
     outcome = _compare(row, backbone, shown)
     if outcome.status == "PASS":
         return outcome

@@ -88,7 +88,7 @@ def verify(
             "method": "mean",
         },
         hashes={**hashes, "caption ids": identity.captions, "gallery": identity.videos},
-        device=str(loaded.device),
+        device=loaded.device,
         who=who,
     )
 

@@ -41,7 +41,7 @@ def verify(device: str = "auto", who: str | None = None) -> VerifyReport:
         *(kernel(op, form, where) for op in OPS for form in _dispatch.implementations(op) if form != "reference"),
     ]
     protocol = {"what": "methods, judges and kernels against vectors that are shipped", "methods": ", ".join(names)}
-    return report([], outcomes, protocol=protocol, hashes={}, device=_named(where), who=who)
+    return report([], outcomes, protocol=protocol, hashes={}, device=where, who=who)
 
 
 def golden(name: str, device: torch.device) -> Outcome:
@@ -156,7 +156,3 @@ def _matrices(name: str) -> dict[str, np.ndarray]:
     from safetensors.numpy import load
 
     return dict(load((vectors.FOLDER / f"{name}.safetensors").read_bytes()))
-
-
-def _named(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

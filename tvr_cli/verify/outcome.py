@@ -78,7 +78,7 @@ def report(
     *,
     protocol: Mapping[str, str],
     hashes: Mapping[str, str],
-    device: str,
+    device: torch.device,
     who: str | None,
     packages: Sequence[str] = (),
 ) -> VerifyReport:
@@ -94,7 +94,7 @@ def report(
         values=tuple(value for outcome in outcomes for value in outcome.values),
         code=Code(tvr=__version__, commit=git["commit"], dirty=git["dirty"]),
         versions=installed,
-        device=device,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         who=who,
     )
     return VerifyReport(status=status, outcomes=tuple(outcomes), card=card)

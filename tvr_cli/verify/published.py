@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from tvr_cli import api, data
 from tvr_cli.backbones import registry
+from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, Fair
 from tvr_cli.errors import ConfigError
 from tvr_cli.results.card import Value
@@ -75,7 +74,7 @@ def verify(
         outcomes,
         protocol=protocol,
         hashes=hashes,
-        device="cuda" if device != "cpu" and torch.cuda.is_available() else "cpu",
+        device=pick_device(device),
         who=who,
     )
 
@@ -110,7 +109,7 @@ def verify_recipe(
         [of_recipe(found)],
         protocol={"recipe": recipe, "data set": found.experiment.data.name, "selected on": subject.selected_on},
         hashes=hashes,
-        device="cuda" if device != "cpu" and torch.cuda.is_available() else "cpu",
+        device=pick_device(device),
         who=who,
     )
 
