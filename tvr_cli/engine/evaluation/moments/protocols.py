@@ -170,16 +170,13 @@ _PROTOCOLS: dict[Format, Callable[[Sequence[_Pair]], list[Counted]]] = {
 def _recalls(
     pairs: Sequence[_Pair], of: str, levels: Iterable[float], reaches: Callable[[Floats, float], Floats]
 ) -> list[Counted]:
+    best = {n: np.array([p.iou[:n].max(initial=0.0) for p in pairs]) for n in (1, 5)}
     found = [
-        Counted(
-            f"R@{n}, IoU={least}",
-            of,
-            Mean(np.array([float(np.any(reaches(p.iou[:n], least))) for p in pairs])),
-        )
-        for n in (1, 5)
+        Counted(f"R@{n}, IoU={least}", of, Mean(reaches(best[n], least).astype(np.float64)))
+        for n in best
         for least in levels
     ]
-    return [*found, Counted("mIoU", of, _mean(pairs, _first))]
+    return [*found, Counted("mIoU", of, Mean(best[1]))]
 
 
 def _localized(pairs: Sequence[_Pair], of: str) -> list[Counted]:

