@@ -21,7 +21,8 @@ import tvr_cli
 from tvr_cli.results.base import Result, schemas
 
 ROOT = Path(__file__).resolve().parent.parent
-ON_DISK = {"tvr/checkpoint@1", "tvr/demo-files@1", "tvr/features@1"}  # formats of files, which no command prints
+# Formats of files, which no command prints.
+ON_DISK = {"tvr/checkpoint@1", "tvr/demo-files@1", "tvr/features@1", "tvr/unfinished@1"}
 KEYS = ROOT / "tests" / "golden" / "results" / "keys.txt"
 
 
