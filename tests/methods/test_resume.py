@@ -67,4 +67,4 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(name: str, tmp_path: Path
 
 
 def test_every_published_method_is_among_them() -> None:
-    assert {"dmae", "eaglenet", "gare", "glccl", "tcmgc"} <= set(trained_names())
+    assert {"clip4clip_seq", "dmae", "eaglenet", "gare", "glccl", "tcmgc", "tmass", "xpool"} <= set(trained_names())

@@ -30,7 +30,10 @@ MUTATIONS = [
     ),
     Mutation("kept values are not scaled up", BLOCK, ".to(frames) / (1 - drop)", ".to(frames)"),
     Mutation(
-        "the mask belongs to clip and caption", BLOCK, "(len(text), len(frames), text", "(len(frames), len(text), text"
+        "the mask belongs to clip and caption",
+        BLOCK,
+        "branch if linear_keep is None else branch * linear_keep)",
+        "branch if linear_keep is None else branch * linear_keep.transpose(0, 1))",
     ),
     Mutation("CLIP4Clip's eps", BLOCK, "LAYER_NORM_EPS = 1e-5", "LAYER_NORM_EPS = 1e-2"),
     Mutation(
