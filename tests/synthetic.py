@@ -21,7 +21,7 @@ from tvr_cli.plans import FramePlan, WordPlan
 from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter
-from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
+from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip, Timeline
 from tvr_cli.stores.frames.writer import FrameWriter, NewClip
 from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures, caption_key, clip_key
 
@@ -266,7 +266,7 @@ def write_frames(
             "synthetic", False,
         )  # fmt: skip
         stored = StoredClip(record, SourceFile(name, (str(sources),), (1000, 17, 18, 19), 3.0), "", 0)
-        clips.append(NewClip(stored, [_jpeg(c, size) for c in colours], np.arange(n, dtype=np.float64)))
+        clips.append(NewClip(stored, Timeline([_jpeg(c, size) for c in colours], np.arange(n, dtype=np.float64))))
         split = "val" if i % 4 == 3 else "train"
         lines.append(json.dumps({"video": name, "caption": f"a {first} square, then a {then} box {i}", "split": split}))
         lines.append(json.dumps({"video": name, "caption": f"{first} and {then} number {i}", "split": split}))

@@ -29,7 +29,7 @@ VERBS = {
         "(self, videos: 'PathLike | Sequence[PathLike]' = (), *, data: 'str | None' = None, "
         "num_frames: 'int | None' = None, fps: 'float | None' = None, max_frames: 'int | None' = None, "
         "size: 'int | None' = None, fit: 'str | None' = None, for_backbone: 'str | None' = None, "
-        "quality: 'int' = 90, segment: 'str' = 'auto', "
+        "quality: 'int' = 90, keep_all: 'bool' = False, segment: 'str' = 'auto', "
         "include: 'str | Sequence[str]' = (), exclude: 'str | Sequence[str]' = (), decoder: 'str' = 'auto', "
         "workers: 'int | None' = None, timeout: 'float' = 120.0, shard: 'str' = '1/1', "
         "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = True, "
@@ -79,7 +79,7 @@ VERBS = {
         "-> 'IndexReport'"
     ),
     "search": (
-        "(self, sentences: 'str | Sequence[str]', *, k: 'int' = 10, run: 'str | None' = None, "
+        "(self, sentences: 'str | Sequence[str]', *, k: 'int' = 10, per_file: 'int' = 3, run: 'str | None' = None, "
         "method: 'str | None' = None, backbone: 'str | None' = None, first: 'str | None' = None, "
         "shortlist: 'int | None' = None, exhaustive: 'bool' = False, min_score: 'float | None' = None, "
         "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tvr_cli.plans import FramePlan
-from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
+from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip, Timeline
 from tvr_cli.stores.frames.writer import Failure, FrameWriter, NewClip
 from tvr_cli.types import clip_key
 
@@ -47,7 +47,7 @@ def clip(
     )  # fmt: skip
     seeds = [int(sha256[:6], 16) + int(span[0]) + i for i in range(frames)]
     stored = StoredClip(record, SourceFile(name, ("/videos",), (1000, 17, 18, 19), 100.0), "", 0)
-    return NewClip(stored, [jpeg(s, size) for s in seeds], np.linspace(*span, frames, endpoint=False))
+    return NewClip(stored, Timeline([jpeg(s, size) for s in seeds], np.linspace(*span, frames, endpoint=False)))
 
 
 def write(workspace: Path, clips: list[NewClip], *, plan: FramePlan = PLAN) -> FrameWriter:

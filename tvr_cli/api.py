@@ -79,6 +79,7 @@ class OpenWorkspace:
         fit: str | None = None,
         for_backbone: str | None = None,
         quality: int = 90,
+        keep_all: bool = False,
         segment: str = "auto",
         include: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
@@ -146,6 +147,7 @@ class OpenWorkspace:
             size=size,
             fit=fit,  # type: ignore[arg-type]
             quality=quality,
+            keep_all=keep_all,
         )
         verb = estimate.estimate if dry_run else extract.extract
         with self._watched():
@@ -388,6 +390,7 @@ class OpenWorkspace:
         sentences: str | Sequence[str],
         *,
         k: int = 10,
+        per_file: int = 3,
         run: str | None = None,
         method: str | None = None,
         backbone: str | None = None,
@@ -398,7 +401,9 @@ class OpenWorkspace:
         device: str = "auto",
         offline: bool = False,
     ) -> QueryReport:
-        """Find the videos, and the moments in them, that match each sentence; what is missing is made on the way.
+        """Find the moments that match each sentence; what is missing is made on the way.
+
+        k: moments an answer. per_file: of one file at most, 0 = all.
 
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
         Raises ConfigError for no or an empty sentence, DataError without frames, StoreMismatch when another run or
@@ -415,12 +420,16 @@ class OpenWorkspace:
         if min_score is not None and math.isnan(min_score):
             raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
         _at_least("-k", k, 1)
+        _at_least("--per-file", per_file, 0)
         _at_least("--shortlist", shortlist, 1)
         from tvr_cli.engine.searching import query
         from tvr_cli.engine.searching.asked import Asked
         from tvr_cli.engine.searching.hits import SearchOptions
 
-        flags, options = Asked(run, method, backbone, first), SearchOptions(k, shortlist, exhaustive, min_score)
+        flags, options = (
+            Asked(run, method, backbone, first),
+            SearchOptions(k, shortlist, exhaustive, min_score, per_file),
+        )
         named = (flags, device, offline)
         with self._watched():
             if not self._sessions:  # who asks once has an answer before torch would be imported; who goes on, a session

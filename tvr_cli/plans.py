@@ -24,6 +24,9 @@ _FITS: dict[Fit, str] = {
     "squash": "both sides",
     "whole": "short side, never enlarged",
 }
+# The fields of a kind that decide which frames are kept.
+_CHOICE = {"uniform": ("num_frames",), "fps": ("fps", "max_frames"), "timeline": ("fps", "num_frames")}
+_ALIKE = 5.0  # of 255 levels: noise and compression stay below it, another slide or a moving hand does not
 _SMALLEST, _LARGEST = 16, 2048
 _NUM_FRAMES, _FRAME_SIZE = 12, 224  # where neither a flag nor a data set says otherwise
 
@@ -35,7 +38,10 @@ class FramePlan:
     """Which frames of a clip are kept, and how they are stored. Part of a store's identity.
 
     uniform: frame floor((i + 1/2) n / num_frames). fps: decode at `fps`, then floor(linspace(0, n - 1, max_frames)) if
-    there are more. No frame is ever repeated. quality: JPEG quality.
+    there are more. timeline: a file's frames at `fps`, each stored once; a clip is a view of them, with the frames on
+    screen in the middle of `num_frames` equal parts of it. alike: how much a mean over a cell of 16 x 16 may differ, in
+    levels of grey, from the last frame kept, for a frame to be left out; None = all are kept. No frame is ever
+    repeated. quality: JPEG quality.
     fit: crop (the short side to `size`, then the centre), squash (both sides to `size`) or whole (nothing is cut off:
     the short side to `short_side`, which is `size`; a smaller picture stays as it is, so that an encoder's own filter
     enlarges it). filter: how Pillow resizes. look: the pixels as they are coded, or as players show them (square, HDR
@@ -43,7 +49,7 @@ class FramePlan:
     the identity at the value that 0.1.0 knew, so its fingerprints stay.
     """
 
-    kind: Literal["uniform", "fps"] = "uniform"
+    kind: Literal["uniform", "fps", "timeline"] = "uniform"
     num_frames: int = 12
     fps: float | None = None
     max_frames: int | None = None
@@ -53,6 +59,7 @@ class FramePlan:
     filter: Filter = "bicubic"
     short_side: int | None = None
     look: Look = "coded"
+    alike: float | None = None
 
     @classmethod
     def from_config(cls, frames: FramesConfig) -> FramePlan:
@@ -71,7 +78,12 @@ class FramePlan:
     @property
     def slots(self) -> int | None:
         """F, the largest number of frames a clip can have, or None when the plan does not bound it."""
-        return self.num_frames if self.kind == "uniform" else self.max_frames
+        return self.max_frames if self.kind == "fps" else self.num_frames
+
+    @property
+    def has_timelines(self) -> bool:
+        """Whether the clips of a file share its frames, which are kept by time."""
+        return self.kind == "timeline"
 
     @property
     def pictures(self) -> str:
@@ -82,8 +94,7 @@ class FramePlan:
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of a store made with this plan: only the fields that decide which pixels it holds."""
-        fields = ("num_frames",) if self.kind == "uniform" else ("fps", "max_frames")
-        said = {name: getattr(self, name) for name in ("kind", *fields, "size", "quality")}
+        said = {name: getattr(self, name) for name in ("kind", *_CHOICE[self.kind], "size", "quality")}
         said["filter"] = f"pillow-{self.filter} {_FITS[self.fit]}, rgb, jpeg 4:2:0"
         if self.fit != "crop":
             said["fit"] = self.fit
@@ -91,13 +102,15 @@ class FramePlan:
             said["short_side"] = self.short_side
         if self.look != "coded":
             said["look"] = self.look
+        if self.alike is not None:
+            said["alike"] = self.alike
         return said
 
     def check(self) -> None:
         """Raise ConfigError when the plan cannot be carried out."""
-        if self.kind == "uniform" and self.num_frames < 1:
+        if self.kind != "fps" and self.num_frames < 1:
             raise ConfigError(f"--num-frames: expected 1 or more, found {self.num_frames}")
-        if self.kind == "fps" and not (self.fps is not None and 0 < self.fps <= 1000):
+        if self.kind != "uniform" and not (self.fps is not None and 0 < self.fps <= 1000):
             raise ConfigError(f"--fps: expected a rate above 0 and up to 1000, found {self.fps}")
         if self.max_frames is not None and self.max_frames < 1:
             raise ConfigError(f"--max-frames: expected 1 or more, found {self.max_frames}")
@@ -127,7 +140,8 @@ class FramePlan:
 class AskedFrames:
     """The flags that choose frames; None where one was not given.
 
-    view: what the encoder of `--for` sees. takes: the one number of frames a clip that it takes, None = any.
+    view: what the encoder of `--for` sees. takes: the one number of frames a clip that it takes, None = any. keep_all:
+    a timeline keeps frames that look like the one before.
     """
 
     num_frames: int | None = None
@@ -138,6 +152,7 @@ class AskedFrames:
     view: View | None = None
     takes: int | None = None
     quality: int = 90
+    keep_all: bool = False
 
     @property
     def says_picture(self) -> bool:
@@ -149,8 +164,8 @@ class AskedFrames:
 
         there: that of the frames that a folder of one's own is added to, whose pictures go on as they are where neither
         flag nor preset says otherwise. With nothing of all that pictures are kept whole, and as players show them; a
-        data set's are as they are coded, which is what its papers saw. Raises ConfigError for flags
-        that exclude each other. Whether values are possible is for `FramePlan.check`.
+        data set's are as they are coded, which is what its papers saw. A rate alone gives a folder of one's own a
+        timeline. Raises ConfigError for flags that exclude each other; `FramePlan.check` is about their values.
         """
         if self.num_frames is not None and self.fps is not None:
             raise ConfigError("--num-frames and --fps are two ways to choose frames; give one of them")
@@ -170,6 +185,15 @@ class AskedFrames:
                 f"--for names a backbone that takes {self.view.size} px ({self.view.fit}), and cannot use pictures of "
                 f"{size} px ({fit}), which --fit and --size ask for; leave these out, or --for"
             )
+        if there is not None and there.has_timelines and (num_frames, fps, max_frames) == (None, None, None):
+            fps = there.fps if preset is None else None  # nothing was chosen: the frames go on by time
+        timeline = fps is not None and max_frames is None and preset is None and (there is None or there.kind != "fps")
+        if self.keep_all and not timeline:
+            raise ConfigError("--keep-all is about the frames of a timeline; give --fps with it, and no --max-frames")
+        if timeline:
+            goes_on = there is not None and there.has_timelines and self.fps is None
+            alike = there.alike if goes_on and there is not None else None if self.keep_all else _ALIKE
+            return FramePlan("timeline", fps=fps, quality=self.quality, alike=alike, **picture)
         if fps is not None:
             return FramePlan("fps", fps=fps, max_frames=max_frames, quality=self.quality, **picture)
         if max_frames is not None:

@@ -275,5 +275,10 @@ def clip_key(content_sha256: str, start: float | None, end: float | None) -> int
     return _key(f"{content_sha256}#{start},{end}".encode())
 
 
+def timeline_key(content_sha256: str, spans: Sequence[tuple[float, float]]) -> int:
+    """Return the signed 64-bit key of the frames of a file by time: its content and the seconds of it, not its name."""
+    return _key(f"{content_sha256}#timeline:{list(spans)}".encode())
+
+
 def _key(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

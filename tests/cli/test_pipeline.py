@@ -194,7 +194,7 @@ def test_a_protocol_card_is_printed(out):
 def test_query_answers_without_training_and_its_spans_lie_in_the_video(out):
     caption = json.loads((Path(next(iter_captions(out))).read_text()).splitlines()[-1])
     answer = ok("query", caption["caption"], "--index", out, "-k", 3)
-    assert answer["schema"] == "tvr/query@1"
+    assert answer["schema"] == "tvr/query@2"
     (result,) = answer["results"]
     assert result["query"] == caption["caption"] and len(result["hits"]) == 3
     for rank, hit in enumerate(result["hits"], start=1):

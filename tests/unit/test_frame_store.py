@@ -41,7 +41,7 @@ def new_clip(name: str, shades: list[int], start: float | None = None, end: floa
         span, 320, 240, "pyav", False,
     )  # fmt: skip
     clip = StoredClip(record, SourceFile(name, ("/videos",), (1000, 17, 18, 19), 10.0), "", 0)
-    return NewClip(clip, [jpeg(s) for s in shades], np.arange(len(shades), dtype=np.float64) + span[0])
+    return NewClip(clip, Timeline([jpeg(s) for s in shades], np.arange(len(shades), dtype=np.float64) + span[0]))
 
 
 def writer(root: Path, plan: FramePlan = PLAN, **options: bool) -> FrameWriter:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from indexes import DIM, blocks, captions, edit_head, head, make, method, videos
 
-from tvr_cli.engine.searching.search import SearchOptions, search, time_span
+from tvr_cli.engine.searching.hits import SearchOptions, time_span
+from tvr_cli.engine.searching.search import search
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.files import read_json, write_json
 from tvr_cli.stores.index import store as index_store

@@ -162,7 +162,7 @@ def test_a_file_that_is_gone_is_marked(out: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_not_marked(tmp_path: Path) -> None:
     here, gone = tmp_path / "here.mp4", tmp_path / "gone.mp4"
     here.touch()
-    hits = [Hit(1, 0.5, "here.mp4", str(here), 0.0, 1.0), Hit(2, 0.4, "gone.mp4", str(gone), 0.0, 1.0)]
+    hits = [Hit(1, 0.5, "here.mp4", str(here), 0.0, 1.0, 0.5), Hit(2, 0.4, "gone.mp4", str(gone), 0.0, 1.0, 0.5)]
     marked = query.looked_for(hits, {})
     assert [hit.missing for hit in marked] == [False, True]
 

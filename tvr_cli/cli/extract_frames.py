@@ -33,7 +33,10 @@ def extract_frames(
     num_frames: Annotated[
         int | None, typer.Option("--num-frames", min=1, help="Frames spread evenly over each clip; default 12.")
     ] = None,
-    fps: Annotated[float | None, typer.Option("--fps", help="Take frames at this rate instead.")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", help="Take frames at this rate instead, by time, so that short moments are found."),
+    ] = None,
     max_frames: Annotated[
         int | None, typer.Option("--max-frames", min=1, help="With --fps: keep at most this many, spread evenly.")
     ] = None,
@@ -53,6 +56,9 @@ def extract_frames(
         typer.Option("--for", metavar="BACKBONE", help="Size and kind of pictures that this backbone can use."),
     ] = None,
     quality: Annotated[int, typer.Option("--quality", help="JPEG quality, 1 to 95.")] = 90,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="With --fps: keep frames that look like the one before, too.")
+    ] = False,
     segment: Annotated[
         str,
         typer.Option(
@@ -121,6 +127,7 @@ def extract_frames(
         fit=fit,
         for_backbone=for_backbone,
         quality=quality,
+        keep_all=keep_all,
         segment=segment,
         include=include or (),
         exclude=exclude or (),

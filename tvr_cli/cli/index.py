@@ -73,6 +73,8 @@ def index(
                 render.line(render.search_way(report.search, report.clips))
             if report.recall is not None:
                 render.line(render.recall(report.recall))
+            if report.moments is not None:
+                render.line(f"moments of frames by time, compared with {report.moments.against or 'nothing else'}")
 
     render.result(report, as_json, human)
 

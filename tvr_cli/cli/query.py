@@ -1,4 +1,4 @@
-"""`tvr query`: find videos by a sentence."""
+"""`tvr query`: find moments by a sentence."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def query(
             help="Workspace (or its index folder) to search.",
         ),
     ] = DEFAULT_WORKSPACE,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of videos to show.")] = 10,
-    run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the videos.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of moments to show.")] = 10,
+    per_file: Annotated[int, typer.Option("--per-file", min=0, help="Moments of one file at most; 0 = all.")] = 3,
+    run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the moments.")] = None,
     method: Annotated[
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
@@ -61,7 +62,7 @@ def query(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say what encodes the sentences, and how.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the videos, and the moments in them, that match a sentence.
+    """Find the moments in videos that match a sentence.
 
     Example: tvr query "a dog surfing" --index out/
     """
@@ -76,6 +77,7 @@ def query(
     report = api.open_workspace(workspace).search(
         wanted,
         k=k,
+        per_file=per_file,
         run=run,
         method=method,
         backbone=backbone,
@@ -89,8 +91,8 @@ def query(
     if report.missing:
         _say_missing(report.missing, workspace)
     if paths or null:
-        shown = [hit.path for answer in report.results for hit in answer.hits if not hit.missing]
-        render.exact(shown, end="\0" if null else "\n")
+        shown = [dict.fromkeys(hit.path for hit in answer.hits if not hit.missing) for answer in report.results]
+        render.exact([path for paths in shown for path in paths], end="\0" if null else "\n")
         return
     render.result(report, as_json, lambda: _show(report, min_score))
 
@@ -117,16 +119,19 @@ def _show(report: QueryReport, min_score: float | None) -> None:
                 h.rank,
                 f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
                 f"{render.seconds(h.start)}–{render.seconds(h.end)}",
+                render.seconds(h.peak),
                 f"{h.score:.3f}",
             ]
             for h in answer.hits
         ]
         render.table(
             answer.query if len(report.results) > 1 else None,
-            ("#", "video", "where", "score"),
+            ("#", "video", "where", "peak", "score"),
             rows,
             left=2,
         )
+        for path, more in {hit.path: hit.more for hit in answer.hits if hit.more}.items():
+            render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; --per-file 0 shows all")
 
 
 def _shortest(path: str) -> str:

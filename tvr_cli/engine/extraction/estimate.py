@@ -20,7 +20,7 @@ from tvr_cli.stores.decoding.pool import DecodePool, Unread
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
-from tvr_cli.stores.frames.windows import cut
+from tvr_cli.stores.frames.windows import WHOLE, cut
 from tvr_cli.stores.frames.writer import Failure
 from tvr_cli.types import Manifest
 from tvr_cli.workspace import Workspace
@@ -102,7 +102,7 @@ def _extrapolate(
     if not done:
         return 0, None, None, None
     read = sum(sizes[name] for name in done)
-    jpegs = [jpeg for sampled, _ in done.values() for clip in sampled.clips for jpeg in clip.jpegs]
+    jpegs = [jpeg for sampled, _ in done.values() for jpeg in sampled.jpegs]
     n_frames = _frames(tasks, done, plan)
     cpu = sum(seconds for _, seconds in done.values()) * sum(sizes.values()) / max(1, read)
     workers = engine.worker_count(options, len(tasks))
@@ -117,13 +117,14 @@ def _frames(
 
     A file without a duration in its header is taken for an average one.
     """
-    counts = {name: sum(len(clip.jpegs) for clip in sampled.clips) for name, (sampled, _) in done.items()}
+    counts = {name: len(sampled.jpegs) for name, (sampled, _) in done.items()}
     others = {name: task for name, (task, _) in tasks.items() if name not in counts}
     found = headers.within(list(dict.fromkeys(task.path for task in others.values())), _HEADERS_S)
     for name, task in others.items():
         header = found.get(task.path)
         if header is not None and header.duration is not None:
-            spans = task.spans or cut(header.duration, task.segmenting)
+            whole = [WHOLE] if plan.has_timelines else cut(header.duration, task.segmenting)
+            spans = task.spans or whole
             counts[name] = sum(_slots(span.within(header.duration), header.rate or 25.0, plan) for span in spans)
     return round(sum(counts.values()) * len(tasks) / max(1, len(counts)))
 
@@ -132,7 +133,8 @@ def _slots(span: tuple[float, float], rate: float, plan: FramePlan) -> int:
     """Return how many frames the plan keeps of a span (start, end) in seconds, at a frame rate."""
     seconds = max(0.0, span[1] - span[0])
     there = math.ceil(seconds * min(rate, plan.fps or rate))
-    return max(1, min(there, plan.slots if plan.slots is not None else there))
+    bounded = plan.slots is not None and not plan.has_timelines
+    return max(1, min(there, plan.slots if bounded and plan.slots is not None else there))
 
 
 def _size(path: Path) -> int:

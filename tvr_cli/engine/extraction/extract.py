@@ -33,7 +33,7 @@ from tvr_cli.stores.decoding.types import DecoderName, Place
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
 from tvr_cli.stores.frames.rebuild import rebuild_head
-from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip
+from tvr_cli.stores.frames.store import ClipRecord, SourceFile, StoredClip, Timeline
 from tvr_cli.stores.frames.windows import Span, file_id, parse_segment
 from tvr_cli.stores.frames.writer import (
     Failure,
@@ -396,11 +396,14 @@ class _Sink:
             for video in group:
                 self._fail(video, result.reason, result.kind)
             return
-        first = 0
+        first, shared, ok = 0, _shared(result), self._done.ok
         for video in group:
             last = first + len(video.spans) if video.spans else len(result.clips)
-            self._take_video(video, result, first, last)
+            self._take_video(video, result, first, last, shared)
             first = last if video.spans else 0
+        if shared is not None and self._done.ok > ok:
+            self._bytes += sum(map(len, shared.jpegs))
+            self._done.frames += len(shared.jpegs)
         full = self._bytes >= _SHARD_BYTES or len(self._clips) >= _SHARD_CLIPS
         if full or time.monotonic() - self._last_flush > _SHARD_S:
             self._flush()
@@ -411,7 +414,7 @@ class _Sink:
         if self._gone:
             self._writer.change(lambda clip: None if clip.video in self._gone else clip)
 
-    def _take_video(self, video: Video, result: Sampled, first: int, last: int) -> None:
+    def _take_video(self, video: Video, result: Sampled, first: int, last: int, shared: Timeline | None) -> None:
         clips = result.clips[first:last]
         reason = next((clip.reason for clip in clips if clip.reason), "")
         if reason:
@@ -424,8 +427,9 @@ class _Sink:
             video.id, (video.source,), result.stamp, result.duration, about.rate, about.aspect, about.tracks
         )
         for i, clip in enumerate(clips):
-            record = _record(video, i, clip.span, result, len(clip.jpegs), clip.damaged)
-            self._clips.append(NewClip(StoredClip(record, file, shard="", row=0), clip.jpegs, clip.ts))
+            record = _record(video, i, clip.span, result, clip.n_frames, clip.damaged)
+            stored = StoredClip(record, file, shard="", row=0, slots=clip.slots)
+            self._clips.append(NewClip(stored, shared or Timeline(clip.jpegs, clip.ts)))
             self._bytes += sum(map(len, clip.jpegs))
             self._done.frames += len(clip.jpegs)
         self._done.clips += len(clips)
@@ -450,6 +454,12 @@ class _Sink:
         if solved := self._failed_before.intersection(self._videos):
             self._writer.clear_failures(solved)
         self._clips, self._videos, self._bytes, self._last_flush = [], [], 0, time.monotonic()
+
+
+def _shared(result: Sampled) -> Timeline | None:
+    """Return the timeline that the clips of a file are views of, None where each has frames of its own."""
+    found = result.timeline
+    return None if found is None else Timeline(found.jpegs, found.ts, change=found.change)
 
 
 def _record(video: Video, i: int, span: Span, result: Sampled, n_frames: int, damaged: int) -> ClipRecord:

@@ -31,6 +31,7 @@ from tvr_cli.engine.features.choose import DEFAULT_BACKBONE, choose_backbone
 from tvr_cli.engine.features.corpus import Captions, Corpus, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
+from tvr_cli.engine.features.films import encode_films, has_films, lacking
 from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
@@ -39,6 +40,7 @@ from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
 from tvr_cli.stores.features import store as features
+from tvr_cli.stores.features.films import film_row_key
 from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.scale import is_clip
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key, text_row_key
@@ -179,6 +181,7 @@ def precompute(
     model.merge_for_inference()
     use_fast_linear(model)
     _remember_text(model, about.name)
+    by_time = has_films(frames.plan, model.provides) and not options.temporal_shift
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
@@ -186,7 +189,7 @@ def precompute(
         identity,
         backbone=about.name,
         dim=model.dim,
-        provides=(model.provides - {"temporal_shift"}) | plan.extra,
+        provides=(model.provides - {"temporal_shift"}) | plan.extra | ({"timeline.frames"} if by_time else set()),
         provenance={**_provenance(model, frames, options, device), **_text_norm(model, identity)},
         dtype=str(DTYPES[options.dtype]).removeprefix("torch."),
     )
@@ -195,9 +198,15 @@ def precompute(
         writer = FeatureWriter(folder, made, workspace)
         new_clips = _new_clips(frames.records, writer.keys("video"))
         new_texts = _new_texts(corpus, writer)
-        _encode_clips(writer, model, frames, new_clips, plan, options)
+        if by_time:
+            todo = lacking(frames, writer.keys("timeline"), writer.keys("video"))
+            batch = options.batch or _FRAMES_A_BATCH.get(device.type, 48)
+            encode_films(writer, model, frames, todo, plan, dtype=DTYPES[options.dtype], batch=batch)
+        else:
+            _encode_clips(writer, model, frames, new_clips, plan, options)
         truncated = _encode_texts(writer, model, new_texts, plan, options)
-        writer.finish(frames.records, _stored(corpus), corpus.about(frames))
+        timelines = [film_row_key(film.key) for film in frames.films()] if by_time else ()
+        writer.finish(frames.records, _stored(corpus), corpus.about(frames), timelines)
         size = writer.size_bytes()
     return PrecomputeReport(
         folder=folder,
@@ -509,7 +518,7 @@ def _planned(
 ) -> PrecomputePreview:
     folder, records, texts = workspace.features_folder, list(frames.records), _unique_texts(corpus)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
-    fingerprint = None
+    fingerprint, there = None, set[str]()
     if about.weights is not None:
         identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
         fingerprint = features.fingerprint_of(plan.identity(identity, frames.identity))
@@ -521,7 +530,11 @@ def _planned(
     slots = sum(plan.slots or r.n_frames for r in records) if "frames" in about.provides else 0
     vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = len(texts) * (plan.words.length + 1)
-    flops = per_frame * sum(about.frames or r.n_frames for r in records) + per_caption * len(texts)
+    pictures = sum(about.frames or r.n_frames for r in records)
+    if has_films(frames.plan, about.provides) and not options.temporal_shift:
+        pictures = frames.count_frames(lacking(frames, there, there))
+        slots += pictures
+    flops = per_frame * pictures + per_caption * len(texts)
     device = pick_device(options.device)
     return PrecomputePreview(
         folder=folder,

@@ -1,4 +1,4 @@
-"""What an answer is, and how it comes from scores: the best clip of each file, and the seconds in it. No torch.
+"""What an answer is, and how it comes from scores: the best moments, some of each file, never overlapping. No torch.
 
 Tensors and arrays of numpy do alike: both ways of searching (`search.py`, `light_search.py`) are made of this.
 """
@@ -6,8 +6,8 @@ Tensors and arrays of numpy do alike: both ways of searching (`search.py`, `ligh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from tvr_cli.stores.index.shortlist import in_order
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer. start, end: seconds in the file at `path`; the span that the method's frame weights point at.
+    """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
 
-    missing: the file is not at `path` any more (renamed, moved or deleted since).
+    more: how many moments of the same file score better than the last one shown and were left out, because a file gets
+    only so many places. missing: the file is not at `path` any more (renamed, moved or deleted since).
     """
 
     rank: int
@@ -30,17 +31,89 @@ class Hit:
     path: str
     start: float
     end: float
+    peak: float
+    more: int = 0
     missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """k files an answer; shortlist = clips that the method scores itself (None = what the index was built for)."""
+    """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
+
+    shortlist: clips that the method scores itself (None = what the index was built for).
+    """
 
     k: int = 10
     shortlist: int | None = None
     exhaustive: bool = False
     min_score: float | None = None
+    per_file: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Seconds of a file, found in a clip or on its timeline. peak: where it is found best."""
+
+    start: float
+    end: float
+    peak: float
+
+    def overlaps(self, other: Moment) -> bool:
+        return self.start < other.end and other.start < self.end
+
+
+@dataclass
+class _OfFile:
+    """What one file has in an answer. counted: those left out that score better than the last hit so far."""
+
+    shown: list[Moment] = field(default_factory=list)
+    left_out: list[Moment] = field(default_factory=list)
+    counted: int = 0
+
+
+class Answering:
+    """One answer on its way: takes moments, best first, until it is full.
+
+    A moment that overlaps one of its file that scored better is that one again. Beyond `per_file` a file's moments are
+    counted and not shown.
+    """
+
+    def __init__(self, options: SearchOptions):
+        self._k, self._per_file = options.k, options.per_file
+        self._files: dict[str, _OfFile] = {}
+        self._hits: list[Hit] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._hits) >= self._k
+
+    def has_enough_of(self, file_id: str) -> bool:
+        """Whether nothing more of a file can be shown."""
+        return 0 < self._per_file <= len(self._files.get(file_id, _NOTHING).shown)
+
+    def take(self, score: float, file_id: str, path: str, moment: Moment) -> None:
+        """Show, count or drop the next best moment."""
+        of = self._files.setdefault(file_id, _OfFile())
+        if self.is_full or any(moment.overlaps(other) for other in (*of.shown, *of.left_out)):
+            return
+        if self.has_enough_of(file_id):
+            of.left_out.append(moment)
+            return
+        of.shown.append(moment)
+        self._hits.append(Hit(len(self._hits) + 1, score, file_id, path, moment.start, moment.end, moment.peak))
+        for each in self._files.values():  # they score better than this hit
+            each.counted = len(each.left_out)
+
+    def hits(self) -> list[Hit]:
+        """Return the answer. In one that is not full nothing was left out for another file's sake: all is counted."""
+        return [
+            replace(hit, more=of.counted if self.is_full else len(of.left_out))
+            for hit in self._hits
+            for of in (self._files[hit.video_id],)
+        ]
+
+
+_NOTHING = _OfFile()
 
 
 def stages(measured: Mapping[str, Any], clips: int, options: SearchOptions) -> Way:
@@ -64,28 +137,51 @@ def of_files(width: int, k: int) -> int:
 
 
 def best_clips(
-    numbers: Any, clip_of: Callable[[int], IndexedClip], rows: Any, scores: np.ndarray, least: float | None
+    numbers: Any, clip_of: Callable[[int], IndexedClip], rows: Any, scores: np.ndarray, options: SearchOptions
 ) -> Iterator[tuple[int, IndexedClip]]:
-    """Yield the best clip of each file and its position in `rows`, best first, down to the score `least`.
+    """Yield clips and their positions in `rows`, best first, down to the least score; one a file where that is asked.
 
-    numbers, rows: [n] the number of each clip's file, and its row, tensors or arrays.
+    numbers, rows: [n] the number of each clip's file, and its row, tensors or arrays. Of equal clips the one with the
+    smaller id comes first.
     """
+    once = options.per_file == 1
     seen_numbers: set[int] = set()
     seen: set[str] = set()
     for score, group in itertools.groupby(in_order(scores), key=lambda position: float(scores[position])):
-        if least is not None and not score >= least:
+        if options.min_score is not None and not score >= options.min_score:
             return
         equal = [(position, int(numbers[position])) for position in group]
         new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
         for position, number, clip in sorted(new, key=lambda found: found[2].id):
+            if not once:
+                yield position, clip
+                continue
             seen_numbers.add(number)
             if clip.file_id not in seen:  # a file may have a number in each segment of the index
                 seen.add(clip.file_id)
                 yield position, clip
 
 
-def time_span(weights: Any, ts: Any, start: float, end: float) -> tuple[float, float]:
-    """Return the seconds that a clip's frame weights point at.
+def answer(
+    best: Iterator[tuple[int, IndexedClip]],
+    scores: np.ndarray,
+    moments: Callable[[Sequence[tuple[int, IndexedClip]]], Sequence[Moment]],
+    options: SearchOptions,
+) -> list[Hit]:
+    """Return the answer that clips give, best first. moments: finds the moment of each of some clips."""
+    found = Answering(options)
+    while not found.is_full and (some := list(itertools.islice(best, options.k))):
+        # Of a file that can show nothing more a clip is counted as it is: only what may be shown is looked into.
+        open_ = [(p, clip) for p, clip in some if not found.has_enough_of(clip.file_id)]
+        seen = dict(zip((p for p, _ in open_), moments(open_), strict=True)) if open_ else {}
+        for position, clip in some:
+            moment = seen.get(position) or Moment(clip.start, clip.end, clip.start)
+            found.take(float(scores[position]), clip.file_id, clip.path, moment)
+    return found.hits()
+
+
+def moment_of(weights: Any, ts: Any, start: float, end: float) -> Moment:
+    """Return the moment that a clip's frame weights point at; its peak is the frame with most of the weight.
 
     weights, ts: [n] of the real frames, tensors or arrays. The span is the contiguous frames around the peak with at
     least half its weight; each frame covers half-way to its neighbours, inside the clip (`start`..`end` seconds).
@@ -99,4 +195,11 @@ def time_span(weights: Any, ts: Any, start: float, end: float) -> tuple[float, f
         last += 1
     left = start if first == 0 else (times[first - 1] + times[first]) / 2
     right = end if last + 1 == len(times) else (times[last] + times[last + 1]) / 2
-    return max(start, left), min(end, right)
+    begins, ends = max(start, left), min(end, right)
+    return Moment(begins, ends, min(max(begins, times[peak]), ends))
+
+
+def time_span(weights: Any, ts: Any, start: float, end: float) -> tuple[float, float]:
+    """Return the seconds that a clip's frame weights point at, as `moment_of` does."""
+    found = moment_of(weights, ts, start, end)
+    return found.start, found.end

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tvr_cli import commands, log
@@ -25,9 +26,10 @@ from tvr_cli.engine.features import sentences as encoders
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import bank as banks
-from tvr_cli.engine.searching import measure, precision, two_stores
+from tvr_cli.engine.searching import films, measure, precision, two_stores
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.bank import Bank, EncodeSentences
+from tvr_cli.engine.searching.films import Edges
 from tvr_cli.engine.searching.measure import Recall, Sentences
 from tvr_cli.engine.searching.precision import Precision
 from tvr_cli.engine.searching.two_stores import First
@@ -39,9 +41,11 @@ from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.place import Standing
 from tvr_cli.stores.index.store import ENCODING_ROWS, DoesNotFit, Index, IndexBlock, IndexedClip, Row, write_index
+from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import Encoding, TextFeatures
 from tvr_cli.workspace import Workspace
 
+_NO_EDGES: Mapping[str, Any] = {"edge": None, "against": None}
 _TRIES = 3  # to find the index as it was built: others may build theirs in between
 _SENTENCES = 50  # that precision is measured with
 _OUTGROWN = 2  # times the clips that the stages of a search were measured for
@@ -86,6 +90,7 @@ class Measured:
     search: Way | None = None
     recall: Recall | None = None
     bank: AboutBank | None = None
+    moments: Edges | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,8 @@ class IndexReport(Result):
 
     first: the backbone that finds the candidates, None where it is the same. added, removed: clips that this run
     encoded, and that it took out. The rest is what the index says of itself, None in a dry run before there is one: how
-    tensors are kept, and why; how it is searched; what that misses; the sentences that are about nothing in particular.
+    tensors are kept, and why; how it is searched; what that misses; the sentences that are about nothing in particular;
+    where moments end, of frames that are kept by time.
     """
 
     schema = "index"
@@ -112,6 +118,7 @@ class IndexReport(Result):
     search: Way | None
     recall: Recall | None
     bank: AboutBank | None
+    moments: Edges | None
     size_bytes: int = dataclasses.field(metadata=key("bytes"))
 
 
@@ -214,18 +221,42 @@ def build_index(
         way, recall = measure.measured(method, index, lambda: _on_cpu(*held()), seconds=spent, two_stores=two)
         return {"way": asdict(way), "recall": asdict(recall) if recall else None}
 
+    edges, vectors = _edges(scorer, store, encode, bank)
     write = partial(
         write_index, workspace.index_folder, identity_of(scorer, store), asked=asdict(asked), measure=measure_search,
         null_sentences=bank.sentences if bank.own else (),
     )  # fmt: skip
+
+    def written(found: Precision) -> Index:
+        about = {"precision": asdict(found), "bank": bank.about(), "moments": asdict(edges) if edges else None}
+        by_time = films.blocks(store, None, edges.edge, vectors) if edges else ()
+        return write(_blocks(scorer, store, every), stored=found.stored, measured=about, films=by_time)
+
     try:
-        about = {"precision": asdict(found), "bank": bank.about()}
-        return write(_blocks(scorer, store, every), stored=found.stored, measured=about)
+        return written(found)
     except DoesNotFit as e:
         scorer.method.to(pick_device(device))
-        found = precision.full(str(e))
-        about = {"precision": asdict(found), "bank": bank.about()}
-        return write(_blocks(scorer, store, every), stored=found.stored, measured=about)
+        return written(precision.full(str(e)))
+
+
+def _edges(
+    scorer: Scorer, store: FeatureStore, encode: EncodeSentences | None, bank: Bank
+) -> tuple[Edges | None, np.ndarray | None]:
+    """Return where moments end and the bank's unit vectors [n, D]; None where a store has no frames by time."""
+    if not store.has_films:
+        return None, None
+    edge, vectors = films.measured_edge(store), None
+    try:
+        vectors = None if encode is None else _bank_vectors(scorer, store, encode, bank)
+    except TvrError as e:
+        log.logger.info("moments are compared with no other sentences: none could be encoded (%s)", e)
+    return Edges(edge, None if vectors is None else bank.of), vectors
+
+
+def _bank_vectors(scorer: Scorer, store: FeatureStore, encode: EncodeSentences, bank: Bank) -> np.ndarray:
+    about = (store.identity["backbone"], store.word_plan, store.word_importance)
+    text = banks.features(bank, encode, *about, tokens="tokens" in scorer.method.needs)
+    return torch.nn.functional.normalize(text.pooled.float(), dim=-1).numpy()
 
 
 def _on_cpu(texts: Encoding | None, of: str) -> tuple[Encoding | None, str]:
@@ -237,7 +268,7 @@ def measured_of(found: Standing | None) -> Measured:
     if found is None or found.head is None:
         return Measured()
     kept = found.head.measured
-    made = {"precision": Precision, "recall": Recall, "bank": AboutBank}
+    made = {"precision": Precision, "recall": Recall, "bank": AboutBank, "moments": Edges}
     way = way_of(kept, found.head.rows) if kept.get("way") else None
     return Measured(search=way, **{name: of(**kept[name]) for name, of in made.items() if kept.get(name)})
 
@@ -326,7 +357,7 @@ def _bring_up(
 
     bank: None = the one that the index keeps, else that of the encoder.
     """
-    grown = None if again else _grow(scorer, store, workspace, asked, device)
+    grown = None if again else _grow(scorer, store, workspace, asked, device, encode)
     if grown is not None:
         return grown
     found = place.standing(workspace.index_folder)
@@ -337,7 +368,14 @@ def _bring_up(
 
 
 @torch.no_grad()
-def _grow(scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Asked, device: str) -> Made | None:
+def _grow(
+    scorer: Scorer,
+    store: FeatureStore,
+    workspace: Workspace,
+    asked: Asked,
+    device: str,
+    encode: EncodeSentences | None,
+) -> Made | None:
     """Bring an index up to date by what came and went; None where it has to be built again."""
     found = place.standing(workspace.index_folder)
     wanted = identity_of(scorer, store)
@@ -358,13 +396,21 @@ def _grow(scorer: Scorer, store: FeatureStore, workspace: Workspace, asked: Aske
         return None
     if index.worn or len(new) > _GROWS_UP_TO * len(rows) or dead > _GROWS_UP_TO * index.head.rows:
         return None
+    edges = Edges(**(index.measured.get("moments") or _NO_EDGES))
+    by_time: Iterable[FilmBlock] = ()
+    if store.has_films and new:
+        bank, vectors = banks.of_index(index) or banks.usual(store.backbone_name), None
+        if edges.against is not None:  # the moments of before were compared with it, so those that come are, too
+            if encode is None:
+                return None
+            vectors = _bank_vectors(scorer, store, encode, bank)
+        by_time = films.blocks(store, new, edges.edge, vectors)
     scorer.method.to(pick_device(device))
     try:
         if gone:
             index = index.delete(gone)
-        return Made(
-            index.append(_blocks(scorer, store, new), identity=wanted, asked=asdict(asked)), len(new), len(gone)
-        )
+        grown = index.append(_blocks(scorer, store, new), identity=wanted, asked=asdict(asked), films=by_time)
+        return Made(grown, len(new), len(gone))
     except DoesNotFit as e:
         log.logger.info("the index is built again: %s", e)
         return None

@@ -11,13 +11,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tvr_cli import config, log
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.config import Resolved
 from tvr_cli.engine.features import cut
-from tvr_cli.engine.searching import light_search
+from tvr_cli.engine.searching import light_search, moments
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.errors import TvrError
@@ -59,7 +61,11 @@ def answer(
         light = ready(workspace, flags, device)
         tokenizer, tower = light.card.open()
         ids, n_tokens = tokenizer.encode(texts, light.length)
-        found = light_search.search(light.method, light.index, light.scale * tower.encode_pooled(ids), options)
+        pooled = tower.encode_pooled(ids)
+        if films := light.index.films:
+            found = moments.search(films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options)
+        else:
+            found = light_search.search(light.method, light.index, light.scale * pooled, options)
     except (Ordinary, TvrError, FileNotFoundError) as e:
         log.logger.debug("answered with torch: %s", e)
         return None

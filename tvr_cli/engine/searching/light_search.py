@@ -6,12 +6,20 @@ The same stages, the same order, the same spans; two stages at most, because the
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from tvr_cli.engine.searching.hits import Hit, SearchOptions, best_clips, of_files, stages, time_span
+from tvr_cli.engine.searching.hits import (
+    Hit,
+    Moment,
+    SearchOptions,
+    answer,
+    best_clips,
+    moment_of,
+    of_files,
+    stages,
+)
 from tvr_cli.methods._light import LightMethod
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.segment import ENCODING_ROWS, IndexedClip
@@ -22,7 +30,7 @@ _SENTENCES = 128  # answered together: text-guided pooling holds one number a fr
 
 
 def search(method: LightMethod, index: ArrayIndex, text: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
-    """Answer sentences, by their pooled features [T, D], with up to k files each, best first.
+    """Answer sentences, by their pooled features [T, D], with up to k moments each, best first.
 
     Raises DataError where a hit is damaged on disk.
     """
@@ -71,14 +79,13 @@ def _answer(
     scores: np.ndarray,
     options: SearchOptions,
 ) -> list[Hit]:
-    best = best_clips(index.file_numbers[rows], clip_of, rows, scores, options.min_score)
-    found = list(itertools.islice(best, options.k))
-    if not found:
-        return []
-    video = index.encoding(rows[[position for position, _ in found]], method.explains_with)
-    hits = []
-    for rank, ((position, clip), weight) in enumerate(zip(found, method.explain(text, video), strict=True), start=1):
-        ts = np.array(clip.ts)
-        start, end = time_span(weight[: len(ts)], ts, clip.start, clip.end)
-        hits.append(Hit(rank, float(scores[position]), clip.file_id, clip.path, start, end))
-    return hits
+    def moments(some: Sequence[tuple[int, IndexedClip]]) -> list[Moment]:
+        video = index.encoding(rows[[position for position, _ in some]], method.explains_with)
+        weights = method.explain(text, video)
+        return [
+            moment_of(weight[: len(clip.ts)], np.array(clip.ts), clip.start, clip.end)
+            for (_, clip), weight in zip(some, weights, strict=True)
+        ]
+
+    best = best_clips(index.file_numbers[rows], clip_of, rows, scores, options)
+    return answer(best, scores, moments, options)

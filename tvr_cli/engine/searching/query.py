@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """The best files of one sentence, best first."""
+    """The best moments of one sentence, best first."""
 
     query: str
     hits: Sequence[Hit]
@@ -29,7 +29,7 @@ class Answer:
 class QueryReport(Result):
     """An answer to each sentence, in the order asked."""
 
-    schema = "query"
+    schema, version = "query", 2
     results: Sequence[Answer]
 
     @property
@@ -50,7 +50,7 @@ def query(
     device: str = "auto",
     offline: bool = False,
 ) -> QueryReport:
-    """Answer each sentence with its best files. Raises as `Session.answer`."""
+    """Answer each sentence with its best moments. Raises as `Session.answer`."""
     flags = Asked(run, method, backbone, first)
     report = ask_lightly(workspace, flags, texts, options, device=device)
     return report or ask(session(workspace, flags, device=device, offline=offline), texts, options)

@@ -2,15 +2,14 @@
 
 Methods score pairs. Where it is cheap enough every clip is scored, else what a cheaper stage leaves (`way.py`); of
 its places half are for the best clips of different files, so that one long film crowds out nobody. `exhaustive`
-scores every clip. Clips of one file are merged: the file stands where its best clip stands. What is shown is verified
-first; of clips with equal scores the one with the smaller id stands first, so that an answer does not depend on the
-order in which clips came into the index.
+scores every clip. A clip's moment stands where the clip stands; a file has several, which do not overlap, or only its
+best (`hits.py`). What is shown is verified first; of clips with equal scores the one with the smaller id stands first,
+so that an answer does not depend on the order in which clips came into the index.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.searching.hits import Hit, SearchOptions, best_clips, of_files, stages, time_span
+from tvr_cli.engine.searching.hits import (
+    Hit,
+    Moment,
+    SearchOptions,
+    answer,
+    best_clips,
+    moment_of,
+    of_files,
+    stages,
+)
 from tvr_cli.engine.searching.way import Way
 from tvr_cli.methods.base import Method
 from tvr_cli.stores.index.seam import SearchIndex
@@ -27,12 +35,18 @@ from tvr_cli.stores.index.store import ENCODING_ROWS, IndexedClip
 from tvr_cli.types import Encoding
 
 _SENTENCES = 1024  # answered together
+Refine = Callable[[int, IndexedClip], Moment | None]
 _SCORES = 2**24  # numbers of sentences x clips held at a time: 64 MB
 
 
 @torch.no_grad()
-def search(method: Method, index: SearchIndex, text: Encoding, options: SearchOptions) -> list[list[Hit]]:
-    """Answer each encoded caption with up to k files, best first. Raises DataError where a hit is damaged on disk."""
+def search(
+    method: Method, index: SearchIndex, text: Encoding, options: SearchOptions, refine: Refine | None = None
+) -> list[list[Hit]]:
+    """Answer each encoded caption with up to k moments, best first. Raises DataError where a hit is damaged on disk.
+
+    refine: finds the moment of a caption, by its number, in a clip, better than the method's weights; None = it cannot.
+    """
     if not len(index):
         return [[] for _ in range(len(text))]
     way = stages(index.measured, len(index), options)
@@ -41,7 +55,8 @@ def search(method: Method, index: SearchIndex, text: Encoding, options: SearchOp
     for some in _portions(text, max(1, min(_SENTENCES, _SCORES // len(index)))):
         find = _score_all if way.shortlist >= len(index) else _score_some
         for i, found in enumerate(find(method, index, some, way, options.k)):
-            answers.append(_answer(method, index, clip, some.rows(slice(i, i + 1)), found, options))
+            better = None if refine is None else functools.partial(refine, len(answers))
+            answers.append(_answer(method, index, clip, some.rows(slice(i, i + 1)), found, options, better))
     return answers
 
 
@@ -119,18 +134,28 @@ def _answer(
     text: Encoding,
     scored: _Scored,
     options: SearchOptions,
+    better: Callable[[IndexedClip], Moment | None] | None,
 ) -> list[Hit]:
     rows, scores, kept = scored.rows, scored.scores, scored.kept
-    found = list(itertools.islice(best_clips(index.files(rows), clip_of, rows, scores, options.min_score), options.k))
-    if not found:
-        return []
-    at = torch.tensor([position for position, _ in found])
-    # A shortlist is read once; of a search through every clip only the hits are read again.
-    video = kept.rows(at) if kept is not None else index.encoding(rows[at])
-    weights = method.explain(text, video)[0].cpu()  # [hits, F]
-    hits = []
-    for rank, ((position, clip), weight) in enumerate(zip(found, weights, strict=True), start=1):
-        ts = torch.tensor(clip.ts, dtype=torch.float64)
-        start, end = time_span(weight[: len(ts)], ts, clip.start, clip.end)
-        hits.append(Hit(rank, float(scores[position]), clip.file_id, clip.path, start, end))
-    return hits
+
+    def moments(some: Sequence[tuple[int, IndexedClip]]) -> list[Moment]:
+        known = {} if better is None else {p: moment for p, clip in some if (moment := better(clip)) is not None}
+        others = [(position, clip) for position, clip in some if position not in known]
+        found = {**known, **weighed(others)}
+        return [found[position] for position, _ in some]
+
+    def weighed(some: Sequence[tuple[int, IndexedClip]]) -> dict[int, Moment]:
+        if not some:
+            return {}
+        at = torch.tensor([position for position, _ in some])
+        # A shortlist is read once; of a search through every clip only the hits are read again.
+        video = kept.rows(at) if kept is not None else index.encoding(rows[at])
+        weights = method.explain(text, video)[0].cpu()  # [hits, F]
+        return {
+            position: moment_of(
+                weight[: len(clip.ts)], torch.tensor(clip.ts, dtype=torch.float64), clip.start, clip.end
+            )
+            for (position, clip), weight in zip(some, weights, strict=True)
+        }
+
+    return answer(best_clips(index.files(rows), clip_of, rows, scores, options), scores, moments, options)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import named_backbone
@@ -12,10 +14,12 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
+from tvr_cli.engine.searching import moments
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.search import search
+from tvr_cli.methods import _light
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
@@ -35,6 +39,7 @@ class Session:
         self._device, self._offline = device, offline
         self._seen: dict[Any, Any] = {}
         self._open: tuple[Index, Scorer, FeatureStore] | None = None
+        self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
 
     @kernel_errors()
@@ -48,8 +53,18 @@ class Session:
         text = self._encode(scorer, store, texts)
         assert self._model is not None, "it has just encoded"
         sentences.say_cut(self._model[1], texts, text, store)
+        unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
+        if index.films and _by_frames_alone(scorer):
+            return moments.search(index.films, unit, options)
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
-        return search(scorer.method, index, encoded, options)
+        if not index.films:
+            return search(scorer.method, index, encoded, options)
+        if self._finder is None or self._finder.films is not index.films:
+            self._finder = moments.Finder(index.films)
+        best = self._finder.best
+        return search(
+            scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
+        )
 
     def _ready(self) -> tuple[Index, Scorer, FeatureStore]:
         """Return the index, as new as the workspace, and what scores with it."""
@@ -112,3 +127,8 @@ class Session:
             precompute.precompute(workspace, asked.backbone, None, options)
         else:  # with the plans that it was made with: a run may have been trained on them
             repair.refresh(workspace, store, options, named=asked.backbone)
+
+
+def _by_frames_alone(scorer: Scorer) -> bool:
+    """Whether nothing but single frames decides, so that moments are ranked and no windows before them."""
+    return scorer.run is None and scorer.name in _light.METHODS and not isinstance(scorer, TwoStages)

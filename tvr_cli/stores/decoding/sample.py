@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import time
@@ -14,10 +15,11 @@ import numpy as np
 from tvr_cli.errors import DecodeError
 from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
+from tvr_cli.stores.decoding.alike import Thinning
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, unheard
 from tvr_cli.stores.frames.picture import to_store
-from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut
+from tvr_cli.stores.frames.windows import Segmenting, Span, choose_frames, cut, timeline_frames, view
 
 # A file of which a larger share of frames cannot be decoded is corrupt; below it the frames that can be are used.
 _CORRUPT_SHARE = 0.1
@@ -42,13 +44,33 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class SampledClip:
-    """The frames of one span. reason: why there are none ("" = there are some)."""
+    """The frames of one span. reason: why there are none ("" = there are some).
+
+    slots: which frames of the file's timeline they are, where the plan has one; `jpegs` and `ts` are empty then.
+    """
 
     span: Span
     jpegs: list[bytes] = field(default_factory=list)
     ts: np.ndarray = field(default_factory=lambda: np.zeros(0))
     damaged: int = 0
     reason: str = ""
+    slots: tuple[int, ...] | None = None
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.jpegs) if self.slots is None else len(self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTimeline:
+    """The frames of a file, or of spans of it, by time: [n] each.
+
+    ts: seconds. change: the median difference of a frame's cells from the frame before it (`alike.Thinning`).
+    """
+
+    jpegs: list[bytes]
+    ts: np.ndarray
+    change: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +78,7 @@ class Sampled:
     """What reading a file gave. duration: seconds; width, height: upright frame before resizing.
 
     stamp: `files.stamp` before and after it was read. note: what people should know of the file, "" = nothing.
+    timeline: the frames that the clips are views of, where the plan has one.
     """
 
     clips: list[SampledClip]
@@ -68,6 +91,13 @@ class Sampled:
     decoder: str
     truncated: bool
     note: str = ""
+    timeline: SampledTimeline | None = None
+
+    @property
+    def jpegs(self) -> list[bytes]:
+        """All pictures that are to be stored."""
+        own = [jpeg for clip in self.clips for jpeg in clip.jpegs]
+        return own if self.timeline is None else [*own, *self.timeline.jpegs]
 
 
 def sample(task: Task, beat: Beat = unheard) -> Sampled:
@@ -102,19 +132,21 @@ def _sample(task: Task, seen: Stamp, beat: Beat) -> Sampled:
         if decoder.timeline.truncated and not task.keep_truncated:
             raise DecodeError(f"{decoder.timeline.truncated}; without --refuse-truncated what is there is stored")
         spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
-        chosen, jpegs, size = _read(decoder, spans, task.plan)
-        wanted = {int(i) for c in chosen for i in c}
-        lost = [sum(int(i) not in jpegs for i in c) for c in chosen]
-        if len(jpegs) < len(wanted):
+        read = _read(decoder, spans, task.plan)
+        lost = read.lost
+        if any(lost):
             decoder, problem = _good_frames_only(decoder)
             spans = list(task.spans) or cut(decoder.timeline.end, task.segmenting)
-            chosen, jpegs, size = _read(decoder, spans, task.plan)
-            if any(int(i) not in jpegs for c in chosen for i in c):
+            read = _read(decoder, spans, task.plan)
+            if any(read.lost):
                 raise DecodeError(f"corrupt: frames cannot be decoded ({problem})")
             lost = lost if len(lost) == len(spans) else [0] * len(spans)
-        clips = [_clip(s, c, jpegs, decoder, n) for s, c, n in zip(spans, chosen, lost, strict=True)]
+        clip = _clip if read.change is None else _view
+        timeline = None if read.change is None else _timeline(read, decoder)
+        size = read.size
         return Sampled(
-            clips=clips,
+            clips=[clip(s, c, read, decoder, task.plan, n) for s, c, n in zip(spans, read.chosen, lost, strict=True)],
+            timeline=timeline,
             sha256=track_sha256(sha256_file(task.path, each_block=beat), task.track),
             stamp=seen,
             container=decoder.container,
@@ -143,18 +175,45 @@ def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
     return out.getvalue()
 
 
-def _read(
-    decoder: Decoder, spans: Sequence[Span], plan: FramePlan
-) -> tuple[list[np.ndarray], dict[int, bytes], tuple[int, int]]:
-    """Return the chosen frame numbers of each span, the JPEG of each frame that decodes, and (width, height)."""
+@dataclass(frozen=True)
+class _Read:
+    """What decoding gave. chosen: the frame numbers that each span wants. jpegs: by frame number. size: width, height.
+
+    decoded: frames that could be. change: of a timeline's frames, None where the plan has none.
+    """
+
+    chosen: list[np.ndarray]
+    jpegs: dict[int, bytes]
+    decoded: set[int]
+    size: tuple[int, int]
+    change: dict[int, float] | None
+
+    @property
+    def lost(self) -> list[int]:
+        """How many frames of each span could not be decoded."""
+        return [sum(int(i) not in self.decoded for i in c) for c in self.chosen]
+
+
+def _read(decoder: Decoder, spans: Sequence[Span], plan: FramePlan) -> _Read:
+    """Decode what the spans want."""
     timeline = decoder.timeline
-    chosen = [choose_frames(timeline.ts, timeline.end, span, plan) for span in spans]
-    union = sorted({int(i) for c in chosen for i in c})
-    jpegs, size = {}, (0, 0)
-    for i, pixels in decoder.frames(union):
+    if plan.has_timelines:
+        chosen = timeline_frames(timeline.ts, timeline.end, spans, plan)
+    else:
+        chosen = [choose_frames(timeline.ts, timeline.end, span, plan) for span in spans]
+    thin = Thinning(plan.alike) if plan.has_timelines else None
+    found = _Read(chosen, {}, set(), (0, 0), None if thin is None else {})
+    size = found.size
+    for i, pixels in decoder.frames(sorted({int(i) for c in chosen for i in c})):
         size = (pixels.shape[1], pixels.shape[0])
-        jpegs[i] = encode_jpeg(to_store(pixels, plan), plan.quality)
-    return chosen, jpegs, size
+        picture = to_store(pixels, plan)
+        found.decoded.add(i)
+        if thin is not None and found.change is not None:
+            keeps, found.change[i] = thin.take(picture)
+            if not keeps:
+                continue
+        found.jpegs[i] = encode_jpeg(picture, plan.quality)
+    return dataclasses.replace(found, size=size)
 
 
 def _good_frames_only(decoder: Decoder) -> tuple[Decoder, str]:
@@ -182,9 +241,28 @@ def _note(decoder: Decoder, track: int | None) -> str:
     return "; ".join(filter(None, (short, several)))
 
 
-def _clip(span: Span, chosen: np.ndarray, jpegs: dict[int, bytes], decoder: Decoder, lost: int) -> SampledClip:
-    timeline = decoder.timeline
+def _clip(span: Span, chosen: np.ndarray, read: _Read, decoder: Decoder, plan: FramePlan, lost: int) -> SampledClip:
+    """Return a clip that has frames of its own."""
     if not len(chosen):
-        start, end = span.within(float("inf"))
-        return SampledClip(span, reason=f"no frame between {start:g} s and {end:g} s: it ends at {timeline.end:.2f} s")
-    return SampledClip(span, [jpegs[int(i)] for i in chosen], timeline.ts[chosen], lost)
+        return _nothing(span, decoder)
+    return SampledClip(span, [read.jpegs[int(i)] for i in chosen], decoder.timeline.ts[chosen], lost)
+
+
+def _view(span: Span, chosen: np.ndarray, read: _Read, decoder: Decoder, plan: FramePlan, lost: int) -> SampledClip:
+    """Return a clip as a view of the timeline."""
+    if not len(chosen):
+        return _nothing(span, decoder)
+    ts = decoder.timeline.ts[sorted(read.jpegs)]
+    return SampledClip(span, damaged=lost, slots=view(ts, span.within(decoder.timeline.end), plan.num_frames))
+
+
+def _timeline(read: _Read, decoder: Decoder) -> SampledTimeline:
+    kept, change = sorted(read.jpegs), read.change or {}
+    found = [change[i] for i in kept]
+    return SampledTimeline([read.jpegs[i] for i in kept], decoder.timeline.ts[kept], np.array(found, dtype=np.float32))
+
+
+def _nothing(span: Span, decoder: Decoder) -> SampledClip:
+    start, end = span.within(float("inf"))
+    ends = decoder.timeline.end
+    return SampledClip(span, reason=f"no frame between {start:g} s and {end:g} s: it ends at {ends:.2f} s")

@@ -25,10 +25,10 @@ from tvr_cli.stores.listing import HEAD, LIST, Covered
 
 FORMAT_VERSION = 2
 OLD_LIST = "shards.jsonl"  # of format 1
-Kind = Literal["video", "text"]
+Kind = Literal["video", "text", "timeline"]
 # Names that only a feature store gives.
-SHARD = re.compile(r"(video|text)-[0-9a-f]{16}\.safetensors")
-ROWS = re.compile(r"(video|text)-[0-9a-f]{16}\.[0-9a-f]{12}\.rows\.json")
+SHARD = re.compile(r"(video|text|timeline)-[0-9a-f]{16}\.safetensors")
+ROWS = re.compile(r"(video|text|timeline)-[0-9a-f]{16}\.[0-9a-f]{12}\.rows\.json")
 # What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
 _KNOWN_USES: frozenset[str] = frozenset()
 _FOLDER_OF = re.compile(r"(?P<before>local:|[^@]*@)(?P<folder>/.*)")  # names that end in the folder of a backbone
@@ -36,7 +36,9 @@ _FOLDER_OF = re.compile(r"(?P<before>local:|[^@]*@)(?P<folder>/.*)")  # names th
 SHORT = {
     "video.frames": "frames", "text.pooled": "pooled", "text.tokens": "tokens", "text.importance": "importance",
 }  # fmt: skip
-TENSORS = ("video.frames", "video.pooled", "video.patches", "text.pooled", "text.tokens", "text.importance")
+TENSORS = (
+    "video.frames", "video.pooled", "video.patches", "text.pooled", "text.tokens", "text.importance", "timeline.frames",
+)  # fmt: skip
 _MARKS = "text.importance"  # the one that holds no vectors
 
 
@@ -387,9 +389,9 @@ def _put_back(workspace: Folder | None) -> str:
 _SHAPES = schema.one_of("fixed", "ragged")
 _NUMBERS = schema.one_of("fp16", "bf16", "fp32")
 _FRAMES = schema.known({}, {
-    "kind": schema.one_of("uniform", "fps"), "num_frames": schema.count, "fps": schema.maybe(schema.number),
+    "kind": schema.one_of("uniform", "fps", "timeline"), "num_frames": schema.count, "fps": schema.maybe(schema.number),
     "max_frames": schema.maybe(schema.count), "size": schema.count, "quality": schema.count, "filter": schema.text,
-    "fit": schema.text, "short_side": schema.maybe(schema.count),
+    "fit": schema.text, "short_side": schema.maybe(schema.count), "alike": schema.number,
 })  # fmt: skip
 IDENTITY = schema.known({
     "backbone": schema.known({"name": schema.text}, {"temporal_shift": schema.flag}),
@@ -432,7 +434,7 @@ _SHAPE = schema.record({
 })  # fmt: skip
 _LINE = schema.record({
     "shard": schema.anything,  # `bare_name` says what is wrong with a name
-    "kind": schema.one_of("video", "text"),
+    "kind": schema.one_of("video", "text", "timeline"),
     "sha256": schema.sha256,
     "bytes": schema.count,
     "rows": schema.count,

@@ -58,7 +58,7 @@ def pack(
     norms: Mapping[str, NormSum] | None,
 ) -> tuple[ShardLine, bytes]:
     """Return the line of a shard, and the bytes of the file of its rows."""
-    kind: Kind = "video" if name.startswith("video-") else "text"
+    kind: Kind = name.partition("-")[0]  # type: ignore[assignment]  # names of shards begin with it
     body = {
         "shard": name,
         "kind": kind,
@@ -127,7 +127,7 @@ def _unpack(data: bytes, path: Path) -> ShardRows:
 
 _BODY = schema.record({
     "shard": schema.anything,
-    "kind": schema.one_of("video", "text"),
+    "kind": schema.one_of("video", "text", "timeline"),
     "sha256": schema.sha256,
     "bytes": schema.count,
     **heads.MADE,

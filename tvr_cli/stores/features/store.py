@@ -30,6 +30,7 @@ from tvr_cli.stores import listing
 from tvr_cli.stores.columns import Columns, Table
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features.columns import CAPTIONS, CLIPS
+from tvr_cli.stores.features.films import Films
 from tvr_cli.stores.features.head import SHORT, Finished, Head, ShardLine, fingerprint_of
 from tvr_cli.stores.features.rows import clip_row_key, text_row_key
 from tvr_cli.stores.features.scale import scale_of
@@ -153,6 +154,16 @@ class FeatureStore:
     @property
     def shard_count(self) -> int:
         return len(self._lines)
+
+    @property
+    def has_films(self) -> bool:
+        """Whether it has the frames of files by time, besides clips."""
+        return "timeline.frames" in self.tensors
+
+    @cached_property
+    def films(self) -> Films:
+        """The frames of files by time. Raises DataError for a damaged shard."""
+        return Films(self._reader, [line.name for line in self._lines.values() if line.kind == "timeline"])
 
     def split(self, name: str) -> Tensor:
         """Return the rows [n] int64 of a split's captions."""

@@ -27,8 +27,9 @@ from tvr_cli.removal import listed
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.columns import TABLE, Table
+from tvr_cli.stores.features import films, rebuild, rows
 from tvr_cli.stores.features import head as heads
-from tvr_cli.stores.features import rebuild, rows
+from tvr_cli.stores.features.films import FilmFeatures
 from tvr_cli.stores.features.head import Finished, Head, Kind, Made, ShardLine
 from tvr_cli.stores.features.shards import norm_sums, offsets
 from tvr_cli.stores.features.tables import (
@@ -99,6 +100,14 @@ class FeatureWriter:
             tensors["pooled"] = _cast(self._required("video.pooled", video.pooled), dtype, "pooled")
         self._write("video", keys, tensors)
 
+    def add_films(self, some: Sequence[FilmFeatures], dtype: torch.dtype) -> None:
+        """Write the features of films as one shard. Raises as `add_video` does."""
+        for film in some:
+            self._required("timeline.frames", film.frames)
+        tensors = films.pack(some)
+        tensors["frames"] = _cast(tensors["frames"], dtype, "frames")
+        self._write("timeline", [films.film_row_key(film.key) for film in some], tensors)
+
     def add_text(self, keys: Sequence[str], text: TextFeatures, dtype: torch.dtype) -> None:
         """Write the features of some captions as one shard. Raises as `add_video` does."""
         pooled = self._required("text.pooled", text.pooled)
@@ -154,11 +163,20 @@ class FeatureWriter:
             self._commit_lines()
         return len(new)
 
-    def finish(self, clips: Sequence[ClipRecord], captions: Sequence[StoredCaption], corpus: Mapping[str, Any]) -> bool:
-        """Make `clips` and `captions` what the store contains. Returns False when that is what it contained already."""
+    def finish(
+        self,
+        clips: Sequence[ClipRecord],
+        captions: Sequence[StoredCaption],
+        corpus: Mapping[str, Any],
+        timelines: Iterable[str] = (),
+    ) -> bool:
+        """Make `clips` and `captions` what the store contains. Returns False when that is what it contained already.
+
+        timelines: the rows of films that stay.
+        """
         clip_keys = [rows.clip_row_key(c.key, c.n_frames) for c in clips]
         text_keys = [rows.text_row_key(c.text) for c in captions]
-        live = {*clip_keys, *text_keys}
+        live = {*clip_keys, *text_keys, *timelines}
         self._lines = [line for line in self._lines if not live.isdisjoint(self._keys[line.name])]
         finished = Finished(
             clips=self._write_table(*pack_clips(clips, self._places("video", clip_keys))),

@@ -262,13 +262,19 @@ def _move() -> str:
 
 
 _PLAN = schema.known(
-    {"kind": schema.one_of("uniform", "fps"), "size": schema.whole, "quality": schema.whole, "filter": schema.text},
+    {
+        "kind": schema.one_of("uniform", "fps", "timeline"),
+        "size": schema.whole,
+        "quality": schema.whole,
+        "filter": schema.text,
+    },
     {  # what only some plans have
         "num_frames": schema.whole,
         "fps": schema.number,
         "max_frames": schema.maybe(schema.whole),
         "fit": schema.text,
         "short_side": schema.maybe(schema.whole),
+        "alike": schema.number,
     },
 )
 _HEAD = {

@@ -38,6 +38,7 @@ from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import records
 from tvr_cli.stores.frames.head import Head, ShardLine
 from tvr_cli.stores.frames.records import About, ClipRecord, SourceFile, StoredClip
+from tvr_cli.types import timeline_key
 
 __all__ = ["ClipFrames", "ClipRecord", "Counts", "FrameStore", "Shard", "SourceFile", "StoredClip", "decode_jpeg"]
 
@@ -160,6 +161,31 @@ class FrameStore:
                 )
             yield self._reader(clip.shard).clip(clip)
 
+    def films(self) -> list[Film]:
+        """Return every timeline that clips are views of, by the id of its first; none where clips own their frames."""
+        rows: dict[tuple[str, int], list[StoredClip]] = {}
+        for clip_id in sorted(self._clips) if self.plan.has_timelines else ():
+            clip = self._clips[clip_id]
+            rows.setdefault((clip.shard, clip.row), []).append(clip)
+        return [Film(tuple(clips)) for clips in rows.values()]
+
+    def timeline(self, film: Film) -> Timeline:
+        """Return the frames of a timeline. Raises as `read` does."""
+        return self._reader(film.clips[0].shard).timeline(film.clips[0].row)
+
+    def count_frames(self, films: Sequence[Film]) -> int:
+        """Return how many frames some timelines have, as their shards say, unverified."""
+        from safetensors import safe_open
+
+        total, ends = 0, dict[str, np.ndarray]()
+        for film in films:
+            name, row = film.clips[0].shard, film.clips[0].row
+            if name not in ends:
+                with safe_open(self.root / name, "numpy") as f:
+                    ends[name] = f.get_tensor("clip_offsets")
+            total += int(ends[name][row + 1] - ends[name][row])
+        return total
+
     def content_hash(self) -> str:
         """Return a hash that changes when the plan or any record changes, and not when frames move on disk."""
         if self._head.sealed is not None:
@@ -232,6 +258,17 @@ def read_records(folder: Path, line: ShardLine, workspace: Folder | None = None)
     return found
 
 
+def joined(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return spans in seconds, ascending, those that meet or overlap as one."""
+    found: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
 def read_failures(folder: Path) -> list[dict[str, Any]]:
     """Read failures.jsonl; the last line of a video counts. Raises DataError for a line of another kind."""
 
@@ -263,17 +300,38 @@ def line_of(about: About, clips: Sequence[StoredClip]) -> tuple[ShardLine, bytes
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The frames of one row of a shard, by time. ts, until: [n] float64; until None = each stands until the next."""
+    """The frames of one row of a shard, by time. ts, until: [n] float64; until None = each stands until the next.
+
+    change: [n] float32, how much of a picture changed at once (`alike.Thinning`); None = it was not measured.
+    """
 
     jpegs: Sequence[bytes]
     ts: np.ndarray
     until: np.ndarray | None = None
+    change: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A timeline that clips share: a row of a shard, and the clips that are views of it."""
+
+    clips: tuple[StoredClip, ...]
+
+    @property
+    def key(self) -> int:
+        """What finds its features: the file's content and the seconds of it that there are."""
+        return timeline_key(self.clips[0].record.source_sha256, self.spans)
+
+    @property
+    def spans(self) -> list[tuple[float, float]]:
+        """The seconds of the file that its clips cover, those that meet joined, ascending."""
+        return joined([clip.record.span for clip in self.clips])
 
 
 def pack_shard(timelines: Sequence[Timeline]) -> bytes:
     """Serialise timelines as one safetensors file. Timeline i becomes row i.
 
-    `frame_until` is written where a timeline has it; a frame without one has NaN there.
+    `frame_until` and `frame_change` are written where a timeline has them; a frame without one has NaN there.
     """
     from safetensors.numpy import save
 
@@ -287,6 +345,9 @@ def pack_shard(timelines: Sequence[Timeline]) -> bytes:
     if any(t.until is not None for t in timelines):
         nothing = [np.full(len(t.jpegs), np.nan) if t.until is None else t.until for t in timelines]
         arrays["frame_until"] = np.concatenate([np.asarray(u, dtype=np.float64) for u in nothing])
+    if any(t.change is not None for t in timelines):
+        unknown = [np.full(len(t.jpegs), np.nan) if t.change is None else t.change for t in timelines]
+        arrays["frame_change"] = np.concatenate([np.asarray(c, dtype=np.float32) for c in unknown])
     return save(arrays, metadata={"format": f"tvr/frames@{heads.FORMAT_VERSION}"})
 
 
@@ -340,6 +401,7 @@ class _ShardReader:
             self._ts = f.get_tensor("frame_ts")
             self._rows = f.get_tensor("clip_offsets")
             self._until = f.get_tensor("frame_until") if "frame_until" in f.keys() else None  # noqa: SIM118
+            self._change = f.get_tensor("frame_change") if "frame_change" in f.keys() else None  # noqa: SIM118
         self._file = safe_open(path, "numpy")
 
     def clip(self, clip: StoredClip) -> ClipFrames:
@@ -356,7 +418,8 @@ class _ShardReader:
     def timeline(self, row: int) -> Timeline:
         """Return all frames of one row."""
         first, last = self._row(row)
-        return Timeline(self._jpegs(first, last), self._ts[first:last].copy(), self._stands(first, last))
+        change = None if self._change is None else self._change[first:last].copy()
+        return Timeline(self._jpegs(first, last), self._ts[first:last].copy(), self._stands(first, last), change)
 
     def _row(self, row: int) -> tuple[int, int]:
         return int(self._rows[row]), int(self._rows[row + 1])

@@ -5,8 +5,10 @@ Nothing here repeats a frame: a clip with fewer frames than the plan asks for ke
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +124,33 @@ def choose_frames(ts: np.ndarray, end: float, span: Span, plan: FramePlan) -> np
         n = last - first
         return first + np.unique((2 * np.arange(plan.num_frames) + 1) * n // (2 * plan.num_frames))
     return _at_rate(ts, first, last, start_s if span.start is not None else float(ts[0]), end_s, plan)
+
+
+def timeline_frames(ts: np.ndarray, end: float, spans: Sequence[Span], plan: FramePlan) -> list[np.ndarray]:
+    """Return for each span the ascending indices of the frames of a timeline that are on screen in it.
+
+    All spans share one grid: the frames on screen at k / fps seconds after the first one. ts, end: as in
+    `choose_frames`. Empty only where a span lies outside.
+    """
+    grid = _at_rate(ts, 0, len(ts), float(ts[0]), end, dataclasses.replace(plan, max_frames=None))
+    found = []
+    for span in spans:
+        start_s, end_s = span.within(end)
+        first = max(0, int(np.searchsorted(ts[grid], start_s + _ROUNDING_S, side="right")) - 1)
+        last = int(np.searchsorted(ts[grid], end_s - _ROUNDING_S))
+        found.append(grid[first:last] if start_s < end_s else grid[:0])
+    return found
+
+
+def view(ts: np.ndarray, span: tuple[float, float], slots: int) -> tuple[int, ...]:
+    """Return which frames of a timeline fill the slots of a clip: those on screen in the middle of equal parts of it.
+
+    ts: [n] seconds, ascending, of the frames that were kept. span: seconds of the file. No frame twice.
+    """
+    start_s, end_s = span
+    instants = start_s + (np.arange(slots) + 0.5) * (end_s - start_s) / slots
+    on_screen = np.searchsorted(ts, instants + _ROUNDING_S, side="right") - 1
+    return tuple(np.unique(np.clip(on_screen, 0, len(ts) - 1)).tolist())
 
 
 def _at_rate(ts: np.ndarray, first: int, last: int, start_s: float, end_s: float, plan: FramePlan) -> np.ndarray:

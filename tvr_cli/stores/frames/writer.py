@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tvr_cli import files, plans
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch, Unreadable
@@ -43,11 +41,13 @@ _BEFORE_THE_HEAD = {".lock", "locks"}  # what is there before store.json is, wit
 
 @dataclass(frozen=True, slots=True)
 class NewClip:
-    """A clip to be added: everything but its place (shard and row are set by the writer)."""
+    """A clip to be added: everything but its place (shard and row are set by the writer).
+
+    timeline: the frames that it has, or is a view of; clips with the same object share one row.
+    """
 
     clip: StoredClip
-    jpegs: Sequence[bytes]
-    ts: np.ndarray
+    timeline: Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +132,17 @@ class FrameWriter:
         """Write the clips as one shard and replace what the store has of the same videos. None: nothing to write."""
         if not new:
             return None
-        data = frames.pack_shard([Timeline(n.jpegs, n.ts) for n in new])
+        timelines = list({id(n.timeline): n.timeline for n in new}.values())
+        row_of = {id(timeline): row for row, timeline in enumerate(timelines)}
+        data = frames.pack_shard(timelines)
         digest = hashlib.sha256(data).hexdigest()
         name = f"{digest[:20]}.safetensors"
-        clips = tuple(dataclasses.replace(n.clip, shard=name, row=row) for row, n in enumerate(new))
+        clips = tuple(dataclasses.replace(n.clip, shard=name, row=row_of[id(n.timeline)]) for n in new)
         for clip in clips:
             records.check(clip)
         with _locked(self.root):
             self._refresh()
-            line, held = frames.line_of(self._about(name, digest, len(data), len(clips)), clips)
+            line, held = frames.line_of(self._about(name, digest, len(data), len(timelines)), clips)
             stale = not self._videos.isdisjoint(c.video for c in clips) or not self._ids.isdisjoint(
                 c.record.id for c in clips
             )

@@ -22,6 +22,13 @@ COLUMNS: Mapping[str, str] = {
     "clip.start": "float64", "clip.end": "float64", "clip.id.offsets": "int64", "clip.id.bytes": "uint8",
     "file.id.offsets": "int64", "file.id.bytes": "uint8", "file.path.offsets": "int64", "file.path.bytes": "uint8",
 }  # fmt: skip
+# Frames and moments of films by time (`timeline.py`): type, and what a row of it is besides its own number.
+TIMELINE: Mapping[str, tuple[str, str]] = {
+    "timeline.frames": ("float16", "frame"),
+    "timeline.ts": ("float64", "frame"), "timeline.until": ("float64", "frame"),
+    "timeline.moment": ("int32", "moment"), "timeline.file": ("int32", "moment"),
+    "timeline.length": ("float32", "moment"), "timeline.null": ("float32", "moment"),
+}  # fmt: skip
 ROOM = ("timeline.", "null.")  # parts that may come later: checked as the others, left alone by who does not know them
 
 
@@ -153,6 +160,7 @@ _RECALL = schema.record(
     }
 )
 _BANK = schema.record({"of": schema.text, "sentences": schema.count, "sha256": schema.sha256, "own": schema.flag})
+_MOMENTS = schema.record({"edge": schema.maybe(schema.number), "against": schema.maybe(schema.text)})
 _MEASURED = schema.record(
     {},
     {
@@ -160,6 +168,7 @@ _MEASURED = schema.record(
         "way": schema.maybe(_WAY),
         "recall": schema.maybe(_RECALL),
         "bank": schema.maybe(_BANK),
+        "moments": schema.maybe(_MOMENTS),
     },
 )
 _ASKED = schema.record({}, {"run": schema.text, "method": schema.text, "backbone": schema.text, "first": schema.text})
@@ -208,12 +217,26 @@ def _hangs_together(head: Head, at: str) -> None:
             raise ValueError(f"{at}.parts has {strange[0]!r}, which its format does not know")
         for part in segment.parts:
             _fits(part, segment, tensors.get(part.name), at)
+        _fits_timeline(segment, at)
         if again := named & set(segment.names()) or len(set(segment.names())) < len(segment.names()):
             raise ValueError(f"{at} names a file twice ({again})")
         named |= set(segment.names())
     for name in ("coarse", "ts", *(f"t.{name}" for name, kept in head.encoding.items() if not kept.in_coarse)):
         if len({segment.part(name).shape[1:] for segment in head.segments}) > 1:
             raise ValueError(f"the segments have different shapes of {name!r}")
+
+
+def _fits_timeline(segment: Segment, at: str) -> None:
+    parts = {part.name: part for part in segment.parts if part.name in TIMELINE}
+    if parts and set(parts) != set(TIMELINE):
+        raise ValueError(f"{at}.parts lacks {sorted(set(TIMELINE) - set(parts))}")
+    rows: dict[str, int] = {}
+    for name, part in parts.items():
+        dtype, row = TIMELINE[name]
+        columns = {"timeline.frames": part.shape[1:], "timeline.moment": (2,)}.get(name, ())
+        length = rows.setdefault(row, part.shape[0] if part.shape else 0)
+        if part.dtype != dtype or part.shape != (length, *columns) or len(part.shape) > 2:
+            raise ValueError(f"{at}: the part {name!r} has the type {part.dtype} and the shape {list(part.shape)}")
 
 
 def _fits(part: Part, segment: Segment, kept: Kept | None, at: str) -> None:

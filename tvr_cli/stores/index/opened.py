@@ -20,6 +20,7 @@ from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.head import DELETED, Head
 from tvr_cli.stores.index.segment import ENCODING_ROWS, IndexedClip, MappedSegment
+from tvr_cli.stores.index.timeline import IndexedFilms
 
 __all__ = ["ENCODING_ROWS", "OpenedIndex", "damaged"]
 
@@ -99,6 +100,18 @@ class OpenedIndex:
             segment.ids[local], segment.file_ids[number], segment.paths[number],
             float(segment.array("clip.start")[local]), float(segment.array("clip.end")[local]), tuple(ts),
         )  # fmt: skip
+
+    @cached_property
+    def films(self) -> list[IndexedFilms]:
+        """The films by time, where the index has them, of each segment; a film counts while a clip of it does."""
+        found = []
+        for segment, first in zip(self._segments, self._starts, strict=False):
+            files = segment.array("clip.file")
+            if self.deleted is not None:
+                files = files[~self.deleted[first : first + segment.clips]]
+            if (part := IndexedFilms.of(segment, np.unique(files))) is not None:
+                found.append(part)
+        return found
 
     def require_whole(self) -> None:
         """Raise DataError when a file was cut since the index was opened."""

@@ -28,6 +28,7 @@ from tvr_cli.stores.index import place
 from tvr_cli.stores.index.head import DELETED, Head, Segment
 from tvr_cli.stores.index.opened import ENCODING_ROWS, OpenedIndex, damaged
 from tvr_cli.stores.index.shortlist import chosen
+from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, SegmentWriter, kept_as
 from tvr_cli.stores.mapped import MappedPart
 from tvr_cli.stores.parts import SUM_BYTES
@@ -172,9 +173,16 @@ class Index(OpenedIndex):
         return len(self.head.segments) >= _MOST_SEGMENTS or deleted > _MOST_DELETED * self.head.rows
 
     def append(
-        self, blocks: Iterable[IndexBlock], *, identity: Mapping[str, Any], asked: Mapping[str, str | None]
+        self,
+        blocks: Iterable[IndexBlock],
+        *,
+        identity: Mapping[str, Any],
+        asked: Mapping[str, str | None],
+        films: Iterable[FilmBlock] = (),
     ) -> Index:
         """Add clips as a new segment, in a new generation that links the files of this one, and return that.
+
+        films: of the clips' files, by time.
 
         identity, asked: what the index is made from, and named for, now. Raises DoesNotFit when the blocks are not
         like those before, having changed nothing. The caller holds the workspace's lock.
@@ -182,7 +190,7 @@ class Index(OpenedIndex):
         head = replace(self.head, identity=dict(identity), asked=_named(asked))
         with self._next(head) as generation:
             writer = SegmentWriter(generation, len(head.segments) + 1, head.encoding, head.stored)
-            segment = _write(writer, blocks)
+            segment = _write(writer, blocks, films)
             if segment is not None:
                 head = replace(head, segments=(*head.segments, segment))
             _same_shapes(head)
@@ -302,14 +310,15 @@ def write_index(
     measured: Mapping[str, Any] | None = None,
     measure: Callable[[Index], Mapping[str, Any]] | None = None,
     null_sentences: Sequence[str] = (),
+    films: Iterable[FilmBlock] = (),
 ) -> Index:
     """Write an index block by block and let it count; the old one stands until then.
 
     asked: the run, method and backbone that were named for it; a refresh keeps to them. stored: `float16` or `float32`,
     how tensors of float32 are kept. measured: see `head.Head`; measure: finds out more of the index before it counts.
-    null_sentences: kept with it, where there is a clip at all. Raises DataError when what stands there is not an index,
-    or holds anything beside one, DoesNotFit when half precision does not hold the numbers. The caller holds the
-    workspace's lock.
+    null_sentences: kept with it, where there is a clip at all. films: of the clips' files, by time. Raises DataError
+    when what stands there is not an index, or holds anything beside one, DoesNotFit when half precision does not hold
+    the numbers. The caller holds the workspace's lock.
     """
     head = Head(dict(identity), _named(asked or {}), stored, measured=dict(measured or {}))
     generation = place.prepare(folder, head)
@@ -320,7 +329,7 @@ def write_index(
         writer = SegmentWriter(generation, 1, kept, stored)
         if null_sentences:
             writer.keep_texts(NULL_TEXTS, null_sentences)
-        segment = _write(writer, _chain(first, coming))
+        segment = _write(writer, _chain(first, coming), films)
         assert segment is not None, "there is a first block"
         head = replace(head, encoding=kept, segments=(segment,))
     if measure is not None:
@@ -339,13 +348,15 @@ def _named(asked: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in asked.items() if value}
 
 
-def _write(writer: SegmentWriter, blocks: Iterable[IndexBlock]) -> Segment | None:
-    """Write the blocks as one segment, None where there are none."""
+def _write(writer: SegmentWriter, blocks: Iterable[IndexBlock], films: Iterable[FilmBlock] = ()) -> Segment | None:
+    """Write the blocks, and films of their files, as one segment, None where there are none."""
     some = False
     try:
         for block in blocks:
             writer.add(block)
             some = True
+        for film in films if some else ():
+            writer.add_film(film)
         return writer.finish() if some else None
     finally:
         writer.close()
@@ -360,5 +371,5 @@ def _same_shapes(head: Head) -> None:
     """Raise DoesNotFit unless the parts of the last segment have the rows of the others."""
     shapes = [{part.name: (part.dtype, part.shape[1:]) for part in segment.parts} for segment in head.segments[:1]]
     for part in head.segments[-1].parts if head.segments else ():
-        if shapes[0][part.name] != (part.dtype, part.shape[1:]):
+        if shapes[0].get(part.name) != (part.dtype, part.shape[1:]):
             raise DoesNotFit(f"{part.name!r} has rows of {list(part.shape[1:])} {part.dtype} now")

@@ -17,6 +17,7 @@ from tvr_cli import files
 from tvr_cli.stores.dtypes import NAMES
 from tvr_cli.stores.index.head import Kept, Segment
 from tvr_cli.stores.index.segment import IndexedClip
+from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.stores.parts import SUM_BYTES, Part, group_sum
 from tvr_cli.types import Encoding
 
@@ -69,7 +70,7 @@ class SegmentWriter:
     def __init__(self, folder: Path, number: int, kept: Mapping[str, Kept], stored: str):
         self._folder, self._name, self._kept, self._stored = folder, f"{number:06d}", kept, stored
         self._parts: dict[str, _PartWriter] = {}
-        self._clips = 0
+        self._clips = self._film_frames = 0
         self._files: dict[tuple[str, str], int] = {}
         self._ends = {"clip.id": 0, "file.id": 0, "file.path": 0}
 
@@ -92,6 +93,13 @@ class SegmentWriter:
             else:
                 self._write(f"t.{name}", _half(name, x) if self._stored == "float16" and _halves(x) else x)
         self._write_clips(block.clips)
+
+    def add_film(self, film: FilmBlock) -> None:
+        """Write a film by time, of which some clips were written. Raises as `add` does."""
+        number = self._files[film.file_id, film.path]
+        for name, rows in film.parts(self._film_frames, number).items():
+            self._write(name, torch.from_numpy(rows))
+        self._film_frames += len(film.ts)
 
     def keep_texts(self, name: str, texts: Sequence[str]) -> None:
         """Keep texts beside the clips, as the parts `name.offsets` and `name.bytes`."""

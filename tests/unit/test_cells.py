@@ -1,0 +1,87 @@
+"""Where moments of a film may begin and end."""
+
+import numpy as np
+import pytest
+
+from tvr_cli.engine.searching import cells
+
+AXES = np.eye(4, dtype=np.float32)
+
+
+def film(shown, *, change=None, step=0.25, spans=None):
+    """A track of frames that show the axes of these numbers, one every `step` seconds."""
+    ts = np.arange(len(shown)) * step
+    changed = np.zeros(len(shown)) if change is None else np.array(change, float)
+    found = cells.track(AXES[shown] * 3, ts, changed, spans or [(0.0, len(shown) * step)])
+    assert found is not None
+    return found
+
+
+def spans_of(track, edge=0.3):
+    found = cells.candidates(track, cells.distances(track) > edge)
+    return [(float(track.ts[a]), float(track.until[b - 1])) for a, b in found]
+
+
+def test_a_hard_edge_ends_every_moment():
+    track = film([0, 0, 1, 1, 2, 2], change=[np.nan, 0, 9, 0, 9, 0])
+    assert spans_of(track) == [(0, 0.5), (0.5, 1), (1, 1.5)]
+
+
+def test_a_camera_that_moves_is_not_full_of_cuts_and_a_cut_in_it_is_one():
+    moving = np.array([np.nan, *[10.0, 14, 9, 12, 15, 11, 8, 55, 13, 10, 16, 9, 12, 14, 10]])
+    assert np.flatnonzero(cells.cuts(np.arange(16) / 4, moving)).tolist() == [8]
+
+
+def test_slides_that_follow_each_other_are_cuts():
+    assert (
+        cells.cuts(np.array([0.0, 1.0, 2.0, 2.25, 4.0]), np.array([np.nan, 30, 40, 35, 30])).tolist()[1:] == [True] * 4
+    )
+
+
+def test_moments_are_also_runs_over_soft_edges():
+    track = film([0, 0, 0, 0, 1, 1, 1, 1], change=[np.nan, *[1.0] * 7])
+    assert spans_of(track) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_a_soft_edge_lies_where_the_distance_is_largest():
+    distances = cells.distances(film([0, 0, 0, 0, 1, 1, 1, 1]))
+    assert np.flatnonzero(distances).tolist() == [4] and distances[4] == pytest.approx(1)
+
+
+def test_the_length_of_features_and_a_rotation_of_them_change_nothing():
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0].astype(np.float32)
+    shown, ts = AXES[[0, 0, 1, 1, 1, 2, 2, 2]] + 0.1, np.arange(8) / 4
+    change = np.full(8, np.nan)
+    plain, other = (cells.track(f, ts, change, [(0.0, 2.0)]) for f in (shown, 10 * shown @ rotation))
+    assert cells.distances(plain) == pytest.approx(cells.distances(other), abs=1e-6)
+
+
+def test_no_run_is_longer_than_eight_seconds_or_twelve_cells():
+    shown = [i % 2 for i in range(40) for _ in range(2)]  # a soft edge every half second
+    found = spans_of(film(shown), edge=0.05)
+    assert max(end - start for start, end in found) <= 6.0  # twelve cells of half a second
+    slow = spans_of(film(shown, step=1.0), edge=0.05)
+    assert max(end - start for start, end in slow) <= 8.0
+
+
+def test_a_cell_without_an_edge_is_cut_and_a_picture_that_stands_is_not():
+    cut = spans_of(film([0] * 80))  # 20 seconds
+    assert [end - start for start, end in cut] == pytest.approx([6.75, 6.5, 6.75], abs=0.3) and cut[-1][1] == 20
+    standing = cells.track(AXES[[0]], np.zeros(1), np.full(1, np.nan), [(0.0, 60.0)])
+    assert spans_of(standing) == [(0, 60)]
+
+
+def test_what_lies_between_two_spans_of_a_file_is_in_no_moment():
+    found = spans_of(film([0] * 16, spans=[(0.0, 1.0), (3.0, 4.0)]))
+    assert found == [(0, 1), (3, 4)]
+
+
+def test_frames_weigh_as_long_as_they_stand():
+    track = cells.track(AXES[[0, 1]], np.array([0.0, 3.0]), np.full(2, np.nan), [(0.0, 4.0)])
+    unit, length = cells.means(track, np.array([[0, 2]]))
+    assert unit[0] == pytest.approx([3 / 10**0.5, 1 / 10**0.5, 0, 0]) and length[0] == pytest.approx(10**0.5 / 4)
+
+
+def test_frames_of_no_length_are_no_number():
+    track = cells.track(np.zeros((3, 4), np.float32), np.arange(3.0), np.full(3, np.nan), [(0.0, 3.0)])
+    assert cells.distances(track).tolist() == [0, 0, 0] and cells.means(track, np.array([[0, 3]]))[1].tolist() == [0]

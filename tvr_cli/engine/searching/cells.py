@@ -1,0 +1,157 @@
+"""Where moments may begin and end on the timeline of a film: cells between edges, and runs of them. numpy alone.
+
+An edge is hard where most of the picture changes at once (the *median* of its cells of grey: a thing that moves does
+not change most of it; a camera that moves does, all the time, so a cut must also stand out), and soft where what is
+seen just before and just after lie far apart for the encoder. A moment is a cell, or some cells that follow each other
+without a hard edge between them: a shot may have parts, and no moment crosses a cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+HARD = 4.0  # of 255 levels of grey
+STANDS_OUT = 2.5  # times what is usual in the seconds around it
+_USUAL_S = 1.0
+AROUND_S = 0.5  # what is compared on both sides of an edge
+MOST_CELLS, LONGEST_S = 12, 8.0  # of a run
+
+
+@dataclass(frozen=True)
+class Track:
+    """A film's frames that count, by time. unit: [n, D] float32. ts, until: [n] seconds, each frame from one to the
+    other. hard: [n] bool, whether it begins behind a hard edge; the first one does.
+    """
+
+    unit: np.ndarray
+    ts: np.ndarray
+    until: np.ndarray
+    hard: np.ndarray
+
+    @property
+    def weight(self) -> np.ndarray:
+        return self.until - self.ts
+
+
+def track(frames: np.ndarray, ts: np.ndarray, change: np.ndarray, spans: Sequence[tuple[float, float]]) -> Track | None:
+    """Return the part of a film that lies in `spans` (ascending, apart); None where there is none.
+
+    frames: [n, D]. ts: [n] seconds. change: [n], `alike.Thinning`. A frame stands until the next one.
+    """
+    end = max(spans[-1][1], float(ts[-1]))
+    until = np.append(ts[1:], end)
+    begins, ends, hard = ts.copy(), until.copy(), cuts(ts, change)
+    wanted = np.zeros(len(ts), bool)
+    for start, stop in spans:
+        inside = (ts < stop) & (until > start)
+        if not inside.any():
+            continue
+        begins[inside] = np.maximum(begins[inside], start)
+        ends[inside] = np.minimum(ends[inside], stop)
+        hard[int(np.flatnonzero(inside)[0])] = True  # what lies between two spans is not known
+        wanted |= inside
+    wanted &= ends > begins
+    if not wanted.any():
+        return None
+    lengths = np.linalg.norm(frames[wanted], axis=1, keepdims=True)
+    unit = np.divide(frames[wanted], lengths, out=np.zeros_like(frames[wanted]), where=lengths > 0)
+    return Track(unit.astype(np.float32), begins[wanted], ends[wanted], hard[wanted])
+
+
+def cuts(ts: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Return which frames [n] begin behind a cut. ts, change: as in `track`.
+
+    What is usual is the median change of the frames a second before and after; those that were left out changed
+    nothing.
+    """
+    changed = np.nan_to_num(change, nan=0.0)
+    found = changed > HARD
+    if len(ts) < 2:
+        return found
+    half = max(1, round(_USUAL_S / float(np.diff(ts).min())))  # frames that there may be a second
+    for i in np.flatnonzero(found):
+        first, last = np.searchsorted(ts, [ts[i] - _USUAL_S - 1e-3, ts[i] + _USUAL_S + 1e-3])
+        around = np.sort(np.delete(changed[first:last], i - first))[::-1]
+        usual = around[half - 1] if len(around) >= half else 0.0
+        found[i] = changed[i] > STANDS_OUT * usual
+    return found
+
+
+def distances(track: Track) -> np.ndarray:
+    """Return for each frame [n] how far apart lie what is seen just before it begins and just after, 1 - cosine.
+
+    0 for the first frame, behind a hard edge, which is one already, and where one nearby lies further apart: of the
+    frames around an edge only one is its place.
+    """
+    found = np.zeros(len(track.ts))
+    if len(track.ts) < 2:
+        return found
+    sums = np.concatenate([np.zeros((1, track.unit.shape[1])), np.cumsum(track.unit * track.weight[:, None], 0)])
+    before = _upto(track, sums, track.ts - AROUND_S)
+    after = _upto(track, sums, np.minimum(track.ts + AROUND_S, track.until[-1]))
+    a, b = sums[:-1] - before, after - sums[:-1]
+    scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = np.divide((a * b).sum(1), scale, out=np.ones(len(a)), where=scale > 0)
+    far = np.where(np.arange(len(a)) == 0, 0.0, 1 - cosine)
+    return np.where(_beaten(far, track.ts) | track.hard, 0.0, far)
+
+
+def _beaten(far: np.ndarray, ts: np.ndarray) -> np.ndarray:
+    """Return which frames [n] have one nearby, in seconds, where the distance is larger, or as large and before it."""
+    found = np.zeros(len(far), bool)
+    for k in range(1, len(far)):
+        near = ts[k:] - ts[:-k] <= AROUND_S / 2 + 1e-3
+        if not near.any():
+            break
+        found[k:] |= near & (far[:-k] >= far[k:])
+        found[:-k] |= near & (far[k:] > far[:-k])
+    return found
+
+
+def _upto(track: Track, sums: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the weighted sums of what was seen up to the seconds `at`. sums: [n + 1, D], up to each frame."""
+    i = np.clip(np.searchsorted(track.ts, at, side="right") - 1, 0, len(track.ts) - 1)
+    seen = np.clip(at - track.ts[i], 0.0, track.weight[i])
+    return sums[i] + track.unit[i] * seen[:, None]
+
+
+def candidates(track: Track, soft: np.ndarray) -> np.ndarray:
+    """Return the moments that there may be: [m, 2] int32, the first frame and the one behind the last.
+
+    soft: [n] bool, which frames begin behind a soft edge.
+    """
+    edges = [0, *(np.flatnonzero((track.hard | soft)[1:]) + 1).tolist(), len(track.ts)]
+    starts = [first for a, b in itertools.pairwise(edges) for first in _pieces(track, a, b)]
+    ends = [*starts[1:], len(track.ts)]
+    found = []
+    for i, first in enumerate(starts):
+        for j in range(i, min(i + MOST_CELLS, len(starts))):
+            if j > i and (track.hard[starts[j]] or track.until[ends[j] - 1] - track.ts[first] > LONGEST_S):
+                break
+            found.append((first, ends[j]))
+    return np.array(found, dtype=np.int32)
+
+
+def _pieces(track: Track, first: int, last: int) -> list[int]:
+    """Return where the parts of a cell begin: one that lasts too long for a moment is cut at frames, evenly."""
+    lasts = track.until[last - 1] - track.ts[first]
+    if lasts <= LONGEST_S:
+        return [int(first)]
+    n = int(np.ceil(lasts / LONGEST_S))
+    at = np.searchsorted(track.ts[first:last], track.ts[first] + lasts * np.arange(n) / n + 1e-9, side="right") - 1
+    return [int(first + i) for i in np.unique(np.clip(at, 0, last - first - 1))]
+
+
+def means(track: Track, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the direction [m, D] float32 of the mean of each moment's frames, and the length [m] of that mean."""
+    sums = np.concatenate([np.zeros((1, track.unit.shape[1])), np.cumsum(track.unit * track.weight[:, None], 0)])
+    seconds = np.concatenate([np.zeros(1), np.cumsum(track.weight)])
+    first, last = moments[:, 0], moments[:, 1]
+    mean = (sums[last] - sums[first]) / (seconds[last] - seconds[first])[:, None]
+    lengths = np.linalg.norm(mean, axis=1)
+    unit = np.divide(mean, lengths[:, None], out=np.zeros_like(mean), where=lengths[:, None] > 0)
+    return unit.astype(np.float32), lengths.astype(np.float32)

@@ -1,0 +1,77 @@
+"""What an index keeps of films by time: the moments that there may be in each, and what the bank says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvr_cli.engine.searching import cells, moments
+from tvr_cli.stores.features.store import FeatureStore
+from tvr_cli.stores.frames.records import ClipRecord
+from tvr_cli.stores.frames.store import joined
+from tvr_cli.stores.index.timeline import FilmBlock
+from tvr_cli.types import timeline_key
+
+# A soft edge is as far apart as this share of the median distance of two frames of the library taken at random, which
+# each encoder has its own of. On films of the toy world that is 0.30, whether they are cut, stretched or one take.
+_SHARE = 0.43
+_PAIRS = 4096
+_MEASURED_FILMS = 200  # that the pairs are taken from
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Where moments end: `edge` is the least distance of a soft one, None where nothing could be measured."""
+
+    edge: float | None
+    against: str | None  # which sentences moments are compared with, None = none could be encoded
+
+
+def measured_edge(store: FeatureStore) -> float | None:
+    """Return the least distance of a soft edge in a library; None where it shows nothing that differs."""
+    of_file = list(_files(store).values())
+    some = of_file[:: max(1, len(of_file) // _MEASURED_FILMS)]
+    draw, each = np.random.default_rng(0), max(2, 2 * _PAIRS // max(1, len(some)))
+    seen = [track.unit[draw.integers(0, len(track.unit), each)] for track in _tracks(store, some)]
+    if not seen:
+        return None
+    unit = draw.permutation(np.concatenate(seen))
+    half = len(unit) // 2
+    edge = _SHARE * float(np.median(1 - (unit[:half] * unit[half : 2 * half]).sum(1)))
+    return edge if edge > 1e-6 else None
+
+
+def blocks(
+    store: FeatureStore, clips: Iterable[int] | None, edge: float | None, bank: np.ndarray | None
+) -> Iterator[FilmBlock]:
+    """Yield the films of some clips (rows; None = all). bank: [n, D] unit vectors of its sentences."""
+    wanted = None if clips is None else {store.clips[row].file_id for row in clips}
+    for (file_id, path), records in _files(store).items():
+        if wanted is not None and file_id not in wanted:
+            continue
+        for track in _tracks(store, [records]):
+            soft = cells.distances(track) > (np.inf if edge is None else edge)
+            found = cells.candidates(track, soft)
+            unit, length = cells.means(track, found)
+            null = moments.null_of(unit, bank)
+            yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null)
+
+
+def _files(store: FeatureStore) -> Mapping[tuple[str, str], list[ClipRecord]]:
+    found: dict[tuple[str, str], list[ClipRecord]] = {}
+    for clip in store.clips:
+        found.setdefault((clip.file_id, clip.path), []).append(clip)
+    return found
+
+
+def _tracks(store: FeatureStore, files: Iterable[list[ClipRecord]]) -> Iterator[cells.Track]:
+    """Yield the track of each file, none of one whose film the store lacks."""
+    for records in files:
+        spans = joined(clip.span for clip in records)
+        film = store.films.get(timeline_key(records[0].source_sha256, spans))
+        if film is not None:
+            found = cells.track(film.frames.numpy(), film.ts.numpy(), film.change.numpy(), spans)
+            if found is not None:
+                yield found
