@@ -78,10 +78,24 @@ def test_what_lies_between_two_spans_of_a_file_is_in_no_moment():
 
 def test_frames_weigh_as_long_as_they_stand():
     track = cells.track(AXES[[0, 1]], np.array([0.0, 3.0]), np.full(2, np.nan), [(0.0, 4.0)])
-    unit, length = cells.means(track, np.array([[0, 2]]))
+    ((unit, length),) = cells.means(track, np.array([[0, 2]]))
     assert unit[0] == pytest.approx([3 / 10**0.5, 1 / 10**0.5, 0, 0]) and length[0] == pytest.approx(10**0.5 / 4)
+
+
+def test_a_long_film_is_worked_through_in_parts(monkeypatch):
+    shown = np.random.default_rng(0).integers(0, 4, 100).tolist()
+    whole = cells.distances(film(shown))
+    runs = cells.candidates(film(shown), whole > 0.1)
+    ((unit, length),) = cells.means(film(shown), runs)
+    monkeypatch.setattr(cells, "_ROWS", 7)
+    assert cells.distances(film(shown)) == pytest.approx(whole)
+    parts = list(cells.means(film(shown), runs))
+    assert len(parts) > 1 and np.concatenate([u for u, _ in parts]) == pytest.approx(unit)
+    assert np.concatenate([n for _, n in parts]) == pytest.approx(length)
 
 
 def test_frames_of_no_length_are_no_number():
     track = cells.track(np.zeros((3, 4), np.float32), np.arange(3.0), np.full(3, np.nan), [(0.0, 3.0)])
-    assert cells.distances(track).tolist() == [0, 0, 0] and cells.means(track, np.array([[0, 3]]))[1].tolist() == [0]
+    assert cells.distances(track).tolist() == [0, 0, 0]
+    ((_, length),) = cells.means(track, np.array([[0, 3]]))
+    assert length.tolist() == [0]

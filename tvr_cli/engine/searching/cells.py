@@ -8,8 +8,9 @@ without a hard edge between them: a shot may have parts, and no moment crosses a
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ STANDS_OUT = 2.5  # times what is usual in the seconds around it
 _USUAL_S = 1.0
 AROUND_S = 0.5  # what is compared on both sides of an edge
 MOST_CELLS, LONGEST_S = 12, 8.0  # of a run
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Track:
     @property
     def weight(self) -> np.ndarray:
         return self.until - self.ts
+
+    @functools.cached_property
+    def sums(self) -> np.ndarray:
+        """[n + 1, D] what was seen up to each frame, weighed by its seconds."""
+        seen = np.zeros((len(self.ts) + 1, self.unit.shape[1]))
+        np.cumsum(self.unit * self.weight[:, None], 0, out=seen[1:])
+        return seen
 
 
 def track(frames: np.ndarray, ts: np.ndarray, change: np.ndarray, spans: Sequence[tuple[float, float]]) -> Track | None:
@@ -90,14 +99,18 @@ def distances(track: Track) -> np.ndarray:
     found = np.zeros(len(track.ts))
     if len(track.ts) < 2:
         return found
-    sums = np.concatenate([np.zeros((1, track.unit.shape[1])), np.cumsum(track.unit * track.weight[:, None], 0)])
-    before = _upto(track, sums, track.ts - AROUND_S)
-    after = _upto(track, sums, np.minimum(track.ts + AROUND_S, track.until[-1]))
-    a, b = sums[:-1] - before, after - sums[:-1]
-    scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.divide((a * b).sum(1), scale, out=np.ones(len(a)), where=scale > 0)
-    far = np.where(np.arange(len(a)) == 0, 0.0, 1 - cosine)
+    far = np.concatenate([_apart(track, at) for at in _blocks(np.arange(len(track.ts)))])
+    far[0] = 0.0
     return np.where(_beaten(far, track.ts) | track.hard, 0.0, far)
+
+
+def _apart(track: Track, at: np.ndarray) -> np.ndarray:
+    """Return 1 - cosine [m] of what is seen just before and just after some frames begin."""
+    here = track.sums[at]
+    before = here - _upto(track, track.ts[at] - AROUND_S)
+    after = _upto(track, np.minimum(track.ts[at] + AROUND_S, track.until[-1])) - here
+    scale = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    return np.asarray(1 - np.divide((before * after).sum(1), scale, out=np.ones(len(at)), where=scale > 0))
 
 
 def _beaten(far: np.ndarray, ts: np.ndarray) -> np.ndarray:
@@ -112,11 +125,17 @@ def _beaten(far: np.ndarray, ts: np.ndarray) -> np.ndarray:
     return found
 
 
-def _upto(track: Track, sums: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return the weighted sums of what was seen up to the seconds `at`. sums: [n + 1, D], up to each frame."""
+def _upto(track: Track, at: np.ndarray) -> np.ndarray:
+    """Return the weighted sums [m, D] of what was seen up to the seconds `at` [m]."""
     i = np.clip(np.searchsorted(track.ts, at, side="right") - 1, 0, len(track.ts) - 1)
     seen = np.clip(at - track.ts[i], 0.0, track.weight[i])
-    return sums[i] + track.unit[i] * seen[:, None]
+    return np.asarray(track.sums[i] + track.unit[i] * seen[:, None])
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield some rows at a time: in double precision all of a long film would take gigabytes."""
+    for start in range(0, len(rows), _ROWS):
+        yield rows[start : start + _ROWS]
 
 
 def candidates(track: Track, soft: np.ndarray) -> np.ndarray:
@@ -146,12 +165,14 @@ def _pieces(track: Track, first: int, last: int) -> list[int]:
     return [int(first + i) for i in np.unique(np.clip(at, 0, last - first - 1))]
 
 
-def means(track: Track, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the direction [m, D] float32 of the mean of each moment's frames, and the length [m] of that mean."""
-    sums = np.concatenate([np.zeros((1, track.unit.shape[1])), np.cumsum(track.unit * track.weight[:, None], 0)])
+def means(track: Track, moments: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, for some moments at a time, the direction [m, D] float32 of the mean of each one's frames, and the length
+    [m] of that mean.
+    """
     seconds = np.concatenate([np.zeros(1), np.cumsum(track.weight)])
-    first, last = moments[:, 0], moments[:, 1]
-    mean = (sums[last] - sums[first]) / (seconds[last] - seconds[first])[:, None]
-    lengths = np.linalg.norm(mean, axis=1)
-    unit = np.divide(mean, lengths[:, None], out=np.zeros_like(mean), where=lengths[:, None] > 0)
-    return unit.astype(np.float32), lengths.astype(np.float32)
+    for some in _blocks(moments):
+        first, last = some.T
+        mean = (track.sums[last] - track.sums[first]) / (seconds[last] - seconds[first])[:, None]
+        lengths = np.linalg.norm(mean, axis=1)
+        unit = np.divide(mean, lengths[:, None], out=np.zeros_like(mean), where=lengths[:, None] > 0)
+        yield unit.astype(np.float32), lengths.astype(np.float32)

@@ -54,8 +54,8 @@ def blocks(
         for track in _tracks(store, [records]):
             soft = cells.distances(track) > (np.inf if edge is None else edge)
             found = cells.candidates(track, soft)
-            unit, length = cells.means(track, found)
-            null = moments.null_of(unit, bank)
+            parts = [(length, moments.null_of(unit, bank)) for unit, length in cells.means(track, found)]
+            length, null = (np.concatenate(part) for part in zip(*parts, strict=True))
             yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null)
 
 

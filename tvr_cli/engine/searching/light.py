@@ -106,6 +106,8 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     if not ArrayIndex.holds(found.head):
         raise Ordinary("the index has bfloat16")
     index = ArrayIndex.open(workspace.index_folder)
+    if sum(len(part.array("ts")) for part in index.films) > MOST_CLIPS:
+        raise Ordinary("the index has so many frames that torch is faster")
     if dict(index.identity) != dict(made):
         raise Ordinary("another process replaced the index")
     method = _light.METHODS[name](**resolved.experiment.options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from tvr_cli import commands, log
@@ -23,8 +24,11 @@ from tvr_cli.methods import _light
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
+from tvr_cli.stores.index.timeline import IndexedFilms
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
+
+_SCAN_ROWS = 1024  # frames that are widened to float32 at a time: they stay in the cache
 
 
 class Session:
@@ -55,7 +59,7 @@ class Session:
         sentences.say_cut(self._model[1], texts, text, store)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            return moments.search(index.films, unit, options)
+            return moments.search(index.films, unit, options, products)
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
@@ -127,6 +131,13 @@ class Session:
             precompute.precompute(workspace, asked.backbone, None, options)
         else:  # with the plans that it was made with: a run may have been trained on them
             repair.refresh(workspace, store, options, named=asked.backbone)
+
+
+def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
+    """Return the products [T, N] of sentences [T, D] with all frames of a segment."""
+    asked = torch.from_numpy(queries)
+    found = [asked @ block.float().T for block in part.segment["timeline.frames"].split(_SCAN_ROWS)]
+    return torch.cat(found, 1).numpy()
 
 
 def _by_frames_alone(scorer: Scorer) -> bool:

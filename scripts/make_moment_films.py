@@ -1,0 +1,130 @@
+"""Make films of the toy world in which moments are known, to measure a search for moments with.
+
+    python scripts/make_moment_films.py films --kind joined --videos 160
+
+    films/000.mp4 …      each is made of the scenes of so many test videos
+    films/truth.jsonl    {"query", "video", "start", "end"}, a line a true moment; several lines of a query are several
+                         moments, a query without video, start and end is of something that no film shows
+
+joined: scenes of one second, hard cuts between them, as the test videos have them. stretched: each scene lasts 0.5 to
+6 s, log-uniform. one-take: one background and no cut; between the events a pause. A moment is right where colour, shape
+and action are what the query says, and the texture where it says one. Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from tvr_cli.data.demo_world import corpus, encode, grammar, render
+from tvr_cli.data.demo_world.corpus import WorldOptions
+from tvr_cli.data.demo_world.grammar import Scene
+
+KINDS = ("joined", "stretched", "one-take")
+SHORTEST_S, LONGEST_S = 0.5, 6.0  # of a stretched scene
+_TEXTURES = {"striped": {"striped", "stripes"}, "dotted": {"dotted", "dots"}}
+PAUSES_S = (0.5, 2.0)  # between the events of one take
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kind", choices=KINDS, default="joined")
+    parser.add_argument("--videos", type=int, default=160, help="test videos that the films are made of")
+    parser.add_argument("--a-film", type=int, default=40, help="videos a film")
+    parser.add_argument("--lead", type=float, default=0.0, help="seconds of the first frame before all else")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print(make(args.folder, args.kind, args.videos, args.a_film, args.seed, args.lead))
+
+
+def make(folder: Path, kind: str, videos: int, a_film: int, seed: int = 0, lead: float = 0.0) -> str:
+    """Write films and truth; say what was made. lead: moves every edge against the grid of a frame plan."""
+    scenes = [video.scenes for video in _test_videos(seed, videos)]
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder, rng = encode.find_encoder(), Random(f"{seed}/{kind}/films")
+    shown: list[tuple[str, float, float, Scene]] = []
+    for number, start in enumerate(range(0, len(scenes), a_film)):
+        name, frames, at = f"{number:03d}.mp4", list[np.ndarray](), 0
+        for part in itertools.chain.from_iterable(_parts(scenes[start : start + a_film], kind, rng, number)):
+            if part.scene is not None:
+                second = (at + round(lead * render.FPS)) / render.FPS
+                shown.append((name, second, second + len(part.frames) / render.FPS, part.scene))
+            frames += part.frames
+            at += len(part.frames)
+        frames = [frames[0]] * round(lead * render.FPS) + frames
+        encode.write_video(folder / name, frames, encoder=encoder, fps=render.FPS)
+    lines = list(_truth(shown, Random(f"{seed}/{kind}/queries")))
+    (folder / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    queries = len({line["query"] for line in lines})
+    return f"{len(shown)} scenes in {len({name for name, *_ in shown})} films, {queries} queries, {len(lines)} moments"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Frames of a film. scene: the event that they show, None = a pause."""
+
+    frames: list[np.ndarray]
+    scene: Scene | None
+
+
+def _test_videos(seed: int, n: int) -> list[grammar.Video]:
+    options = WorldOptions(seed=seed)
+    found = [video for _, split, video in corpus.world(options) if split == "test"][:n]
+    if len(found) < n:
+        raise SystemExit(f"the test split has {len(found)} videos, {n} were asked for")
+    return found
+
+
+def _parts(videos: Sequence[Sequence[Scene]], kind: str, rng: Random, number: int) -> Iterator[list[Part]]:
+    for scene in itertools.chain.from_iterable(videos):
+        if kind == "joined":
+            yield [Part(render.scene_frames(scene), scene)]
+        elif kind == "stretched":
+            seconds = SHORTEST_S * (LONGEST_S / SHORTEST_S) ** rng.random()
+            yield [Part(_lasting(render.scene_frames(scene), round(seconds * render.FPS)), scene)]
+        else:
+            alone = dataclasses.replace(scene, seed=number, bystander=None)  # the seed decides the background
+            pause = _empty(alone)
+            yield [
+                Part(render.scene_frames(alone), alone),
+                Part([pause] * round(rng.uniform(*PAUSES_S) * render.FPS), None),
+            ]
+
+
+def _lasting(frames: list[np.ndarray], n: int) -> list[np.ndarray]:
+    """Return n frames that show the same motion, slower or faster."""
+    return [frames[i * len(frames) // n] for i in range(n)]
+
+
+def _empty(scene: Scene) -> np.ndarray:
+    """Return the background alone: what is seen of a blinking thing while it is not."""
+    blinking = dataclasses.replace(scene, action="blink")
+    hidden = next(k for k in range(render.SCENE_FRAMES) if not render.pose(blinking, k).visible)
+    return render.scene_frames(blinking, at=(hidden,))[0]
+
+
+def _truth(shown: Sequence[tuple[str, float, float, Scene]], rng: Random) -> Iterator[dict[str, Any]]:
+    """Yield a query for each different event, with every moment that it is true of."""
+    asked: set[tuple[str, str, str]] = set()
+    for *_, scene in shown:
+        if (event := scene.event) in asked:
+            continue
+        asked.add(event)
+        query = grammar.clause(rng, scene)
+        textures = [t for t, words in _TEXTURES.items() if words & set(query.split())]
+        for name, start, end, other in shown:
+            if other.event == event and (not textures or other.thing.texture in textures):
+                yield {"query": query, "video": name, "start": start, "end": end}
+
+
+if __name__ == "__main__":
+    main()
