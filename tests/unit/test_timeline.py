@@ -82,6 +82,11 @@ def test_what_says_nothing_of_frames_goes_on_with_a_timeline():
     assert AskedFrames(num_frames=8).plan(None, there).kind == "uniform"
 
 
+def test_frames_at_a_rate_that_an_older_version_left_go_on_as_they_are():
+    there = FramePlan("fps", fps=1.0)
+    assert AskedFrames(fps=1.0).plan(None, there).kind == "fps"
+
+
 def test_all_frames_are_kept_of_timelines_only():
     with pytest.raises(ConfigError, match="--keep-all is about the frames of a timeline"):
         AskedFrames(keep_all=True).plan()
