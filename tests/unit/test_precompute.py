@@ -417,14 +417,9 @@ def test_whole_frames_are_seen_by_each_encoder_in_its_own_way(tmp_path: Path, we
         model = load(name)
         assert model.about.view == view
         for clip, found in ((tall, store.video().frames[0]), (wide, store.video().frames[1])):
-<<<<<<< ours
-            seen = [see(decode_jpeg(jpeg), view).copy() for jpeg in clip.timeline.jpegs]
-            pictures = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in seen]
-=======
             pictures = [
                 torch.from_numpy(see(decode_jpeg(j), view).copy()).permute(2, 0, 1) for j in clip.timeline.jpegs
             ]
->>>>>>> theirs
             with torch.no_grad():
                 wanted = model.encode_frames(torch.stack(pictures)[None], torch.ones(1, 2, dtype=torch.bool))[0]
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
