@@ -109,7 +109,7 @@ def test_odd_subtitles_are_told_and_the_others_answer(library: Path, place: Path
 
 def test_what_cannot_be_asked_is_a_sentence(library: Path, tmp_path: Path) -> None:
     result = query(tmp_path / "nothing", "x", "--channel", "speech")
-    assert result.exit_code == 3 and "start with: tvr extract-frames VIDEOS" in result.stderr
+    assert result.exit_code == 3 and "start with: tvr extract-frames videos/" in result.stderr
     result = query(tmp_path / "nothing", "x", "--channel", "sound")
     assert result.exit_code == 2 and "there are picture, speech, both" in result.stderr
 

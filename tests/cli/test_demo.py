@@ -105,7 +105,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     plan = json.loads(result.stdout)
     assert (plan["videos"], plan["captions"], plan["frames"]) == (160, 608, 1920)
     assert {row["method"] for row in plan["methods"] if not row["trains"]} == {"mean", "text_guided"}
-    assert len(plan["methods"]) == 7
+    assert len(plan["methods"]) == 12
     assert not (tmp_path / "out").exists()
 
 

@@ -32,7 +32,7 @@ def test_a_backbone_without_tokens_is_hinted_a_method_that_needs_none(workspace:
     folder = tiny_clip.folder(tmp_path / "coca", tiny_clip.config(embed_cls=True, context=16, patch=8, size=16))
     done = tvr("precompute-features", "--backbone", f"local:{folder}", "-o", workspace)
     assert done.exit_code == 0, done.stderr
-    assert f"next: tvr train --method eaglenet -o {workspace}" in done.stdout
+    assert f"next: tvr train --method clip4clip_seq -o {workspace}" in done.stdout
     with_tokens = tvr("precompute-features", "--backbone", FOREIGN, "-o", workspace)
     # Somebody else's backbone is named again, so that the line works as it is printed.
     assert f"next: tvr train --method glccl --backbone {FOREIGN} -o {workspace}" in with_tokens.stdout
@@ -46,7 +46,9 @@ def test_a_method_that_needs_what_a_backbone_lacks_is_refused_before_any_work(
     folder = tiny_clip.folder(tmp_path / "coca", tiny_clip.config(embed_cls=True, size=16))
     done = tvr("train", "--method", method, "--backbone", f"local:{folder}", "-o", workspace, *dry)
     assert done.exit_code == 3 and f"{method} needs tokens; the backbone local:" in done.stderr
-    assert "or a method that needs no more: eaglenet, gare, mean, text_guided" in done.stderr
+    assert (
+        "or a method that needs no more: clip4clip_seq, eaglenet, gare, mean, text_guided, tmass, xpool" in done.stderr
+    )
     assert not (workspace / "features").exists()
 
 

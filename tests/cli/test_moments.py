@@ -125,7 +125,7 @@ def test_wrong_flags_are_sentences(tmp_path: Path) -> None:
     result = tvr("--truth", truth, "--format", "didemoo")
     assert result.exit_code == 2 and "did you mean didemo" in result.stderr
     result = tvr("--truth", truth, "-o", tmp_path / "nothing")
-    assert result.exit_code == 3 and "start with: tvr extract-frames VIDEOS" in result.stderr
+    assert result.exit_code == 3 and "start with: tvr extract-frames videos/" in result.stderr
     other = lines(tmp_path / "o.jsonl", [{"qid": 1, "query": "x", "vid": "v", "duration": 9, "relevant_windows": []}])
     right = lines(tmp_path / "p.jsonl", [{"query": "a dog", "moments": []}])
     result = tvr("--truth", truth, "--predictions", right, "--train", other)

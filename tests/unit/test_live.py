@@ -139,7 +139,7 @@ def test_whole_pictures_of_several_shapes_fill_one_batch(tmp_path: Path, workers
         pixels = loader.load([clip.clip.record.id for clip in clips])
     assert pixels.frames.shape == (3, 3, 16, 16, 3) and pixels.n_frames.tolist() == [2, 2, 2]
     for clip, frames in zip(clips, pixels.frames, strict=True):
-        for data, frame in zip(clip.jpegs, frames, strict=False):
+        for data, frame in zip(clip.timeline.jpegs, frames, strict=False):
             np.testing.assert_array_equal(frame, see(decode_jpeg(data), view))
 
 

@@ -330,6 +330,6 @@ def test_no_message_proposes_to_remove_what_may_be_whole() -> None:
         said = {id(n.value) for n in ast.walk(parsed) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
         for node in ast.walk(parsed):
             text = node.value if isinstance(node, ast.Constant) and id(node) not in said else None
-            if isinstance(text, str) and advice.search(text):
+            if isinstance(text, str) and advice.search(text) and not text.startswith("DELETE FROM "):  # of SQL
                 found.append(f"{path.relative_to(package)}:{node.lineno}: {text}")
     assert not found, found

@@ -87,7 +87,7 @@ def test_the_command_writes_a_card_and_does_it_again(tmp_path: Path, monkeypatch
     ("words", "told"),
     [
         (["backbon"], "did you mean backbone?"),
-        (["backbone"], "name the backbone: tvr verify backbone NAME"),
+        (["backbone"], "name the backbone: tvr verify backbone clip-vit-b32"),
         (["--asset", "a.png"], "name the backbone"),
         (["backbone", "x", "--card", "a.json"], "leave out the other words"),
     ],

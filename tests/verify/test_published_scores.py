@@ -294,7 +294,10 @@ def test_a_result_passes_inside_its_interval_and_fails_outside() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["features"], "tvr verify features --data NAME:ROOT --features TAR --backbone NAME"),
+        (
+            ["features"],
+            "tvr verify features --data msrvtt:/data/MSRVTT --features features.tar --backbone clip-vit-b32",
+        ),
         (["features", "x"], "takes --data and --backbone"),
         (["published", "--data", "msrvtt:x"], "one of --backbone and --recipe"),
         (["published", "--data", "msrvtt:x", "--backbone", "a", "--recipe", "b"], "one of --backbone and --recipe"),

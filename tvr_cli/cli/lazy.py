@@ -63,10 +63,13 @@ class _Command(TyperCommand):
     """A command that takes plain values as they are. function: whose flags it has."""
 
     function: Callable[..., None]
+    _is_plain = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        values.take_plainly(self, self.function)
-        values.leave_out(self.get_params(ctx))
+        if not self._is_plain:  # once: who parses many lines with one command would wrap its flags each time
+            self._is_plain = True
+            values.take_plainly(self, self.function)
+            values.leave_out(self.get_params(ctx))
         return super().parse_args(ctx, args)
 
 

@@ -93,6 +93,7 @@ def verify(
     _end(report)
 
 
+_DATA = "msrvtt:/data/MSRVTT"  # of commands that are examples
 _RECIPE = "recipe:"  # what a card says in place of an encoder
 
 
@@ -106,17 +107,17 @@ def _words(
         raise ConfigError(f"expected nothing or {', '.join(_WHAT)}, found {what!r}{near}")
     if what == "backbone":
         if name is None:
-            raise ConfigError(f"name the backbone: {commands.tvr('verify', what, 'NAME')}")
+            raise ConfigError(f"name the backbone: {commands.tvr('verify', what, 'clip-vit-b32')}")
         return what, name
     if asset is not None or name is not None:
         raise ConfigError(f"verify {what} takes --data and --backbone; leave out --asset and further words")
     if what == "features":
         if data is None or backbone is None or not features:
-            full = commands.tvr("verify", what, data="NAME:ROOT", features="TAR", backbone="NAME")
+            full = commands.tvr("verify", what, data=_DATA, features="features.tar", backbone="clip-vit-b32")
             raise ConfigError(f"say which features, of which data set, by which encoder: {full}")
         return what, data, backbone
     if data is None or (backbone is None) == (recipe is None):
-        full = commands.tvr("verify", what, data="NAME:ROOT", backbone="NAME")
+        full = commands.tvr("verify", what, data=_DATA, backbone="clip-vit-b32")
         raise ConfigError(f"say which data set, and one of --backbone and --recipe: {full}")
     return what, data, backbone or f"{_RECIPE}{recipe}"
 

@@ -207,8 +207,8 @@ def _update(db: sqlite3.Connection, wanted: Iterable[Source], limits: Mapping[st
                 "insert into words (words, rowid, folded) select 'delete', id, folded from passages where source = ?",
                 (number,),
             )
-            db.execute("delete from passages where source = ?", (number,))
-            db.execute("delete from sources where id = ?", (number,))
+            db.execute("DELETE FROM passages where source = ?", (number,))
+            db.execute("DELETE FROM sources where id = ?", (number,))
     there = {_key_in(about) for about in known}
     for key, source in keys.items():
         if key not in there:
