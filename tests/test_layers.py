@@ -1,6 +1,7 @@
 """Who may import whom (docs/concepts.md): read from the source with `ast`, nothing is imported."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -128,18 +129,34 @@ def sources(folder):
     return sorted(folder.rglob("*.py"))
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def every(path):
+    """Return every node of a file."""
+    return list(ast.walk(parsed(path)))
+
+
 def layer_of(path):
     part = path.relative_to(PACKAGE).parts[0]
     return part.removesuffix(".py")
 
 
+@functools.cache
 def imports(path, *, top_level_only=False, typing_only=True):
-    """Yield (module, line) of every import; top-level means executed when the file is imported.
+    """Return (module, line) of every import; top-level means executed when the file is imported.
 
     typing_only: whether imports for the type checker alone count as well.
     """
-    tree = ast.parse(path.read_text())
-    nodes = _executed_at_import(tree) if top_level_only else ast.walk(tree) if typing_only else _executed(tree)
+    return list(_imports(path, top_level_only, typing_only))
+
+
+def _imports(path, top_level_only, typing_only):
+    tree = parsed(path)
+    nodes = _executed_at_import(tree) if top_level_only else every(path) if typing_only else _executed(tree)
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -294,7 +311,7 @@ def test_the_verbs_of_the_pipeline_reach_the_engine_through_the_api_alone(comman
 def test_a_command_calls_one_function_of_the_engine_at_most(path):
     """What is printed comes from one typed result; functions that take a result are renderings of it."""
     modules, functions = {}, {}
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("tvr_cli.engine"):
             for alias in node.names:
@@ -314,7 +331,7 @@ def function_of(dotted):
     """Return the definition of a function by its dotted name, None of anything else."""
     module, _, name = dotted.rpartition(".")
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-    found = ast.parse(path.read_text()).body if path.is_file() else []
+    found = parsed(path).body if path.is_file() else []
     return next((n for n in found if isinstance(n, ast.FunctionDef) and n.name == name), None)
 
 
@@ -329,7 +346,7 @@ def test_a_plan_says_which_frames_and_words_are_kept_and_nothing_else():
     named = {
         node.name
         for path in sources(PACKAGE)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in every(path)
         if isinstance(node, ast.ClassDef) and node.name.endswith("Plan")
     }
     assert named == {"FramePlan", "WordPlan", "FeaturePlan"}
@@ -383,7 +400,7 @@ def test_only_the_command_line_prints_and_exits():
     for path in [*sources(PACKAGE), *sources(KERNELS)]:
         if "cli" in path.relative_to(PACKAGE.parent).parts[1:2] or path == KERNELS / "bench.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in every(path):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "os._exit"):
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}")
     assert not wrong, wrong
@@ -393,7 +410,7 @@ def test_json_is_parsed_in_one_place_only():
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources(PACKAGE)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in every(path)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.loads", "json.load", "loads")
         if path != PACKAGE / "files.py" and "json.dumps" not in ast.unparse(node.args[0])  # what we wrote ourselves
     ]
@@ -406,7 +423,7 @@ def test_folders_are_removed_in_one_place_only():
     for path in [*sources(PACKAGE), *sources(KERNELS)]:
         if path == PACKAGE / "removal.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in every(path):
             called = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
             imported = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             if names & {called, *imported}:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from miniature import write_dataset
@@ -50,7 +52,16 @@ def data_of(recipe: str) -> tuple[str, str | None]:
     return tree["name"], tree.get("variant")
 
 
-@pytest.mark.parametrize("recipe", preset_names("recipes"))
+def recipes() -> Iterator[Any]:
+    """Every recipe; one of each method is quick enough for every day, and the others are slow."""
+    methods: set[str] = set()
+    for name in preset_names("recipes"):
+        method = name.split("-")[0]
+        yield pytest.param(name, marks=[pytest.mark.slow] if method in methods else [])
+        methods.add(method)
+
+
+@pytest.mark.parametrize("recipe", recipes())
 def test_the_plan_of_every_recipe_is_printed_and_writes_nothing(recipe, miniature, tmp_path):
     name, variant = data_of(recipe)
     root = miniature(name, variant or ("9k" if name == "msrvtt" else "hgr" if name == "vatex" else None))

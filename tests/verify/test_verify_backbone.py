@@ -179,7 +179,7 @@ def test_an_unknown_encoder_is_a_sentence_with_those_that_are_known() -> None:
 
 
 def test_without_the_network_and_without_the_picture_it_says_how_to_give_it(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"not on this machine; give it: tvr verify backbone .* --asset FILE"):
+    with pytest.raises(EnvironmentProblem, match=r"not on this machine; give it: tvr verify backbone .* --asset "):
         assets.locate(rows.BACKBONES[1].asset, None, "clip-vit-b32", offline=True)
     with pytest.raises(DataError, match="--asset: expected a file"):
         assets.locate(rows.BACKBONES[1].asset, tmp_path / "none.png", "clip-vit-b32", offline=True)

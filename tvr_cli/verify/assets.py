@@ -30,7 +30,7 @@ def locate(asset: Asset, given: Path | None, backbone: str, *, offline: bool) ->
         if not given.is_file():
             raise DataError(f"--asset: expected a file at {str(given)!r}, found none")
         return given
-    by_hand = commands.tvr("verify", "backbone", backbone, asset="FILE")
+    by_hand = commands.tvr("verify", "backbone", backbone, asset=Path(asset.address).name)
     if asset.dataset is not None:
         return _of_hub(asset, by_hand, offline)
     name = f"{hashlib.sha256(asset.address.encode()).hexdigest()[:16]}-{Path(asset.address).name}"
