@@ -40,6 +40,19 @@ def test_a_method_that_scores_a_constant_or_the_captions_moved_by_one_fails(name
     assert "expected the shape" in offline.golden(name, CPU).detail
 
 
+def test_scores_are_held_in_full_float32_and_the_setting_is_given_back(monkeypatch: Any) -> None:
+    real, seen = offline._scores, []
+
+    def watched(*given: Any) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return real(*given)
+
+    monkeypatch.setattr(offline, "_scores", watched)
+    before = torch.backends.cudnn.allow_tf32
+    offline.golden("clip4clip_seq", CPU)
+    assert before and seen == [False] and torch.backends.cudnn.allow_tf32 == before
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_vector_has_a_source_a_line_and_a_tolerance(name: str) -> None:
     vector = vectors.of(name)
