@@ -296,6 +296,41 @@ def test_an_index_that_grew_answers_as_one_made_anew(films, made, tmp_path):
     assert {video for hits in answers(out) for video, *_ in hits} == {"a.mp4"}
 
 
+@pytest.mark.parametrize("ids", [False, True])
+def test_lines_of_a_manifest_are_found_whatever_came_and_went(films, tmp_path, ids):
+    """Each line is a film of its own: two of one file, together or one after the other, under one name or two."""
+    folder, out = tmp_path / "films", tmp_path / "out"
+    shutil.copytree(films, folder)
+    lines = [{"path": "a.mp4", "start": 0.0, "end": 2.0}, {"path": "a.mp4", "start": 3.0, "end": 5.0}]
+    for number, line in enumerate(lines if ids else ()):
+        line["id"] = f"part {number}"
+    other = {"path": "b.mp4"}
+
+    def answer(*some: dict[str, object]) -> dict[str, list[float]]:
+        """Return the seconds at which moments of each file begin."""
+        (folder / "lines.jsonl").write_text("\n".join(map(json.dumps, some)))
+        tvr("extract-frames", folder / "lines.jsonl", "-o", out, "--fps", 4, "--size", 64, "--workers", 1, "--forget")
+        tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
+        session = Session(Workspace(out), Asked(backbone="demo-tiny"), offline=True)
+        (hits,) = session.answer([sentence("a.mp4", 1)], SearchOptions(k=50, per_file=0))
+        begins: dict[str, list[float]] = {}
+        for hit in hits:
+            begins.setdefault(hit.video_id, []).append(hit.start)
+        return {name: sorted(found) for name, found in begins.items()}
+
+    one, two = ("part 0", "part 1") if ids else ("a.mp4", "a.mp4")
+    both = answer(*lines, other)
+    assert set(both) == {one, two, "b.mp4"} and both[one][0] == 0.0 and both[two][-1] >= 4.0
+    fewer = answer(lines[0], other)
+    assert set(fewer) == {one, "b.mp4"} and max(fewer[one]) < 2.0
+    assert {name: at[0] for name, at in answer(*lines, other).items()} == {name: at[0] for name, at in both.items()}
+
+
+def test_a_dry_run_over_films_that_are_there_has_nothing_to_do(made):
+    said = json.loads(tvr("precompute-features", "-o", made, "--backbone", "demo-tiny", "--dry-run", "--json"))
+    assert said["sizes"]["frames"] == 0 and said["seconds"] == 0
+
+
 def test_a_film_key_does_not_depend_on_how_it_is_cut(made, films, tmp_path):
     tvr("extract-frames", films, "-o", tmp_path / "whole", "--fps", 4, "--size", 64, "--workers", 1)
     keys = [{film_row_key(f.key) for f in FrameStore.open(o / "frames").films()} for o in (made, tmp_path / "whole")]
