@@ -229,6 +229,19 @@ def test_a_moment_is_found_at_its_second_with_both_ways_alike(made, tmp_path, mo
         assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-3)
 
 
+@pytest.mark.parametrize("per_file", [0, 2])
+def test_an_answer_is_full_however_many_moments_are_looked_at(made, tmp_path, monkeypatch, per_file):
+    from tvr_cli.engine.searching import moments
+
+    session = Session(Workspace(Path(shutil.copytree(made, tmp_path / "out"))), Asked(backbone="demo-tiny"))
+    asked, options = [sentence("a.mp4", 1)], SearchOptions(k=50, per_file=per_file)
+    (whole,) = session.answer(asked, options)
+    monkeypatch.setattr(moments, "_LOOKED_AT", 1)
+    (again,) = session.answer(asked, options)
+    assert len(whole) > 2 * (per_file == 0) and {hit.video_id for hit in whole} == set(SCENES)
+    assert [(hit.video_id, hit.start, hit.end) for hit in again] == [(h.video_id, h.start, h.end) for h in whole]
+
+
 def test_a_method_that_scores_pairs_ranks_windows_and_films_say_where(made, tmp_path):
     from tvr_cli.engine.searching import session as sessions
 
