@@ -443,8 +443,8 @@ class OpenWorkspace:
                 return self._by_picture(wanted, flags, options, device, offline)
             from tvr_cli.engine.searching import channels
 
-            def picture(depth: int) -> QueryReport:
-                return self._by_picture(wanted, flags, replace(options, k=depth, per_file=0), device, offline)
+            def picture(depth: int, of_file: int) -> QueryReport:
+                return self._by_picture(wanted, flags, replace(options, k=depth, per_file=of_file), device, offline)
 
             return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
 
