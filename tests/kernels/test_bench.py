@@ -36,7 +36,10 @@ def test_naive_forms_compute_the_scores_of_the_reference(op):
             assert max_error(naive(slice(2, 4)), exact[2:4]) < 2e-5
 
 
-@pytest.mark.parametrize("op", OPS)
+DEAR = ("eaglenet", "gare", "text_pooling", "xpool")  # their naive forms make a tensor of every pair
+
+
+@pytest.mark.parametrize("op", [pytest.param(op, marks=[pytest.mark.slow] if op in DEAR else []) for op in OPS])
 def test_every_op_gives_rows_of_naive_and_folded(op):
     table = bench.measure(op, quick=True, rounds=2, device="cpu")
 

@@ -18,7 +18,10 @@ import pytest
 from triton_cases import shapes
 from tvr_kernels import OPS
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton"),
+    pytest.mark.xdist_group("triton"),  # one process interprets the kernels
+]
 HERE = Path(__file__).parent
 
 

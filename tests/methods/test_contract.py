@@ -119,7 +119,7 @@ def test_check_prints_each_clause_and_leaves_with_5_where_one_is_broken():
     ("args", "words"),
     [
         (("chek", "mean"), "did you mean check?"),
-        (("check",), "tvr methods check NAME"),
+        (("check",), "tvr methods check glccl"),
         (("check", "glcl"), "did you mean glccl?"),
         (("check", "no.such"), "there is no module 'no'"),
     ],
