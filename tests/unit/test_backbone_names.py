@@ -273,3 +273,10 @@ def test_weights_in_either_cache_are_found(empty_caches: Path) -> None:
 def test_weights_without_a_file_say_where_they_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"no weights file at .*nowhere\.pt"):
         load(f"ViT-B-32@{tmp_path / 'nowhere.pt'}")
+
+
+def test_weights_in_the_current_folder_are_of_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pt").write_bytes(b"weights")
+    about = registry.resolve("ViT-B-32@w.pt")
+    assert about.commit is None and about.weights is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 from pathlib import Path
@@ -60,8 +61,6 @@ def weights_here(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     resolve = registry.resolve
 
     def found(name: str) -> Any:
-        import dataclasses
-
         weights = Path("/somewhere/weights") if name in names else None
         return dataclasses.replace(resolve(name), weights=weights)
 
@@ -87,6 +86,17 @@ def test_the_estimate_grows_with_the_frames_and_the_captions(own: Workspace, mon
     a_frame, a_caption = registry.skeleton(registry.resolve("pe-core-b16")).cost(32)
     assert choose._seconds(own, "cpu", 0) == pytest.approx(3 * a_frame / 1e9)
     assert choose._seconds(own, "cpu", 7) == pytest.approx((3 * a_frame + 7 * a_caption) / 1e9)
+
+
+def test_the_estimate_is_of_all_frames_that_are_kept_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an hour at four frames a second windows show one in eight, and every one is encoded."""
+    monkeypatch.setattr(choose.cost, "seconds", lambda flops, device, dtype: flops / 1e9)
+    plan = FramePlan("timeline", fps=4.0, num_frames=2, size=224, fit="whole", short_side=224)
+    new = tiny_frames.clip("a", 5, size=224)
+    seen = dataclasses.replace(new.clip, record=dataclasses.replace(new.clip.record, n_frames=2), slots=(1, 3))
+    tiny_frames.write(tmp_path, [dataclasses.replace(new, clip=seen)], plan=plan)
+    a_frame, _ = registry.skeleton(registry.resolve("pe-core-b16")).cost(32)
+    assert choose._seconds(Workspace(tmp_path), "cpu", 0) == pytest.approx(5 * a_frame / 1e9)
 
 
 @pytest.mark.usefixtures("slow")

@@ -118,9 +118,10 @@ def fetch(wanted: Sequence[Wanted], *, again: str) -> None:
 
 def commit_of(path: Path | None) -> str | None:
     """Return the commit that a file of the hub's cache is of, None for a file elsewhere."""
-    if path is None or path.parents[1].name != "snapshots" or not path.parents[2].name.startswith("models--"):
+    if path is None:
         return None
-    return path.parent.name
+    *_, repository, snapshots, commit, _ = ("", "", "", *path.absolute().parts)
+    return commit if snapshots == "snapshots" and repository.startswith("models--") else None
 
 
 def get(found: Found, *, again: str) -> Fate:

@@ -108,7 +108,9 @@ def _seconds(workspace: Workspace, device: str, captions: int) -> float:
     """Estimate how long the better backbone would encode the frames of a workspace and so many captions here."""
     about = registry.resolve(BETTER_BACKBONE)
     a_frame, a_caption = registry.skeleton(about).cost(about.context_length)
-    frames = sum(record.n_frames for record in workspace.frames().records)
+    store = workspace.frames()
+    films = store.plan.has_timelines  # of these each frame is encoded, also where no window shows it
+    frames = store.count_frames(store.films()) if films else sum(record.n_frames for record in store.records)
     flops = a_frame * frames + a_caption * captions
     return cost.seconds(flops, pick_device(device), torch.float32) if flops else 0.0
 
