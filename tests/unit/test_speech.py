@@ -197,8 +197,11 @@ def test_only_what_changed_is_read_again(films: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_reader_of_the_old_words_is_not_disturbed_and_a_damaged_store_is_made_again(films: Path) -> None:
+    srt(films / "a.srt", "a walrus")
+    reader = made(films)
     srt(films / "a.srt", "an elephant")
     made(films)
+    assert found(reader, "walrus") == [("a.mp4", 0.0)] and found(reader, "elephant") == []
     (database,) = (films / "speech").glob("*.sqlite")
     damaged = bytearray(database.read_bytes())
     damaged[len(damaged) // 2] ^= 1

@@ -242,6 +242,20 @@ def test_an_answer_is_full_however_many_moments_are_looked_at(made, tmp_path, mo
     assert [(hit.video_id, hit.start, hit.end) for hit in again] == [(h.video_id, h.start, h.end) for h in whole]
 
 
+@pytest.mark.parametrize("by_frames", [True, False])
+def test_an_answer_may_be_of_some_files_only(made, tmp_path, monkeypatch, by_frames):
+    from tvr_cli.engine.searching import session as sessions
+
+    monkeypatch.setattr(sessions, "_by_frames_alone", lambda scorer: by_frames)
+    session = Session(Workspace(Path(shutil.copytree(made, tmp_path / "out"))), Asked(backbone="demo-tiny"))
+    asked = [sentence("a.mp4", 1)]
+    (whole,) = session.answer(asked, SearchOptions(k=50, per_file=0))
+    (some,) = session.answer(asked, SearchOptions(k=50, per_file=0, only=frozenset({"b.mp4"})))
+    of_b = [(hit.start, hit.end, hit.peak) for hit in whole if hit.video_id == "b.mp4"]
+    assert of_b and [(hit.start, hit.end, hit.peak) for hit in some] == of_b
+    assert session.answer(asked, SearchOptions(only=frozenset({"c.mp4"}))) == [[]]
+
+
 def test_a_method_that_scores_pairs_ranks_windows_and_films_say_where(made, tmp_path):
     from tvr_cli.engine.searching import session as sessions
 

@@ -196,6 +196,14 @@ def test_an_encoder_without_a_published_result_is_a_sentence(world: dict[str, An
 # ----------------------------------------------------------------------------------------------------------- the layout
 
 
+def test_rows_of_another_method_are_no_rows_of_features(world: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="not by the mean of frames"):
+        features.verify(
+            [world["tar"]], world["spec"], world["backbone"], device="cpu", offline=True,
+            known=[replace(world["row"], method="one_vector")],
+        )  # fmt: skip
+
+
 def test_a_tar_is_read_as_it_was_written(world: dict[str, Any]) -> None:
     found = clip_video_encode.read([world["tar"]])
     assert list(found) == list(world["videos"])

@@ -19,7 +19,7 @@ from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.evaluation import ground
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.evaluate_result import Fair
-from tvr_cli.errors import DataError
+from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import sha256_file
 from tvr_cli.stores import clip_video_encode
 from tvr_cli.types import Manifest
@@ -41,11 +41,13 @@ def verify(
     """Judge somebody's features of frames by the test captions of a data set, beside every published row.
 
     features: tars of clip-video-encode. spec: `NAME:ROOT[:VARIANT]`, of which only annotation files are read. The text
-    side is that of `backbone`; the method is `mean`. Raises DataError for features of other videos, another size, or
-    files that are none.
+    side is that of `backbone`; the method is `mean`. Raises ConfigError where no row is by that method,
+    DataError for features of other videos, another size, or files that are none.
     """
     manifest = data.load(spec)
     rows = [row for row in scores.of(manifest.name, backbone, known) if row.method == "mean"]
+    if not rows:
+        raise ConfigError(f"what is published of {backbone!r} on {manifest.name} is not by the mean of frames")
     frames = clip_video_encode.read(features)
     captions = [c for c in manifest.captions if c.split == "test"]
     videos = sorted({c.video for c in captions})

@@ -44,7 +44,8 @@ class Hit:
 class SearchOptions:
     """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
 
-    shortlist: clips that the method scores itself (None = what the index was built for).
+    shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
+    that an answer may be of, None = all; a shortlist knows nothing of it.
     """
 
     k: int = 10
@@ -52,6 +53,7 @@ class SearchOptions:
     exhaustive: bool = False
     min_score: float | None = None
     per_file: int = 1
+    only: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ def best_clips(
         equal = [(position, int(numbers[position])) for position in group]
         new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
         for position, number, clip in sorted(new, key=lambda found: found[2].id):
+            if options.only is not None and clip.file_id not in options.only:
+                continue
             if not once:
                 yield position, clip
                 continue

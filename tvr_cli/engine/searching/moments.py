@@ -57,7 +57,7 @@ def search(
     products: as the function of that name; numpy widens half precision a tenth as fast as torch does. Raises DataError
     where a hit is damaged on disk.
     """
-    library = _Library.of(films)
+    library = _Library.of(films, options.only)
     size = max(1, _SCORES // max(1, library.frames))
     answers: list[list[Hit]] = []
     with np.errstate(all="ignore"):  # a mean without length scores as no number, which comes last
@@ -131,12 +131,16 @@ class _Library:
     starts: np.ndarray
 
     @staticmethod
-    def of(films: Sequence[IndexedFilms]) -> _Library:
-        files, before = [], 0
+    def of(films: Sequence[IndexedFilms], only: frozenset[str] | None) -> _Library:
+        files, lives, before = [], [], 0
         for part in films:
             files.append(part.array("file").astype(np.int64) + before)
             before += part.segment.files
-        live = np.concatenate([part.live for part in films])
+            lives.append(part.live)
+            if only is not None:
+                named = [number for number, name in enumerate(part.segment.file_ids.all()) if name in only]
+                lives[-1] = part.live & np.isin(part.array("file"), named)
+        live = np.concatenate(lives)
         starts = np.cumsum([0, *(len(part.live) for part in films)])
         return _Library(films, np.concatenate(files), live, sum(len(part.array("ts")) for part in films), starts)
 

@@ -44,6 +44,8 @@ def up_to_date(workspace: Workspace) -> SpeechStore:
     current = found is not None and found.frames == frames and found.folders == _state(found.folders)
     if found is None or not current or not found.unchanged():
         videos = _videos(workspace)
+        if found is not None:
+            found.close()  # before its file is removed
         folders = _state(dict.fromkeys(os.path.dirname(video.path) for video in videos))
         found = words.refresh(workspace.speech_folder, videos, frames, folders)
         _say(found)

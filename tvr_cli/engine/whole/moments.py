@@ -115,13 +115,11 @@ def _clips(workspace: Workspace) -> Sequence[ClipInfo]:
 def _asked(truth: Truth, workspace: Workspace, searched: Searched, files: int) -> list[Answer]:
     """Ask the workspace each question, each sentence once.
 
-    Where one video is asked, every file is scored, and the first `LISTED` moments of that video are the answer.
+    Where one video is asked, the first `LISTED` moments of that video are the answer.
     """
     one_video = any(question.video is not None for question in truth.questions)
     listed = searched.k or (max(CUTOFFS) if truth.format == "tvr-ranking" else LISTED)
     options = SearchOptions(k=listed, per_file=_PER_FILE)
-    if one_video:
-        options = SearchOptions(k=files * LISTED, per_file=LISTED, exhaustive=True)
     rows: dict[str, list[int]] = {}
     for row, question in enumerate(truth.questions):
         rows.setdefault(question.text, []).append(row)
@@ -130,6 +128,11 @@ def _asked(truth: Truth, workspace: Workspace, searched: Searched, files: int) -
     with log.progress("asking", total=len(texts), unit="queries") as bar:
         for start in range(0, len(texts), _TOGETHER):
             some = texts[start : start + _TOGETHER]
+            if one_video:
+                asked = {truth.questions[row].video for text in some for row in rows[text]}
+                only = None if None in asked else frozenset(filter(None, asked))
+                k = LISTED * (files if only is None else len(only))
+                options = SearchOptions(k=k, per_file=LISTED, exhaustive=True, only=only)
             for text, hits in zip(some, session.answer(some, options), strict=True):
                 for row in rows[text]:
                     answers[row] = Answer(_moments(hits, truth.questions[row].video))

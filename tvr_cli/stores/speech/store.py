@@ -14,8 +14,9 @@ import os
 import shutil
 import sqlite3
 import unicodedata
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,20 @@ def folded(text: str) -> str:
 
 
 class SpeechStore:
-    """The words of a workspace. made_of: the frames' content, and the state of the folders of the videos."""
+    """The words of a workspace. frames: their content. folders: the state of those of the videos. close: lets go of the
+    file, as happens when nobody has the store any more.
+    """
 
     def __init__(self, folder: Path, head: Mapping[str, Any]):
         self._path = folder / files.bare_name(head["database"], folder / HEAD)
         self.frames: str = head["frames"]
         self.folders: Mapping[str, int] = head["folders"]
         self.counts = Counts(**head["counts"])
+        # Held open, so that it answers on when another process brings the words up to date and removes this file. It is
+        # never written where it lies, so nobody has to lock it.
+        uri = f"{self._path.resolve().as_uri()}?mode=ro&immutable=1"
+        self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        self.close = weakref.finalize(self, self._db.close)
 
     @staticmethod
     def open(folder: Path) -> SpeechStore | None:
@@ -117,51 +125,39 @@ class SpeechStore:
 
     def unchanged(self) -> bool:
         """Return whether every source that was read is as it was then."""
-        with self._connected() as db:
-            known = [files.parse_json(about) for (about,) in db.execute("select about from sources")]
+        known = [files.parse_json(about) for (about,) in self._db.execute("select about from sources")]
         return all(files.stamp(Path(one["path"])) == tuple(one["stamp"]) for one in known)
 
     def matches(self, phrase: str, most: int) -> list[tuple[int, float]]:
         """Return place and bm25 of the best passages that an FTS5 query finds."""
-        with self._connected() as db:
-            rows = db.execute(
-                "select rowid, bm25(words) from words where words match ? order by 2, 1 limit ?", (phrase, most)
-            )
-            return [(int(place), float(score)) for place, score in rows]
+        rows = self._db.execute(
+            "select rowid, bm25(words) from words where words match ? order by 2, 1 limit ?", (phrase, most)
+        )
+        return [(int(place), float(score)) for place, score in rows]
 
     def count(self, phrase: str) -> int:
         """Return in how many passages an FTS5 query finds something."""
-        with self._connected() as db:
-            return int(db.execute("select count(*) from words where words match ?", (phrase,)).fetchone()[0])
+        return int(self._db.execute("select count(*) from words where words match ?", (phrase,)).fetchone()[0])
 
     def texts(self, places: Sequence[int] | None = None) -> Iterator[tuple[int, str]]:
         """Yield place and folded text of some passages, None = of all."""
-        with self._connected() as db:
-            if places is None:
-                yield from db.execute("select id, folded from passages order by id")
-                return
-            for place in places:
-                yield from db.execute("select id, folded from passages where id = ?", (place,))
+        if places is None:
+            yield from self._db.execute("select id, folded from passages order by id")
+            return
+        for place in places:
+            yield from self._db.execute("select id, folded from passages where id = ?", (place,))
 
     def said(self, places: Sequence[int], scores: Sequence[float]) -> list[Said]:
         """Return passages by their places, with their scores."""
         found = []
-        with self._connected() as db:
-            for place, score in zip(places, scores, strict=True):
-                rows = db.execute(
-                    "select file_id, path, start, end, text from passages join sources on source = sources.id "
-                    "where passages.id = ?",
-                    (place,),
-                )
-                found += [Said(file_id, path, start, end, text, score) for file_id, path, start, end, text in rows]
+        for place, score in zip(places, scores, strict=True):
+            rows = self._db.execute(
+                "select file_id, path, start, end, text from passages join sources on source = sources.id "
+                "where passages.id = ?",
+                (place,),
+            )
+            found += [Said(file_id, path, start, end, text, score) for file_id, path, start, end, text in rows]
         return found
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Open the database to read. It is never written where it lies, so nobody has to lock it."""
-        uri = f"{self._path.resolve().as_uri()}?mode=ro&immutable=1"
-        with closing(sqlite3.connect(uri, uri=True)) as db:
-            yield db
 
 
 def refresh(folder: Path, videos: Sequence[Video], frames: str, folders: Mapping[str, int]) -> SpeechStore:
@@ -179,6 +175,7 @@ def refresh(folder: Path, videos: Sequence[Video], frames: str, folders: Mapping
         with files.disk_errors(building):
             if old is not None:
                 shutil.copyfile(old._path, building)
+                old.close()
             with closing(sqlite3.connect(building)) as db:
                 if old is None:
                     db.executescript(_SCHEMA)
