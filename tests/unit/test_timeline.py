@@ -12,6 +12,7 @@ import indexes
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
@@ -175,6 +176,29 @@ def test_each_frame_is_encoded_once(made, tmp_path, monkeypatch):
     tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
     frames = FrameStore.open(out / "frames")
     assert seen["frames"] == frames.count_frames(frames.films()) < sum(r.n_frames for r in frames.records) * 3
+
+
+def test_info_counts_the_frames_that_are_kept_and_not_the_slots_of_windows(made):
+    frames = FrameStore.open(made / "frames")
+    (part, *_) = json.loads(tvr("info", made, "--json"))["parts"]
+    assert part["frames"] == frames.count_frames(frames.films()) != frames.counts.frames
+
+
+@pytest.mark.parametrize("blow", ["lost", "cut", "other"])
+def test_a_lost_or_cut_shard_of_films_is_told_with_what_mends_it(blow, made, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    shutil.rmtree(out / "features")
+    (shard,) = (out / "frames").glob("*.safetensors")
+    if blow == "lost":
+        shard.unlink()
+    elif blow == "cut":
+        shard.write_bytes(shard.read_bytes()[:100])
+    else:
+        save_file({"clip_offsets": torch.zeros(1, dtype=torch.int64)}, shard)
+    for verb in (["precompute-features", "--backbone", "demo-tiny"], ["info"]):
+        done = CliRunner().invoke(app, [*verb, *(["-o"] if verb != ["info"] else []), str(out)])
+        assert done.exit_code == 3, done.output
+        assert f"tvr extract-frames --repair {shard.name} -o {out}" in done.output
 
 
 def test_a_window_has_the_features_of_its_frames(made):
