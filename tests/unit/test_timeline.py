@@ -253,6 +253,16 @@ def test_a_moment_is_found_at_its_second_with_both_ways_alike(made, tmp_path, mo
         assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-3)
 
 
+def test_the_flags_below_an_answer_show_all_that_it_left_out(made, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    asked = ["query", sentence("a.mp4", 0), "-o", out]
+    said = [line for line in tvr(*asked, "--per-file", 1).splitlines() if "more moment" in line]
+    flags = said[0].rpartition("; ")[2].removesuffix(" shows all").split()
+    assert "more moment" not in (shown := tvr(*asked, *flags))
+    left_out = [int(line.partition(": ")[2].split()[0]) for line in said]
+    assert len(shown.splitlines()) == 2 + 2 + sum(left_out)  # two lines of the head, a moment of each file, the rest
+
+
 def test_a_method_that_scores_pairs_ranks_windows_and_films_say_where(made, tmp_path):
     from tvr_cli.engine.searching import session as sessions
 
