@@ -83,7 +83,7 @@ class Workspace(os.PathLike[str]):
         return [folder for folder in folders if folder.is_dir()]
 
     def stores(self) -> list[Path]:
-        """Return the folders of frames, features, index and words that are stores of tvr, their head readable or not."""
+        """Return the folders of frames, features, index and words that tvr made, with a readable head or not."""
         from tvr_cli.stores import verify
 
         return [folder for folder in self.parts() if verify.kind(folder) is not None]

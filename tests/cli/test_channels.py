@@ -127,6 +127,9 @@ def test_without_any_words_the_picture_answers_and_speech_alone_is_refused(
     assert result.exit_code == 3 and "put subtitles beside the videos" in result.stderr
     both = query(out, "a red star", "--channel", "both", "--json")
     assert [hit["channel"] for hit in hits(both)] == ["picture"] and "the picture alone answers" in both.stderr
+    (seen,) = hits(query(out, "a red star", "--channel", "picture", "--json"))
+    as_seen = [{**seen, "score": pytest.approx(seen["score"], abs=1e-5)}]  # its own score, no share of a rank
+    assert hits(both) == as_seen and hits(query(out, "a red star", "--json")) == as_seen
 
 
 def test_info_and_doctor_know_what_is_said(library: Path, place: Path) -> None:
