@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -443,8 +443,8 @@ class OpenWorkspace:
                 return self._by_picture(wanted, flags, options, device, offline)
             from tvr_cli.engine.searching import channels
 
-            def picture(depth: int, of_file: int) -> QueryReport:
-                return self._by_picture(wanted, flags, replace(options, k=depth, per_file=of_file), device, offline)
+            def picture(some: SearchOptions) -> QueryReport:
+                return self._by_picture(wanted, flags, some, device, offline)
 
             return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
 

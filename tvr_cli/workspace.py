@@ -70,20 +70,20 @@ class Workspace(os.PathLike[str]):
     @staticmethod
     def around(folder: Path) -> Workspace | None:
         """Return the workspace that a store, run or index lies in by its place, or None where it stands alone."""
-        if folder.name in (_FRAMES, _INDEX):
+        if folder.name in (_FRAMES, _INDEX, _SPEECH):
             return Workspace(folder.parent)
         return Workspace(folder.parent.parent) if folder.parent.name in (_FEATURES, _RUNS) else None
 
     def parts(self) -> list[Path]:
-        """Return the folders that are there: frames, feature stores, runs, index."""
+        """Return the folders that are there: frames, feature stores, runs, index, speech."""
         folders = [
             self.frames_folder, *sorted(self.features_folder.glob("*")),
-            *sorted(self.runs_folder.glob("*")), self.index_folder,
+            *sorted(self.runs_folder.glob("*")), self.index_folder, self.speech_folder,
         ]  # fmt: skip
         return [folder for folder in folders if folder.is_dir()]
 
     def stores(self) -> list[Path]:
-        """Return the folders of frames, features and the index that are stores of tvr, with a readable head or not."""
+        """Return the folders of frames, features, index and words that tvr made, with a readable head or not."""
         from tvr_cli.stores import verify
 
         return [folder for folder in self.parts() if verify.kind(folder) is not None]

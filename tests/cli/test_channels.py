@@ -34,7 +34,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the library's workspace, of the same films, without subtitles."""
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
-    for path in (library / "films").glob("*.srt"):
+    for path in [*(library / "films").glob("*.srt"), *(library / "films").glob("*.vtt")]:
         path.unlink()
     shutil.copytree(library / "out", tmp_path / "out")
     return tmp_path / "out"
@@ -135,3 +135,38 @@ def test_without_any_words_the_picture_answers_and_speech_alone_is_refused(
     assert result.exit_code == 3 and "put subtitles beside the videos" in result.stderr
     both = query(out, "a red star", "--channel", "both", "--json")
     assert [hit["channel"] for hit in hits(both)] == ["picture"] and "the picture alone answers" in both.stderr
+    (seen,) = hits(query(out, "a red star", "--channel", "picture", "--json"))
+    as_seen = [{**seen, "score": pytest.approx(seen["score"], abs=1e-5)}]  # its own score, no share of a rank
+    assert hits(both) == as_seen and hits(query(out, "a red star", "--json")) == as_seen
+
+
+def test_info_and_doctor_know_what_is_said(library: Path, place: Path) -> None:
+    (library / "films" / "lake.srt").write_text(SRT)
+    (library / "films" / "street.srt").write_bytes(b"")
+    hits(query(place, "zeppelin", "--channel", "speech", "--json"))
+    told = CliRunner().invoke(app, ["info", str(place), "--json"])
+    (speech,) = [part for part in json.loads(told.stdout)["parts"] if part["kind"] == "speech"]
+    assert (speech["files"], speech["streams"], speech["passages"], speech["empty"]) == (1, 1, 3, 1)
+    assert speech["first"].endswith("street.srt: it is empty")
+    alone = CliRunner().invoke(app, ["info", str(place / "speech"), "--json"])
+    assert json.loads(alone.stdout) == {"schema": "tvr/info@1", **speech}
+    checked = CliRunner().invoke(app, ["doctor", str(place)])
+    assert checked.exit_code == 0 and "speech: 2 parts, all as they were written" in checked.stdout
+
+
+def test_damaged_words_are_told_and_the_command_that_is_named_makes_them_again(library: Path, place: Path) -> None:
+    (library / "films" / "lake.srt").write_text(SRT)
+    found = hits(query(place, "zeppelin", "--channel", "speech", "--json"))
+    (database,) = (place / "speech").glob("*.sqlite")
+    database.write_bytes(database.read_bytes()[:-1])
+    again = f'tvr query "a dog surfing" --channel speech -o {place}'
+    for verb in ("info", "doctor"):
+        told = CliRunner().invoke(app, [verb, str(place)])
+        assert told.exit_code == 3 and again in told.stdout
+    assert query(place, "a dog surfing", "--channel", "speech").exit_code == 0
+    assert CliRunner().invoke(app, ["doctor", str(place)]).exit_code == 0
+    assert hits(query(place, "zeppelin", "--channel", "speech", "--json")) == found
+    (place / "speech" / "speech.json").write_text('{"kind": "talks"}')
+    for verb in ("info", "doctor"):
+        told = CliRunner().invoke(app, [verb, str(place)])
+        assert told.exit_code == 3 and "nothing was replaced; move it elsewhere" in told.stdout

@@ -257,6 +257,6 @@ def test_what_a_message_proposes_for_a_run_of_ones_own_method_works_as_printed(g
 def test_a_method_with_parameters_names_the_run_that_is_there(given: tuple[Path, Path]) -> None:
     out, _ = given
     refused = tvr("evaluate", "--method", DOTTED, "-o", out)
-    assert refused.exit_code == 2 and f"name the run, for example: --run r --method {DOTTED}" in refused.stderr
+    assert refused.exit_code == 2 and f"name the run: tvr evaluate r --method {DOTTED} -o {out}" in refused.stderr
     refused = tvr("evaluate", "--method", "eaglenet", "-o", out)
     assert refused.exit_code == 2 and f"train it: tvr train --method eaglenet -o {out}" in refused.stderr

@@ -200,6 +200,21 @@ def test_rerun_needs_a_finished_run(tmp_path: Path) -> None:
     assert result.exit_code == 3 and "no weights to compare" in result.stderr
 
 
+def test_the_name_of_a_trained_method_leads_to_its_runs(tmp_path: Path) -> None:
+    """`tvr compare gare` proposed `tvr evaluate --method gare`, which proposed a flag that `evaluate` has not."""
+    backbone, out = write_backbone(tmp_path / "clip"), tmp_path / "out"
+    write_frames(out)
+    nothing = tvr("compare", "gare", "mean", "-o", out)
+    assert nothing.exit_code == 3 and f"tvr evaluate --method gare -o {out}" in nothing.stderr
+    done = tvr("train", "--method", "gare", "--run", "first", "--backbone", backbone, *FAST, "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert tvr("compare", "gare", "mean", "-o", out).stderr.endswith("found nothing; runs of it: first\n")
+    refused = tvr("evaluate", "--method", "gare", "-o", out)
+    assert refused.exit_code == 2
+    assert f"name the run: tvr evaluate first -o {out}, or: tvr query" in refused.stderr
+    assert tvr("evaluate", "first", "--split", "val", "-o", out).exit_code == 0
+
+
 def test_plot_draws_the_newest_run(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert tvr("plot", "-o", tmp_path).exit_code == 3

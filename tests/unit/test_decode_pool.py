@@ -106,7 +106,7 @@ def test_a_frame_that_is_larger_than_the_budget_is_refused_and_others_go_on(tmp_
         found = dict(pool.run([("large", large), ("small", small)]))
     reason = (
         "a frame of 11585x11585 pixels takes about 2.7 GB to read, more than the 1 GB that all readers may take "
-        "together; --memory-budget sets that limit"
+        "together; a larger --memory-budget with --retry-failed reads it"
     )
     assert found == {"large": Unread(reason, "transient"), "small": "1"}
 

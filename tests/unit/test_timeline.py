@@ -12,6 +12,7 @@ import indexes
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
@@ -177,6 +178,29 @@ def test_each_frame_is_encoded_once(made, tmp_path, monkeypatch):
     assert seen["frames"] == frames.count_frames(frames.films()) < sum(r.n_frames for r in frames.records) * 3
 
 
+def test_info_counts_the_frames_that_are_kept_and_not_the_slots_of_windows(made):
+    frames = FrameStore.open(made / "frames")
+    (part, *_) = json.loads(tvr("info", made, "--json"))["parts"]
+    assert part["frames"] == frames.count_frames(frames.films()) != frames.counts.frames
+
+
+@pytest.mark.parametrize("blow", ["lost", "cut", "other"])
+def test_a_lost_or_cut_shard_of_films_is_told_with_what_mends_it(blow, made, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    shutil.rmtree(out / "features")
+    (shard,) = (out / "frames").glob("*.safetensors")
+    if blow == "lost":
+        shard.unlink()
+    elif blow == "cut":
+        shard.write_bytes(shard.read_bytes()[:100])
+    else:
+        save_file({"clip_offsets": torch.zeros(1, dtype=torch.int64)}, shard)
+    for verb in (["precompute-features", "--backbone", "demo-tiny"], ["info"]):
+        done = CliRunner().invoke(app, [*verb, *(["-o"] if verb != ["info"] else []), str(out)])
+        assert done.exit_code == 3, done.output
+        assert f"tvr extract-frames --repair {shard.name} -o {out}" in done.output
+
+
 def test_a_window_has_the_features_of_its_frames(made):
     frames, store = FrameStore.open(made / "frames"), Workspace(made).newest_features("demo-tiny")
     assert isinstance(store, FeatureStore) and store.has_films
@@ -254,6 +278,16 @@ def test_an_answer_may_be_of_some_files_only(made, tmp_path, monkeypatch, by_fra
     of_b = [(hit.start, hit.end, hit.peak) for hit in whole if hit.video_id == "b.mp4"]
     assert of_b and [(hit.start, hit.end, hit.peak) for hit in some] == of_b
     assert session.answer(asked, SearchOptions(only=frozenset({"c.mp4"}))) == [[]]
+
+
+def test_the_flags_below_an_answer_show_all_that_it_left_out(made, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    asked = ["query", sentence("a.mp4", 0), "-o", out]
+    said = [line for line in tvr(*asked, "--per-file", 1).splitlines() if "more moment" in line]
+    flags = said[0].rpartition("; ")[2].removesuffix(" shows all").split()
+    assert "more moment" not in (shown := tvr(*asked, *flags))
+    left_out = [int(line.partition(": ")[2].split()[0]) for line in said]
+    assert len(shown.splitlines()) == 2 + 2 + sum(left_out)  # two lines of the head, a moment of each file, the rest
 
 
 def test_a_method_that_scores_pairs_ranks_windows_and_films_say_where(made, tmp_path):

@@ -143,8 +143,10 @@ def _show(report: QueryReport, min_score: float | None) -> None:
             rows,
             left=4 if heard else 2,
         )
-        for path, more in {hit.path: hit.more for hit in answer.hits if hit.more}.items():
-            render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; --per-file 0 shows all")
+        left_out = {hit.path: hit.more for hit in answer.hits if hit.more}
+        all_of_them = f"--per-file 0 -k {len(answer.hits) + sum(left_out.values())} shows all"
+        for path, more in left_out.items():
+            render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
 
 
 def _shortest(path: str) -> str:

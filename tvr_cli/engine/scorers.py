@@ -99,9 +99,10 @@ def _needs_a_run(method: str, store: FeatureStore) -> str:
     workspace = store.workspace if isinstance(store.workspace, Workspace) else None
     runs = [run for run in (workspace.runs() if workspace else []) if method in run.config().get("method", {})]
     if runs:
-        flags = {"run": runs[0].name, **commands.own_method(method)}
-        said = " ".join(f"--{flag} {value}" for flag, value in flags.items())
-        return f"{method} has parameters, so a run of it scores; name the run, for example: {said}"
+        run, own = runs[0].name, commands.own_method(method)
+        evaluate = commands.tvr("evaluate", run, **own, workspace=workspace)
+        query = commands.tvr("query", "a dog surfing", run=run, **own, workspace=workspace)
+        return f"{method} has parameters, so a run of it scores; name the run: {evaluate}, or: {query}"
     train = commands.tvr("train", method=method, workspace=store.workspace)
     return f"{method} has parameters and no run was named; train it: {train}"
 

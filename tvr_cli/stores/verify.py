@@ -15,6 +15,7 @@
     features  their rows                                  their groups, when they are read    every group
     features  keys of a shard's rows                      schema and sha256, by who writes    of each
     features  shards                                      sha256, when one is first read      sha256 of each
+    speech    head, database                              schema and sha256, at opening       the same
 
 Every row that reaches a shown answer is verified before it is shown. Damage in what is only scanned can lose a hit,
 never invent one.
@@ -37,6 +38,7 @@ from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import read_records
 from tvr_cli.stores.index.place import has_generations, is_index, standing
 from tvr_cli.stores.index.store import Index
+from tvr_cli.stores.speech import place as speech_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,14 @@ class Finding:
 
 
 def kind(folder: Path) -> str | None:
-    """Return `frames`, `features` or `index`, None where there is no store of tvr.
+    """Return `frames`, `features`, `index` or `speech`, None where there is no store of tvr.
 
     The header in a folder says which; where it is lost or damaged, the names of the files beside it do.
     """
     if (folder / "current").is_file():
         return "index"
+    if speech_place.is_speech(folder):
+        return "speech"
     if not (folder / "store.json").is_file():
         return _by_names(folder)
     try:
@@ -154,6 +158,21 @@ def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
         yield _whole(folder / line.name, line.sha256, repair)
 
 
+def _speech(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
+    from tvr_cli.stores.speech import store as speech  # what reads subtitles is loaded where there are any
+
+    try:
+        found = speech.SpeechStore.open(folder)
+    except TvrError as e:  # it may be anybody's: nothing replaces it
+        yield Finding("head", str(e))
+        return
+    if found is None:
+        yield Finding("words", speech.OUTDATED, speech.again(workspace))
+        return
+    yield Finding("head")
+    yield Finding("words")
+
+
 def _wrong(what: str, e: TvrError, fix: str) -> Finding:
     """Return what an error says of a part. What the system does not give is not made again: it may be whole."""
     return Finding(what, str(e), "" if isinstance(e, Unreadable | EnvironmentProblem) else fix)
@@ -171,4 +190,4 @@ def _whole(path: Path, sha256: str, fix: str) -> Finding:
     return Finding(path.name)
 
 
-_CHECKS = {"index": _index, "frames": _frames, "features": _features}
+_CHECKS = {"index": _index, "frames": _frames, "features": _features, "speech": _speech}

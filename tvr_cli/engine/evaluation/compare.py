@@ -144,9 +144,15 @@ def read_entry(path: Path, split: str, workspace: Workspace, ids: Ids | None = N
     if path.is_file():
         result, ranks = referee.judge_file(path, referee.JudgeOptions(), allow_missing=True, ids=ids)
         return Entry(path.name, claim(result), ranks)
-    known = str(path) in preset_names("methods")
-    fix = f"; make its result with: {commands.tvr('evaluate', method=path, workspace=workspace)}" if known else ""
+    fix = _instead(str(path), workspace) if str(path) in preset_names("methods") else ""
     raise DataError(f"expected a run, a result JSON or a score matrix at {str(path)!r}, found nothing{fix}")
+
+
+def _instead(method: str, workspace: Workspace) -> str:
+    """Say what stands for the name of a method: its runs, where there are some, else how its result is made."""
+    if runs := sorted(run.name for run in workspace.runs() if method in run.config().get("method", {})):
+        return f"; runs of it: {', '.join(runs)}"
+    return f"; make its result with: {commands.tvr('evaluate', method=method, workspace=workspace)}"
 
 
 def compare(entries: Sequence[Entry], *, seed: int = 0, same_gallery: bool = False) -> CompareReport:

@@ -87,7 +87,7 @@ def _checks(target: str | None, workspace: Workspace, *, deep: bool) -> list[Che
 
 
 def store_checks(path: Path) -> list[Check]:
-    """Read every byte of a workspace's frames, features and index, or of one of these, and compare the checksums."""
+    """Read every byte of a workspace's frames, features, index and words, or of one of these; compare checksums."""
     alone = verify.kind(path) is not None
     workspace = Workspace.around(path) if alone else Workspace(path)
     checks = []
@@ -98,8 +98,12 @@ def store_checks(path: Path) -> list[Check]:
             bad = [finding for finding in found if finding.problem]
             checks += [Check(f"{name} {f.what}", False, f.problem, f.fix, incomplete=True) for f in bad]
             if not bad:
-                checks.append(Check(name, True, f"{len(found)} parts, all as they were written"))
+                checks.append(Check(name, True, _whole(len(found))))
     return sorted(checks, key=lambda c: (c.ok, c.name))
+
+
+def _whole(parts: int) -> str:
+    return "1 part, as it was written" if parts == 1 else f"{parts} parts, all as they were written"
 
 
 def _counted(findings: Iterator[verify.Finding], advance: Callable[[int], None]) -> Iterator[verify.Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,18 @@ from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.stores.index.place import CURRENT, require_free, standing
 from tvr_cli.stores.index.store import Index
+from tvr_cli.stores.speech import store as speech
+from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.types import Scale, Sizes
 from tvr_cli.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class FramesInfo(Result):
-    """A frame store. pictures: what is kept of one. decoders: name -> clips. failures: videos that were not read."""
+    """A frame store. frames: of timelines those that are kept, else what clips have. pictures: what is kept of one.
+
+    decoders: name -> clips. failures: videos that were not read.
+    """
 
     schema = "info"
     kind: Literal["frames"] = field(default="frames", init=False)
@@ -107,6 +112,24 @@ class IndexInfo(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeechInfo(Result):
+    """The words of a workspace, counted as `Counts` of the speech store says."""
+
+    schema = "info"
+    kind: Literal["speech"] = field(default="speech", init=False)
+    path: Path
+    files: int
+    streams: int
+    passages: int
+    empty: int
+    unreadable: int
+    guessed: int
+    doubles: int
+    first: str
+    size_bytes: int = field(metadata=key("bytes"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DamagedInfo(Result):
     """A part of a workspace that cannot be read. problem: what is wrong and what mends it, in words."""
 
@@ -141,7 +164,7 @@ class WorkspaceInfo(Result):
         return sum(isinstance(part, DamagedInfo | OtherFormatInfo) for part in self.parts)
 
 
-Part = FramesInfo | FeaturesInfo | RunInfo | IndexInfo
+Part = FramesInfo | FeaturesInfo | RunInfo | IndexInfo | SpeechInfo
 
 
 def info(path: Path) -> Part | WorkspaceInfo:
@@ -173,6 +196,8 @@ def _kind(path: Path) -> Callable[[Path], Part] | None:
     """Return what describes a folder by the kind that its own files say, None where they say none."""
     if (path / CURRENT).is_file():
         return _index
+    if is_speech(path):
+        return _speech
     if (path / "store.json").is_file():
         return _store_kind(path / "store.json")
     if RunDir(path).config_path.is_file() or _has_results(path):
@@ -264,7 +289,7 @@ def _frames(path: Path) -> FramesInfo:
         path=path,
         clips=counts.clips,
         videos=store.video_count(),
-        frames=counts.frames,
+        frames=store.count_frames(films) if (films := store.films()) else counts.frames,
         pictures=store.plan.pictures,
         truncated=counts.truncated,
         decoders=dict(counts.decoders),
@@ -336,6 +361,13 @@ def _index(path: Path) -> IndexInfo:
         recall=found.recall,
         bank=found.bank,
     )
+
+
+def _speech(path: Path) -> SpeechInfo:
+    store = speech.SpeechStore.open(path)
+    if store is None:
+        raise DataError(f"{speech.OUTDATED}: {speech.again(_around(path))}")
+    return SpeechInfo(path=path, **asdict(store.counts), size_bytes=_size(path))
 
 
 def _size(path: Path) -> int:

@@ -49,8 +49,8 @@ class Budget:
             return ""
         return (
             f"a frame of {room.width}x{room.height} pixels takes about {room.size_bytes / 1e9:.2g} GB to read, more "
-            f"than the {self.size_bytes / 1e9:.2g} GB that all readers may take together; --memory-budget sets that "
-            "limit"
+            f"than the {self.size_bytes / 1e9:.2g} GB that all readers may take together; a larger "
+            "--memory-budget with --retry-failed reads it"
         )
 
 

@@ -179,17 +179,34 @@ class FrameStore:
         return self._reader(film.clips[0].shard).timeline(film.clips[0].row)
 
     def count_frames(self, films: Sequence[Film]) -> int:
-        """Return how many frames some timelines have, as their shards say, unverified."""
-        from safetensors import safe_open
+        """Return how many frames some timelines have, as their shards say, unverified.
 
+        Raises DataError where a shard is not there or says nothing, Unreadable where the system does not give it.
+        """
         total, ends = 0, dict[str, np.ndarray]()
         for film in films:
             name, row = film.clips[0].shard, film.clips[0].row
             if name not in ends:
-                with safe_open(self.root / name, "numpy") as f:
-                    ends[name] = f.get_tensor("clip_offsets")
+                ends[name] = self._ends_in(name)
             total += int(ends[name][row + 1] - ends[name][row])
         return total
+
+    def _ends_in(self, name: str) -> np.ndarray:
+        """Return where the timelines of a shard begin and end, [n + 1]. Raises as `count_frames` does."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.root / name
+        try:
+            with safe_open(path, "numpy") as f:
+                ends = f.get_tensor("clip_offsets")
+        except OSError as e:
+            cannot = f"it cannot be read ({e.strerror or 'there is no such file'})"
+            raise os_errors.unread(e, path) or damaged_shard(self.root, name, cannot, self.workspace) from e
+        except SafetensorError as e:
+            raise damaged_shard(self.root, name, f"it is no shard ({e})", self.workspace) from e
+        if len(ends) != self._by_name[name].rows + 1:
+            raise damaged_shard(self.root, name, "it has other timelines than the head says", self.workspace)
+        return ends
 
     def content_hash(self) -> str:
         """Return a hash that changes when the plan or any record changes, and not when frames move on disk."""

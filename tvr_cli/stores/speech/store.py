@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tvr_cli import files, os_errors, removal, schema
+from tvr_cli import commands, files, os_errors, removal, schema
+from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
 from tvr_cli.stores.speech import sources
 from tvr_cli.stores.speech.place import DATABASE, HEAD
@@ -31,6 +32,8 @@ FORMAT = 1
 _BUILDING = "words.sqlite"
 _STOPPED = files.temporary_of(_BUILDING)  # what a writer that was killed leaves
 _FIX = "nothing was replaced; move it elsewhere, or choose another workspace with -o"
+# What is said of a store that `SpeechStore.open` does not take.
+OUTDATED = "the words of the videos are damaged, or another version of tvr wrote them; the next query makes them again"
 _SCHEMA = """
 create table sources (id integer primary key, about text unique, file_id text, path text, guessed text, problem text);
 create table passages (id integer primary key, source integer, start real, end real, text text, folded text);
@@ -71,6 +74,11 @@ class Said:
     end: float
     text: str
     bm25: float
+
+
+def again(workspace: Folder | None) -> str:
+    """Return the command that makes the words of a workspace again, where they are damaged."""
+    return commands.tvr("query", "a dog surfing", channel="speech", workspace=workspace)
 
 
 def folded(text: str) -> str:
