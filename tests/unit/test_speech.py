@@ -325,8 +325,8 @@ def test_a_file_with_many_moments_crowds_out_no_other_in_either_channel(
     options = SearchOptions(k=2, per_file=1)
     seconds = [*(("a.mp4", 10.0 * i) for i in range(60)), ("a b.mp4", 0.0)]
 
-    def picture(depth: int, per_file: int) -> QueryReport:
-        found = Answering(SearchOptions(k=depth, per_file=per_file))
+    def picture(some: SearchOptions) -> QueryReport:
+        found = Answering(some)
         for place, (name, start) in enumerate(seconds):
             found.take(-float(place), name, name, Moment(start, start + 2, start))
         return QueryReport([Answer("zeppelin", found.hits())])
