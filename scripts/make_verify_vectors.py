@@ -21,14 +21,21 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "methods")]
 
+import test_golden_clip4clip_seq as clip4clip_seq
 import test_golden_dmae as dmae
 import test_golden_eaglenet as eaglenet
 import test_golden_gare as gare
 import test_golden_glccl as glccl
 import test_golden_tcmgc as tcmgc
+import test_golden_tmass as tmass
+import test_golden_wti as wti
+import test_golden_xclip as xclip
+import test_golden_xpool as xpool
 from golden import COMMITTED, GoldenFile, load
 
 from tvr_cli.methods.base import Method
+from tvr_cli.methods.clip4clip_seq import TABLE
+from tvr_cli.types import TextFeatures, VideoFeatures
 from tvr_cli.verify.vectors import FOLDER
 
 FROM_FLOAT64 = 1e-5  # float32 of ours against float64 of theirs: a chain of a few hundred terms
@@ -46,6 +53,12 @@ def about(method: Method, case: str, tolerance: float) -> dict[str, Any]:
     options = {name: getattr(method.config, name) for name in method.config.__dataclass_fields__}
     sizes = {name: getattr(method.sizes, name) for name in ("dim", "frames", "words")}
     return {"options": options, "sizes": sizes, "case": case, "tolerance": tolerance, "source": method.fidelity}
+
+
+def features(text: TextFeatures, video: VideoFeatures) -> dict[str, Tensor]:
+    """Return the tensors of what a method is given."""
+    given = {"text.pooled": text.pooled, "video.frames": video.frames, "video.real": video.mask()}
+    return given if text.tokens is None else {**given, "text.tokens": text.tokens, "text.n_tokens": text.n_tokens}
 
 
 def of_gare() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -108,7 +121,63 @@ def of_eaglenet() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found, about(method, "eaglenet/compact.safetensors A/eval/sim", FROM_FLOAT64)
 
 
-MAKERS = {"gare": of_gare, "glccl": of_glccl, "tcmgc": of_tcmgc, "dmae": of_dmae, "eaglenet": of_eaglenet}
+def of_clip4clip_seq() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The LSTM, a third of the transformer's size; the table of positions, which it does not read, is left out."""
+    golden = read("clip4clip_seq", "head")
+    method = clip4clip_seq.build(golden, "lstm")
+    given = features(*clip4clip_seq.features(golden, "eval", clip4clip_seq.leaves_of(golden, "eval")))
+    found = tensors(method, **given, expected=golden["seqLSTM.eval.out.sim"])
+    del found[f"state.{TABLE}"]
+    return found, about(method, "clip4clip_seq/head.safetensors seqLSTM.eval.out.sim", FROM_FLOAT64)
+
+
+def of_xpool() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    golden = read("xpool", "head")
+    method = xpool.build(golden, "eval")
+    given = features(*xpool.features(xpool.leaves_of(golden, "eval")))
+    found = tensors(method, **given, expected=golden["eval.out.sim"])
+    return found, about(method, "xpool/head.safetensors eval.out.sim", FROM_FLOAT64)
+
+
+def of_tmass() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    golden = read("tmass", "head")
+    method = tmass.build(golden, "eval")
+    given = features(*tmass.features(tmass.leaves_of(golden, "eval")))
+    sigma = golden["eval.noise.sigma"].transpose(1, 2)  # [V, T, S, D]
+    found = tensors(method, **given, sigma=sigma, expected=golden["eval.out.sim"])
+    return found, about(method, "tmass/head.safetensors eval.out.sim", FROM_FLOAT64)
+
+
+def of_wti() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """From frames behind the temporal transformer, which the authors' code gave as well."""
+    golden = read("wti", "head")
+    method, whole = wti.build(golden, "primary")
+    text, video, _ = wti.inputs(golden, "eval", whole)
+    found = tensors(method, **features(text, video), expected=golden["eval.out.sim"])
+    return found, about(method, "wti/head.safetensors eval.out.sim", FROM_FLOAT64)
+
+
+def of_xclip() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The authors' meanP, which has no temporal transformer: the file gives only directions behind that one."""
+    golden, case = read("xclip", "head"), "meanP.eval"
+    method, _ = xclip.build(golden, case)
+    text, video, _ = xclip.inputs(golden, case)
+    found = tensors(method, **features(text, video), expected=golden[f"{case}.out.sim"])
+    return found, about(method, f"xclip/head.safetensors {case}.out.sim", FROM_FLOAT64)
+
+
+MAKERS = {
+    "gare": of_gare,
+    "glccl": of_glccl,
+    "tcmgc": of_tcmgc,
+    "dmae": of_dmae,
+    "eaglenet": of_eaglenet,
+    "clip4clip_seq": of_clip4clip_seq,
+    "xpool": of_xpool,
+    "tmass": of_tmass,
+    "wti": of_wti,
+    "xclip": of_xclip,
+}
 
 
 def read(method: str, name: str) -> GoldenFile:

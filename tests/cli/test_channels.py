@@ -89,6 +89,14 @@ def test_both_channels_answer_together_and_then_by_default(library: Path, place:
     assert len(hits(query(place, "a red star", "-k", "1", "--json"))) == 1
 
 
+def test_words_that_were_read_are_found_when_the_frames_are_gone(library: Path, place: Path) -> None:
+    """As the picture is, from its features: nothing new can be known of, and what is there still answers."""
+    (library / "films" / "lake.srt").write_text(SRT)
+    found = hits(query(place, "zeppelin", "--channel", "both", "--json"))
+    shutil.rmtree(place / "frames")
+    assert hits(query(place, "zeppelin", "--json")) == found
+
+
 def test_a_table_says_which_channel_and_what_was_said(library: Path, place: Path) -> None:
     (library / "films" / "lake.srt").write_text(SRT)
     shown = query(place, "zeppelin", "--channel", "speech").stdout.splitlines()

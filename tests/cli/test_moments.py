@@ -17,7 +17,7 @@ from tvr_cli.cli import app
 from tvr_cli.engine.features import precompute
 from tvr_cli.engine.searching import query
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.hits import SearchOptions
+from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 
@@ -81,6 +81,30 @@ def test_where_one_video_is_asked_its_moments_alone_are_the_answer(out: Path, tm
     asked = {"qid": 1, "query": SENTENCE, "vid": last.video_id, **window}
     found = tvr("--truth", lines(tmp_path / "t.jsonl", [asked]), "-o", out, "--method", "mean", "--json")
     assert measured(found)["R1@0.7"] == 100 and hits[0].video_id != last.video_id
+
+
+@pytest.mark.parametrize("one_video", [True, False])
+def test_a_video_answers_with_all_its_moments_as_a_query_does(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_video: bool
+) -> None:
+    """The second of a file is right; another file has as many that are better."""
+    (hit,) = first_hits(out, SENTENCE)
+    other = next(clip for clip in Workspace(out).newest_features().clips if clip.file_id != hit.video_id)  # type: ignore[union-attr]
+
+    def answer(sentences: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
+        found = Answering(options)
+        for start in (0.0, 0.2, 0.4):
+            for name in (other.file_id, hit.video_id):
+                found.take(1 - start, name, name, Moment(start, start + 0.1, start))
+        return [found.hits() for _ in sentences]
+
+    monkeypatch.setattr(query, "session", lambda *args, **options: SimpleNamespace(answer=answer))
+    window = {"duration": 1.0, "relevant_windows": [[0.2, 0.3]]}
+    truth = {"qid": 1, "query": SENTENCE, "vid": hit.video_id, **window}
+    if not one_video:
+        truth = {"query": SENTENCE, "video": hit.video_id, "start": 0.2, "end": 0.3}
+    found = measured(tvr("--truth", lines(tmp_path / "t.jsonl", [truth]), "-o", out, "--json"))
+    assert (found["mAP@0.5"] if one_video else found["mR@5"]) > 0
 
 
 def test_a_table_says_whose_counting_each_number_is(out: Path, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvr_cli.engine.searching import channels, speech
-from tvr_cli.engine.searching.hits import Hit
+from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching.query import Answer, QueryReport
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json, sha256_file, write_json
 from tvr_cli.stores.speech import cues, sources, store
 from tvr_cli.stores.speech.cues import Passage
 from tvr_cli.stores.speech.sources import Source, Video
 from tvr_cli.stores.speech.store import Said, SpeechStore
+from tvr_cli.workspace import Workspace
 
 MKV = Path(__file__).parent.parent / "golden" / "speech" / "said.mkv"
 SRT = "1\n00:00:01,000 --> 00:00:02,500\n<i>A red</i> car\nturns left.\n\n2\n00:01:00,000 --> 00:01:02,000\nHello\n"
@@ -307,6 +309,31 @@ def test_a_channel_that_finds_nothing_changes_no_order() -> None:
     picture = [seen(1, "a", 0, 5), seen(2, "b", 0, 5)]
     assert [hit.video_id for hit in channels.fused(picture, [])] == ["a", "b"]
     assert [hit.video_id for hit in channels.fused([], [said("d", 0, 1), said("e", 0, 1)])] == ["d", "e"]
+
+
+def test_a_file_with_many_moments_crowds_out_no_other_in_either_channel(
+    films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel is asked for so many moments of a file, too: all of its fifty may be of one."""
+    srt(films / "a.srt", *["zeppelin."] * 60)
+    srt(films / "b.srt", "A zeppelin, which is large and slow.")
+    words = made(films)
+    monkeypatch.setattr(speech, "up_to_date", lambda workspace: words)
+    options = SearchOptions(k=2, per_file=1)
+    seconds = [*(("a.mp4", 10.0 * i) for i in range(60)), ("a b.mp4", 0.0)]
+
+    def picture(some: SearchOptions) -> QueryReport:
+        found = Answering(some)
+        for place, (name, start) in enumerate(seconds):
+            found.take(-float(place), name, name, Moment(start, start + 2, start))
+        return QueryReport([Answer("zeppelin", found.hits())])
+
+    workspace = Workspace(films)
+    (alone,) = channels.answer(workspace, ["zeppelin"], options, None).results
+    assert [hit.video_id for hit in alone.hits] == ["a.mp4", "b.mp4"]
+    wide = SearchOptions(k=3, per_file=1)
+    (both,) = channels.answer(workspace, ["zeppelin"], wide, picture).results
+    assert [hit.video_id for hit in both.hits] == ["a.mp4", "a b.mp4", "b.mp4"] and both.hits[0].channel == "both"
 
 
 def test_a_golden_video_is_copied_whole(tmp_path: Path) -> None:

@@ -263,6 +263,19 @@ def test_the_flags_below_an_answer_show_all_that_it_left_out(made, tmp_path):
     assert len(shown.splitlines()) == 2 + 2 + sum(left_out)  # two lines of the head, a moment of each file, the rest
 
 
+@pytest.mark.parametrize("per_file", [0, 2])
+def test_an_answer_is_full_however_many_moments_are_looked_at(made, tmp_path, monkeypatch, per_file):
+    from tvr_cli.engine.searching import moments
+
+    session = Session(Workspace(Path(shutil.copytree(made, tmp_path / "out"))), Asked(backbone="demo-tiny"))
+    asked, options = [sentence("a.mp4", 1)], SearchOptions(k=50, per_file=per_file)
+    (whole,) = session.answer(asked, options)
+    monkeypatch.setattr(moments, "_LOOKED_AT", 1)
+    (again,) = session.answer(asked, options)
+    assert len(whole) > 2 * (per_file == 0) and {hit.video_id for hit in whole} == set(SCENES)
+    assert [(hit.video_id, hit.start, hit.end) for hit in again] == [(h.video_id, h.start, h.end) for h in whole]
+
+
 def test_a_method_that_scores_pairs_ranks_windows_and_films_say_where(made, tmp_path):
     from tvr_cli.engine.searching import session as sessions
 
@@ -328,6 +341,41 @@ def test_an_index_that_grew_answers_as_one_made_anew(films, made, tmp_path):
     tvr("extract-frames", folder, "-o", out, *flags, "--forget")
     tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
     assert {video for hits in answers(out) for video, *_ in hits} == {"a.mp4"}
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_lines_of_a_manifest_are_found_whatever_came_and_went(films, tmp_path, ids):
+    """Each line is a film of its own: two of one file, together or one after the other, under one name or two."""
+    folder, out = tmp_path / "films", tmp_path / "out"
+    shutil.copytree(films, folder)
+    lines = [{"path": "a.mp4", "start": 0.0, "end": 2.0}, {"path": "a.mp4", "start": 3.0, "end": 5.0}]
+    for number, line in enumerate(lines if ids else ()):
+        line["id"] = f"part {number}"
+    other = {"path": "b.mp4"}
+
+    def answer(*some: dict[str, object]) -> dict[str, list[float]]:
+        """Return the seconds at which moments of each file begin."""
+        (folder / "lines.jsonl").write_text("\n".join(map(json.dumps, some)))
+        tvr("extract-frames", folder / "lines.jsonl", "-o", out, "--fps", 4, "--size", 64, "--workers", 1, "--forget")
+        tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
+        session = Session(Workspace(out), Asked(backbone="demo-tiny"), offline=True)
+        (hits,) = session.answer([sentence("a.mp4", 1)], SearchOptions(k=50, per_file=0))
+        begins: dict[str, list[float]] = {}
+        for hit in hits:
+            begins.setdefault(hit.video_id, []).append(hit.start)
+        return {name: sorted(found) for name, found in begins.items()}
+
+    one, two = ("part 0", "part 1") if ids else ("a.mp4", "a.mp4")
+    both = answer(*lines, other)
+    assert set(both) == {one, two, "b.mp4"} and both[one][0] == 0.0 and both[two][-1] >= 4.0
+    fewer = answer(lines[0], other)
+    assert set(fewer) == {one, "b.mp4"} and max(fewer[one]) < 2.0
+    assert {name: at[0] for name, at in answer(*lines, other).items()} == {name: at[0] for name, at in both.items()}
+
+
+def test_a_dry_run_over_films_that_are_there_has_nothing_to_do(made):
+    said = json.loads(tvr("precompute-features", "-o", made, "--backbone", "demo-tiny", "--dry-run", "--json"))
+    assert said["sizes"]["frames"] == 0 and said["seconds"] == 0
 
 
 def test_a_film_key_does_not_depend_on_how_it_is_cut(made, films, tmp_path):

@@ -26,7 +26,7 @@ from tvr_cli.stores.decoding.types import Place, Stop
 from tvr_cli.stores.frames import unfinished
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.stores.frames.unfinished import Unfinished
-from tvr_cli.stores.frames.windows import Segmenting
+from tvr_cli.stores.frames.windows import Segmenting, Span
 
 PLAN = FramePlan("uniform", num_frames=3, size=48)
 WINDOWS = Segmenting(2.0, 0.5, 2.0)
@@ -113,6 +113,17 @@ def test_frames_by_time_go_on_from_where_they_were_stopped(
     assert np.array_equal(again.timeline.change, whole.timeline.change, equal_nan=True)
     slots = [[None if c.slots is None else list(c.slots) for c in found.clips] for found in (whole, again)]
     assert slots[0] == slots[1] and [c.damaged for c in again.clips] == [c.damaged for c in whole.clips]
+
+
+def test_frames_by_time_of_other_spans_are_not_gone_on_with(tmp_path: Path) -> None:
+    """A line may have left the manifest, and its frames are none of what the others share."""
+    plan = FramePlan("timeline", fps=10.0, num_frames=3, size=48)
+    both = Task(film(tmp_path, "mp4"), plan, spans=(Span(0.0, 2.0), Span(6.0, 8.0)))
+    late = dataclasses.replace(kept(both, tmp_path, 60), spans=(Span(6.0, 8.0),))
+    again, whole = sample(late), sample(dataclasses.replace(late, unfinished=None))
+    assert again.timeline is not None and whole.timeline is not None
+    assert again.timeline.ts.tolist() == whole.timeline.ts.tolist()
+    assert [clip.slots for clip in again.clips] == [clip.slots for clip in whole.clips]
 
 
 def test_it_may_be_stopped_again_and_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import torch
 from tvr_kernels import OPS, _dispatch
 
 from tvr_cli import clip4clip, metrics
+from tvr_cli.data.truth import formats
+from tvr_cli.data.truth.question import FORMATS
+from tvr_cli.engine.evaluation.moments import protocols, segments
 from tvr_cli.methods import base
 from tvr_cli.testing import method as contract
-from tvr_cli.verify import offline, vectors
+from tvr_cli.verify import miniatures, offline, vectors
 from tvr_cli.verify.outcome import compared, status_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +42,19 @@ def test_a_method_that_scores_a_constant_or_the_captions_moved_by_one_fails(name
     assert offline.golden(name, CPU).status == "FAIL"
     monkeypatch.setattr(offline, "_scores", lambda *given: real(*given)[:-1])
     assert "expected the shape" in offline.golden(name, CPU).detail
+
+
+def test_scores_are_held_in_full_float32_and_the_setting_is_given_back(monkeypatch: Any) -> None:
+    real, seen = offline._scores, []
+
+    def watched(*given: Any) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return real(*given)
+
+    monkeypatch.setattr(offline, "_scores", watched)
+    before = torch.backends.cudnn.allow_tf32
+    offline.golden("clip4clip_seq", CPU)
+    assert before and seen == [False] and torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -100,6 +117,35 @@ def test_the_referee_counts_as_a_person_does_and_a_constant_one_fails(monkeypatc
     same = dict.fromkeys(("R@1", "MnR", "MdR", "MRR"), 1.0)
     monkeypatch.setattr(metrics, "summary", lambda ranks: same)
     assert offline.fair_judge().status == "FAIL"
+
+
+@pytest.mark.parametrize("of", miniatures.ALL, ids=lambda of: of.folder)
+def test_moments_are_counted_as_by_hand_and_a_constant_or_answers_moved_by_one_fail(
+    of: miniatures.Miniature, monkeypatch: Any
+) -> None:
+    assert offline.judged_moments(of).status == "PASS"
+    real = protocols.overlaps
+    with monkeypatch.context() as patch:
+        patch.setattr(protocols.Counted, "value", 50.0)
+        assert offline.judged_moments(of).status == "FAIL"
+    with monkeypatch.context() as patch:
+        patch.setattr(protocols.Counted, "value", math.nan)  # a number that no query has
+        assert offline.judged_moments(of).status == "FAIL"
+    if of.folder not in ("didemo", "tvr-ranking"):  # which count by overlaps of their own
+        monkeypatch.setattr(protocols, "overlaps", lambda found, true: real(found, true)[::-1])
+        assert offline.judged_moments(of).status == "FAIL"
+
+
+def test_a_query_blind_prior_of_moments_that_is_off_fails(monkeypatch: Any) -> None:
+    (of,) = (one for one in miniatures.ALL if one.priors)
+    monkeypatch.setattr(segments, "by_frequency", lambda annotations: segments.ALL)
+    found = offline.judged_moments(of)
+    assert found.status == "FAIL" and found.detail.startswith("1 of 6"), found
+
+
+def test_every_protocol_of_moments_has_a_miniature_that_names_its_source() -> None:
+    assert {formats.read(of.truth_file).format for of in miniatures.ALL} == set(FORMATS)
+    assert all(of.source in str(offline.judged_moments(of).source) for of in miniatures.ALL)
 
 
 def test_the_example_is_that_of_the_page() -> None:

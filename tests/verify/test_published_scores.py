@@ -291,6 +291,13 @@ def test_a_result_passes_inside_its_interval_and_fails_outside() -> None:
     assert scores.against(row, measured(32.0, method="text_guided")).status == "NOT COMPARABLE"
 
 
+def test_values_of_two_rows_have_names_of_their_own() -> None:
+    """A card is done again value by value."""
+    rows = [row for row in ROWS if row.name.startswith("hitchhiker")]
+    names = [value.name for row in rows for value in scores.against(row, measured(32.0)).values]
+    assert len(names) == 6 == len(set(names))
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -6,6 +6,7 @@ Each check must be able to fail, also where what it checks returns a constant (t
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +17,15 @@ from tvr_kernels import OPS, KernelUnavailable, _dispatch
 from tvr_kernels._testing import Shape
 
 from tvr_cli import clip4clip, metrics
+from tvr_cli.data.truth import formats
 from tvr_cli.engine.device import pick_device
+from tvr_cli.engine.evaluation.moments import judge as moments
 from tvr_cli.methods import base
 from tvr_cli.testing import method as contract
 from tvr_cli.testing.report import BrokenContract
 from tvr_cli.types import Encoding
-from tvr_cli.verify import vectors
+from tvr_cli.verify import miniatures, vectors
+from tvr_cli.verify.miniatures import Miniature
 from tvr_cli.verify.outcome import Outcome, VerifyReport, compared, report
 
 # Odd sizes, and heads of 16 dimensions, which is the least that a fused kernel takes.
@@ -38,6 +42,7 @@ def verify(device: str = "auto", who: str | None = None) -> VerifyReport:
         *(shifted(name) for name in names),
         *counting(),
         fair_judge(),
+        *(judged_moments(one) for one in miniatures.ALL),
         *(kernel(op, form, where) for op in OPS for form in _dispatch.implementations(op) if form != "reference"),
     ]
     protocol = {"what": "methods, judges and kernels against vectors that are shipped", "methods": ", ".join(names)}
@@ -47,7 +52,8 @@ def verify(device: str = "auto", who: str | None = None) -> VerifyReport:
 def golden(name: str, device: torch.device) -> Outcome:
     """Hold a method's scores against those of its authors' code, or against scores by hand."""
     vector = vectors.of(name)
-    with torch.no_grad():
+    # cuDNN's LSTM would round to TF32, which is the precision of a device and no question of the method.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         method = vector.method.to(device)
         text = method.encode_text(vector.text.to(str(device)))
         video = method.encode_video(vector.video.to(str(device)))
@@ -106,6 +112,20 @@ _EXAMPLE = [
     [0.90, 0.30, 0.20, 0.10], [0.40, 0.60, 0.20, 0.10], [0.20, 0.80, 0.30, 0.45], [0.50, 0.50, 0.40, 0.48],
     [0.10, 0.20, 0.70, 0.30], [0.60, 0.40, 0.30, 0.20], [0.10, 0.15, 0.18, 0.25], [0.30, 0.20, 0.10, 0.44],
 ]  # fmt: skip
+
+
+def judged_moments(of: Miniature) -> Outcome:
+    """Hold the judge of moments, from files on, against numbers that were worked out by hand."""
+    report = moments.judge_file(formats.read(of.truth_file), of.answers_file)
+    values = {one.name: one.value for one in report.measures}
+    blind = {(prior, one.name): value for one in report.measures for prior, value in one.priors.items()}
+    keys = [(prior, name) for prior, numbers in of.priors.items() for name in numbers]
+    found = [*(values.get(name) for name in of.expected), *(blind.get(key) for key in keys)]
+    expected = [*of.expected.values(), *(of.priors[prior][name] for prior, name in keys)]
+    got = torch.tensor([math.nan if value is None else value for value in found], dtype=torch.float64)
+    want = torch.tensor(expected, dtype=torch.float64)
+    source = f"by hand, by the rule of {of.source}: {of.how}"
+    return compared(f"moments counted, {of.folder}", got, want, torch.full_like(want, 1e-9), source)
 
 
 def kernel(op: str, form: str, device: torch.device) -> Outcome:

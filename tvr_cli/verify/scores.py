@@ -159,7 +159,12 @@ def against(row: ScoreRow, measured: Measured, cause: str | None = None) -> Outc
     for metric, published in row.recalls.items():
         found, (low, high) = measured.recalls[metric], measured.intervals[metric]
         values.append(
-            Value(name=f"t2v {metric}", found=found, expected=published, allowed=max(high - found, found - low))
+            Value(
+                name=f"{row.name}, t2v {metric}",
+                found=found,
+                expected=published,
+                allowed=max(high - found, found - low),
+            )
         )
         inside = inside and low <= published <= high
     shown = "; ".join(

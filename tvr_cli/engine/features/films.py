@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from tvr_cli.stores.features.films import FilmFeatures, film_row_key
 from tvr_cli.stores.features.store import clip_row_key
 from tvr_cli.stores.features.writer import FeatureWriter
 from tvr_cli.stores.frames.store import Film, FrameStore, StoredClip
+from tvr_cli.stores.frames.windows import on_screen
 from tvr_cli.types import VideoFeatures, View
 
 _BYTES = 64_000_000  # of a shard; what may be lost when a run is stopped
@@ -32,9 +34,14 @@ def lacking(frames: FrameStore, films: set[str], clips: set[str]) -> list[Film]:
     found = {
         film.key: film
         for film in reversed(frames.films())
-        if film_row_key(film.key) not in films or not {_row_key(clip) for clip in film.clips} <= clips
+        if not row_keys([film]) <= films or not {_row_key(clip) for clip in film.clips} <= clips
     }
     return list(reversed(found.values()))
+
+
+def row_keys(films: Iterable[Film]) -> set[str]:
+    """Return what finds the features of films."""
+    return {film_row_key(part.key) for film in films for part in film.parts}
 
 
 def encode_films(
@@ -68,8 +75,10 @@ def encode_films(
             ts = torch.from_numpy(timeline.ts)
             change = torch.full((len(ts),), torch.nan) if timeline.change is None else torch.from_numpy(timeline.change)
             found = FilmFeatures(film.key, torch.cat(encoded), ts, change)
-            if film_row_key(film.key) not in films_there:
-                waiting.append(found)
+            for part in film.parts:
+                if (key := film_row_key(part.key)) not in films_there:
+                    films_there.add(key)
+                    waiting.append(_part(found, part))
             for clip in film.clips:
                 if (key := _row_key(clip)) not in there:
                     there.add(key)
@@ -99,6 +108,13 @@ def _row_key(clip: StoredClip) -> str:
 def _pixels(jpegs: Sequence[bytes], plan: FramePlan, view: View) -> Tensor:
     """Return what an encoder sees of frames: [n, 3, S, S] uint8."""
     return torch.stack([torch.from_numpy(seen(data, plan, view).copy()).permute(2, 0, 1) for data in jpegs])
+
+
+def _part(film: FilmFeatures, part: Film) -> FilmFeatures:
+    """Return the frames of a film that are on screen in some of its clips."""
+    ts, numbers = film.ts.numpy(), np.arange(len(film.ts))
+    at = np.unique(np.concatenate([numbers[on_screen(ts, *span)] for span in part.spans]))
+    return FilmFeatures(part.key, film.frames[at], film.ts[at], film.change[at])
 
 
 def _view(film: FilmFeatures, clip: StoredClip, slots: int | None, empty: Tensor | None) -> VideoFeatures:

@@ -31,7 +31,7 @@ from tvr_cli.engine.features.choose import DEFAULT_BACKBONE, choose_backbone
 from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
-from tvr_cli.engine.features.films import encode_films, has_films, lacking
+from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
 from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
@@ -40,7 +40,6 @@ from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
 from tvr_cli.stores.features import store as features
-from tvr_cli.stores.features.films import film_row_key
 from tvr_cli.stores.features.head import Made
 from tvr_cli.stores.features.scale import is_clip
 from tvr_cli.stores.features.store import FeatureStore, StoredCaption, clip_row_key
@@ -208,7 +207,7 @@ def precompute(
         else:
             _encode_clips(writer, model, frames, new_clips, plan, options)
         truncated = _encode_texts(writer, model, new_texts, plan, options)
-        timelines = [film_row_key(film.key) for film in frames.films()] if by_time else ()
+        timelines = row_keys(frames.films()) if by_time else ()
         writer.finish(frames.records, _stored(corpus), corpus.about(frames), timelines)
         size = writer.size_bytes()
     return PrecomputeReport(
@@ -536,12 +535,12 @@ def _planned(
 ) -> PrecomputePreview:
     folder, records, texts = workspace.features_folder, list(frames.records), len(captions.texts)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
-    fingerprint, there = None, set[str]()
+    fingerprint, there, films_there = None, set[str](), set[str]()
     if about.weights is not None:
         identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
         fingerprint = features.fingerprint_of(plan.identity(identity, frames.identity))
         folder = folder / fingerprint
-        there = _keys_there(folder, workspace, "video")
+        there, films_there = (_keys_there(folder, workspace, kind) for kind in ("video", "timeline"))
         records = _new_clips(records, there)
         texts = captions.unlike(_keys_there(folder, workspace, "text"))
     itemsize = DTYPES[options.dtype].itemsize
@@ -550,7 +549,7 @@ def _planned(
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
     if has_films(frames.plan, about.provides) and not options.temporal_shift:
-        pictures = frames.count_frames(lacking(frames, there, there))
+        pictures = frames.count_frames(lacking(frames, films_there, there))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts
     device = pick_device(options.device)

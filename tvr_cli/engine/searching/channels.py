@@ -30,7 +30,7 @@ def answer(
     """Answer sentences by what is said, and by the picture where that is asked too.
 
     picture: asks it; None = what is said alone, whose scores are −bm25. Where nothing is known to be said the picture's
-    answer is the answer, with its own scores. Raises DataError where there are no frames, and where what is said is
+    answer is the answer, with its own scores. Raises DataError where there never were frames, and where what is said is
     asked alone and nothing of it is known.
     """
     store = speech.up_to_date(workspace)
@@ -39,12 +39,14 @@ def answer(
         if picture is not None:
             return picture(options)
     depth = max(options.k, DEPTH)
-    deep = replace(options, k=depth, per_file=0)
+    # More of a file than are shown, for what both channels find counts for more; yet of k files at least.
+    of_file = max(options.per_file, depth // options.k) if options.per_file else 0
+    deep = replace(options, k=depth, per_file=of_file)
     seen = picture(deep).results if picture is not None else [Answer(text, ()) for text in sentences]
     there: dict[str, bool] = {}
     answers = []
     for text, shown in zip(sentences, seen, strict=True):
-        said = speech.find(store, text, depth)
+        said = speech.find(store, text, depth, of_file)
         hits = [_heard(one) for one in said] if picture is None else fused(shown.hits, said)
         answers.append(Answer(text, looked_for(_bounded(hits, options), there)))
     return QueryReport(answers)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvr_cli.engine.searching import cells, moments
+from tvr_cli.stores.features.films import FilmFeatures
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.records import ClipRecord
 from tvr_cli.stores.frames.store import joined
@@ -67,11 +68,22 @@ def _files(store: FeatureStore) -> Mapping[tuple[str, str], list[ClipRecord]]:
 
 
 def _tracks(store: FeatureStore, files: Iterable[list[ClipRecord]]) -> Iterator[cells.Track]:
-    """Yield the track of each file, none of one whose film the store lacks."""
+    """Yield the tracks of each file, none of one whose films the store lacks."""
     for records in files:
-        spans = joined(clip.span for clip in records)
-        film = store.films.get(timeline_key(records[0].source_sha256, spans))
-        if film is not None:
+        for spans, film in _films(store, records):
             found = cells.track(film.frames.numpy(), film.ts.numpy(), film.change.numpy(), spans)
             if found is not None:
                 yield found
+
+
+def _films(store: FeatureStore, records: list[ClipRecord]) -> Iterator[tuple[list[tuple[float, float]], FilmFeatures]]:
+    """Yield the films of one file with the seconds of it that they are of: one of all windows, or one a line of a
+    manifest that names a part of it.
+    """
+    spans = joined(clip.span for clip in records)
+    if (film := store.films.get(timeline_key(records[0].source_sha256, spans))) is not None:
+        yield spans, film
+        return
+    for clip in records:
+        if (film := store.films.get(timeline_key(clip.source_sha256, [clip.span]))) is not None:
+            yield [clip.span], film

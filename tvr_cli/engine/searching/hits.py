@@ -68,11 +68,10 @@ class Moment:
 
 @dataclass
 class _OfFile:
-    """What one file has in an answer. counted: those left out that score better than the last hit so far."""
+    """What one file has in an answer. left_out: of those that score better than the last hit."""
 
     shown: list[Moment] = field(default_factory=list)
     left_out: list[Moment] = field(default_factory=list)
-    counted: int = 0
 
 
 class Answering:
@@ -105,16 +104,10 @@ class Answering:
             return
         of.shown.append(moment)
         self._hits.append(Hit(len(self._hits) + 1, score, file_id, path, moment.start, moment.end, moment.peak))
-        for each in self._files.values():  # they score better than this hit
-            each.counted = len(each.left_out)
 
     def hits(self) -> list[Hit]:
-        """Return the answer. In one that is not full nothing was left out for another file's sake: all is counted."""
-        return [
-            replace(hit, more=of.counted if self.is_full else len(of.left_out))
-            for hit in self._hits
-            for of in (self._files[hit.video_id],)
-        ]
+        """Return the answer."""
+        return [replace(hit, more=len(self._files[hit.video_id].left_out)) for hit in self._hits]
 
 
 _NOTHING = _OfFile()

@@ -388,6 +388,10 @@ def _grow(
         return None  # it is derived: what is damaged is built again
     rows = [Row(c.id, c.file_id, c.path, *c.span, c.key, _slots(store, c.n_frames)) for c in store.clips]
     new = [i for i, row in enumerate(rows) if there.get(row.id) != row]
+    if store.has_films:  # those of a file go and come whole: which seconds its clips cover decides what they are
+        changed = {rows[i].id for i in new} | (there.keys() - {row.id for row in rows})
+        touched = {rows[i].file_id for i in new} | {there[id_].file_id for id_ in changed & there.keys()}
+        new = [i for i, row in enumerate(rows) if row.file_id in touched]
     kept = {row.id for row in rows} - {rows[i].id for i in new}
     gone = there.keys() - kept
     dead = index.head.rows - len(index) + len(gone)

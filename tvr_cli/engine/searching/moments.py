@@ -172,9 +172,9 @@ def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: S
             found.take(float(scores[number]), file_id, path, Moment(start, end, start))
             if found.has_enough_of(file_id):
                 full.add(int(library.file[number]))
-            if found.is_full or seen >= _LOOKED_AT:
+            if found.is_full or (full and seen >= _LOOKED_AT):
                 break
-        rest = rest[~np.isin(library.file[rest], list(full))] if full and seen < len(rest) else rest[:0]
+        rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
     return [_peaked(hit, library, shown[hit.video_id, hit.start, hit.end], query) for hit in found.hits()]
 
 

@@ -30,9 +30,12 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf
 def up_to_date(workspace: Workspace) -> SpeechStore:
     """Return the words of a workspace; what is new or has changed is read first.
 
-    Raises DataError where the workspace has no frames, which say what its videos are.
+    Where the frames, which say what its videos are, are gone, they are as they were. Raises DataError where there never
+    were any.
     """
     if not workspace.has_frames:
+        if (found := SpeechStore.open(workspace.speech_folder)) is not None:
+            return found
         workspace.refuse_without_frames(
             f"expected frames in {str(workspace)!r}, which say what is searched, found none"
         )
@@ -47,8 +50,10 @@ def up_to_date(workspace: Workspace) -> SpeechStore:
     return found
 
 
-def find(store: SpeechStore, sentence: str, most: int) -> list[Said]:
+def find(store: SpeechStore, sentence: str, most: int, per_file: int = 0) -> list[Said]:
     """Return the passages that answer a sentence, best first, none overlapping another of its file.
+
+    per_file: of one file at most, 0 = all.
 
     A passage answers when the words of the sentence that it has are half of it or more, by how rare they are here:
     a word that nobody says makes any answer less likely.
@@ -71,7 +76,7 @@ def find(store: SpeechStore, sentence: str, most: int) -> list[Said]:
         for place, score in scored
         if sum(weight for word, weight in rarity.items() if holds(texts[place], word)) >= enough
     ]
-    return _apart(store.said([place for place, _ in kept], [score for _, score in kept]), most)
+    return _apart(store.said([place for place, _ in kept], [score for _, score in kept]), most, per_file)
 
 
 def terms(sentence: str) -> list[str]:
@@ -108,13 +113,14 @@ def _density(text: str, wanted: Sequence[str]) -> float:
     return sum(text.count(word) for word in wanted if holds(text, word)) / max(1, len(text))
 
 
-def _apart(found: Sequence[Said], most: int) -> list[Said]:
+def _apart(found: Sequence[Said], most: int, per_file: int) -> list[Said]:
     """Leave out what overlaps something better of the same file: the same words in another language, or cue."""
     kept: list[Said] = []
     for one in found:
         if len(kept) == most:
             break
-        if not any(one.file_id == other.file_id and overlap(one, other) for other in kept):
+        of_file = [other for other in kept if one.file_id == other.file_id]
+        if not 0 < per_file <= len(of_file) and not any(overlap(one, other) for other in of_file):
             kept.append(one)
     return kept
 

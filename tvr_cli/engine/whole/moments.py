@@ -24,6 +24,7 @@ from tvr_cli.types import Caption
 from tvr_cli.workspace import Workspace
 
 LISTED = 10
+_PER_FILE = 3  # as `tvr query` answers
 _TOGETHER = 64  # sentences that are answered at a time
 
 
@@ -114,11 +115,13 @@ def _clips(workspace: Workspace) -> Sequence[ClipInfo]:
 def _asked(truth: Truth, workspace: Workspace, searched: Searched, files: int) -> list[Answer]:
     """Ask the workspace each question, each sentence once.
 
-    Where one video is asked, every file is scored, and the moments of that video are the answer.
+    Where one video is asked, every file is scored, and the first `LISTED` moments of that video are the answer.
     """
     one_video = any(question.video is not None for question in truth.questions)
     listed = searched.k or (max(CUTOFFS) if truth.format == "tvr-ranking" else LISTED)
-    options = SearchOptions(k=files, exhaustive=True) if one_video else SearchOptions(k=listed)
+    options = SearchOptions(k=listed, per_file=_PER_FILE)
+    if one_video:
+        options = SearchOptions(k=files * LISTED, per_file=LISTED, exhaustive=True)
     rows: dict[str, list[int]] = {}
     for row, question in enumerate(truth.questions):
         rows.setdefault(question.text, []).append(row)

@@ -155,6 +155,8 @@ def _about(task: Task, seen: Stamp) -> dict[str, Any]:
         "plan": task.plan.identity(),
         "decoder": task.decoder,
         "versions": {**decoder_versions(), "pillow": PIL.__version__},
+        # Which frames a timeline keeps depends on all that are read together.
+        "spans": [[span.start, span.end] for span in task.spans] if task.plan.has_timelines else [],
     }
 
 

@@ -340,6 +340,15 @@ class Film:
     clips: tuple[StoredClip, ...]
 
     @property
+    def parts(self) -> list[Film]:
+        """Its clips by the video that they are of, each seconds once: a line of a manifest is a film of its own."""
+        of: dict[str, list[StoredClip]] = {}
+        for clip in self.clips:
+            of.setdefault(clip.video, []).append(clip)
+        found = {part.key: part for part in (Film(tuple(clips)) for clips in of.values())}
+        return list(found.values())
+
+    @property
     def key(self) -> int:
         """What finds its features: the file's content and the seconds of it that there are."""
         return timeline_key(self.clips[0].record.source_sha256, self.spans)

@@ -5,8 +5,9 @@
 
 One file a video and track, named after them. It is no part of the store: no head covers it, no clip is made of it.
 Whoever reads the video again takes the pictures for the frames of these numbers instead of decoding them, but only
-where the file is the same (its stamp), and plan, decoder and their versions are, so that the store gets the same bytes
-as from a run that nobody stopped. A file that is damaged, or of another kind, is as good as none.
+where the file is the same (its stamp), and plan, decoder and their versions are (of frames by time the spans as well),
+so that the store gets the same bytes as from a run that nobody stopped. A file that is damaged, or of another kind, is
+as good as none.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _ARRAYS = ("jpeg", "offsets", "number", "seen", "change")
 class Unfinished:
     """jpegs: by number in the timeline of the file. size: width and height of its upright frames, pixels.
 
-    about: what has to be the same for the pictures to be of use: path, stamp, plan, decoder, versions (JSON values).
-    change: by number, how much each frame decoded differs from the one before it; of a plan with timelines, which keeps
-    the pictures of some of them.
+    about: what has to be the same for the pictures to be of use: path, stamp, plan, decoder, versions, spans (JSON
+    values). change: by number, how much each frame decoded differs from the one before it; of a plan with timelines,
+    which keeps the pictures of some of them.
     """
 
     jpegs: Mapping[int, bytes]

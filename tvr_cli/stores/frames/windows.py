@@ -117,9 +117,9 @@ def choose_frames(ts: np.ndarray, end: float, span: Span, plan: FramePlan) -> np
     if span.start is None:
         first = 0
     if first >= last:
-        on_screen = int(np.searchsorted(ts, start_s, side="right")) - 1
-        inside = on_screen >= 0 and start_s < end_s
-        return np.array([on_screen] if inside else [], dtype=np.int64)
+        seen = int(np.searchsorted(ts, start_s, side="right")) - 1
+        inside = seen >= 0 and start_s < end_s
+        return np.array([seen] if inside else [], dtype=np.int64)
     if plan.kind == "uniform":
         n = last - first
         return first + np.unique((2 * np.arange(plan.num_frames) + 1) * n // (2 * plan.num_frames))
@@ -136,10 +136,14 @@ def timeline_frames(ts: np.ndarray, end: float, spans: Sequence[Span], plan: Fra
     found = []
     for span in spans:
         start_s, end_s = span.within(end)
-        first = max(0, int(np.searchsorted(ts[grid], start_s + _ROUNDING_S, side="right")) - 1)
-        last = int(np.searchsorted(ts[grid], end_s - _ROUNDING_S))
-        found.append(grid[first:last] if start_s < end_s else grid[:0])
+        found.append(grid[on_screen(ts[grid], start_s, end_s)] if start_s < end_s else grid[:0])
     return found
+
+
+def on_screen(ts: np.ndarray, start: float, end: float) -> slice:
+    """Return which frames are on screen between two seconds, where each stands until the next. ts: [n] ascending."""
+    first = max(0, int(np.searchsorted(ts, start + _ROUNDING_S, side="right")) - 1)
+    return slice(first, int(np.searchsorted(ts, end - _ROUNDING_S)))
 
 
 def view(ts: np.ndarray, span: tuple[float, float], slots: int) -> tuple[int, ...]:
@@ -149,8 +153,8 @@ def view(ts: np.ndarray, span: tuple[float, float], slots: int) -> tuple[int, ..
     """
     start_s, end_s = span
     instants = start_s + (np.arange(slots) + 0.5) * (end_s - start_s) / slots
-    on_screen = np.searchsorted(ts, instants + _ROUNDING_S, side="right") - 1
-    return tuple(np.unique(np.clip(on_screen, 0, len(ts) - 1)).tolist())
+    seen = np.searchsorted(ts, instants + _ROUNDING_S, side="right") - 1
+    return tuple(np.unique(np.clip(seen, 0, len(ts) - 1)).tolist())
 
 
 def _at_rate(ts: np.ndarray, first: int, last: int, start_s: float, end_s: float, plan: FramePlan) -> np.ndarray:
@@ -161,8 +165,8 @@ def _at_rate(ts: np.ndarray, first: int, last: int, start_s: float, end_s: float
     # memory follow the frames, not the seconds, of which a file may claim decades.
     near = np.floor((ts[first : last + 1] - _ROUNDING_S - start_s) * plan.fps)[:, None] + np.arange(-1, 3)
     instants = start_s + np.unique(np.clip(near, 0, count - 1)) / plan.fps
-    on_screen = np.searchsorted(ts, instants + _ROUNDING_S, side="right") - 1
-    chosen = np.unique(np.clip(on_screen, first, last - 1))
+    seen = np.searchsorted(ts, instants + _ROUNDING_S, side="right") - 1
+    chosen = np.unique(np.clip(seen, first, last - 1))
     if plan.max_frames is not None and len(chosen) > plan.max_frames:
         chosen = chosen[np.floor(np.linspace(0, len(chosen) - 1, plan.max_frames)).astype(np.int64)]
     return chosen

@@ -39,8 +39,8 @@ class MaskedFeatures(VideoFeatures):
 class Vector:
     """A method with given parameters, what it is given, and the scores [T, V] that others found.
 
-    sigma: EagleNet's noise. tolerance: of |found - expected| over max(1, |expected|). source, line: whose scores, and
-    where they stand.
+    sigma: the noise of EagleNet and T-MASS. tolerance: of |found - expected| over max(1, |expected|). source, line:
+    whose scores, and where they stand.
     """
 
     method: Method
