@@ -109,7 +109,7 @@ class OpenedIndex:
             files = segment.array("clip.file")
             if self.deleted is not None:
                 files = files[~self.deleted[first : first + segment.clips]]
-            if (part := IndexedFilms.of(segment, np.unique(files))) is not None:
+            if (part := IndexedFilms.of(segment, np.flatnonzero(np.bincount(files)))) is not None:
                 found.append(part)
         return found
 
