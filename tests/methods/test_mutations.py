@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,38 +52,53 @@ def sources(tmp_path_factory) -> Path:
     return root
 
 
+class Golden:
+    """Runs the golden tests of a method on a copy of the sources (`golden_runs.py`)."""
+
+    def __init__(self, root: Path):
+        here = f"{root}{os.pathsep}{root / 'kernels'}"
+        environment = {**os.environ, "PYTHONPATH": here, "TVR_GOLDEN_DIR": str(root / "none")}
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
+        environment.pop("TVR_KERNELS", None)
+        command = [sys.executable, str(Path(__file__).parent / "golden_runs.py"), str(root)]
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, method: str) -> tuple[int, str]:
+        """Return the exit code and the end of the output."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{method}\n")
+        self.process.stdin.flush()
+        done = json.loads(self.process.stdout.readline())
+        return done["returncode"], done["output"]
+
+
+@pytest.fixture(scope="module")
+def golden(sources: Path) -> Iterator[Golden]:
+    made = Golden(sources)
+    yield made
+    made.process.communicate()  # the end of its input is its end
+    assert made.process.returncode == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_golden_tests_pass_on_the_unchanged_copy(method, sources):
-    done = run_golden(method, sources)
-    assert done.returncode == 0, done.stdout[-3000:]
+def test_golden_tests_pass_on_the_unchanged_copy(method, golden):
+    returncode, output = golden.run(method)
+    assert returncode == 0, output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "mutation"), ALL)
-def test_mutation_is_caught(method, mutation, sources):
+def test_mutation_is_caught(method, mutation, sources, golden):
     file = sources / mutation.file
     original = file.read_text()
     file.write_text(original.replace(mutation.old, mutation.new))
     try:
-        done = run_golden(method, sources)
+        returncode, output = golden.run(method)
     finally:
         file.write_text(original)
-    assert done.returncode != 0, f"no golden test of {method} notices: {mutation.name}"
+    assert returncode != 0, f"no golden test of {method} notices: {mutation.name}"
     # 1 = a test failed; anything else means that the edit broke the run itself and proves nothing
-    assert done.returncode == 1, done.stdout[-3000:]
-
-
-def run_golden(method: str, root: Path) -> subprocess.CompletedProcess[str]:
-    """Run the golden tests of a method and of the shared parts on the copy, committed golden files only."""
-    here = f"{root}{os.pathsep}{root / 'kernels'}"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": here,
-        "TVR_GOLDEN_DIR": str(root / "none"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    environment.pop("TVR_KERNELS", None)
-    files = [f"tests/methods/test_golden_{method}.py", "tests/methods/test_temporal.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "golden", "-p", "no:cacheprovider", *files]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert returncode == 1, output
