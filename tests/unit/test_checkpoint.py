@@ -82,6 +82,16 @@ def test_only_the_last_are_kept_and_best_stays(tmp_path: Path) -> None:
     assert checkpoint.last_path(tmp_path) == tmp_path / "step-00000004.safetensors"
 
 
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left = {"step-00000003.safetensors.77.tmp", "best.safetensors.8.tmp"}
+    others = {"notes.tmp", "best.safetensors.old.tmp", "best.safetensors.8.tmp.txt"}
+    for name in left | others:
+        (tmp_path / name).write_bytes(b"")
+    net = model()
+    write(tmp_path, net, optimizer_of(net, "adamw"), 3)
+    assert {path.name for path in tmp_path.iterdir()} == others | {"step-00000003.safetensors"}
+
+
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
     net = model()
     path = write(tmp_path, net, optimizer_of(net, "adamw"), 1)

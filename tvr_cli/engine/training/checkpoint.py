@@ -137,7 +137,16 @@ def _save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     # Clone: parameters that share memory (tied weights) are refused by safetensors otherwise.
     plain = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     text = json.dumps({"format": FORMAT, **about}, sort_keys=True, ensure_ascii=False)
+    _sweep(path.parent)
     files.write_bytes(path, save(plain, metadata={"tvr": text}))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a writer that was killed left: a run has one writer, so it is nobody's any more."""
+    for path in folder.glob("*.safetensors.*.tmp"):
+        name = path.name.partition(".safetensors.")[0] + ".safetensors"
+        if files.temporary_of(name).fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _forget(folder: Path, keep: int) -> None:
