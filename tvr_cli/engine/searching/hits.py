@@ -19,12 +19,27 @@ from tvr_cli.stores.index.shortlist import in_order
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """How well each second of a file fits a sentence (`curves.py`).
+
+    ts: seconds of the file, ascending. values: on the scale of the scores, one a second of `ts`. low, high: the lowest
+    and the highest score that the sentence has in the library.
+    """
+
+    ts: Sequence[float]
+    values: Sequence[float]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
 
     more: how many moments of the same file score better than the last one shown and were left out, because a file gets
     only so many places. missing: the file is not at `path` any more (renamed, moved or deleted since). channel: what
-    found it: `picture`, `speech` or `both`. said: the words that were found, of the latter two.
+    found it: `picture`, `speech` or `both`. said: the words that were found, of the latter two. curve: that of its
+    file, where it was asked for and the picture was searched.
     """
 
     rank: int
@@ -38,6 +53,7 @@ class Hit:
     missing: bool = False
     channel: str = "picture"
     said: str | None = field(default=None, metadata=OPTIONAL)
+    curve: Curve | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +61,7 @@ class SearchOptions:
     """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
 
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
-    that an answer may be of, None = all; a shortlist knows nothing of it.
+    that an answer may be of, None = all; a shortlist knows nothing of it. curves: whether hits have their file's curve.
     """
 
     k: int = 10
@@ -54,6 +70,7 @@ class SearchOptions:
     min_score: float | None = None
     per_file: int = 1
     only: frozenset[str] | None = None
+    curves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

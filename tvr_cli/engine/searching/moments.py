@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import IndexedFilms
+from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
 
 SHARPNESS = 50.0  # of cosines, before they are compared
 _ROWS = 4096  # frames that are widened to float32 at a time
@@ -179,7 +180,32 @@ def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: S
             if found.is_full or (full and seen >= _LOOKED_AT):
                 break
         rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
-    return [_peaked(hit, library, shown[hit.video_id, hit.start, hit.end], query) for hit in found.hits()]
+    numbers = {hit: shown[hit.video_id, hit.start, hit.end] for hit in found.hits()}
+    hits = [_peaked(hit, library, number, query) for hit, number in numbers.items()]
+    if not options.curves:
+        return hits
+    low, high = curves.reach(scores[library.live])
+    of = {hit.video_id: library.at(number) for hit, number in numbers.items()}
+    made = {name: curve_of(part, local, query, low, high) for name, (part, local) in of.items()}
+    return [replace(hit, curve=made[hit.video_id]) for hit in hits]
+
+
+def curve_of(part: IndexedFilms, number: int, query: np.ndarray, low: float, high: float) -> Curve:
+    """Return the curve of the film that a moment is of: each frame's score alone. Raises DataError where it is damaged.
+
+    What the bank says of a frame is what it says of the shortest moment that the frame is in.
+    """
+    file = part.array("file")
+    of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))
+    part.segment.verify(list(MOMENTS), of_file.start, of_file.stop)
+    moments, null = part.array("moment")[of_file], part.array("null")[of_file]
+    first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
+    part.segment.verify(list(FRAMES), first, last)
+    said = np.full(last - first, np.nan)
+    for i in np.argsort(moments[:, 0] - moments[:, 1], kind="stable"):  # the longest first
+        said[moments[i, 0] - first : moments[i, 1] - first] = null[i]
+    values = SHARPNESS * (part.array("frames")[first:last].astype(np.float32) @ query) - said
+    return curves.thinned(part.array("ts")[first:last], values, low, high)
 
 
 def _peaked(hit: Hit, library: _Library, number: int, query: np.ndarray) -> Hit:
