@@ -10,7 +10,7 @@ import torch
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
-from tvr_cli.config import named_backbone
+from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
