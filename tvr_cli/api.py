@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
+FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
 _SPLITS, _V2T, _COUNTINGS = ("train", "val", "test"), ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
 
 
@@ -406,6 +407,7 @@ class OpenWorkspace:
         shortlist: int | None = None,
         exhaustive: bool = False,
         min_score: float | None = None,
+        min_confidence: float | None = FOUND,
         channel: str | None = None,
         device: str = "auto",
         offline: bool = False,
@@ -413,6 +415,7 @@ class OpenWorkspace:
         """Find the moments that match each sentence; what is missing is made on the way.
 
         k: moments an answer. per_file: of one file at most, 0 = all.
+        min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
         channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
         both where the words of the workspace have been read before, else the picture.
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
@@ -429,6 +432,10 @@ class OpenWorkspace:
             )
         if min_score is not None and math.isnan(min_score):
             raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise ConfigError(
+                f"--min-confidence: expected a number from 0 to 1, found {min_confidence}; every answer carries its own"
+            )
         _at_least("-k", k, 1)
         _at_least("--per-file", per_file, 0)
         _at_least("--shortlist", shortlist, 1)
@@ -436,7 +443,7 @@ class OpenWorkspace:
         from tvr_cli.engine.searching.hits import SearchOptions
 
         flags = Asked(run, method, backbone, first)
-        options = SearchOptions(k, shortlist, exhaustive, min_score, per_file)
+        options = SearchOptions(k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence)
         found = self._channel(channel)
         with self._watched():
             if found == "picture":

@@ -22,9 +22,11 @@ from tvr_cli.stores.index.shortlist import in_order
 class Hit:
     """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
 
-    more: how many moments of the same file score better than the last one shown and were left out, because a file gets
-    only so many places. missing: the file is not at `path` any more (renamed, moved or deleted since). channel: what
-    found it: `picture`, `speech` or `both`. said: the words that were found, of the latter two.
+    confidence: how rare such a score is where nothing is, 0 to 1; None where the index cannot tell, and of what was
+    found by what is said alone. more: how many moments of the same file score better than the last one shown and were
+    left out, because a file gets only so many places. missing: the file is not at `path` any more (renamed, moved or
+    deleted since). channel: what found it: `picture`, `speech` or `both`. said: the words that were found, of the
+    latter two.
     """
 
     rank: int
@@ -34,6 +36,7 @@ class Hit:
     start: float
     end: float
     peak: float
+    confidence: float | None = None
     more: int = 0
     missing: bool = False
     channel: str = "picture"
@@ -45,7 +48,8 @@ class SearchOptions:
     """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
 
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
-    that an answer may be of, None = all; a shortlist knows nothing of it.
+    that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
+    found, but among the nearest (`query.Answer`); None = everything is a hit.
     """
 
     k: int = 10
@@ -54,6 +58,7 @@ class SearchOptions:
     min_score: float | None = None
     per_file: int = 1
     only: frozenset[str] | None = None
+    min_confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

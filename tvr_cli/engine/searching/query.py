@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +27,33 @@ CHANNELS = ("picture", "speech", "both")
 
 @dataclass(frozen=True)
 class Answer:
-    """The best moments of one sentence, best first."""
+    """The best moments of one sentence, best first.
+
+    hits: what was found. found: whether anything was. confidence: the largest that a moment has; None where the index
+    cannot tell, or was not asked. nearest: moments of less confidence than hits have, as far as an answer has place;
+    their ranks go on.
+    """
 
     query: str
     hits: Sequence[Hit]
+    found: bool
+    confidence: float | None
+    nearest: Sequence[Hit]
+
+    @staticmethod
+    def of(query: str, moments: Sequence[Hit], least: float | None) -> Answer:
+        """Return an answer of moments, best first. least: the confidence of a hit, None = every moment is one.
+
+        What is said is heard or not: what was found by it is a hit, and so is a moment of an index that cannot tell.
+        """
+        sure = [
+            least is None or m.channel != "picture" or m.confidence is None or m.confidence >= least for m in moments
+        ]
+        hits = list(itertools.compress(moments, sure))
+        nearest = list(itertools.compress(moments, (not one for one in sure)))
+        told = [moment.confidence for moment in moments if moment.confidence is not None]
+        ranked = [replace(moment, rank=rank) for rank, moment in enumerate([*hits, *nearest], 1)]
+        return Answer(query, ranked[: len(hits)], bool(hits), max(told, default=None), ranked[len(hits) :])
 
 
 @dataclass(frozen=True)
@@ -87,17 +111,22 @@ def ask_lightly(
 ) -> QueryReport | None:
     """Answer each sentence without torch, None where it takes a session (`light.answer`)."""
     found = light.answer(workspace, flags, texts, options, device=device)
-    return None if found is None else _report(texts, found)
+    return None if found is None else _report(texts, found, options)
 
 
 def ask(session: Session, texts: Sequence[str], options: SearchOptions) -> QueryReport:
     """Answer each sentence in a session. Raises as `Session.answer`."""
-    return _report(texts, session.answer(texts, options))
+    return _report(texts, session.answer(texts, options), options)
 
 
-def _report(texts: Sequence[str], found: Sequence[Sequence[Hit]]) -> QueryReport:
+def _report(texts: Sequence[str], found: Sequence[Sequence[Hit]], options: SearchOptions) -> QueryReport:
     there: dict[str, bool] = {}
-    return QueryReport([Answer(text, looked_for(hits, there)) for text, hits in zip(texts, found, strict=True)])
+    return QueryReport(
+        [
+            Answer.of(text, looked_for(hits, there), options.min_confidence)
+            for text, hits in zip(texts, found, strict=True)
+        ]
+    )
 
 
 def has_words(workspace: Workspace) -> bool:
