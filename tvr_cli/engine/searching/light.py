@@ -23,6 +23,7 @@ from tvr_cli.engine.searching import light_search, moments
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.options import PresetOptions, of_preset
+from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
@@ -55,14 +56,24 @@ class Ordinary(Exception):
 
 
 def answer(
-    workspace: Workspace, flags: Asked, texts: Sequence[str], options: SearchOptions, *, device: str = "auto"
+    workspace: Workspace,
+    flags: Asked,
+    questions: Sequence[str | Question],
+    options: SearchOptions,
+    *,
+    device: str = "auto",
 ) -> list[list[Hit]] | None:
     """Return what `Session.answer` would, None where that has to do it; `tvr query --verbose` says which and why."""
+    asked = [asking(question) for question in questions]
+    texts = sentences_of(asked)
     try:
+        if not all(question.of_words for question in asked):
+            raise Ordinary("a picture or a moment is looked for")
         light = ready(workspace, flags, device)
         tokenizer, tower = light.card.open()
         ids, n_tokens = tokenizer.encode(texts, light.length)
-        pooled = tower.encode_pooled(ids)
+        said = dict(zip(texts, tower.encode_pooled(ids), strict=True))
+        pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in asked])
         if films := light.index.films:
             found = moments.search(films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options)
         else:

@@ -1,4 +1,4 @@
-"""A search session: opened once, answers many sentences, and notices what changed in the workspace in between."""
+"""A search session: opened once, answers many questions, and notices what changed in the workspace in between."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from tvr_cli.engine.searching import moments
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
+from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
 from tvr_cli.engine.searching.search import search
+from tvr_cli.errors import ConfigError
 from tvr_cli.methods import _light
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.index.timeline import IndexedFilms
-from tvr_cli.types import TextFeatures
+from tvr_cli.types import TextFeatures, caption_key
 from tvr_cli.workspace import Workspace
 
+_Opened = tuple[Index, Scorer, FeatureStore]
 _SCAN_ROWS = 1024  # frames that are widened to float32 at a time: they stay in the cache
 
 
 class Session:
-    """Answers sentences with the files of a workspace; makes what is missing (features, index) on the way.
+    """Answers questions with the files of a workspace; makes what is missing (features, index) on the way.
 
     flags: what was named to score with. Between two answers nothing is read again but the stamps of the files that
     decide what answers; when one has changed, all of it is looked at anew.
@@ -42,21 +45,33 @@ class Session:
         self.workspace, self.flags = workspace, flags
         self._device, self._offline = device, offline
         self._seen: dict[Any, Any] = {}
-        self._open: tuple[Index, Scorer, FeatureStore] | None = None
+        self._open: _Opened | None = None
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
 
     @kernel_errors()
-    def answer(self, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
-        """Return the best files of each sentence, best first.
+    def answer(self, questions: Sequence[str | Question], options: SearchOptions) -> list[list[Hit]]:
+        """Return the best moments of each question, best first; a text is the question of a sentence.
 
         Raises DataError when the workspace holds no frames, StoreMismatch when a flag names another run or backbone
-        than the index was made with.
+        than the index was made with, ConfigError for a sum that the method cannot look for.
         """
-        index, scorer, store = self._ready()
-        text = self._encode(scorer, store, texts)
-        assert self._model is not None, "it has just encoded"
-        sentences.say_cut(self._model[1], texts, text, store)
+        opened = self._ready()
+        asked = [asking(question) for question in questions]
+        plain = [i for i, question in enumerate(asked) if question.sentence is not None]
+        found: dict[int, list[Hit]] = {}
+        if plain:
+            answers = self._sentences(opened, sentences_of([asked[i] for i in plain]), options)
+            said = dict(zip(sentences_of([asked[i] for i in plain]), answers, strict=True))
+            found.update((i, said[asked[i].text]) for i in plain)
+        sums = [i for i in range(len(asked)) if i not in found]
+        if sums:
+            found.update(zip(sums, self._sums(opened, [asked[i] for i in sums], options), strict=True))
+        return [found[i] for i in range(len(asked))]
+
+    def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
+        index, scorer, store = opened
+        text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
             return moments.search(index.films, unit, options, products)
@@ -70,7 +85,34 @@ class Session:
             scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
         )
 
-    def _ready(self) -> tuple[Index, Scorer, FeatureStore]:
+    def _sums(self, opened: _Opened, questions: Sequence[Question], options: SearchOptions) -> list[list[Hit]]:
+        """Answer what is more than a sentence by the features of frames alone, in which every part is a direction."""
+        index, scorer, store = opened
+        if not index.films and not _by_frames_alone(scorer):
+            raise ConfigError(
+                f"a sum, a picture or a moment is looked for by single frames, and this index is of "
+                f"{scorer.run.name if scorer.run is not None else scorer.name}, which ranks by more than these; make "
+                f"one that does not: {commands.tvr('index', method='text_guided', workspace=self.workspace)}"
+            )
+        texts = sentences_of(questions)
+        said = dict(zip(texts, self._encoded(scorer, store, texts).pooled.float().cpu().numpy(), strict=True))
+        pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in questions])
+        if index.films:
+            return moments.search(
+                index.films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options, products
+            )
+        key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
+        text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
+        return search(scorer.method, index, encoded_texts(scorer, text, lambda: []), options)
+
+    def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
+        """Return features of sentences of a question, and say which of them is cut."""
+        text = self._encode(scorer, store, texts)
+        assert self._model is not None, "it has just encoded"
+        sentences.say_cut(self._model[1], texts, text, store)
+        return text
+
+    def _ready(self) -> _Opened:
         """Return the index, as new as the workspace, and what scores with it."""
         if self._open is not None and self._stamp() == self._seen:
             return self._open
