@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_cli import commands, log
+from tvr_cli.api_showing import Showing
 from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.files import is_text
 from tvr_cli.workspace import Workspace
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.searching.session import Session
-    from tvr_cli.engine.showing.page.write import WrittenPage
     from tvr_cli.engine.training.train import TrainOptions
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
+FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
 _SPLITS, _V2T, _COUNTINGS = ("train", "val", "test"), ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
 
 
@@ -58,7 +59,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace:
+class OpenWorkspace(Showing):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -407,6 +408,7 @@ class OpenWorkspace:
         shortlist: int | None = None,
         exhaustive: bool = False,
         min_score: float | None = None,
+        min_confidence: float | None = FOUND,
         channel: str | None = None,
         curves: bool = False,
         device: str = "auto",
@@ -415,6 +417,7 @@ class OpenWorkspace:
         """Find the moments that match each sentence; what is missing is made on the way.
 
         k: moments an answer. per_file: of one file at most, 0 = all.
+        min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
         channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
         both where the words of the workspace have been read before, else the picture. curves: whether a hit has the
         curve of its file, which a page shows.
@@ -432,6 +435,10 @@ class OpenWorkspace:
             )
         if min_score is not None and math.isnan(min_score):
             raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise ConfigError(
+                f"--min-confidence: expected a number from 0 to 1, found {min_confidence}; every answer carries its own"
+            )
         _at_least("-k", k, 1)
         _at_least("--per-file", per_file, 0)
         _at_least("--shortlist", shortlist, 1)
@@ -439,7 +446,9 @@ class OpenWorkspace:
         from tvr_cli.engine.searching.hits import SearchOptions
 
         flags = Asked(run, method, backbone, first)
-        options = SearchOptions(k, shortlist, exhaustive, min_score, per_file, curves=curves)
+        options = SearchOptions(
+            k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, curves=curves
+        )
         found = self._channel(channel)
         with self._watched():
             if found == "picture":
@@ -450,17 +459,6 @@ class OpenWorkspace:
                 return self._by_picture(wanted, flags, some, device, offline)
 
             return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
-
-    def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
-        """Write an answer of `search` as a page for a browser, that needs no network. Ask with `curves`, to have them.
-
-        Nothing is searched again. Raises ConfigError where the file is there and `overwrite` was not said,
-        EnvironmentProblem where it cannot be written.
-        """
-        from tvr_cli.engine.showing.page import write
-
-        with self._watched():
-            return write.write(found, self.workspace, Path(to), overwrite=overwrite)
 
     def _channel(self, named: str | None) -> str:
         """Return the channel that answers: the one that was named, else both where words have been read before."""

@@ -18,8 +18,10 @@ from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.searching.query import QueryReport
+    from tvr_cli.engine.searching.hits import Hit
+    from tvr_cli.engine.searching.query import Answer, QueryReport
 
+_NEAREST = 3  # rows of what was not found
 _SAID = 60  # letters of what is said, in a table
 
 
@@ -57,6 +59,18 @@ def query(
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-confidence",
+            min=0.0,
+            max=1.0,
+            help="A moment below this is not found, but among the nearest; default: 0.95.",
+        ),
+    ] = None,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show what is not found with confidence, too, as hits.")
+    ] = False,
     channel: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +103,8 @@ def query(
         raise ConfigError("--exhaustive scores every clip, --shortlist only the best of them; give one of them")
     if html is not None:
         files.require_free(html, overwrite=overwrite)  # before anything is searched
+    if show_all and min_confidence is not None:
+        raise ConfigError("--all asks for no confidence, --min-confidence for some; give one of them")
     require_threads()
     wanted = _piped() if text == ["-"] else [" ".join(text)]
     opened = api.open_workspace(workspace)
@@ -103,6 +119,7 @@ def query(
         shortlist=shortlist,
         exhaustive=exhaustive,
         min_score=min_score,
+        min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
         curves=html is not None,
         device=device,
@@ -132,32 +149,46 @@ def _show(report: QueryReport, min_score: float | None) -> None:
     for i, answer in enumerate(report.results):
         if i:
             render.line()
-        if not answer.hits:
+        title = answer.query if len(report.results) > 1 else None
+        if answer.found:
+            _table(title, answer.hits)
+            _say_left_out(answer)
+        elif answer.nearest:
+            render.line(f"{answer.query!r}: nothing found with confidence; nearest:")
+            _table(None, answer.nearest[:_NEAREST])
+        else:
             limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
-            render.line(f"{answer.query!r}: no confident match{limit}")
-            continue
-        heard = any(h.channel != "picture" for h in answer.hits)
-        rows = [
-            [
-                h.rank,
-                f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
-                *([h.channel, textwrap.shorten(h.said or "", _SAID, placeholder=" …")] if heard else []),
-                f"{render.seconds(h.start)}–{render.seconds(h.end)}",
-                render.seconds(h.peak),
-                f"{h.score:.3f}",
-            ]
-            for h in answer.hits
+            render.line(f"{answer.query!r}: nothing found{limit}")
+
+
+def _table(title: str | None, hits: Sequence[Hit]) -> None:
+    heard = any(h.channel != "picture" for h in hits)
+    told = any(h.confidence is not None for h in hits)
+    rows = [
+        [
+            h.rank,
+            f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
+            *([h.channel, textwrap.shorten(h.said or "", _SAID, placeholder=" …")] if heard else []),
+            f"{render.seconds(h.start)}–{render.seconds(h.end)}",
+            render.seconds(h.peak),
+            f"{h.score:.3f}",
+            *(["–" if h.confidence is None else f"{h.confidence:.2f}"] if told else []),
         ]
-        render.table(
-            answer.query if len(report.results) > 1 else None,
-            ("#", "video", *(("by", "said") if heard else ()), "where", "peak", "score"),
-            rows,
-            left=4 if heard else 2,
-        )
-        left_out = {hit.path: hit.more for hit in answer.hits if hit.more}
-        all_of_them = f"--per-file 0 -k {len(answer.hits) + sum(left_out.values())} shows all"
-        for path, more in left_out.items():
-            render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
+        for h in hits
+    ]
+    columns = ("#", "video", *(("by", "said") if heard else ()), "where", "peak", "score", "confidence")
+    render.table(title, columns if told else columns[:-1], rows, left=4 if heard else 2)
+
+
+def _say_left_out(answer: Answer) -> None:
+    left_out = {hit.path: hit.more for hit in answer.hits if hit.more}
+    places = len(answer.hits) + len(answer.nearest) + sum(left_out.values())
+    all_of_them = f"--per-file 0 -k {places}{' --all' if answer.nearest else ''} shows all"
+    for path, more in left_out.items():
+        render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
+    if answer.nearest:
+        some = render.count(len(answer.nearest), "moment")
+        render.line(f"{some} more, found with less confidence; --all shows them, too")
 
 
 def _shortest(path: str) -> str:

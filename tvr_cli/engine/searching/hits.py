@@ -36,10 +36,11 @@ class Curve:
 class Hit:
     """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
 
-    more: how many moments of the same file score better than the last one shown and were left out, because a file gets
-    only so many places. missing: the file is not at `path` any more (renamed, moved or deleted since). channel: what
-    found it: `picture`, `speech` or `both`. said: the words that were found, of the latter two. curve: that of its
-    file, where it was asked for and the picture was searched.
+    confidence: how rare such a score is where nothing is, 0 to 1; None where the index cannot tell, and of what was
+    found by what is said alone. more: how many moments of the same file score better than the last one shown and were
+    left out, because a file gets only so many places. missing: the file is not at `path` any more (renamed, moved or
+    deleted since). channel: what found it: `picture`, `speech` or `both`. said: the words that were found, of the
+    latter two. curve: that of its file, where it was asked for and the picture was searched.
     """
 
     rank: int
@@ -49,6 +50,7 @@ class Hit:
     start: float
     end: float
     peak: float
+    confidence: float | None = None
     more: int = 0
     missing: bool = False
     channel: str = "picture"
@@ -61,7 +63,9 @@ class SearchOptions:
     """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
 
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
-    that an answer may be of, None = all; a shortlist knows nothing of it. curves: whether hits have their file's curve.
+    that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
+    found, but among the nearest (`query.Answer`); None = everything is a hit. without: moments of files, by id, that
+    no answer overlaps: what is asked with is not what was looked for. curves: whether hits have their file's curve.
     """
 
     k: int = 10
@@ -70,6 +74,8 @@ class SearchOptions:
     min_score: float | None = None
     per_file: int = 1
     only: frozenset[str] | None = None
+    min_confidence: float | None = None
+    without: tuple[tuple[str, Moment], ...] = ()
     curves: bool = False
 
 
@@ -101,7 +107,7 @@ class Answering:
     """
 
     def __init__(self, options: SearchOptions):
-        self._k, self._per_file = options.k, options.per_file
+        self._k, self._per_file, self._without = options.k, options.per_file, options.without
         self._files: dict[str, _OfFile] = {}
         self._hits: list[Hit] = []
 
@@ -117,6 +123,8 @@ class Answering:
         """Show, count or drop the next best moment."""
         of = self._files.setdefault(file_id, _OfFile())
         if self.is_full or any(moment.overlaps(other) for other in (*of.shown, *of.left_out)):
+            return
+        if any(of_file == file_id and moment.overlaps(other) for of_file, other in self._without):
             return
         if self.has_enough_of(file_id):
             of.left_out.append(moment)
@@ -160,7 +168,7 @@ def best_clips(
     numbers, rows: [n] the number of each clip's file, and its row, tensors or arrays. Of equal clips the one with the
     smaller id comes first.
     """
-    once = options.per_file == 1
+    once = options.per_file == 1 and not options.without  # the best clip of a file may not count
     seen_numbers: set[int] = set()
     seen: set[str] = set()
     for score, group in itertools.groupby(in_order(scores), key=lambda position: float(scores[position])):
