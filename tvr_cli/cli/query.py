@@ -129,6 +129,7 @@ def query(
         _say_missing(report.missing, workspace)
     if html is not None:
         opened.page(report, html, overwrite=overwrite)
+        report = report.without_curves()
     if paths or null:
         shown = [dict.fromkeys(hit.path for hit in answer.hits if not hit.missing) for answer in report.results]
         render.exact([path for paths in shown for path in paths], end="\0" if null else "\n")
