@@ -20,6 +20,7 @@ from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
+from tvr_cli.engine.searching.ranking import Compared
 from tvr_cli.engine.searching.search import search
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import _light
@@ -74,7 +75,7 @@ class Session:
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            return moments.search(index.films, unit, options, products)
+            return moments.search(index.films, unit, options, Compared(products))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
@@ -99,7 +100,7 @@ class Session:
         pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in questions])
         if index.films:
             return moments.search(
-                index.films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options, products
+                index.films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options, Compared(products)
             )
         key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
         text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
