@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
 from tvr_cli.engine.searching.ranking import Compared, Ranking
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
+from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
 
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
@@ -36,7 +37,7 @@ def search(
             some = queries[start : start + size]
             scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
             for query, one in zip(some, scores, strict=True):
-                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options))
+                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking))
     return answers
 
 
@@ -126,7 +127,9 @@ class _Library:
         return self.films[of], number - int(self.starts[of])
 
 
-def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions) -> list[Hit]:
+def _answer(
+    library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions, ranking: Ranking
+) -> list[Hit]:
     """Take moments, best first; films that have enough are left out after every so many."""
     found, shown = Answering(options), dict[tuple[str, float, float], int]()
     rest = np.flatnonzero(scores >= (-np.inf if options.min_score is None else options.min_score))
@@ -144,7 +147,29 @@ def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: S
             if found.is_full or (full and seen >= _LOOKED_AT):
                 break
         rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
-    return [_peaked(hit, library, shown[hit.video_id, hit.start, hit.end], query) for hit in found.hits()]
+    numbers = {hit: shown[hit.video_id, hit.start, hit.end] for hit in found.hits()}
+    hits = [_peaked(hit, library, number, query) for hit, number in numbers.items()]
+    if not options.curves:
+        return hits
+    low, high = curves.reach(scores[library.live])
+    made: dict[str, Curve] = {}
+    for hit, number in numbers.items():
+        if hit.video_id not in made:
+            part, local = library.at(number)
+            ts, values = _curve_of(part, local, query, ranking)
+            made[hit.video_id] = curves.thinned(ts, values, low, high)
+    return [replace(hit, curve=made[hit.video_id]) for hit in hits]
+
+
+def _curve_of(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
+    file = part.array("file")
+    of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))
+    part.segment.verify(list(MOMENTS), of_file.start, of_file.stop)
+    moments = part.array("moment")[of_file]
+    first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
+    part.segment.verify(list(FRAMES), first, last)
+    return part.array("ts")[first:last], ranking.frames(part, of_file, query)
 
 
 def _peaked(hit: Hit, library: _Library, number: int, query: np.ndarray) -> Hit:

@@ -39,6 +39,12 @@ class Ranking(Protocol):
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Return the scores [m] of some moments of one film, by their numbers, for one sentence [D]."""
 
+    def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
+        """Return how well each frame [n] of a film fits alone, from the first to the last of its moments.
+
+        film: the numbers of these.
+        """
+
 
 def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
     """Return the products [T, N] of sentences with all frames of a segment."""
@@ -77,6 +83,9 @@ class Alike:
         with np.errstate(all="ignore"):
             return np.asarray(_mean(dots[0], first, last, seconds) / part.array("length")[number])
 
+    def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
+        return np.asarray(_frames_of(part, film) @ query)
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -91,6 +100,20 @@ class Compared:
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         return np.asarray(SHARPNESS * Alike().some(part, number, query) - part.array("null")[number])
+
+    def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
+        """See `Ranking`; the bank says of a frame what it says of the shortest moment that has it."""
+        moments, null = part.array("moment")[film], part.array("null")[film]
+        first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
+        said = np.full(last - first, np.nan)
+        for i in np.argsort(moments[:, 0] - moments[:, 1], kind="stable"):  # the longest first
+            said[moments[i, 0] - first : moments[i, 1] - first] = null[i]
+        return np.asarray(SHARPNESS * Alike().frames(part, film, query) - said)
+
+
+def _frames_of(part: IndexedFilms, film: slice) -> np.ndarray:
+    moments = part.array("moment")[film]
+    return part.array("frames")[int(moments[:, 0].min()) : int(moments[:, 1].max())].astype(np.float32)
 
 
 def _means(part: IndexedFilms, products: np.ndarray) -> np.ndarray:
