@@ -6,6 +6,7 @@ import io
 import os
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,12 +14,14 @@ import typer
 from tvr_cli import api, log
 from tvr_cli.cli import render, streams
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
-from tvr_cli.errors import ConfigError
+from tvr_cli.errors import ConfigError, PartialFailure
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.query import QueryReport
+    from tvr_cli.results.shown import SavedClips
 
+_TOLD = 20  # moments that were not saved and are told one by one
 _SAID = 60  # letters of what is said, in a table
 
 
@@ -71,6 +74,20 @@ def query(
     offline: Offline = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say what encodes the sentences, and how.")] = False,
     as_json: Json = False,
+    save_clips: Annotated[
+        Path | None,
+        typer.Option("--save-clips", metavar="DIR", help="Save each moment as a file of this folder, with its sound."),
+    ] = None,
+    pad: Annotated[
+        float | None,
+        typer.Option("--pad", metavar="SECONDS", help="Of --save-clips: seconds before and after a moment."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of --save-clips that are there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what --save-clips would write, and write none of it.")
+    ] = False,
 ) -> None:
     """Find the moments in videos that match a sentence.
 
@@ -82,6 +99,11 @@ def query(
         raise ConfigError("--json and --paths are two forms of one answer; give one of them")
     if exhaustive and shortlist is not None:
         raise ConfigError("--exhaustive scores every clip, --shortlist only the best of them; give one of them")
+    if pad is not None and save_clips is None:
+        raise ConfigError("--pad is about the files of --save-clips, and there is none; name their folder")
+    if save_clips is None and (overwrite or dry_run):
+        flag = "--overwrite" if overwrite else "--dry-run"
+        raise ConfigError(f"{flag} is about the files of --save-clips, and there is none; name their folder")
     require_threads()
     wanted = _piped() if text == ["-"] else [" ".join(text)]
     report = api.open_workspace(workspace).search(
@@ -101,11 +123,15 @@ def query(
     )
     if report.missing:
         _say_missing(report.missing, workspace)
+    if save_clips is not None:
+        report = api.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
     if paths or null:
         shown = [dict.fromkeys(hit.path for hit in answer.hits if not hit.missing) for answer in report.results]
         render.exact([path for paths in shown for path in paths], end="\0" if null else "\n")
-        return
-    render.result(report, as_json, lambda: _show(report, min_score))
+    else:
+        render.result(report, as_json, lambda: _show(report, min_score))
+    if failed := _not_written(report):
+        raise PartialFailure("; ".join(failed))
 
 
 def _piped() -> list[str]:
@@ -147,6 +173,34 @@ def _show(report: QueryReport, min_score: float | None) -> None:
         all_of_them = f"--per-file 0 -k {len(answer.hits) + sum(left_out.values())} shows all"
         for path, more in left_out.items():
             render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
+    if report.clips is not None:
+        _show_clips(report.clips)
+
+
+def _show_clips(saved: SavedClips) -> None:
+    there = [clip for clip in saved.clips if clip.problem is None]
+    if saved.dry_run:
+        for clip in there:
+            how = "copied" if clip.copied else "encoded again"
+            render.line(
+                f"would save {clip.path}: {render.seconds(clip.start)}–{render.seconds(clip.end)} of "
+                f"{_shortest(clip.source)}, {render.count(clip.frames, 'frame')}, {how}"
+            )
+        return
+    copied = sum(clip.copied for clip in there)
+    how = f"{copied} copied, {len(there) - copied} encoded again"
+    render.line(f"{render.count(len(there), 'moment')} saved in {saved.folder}: {how}")
+
+
+def _not_written(report: QueryReport) -> list[str]:
+    """Return sentences about what was asked for and is not there."""
+    said = []
+    if report.clips is not None and (failed := report.clips.failed):
+        for clip in failed[1:_TOLD]:
+            log.logger.warning("not saved: %s: %s", clip.path.name, clip.problem)
+        of = render.count(len(report.clips.clips), "moment")
+        said.append(f"{len(failed)} of {of} not saved: {failed[0].path.name}: {failed[0].problem}")
+    return said
 
 
 def _shortest(path: str) -> str:
