@@ -252,6 +252,12 @@ def _shortest(path: str) -> str:
 
 def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:
     what = render.count(len(paths), "file")
+    if not workspace.has_frames:
+        log.logger.warning(
+            "%s of the answer %s not on this machine, as far as the features say (%r%s); there are no frames here that "
+            "tell more", what, "is" if len(paths) == 1 else "are", paths[0], " …" if len(paths) > 1 else "",
+        )  # fmt: skip
+        return
     log.logger.warning(
         "%s of the answer %s renamed, moved or deleted since (%r%s); bring the index up to date with: %s",
         what, "was" if len(paths) == 1 else "were", paths[0], " …" if len(paths) > 1 else "",
