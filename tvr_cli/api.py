@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_cli import commands, log
+from tvr_cli.api_showing import Showing
 from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.files import is_text
 from tvr_cli.workspace import Workspace
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.searching.session import Session
-    from tvr_cli.engine.showing.page.write import WrittenPage
     from tvr_cli.engine.training.train import TrainOptions
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
@@ -59,7 +59,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace:
+class OpenWorkspace(Showing):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -459,17 +459,6 @@ class OpenWorkspace:
                 return self._by_picture(wanted, flags, some, device, offline)
 
             return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
-
-    def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
-        """Write an answer of `search` as a page for a browser, that needs no network. Ask with `curves`, to have them.
-
-        Nothing is searched again. Raises ConfigError where the file is there and `overwrite` was not said,
-        EnvironmentProblem where it cannot be written.
-        """
-        from tvr_cli.engine.showing.page import write
-
-        with self._watched():
-            return write.write(found, self.workspace, Path(to), overwrite=overwrite)
 
     def _channel(self, named: str | None) -> str:
         """Return the channel that answers: the one that was named, else both where words have been read before."""
