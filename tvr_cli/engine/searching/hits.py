@@ -177,8 +177,6 @@ def best_clips(
         equal = [(position, int(numbers[position])) for position in group]
         new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
         for position, number, clip in sorted(new, key=lambda found: found[2].id):
-            if options.only is not None and clip.file_id not in options.only:
-                continue
             if not once:
                 yield position, clip
                 continue
