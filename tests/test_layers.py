@@ -35,7 +35,7 @@ LEAVES = {
 MAY_IMPORT = {
     "cli": {"api", "engine", "testing", "verify", *LEAVES},
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "api_showing": {"engine", "workspace", "log"},
+    "api_showing": {"engine", "workspace", "errors", "files", "log"},
     "api": {"api_showing", "plans", "engine", "workspace", "commands", "config", "errors", "files", "log", "relevance"},
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},

@@ -28,6 +28,7 @@ NAMES = (
     "verify",
     "index",
     "query",
+    "explain",
     "methods",
     "backbones",
     "datasets",
