@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.curves import Window
 from tvr_cli.engine.searching.hits import (
     Hit,
     Moment,
@@ -98,5 +100,21 @@ def _answer(
             for (_, clip), weight in zip(some, weights, strict=True)
         ]
 
-    best = best_clips(index.file_numbers[rows], clip_of, rows, scores, options)
-    return answer(best, scores, moments, options)
+    seen: dict[str, int] = {}
+    best = best_clips(index.file_numbers[rows], curves.noting(clip_of, seen), rows, scores, options)
+    hits = answer(best, scores, moments, options)
+    if not options.curves:
+        return hits
+    return curves.drawn(hits, scores, seen, lambda row: _windows(method, index, text, clip_of, row))
+
+
+def _windows(
+    method: LightMethod, index: ArrayIndex, text: np.ndarray, clip_of: Callable[[int], IndexedClip], row: int
+) -> list[Window]:
+    """Return all clips of the file that a row is of, with the scores and weights of one sentence."""
+    every = index.rows()
+    rows = every[index.file_numbers[every] == index.file_numbers[row]]
+    scores = method.score(text, index.encoding(rows, method.scores_with))[0].tolist()
+    weights = method.explain(text, index.encoding(rows, method.explains_with))
+    clips = [clip_of(int(one)) for one in rows]
+    return [Window(c, s, w[: len(c.ts)]) for c, s, w in zip(clips, scores, weights, strict=True)]

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.curves import Window
 from tvr_cli.engine.searching.hits import (
     Hit,
     Moment,
@@ -169,4 +171,21 @@ def _answer(
             for (position, clip), weight in zip(some, weights, strict=True)
         }
 
-    return answer(best_clips(index.files(rows), clip_of, rows, scores, options), scores, moments, options)
+    seen: dict[str, int] = {}
+    best = best_clips(index.files(rows), curves.noting(clip_of, seen), rows, scores, options)
+    hits = answer(best, scores, moments, options)
+    if not options.curves:
+        return hits
+    return curves.drawn(hits, scores, seen, lambda row: windows(method, index, text, clip_of, row))
+
+
+def windows(
+    method: Method, index: SearchIndex, text: Encoding, clip_of: Callable[[int], IndexedClip], row: int
+) -> list[Window]:
+    """Return all clips of the file that a row is of, with the scores and weights of one encoded caption."""
+    every = index.rows()
+    rows = every[index.files(every) == index.files(torch.tensor([row]))]
+    video = index.encoding(rows)
+    scores, weights = method.score(text, video)[0].tolist(), method.explain(text, video)[0].float().cpu().numpy()
+    clips = [clip_of(int(one)) for one in rows]
+    return [Window(c, s, w[: len(c.ts)]) for c, s, w in zip(clips, scores, weights, strict=True)]

@@ -21,6 +21,7 @@ from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.question import Question, asking
+from tvr_cli.engine.searching.ranking import Compared
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.methods import _light
@@ -66,12 +67,17 @@ class Session:
         of_sums = iter(self._sums(opened, sums, options) if sums else ())
         return [next(of_sums if question.sentence is None else of_texts) for question in asked]
 
+    @kernel_errors()
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
+        return self._ready()[0].directions_of_files()
+
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            return moments.search(index.films, unit, options, products)
+            return moments.search(index.films, unit, options, Compared(products))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
@@ -163,6 +169,8 @@ class Session:
         if store is None:
             require_library(workspace, asked.backbone)
         if not workspace.has_frames:
+            return
+        if store is not None and store.imported is not None:
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
             return
