@@ -199,6 +199,7 @@ def query(
         _say_missing(report.missing, workspace)
     if html is not None:
         opened.page(report, html, overwrite=overwrite)
+        report = report.without_curves()
     if save_clips is not None:
         report = api.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
     if paths or null:
