@@ -419,6 +419,7 @@ class OpenWorkspace(Showing):
         min_score: float | None = None,
         min_confidence: float | None = FOUND,
         channel: str | None = None,
+        curves: bool = False,
         image: PathLike | Sequence[PathLike] = (),
         like: str | Sequence[str] = (),
         plus: str | Sequence[str] = (),
@@ -429,7 +430,6 @@ class OpenWorkspace(Showing):
         longer: float | None = None,
         shorter: float | None = None,
         not_in: PathLike | None = None,
-        curves: bool = False,
         device: str = "auto",
         offline: bool = False,
     ) -> QueryReport:
@@ -470,9 +470,8 @@ class OpenWorkspace(Showing):
         with self._watched():
             only = filters.chosen(self.workspace, asked)
             options = SearchOptions(
-                k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, only=only,
-                curves=curves,
-            )  # fmt: skip
+                k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, only=only, curves=curves
+            )
             if found == "picture":
                 return self._by_picture(wanted, flags, options, device, offline)
             from tvr_cli.engine.searching import channels

@@ -180,6 +180,7 @@ def query(
         min_score=min_score,
         min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
+        curves=html is not None,
         image=image or (),
         like=like or (),
         plus=plus or (),
@@ -190,7 +191,6 @@ def query(
         longer=longer,
         shorter=shorter,
         not_in=not_in,
-        curves=html is not None,
         device=device,
         offline=offline,
     )
@@ -198,6 +198,7 @@ def query(
         _say_missing(report.missing, workspace)
     if html is not None:
         opened.page(report, html, overwrite=overwrite)
+        report = report.without_curves()
     if save_clips is not None:
         report = api.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
     if paths or null:

@@ -72,6 +72,18 @@ class QueryReport(Result):
         """The paths among the hits that are no file any more, each once."""
         return list(dict.fromkeys(hit.path for answer in self.results for hit in answer.hits if hit.missing))
 
+    def without_curves(self) -> QueryReport:
+        """Return the report as one that was not asked for curves."""
+        bare = [
+            replace(
+                answer,
+                hits=[replace(hit, curve=None) for hit in answer.hits],
+                nearest=[replace(hit, curve=None) for hit in answer.nearest],
+            )
+            for answer in self.results
+        ]
+        return replace(self, results=bare)
+
 
 def query(
     questions: Sequence[str | Question],
