@@ -1,12 +1,14 @@
 """Answering from films by time: every moment that there may be is scored, and the best are the answer. numpy alone.
 
-A moment's score is how much better the sentence fits it than sentences in general do:
+A moment's score is how well the sentence fits it, less most of how well sentences in general do:
 
-    50 cos(q, u) - ln mean over the bank exp(50 cos(n, u))
+    50 cos(q, u) - 0.7 ln mean over the bank exp(50 cos(n, u))
 
 u is the mean of its frames, q the sentence, n a sentence of the bank. The second term does not depend on q and is kept
-in the index. Taking off the median of the film's moments as well was tried: it cost 5 points of R@1 on joined films of
-the toy world and gained 2 in one take (docs/benchmarks.md); where a film is short, it takes off the answer.
+in the index. All of it is too much: a moment that no sentence fits, an empty picture, would win by what its bank lacks,
+the more so the less the bank has of the library (docs/benchmarks.md). Taking off the median of the film's moments as
+well was tried: it cost 5 points of R@1 on joined films of the toy world and gained 2 in one take; where a film is
+short, it takes off the answer.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from tvr_cli.stores.index.shortlist import in_order
 from tvr_cli.stores.index.timeline import IndexedFilms
 
 SHARPNESS = 50.0  # of cosines, before they are compared
+NULL_SHARE = 0.7  # of what the bank says of a moment, that is taken off
 _ROWS = 4096  # frames that are widened to float32 at a time
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
@@ -110,7 +113,7 @@ def _score_some(part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np
     first, last = moments[:, 0] - low, moments[:, 1] - low
     with np.errstate(all="ignore"):
         cosine = (sums[last] - sums[first]) / ((lasted[last] - lasted[first]) * part.array("length")[number])
-    return np.asarray(SHARPNESS * cosine - part.array("null")[number])
+    return np.asarray(SHARPNESS * cosine - NULL_SHARE * part.array("null")[number])
 
 
 def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:
@@ -158,7 +161,7 @@ def _scores(part: IndexedFilms, products: np.ndarray) -> np.ndarray:
     lasted = np.concatenate([np.zeros(1), np.cumsum(seconds)])
     first, last = np.clip(part.array("moment"), 0, len(seconds)).T  # damage may lose a hit, and ends nothing
     cosine = (sums[:, last] - sums[:, first]) / ((lasted[last] - lasted[first]) * part.array("length"))
-    return SHARPNESS * cosine - part.array("null")
+    return SHARPNESS * cosine - NULL_SHARE * part.array("null")
 
 
 def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions) -> list[Hit]:
