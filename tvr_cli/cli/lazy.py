@@ -29,6 +29,7 @@ NAMES = (
     "index",
     "query",
     "explain",
+    "similar",
     "methods",
     "backbones",
     "datasets",

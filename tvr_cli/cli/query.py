@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,9 @@ _SAID = 60  # letters of what is said, in a table
 
 
 def query(
-    text: Annotated[list[str], typer.Argument(help='What to look for; "-" reads one query a line from stdin.')],
+    text: Annotated[
+        list[str] | None, typer.Argument(help='What to look for; "-" reads one query a line from stdin.')
+    ] = None,
     workspace: Annotated[
         Workspace,
         typer.Option(
@@ -80,6 +81,43 @@ def query(
             help="picture, speech (subtitles and text streams) or both; default: both where words were read before.",
         ),
     ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="FILE", help="Look for a picture; repeatable.")
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--like", metavar="PATH@START-END", help="Look for what a moment of the library shows."),
+    ] = None,
+    plus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plus",
+            metavar="TEXT",
+            help="Add a sentence, image:FILE or like:PATH@START-END; 2:TEXT counts twice; repeatable.",
+        ),
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option("--minus", metavar="TEXT", help="Take off what --plus would add; repeatable.")
+    ] = None,
+    inside: Annotated[
+        list[str] | None,
+        typer.Option("--in", metavar="GLOB", help="Search files whose id or path matches, or FOLDER/; repeatable."),
+    ] = None,
+    newer: Annotated[
+        str | None, typer.Option("--newer", metavar="DATE", help="Search files written since 2026-11-01, or 7d ago.")
+    ] = None,
+    older: Annotated[
+        str | None, typer.Option("--older", metavar="DATE", help="Search files written before that.")
+    ] = None,
+    longer: Annotated[
+        float | None, typer.Option("--longer", metavar="SECONDS", help="Search files that last longer.")
+    ] = None,
+    shorter: Annotated[
+        float | None, typer.Option("--shorter", metavar="SECONDS", help="Search files that are shorter.")
+    ] = None,
+    not_in: Annotated[
+        Path | None, typer.Option("--not-in", metavar="FILE", help="Leave out files that FILE lists, one a line.")
+    ] = None,
     paths: Annotated[
         bool, typer.Option("--paths", help="Print bare paths, one a line; escaped on a terminal.")
     ] = False,
@@ -104,7 +142,7 @@ def query(
         bool, typer.Option("--dry-run", help="Say what --save-clips would write, and write none of it.")
     ] = False,
 ) -> None:
-    """Find the moments in videos that match a sentence.
+    """Find the moments in videos that match a sentence, a picture, another moment, or a sum of these.
 
     Example: tvr query "a dog surfing" --index out/
     """
@@ -125,7 +163,9 @@ def query(
     if html is not None:
         files.require_free(html, overwrite=overwrite)  # before anything is searched
     require_threads()
-    wanted = _piped() if text == ["-"] else [" ".join(text)]
+    wanted = _piped() if text == ["-"] else [" ".join(text)] if text else []
+    if text == ["-"] and not wanted:
+        wanted = [""]  # nothing to look for, whatever else is asked
     opened = api.open_workspace(workspace)
     report = opened.search(
         wanted,
@@ -141,6 +181,16 @@ def query(
         min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
         curves=html is not None,
+        image=image or (),
+        like=like or (),
+        plus=plus or (),
+        minus=minus or (),
+        inside=inside or (),
+        newer=newer,
+        older=older,
+        longer=longer,
+        shorter=shorter,
+        not_in=not_in,
         device=device,
         offline=offline,
     )
@@ -193,7 +243,7 @@ def _table(title: str | None, hits: Sequence[Hit]) -> None:
     rows = [
         [
             h.rank,
-            f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
+            f"{render.shortest(h.path)}{' (not there any more)' if h.missing else ''}",
             *([h.channel, textwrap.shorten(h.said or "", _SAID, placeholder=" …")] if heard else []),
             f"{render.seconds(h.start)}–{render.seconds(h.end)}",
             render.seconds(h.peak),
@@ -211,7 +261,7 @@ def _say_left_out(answer: Answer) -> None:
     places = len(answer.hits) + len(answer.nearest) + sum(left_out.values())
     all_of_them = f"--per-file 0 -k {places}{' --all' if answer.nearest else ''} shows all"
     for path, more in left_out.items():
-        render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
+        render.line(f"{render.shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
     if answer.nearest:
         some = render.count(len(answer.nearest), "moment")
         render.line(f"{some} more, found with less confidence; --all shows them, too")
@@ -224,7 +274,7 @@ def _show_clips(saved: SavedClips) -> None:
             how = "copied" if clip.copied else "encoded again"
             render.line(
                 f"would save {clip.path}: {render.seconds(clip.start)}–{render.seconds(clip.end)} of "
-                f"{_shortest(clip.source)}, {render.count(clip.frames, 'frame')}, {how}"
+                f"{render.shortest(clip.source)}, {render.count(clip.frames, 'frame')}, {how}"
             )
         return
     copied = sum(clip.copied for clip in there)
@@ -241,14 +291,6 @@ def _not_written(report: QueryReport) -> list[str]:
         of = render.count(len(report.clips.clips), "moment")
         said.append(f"{len(failed)} of {of} not saved: {failed[0].path.name}: {failed[0].problem}")
     return said
-
-
-def _shortest(path: str) -> str:
-    """Return a path as it is seen from here, where that is shorter."""
-    try:
-        return min(path, os.path.relpath(path), key=len)
-    except (OSError, ValueError):  # here is gone, or another drive
-        return path
 
 
 def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:

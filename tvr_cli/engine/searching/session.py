@@ -87,6 +87,11 @@ class Session:
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         return explain.by_clips(scorer, index, encoded, sentence, file, asked)
 
+    @kernel_errors()
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
+        return self._ready()[0].directions_of_files()
+
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
         text = self._encoded(scorer, store, texts)
