@@ -24,8 +24,8 @@ from tvr_cli.cli import app
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 FILMS = ("beach walk.mp4", "harbour 2019.mp4", "kitchen.mp4", "night train.mp4")
 SENTENCE = "a red circle moves to the left"
-SUBTITLE = "1\n00:00:03,000 --> 00:00:05,500\nLook: a red circle moves to the left!\n"
-COLOURS = 128
+SUBTITLE = "1\n00:01:15,000 --> 00:01:16,200\nLook: a red circle moves to the left!\n"
+COLOURS = 256
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def shoot(chromium: str | None, folder: Path) -> None:
 def save(png: bytes, to: Path) -> None:
     """Write a picture with few colours, which these have: a third of the bytes."""
     with Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(to, optimize=True)
+        image.convert("RGB").quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE).save(to, optimize=True)
     print(f"{to}: {to.stat().st_size / 1000:.0f} kB")
 
 
