@@ -4,11 +4,11 @@
 
     50 cos(q, u) - 0.7 ln mean over the bank exp(50 cos(n, u))
 
-u is the mean of a moment's frames, q the sentence, n a sentence of the bank. The second term does not depend on q and is
-kept in the index. All of it is too much: a moment that no sentence fits, an empty picture, would win by what its bank
-lacks, the more so the less the bank has of the library (docs/benchmarks.md). Taking off the median of the film's moments
-as well was tried: it cost 5 points of R@1 on joined films of the toy world and gained 2 in one take; where a film is
-short, it takes off the answer.
+u is the mean of a moment's frames, q the sentence, n a sentence of the bank. The second term does not depend on q and
+is kept in the index. All of it is too much: a moment that no sentence fits, an empty picture, would win by what its
+bank lacks, the more so the less the bank has of the library (docs/benchmarks.md). Taking off the median of the film's
+moments as well was tried: it cost 5 points of R@1 on joined films of the toy world and gained 2 in one take; where a
+film is short, it takes off the answer.
 
 `Alike`, for pictures and moments, which are compared with frames as they are: the cosine alone. How well sentences fit
 a moment says nothing of it.
