@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tvr_cli"
 KERNELS = ROOT / "kernels" / "tvr_kernels"
 LEAVES = {
-    *("version", "commands", "workspace", "config", "plans", "preset_loader", "plugins", "runs", "results"),
+    *("version", "commands", "workspace", "config", "defaults", "plans", "preset_loader", "plugins", "runs", "results"),
     *(
         "metrics",
         "relevance",
@@ -35,7 +35,21 @@ LEAVES = {
 MAY_IMPORT = {
     "cli": {"api", "engine", "testing", "verify", *LEAVES},
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "api": {"plans", "engine", "workspace", "commands", "config", "errors", "files", "log", "relevance"},
+    "api_showing": {"engine", "workspace", "log"},
+    "api_flags": {"engine", "relevance", "errors"},
+    "api": {
+        "api_showing",
+        "api_flags",
+        "plans",
+        "engine",
+        "workspace",
+        "commands",
+        "config",
+        "errors",
+        "files",
+        "log",
+        "relevance",
+    },
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
@@ -43,7 +57,8 @@ MAY_IMPORT = {
     "stores": {"types", "plans", "config", "errors", "log", "files", "os_errors", "removal", "schema", "commands"},
     "data": {"types", "config", "errors", "log", "files", "removal", "schema", "preset_loader", "commands", "plugins"},
     "backbones": {
-        *("types", "config", "errors", "log", "files", "preset_loader", "commands", "plugins", "user_cache", "version")
+        *("types", "config", "defaults", "errors", "log", "files", "preset_loader", "commands", "plugins"),
+        *("user_cache", "version"),
     },
     "workspace": {"stores", "runs", "commands", "errors", "files"},
     "metrics": {"types", "errors"},
@@ -60,7 +75,7 @@ MAY_IMPORT = {
     "schema": {"errors", "files"},
     "config": {"types", "errors", "preset_loader", "yaml_text"},
     "yaml_text": {"errors"},
-    "plans": {"types", "config", "commands", "errors"},
+    "plans": {"types", "config", "defaults", "commands", "errors"},
     "preset_loader": {"errors"},
     "plugins": {"errors"},
     "types": set(),
@@ -73,6 +88,8 @@ HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 LIGHT = (
     "cli",
     "api",
+    "api_showing",
+    "api_flags",
     "commands",
     "workspace",
     "types",
@@ -114,7 +131,8 @@ LIGHT_FILES = (
     "engine/evaluation/audit.py",
     "engine/evaluation/compare.py",
     # A query of a method of a few matrix products is answered by these.
-    *(f"engine/searching/{name}.py" for name in ("asked", "hits", "light", "light_search", "query", "way")),
+    *(f"engine/searching/{name}.py" for name in ("asked", "curves", "hits", "light", "light_search", "query", "way")),
+    *(f"engine/showing/page/{name}.py" for name in ("chart", "markup", "peaks", "pictures", "text", "write")),
     "engine/features/cut.py",
     "methods/_light.py",
     *(f"stores/{name}.py" for name in ("columns", "listing", "mapped", "parts")),

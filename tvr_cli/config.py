@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +21,6 @@ from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
 from tvr_cli.preset_loader import preset_names, preset_path, presets_root
 
 _Card = TypeVar("_Card")
-
-DEFAULT_METHOD = "text_guided"  # answers queries where nothing was trained
-DEFAULT_OF_CLIPS = "one_vector"  # ... on features that have no frames, but one vector a clip
 
 # ------------------------------------------------------------------------------------------------------------- schema
 
@@ -209,11 +205,6 @@ def preset_sections(
         for key, schema in schemas.items():
             _merge(sections, key, schema, layer.tree.get(key), layer, {})
     return sections
-
-
-def named_backbone(flag: str | None) -> str | None:
-    """Return the backbone that a person named: by a flag or an argument, else by TVR_BACKBONE; None = nobody did."""
-    return flag or os.environ.get("TVR_BACKBONE") or None
 
 
 def preset_card(name: str, schema: type[_Card]) -> _Card:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from tvr_cli import commands, config
-from tvr_cli.config import Experiment, FramesConfig, WordsConfig
+from tvr_cli import commands
+from tvr_cli.defaults import named_backbone
 from tvr_cli.errors import ConfigError
 from tvr_cli.types import Filter, Look, View
+
+if TYPE_CHECKING:
+    from tvr_cli.config import Experiment, FramesConfig, WordsConfig
 
 DEFAULT_WORDS = 32
 Fit = Literal["crop", "squash", "whole"]
@@ -389,7 +392,7 @@ class Wish:
         words = _said(experiment.words)
         importance = words.pop("importance", None) or ("stopwords" if "importance" in needs else None)
         return cls(
-            config.named_backbone(experiment.backbone.name),
+            named_backbone(experiment.backbone.name),
             experiment.backbone.temporal_shift,
             experiment.shape,
             _said(experiment.frames),
@@ -443,8 +446,10 @@ class Wish:
 
 def of_dataset(name: str) -> tuple[FramesConfig, WordsConfig]:
     """Return what a data set's preset says of frames and words: None where it leaves a value open or there is none."""
-    sections = config.preset_sections("datasets", name, {"frames": FramesConfig, "words": WordsConfig})
-    return FramesConfig(**sections["frames"]), WordsConfig(**sections["words"])
+    from tvr_cli import config  # YAML with it; a query reads plans off stores alone
+
+    sections = config.preset_sections("datasets", name, {"frames": config.FramesConfig, "words": config.WordsConfig})
+    return config.FramesConfig(**sections["frames"]), config.WordsConfig(**sections["words"])
 
 
 # --------------------------------------------------------------------------------------------------------- differences

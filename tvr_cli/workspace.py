@@ -108,8 +108,9 @@ class Workspace(os.PathLike[str]):
 
     def frames_content(self) -> str:
         """Return the frame store's `content_hash`, from its head alone where that says it. Raises as `frames` does."""
-        sealed = self._frames_head(self.frames_folder)[0].sealed
-        return sealed.content if sealed is not None else self.frames().content_hash()
+        from tvr_cli.stores.frames import place
+
+        return place.content(self.frames_folder) or self.frames().content_hash()
 
     def _frames_head(self, folder: Path) -> tuple[FramesHead, Sequence[Any]]:
         from tvr_cli.stores.frames import head as heads

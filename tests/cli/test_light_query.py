@@ -20,9 +20,11 @@ from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.features import sentences
 from tvr_cli.engine.searching import light as light_module
+from tvr_cli.engine.searching import options as preset_options
 from tvr_cli.engine.searching import query
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import SearchOptions
+from tvr_cli.preset_loader import preset_path
 from tvr_cli.stores.index.store import Index
 from tvr_cli.workspace import Workspace
 
@@ -131,8 +133,14 @@ def test_what_has_changed_takes_a_session(out, tmp_path, monkeypatch):
         changed.setattr(text_card, "recall", lambda name: None)
         assert reason_of(other) == "no text tower of demo-tiny is known"
     with monkeypatch.context() as changed:
-        changed.setattr(config.Experiment, "options_hash", lambda self: "another")
-        assert reason_of(other) == "the index is out of date (options)"
+        preset = tmp_path / "text_guided.yaml"
+        preset.write_text(
+            preset_path("methods", "text_guided").read_text().replace("temperature: 5.0", "temperature: 4.0")
+        )
+        for module in (config, preset_options):  # one reads it, the other remembers what was read
+            changed.setattr(module, "preset_path", lambda kind, name: preset)
+        for _ in range(2):
+            assert reason_of(other) == "the index is out of date (options)"
     with monkeypatch.context() as changed:
         changed.setattr(light_module, "MOST_CLIPS", 9)
         assert reason_of(other) == "the index is so large that torch is faster"

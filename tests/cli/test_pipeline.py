@@ -218,7 +218,7 @@ def test_query_prints_bare_paths_and_reads_stdin(out):
 
 def test_query_says_when_nothing_is_confident(out):
     result = tvr("query", "a red star", "--index", out, "--min-score", "2")
-    assert result.exit_code == 0 and "no confident match" in result.stdout
+    assert result.exit_code == 0 and "nothing found (nothing scored" in result.stdout
     assert tvr("query", " ", "--index", out).exit_code == 2
 
 

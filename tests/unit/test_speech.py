@@ -329,7 +329,7 @@ def test_a_file_with_many_moments_crowds_out_no_other_in_either_channel(
         found = Answering(some)
         for place, (name, start) in enumerate(seconds):
             found.take(-float(place), name, name, Moment(start, start + 2, start))
-        return QueryReport([Answer("zeppelin", found.hits())])
+        return QueryReport([Answer.of("zeppelin", found.hits(), some.min_confidence)])
 
     workspace = Workspace(films)
     (alone,) = channels.answer(workspace, ["zeppelin"], options, None).results

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_cli import plugins
+from tvr_cli.defaults import named_backbone
 from tvr_cli.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -116,8 +117,6 @@ def save(backbone: Backbone, folder: Path) -> str:
 
 def require_known_variable() -> None:
     """Raise ConfigError where TVR_BACKBONE means nothing, also for a command that something else tells the backbone."""
-    from tvr_cli.config import named_backbone
-
     named = named_backbone(None)
     if named is None or named in names():
         return
@@ -134,8 +133,6 @@ def require_named(stored: str, named: str | None, where: Path) -> None:
     Raises DataError. The folder behind a class does not matter: the class is what is imported.
     """
     kind = _without_folder(stored)
-    from tvr_cli.config import named_backbone
-
     people = (named, named_backbone(None))
     if _is_dotted(kind) and _dots(kind) not in [_dots(_without_folder(name)) for name in people if name]:
         raise DataError(

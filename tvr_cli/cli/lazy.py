@@ -28,6 +28,7 @@ NAMES = (
     "verify",
     "index",
     "query",
+    "similar",
     "methods",
     "backbones",
     "datasets",

@@ -11,7 +11,8 @@ import torch
 
 from tvr_cli import commands, config, log
 from tvr_cli.commands import Folder
-from tvr_cli.config import DEFAULT_METHOD, DEFAULT_OF_CLIPS, Experiment, Resolved, named_backbone
+from tvr_cli.config import Experiment, Resolved
+from tvr_cli.defaults import DEFAULT_METHOD, DEFAULT_OF_CLIPS, named_backbone
 from tvr_cli.engine import suggest
 from tvr_cli.errors import ConfigError, DataError, MethodNotNamed, StoreMismatch
 from tvr_cli.files import sha256_file

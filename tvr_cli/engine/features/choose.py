@@ -13,7 +13,7 @@ import torch
 from tvr_cli import commands
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Description
-from tvr_cli.config import named_backbone
+from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.features import cost
 from tvr_cli.errors import EnvironmentProblem

@@ -23,7 +23,7 @@ from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.backbones.text_tower import card as text_card
-from tvr_cli.config import DEFAULT_METHOD
+from tvr_cli.defaults import DEFAULT_METHOD
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import computes_in_half, pick_device
 from tvr_cli.engine.features import cost, word_importance

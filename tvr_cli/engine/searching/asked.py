@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvr_cli import config
+from tvr_cli.defaults import named_backbone
 from tvr_cli.workspace import Workspace
 
 
@@ -23,7 +23,7 @@ class Asked:
 
 def require_library(workspace: Workspace, backbone: str | None) -> None:
     """Raise DataError where there are neither features, of `backbone` if named, nor frames to make them from."""
-    if workspace.has_frames or workspace.newest_features_head(config.named_backbone(backbone)) is not None:
+    if workspace.has_frames or workspace.newest_features_head(named_backbone(backbone)) is not None:
         return
     workspace.refuse_without_frames(
         f"expected frames or features in {str(workspace)!r} (an index goes with its features), found none"

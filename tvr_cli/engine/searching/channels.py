@@ -41,14 +41,14 @@ def answer(
     depth = max(options.k, DEPTH)
     # More of a file than are shown, for what both channels find counts for more; yet of k files at least.
     of_file = max(options.per_file, depth // options.k) if options.per_file else 0
-    deep = replace(options, k=depth, per_file=of_file)
-    seen = picture(deep).results if picture is not None else [Answer(text, ()) for text in sentences]
+    deep = replace(options, k=depth, per_file=of_file, min_confidence=None)
+    seen = picture(deep).results if picture is not None else [Answer.of(text, (), None) for text in sentences]
     there: dict[str, bool] = {}
     answers = []
     for text, shown in zip(sentences, seen, strict=True):
-        said = speech.find(store, text, depth, of_file)
+        said = speech.find(store, text, depth, of_file, options.only)
         hits = [_heard(one) for one in said] if picture is None else fused(shown.hits, said)
-        answers.append(Answer(text, looked_for(_bounded(hits, options), there)))
+        answers.append(Answer.of(text, looked_for(_bounded(hits, options), there), options.min_confidence))
     return QueryReport(answers)
 
 
@@ -60,7 +60,10 @@ def _bounded(hits: Sequence[Hit], options: SearchOptions) -> list[Hit]:
         found.take(hit.score, hit.video_id, hit.path, Moment(hit.start, hit.end, hit.peak))
         of.setdefault((hit.video_id, hit.start, hit.end), hit)
     shown = [(hit, of[hit.video_id, hit.start, hit.end]) for hit in found.hits()]
-    return [replace(hit, channel=known.channel, said=known.said) for hit, known in shown]
+    return [
+        replace(hit, confidence=known.confidence, channel=known.channel, said=known.said, curve=known.curve)
+        for hit, known in shown
+    ]
 
 
 def fused(picture: Sequence[Hit], said: Sequence[Said]) -> list[Hit]:

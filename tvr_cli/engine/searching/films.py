@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvr_cli.engine.searching import cells, moments
+from tvr_cli.engine.searching import cells, ranking
 from tvr_cli.stores.features.films import FilmFeatures
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.records import ClipRecord
@@ -16,8 +16,8 @@ from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import timeline_key
 
 # A soft edge is as far apart as this share of the median distance of two frames of the library taken at random, which
-# each encoder has its own of. On films of the toy world that is 0.30, whether they are cut, stretched or one take.
-_SHARE = 0.43
+# each encoder has its own of. On films of the toy world that is 0.42, whether they are cut, stretched or one take.
+_SHARE = 0.6
 _PAIRS = 4096
 _MEASURED_FILMS = 200  # that the pairs are taken from
 
@@ -55,7 +55,7 @@ def blocks(
         for track in _tracks(store, [records]):
             soft = cells.distances(track) > (np.inf if edge is None else edge)
             found = cells.candidates(track, soft)
-            parts = [(length, moments.null_of(unit, bank)) for unit, length in cells.means(track, found)]
+            parts = [(length, ranking.null_of(unit, bank)) for unit, length in cells.means(track, found)]
             length, null = (np.concatenate(part) for part in zip(*parts, strict=True))
             yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null)
 

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvr_cli import config, log
+from tvr_cli import log
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
-from tvr_cli.config import Resolved
+from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine.features import cut
 from tvr_cli.engine.searching import light_search, moments
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.options import PresetOptions, of_preset
+from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
@@ -54,14 +56,24 @@ class Ordinary(Exception):
 
 
 def answer(
-    workspace: Workspace, flags: Asked, texts: Sequence[str], options: SearchOptions, *, device: str = "auto"
+    workspace: Workspace,
+    flags: Asked,
+    questions: Sequence[str | Question],
+    options: SearchOptions,
+    *,
+    device: str = "auto",
 ) -> list[list[Hit]] | None:
     """Return what `Session.answer` would, None where that has to do it; `tvr query --verbose` says which and why."""
+    asked = [asking(question) for question in questions]
+    texts = sentences_of(asked)
     try:
+        if not all(question.of_words for question in asked):
+            raise Ordinary("a picture or a moment is looked for")
         light = ready(workspace, flags, device)
         tokenizer, tower = light.card.open()
         ids, n_tokens = tokenizer.encode(texts, light.length)
-        pooled = tower.encode_pooled(ids)
+        said = dict(zip(texts, tower.encode_pooled(ids), strict=True))
+        pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in asked])
         if films := light.index.films:
             found = moments.search(films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options)
         else:
@@ -92,11 +104,11 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
         raise Ordinary(f"the method {name} needs it")
     if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
         raise Ordinary("another backbone was named than that of the index")
-    if flags.backbone is None and config.named_backbone(None) not in (made.get("backbone"), made.get("architecture")):
+    if flags.backbone is None and named_backbone(None) not in (made.get("backbone"), made.get("architecture")):
         registry.require_known_variable()
     features = _features(workspace, flags.backbone or found.asked.get("backbone"))
-    resolved = config.resolve(config.preset_layers("methods", name), lambda name: _light.METHODS[name])
-    if differing := [key for key, value in _identity(features, name, resolved).items() if made.get(key) != value]:
+    options = of_preset(name)
+    if differing := [key for key, value in _identity(features, name, options).items() if made.get(key) != value]:
         raise Ordinary(f"the index is out of date ({', '.join(differing)})")
     card = text_card.recall(features.made.backbone)
     if card is None or card.identity != features.made.identity["backbone"]:
@@ -110,7 +122,7 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
         raise Ordinary("the index has so many frames that torch is faster")
     if dict(index.identity) != dict(made):
         raise Ordinary("another process replaced the index")
-    method = _light.METHODS[name](**resolved.experiment.options)
+    method = _light.METHODS[name](**options.values)
     length = features.made.identity["words"]["length"]
     return Light(index, method, card, features.made.backbone, length, _scale(features, name).text)
 
@@ -122,12 +134,12 @@ def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:
     name = flags.method or found.asked.get("method")
     if name is None and workspace.newest_run() is not None:
         raise Ordinary("there are runs, of which one may answer")
-    return name or config.DEFAULT_METHOD
+    return name or DEFAULT_METHOD
 
 
 def _features(workspace: Workspace, backbone: str | None) -> Head:
     """Return the head of the features that answer. Raises Ordinary where they have to be made or refreshed first."""
-    head = workspace.newest_features_head(config.named_backbone(backbone))
+    head = workspace.newest_features_head(named_backbone(backbone))
     if head is None or head.finished is None:
         raise Ordinary("there are no features yet")
     said = {**head.made.provenance, **head.finished.corpus}
@@ -142,7 +154,7 @@ def _features(workspace: Workspace, backbone: str | None) -> Head:
     return head
 
 
-def _identity(features: Head, name: str, resolved: Resolved) -> dict[str, object]:
+def _identity(features: Head, name: str, options: PresetOptions) -> dict[str, object]:
     """Return what an index of the features is made from (`index.identity_of`); the sizes are those of the features."""
     assert features.finished is not None, "features that answer are finished"
     return {
@@ -152,7 +164,7 @@ def _identity(features: Head, name: str, resolved: Resolved) -> dict[str, object
         "content": features.finished.content,
         "method": name,
         "run": None,
-        "options": resolved.experiment.options_hash(),
+        "options": options.hash,
         "checkpoint": None,
         **({} if (scale := _scale(features, name)) == Scale() else {"scale": dataclasses.asdict(scale)}),
     }

@@ -1,18 +1,22 @@
-"""From sentences to answers: what `tvr query` reports."""
+"""From questions to answers: what `tvr query` reports."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tvr_cli.backbones import registry
 from tvr_cli.engine.searching import light
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.question import Question, asking
+from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.methods import _light
-from tvr_cli.results.base import Result
+from tvr_cli.results.base import OPTIONAL, Result
+from tvr_cli.results.shown import SavedClips
 from tvr_cli.stores.index import place
 from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.workspace import Workspace
@@ -26,27 +30,63 @@ CHANNELS = ("picture", "speech", "both")
 
 @dataclass(frozen=True)
 class Answer:
-    """The best moments of one sentence, best first."""
+    """The best moments of one question, best first. query: the question in words (`Question.text`).
+
+    hits: what was found. found: whether anything was. confidence: the largest that a moment has; None where the index
+    cannot tell, or was not asked. nearest: moments of less confidence than hits have, as far as an answer has place;
+    their ranks go on.
+    """
 
     query: str
     hits: Sequence[Hit]
+    found: bool
+    confidence: float | None
+    nearest: Sequence[Hit]
+
+    @staticmethod
+    def of(query: str, moments: Sequence[Hit], least: float | None) -> Answer:
+        """Return an answer of moments, best first. least: the confidence of a hit, None = every moment is one.
+
+        What is said is heard or not: what was found by it is a hit, and so is a moment of an index that cannot tell.
+        """
+        sure = [
+            least is None or m.channel != "picture" or m.confidence is None or m.confidence >= least for m in moments
+        ]
+        hits = list(itertools.compress(moments, sure))
+        nearest = list(itertools.compress(moments, (not one for one in sure)))
+        told = [moment.confidence for moment in moments if moment.confidence is not None]
+        ranked = [replace(moment, rank=rank) for rank, moment in enumerate([*hits, *nearest], 1)]
+        return Answer(query, ranked[: len(hits)], bool(hits), max(told, default=None), ranked[len(hits) :])
 
 
 @dataclass(frozen=True)
 class QueryReport(Result):
-    """An answer to each sentence, in the order asked."""
+    """An answer to each question, in the order asked. clips: what its moments were written as."""
 
     schema, version = "query", 2
     results: Sequence[Answer]
+    clips: SavedClips | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def missing(self) -> list[str]:
         """The paths among the hits that are no file any more, each once."""
         return list(dict.fromkeys(hit.path for answer in self.results for hit in answer.hits if hit.missing))
 
+    def without_curves(self) -> QueryReport:
+        """Return the report as one that was not asked for curves."""
+        bare = [
+            replace(
+                answer,
+                hits=[replace(hit, curve=None) for hit in answer.hits],
+                nearest=[replace(hit, curve=None) for hit in answer.nearest],
+            )
+            for answer in self.results
+        ]
+        return replace(self, results=bare)
+
 
 def query(
-    texts: Sequence[str],
+    questions: Sequence[str | Question],
     workspace: Workspace,
     options: SearchOptions,
     *,
@@ -57,10 +97,10 @@ def query(
     device: str = "auto",
     offline: bool = False,
 ) -> QueryReport:
-    """Answer each sentence with its best moments. Raises as `Session.answer`."""
+    """Answer each question with its best moments. Raises as `Session.answer`."""
     flags = Asked(run, method, backbone, first)
-    report = ask_lightly(workspace, flags, texts, options, device=device)
-    return report or ask(session(workspace, flags, device=device, offline=offline), texts, options)
+    report = ask_lightly(workspace, flags, questions, options, device=device)
+    return report or ask(session(workspace, flags, device=device, offline=offline), questions, options)
 
 
 def session(workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False) -> Session:
@@ -83,21 +123,50 @@ def _require_library(workspace: Workspace, flags: Asked) -> None:
 
 
 def ask_lightly(
-    workspace: Workspace, flags: Asked, texts: Sequence[str], options: SearchOptions, *, device: str = "auto"
+    workspace: Workspace,
+    flags: Asked,
+    questions: Sequence[str | Question],
+    options: SearchOptions,
+    *,
+    device: str = "auto",
 ) -> QueryReport | None:
-    """Answer each sentence without torch, None where it takes a session (`light.answer`)."""
-    found = light.answer(workspace, flags, texts, options, device=device)
-    return None if found is None else _report(texts, found)
+    """Answer each question without torch, None where it takes a session (`light.answer`)."""
+    found = light.answer(workspace, flags, questions, options, device=device)
+    return None if found is None else _report(questions, found, options)
 
 
-def ask(session: Session, texts: Sequence[str], options: SearchOptions) -> QueryReport:
-    """Answer each sentence in a session. Raises as `Session.answer`."""
-    return _report(texts, session.answer(texts, options))
+def ask(session: Session, questions: Sequence[str | Question], options: SearchOptions) -> QueryReport:
+    """Answer each question in a session. Raises as `Session.answer`."""
+    return _report(questions, session.answer(questions, options), options)
 
 
-def _report(texts: Sequence[str], found: Sequence[Sequence[Hit]]) -> QueryReport:
+def _report(questions: Sequence[str | Question], found: Sequence[Sequence[Hit]], options: SearchOptions) -> QueryReport:
     there: dict[str, bool] = {}
-    return QueryReport([Answer(text, looked_for(hits, there)) for text, hits in zip(texts, found, strict=True)])
+    return QueryReport(
+        [
+            Answer.of(asking(asked).text, looked_for(hits, there), options.min_confidence)
+            for asked, hits in zip(questions, found, strict=True)
+        ]
+    )
+
+
+def channel_of(workspace: Workspace, named: str | None, questions: Sequence[Question]) -> str:
+    """Return the channel that answers: the one that was named, else both where words have been read before.
+
+    What is more than a sentence is looked for in the picture. Raises ConfigError for a channel that there is not, and
+    where what is said is asked for such.
+    """
+    if named is not None and named not in CHANNELS:
+        near = did_you_mean(named, CHANNELS) or f"; there are {', '.join(CHANNELS)}"
+        raise ConfigError(f"--channel: unknown {named!r}{near}")
+    if all(question.sentence is not None for question in questions):
+        return named or ("both" if has_words(workspace) else "picture")
+    if named in ("speech", "both"):
+        raise ConfigError(
+            f"--channel {named} looks for the words of a sentence in what is said, and a sum, a picture or a moment "
+            "has none; leave one of them out"
+        )
+    return "picture"
 
 
 def has_words(workspace: Workspace) -> bool:

@@ -1,4 +1,4 @@
-"""A search session: opened once, answers many sentences, and notices what changed in the workspace in between."""
+"""A search session: opened once, answers many questions, and notices what changed in the workspace in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
-from tvr_cli.config import named_backbone
+from tvr_cli.backbones.base import Backbone
+from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
@@ -19,7 +20,10 @@ from tvr_cli.engine.searching import moments
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
+from tvr_cli.engine.searching.question import Question, asking
+from tvr_cli.engine.searching.ranking import Compared
 from tvr_cli.engine.searching.search import search
+from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.methods import _light
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
@@ -28,11 +32,12 @@ from tvr_cli.stores.index.timeline import IndexedFilms
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 
+_Opened = tuple[Index, Scorer, FeatureStore]
 _SCAN_ROWS = 1024  # frames that are widened to float32 at a time: they stay in the cache
 
 
 class Session:
-    """Answers sentences with the files of a workspace; makes what is missing (features, index) on the way.
+    """Answers questions with the files of a workspace; makes what is missing (features, index) on the way.
 
     flags: what was named to score with. Between two answers nothing is read again but the stamps of the files that
     decide what answers; when one has changed, all of it is looked at anew.
@@ -42,35 +47,81 @@ class Session:
         self.workspace, self.flags = workspace, flags
         self._device, self._offline = device, offline
         self._seen: dict[Any, Any] = {}
-        self._open: tuple[Index, Scorer, FeatureStore] | None = None
+        self._open: _Opened | None = None
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
+        self._seer: tuple[str, Backbone] | None = None
 
     @kernel_errors()
-    def answer(self, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
-        """Return the best files of each sentence, best first.
+    def answer(self, questions: Sequence[str | Question], options: SearchOptions) -> list[list[Hit]]:
+        """Return the best moments of each question, best first; a text is the question of a sentence.
 
         Raises DataError when the workspace holds no frames, StoreMismatch when a flag names another run or backbone
-        than the index was made with.
+        than the index was made with, ConfigError for a sum that the method cannot look for.
         """
-        index, scorer, store = self._ready()
-        text = self._encode(scorer, store, texts)
-        assert self._model is not None, "it has just encoded"
-        sentences.say_cut(self._model[1], texts, text, store)
+        opened = self._ready()
+        asked = [asking(question) for question in questions]
+        texts = [question.sentence for question in asked if question.sentence is not None]
+        sums = [question for question in asked if question.sentence is None]
+        of_texts = iter(self._sentences(opened, texts, options) if texts else ())
+        of_sums = iter(self._sums(opened, sums, options) if sums else ())
+        return [next(of_sums if question.sentence is None else of_texts) for question in asked]
+
+    @kernel_errors()
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
+        return self._ready()[0].directions_of_files()
+
+    def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
+        index, scorer, store = opened
+        text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            return moments.search(index.films, unit, options, products)
+            return moments.search(index.films, unit, options, Compared(products))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
-        if self._finder is None or self._finder.films is not index.films:
-            self._finder = moments.Finder(index.films)
-        best = self._finder.best
+        best = self._found_in(index).best
         return search(
             scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
         )
 
-    def _ready(self) -> tuple[Index, Scorer, FeatureStore]:
+    def _sums(self, opened: _Opened, questions: Sequence[Question], options: SearchOptions) -> list[list[Hit]]:
+        """Answer what is more than a sentence; see `sums.py`."""
+        index, scorer, store = opened
+        made = Sums(
+            self.workspace,
+            index,
+            scorer,
+            store,
+            sentences=lambda texts: self._encoded(scorer, store, texts),
+            backbone=lambda: self._seeing(store),
+            finder=lambda: self._found_in(index),
+            products=products,
+        )
+        return made.answer(questions, options)
+
+    def _found_in(self, index: Index) -> moments.Finder:
+        if self._finder is None or self._finder.films is not index.films:
+            self._finder = moments.Finder(index.films)
+        return self._finder
+
+    def _seeing(self, store: FeatureStore) -> Backbone:
+        """Return the whole backbone of a store, which is loaded once."""
+        if self._seer is None or self._seer[0] != store.fingerprint:
+            named, offline = self.flags.backbone, self._offline
+            model = precompute.backbone_of(store, named=named, offline=offline, device=self._device)
+            self._seer = (store.fingerprint, model.eval())
+        return self._seer[1]
+
+    def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
+        """Return features of sentences of a question, and say which of them is cut."""
+        text = self._encode(scorer, store, texts)
+        assert self._model is not None, "it has just encoded"
+        sentences.say_cut(self._model[1], texts, text, store)
+        return text
+
+    def _ready(self) -> _Opened:
         """Return the index, as new as the workspace, and what scores with it."""
         if self._open is not None and self._stamp() == self._seen:
             return self._open

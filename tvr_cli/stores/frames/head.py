@@ -19,9 +19,9 @@ from tvr_cli.plans import FramePlan
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.frames import records
+from tvr_cli.stores.frames.place import FORMAT_VERSION
 from tvr_cli.stores.listing import HEAD, LIST, Covered
 
-FORMAT_VERSION = 2
 _OLD_LIST = "manifest.jsonl"  # of format 1
 # What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
 _KNOWN_USES: frozenset[str] = frozenset()
