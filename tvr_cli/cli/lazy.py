@@ -29,6 +29,7 @@ NAMES = (
     "index",
     "query",
     "similar",
+    "explain",
     "methods",
     "backbones",
     "datasets",
