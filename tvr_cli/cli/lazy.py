@@ -28,6 +28,8 @@ NAMES = (
     "verify",
     "index",
     "query",
+    "similar",
+    "explain",
     "methods",
     "backbones",
     "datasets",
