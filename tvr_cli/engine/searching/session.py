@@ -69,11 +69,6 @@ class Session:
         return [next(of_sums if question.sentence is None else of_texts) for question in asked]
 
     @kernel_errors()
-    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
-        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
-        return self._ready()[0].directions_of_files()
-
-    @kernel_errors()
     def explain(self, sentence: str, video: Stretch) -> ExplainReport:
         """Return why a file, or some seconds of it, answers a sentence (`explain.py`).
 
@@ -91,6 +86,11 @@ class Session:
             return explain.by_frames(scorer, index.films, unit, sentence, file, asked)
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         return explain.by_clips(scorer, index, encoded, sentence, file, asked)
+
+    @kernel_errors()
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
+        return self._ready()[0].directions_of_files()
 
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
