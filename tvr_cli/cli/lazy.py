@@ -29,6 +29,7 @@ NAMES = (
     "index",
     "query",
     "similar",
+    "transcribe",
     "methods",
     "backbones",
     "datasets",
