@@ -30,6 +30,7 @@ NAMES = (
     "query",
     "similar",
     "transcribe",
+    "explain",
     "methods",
     "backbones",
     "datasets",
