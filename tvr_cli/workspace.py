@@ -6,6 +6,7 @@
       runs/<name>/               runs: `tvr train`, `tvr evaluate`
       index/                     what `tvr query` searches
       speech/                    the words of the videos, where `tvr query --channel` asked for them
+        heard/                   what `tvr transcribe` wrote down of what is said
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
+_HEARD = "heard"
 _Read = TypeVar("_Read")
 
 
@@ -380,6 +382,11 @@ class Workspace(os.PathLike[str]):
     @property
     def speech_folder(self) -> Path:
         return self.root / _SPEECH
+
+    @property
+    def transcripts_folder(self) -> Path:
+        """Where subtitles lie that tvr wrote of what is said."""
+        return self.speech_folder / _HEARD
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""

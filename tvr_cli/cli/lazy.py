@@ -28,6 +28,7 @@ NAMES = (
     "verify",
     "index",
     "query",
+    "transcribe",
     "explain",
     "similar",
     "methods",
