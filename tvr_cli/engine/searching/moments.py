@@ -1,82 +1,53 @@
 """Answering from films by time: every moment that there may be is scored, and the best are the answer. numpy alone.
 
-A moment's score is how well the sentence fits it, less most of how well sentences in general do:
-
-    50 cos(q, u) - 0.7 ln mean over the bank exp(50 cos(n, u))
-
-u is the mean of its frames, q the sentence, n a sentence of the bank. The second term does not depend on q and is kept
-in the index. All of it is too much: a moment that no sentence fits, an empty picture, would win by what its bank lacks,
-the more so the less the bank has of the library (docs/benchmarks.md). Taking off the median of the film's moments as
-well was tried: it cost 5 points of R@1 on joined films of the toy world and gained 2 in one take; where a film is
-short, it takes off the answer.
+What a moment's score is says `ranking.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching.ranking import Compared, Ranking
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import IndexedFilms
+from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
 
-SHARPNESS = 50.0  # of cosines, before they are compared
-NULL_SHARE = 0.7  # of what the bank says of a moment, that is taken off
-_ROWS = 4096  # frames that are widened to float32 at a time
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
 _LOOKED_AT = 2000  # moments, before films that have enough are left out
 
 
-def null_of(unit: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
-    """Return what a bank says of moments [m]: ln of the mean of exp(50 cos). unit: [m, D]. bank: [n, D], None = 0."""
-    if bank is None:
-        return np.zeros(len(unit), np.float32)
-    parts = [unit[start : start + _ROWS] @ bank.T * SHARPNESS for start in range(0, len(unit), _ROWS)]
-    found = [top[:, 0] + np.log(np.exp(p - top).mean(1)) for p in parts for top in (p.max(1, keepdims=True),)]
-    return np.concatenate([np.zeros(0), *found]).astype(np.float32)
-
-
-Products = Callable[[IndexedFilms, np.ndarray], np.ndarray]
-
-
-def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-    """Return the products [T, N] of sentences with all frames of a segment."""
-    frames = part.array("frames")
-    found = np.empty((len(queries), len(frames)), np.float32)
-    for start in range(0, len(frames), _ROWS):
-        block = frames[start : start + _ROWS].astype(np.float32)
-        found[:, start : start + len(block)] = queries @ block.T
-    return found
-
-
 def search(
-    films: Sequence[IndexedFilms], queries: np.ndarray, options: SearchOptions, products: Products = products
+    films: Sequence[IndexedFilms], queries: np.ndarray, options: SearchOptions, ranking: Ranking | None = None
 ) -> list[list[Hit]]:
-    """Answer sentences, unit vectors [T, D], with their best moments, best first.
+    """Answer questions, unit vectors [T, D], with their best moments, best first.
 
-    products: as the function of that name; numpy widens half precision a tenth as fast as torch does. Raises DataError
-    where a hit is damaged on disk.
+    ranking: None = by comparison with the bank. Raises DataError where a hit is damaged on disk.
     """
+    ranking = ranking or Compared()
     library = _Library.of(films, options.only)
-    size = max(1, _SCORES // max(1, library.frames))
+    size = max(1, _SCORES // max(1, ranking.vectors * library.frames))
     answers: list[list[Hit]] = []
     with np.errstate(all="ignore"):  # a mean without length scores as no number, which comes last
         for start in range(0, len(queries), size):
             some = queries[start : start + size]
-            scores = np.concatenate([_scores(part, products(part, some)) for part in films], 1)
+            scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
             for query, one in zip(some, scores, strict=True):
-                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options))
+                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking))
     return answers
 
 
 class Finder:
-    """Finds the best moment in a window, which a method that scores pairs has ranked."""
+    """Finds what films have of a file: the best moment in a window, which a method that scores pairs has ranked, and
+    frames by their seconds.
+    """
 
-    def __init__(self, films: Sequence[IndexedFilms]):
-        self.films = films
+    def __init__(self, films: Sequence[IndexedFilms], ranking: Ranking | None = None):
+        self.films, self.ranking = films, ranking or Compared()
         self._where: dict[str, list[tuple[IndexedFilms, int]]] = {}
         for part in films:
             for file in np.unique(part.array("file")[part.live]).tolist():
@@ -91,7 +62,7 @@ class Finder:
             begins, ends = part.array("ts")[first], part.array("until")[last - 1]
             number = number[(begins >= start - _SLACK_S) & (ends <= end + _SLACK_S)]
             if len(number):
-                scores = _score_some(part, number, query)
+                scores = self.ranking.some(part, number, query)
                 best = int(np.nan_to_num(scores, nan=-np.inf).argmax())
                 found.append((float(scores[best]), part, int(number[best])))
         if not found:
@@ -101,19 +72,22 @@ class Finder:
         ts, until = part.array("ts")[frames], part.array("until")[frames]
         return Moment(float(ts[0]), float(until[-1]), float(ts[_nearest(part, frames, query)]))
 
-
-def _score_some(part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Return the scores [m] of some moments of one film for one sentence."""
-    moments = part.array("moment")[number]
-    low, high = int(moments.min()), int(moments.max())
-    seconds = part.array("until")[low:high] - part.array("ts")[low:high]
-    dots = part.array("frames")[low:high].astype(np.float32) @ query
-    sums = np.concatenate([np.zeros(1), np.cumsum(dots * seconds)])
-    lasted = np.concatenate([np.zeros(1), np.cumsum(seconds)])
-    first, last = moments[:, 0] - low, moments[:, 1] - low
-    with np.errstate(all="ignore"):
-        cosine = (sums[last] - sums[first]) / ((lasted[last] - lasted[first]) * part.array("length")[number])
-    return np.asarray(SHARPNESS * cosine - NULL_SHARE * part.array("null")[number])
+    def mean_between(self, file_id: str, start: float, end: float) -> np.ndarray | None:
+        """Return the mean [D] of a file's frames between two seconds, verified; None where it has none there."""
+        total, lasted = None, 0.0
+        for part, file in self._where.get(file_id, ()):
+            first, last = np.searchsorted(part.array("file"), [file, file + 1])
+            moments = part.array("moment")[first:last]
+            low, high = int(moments[:, 0].min()), int(moments[:, 1].max())
+            begins = np.maximum(part.array("ts")[low:high], start)
+            shown = np.clip(np.minimum(part.array("until")[low:high], end) - begins, 0.0, None)
+            if not shown.any():
+                continue
+            frames = np.flatnonzero(shown)
+            part.segment.verify(list(FRAMES), low + int(frames[0]), low + int(frames[-1]) + 1)
+            seen = shown[frames] @ part.array("frames")[low + frames].astype(np.float32)
+            total, lasted = seen if total is None else total + seen, lasted + float(shown.sum())
+        return None if total is None else np.asarray(total / lasted, dtype=np.float32)
 
 
 def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:
@@ -153,18 +127,9 @@ class _Library:
         return self.films[of], number - int(self.starts[of])
 
 
-def _scores(part: IndexedFilms, products: np.ndarray) -> np.ndarray:
-    """Return the scores [T, M] of all moments of a segment. products: [T, N]."""
-    seconds = part.array("until") - part.array("ts")
-    sums = np.zeros((len(products), len(seconds) + 1))
-    np.cumsum(products * seconds, 1, out=sums[:, 1:])
-    lasted = np.concatenate([np.zeros(1), np.cumsum(seconds)])
-    first, last = np.clip(part.array("moment"), 0, len(seconds)).T  # damage may lose a hit, and ends nothing
-    cosine = (sums[:, last] - sums[:, first]) / ((lasted[last] - lasted[first]) * part.array("length"))
-    return SHARPNESS * cosine - NULL_SHARE * part.array("null")
-
-
-def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions) -> list[Hit]:
+def _answer(
+    library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions, ranking: Ranking
+) -> list[Hit]:
     """Take moments, best first; films that have enough are left out after every so many."""
     found, shown = Answering(options), dict[tuple[str, float, float], int]()
     rest = np.flatnonzero(scores >= (-np.inf if options.min_score is None else options.min_score))
@@ -182,7 +147,29 @@ def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: S
             if found.is_full or (full and seen >= _LOOKED_AT):
                 break
         rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
-    return [_peaked(hit, library, shown[hit.video_id, hit.start, hit.end], query) for hit in found.hits()]
+    numbers = {hit: shown[hit.video_id, hit.start, hit.end] for hit in found.hits()}
+    hits = [_peaked(hit, library, number, query) for hit, number in numbers.items()]
+    if not options.curves:
+        return hits
+    low, high = curves.reach(scores[library.live])
+    made: dict[str, Curve] = {}
+    for hit, number in numbers.items():
+        if hit.video_id not in made:
+            part, local = library.at(number)
+            ts, values = frame_scores(part, local, query, ranking)
+            made[hit.video_id] = curves.thinned(ts, values, low, high)
+    return [replace(hit, curve=made[hit.video_id]) for hit in hits]
+
+
+def frame_scores(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
+    file = part.array("file")
+    of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))
+    part.segment.verify(list(MOMENTS), of_file.start, of_file.stop)
+    moments = part.array("moment")[of_file]
+    first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
+    part.segment.verify(list(FRAMES), first, last)
+    return part.array("ts")[first:last], ranking.frames(part, of_file, query)
 
 
 def _peaked(hit: Hit, library: _Library, number: int, query: np.ndarray) -> Hit:
