@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.extraction.extract import ExtractReport
     from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
     from tvr_cli.engine.searching.asked import Asked
+    from tvr_cli.engine.searching.head_training import HeadPreview, HeadReport
     from tvr_cli.engine.searching.hits import SearchOptions
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
@@ -266,6 +267,29 @@ class OpenWorkspace:
             )  # fmt: skip
             return (train.dry_run if dry_run else train.train)(resolved, self.workspace, options)
 
+    def train_moments(
+        self,
+        *,
+        run: str | None = None,
+        captions: PathLike | None = None,
+        backbone: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        offline: bool = False,
+        dry_run: bool = False,
+    ) -> HeadReport | HeadPreview:
+        """Train a moment head on captions with times (`tvr train --moments`); searches use it where it fits.
+
+        run: its name, None = the first free one of `moments`, `moments-2`, … Raises ConfigError where it is there,
+        DataError without such captions or without frames by time.
+        """
+        from tvr_cli.engine.searching import head_training
+
+        options = head_training.HeadOptions(run, _path(captions), backbone, seed, device, offline)
+        with self._watched():
+            verb = head_training.dry_run if dry_run else head_training.train
+            return verb(self.workspace, options)
+
     def train_seeds(
         self,
         seeds: str | Sequence[int],
@@ -409,13 +433,15 @@ class OpenWorkspace:
         min_score: float | None = None,
         min_confidence: float | None = FOUND,
         channel: str | None = None,
+        no_head: bool = False,
         device: str = "auto",
         offline: bool = False,
     ) -> QueryReport:
         """Find the moments that match each sentence; what is missing is made on the way.
 
         k: moments an answer. per_file: of one file at most, 0 = all.
-        min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
+        run: whose scores rank; a moment head ranks moments by time, whatever the method. no_head: leave out the one
+        that fits. min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
         channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
         both where the words of the workspace have been read before, else the picture.
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
@@ -440,10 +466,14 @@ class OpenWorkspace:
         _at_least("--per-file", per_file, 0)
         _at_least("--shortlist", shortlist, 1)
         from tvr_cli.engine.searching.asked import Asked
+        from tvr_cli.engine.searching.heads import split
         from tvr_cli.engine.searching.hits import SearchOptions
 
+        run, head = split(self.workspace, run, use=not no_head)
+        if no_head and head.named is not None:
+            raise ConfigError("--run names a moment head and --no-head leaves it out; give one of them")
         flags = Asked(run, method, backbone, first)
-        options = SearchOptions(k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence)
+        options = SearchOptions(k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, head=head)
         found = self._channel(channel)
         with self._watched():
             if found == "picture":

@@ -44,12 +44,22 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadWish:
+    """Which moment head ranks moments by time. named: the folder of its run, None = the newest that fits. use: whether
+    one does at all.
+    """
+
+    named: str | None = None
+    use: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SearchOptions:
     """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
 
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
     that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
-    found, but among the nearest (`query.Answer`); None = everything is a hit.
+    found, but among the nearest (`query.Answer`); None = everything is a hit. head: what ranks moments by time.
     """
 
     k: int = 10
@@ -59,6 +69,7 @@ class SearchOptions:
     per_file: int = 1
     only: frozenset[str] | None = None
     min_confidence: float | None = None
+    head: HeadWish = HeadWish()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import moments
+from tvr_cli.engine.searching import heads, moments
 from tvr_cli.engine.searching.asked import Asked, require_library
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
-from tvr_cli.engine.searching.ranking import Compared
+from tvr_cli.engine.searching.ranking import ByHead, Compared, Ranking
 from tvr_cli.engine.searching.search import search
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import _light
@@ -47,6 +47,7 @@ class Session:
         self._device, self._offline = device, offline
         self._seen: dict[Any, Any] = {}
         self._open: _Opened | None = None
+        self._rankings: dict[HeadWish, Ranking] = {}
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
 
@@ -75,12 +76,13 @@ class Session:
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            return moments.search(index.films, unit, options, Compared(products))
+            return moments.search(index.films, unit, options, self._ranking(store, options.head))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
-        if self._finder is None or self._finder.films is not index.films:
-            self._finder = moments.Finder(index.films)
+        ranking = self._ranking(store, options.head)
+        if self._finder is None or self._finder.films is not index.films or self._finder.ranking is not ranking:
+            self._finder = moments.Finder(index.films, ranking)
         best = self._finder.best
         return search(
             scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
@@ -99,12 +101,20 @@ class Session:
         said = dict(zip(texts, self._encoded(scorer, store, texts).pooled.float().cpu().numpy(), strict=True))
         pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in questions])
         if index.films:
-            return moments.search(
-                index.films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options, Compared(products)
-            )
+            unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
+            # What is no sentence is nothing that a head has learned to read.
+            each = [self._ranking(store, options.head) if q.of_words else Compared(products) for q in questions]
+            return [moments.search(index.films, one[None], options, by)[0] for one, by in zip(unit, each, strict=True)]
         key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
         text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
         return search(scorer.method, index, encoded_texts(scorer, text, lambda: []), options)
+
+    def _ranking(self, store: FeatureStore, wish: HeadWish) -> Ranking:
+        """Return what ranks moments by time: a head that is wanted and fits, else comparison with the bank."""
+        if wish not in self._rankings:
+            head = heads.head_for(self.workspace, store.backbone_name, store.identity, wish)
+            self._rankings[wish] = Compared(products) if head is None else ByHead(head, products)
+        return self._rankings[wish]
 
     def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences of a question, and say which of them is cut."""
@@ -138,6 +148,7 @@ class Session:
         # Taken before: what changed meanwhile is noticed by the next answer. The index may be of our own making.
         self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found
+        self._rankings.clear()
         return found
 
     def _stamp(self) -> dict[Any, Any]:
