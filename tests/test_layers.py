@@ -35,7 +35,12 @@ LEAVES = {
 MAY_IMPORT = {
     "cli": {"api", "engine", "testing", "verify", *LEAVES},
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "api": {"plans", "engine", "workspace", "commands", "config", "errors", "files", "log", "relevance"},
+    "api_showing": {"engine", "workspace", "errors", "files", "log"},
+    "api_flags": {"engine", "relevance", "errors"},
+    "api": {
+        *("api_showing", "api_flags", "plans", "engine", "workspace", "commands", "config", "errors", "files", "log"),
+        "relevance",
+    },
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
@@ -74,6 +79,8 @@ HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 LIGHT = (
     "cli",
     "api",
+    "api_showing",
+    "api_flags",
     "commands",
     "workspace",
     "types",
@@ -115,7 +122,8 @@ LIGHT_FILES = (
     "engine/evaluation/audit.py",
     "engine/evaluation/compare.py",
     # A query of a method of a few matrix products is answered by these.
-    *(f"engine/searching/{name}.py" for name in ("asked", "hits", "light", "light_search", "query", "way")),
+    *(f"engine/searching/{name}.py" for name in ("asked", "curves", "hits", "light", "light_search", "query", "way")),
+    *(f"engine/showing/page/{name}.py" for name in ("chart", "markup", "peaks", "pictures", "text", "write")),
     "engine/features/cut.py",
     "methods/_light.py",
     *(f"stores/{name}.py" for name in ("columns", "listing", "mapped", "parts")),

@@ -46,7 +46,7 @@ def answer(
     there: dict[str, bool] = {}
     answers = []
     for text, shown in zip(sentences, seen, strict=True):
-        said = speech.find(store, text, depth, of_file)
+        said = speech.find(store, text, depth, of_file, options.only)
         hits = [_heard(one) for one in said] if picture is None else fused(shown.hits, said)
         answers.append(Answer.of(text, looked_for(_bounded(hits, options), there), options.min_confidence))
     return QueryReport(answers)
@@ -60,7 +60,10 @@ def _bounded(hits: Sequence[Hit], options: SearchOptions) -> list[Hit]:
         found.take(hit.score, hit.video_id, hit.path, Moment(hit.start, hit.end, hit.peak))
         of.setdefault((hit.video_id, hit.start, hit.end), hit)
     shown = [(hit, of[hit.video_id, hit.start, hit.end]) for hit in found.hits()]
-    return [replace(hit, confidence=known.confidence, channel=known.channel, said=known.said) for hit, known in shown]
+    return [
+        replace(hit, confidence=known.confidence, channel=known.channel, said=known.said, curve=known.curve)
+        for hit, known in shown
+    ]
 
 
 def fused(picture: Sequence[Hit], said: Sequence[Said]) -> list[Hit]:

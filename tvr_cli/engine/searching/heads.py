@@ -7,16 +7,21 @@ from typing import Any
 
 from tvr_cli import commands, log
 from tvr_cli.engine.searching.hits import HeadWish
-from tvr_cli.errors import DataError, StoreMismatch, TvrError
+from tvr_cli.errors import ConfigError, DataError, StoreMismatch, TvrError
 from tvr_cli.stores import moment_head, run_header
 from tvr_cli.stores.moment_head import MadeFor, MomentHead
 from tvr_cli.workspace import Workspace
 
 
 def split(workspace: Workspace, run: str | None, *, use: bool = True) -> tuple[str | None, HeadWish]:
-    """Return what `--run` names: the run of a method, and the head that is wanted. use: whether one is at all."""
+    """Return what `--run` names: the run of a method, and the head that is wanted. use: whether one is at all.
+
+    Raises ConfigError where one is named and none is wanted.
+    """
     if run is None or (found := workspace.find_head(run)) is None:
         return run, HeadWish(use=use)
+    if not use:
+        raise ConfigError("--run names a moment head and --no-head leaves it out; give one of them")
     return None, HeadWish(str(found.path), use)
 
 

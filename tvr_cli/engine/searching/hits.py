@@ -19,6 +19,20 @@ from tvr_cli.stores.index.shortlist import in_order
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """How well each second of a file fits a sentence (`curves.py`).
+
+    ts: seconds of the file, ascending. values: on the scale of the scores, one a second of `ts`. low, high: the lowest
+    and the highest score that the sentence has in the library.
+    """
+
+    ts: Sequence[float]
+    values: Sequence[float]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
 
@@ -26,7 +40,7 @@ class Hit:
     found by what is said alone. more: how many moments of the same file score better than the last one shown and were
     left out, because a file gets only so many places. missing: the file is not at `path` any more (renamed, moved or
     deleted since). channel: what found it: `picture`, `speech` or `both`. said: the words that were found, of the
-    latter two.
+    latter two. curve: that of its file, where it was asked for and the picture was searched.
     """
 
     rank: int
@@ -41,6 +55,7 @@ class Hit:
     missing: bool = False
     channel: str = "picture"
     said: str | None = field(default=None, metadata=OPTIONAL)
+    curve: Curve | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,9 @@ class SearchOptions:
 
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
     that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
-    found, but among the nearest (`query.Answer`); None = everything is a hit. head: what ranks moments by time.
+    found, but among the nearest (`query.Answer`); None = everything is a hit. without: moments of files, by id, that
+    no answer overlaps: what is asked with is not what was looked for. curves: whether hits have their file's curve.
+    head: what ranks moments by time.
     """
 
     k: int = 10
@@ -69,6 +86,8 @@ class SearchOptions:
     per_file: int = 1
     only: frozenset[str] | None = None
     min_confidence: float | None = None
+    without: tuple[tuple[str, Moment], ...] = ()
+    curves: bool = False
     head: HeadWish = HeadWish()
 
 
@@ -100,7 +119,7 @@ class Answering:
     """
 
     def __init__(self, options: SearchOptions):
-        self._k, self._per_file = options.k, options.per_file
+        self._k, self._per_file, self._without = options.k, options.per_file, options.without
         self._files: dict[str, _OfFile] = {}
         self._hits: list[Hit] = []
 
@@ -116,6 +135,8 @@ class Answering:
         """Show, count or drop the next best moment."""
         of = self._files.setdefault(file_id, _OfFile())
         if self.is_full or any(moment.overlaps(other) for other in (*of.shown, *of.left_out)):
+            return
+        if any(of_file == file_id and moment.overlaps(other) for of_file, other in self._without):
             return
         if self.has_enough_of(file_id):
             of.left_out.append(moment)
@@ -159,7 +180,7 @@ def best_clips(
     numbers, rows: [n] the number of each clip's file, and its row, tensors or arrays. Of equal clips the one with the
     smaller id comes first.
     """
-    once = options.per_file == 1
+    once = options.per_file == 1 and not options.without  # the best clip of a file may not count
     seen_numbers: set[int] = set()
     seen: set[str] = set()
     for score, group in itertools.groupby(in_order(scores), key=lambda position: float(scores[position])):
@@ -168,8 +189,6 @@ def best_clips(
         equal = [(position, int(numbers[position])) for position in group]
         new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
         for position, number, clip in sorted(new, key=lambda found: found[2].id):
-            if options.only is not None and clip.file_id not in options.only:
-                continue
             if not once:
                 yield position, clip
                 continue

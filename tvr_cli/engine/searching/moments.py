@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
 from tvr_cli.engine.searching.ranking import Compared, Ranking
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import IndexedFilms
+from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
 
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
@@ -23,7 +24,7 @@ _LOOKED_AT = 2000  # moments, before films that have enough are left out
 def search(
     films: Sequence[IndexedFilms], queries: np.ndarray, options: SearchOptions, ranking: Ranking | None = None
 ) -> list[list[Hit]]:
-    """Answer sentences, unit vectors [T, D], with their best moments, best first.
+    """Answer questions, unit vectors [T, D], with their best moments, best first.
 
     ranking: None = by comparison with the bank. Raises DataError where a hit is damaged on disk.
     """
@@ -36,12 +37,14 @@ def search(
             some = queries[start : start + size]
             scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
             for query, one in zip(some, scores, strict=True):
-                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options))
+                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking))
     return answers
 
 
 class Finder:
-    """Finds the best moment in a window, which a method that scores pairs has ranked."""
+    """Finds what films have of a file: the best moment in a window, which a method that scores pairs has ranked, and
+    frames by their seconds.
+    """
 
     def __init__(self, films: Sequence[IndexedFilms], ranking: Ranking | None = None):
         self.films, self.ranking = films, ranking or Compared()
@@ -68,6 +71,23 @@ class Finder:
         frames = part.verified(number_)
         ts, until = part.array("ts")[frames], part.array("until")[frames]
         return Moment(float(ts[0]), float(until[-1]), float(ts[_nearest(part, frames, query)]))
+
+    def mean_between(self, file_id: str, start: float, end: float) -> np.ndarray | None:
+        """Return the mean [D] of a file's frames between two seconds, verified; None where it has none there."""
+        total, lasted = None, 0.0
+        for part, file in self._where.get(file_id, ()):
+            first, last = np.searchsorted(part.array("file"), [file, file + 1])
+            moments = part.array("moment")[first:last]
+            low, high = int(moments[:, 0].min()), int(moments[:, 1].max())
+            begins = np.maximum(part.array("ts")[low:high], start)
+            shown = np.clip(np.minimum(part.array("until")[low:high], end) - begins, 0.0, None)
+            if not shown.any():
+                continue
+            frames = np.flatnonzero(shown)
+            part.segment.verify(list(FRAMES), low + int(frames[0]), low + int(frames[-1]) + 1)
+            seen = shown[frames] @ part.array("frames")[low + frames].astype(np.float32)
+            total, lasted = seen if total is None else total + seen, lasted + float(shown.sum())
+        return None if total is None else np.asarray(total / lasted, dtype=np.float32)
 
 
 def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:
@@ -107,7 +127,9 @@ class _Library:
         return self.films[of], number - int(self.starts[of])
 
 
-def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions) -> list[Hit]:
+def _answer(
+    library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions, ranking: Ranking
+) -> list[Hit]:
     """Take moments, best first; films that have enough are left out after every so many."""
     found, shown = Answering(options), dict[tuple[str, float, float], int]()
     rest = np.flatnonzero(scores >= (-np.inf if options.min_score is None else options.min_score))
@@ -125,7 +147,29 @@ def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: S
             if found.is_full or (full and seen >= _LOOKED_AT):
                 break
         rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
-    return [_peaked(hit, library, shown[hit.video_id, hit.start, hit.end], query) for hit in found.hits()]
+    numbers = {hit: shown[hit.video_id, hit.start, hit.end] for hit in found.hits()}
+    hits = [_peaked(hit, library, number, query) for hit, number in numbers.items()]
+    if not options.curves:
+        return hits
+    low, high = curves.reach(scores[library.live])
+    made: dict[str, Curve] = {}
+    for hit, number in numbers.items():
+        if hit.video_id not in made:
+            part, local = library.at(number)
+            ts, values = frame_scores(part, local, query, ranking)
+            made[hit.video_id] = curves.thinned(ts, values, low, high)
+    return [replace(hit, curve=made[hit.video_id]) for hit in hits]
+
+
+def frame_scores(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
+    file = part.array("file")
+    of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))
+    part.segment.verify(list(MOMENTS), of_file.start, of_file.stop)
+    moments = part.array("moment")[of_file]
+    first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
+    part.segment.verify(list(FRAMES), first, last)
+    return part.array("ts")[first:last], ranking.frames(part, of_file, query)
 
 
 def _peaked(hit: Hit, library: _Library, number: int, query: np.ndarray) -> Hit:

@@ -1,12 +1,17 @@
-"""How well moments of films fit sentences. numpy alone.
+"""How well moments of films fit what is asked. numpy alone.
 
-`Compared`, without training: how much better the sentence fits a moment than sentences in general do,
+`Compared`, without training: how well the sentence fits, less most of how well sentences in general do,
 
-    50 cos(q, u) - ln mean over the bank exp(50 cos(n, u))
+    50 cos(q, u) - 0.7 ln mean over the bank exp(50 cos(n, u))
 
-u is the mean of its frames, q the sentence, n a sentence of the bank. The second term does not depend on q and is kept
-in the index. Taking off the median of the film's moments as well was tried: it cost 5 points of R@1 on joined films of
-the toy world and gained 2 in one take (docs/benchmarks.md); where a film is short, it takes off the answer.
+u is the mean of a moment's frames, q the sentence, n a sentence of the bank. The second term does not depend on q and
+is kept in the index. All of it is too much: a moment that no sentence fits, an empty picture, would win by what its
+bank lacks, the more so the less the bank has of the library (docs/benchmarks.md). Taking off the median of the film's
+moments as well was tried: it cost 5 points of R@1 on joined films of the toy world and gained 2 in one take; where a
+film is short, it takes off the answer.
+
+`Alike`, for pictures and moments, which are compared with frames as they are: the cosine alone. How well sentences fit
+a moment says nothing of it.
 
 `ByHead`: the cosine of what a head reads from a moment, p, and of the sentence less the mean of all, q - m. A head is
 linear, p = sum of A_i x_i over the mean of the moment's frames and the frames in the middle of its thirds, so (q - m) p
@@ -28,6 +33,7 @@ from tvr_cli.stores.index.timeline import IndexedFilms
 from tvr_cli.stores.moment_head import PARTS, MomentHead
 
 SHARPNESS = 50.0  # of cosines, before they are compared
+NULL_SHARE = 0.7  # of what the bank says of a moment, that is taken off
 _ROWS = 4096  # frames that are widened to float32 at a time
 Products = Callable[[IndexedFilms, np.ndarray], np.ndarray]
 
@@ -43,6 +49,12 @@ class Ranking(Protocol):
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Return the scores [m] of some moments of one film, by their numbers, for one sentence [D]."""
+
+    def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
+        """Return how well each frame [n] of a film fits alone, from the first to the last of its moments.
+
+        film: the numbers of these.
+        """
 
 
 def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
@@ -65,9 +77,9 @@ def null_of(unit: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The ranking without training. products: as the function of that name; numpy widens half precision a tenth as fast
-    as torch does.
+class Alike:
+    """The ranking of pictures and moments. products: as the function of that name; numpy widens half precision a tenth
+    as fast as torch does.
     """
 
     products: Products = products
@@ -75,19 +87,49 @@ class Compared:
     vectors = 1
 
     def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-        means = _means(part, self.products(part, queries))
-        return SHARPNESS * means / part.array("length") - part.array("null")
+        return np.asarray(_means(part, self.products(part, queries)) / part.array("length"))
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         dots, first, last, seconds = _of_film(part, number, query[None])
         with np.errstate(all="ignore"):
-            cosine = _mean(dots[0], first, last, seconds) / part.array("length")[number]
-        return np.asarray(SHARPNESS * cosine - part.array("null")[number])
+            return np.asarray(_mean(dots[0], first, last, seconds) / part.array("length")[number])
+
+    def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
+        return np.asarray(_frames_of(part, film) @ query)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The ranking of sentences without training. products: as in `Alike`."""
+
+    products: Products = products
+
+    vectors = 1
+
+    def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
+        return np.asarray(SHARPNESS * Alike(self.products).scores(part, queries) - NULL_SHARE * part.array("null"))
+
+    def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
+        return np.asarray(SHARPNESS * Alike().some(part, number, query) - NULL_SHARE * part.array("null")[number])
+
+    def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
+        """See `Ranking`; the bank says of a frame what it says of the shortest moment that has it."""
+        moments, null = part.array("moment")[film], part.array("null")[film]
+        first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
+        said = np.full(last - first, np.nan)
+        for i in np.argsort(moments[:, 0] - moments[:, 1], kind="stable"):  # the longest first
+            said[moments[i, 0] - first : moments[i, 1] - first] = null[i]
+        return np.asarray(SHARPNESS * Alike().frames(part, film, query) - NULL_SHARE * said)
+
+
+def _frames_of(part: IndexedFilms, film: slice) -> np.ndarray:
+    moments = part.array("moment")[film]
+    return part.array("frames")[int(moments[:, 0].min()) : int(moments[:, 1].max())].astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class ByHead:
-    """The ranking by a head. products: as in `Compared`."""
+    """The ranking of sentences by a head. products: as in `Alike`."""
 
     head: MomentHead
     products: Products = products
@@ -111,6 +153,13 @@ class ByHead:
             found += of[at]
         with np.errstate(all="ignore"):
             return np.asarray(found / self._known(part).length[number])
+
+    def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
+        """See `Ranking`; a frame is read as a moment that shows nothing else."""
+        read = _frames_of(part, film) @ self.head.weights.sum(0)
+        less = query - self.head.mean
+        with np.errstate(all="ignore"):
+            return np.asarray(read @ less / (np.linalg.norm(read, axis=1) * np.linalg.norm(less)))
 
     def _asked(self, queries: np.ndarray) -> np.ndarray:
         """Return the directions [T, 4, D] that sentences are looked for in."""

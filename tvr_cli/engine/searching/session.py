@@ -10,25 +10,27 @@ import torch
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
+from tvr_cli.backbones.base import Backbone
 from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import heads, moments
+from tvr_cli.engine.searching import explain, heads, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
+from tvr_cli.engine.searching.explain import ExplainReport
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
-from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
+from tvr_cli.engine.searching.question import Question, Stretch, asking
 from tvr_cli.engine.searching.ranking import ByHead, Compared, Ranking
 from tvr_cli.engine.searching.search import search
-from tvr_cli.errors import ConfigError
+from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.methods import _light
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.index.timeline import IndexedFilms
-from tvr_cli.types import TextFeatures, caption_key
+from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 
 _Opened = tuple[Index, Scorer, FeatureStore]
@@ -50,6 +52,7 @@ class Session:
         self._rankings: dict[HeadWish, Ranking] = {}
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
+        self._seer: tuple[str, Backbone] | None = None
 
     @kernel_errors()
     def answer(self, questions: Sequence[str | Question], options: SearchOptions) -> list[list[Hit]]:
@@ -60,16 +63,36 @@ class Session:
         """
         opened = self._ready()
         asked = [asking(question) for question in questions]
-        plain = [i for i, question in enumerate(asked) if question.sentence is not None]
-        found: dict[int, list[Hit]] = {}
-        if plain:
-            answers = self._sentences(opened, sentences_of([asked[i] for i in plain]), options)
-            said = dict(zip(sentences_of([asked[i] for i in plain]), answers, strict=True))
-            found.update((i, said[asked[i].text]) for i in plain)
-        sums = [i for i in range(len(asked)) if i not in found]
-        if sums:
-            found.update(zip(sums, self._sums(opened, [asked[i] for i in sums], options), strict=True))
-        return [found[i] for i in range(len(asked))]
+        texts = [question.sentence for question in asked if question.sentence is not None]
+        sums = [question for question in asked if question.sentence is None]
+        of_texts = iter(self._sentences(opened, texts, options) if texts else ())
+        of_sums = iter(self._sums(opened, sums, options) if sums else ())
+        return [next(of_sums if question.sentence is None else of_texts) for question in asked]
+
+    @kernel_errors()
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
+        return self._ready()[0].directions_of_files()
+
+    @kernel_errors()
+    def explain(self, sentence: str, video: Stretch) -> ExplainReport:
+        """Return why a file, or some seconds of it, answers a sentence (`explain.py`).
+
+        Raises as `answer`, and DataError for what is no file of the library or a moment beyond it.
+        """
+        index, scorer, store = self._ready()
+        file = library.named(library.files_of(self.workspace), video.video)
+        asked = stretch.moment_of(video, file)
+        texts = [sentence, *explain.without_a_word(sentence)]
+        text = self._encode(scorer, store, texts)
+        assert self._model is not None, "it has just encoded"
+        sentences.say_cut(self._model[1], texts[:1], text.rows(slice(0, 1)), store)
+        if index.films and _by_frames_alone(scorer):
+            unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
+            ranking = self._ranking(store, HeadWish())
+            return explain.by_frames(scorer, index.films, unit, sentence, file, asked, ranking)
+        encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
+        return explain.by_clips(scorer, index, encoded, sentence, file, asked)
 
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
@@ -80,34 +103,41 @@ class Session:
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
-        ranking = self._ranking(store, options.head)
-        if self._finder is None or self._finder.films is not index.films or self._finder.ranking is not ranking:
-            self._finder = moments.Finder(index.films, ranking)
-        best = self._finder.best
+        best = self._found_in(index, self._ranking(store, options.head)).best
         return search(
             scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
         )
 
     def _sums(self, opened: _Opened, questions: Sequence[Question], options: SearchOptions) -> list[list[Hit]]:
-        """Answer what is more than a sentence by the features of frames alone, in which every part is a direction."""
+        """Answer what is more than a sentence; see `sums.py`."""
         index, scorer, store = opened
-        if not index.films and not _by_frames_alone(scorer):
-            raise ConfigError(
-                f"a sum, a picture or a moment is looked for by single frames, and this index is of "
-                f"{scorer.run.name if scorer.run is not None else scorer.name}, which ranks by more than these; make "
-                f"one that does not: {commands.tvr('index', method='text_guided', workspace=self.workspace)}"
-            )
-        texts = sentences_of(questions)
-        said = dict(zip(texts, self._encoded(scorer, store, texts).pooled.float().cpu().numpy(), strict=True))
-        pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in questions])
-        if index.films:
-            unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            # What is no sentence is nothing that a head has learned to read.
-            each = [self._ranking(store, options.head) if q.of_words else Compared(products) for q in questions]
-            return [moments.search(index.films, one[None], options, by)[0] for one, by in zip(unit, each, strict=True)]
-        key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
-        text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
-        return search(scorer.method, index, encoded_texts(scorer, text, lambda: []), options)
+        made = Sums(
+            self.workspace,
+            index,
+            scorer,
+            store,
+            sentences=lambda texts: self._encoded(scorer, store, texts),
+            backbone=lambda: self._seeing(store),
+            finder=lambda: self._found_in(index),
+            words=lambda: self._ranking(store, options.head),
+            products=products,
+        )
+        return made.answer(questions, options)
+
+    def _found_in(self, index: Index, ranking: Ranking | None = None) -> moments.Finder:
+        """Return what finds moments and frames of films. ranking: None = whatever, for frames alone."""
+        kept = self._finder
+        if kept is None or kept.films is not index.films or (ranking is not None and kept.ranking is not ranking):
+            self._finder = kept = moments.Finder(index.films, ranking)
+        return kept
+
+    def _seeing(self, store: FeatureStore) -> Backbone:
+        """Return the whole backbone of a store, which is loaded once."""
+        if self._seer is None or self._seer[0] != store.fingerprint:
+            named, offline = self.flags.backbone, self._offline
+            model = precompute.backbone_of(store, named=named, offline=offline, device=self._device)
+            self._seer = (store.fingerprint, model.eval())
+        return self._seer[1]
 
     def _ranking(self, store: FeatureStore, wish: HeadWish) -> Ranking:
         """Return what ranks moments by time: a head that is wanted and fits, else comparison with the bank."""
@@ -172,6 +202,8 @@ class Session:
         if store is None:
             require_library(workspace, asked.backbone)
         if not workspace.has_frames:
+            return
+        if store is not None and store.imported is not None:
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
             return
