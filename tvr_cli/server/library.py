@@ -1,0 +1,73 @@
+"""What a server answers from: one opened workspace, one question at a time, and the files that its index has."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import files
+from tvr_cli.api import OpenWorkspace
+from tvr_cli.engine.searching.query import QueryReport
+from tvr_cli.errors import DataError
+from tvr_cli.stores.index import place
+from tvr_cli.stores.index.arrays import ArrayIndex
+from tvr_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Named:
+    """What `tvr serve` was told to answer with; None = whatever is there. A request cannot name anything else."""
+
+    run: str | None = None
+    method: str | None = None
+    backbone: str | None = None
+    first: str | None = None
+    device: str = "auto"
+    offline: bool = False
+
+
+@dataclass
+class Library:
+    """A workspace that stays open. Threads may share it: whoever asks waits for who asked before.
+
+    What changes in the workspace is noticed by the next question, as in any session.
+    """
+
+    workspace: Workspace
+    named: Named = Named()
+    _open: OpenWorkspace = field(init=False)
+    _asking: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _listing: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _files: tuple[Any, dict[str, Path]] = field(default=(None, {}), init=False)
+
+    def __post_init__(self) -> None:
+        self._open = OpenWorkspace(self.workspace)
+
+    def answer(self, sentences: list[str], asked: Mapping[str, Any]) -> QueryReport:
+        """Answer as `OpenWorkspace.search` does, with what the server was told to answer with. Raises as it does."""
+        named = self.named
+        with self._asking:
+            return self._open.search(
+                sentences, run=named.run, method=named.method, backbone=named.backbone, first=named.first,
+                device=named.device, offline=named.offline, **asked,
+            )  # fmt: skip
+
+    def file(self, video_id: str) -> Path:
+        """Return where a file of the index lies. Raises DataError for anything that the index does not have."""
+        path = self.files().get(video_id)
+        if path is None:
+            raise DataError(f"the library has no video {video_id!r}")
+        return path
+
+    def files(self) -> Mapping[str, Path]:
+        """Return every file of the index by its id, as new as the index. Raises DataError where there is none."""
+        with self._listing:
+            stamp = files.stamp(self.workspace.index_folder / place.CURRENT)
+            if stamp is None:
+                raise DataError("nothing is indexed yet; the first question makes the index")
+            if self._files[0] != stamp:
+                self._files = (stamp, dict(ArrayIndex.open(self.workspace.index_folder).paths()))
+            return self._files[1]
