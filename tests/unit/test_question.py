@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
-from tvr_cli.engine.searching import light
+from tvr_cli.engine.searching import light, sums
+from tvr_cli.engine.searching import session as sessions
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.hits import SearchOptions
+from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.question import Part, Picture, Question, Sentence, Stretch, asking, features_of
 from tvr_cli.engine.searching.session import Session
-from tvr_cli.errors import ConfigError
+from tvr_cli.errors import ConfigError, DataError, DecodeError
+from tvr_cli.plans import FramePlan
+from tvr_cli.stores.decoding import still
+from tvr_cli.stores.decoding.still import Still
+from tvr_cli.stores.decoding.types import unheard
+from tvr_cli.stores.frames.store import decode_jpeg
 from tvr_cli.workspace import Workspace
+
+
+def png() -> bytes:
+    Image.effect_noise((64, 64), 50).save(data := io.BytesIO(), "PNG")
+    return data.getvalue()
+
+
+PNG = png()
 
 
 def tvr(*args: object) -> str:
@@ -33,7 +50,7 @@ def of(*parts: tuple[float, str]) -> Question:
 def out(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library of small films, by clips of twelve frames, or by time."""
     folder = tmp_path_factory.mktemp("asked")
-    make(folder / "videos", WorldOptions(train=4, val=2, test=4, captions=1))
+    make(folder / "videos", WorldOptions(train=3, val=1, test=3, captions=1))
     rate = ["--fps", 4] if request.param == "films" else []
     tvr("extract-frames", folder / "videos", "-o", folder / "out", "--size", 64, "--workers", 1, *rate)
     tvr("precompute-features", "-o", folder / "out", "--backbone", "demo-tiny")
@@ -97,3 +114,99 @@ def test_sums_of_sentences_are_answered_alike_with_torch_and_without(out):
         assert spans(one) == spans(other)
         assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], abs=1e-3)
     assert spans(session[0]) == spans(session[3]) and session[1] != session[0] != session[2]
+
+
+FILM = "test/00000.mp4"
+OPEN: dict[Path, Session] = {}
+
+
+def film(out: Path) -> Path:
+    return out.parent / "videos" / FILM
+
+
+@pytest.fixture
+def picture(out: Path, tmp_path: Path) -> Path:
+    """The sixth frame of a film, half of its first second, as a picture of its own."""
+    with av.open(str(film(out))) as opened:
+        list(opened.decode(video=0))[5].to_image().save(tmp_path / "still.png")
+    return tmp_path / "still.png"
+
+
+def ask(out: Path, *parts: Part, **options: int) -> list[Hit]:
+    session = OPEN.setdefault(out, Session(Workspace(out), Asked(), offline=True))
+    (hits,) = session.answer([Question(parts)], SearchOptions(**options))
+    return hits
+
+
+def test_a_picture_finds_the_moment_that_it_is_of(out, picture):
+    best, other, *_ = ask(out, Part(Picture(picture)))
+    assert best.video_id == FILM and best.start < 0.6 and best.end <= 1.0
+    assert 1.001 > best.score > 0.85 > other.score, "a cosine, of features that were made in the same way"
+    assert ask(out, Part(Picture(picture), 2))[0] == best
+
+
+def test_a_picture_and_words_are_weighed_against_each_other(out, picture):
+    words = Sentence("a red circle moves left")
+    alone, by_words = ask(out, Part(Picture(picture)))[0], ask(out, Part(words))[0]
+    assert ask(out, Part(Picture(picture)), Part(words, 0.01))[0].video_id == alone.video_id
+    assert ask(out, Part(Picture(picture), 0.01), Part(words))[0].video_id == by_words.video_id != alone.video_id
+
+
+def test_a_moment_of_the_library_never_finds_itself(out, picture):
+    asked = Part(Stretch(FILM, 0.3, 0.8))
+    found = ask(out, asked, k=100, per_file=0)
+    assert found and not [hit for hit in found if hit.video_id == FILM and hit.start < 0.8 and hit.end > 0.3]
+    by_path = ask(out, Part(Stretch(str(film(out)), 0.3, 0.8)), k=100, per_file=0)
+    assert by_path == found and ask(out, Part(Stretch(FILM)), k=100)[0].video_id != FILM
+    # What is seen in it is what is seen in a frame of it.
+    others = [hit.video_id for hit in ask(out, Part(Picture(picture)), k=100) if hit.video_id != FILM]
+    assert ask(out, asked)[0].video_id == others[0]
+
+
+def test_what_is_not_in_the_library_is_told(out):
+    for stretch, said in [
+        (Stretch("test/00009.mp4", 0, 1), "none of its 7; did you mean test/0000"),
+        (Stretch(FILM, 1.5, 9), "of which the library has 2.0 s, found 1.5-9"),
+        (Stretch("00000.mp4"), "found 3 that '00000.mp4' may be"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            ask(out, Part(stretch))
+
+
+def test_what_is_no_picture_is_told(tmp_path):
+    (text := tmp_path / "text.png").write_text("not a picture")
+    (cut := tmp_path / "cut.png").write_bytes(PNG[: len(PNG) // 2])
+    Image.new("1", (20_000, 20_000)).save(bomb := tmp_path / "bomb.png")
+    for path, said in [(text, "no format of pictures"), (cut, "truncated"), (bomb, "20000x20000 pixels are too many")]:
+        with pytest.raises(DecodeError, match=said):
+            still.decode(Still(path, FramePlan()), unheard)
+    for path, said in [
+        (text, "asked with by --like"),
+        (tmp_path, "a folder"),
+        (tmp_path / "none.png", "no file there"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            still.read(path, FramePlan())
+
+
+def test_a_method_that_ranks_by_more_than_frames_refuses_sums(out, picture, monkeypatch):
+    """By clips; frames by time answer whatever ranks the windows."""
+    monkeypatch.setattr(sums._light, "METHODS", {})
+    monkeypatch.setattr(sessions, "_by_frames_alone", lambda scorer: False)
+    if Workspace(out).frames().plan.has_timelines:
+        assert ask(out, Part(Picture(picture)))[0].video_id == FILM
+        return
+    with pytest.raises(ConfigError, match=r"this index is of text_guided, which ranks by more; .*: tvr index"):
+        ask(out, Part(Picture(picture)))
+
+
+def test_a_picture_is_turned_upright_and_put_on_white(tmp_path):
+    image = Image.new("RGBA", (80, 40), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 40, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its left side is above
+    image.save(tmp_path / "a.png", exif=exif)
+    jpeg = still.decode(Still(tmp_path / "a.png", FramePlan(size=64, fit="squash")), unheard)
+    pixels = decode_jpeg(jpeg).astype(int)
+    assert pixels.shape == (64, 64, 3)
+    assert abs(pixels[:24] - 255).max() < 12 and abs(pixels[40:] - (254, 0, 0)).max() < 12

@@ -49,7 +49,8 @@ class SearchOptions:
 
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
     that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
-    found, but among the nearest (`query.Answer`); None = everything is a hit.
+    found, but among the nearest (`query.Answer`); None = everything is a hit. without: moments of files, by id, that
+    no answer overlaps: what is asked with is not what was looked for.
     """
 
     k: int = 10
@@ -59,6 +60,7 @@ class SearchOptions:
     per_file: int = 1
     only: frozenset[str] | None = None
     min_confidence: float | None = None
+    without: tuple[tuple[str, Moment], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Answering:
     """
 
     def __init__(self, options: SearchOptions):
-        self._k, self._per_file = options.k, options.per_file
+        self._k, self._per_file, self._without = options.k, options.per_file, options.without
         self._files: dict[str, _OfFile] = {}
         self._hits: list[Hit] = []
 
@@ -105,6 +107,8 @@ class Answering:
         """Show, count or drop the next best moment."""
         of = self._files.setdefault(file_id, _OfFile())
         if self.is_full or any(moment.overlaps(other) for other in (*of.shown, *of.left_out)):
+            return
+        if any(of_file == file_id and moment.overlaps(other) for of_file, other in self._without):
             return
         if self.has_enough_of(file_id):
             of.left_out.append(moment)
@@ -148,7 +152,7 @@ def best_clips(
     numbers, rows: [n] the number of each clip's file, and its row, tensors or arrays. Of equal clips the one with the
     smaller id comes first.
     """
-    once = options.per_file == 1
+    once = options.per_file == 1 and not options.without  # the best clip of a file may not count
     seen_numbers: set[int] = set()
     seen: set[str] = set()
     for score, group in itertools.groupby(in_order(scores), key=lambda position: float(scores[position])):

@@ -71,8 +71,9 @@ class Question:
     @property
     def sentence(self) -> str | None:
         """The sentence, where it is nothing else."""
-        first = self.parts[0].what
-        return first.text if len(self.parts) == 1 and isinstance(first, Sentence) else None
+        first = self.parts[0]
+        alone = len(self.parts) == 1 and first.weight > 0
+        return first.what.text if alone and isinstance(first.what, Sentence) else None
 
     @property
     def of_words(self) -> bool:

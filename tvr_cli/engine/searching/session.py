@@ -10,6 +10,7 @@ import torch
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
+from tvr_cli.backbones.base import Backbone
 from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
@@ -19,15 +20,15 @@ from tvr_cli.engine.searching import moments
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
-from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
+from tvr_cli.engine.searching.question import Question, asking
 from tvr_cli.engine.searching.search import search
-from tvr_cli.errors import ConfigError
+from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.methods import _light
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.index.timeline import IndexedFilms
-from tvr_cli.types import TextFeatures, caption_key
+from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 
 _Opened = tuple[Index, Scorer, FeatureStore]
@@ -48,6 +49,7 @@ class Session:
         self._open: _Opened | None = None
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
+        self._seer: tuple[str, Backbone] | None = None
 
     @kernel_errors()
     def answer(self, questions: Sequence[str | Question], options: SearchOptions) -> list[list[Hit]]:
@@ -58,16 +60,11 @@ class Session:
         """
         opened = self._ready()
         asked = [asking(question) for question in questions]
-        plain = [i for i, question in enumerate(asked) if question.sentence is not None]
-        found: dict[int, list[Hit]] = {}
-        if plain:
-            answers = self._sentences(opened, sentences_of([asked[i] for i in plain]), options)
-            said = dict(zip(sentences_of([asked[i] for i in plain]), answers, strict=True))
-            found.update((i, said[asked[i].text]) for i in plain)
-        sums = [i for i in range(len(asked)) if i not in found]
-        if sums:
-            found.update(zip(sums, self._sums(opened, [asked[i] for i in sums], options), strict=True))
-        return [found[i] for i in range(len(asked))]
+        texts = [question.sentence for question in asked if question.sentence is not None]
+        sums = [question for question in asked if question.sentence is None]
+        of_texts = iter(self._sentences(opened, texts, options) if texts else ())
+        of_sums = iter(self._sums(opened, sums, options) if sums else ())
+        return [next(of_sums if question.sentence is None else of_texts) for question in asked]
 
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
@@ -78,32 +75,38 @@ class Session:
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
-        if self._finder is None or self._finder.films is not index.films:
-            self._finder = moments.Finder(index.films)
-        best = self._finder.best
+        best = self._found_in(index).best
         return search(
             scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
         )
 
     def _sums(self, opened: _Opened, questions: Sequence[Question], options: SearchOptions) -> list[list[Hit]]:
-        """Answer what is more than a sentence by the features of frames alone, in which every part is a direction."""
+        """Answer what is more than a sentence; see `sums.py`."""
         index, scorer, store = opened
-        if not index.films and not _by_frames_alone(scorer):
-            raise ConfigError(
-                f"a sum, a picture or a moment is looked for by single frames, and this index is of "
-                f"{scorer.run.name if scorer.run is not None else scorer.name}, which ranks by more than these; make "
-                f"one that does not: {commands.tvr('index', method='text_guided', workspace=self.workspace)}"
-            )
-        texts = sentences_of(questions)
-        said = dict(zip(texts, self._encoded(scorer, store, texts).pooled.float().cpu().numpy(), strict=True))
-        pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in questions])
-        if index.films:
-            return moments.search(
-                index.films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True), options, products
-            )
-        key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
-        text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
-        return search(scorer.method, index, encoded_texts(scorer, text, lambda: []), options)
+        made = Sums(
+            self.workspace,
+            index,
+            scorer,
+            store,
+            sentences=lambda texts: self._encoded(scorer, store, texts),
+            backbone=lambda: self._seeing(store),
+            finder=lambda: self._found_in(index),
+            products=products,
+        )
+        return made.answer(questions, options)
+
+    def _found_in(self, index: Index) -> moments.Finder:
+        if self._finder is None or self._finder.films is not index.films:
+            self._finder = moments.Finder(index.films)
+        return self._finder
+
+    def _seeing(self, store: FeatureStore) -> Backbone:
+        """Return the whole backbone of a store, which is loaded once."""
+        if self._seer is None or self._seer[0] != store.fingerprint:
+            named, offline = self.flags.backbone, self._offline
+            model = precompute.backbone_of(store, named=named, offline=offline, device=self._device)
+            self._seer = (store.fingerprint, model.eval())
+        return self._seer[1]
 
     def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences of a question, and say which of them is cut."""

@@ -1,0 +1,104 @@
+"""What parts of a question look like where they are typed: weights, pictures, moments and their seconds. No torch.
+
+a dog                     words                 2:a dog                   words that count twice
+image:beach.jpg           a picture             0.5:like:film.mp4@3-4.5   a moment, that counts half
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tvr_cli.engine.searching.question import Part, Picture, Question, Sentence, Stretch, What
+from tvr_cli.errors import ConfigError
+from tvr_cli.files import is_text
+
+# What stands before a colon and means to be a number; "12:30 at noon" has to be said as "1:12:30 at noon".
+_WEIGHT = re.compile(r"\s*([-+]?[\d.,]+(?:e[-+]?\d+)?|[-+]?(?:nan|inf|infinity))\s*:(.*)", re.IGNORECASE | re.DOTALL)
+_SPAN = re.compile(r"(.*)@([\d:.]+)-([\d:.]+)", re.DOTALL)
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
+
+
+def questions(
+    sentences: Sequence[str],
+    *,
+    images: Sequence[str] = (),
+    likes: Sequence[str] = (),
+    plus: Sequence[str] = (),
+    minus: Sequence[str] = (),
+) -> list[Question]:
+    """Return a question for each sentence, with the other parts added to it; without sentences, one of these.
+
+    Raises ConfigError for what cannot be asked.
+    """
+    more = [_weighed("--image", text, _picture) for text in images]
+    more += [_weighed("--like", text, stretch) for text in likes]
+    more += [_weighed("--plus", text, _any) for text in plus]
+    less = [_weighed("--minus", text, _any) for text in minus]
+    taken = [Part(part.what, -part.weight) for part in less]
+    if not sentences and not more:
+        raise ConfigError("expected something to look for beside what --minus takes off, found nothing")
+    if not more and not taken:
+        return [Question((Part(Sentence(text)),)) for text in sentences]
+    if not sentences:
+        return [Question((*more, *taken))]
+    return [Question((_weighed("a sum", text, _sentence), *more, *taken)) for text in sentences]
+
+
+def stretch(text: str) -> Stretch:
+    """Return the seconds of a file that `PATH` or `PATH@START-END` means. Raises ConfigError."""
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        return Stretch(text)
+    start, end = seconds(found[2]), seconds(found[3])
+    if not start < end:
+        raise ConfigError(f"expected a moment that ends after it starts, found {text!r}")
+    return Stretch(found[1], start, end)
+
+
+def seconds(text: str) -> float:
+    """Return the seconds that `75`, `1:15` or `0:01:15.5` means. Raises ConfigError."""
+    found = _CLOCK.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"expected seconds such as 75.5, or h:mm:ss such as 0:01:15.5, found {text!r}")
+    return 3600 * int(found[1] or 0) + 60 * int(found[2] or 0) + float(found[3])
+
+
+def _weighed(flag: str, text: str, read: Callable[[str], What]) -> Part:
+    found = _WEIGHT.fullmatch(text)
+    weight, what = (1.0, text) if found is None else (_weight(flag, found[1], text), found[2])
+    if not what.strip():
+        raise ConfigError(f"{flag}: expected something to look for, found {text!r}")
+    if not is_text(what):
+        raise ConfigError(f"{flag}: expected text in UTF-8, found {text!r}; convert it, for example with iconv")
+    return Part(read(what), weight)
+
+
+def _weight(flag: str, said: str, text: str) -> float:
+    try:
+        weight = float(said)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        less = "; --minus takes something off" if weight < 0 else ""
+        raise ConfigError(
+            f"{flag}: expected a weight above 0 before the colon, such as 2 or 0.5, found {said!r} in {text!r}{less}"
+        )
+    return weight
+
+
+def _any(text: str) -> What:
+    kind, _, rest = text.partition(":")
+    if kind == "image" and rest:
+        return _picture(rest)
+    return stretch(rest) if kind == "like" and rest else _sentence(text)
+
+
+def _picture(text: str) -> Picture:
+    return Picture(Path(text))
+
+
+def _sentence(text: str) -> Sentence:
+    return Sentence(text.strip())
