@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from tvr_cli import files
 from tvr_cli.api import OpenWorkspace
+from tvr_cli.engine.searching.library import LibraryFile, files_of
 from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.errors import DataError
-from tvr_cli.stores.index import place
-from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.workspace import Workspace
 
 
@@ -41,7 +38,7 @@ class Library:
     _open: OpenWorkspace = field(init=False)
     _asking: threading.Lock = field(default_factory=threading.Lock, init=False)
     _listing: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _files: tuple[Any, dict[str, Path]] = field(default=(None, {}), init=False)
+    _files: tuple[Any, Mapping[str, LibraryFile]] = field(default=(None, {}), init=False)
 
     def __post_init__(self) -> None:
         self._open = OpenWorkspace(self.workspace)
@@ -55,19 +52,17 @@ class Library:
                 device=named.device, offline=named.offline, **asked,
             )  # fmt: skip
 
-    def file(self, video_id: str) -> Path:
-        """Return where a file of the index lies. Raises DataError for anything that the index does not have."""
-        path = self.files().get(video_id)
-        if path is None:
+    def file(self, video_id: str) -> LibraryFile:
+        """Return a file of the library. Raises DataError for anything that is none: an id is looked up, never opened."""
+        found = self.files().get(video_id)
+        if found is None:
             raise DataError(f"the library has no video {video_id!r}")
-        return path
+        return found
 
-    def files(self) -> Mapping[str, Path]:
-        """Return every file of the index by its id, as new as the index. Raises DataError where there is none."""
+    def files(self) -> Mapping[str, LibraryFile]:
+        """Return every file of the library by its id, as new as the workspace. Raises DataError where there is none."""
         with self._listing:
-            stamp = files.stamp(self.workspace.index_folder / place.CURRENT)
-            if stamp is None:
-                raise DataError("nothing is indexed yet; the first question makes the index")
-            if self._files[0] != stamp:
-                self._files = (stamp, dict(ArrayIndex.open(self.workspace.index_folder).paths()))
+            stamps = self.workspace.stamps()
+            if self._files[0] != stamps:
+                self._files = (stamps, {file.id: file for file in files_of(self.workspace)})
             return self._files[1]
