@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tvr_cli.engine.searching import cells, moments, session
+from tvr_cli.engine.searching import cells, moments, ranking, session
 from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.stores.index.store import IndexBlock, IndexedClip, write_index
 from tvr_cli.stores.index.timeline import FilmBlock, IndexedFilms
@@ -55,7 +55,7 @@ def main() -> None:
 
 def ask(part: IndexedFilms, query: np.ndarray) -> None:
     """Answer a sentence as a session does."""
-    moments.search([part], query[None], SearchOptions(), session.products)
+    moments.search([part], query[None], SearchOptions(), ranking.Compared(session.products))
 
 
 def films(n: int, dim: int) -> Iterator[FilmBlock]:

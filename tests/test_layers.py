@@ -115,7 +115,8 @@ LIGHT_FILES = (
     "engine/evaluation/audit.py",
     "engine/evaluation/compare.py",
     # A query of a method of a few matrix products is answered by these.
-    *(f"engine/searching/{name}.py" for name in ("asked", "hits", "light", "light_search", "query", "way")),
+    *(f"engine/searching/{name}.py" for name in ("asked", "curves", "hits", "light", "light_search", "query", "way")),
+    *(f"engine/showing/page/{name}.py" for name in ("chart", "markup", "peaks", "pictures", "text", "write")),
     "engine/features/cut.py",
     "methods/_light.py",
     *(f"stores/{name}.py" for name in ("columns", "listing", "mapped", "parts")),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.searching.session import Session
+    from tvr_cli.engine.showing.page.write import WrittenPage
     from tvr_cli.engine.training.train import TrainOptions
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
@@ -409,6 +410,7 @@ class OpenWorkspace:
         min_score: float | None = None,
         min_confidence: float | None = FOUND,
         channel: str | None = None,
+        curves: bool = False,
         device: str = "auto",
         offline: bool = False,
     ) -> QueryReport:
@@ -417,7 +419,8 @@ class OpenWorkspace:
         k: moments an answer. per_file: of one file at most, 0 = all.
         min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
         channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
-        both where the words of the workspace have been read before, else the picture.
+        both where the words of the workspace have been read before, else the picture. curves: whether a hit has the
+        curve of its file, which a page shows.
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
         Raises ConfigError for no or an empty sentence, DataError without frames, StoreMismatch when another run or
         backbone is named than the index was made with.
@@ -443,7 +446,9 @@ class OpenWorkspace:
         from tvr_cli.engine.searching.hits import SearchOptions
 
         flags = Asked(run, method, backbone, first)
-        options = SearchOptions(k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence)
+        options = SearchOptions(
+            k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, curves=curves
+        )
         found = self._channel(channel)
         with self._watched():
             if found == "picture":
@@ -454,6 +459,17 @@ class OpenWorkspace:
                 return self._by_picture(wanted, flags, some, device, offline)
 
             return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
+
+    def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
+        """Write an answer of `search` as a page for a browser, that needs no network. Ask with `curves`, to have them.
+
+        Nothing is searched again. Raises ConfigError where the file is there and `overwrite` was not said,
+        EnvironmentProblem where it cannot be written.
+        """
+        from tvr_cli.engine.showing.page import write
+
+        with self._watched():
+            return write.write(found, self.workspace, Path(to), overwrite=overwrite)
 
     def _channel(self, named: str | None) -> str:
         """Return the channel that answers: the one that was named, else both where words have been read before."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tvr_cli import os_errors
-from tvr_cli.errors import DataError, EnvironmentProblem
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 
 _BLOCK = 1 << 20
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)  # what a lock of somebody else answers
@@ -62,6 +62,14 @@ def link(source: Path, target: Path) -> None:
                 shutil.copyfileobj(old, new, _BLOCK)
                 new.flush()
                 os.fsync(new.fileno())
+
+
+def require_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise ConfigError where a file that a flag names is there already, and is not to be replaced, or is a folder."""
+    if path.is_dir():
+        raise ConfigError(f"expected a file to write, found the folder {str(path)!r}")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{str(path)!r} is there already; name another file, or replace it with --overwrite")
 
 
 def write_text(path: Path, text: str, *, mtime_ns: int | None = None) -> None:

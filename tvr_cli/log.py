@@ -35,6 +35,14 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def clock(seconds: float) -> str:
+    """Write a position in a video to a tenth of a second: 0:07.5, 12:34.0, 1:02:03.1."""
+    tenths = round(seconds * 10)
+    hours, rest = divmod(tenths, 36_000)
+    minutes = f"{rest // 600:02d}" if hours else f"{rest // 600}"
+    return f"{hours}:{minutes}:{rest % 600 / 10:04.1f}" if hours else f"{minutes}:{rest % 600 / 10:04.1f}"
+
+
 class Bar:
     """One running line of progress; shows nothing unless somebody watches. show: told how many more, and the note.
 

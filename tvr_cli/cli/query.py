@@ -6,11 +6,12 @@ import io
 import os
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import api, log
+from tvr_cli import api, files, log
 from tvr_cli.cli import render, streams
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
 from tvr_cli.errors import ConfigError
@@ -85,6 +86,10 @@ def query(
     offline: Offline = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say what encodes the sentences, and how.")] = False,
     as_json: Json = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the answer as a page that plays the moments, offline.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Find the moments in videos that match a sentence.
 
@@ -98,9 +103,12 @@ def query(
         raise ConfigError("--exhaustive scores every clip, --shortlist only the best of them; give one of them")
     if show_all and min_confidence is not None:
         raise ConfigError("--all asks for no confidence, --min-confidence for some; give one of them")
+    if html is not None:
+        files.require_free(html, overwrite=overwrite)  # before anything is searched
     require_threads()
     wanted = _piped() if text == ["-"] else [" ".join(text)]
-    report = api.open_workspace(workspace).search(
+    opened = api.open_workspace(workspace)
+    report = opened.search(
         wanted,
         k=k,
         per_file=per_file,
@@ -113,11 +121,14 @@ def query(
         min_score=min_score,
         min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
+        curves=html is not None,
         device=device,
         offline=offline,
     )
     if report.missing:
         _say_missing(report.missing, workspace)
+    if html is not None:
+        opened.page(report, html, overwrite=overwrite)
     if paths or null:
         shown = [dict.fromkeys(hit.path for hit in answer.hits if not hit.missing) for answer in report.results]
         render.exact([path for paths in shown for path in paths], end="\0" if null else "\n")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tvr_cli import commands
 from tvr_cli.cli.plain_table import plain_table
-from tvr_cli.log import printable
+from tvr_cli.log import clock, printable
 from tvr_cli.results.base import Result
 
 if TYPE_CHECKING:
@@ -143,12 +143,7 @@ def size(n: float) -> str:
 
 def seconds(s: float) -> str:
     """Format a position in a video to a tenth of a second: 0:07.5, 12:34.0, 1:02:03.1."""
-    tenths = round(s * 10)
-    hours, rest = divmod(tenths, 36_000)
-    clock = (
-        f"{rest // 600}:{rest % 600 / 10:04.1f}" if not hours else f"{hours}:{rest // 600:02d}:{rest % 600 / 10:04.1f}"
-    )
-    return clock
+    return clock(s)
 
 
 def duration(s: float) -> str:

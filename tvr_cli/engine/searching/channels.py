@@ -60,7 +60,10 @@ def _bounded(hits: Sequence[Hit], options: SearchOptions) -> list[Hit]:
         found.take(hit.score, hit.video_id, hit.path, Moment(hit.start, hit.end, hit.peak))
         of.setdefault((hit.video_id, hit.start, hit.end), hit)
     shown = [(hit, of[hit.video_id, hit.start, hit.end]) for hit in found.hits()]
-    return [replace(hit, confidence=known.confidence, channel=known.channel, said=known.said) for hit, known in shown]
+    return [
+        replace(hit, confidence=known.confidence, channel=known.channel, said=known.said, curve=known.curve)
+        for hit, known in shown
+    ]
 
 
 def fused(picture: Sequence[Hit], said: Sequence[Said]) -> list[Hit]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvr_cli.engine.searching import cells, moments
+from tvr_cli.engine.searching import cells, ranking
 from tvr_cli.stores.features.films import FilmFeatures
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.records import ClipRecord
@@ -55,7 +55,7 @@ def blocks(
         for track in _tracks(store, [records]):
             soft = cells.distances(track) > (np.inf if edge is None else edge)
             found = cells.candidates(track, soft)
-            parts = [(length, moments.null_of(unit, bank)) for unit, length in cells.means(track, found)]
+            parts = [(length, ranking.null_of(unit, bank)) for unit, length in cells.means(track, found)]
             length, null = (np.concatenate(part) for part in zip(*parts, strict=True))
             yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null)
 

@@ -19,6 +19,20 @@ from tvr_cli.stores.index.shortlist import in_order
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """How well each second of a file fits a sentence (`curves.py`).
+
+    ts: seconds of the file, ascending. values: on the scale of the scores, one a second of `ts`. low, high: the lowest
+    and the highest score that the sentence has in the library.
+    """
+
+    ts: Sequence[float]
+    values: Sequence[float]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
 
@@ -26,7 +40,7 @@ class Hit:
     found by what is said alone. more: how many moments of the same file score better than the last one shown and were
     left out, because a file gets only so many places. missing: the file is not at `path` any more (renamed, moved or
     deleted since). channel: what found it: `picture`, `speech` or `both`. said: the words that were found, of the
-    latter two.
+    latter two. curve: that of its file, where it was asked for and the picture was searched.
     """
 
     rank: int
@@ -41,6 +55,7 @@ class Hit:
     missing: bool = False
     channel: str = "picture"
     said: str | None = field(default=None, metadata=OPTIONAL)
+    curve: Curve | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +65,7 @@ class SearchOptions:
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
     that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
     found, but among the nearest (`query.Answer`); None = everything is a hit. without: moments of files, by id, that
-    no answer overlaps: what is asked with is not what was looked for.
+    no answer overlaps: what is asked with is not what was looked for. curves: whether hits have their file's curve.
     """
 
     k: int = 10
@@ -61,6 +76,7 @@ class SearchOptions:
     only: frozenset[str] | None = None
     min_confidence: float | None = None
     without: tuple[tuple[str, Moment], ...] = ()
+    curves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +177,6 @@ def best_clips(
         equal = [(position, int(numbers[position])) for position in group]
         new = [(p, number, clip_of(int(rows[p]))) for p, number in equal if number not in seen_numbers]
         for position, number, clip in sorted(new, key=lambda found: found[2].id):
-            if options.only is not None and clip.file_id not in options.only:
-                continue
             if not once:
                 yield position, clip
                 continue

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.curves import Window
 from tvr_cli.engine.searching.hits import (
     Hit,
     Moment,
@@ -34,7 +36,8 @@ def search(method: LightMethod, index: ArrayIndex, text: np.ndarray, options: Se
 
     Raises DataError where a hit is damaged on disk.
     """
-    if not len(index):
+    among = index.rows(options.only)
+    if not len(among):
         return [[] for _ in text]
     way = stages(index.measured, len(index), options)
     size = max(1, min(_SENTENCES, _SCORES // index.head.rows))
@@ -43,31 +46,41 @@ def search(method: LightMethod, index: ArrayIndex, text: np.ndarray, options: Se
     with np.errstate(all="ignore"):  # a vector without length scores as no number, which comes last
         for start in range(0, len(text), size):
             some = text[start : start + size]
-            if way.shortlist >= len(index):
-                found = _score_all(method, index, some)
+            if way.shortlist >= len(among):
+                found = _score_all(method, index, some, None if options.only is None else among)
             else:
-                found = _score_some(method, index, some, way.shortlist, options.k)
+                found = _score_some(method, index, some, way.shortlist, options.k, among)
             for i, (rows, scores) in enumerate(found):
                 answers.append(_answer(method, index, clip, some[i : i + 1], rows, scores, options))
     return answers
 
 
-def _score_all(method: LightMethod, index: ArrayIndex, text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield for each sentence the rows [V] of all clips and their scores [V]."""
-    found = [(rows, method.score(text, video)) for rows, video in index.blocks(method.scores_with)]
+def _score_all(
+    method: LightMethod, index: ArrayIndex, text: np.ndarray, among: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield for each sentence the rows [V] of all clips, or of those `among` them, and their scores [V]."""
+    names = method.scores_with
+    blocks = index.blocks(names) if among is None else ((rows, index.encoding(rows, names)) for rows in _parts(among))
+    found = [(rows, method.score(text, video)) for rows, video in blocks]
     rows = np.concatenate([rows for rows, _ in found])
     yield from ((rows, scores) for scores in np.concatenate([scores for _, scores in found], 1))
 
 
 def _score_some(
-    method: LightMethod, index: ArrayIndex, text: np.ndarray, width: int, k: int
+    method: LightMethod, index: ArrayIndex, text: np.ndarray, width: int, k: int, live: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield for each sentence the rows of the `width` clips whose coarse vectors are nearest, and their scores."""
-    live, names = index.rows(), method.scores_with
+    """Yield for each sentence the rows of the `width` clips whose coarse vectors are nearest, and their scores.
+
+    live: the rows that may be found.
+    """
+    names = method.scores_with
     for one, near in zip(text, index.products(method.coarse(text)), strict=True):
         rows = np.sort(live[chosen(near[live], index.file_numbers[live], width, of_files(width, k))])
-        parts = (rows[start : start + ENCODING_ROWS] for start in range(0, len(rows), ENCODING_ROWS))
-        yield rows, np.concatenate([method.score(one[None], index.encoding(part, names))[0] for part in parts])
+        yield rows, np.concatenate([method.score(one[None], index.encoding(part, names))[0] for part in _parts(rows)])
+
+
+def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + ENCODING_ROWS] for start in range(0, len(rows), ENCODING_ROWS))
 
 
 def _answer(
@@ -87,5 +100,21 @@ def _answer(
             for (_, clip), weight in zip(some, weights, strict=True)
         ]
 
-    best = best_clips(index.file_numbers[rows], clip_of, rows, scores, options)
-    return answer(best, scores, moments, options)
+    seen: dict[str, int] = {}
+    best = best_clips(index.file_numbers[rows], curves.noting(clip_of, seen), rows, scores, options)
+    hits = answer(best, scores, moments, options)
+    if not options.curves:
+        return hits
+    return curves.drawn(hits, scores, seen, lambda row: _windows(method, index, text, clip_of, row))
+
+
+def _windows(
+    method: LightMethod, index: ArrayIndex, text: np.ndarray, clip_of: Callable[[int], IndexedClip], row: int
+) -> list[Window]:
+    """Return all clips of the file that a row is of, with the scores and weights of one sentence."""
+    every = index.rows()
+    rows = every[index.file_numbers[every] == index.file_numbers[row]]
+    scores = method.score(text, index.encoding(rows, method.scores_with))[0].tolist()
+    weights = method.explain(text, index.encoding(rows, method.explains_with))
+    clips = [clip_of(int(one)) for one in rows]
+    return [Window(c, s, w[: len(c.ts)]) for c, s, w in zip(clips, scores, weights, strict=True)]

@@ -1,80 +1,43 @@
 """Answering from films by time: every moment that there may be is scored, and the best are the answer. numpy alone.
 
-A moment's score is how much better the sentence fits it than sentences in general do:
-
-    50 cos(q, u) - ln mean over the bank exp(50 cos(n, u))
-
-u is the mean of its frames, q the sentence, n a sentence of the bank. The second term does not depend on q and is kept
-in the index. A picture or a moment is compared with frames as it is, by the cosine alone: how well sentences fit says
-nothing of it. Taking off the median of the film's moments as well was tried: it cost 5 points of R@1 on joined films of
-the toy world and gained 2 in one take (docs/benchmarks.md); where a film is short, it takes off the answer.
+What a moment's score is says `ranking.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching.ranking import Compared, Ranking
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
+from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
 
-SHARPNESS = 50.0  # of cosines, before they are compared
-_ROWS = 4096  # frames that are widened to float32 at a time
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
 _LOOKED_AT = 2000  # moments, before films that have enough are left out
 
 
-def null_of(unit: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
-    """Return what a bank says of moments [m]: ln of the mean of exp(50 cos). unit: [m, D]. bank: [n, D], None = 0."""
-    if bank is None:
-        return np.zeros(len(unit), np.float32)
-    parts = [unit[start : start + _ROWS] @ bank.T * SHARPNESS for start in range(0, len(unit), _ROWS)]
-    found = [top[:, 0] + np.log(np.exp(p - top).mean(1)) for p in parts for top in (p.max(1, keepdims=True),)]
-    return np.concatenate([np.zeros(0), *found]).astype(np.float32)
-
-
-Products = Callable[[IndexedFilms, np.ndarray], np.ndarray]
-
-
-def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-    """Return the products [T, N] of sentences with all frames of a segment."""
-    frames = part.array("frames")
-    found = np.empty((len(queries), len(frames)), np.float32)
-    for start in range(0, len(frames), _ROWS):
-        block = frames[start : start + _ROWS].astype(np.float32)
-        found[:, start : start + len(block)] = queries @ block.T
-    return found
-
-
 def search(
-    films: Sequence[IndexedFilms],
-    queries: np.ndarray,
-    options: SearchOptions,
-    products: Products = products,
-    *,
-    of_words: bool = True,
+    films: Sequence[IndexedFilms], queries: np.ndarray, options: SearchOptions, ranking: Ranking | None = None
 ) -> list[list[Hit]]:
     """Answer questions, unit vectors [T, D], with their best moments, best first.
 
-    products: as the function of that name; numpy widens half precision a tenth as fast as torch does. of_words: whether
-    they are of sentences alone; others score by the cosine. Raises DataError where a hit is damaged on disk.
+    ranking: None = by comparison with the bank. Raises DataError where a hit is damaged on disk.
     """
+    ranking = ranking or Compared()
     library = _Library.of(films, options.only)
-    size = max(1, _SCORES // max(1, library.frames))
+    size = max(1, _SCORES // max(1, ranking.vectors * library.frames))
     answers: list[list[Hit]] = []
     with np.errstate(all="ignore"):  # a mean without length scores as no number, which comes last
         for start in range(0, len(queries), size):
             some = queries[start : start + size]
-            cosines = [_cosines(part, products(part, some)) for part in films]
-            if of_words:
-                cosines = [SHARPNESS * c - part.array("null") for c, part in zip(cosines, films, strict=True)]
-            scores = np.concatenate(cosines, 1)
+            scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
             for query, one in zip(some, scores, strict=True):
-                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options))
+                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking))
     return answers
 
 
@@ -83,8 +46,8 @@ class Finder:
     frames by their seconds.
     """
 
-    def __init__(self, films: Sequence[IndexedFilms]):
-        self.films = films
+    def __init__(self, films: Sequence[IndexedFilms], ranking: Ranking | None = None):
+        self.films, self.ranking = films, ranking or Compared()
         self._where: dict[str, list[tuple[IndexedFilms, int]]] = {}
         for part in films:
             for file in np.unique(part.array("file")[part.live]).tolist():
@@ -99,7 +62,7 @@ class Finder:
             begins, ends = part.array("ts")[first], part.array("until")[last - 1]
             number = number[(begins >= start - _SLACK_S) & (ends <= end + _SLACK_S)]
             if len(number):
-                scores = _score_some(part, number, query)
+                scores = self.ranking.some(part, number, query)
                 best = int(np.nan_to_num(scores, nan=-np.inf).argmax())
                 found.append((float(scores[best]), part, int(number[best])))
         if not found:
@@ -125,20 +88,6 @@ class Finder:
             seen = shown[frames] @ part.array("frames")[low + frames].astype(np.float32)
             total, lasted = seen if total is None else total + seen, lasted + float(shown.sum())
         return None if total is None else np.asarray(total / lasted, dtype=np.float32)
-
-
-def _score_some(part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Return the scores [m] of some moments of one film for one sentence."""
-    moments = part.array("moment")[number]
-    low, high = int(moments.min()), int(moments.max())
-    seconds = part.array("until")[low:high] - part.array("ts")[low:high]
-    dots = part.array("frames")[low:high].astype(np.float32) @ query
-    sums = np.concatenate([np.zeros(1), np.cumsum(dots * seconds)])
-    lasted = np.concatenate([np.zeros(1), np.cumsum(seconds)])
-    first, last = moments[:, 0] - low, moments[:, 1] - low
-    with np.errstate(all="ignore"):
-        cosine = (sums[last] - sums[first]) / ((lasted[last] - lasted[first]) * part.array("length")[number])
-    return np.asarray(SHARPNESS * cosine - part.array("null")[number])
 
 
 def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:
@@ -178,17 +127,9 @@ class _Library:
         return self.films[of], number - int(self.starts[of])
 
 
-def _cosines(part: IndexedFilms, products: np.ndarray) -> np.ndarray:
-    """Return the cosines [T, M] with all moments of a segment. products: [T, N]."""
-    seconds = part.array("until") - part.array("ts")
-    sums = np.zeros((len(products), len(seconds) + 1))
-    np.cumsum(products * seconds, 1, out=sums[:, 1:])
-    lasted = np.concatenate([np.zeros(1), np.cumsum(seconds)])
-    first, last = np.clip(part.array("moment"), 0, len(seconds)).T  # damage may lose a hit, and ends nothing
-    return np.asarray((sums[:, last] - sums[:, first]) / ((lasted[last] - lasted[first]) * part.array("length")))
-
-
-def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions) -> list[Hit]:
+def _answer(
+    library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions, ranking: Ranking
+) -> list[Hit]:
     """Take moments, best first; films that have enough are left out after every so many."""
     found, shown = Answering(options), dict[tuple[str, float, float], int]()
     rest = np.flatnonzero(scores >= (-np.inf if options.min_score is None else options.min_score))
@@ -206,7 +147,29 @@ def _answer(library: _Library, query: np.ndarray, scores: np.ndarray, options: S
             if found.is_full or (full and seen >= _LOOKED_AT):
                 break
         rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
-    return [_peaked(hit, library, shown[hit.video_id, hit.start, hit.end], query) for hit in found.hits()]
+    numbers = {hit: shown[hit.video_id, hit.start, hit.end] for hit in found.hits()}
+    hits = [_peaked(hit, library, number, query) for hit, number in numbers.items()]
+    if not options.curves:
+        return hits
+    low, high = curves.reach(scores[library.live])
+    made: dict[str, Curve] = {}
+    for hit, number in numbers.items():
+        if hit.video_id not in made:
+            part, local = library.at(number)
+            ts, values = _curve_of(part, local, query, ranking)
+            made[hit.video_id] = curves.thinned(ts, values, low, high)
+    return [replace(hit, curve=made[hit.video_id]) for hit in hits]
+
+
+def _curve_of(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
+    file = part.array("file")
+    of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))
+    part.segment.verify(list(MOMENTS), of_file.start, of_file.stop)
+    moments = part.array("moment")[of_file]
+    first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
+    part.segment.verify(list(FRAMES), first, last)
+    return part.array("ts")[first:last], ranking.frames(part, of_file, query)
 
 
 def _peaked(hit: Hit, library: _Library, number: int, query: np.ndarray) -> Hit:

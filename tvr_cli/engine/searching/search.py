@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching.curves import Window
 from tvr_cli.engine.searching.hits import (
     Hit,
     Moment,
@@ -47,14 +49,16 @@ def search(
 
     refine: finds the moment of a caption, by its number, in a clip, better than the method's weights; None = it cannot.
     """
-    if not len(index):
+    among = None if options.only is None else index.rows(options.only)
+    clips = len(index) if among is None else len(among)
+    if not clips:
         return [[] for _ in range(len(text))]
     way = stages(index.measured, len(index), options)
     answers: list[list[Hit]] = []
     clip = functools.cache(index.clip)  # many sentences are answered with the same clips
     for some in _portions(text, max(1, min(_SENTENCES, _SCORES // len(index)))):
-        find = _score_all if way.shortlist >= len(index) else _score_some
-        for i, found in enumerate(find(method, index, some, way, options.k)):
+        find = _score_all if way.shortlist >= clips else _score_some
+        for i, found in enumerate(find(method, index, some, way, options.k, among)):
             better = None if refine is None else functools.partial(refine, len(answers))
             answers.append(_answer(method, index, clip, some.rows(slice(i, i + 1)), found, options, better))
     return answers
@@ -74,21 +78,25 @@ def _portions(text: Encoding, size: int) -> Iterator[Encoding]:
         yield text.rows(slice(start, start + size))
 
 
-def _score_all(method: Method, index: SearchIndex, text: Encoding, way: Way, k: int) -> Iterator[_Scored]:
+def _score_all(
+    method: Method, index: SearchIndex, text: Encoding, way: Way, k: int, among: Tensor | None
+) -> Iterator[_Scored]:
     kept = None
-    if len(index) <= ENCODING_ROWS:
-        rows = index.rows()
+    if len(index if among is None else among) <= ENCODING_ROWS:
+        rows = index.rows() if among is None else among
         kept = index.encoding(rows)
         scores = method.score(text, kept).cpu().numpy()
     else:
-        rows, scores = _over_blocks(index, None, lambda video: method.score(text, video))
+        rows, scores = _over_blocks(index, None, lambda video: method.score(text, video), among)
     for one in scores:
         yield _Scored(rows, one, kept)
 
 
-def _score_some(method: Method, index: SearchIndex, text: Encoding, way: Way, k: int) -> Iterator[_Scored]:
+def _score_some(
+    method: Method, index: SearchIndex, text: Encoding, way: Way, k: int, among: Tensor | None
+) -> Iterator[_Scored]:
     """Score for each caption the clips that the stages before leave for it."""
-    for i, rows in enumerate(_candidates(method, index, text, way, k)):
+    for i, rows in enumerate(_candidates(method, index, text, way, k, among)):
         one = text.rows(slice(i, i + 1))
         if len(rows) <= ENCODING_ROWS:
             kept = index.encoding(rows)
@@ -98,17 +106,19 @@ def _score_some(method: Method, index: SearchIndex, text: Encoding, way: Way, k:
             yield _Scored(rows, torch.cat(parts).numpy())
 
 
-def _candidates(method: Method, index: SearchIndex, text: Encoding, way: Way, k: int) -> Iterator[Tensor]:
-    """Yield the rows [N] that the method is to score, ascending, for each caption."""
+def _candidates(
+    method: Method, index: SearchIndex, text: Encoding, way: Way, k: int, among: Tensor | None
+) -> Iterator[Tensor]:
+    """Yield the rows [N] that the method is to score, ascending, for each caption; among: of these, None = of all."""
     width = way.shortlist
     if way.first == "rough" and method.rough_needs:
-        rows, rough = _over_blocks(index, method.rough_needs, lambda video: method.rough(text, video))
+        rows, rough = _over_blocks(index, method.rough_needs, lambda video: method.rough(text, video), among)
         files = index.files(rows).numpy()
         for one in rough:
             yield rows[torch.from_numpy(chosen(one, files, width, of_files(width, k)))].sort().values
         return
     between = max(way.prefilter, width) if method.rough_needs else width
-    near = index.candidates(method.coarse(text).cpu(), between, of_files(between, k))
+    near = index.candidates(method.coarse(text).cpu(), between, of_files(between, k), among)
     for i, rows in enumerate(near):
         if between > width:
             rows = rows.sort().values
@@ -120,10 +130,15 @@ def _candidates(method: Method, index: SearchIndex, text: Encoding, way: Way, k:
 
 
 def _over_blocks(
-    index: SearchIndex, names: Sequence[str] | None, score: Callable[[Encoding], Tensor]
+    index: SearchIndex, names: Sequence[str] | None, score: Callable[[Encoding], Tensor], among: Tensor | None
 ) -> tuple[Tensor, np.ndarray]:
-    """Return the rows [V] of all clips, and scores [T, V] of them, block by block."""
-    found = [(rows, score(video).cpu()) for rows, video in index.blocks(names)]
+    """Return the rows [V] of all clips, or of those `among` them, and scores [T, V] of them, block by block."""
+    blocks = (
+        index.blocks(names)
+        if among is None
+        else ((rows, index.encoding(rows, names)) for rows in among.split(ENCODING_ROWS))
+    )
+    found = [(rows, score(video).cpu()) for rows, video in blocks]
     return torch.cat([rows for rows, _ in found]), torch.cat([scores for _, scores in found], 1).numpy()
 
 
@@ -156,4 +171,21 @@ def _answer(
             for (position, clip), weight in zip(some, weights, strict=True)
         }
 
-    return answer(best_clips(index.files(rows), clip_of, rows, scores, options), scores, moments, options)
+    seen: dict[str, int] = {}
+    best = best_clips(index.files(rows), curves.noting(clip_of, seen), rows, scores, options)
+    hits = answer(best, scores, moments, options)
+    if not options.curves:
+        return hits
+    return curves.drawn(hits, scores, seen, lambda row: windows(method, index, text, clip_of, row))
+
+
+def windows(
+    method: Method, index: SearchIndex, text: Encoding, clip_of: Callable[[int], IndexedClip], row: int
+) -> list[Window]:
+    """Return all clips of the file that a row is of, with the scores and weights of one encoded caption."""
+    every = index.rows()
+    rows = every[index.files(every) == index.files(torch.tensor([row]))]
+    video = index.encoding(rows)
+    scores, weights = method.score(text, video)[0].tolist(), method.explain(text, video)[0].float().cpu().numpy()
+    clips = [clip_of(int(one)) for one in rows]
+    return [Window(c, s, w[: len(c.ts)]) for c, s, w in zip(clips, scores, weights, strict=True)]

@@ -21,6 +21,7 @@ from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
 from tvr_cli.engine.searching.question import Question, asking
+from tvr_cli.engine.searching.ranking import Compared
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.methods import _light
@@ -71,7 +72,7 @@ class Session:
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            return moments.search(index.films, unit, options, products)
+            return moments.search(index.films, unit, options, Compared(products))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)

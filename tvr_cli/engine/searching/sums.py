@@ -22,7 +22,7 @@ from tvr_cli.engine.searching import library, moments, stretch
 from tvr_cli.engine.searching.hits import Hit, Moment, SearchOptions
 from tvr_cli.engine.searching.index import TwoStages, encoded_texts
 from tvr_cli.engine.searching.library import LibraryFile
-from tvr_cli.engine.searching.moments import Finder, Products
+from tvr_cli.engine.searching.moments import Finder
 from tvr_cli.engine.searching.question import (
     Picture,
     Question,
@@ -32,6 +32,7 @@ from tvr_cli.engine.searching.question import (
     features_of,
     sentences_of,
 )
+from tvr_cli.engine.searching.ranking import Alike, Compared, Products
 from tvr_cli.engine.searching.search import search
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import _light
@@ -48,7 +49,7 @@ class Sums:
     """What answers questions that are more than a sentence, from what a session has opened.
 
     sentences: makes features of sentences. backbone: gives the whole of it, which pictures need. finder: gives what
-    finds the frames of films. products: as in `moments.search`.
+    finds the frames of films. products: as in `ranking.Alike`.
     """
 
     workspace: Workspace
@@ -87,7 +88,8 @@ class Sums:
         """Answer questions by their features [T, D]."""
         if self.index.films:
             unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            return moments.search(self.index.films, unit, options, self.products, of_words=of_words)
+            ranking = Compared(self.products) if of_words else Alike(self.products)
+            return moments.search(self.index.films, unit, options, ranking)
         key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
         text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
         return search(self.scorer.method, self.index, encoded_texts(self.scorer, text, lambda: []), options)

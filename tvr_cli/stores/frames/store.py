@@ -21,7 +21,7 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -166,6 +166,25 @@ class FrameStore:
                 )
             yield self._reader(clip.shard).clip(clip)
 
+    def clips_of(self, file_ids: Collection[str]) -> dict[str, list[StoredClip]]:
+        """Return the clips of some files, by the file's id, without reading the records of all others.
+
+        A file that the store does not have is left out. Raises DataError where records are damaged.
+        """
+        known = self._clips if "_clips" in self.__dict__ else self._clips_naming(file_ids)
+        found = [clip for clip in known.values() if clip.record.file_id in file_ids]
+        of: dict[str, list[StoredClip]] = {}
+        for clip in sorted(found, key=lambda clip: clip.record.span):
+            of.setdefault(clip.record.file_id, []).append(clip)
+        return of
+
+    def nearest(self, clip: StoredClip, second: float) -> tuple[float, bytes]:
+        """Return the frame of a clip's timeline that is nearest to a second of the file: its own second, and the JPEG.
+
+        Raises as `read` does.
+        """
+        return self._reader(clip.shard).nearest(clip.row, second)
+
     def films(self) -> list[Film]:
         """Return every timeline that clips are views of, by the id of its first; none where clips own their frames."""
         rows: dict[tuple[str, int], list[StoredClip]] = {}
@@ -231,6 +250,16 @@ class FrameStore:
                     raise
                 self._head, self._lines = head, lines
 
+    def _clips_naming(self, file_ids: Collection[str]) -> Mapping[str, StoredClip]:
+        """Return the clips by id of the shards whose records name one of some files, as bytes; all where that fails."""
+        named = [json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogateescape") for name in file_ids]
+        lines = (line for line in self._lines if _says(self.root / line.records, named))
+        try:
+            read = [read_records(self.root, line, self.workspace) for line in lines]
+        except DataError:
+            return self._clips
+        return {clip.record.id: clip for clips in read for clip in clips}
+
     @cached_property
     def _by_name(self) -> dict[str, ShardLine]:
         return {line.name: line for line in self._lines}
@@ -259,6 +288,15 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image.convert("RGB"))
+
+
+def _says(records: Path, names: Sequence[bytes]) -> bool:
+    """Return whether a file of records may have one of some names; where it cannot be read, who reads it says why."""
+    try:
+        data = records.read_bytes()
+    except OSError:
+        return True
+    return any(name in data for name in names)
 
 
 def read_records(folder: Path, line: ShardLine, workspace: Folder | None = None) -> tuple[StoredClip, ...]:
@@ -445,6 +483,12 @@ class _ShardReader:
         jpegs = self._jpegs(first + start, first + int(slots[-1]) + 1)
         until = _until(self._ts[first:last], self._stands(first, last), clip.record.span[1])
         return ClipFrames(clip.record, [jpegs[i - start] for i in slots], self._ts[first:last][slots], until[slots])
+
+    def nearest(self, row: int, second: float) -> tuple[float, bytes]:
+        """Return the frame of a row that is nearest to a second, with its own second."""
+        first, last = self._row(row)
+        at = first + int(np.abs(self._ts[first:last] - second).argmin())
+        return float(self._ts[at]), self._jpegs(at, at + 1)[0]
 
     def timeline(self, row: int) -> Timeline:
         """Return all frames of one row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -24,10 +24,9 @@ class ArrayIndex(OpenedIndex):
             part.dtype != BFLOAT16 for segment in head.segments for part in segment.parts
         )
 
-    def rows(self) -> np.ndarray:
-        """Return the rows [len] of all clips that can be found, ascending."""
-        rows = np.arange(self.head.rows)
-        return rows if self.deleted is None else rows[~self.deleted]
+    def rows(self, only: Collection[str] | None = None) -> np.ndarray:
+        """Return the rows [len] of all clips that can be found, ascending; only: of the files with these ids."""
+        return self.rows_of(only)
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, Arrays]]:
         """Yield all clips that can be found, some rows [n] at a time, with tensors of their encodings, as the method

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,6 +88,14 @@ class OpenedIndex:
         before = itertools.accumulate((segment.files for segment in self.head.segments), initial=0)
         parts = [segment.array("clip.file") + n for segment, n in zip(self._segments, before, strict=False)]
         return np.concatenate(parts, dtype=np.int32) if parts else np.empty(0, np.int32)
+
+    def rows_of(self, only: Collection[str] | None) -> np.ndarray:
+        """Return the rows of all clips that can be found, ascending; only: of the files with these ids."""
+        live = np.ones(self.head.rows, bool) if self.deleted is None else ~self.deleted
+        if only is not None:
+            names = [name for segment in self._segments for name in segment.file_ids.all()]
+            live &= np.array([name in only for name in names], bool)[self.file_numbers]
+        return np.flatnonzero(live)
 
     def clip(self, row: int) -> IndexedClip:
         """Return a clip, to be shown. Raises DataError unless every group with a part of it is what was written."""

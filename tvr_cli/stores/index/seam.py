@@ -27,15 +27,16 @@ class SearchIndex(Protocol):
     def measured(self) -> Mapping[str, Any]: ...
     def __len__(self) -> int: ...
 
-    def candidates(self, query: Tensor, n: int, of_files: int = 1) -> Tensor:
+    def candidates(self, query: Tensor, n: int, of_files: int = 1, among: Tensor | None = None) -> Tensor:
         """Return rows [Q, n] of the clips nearest to unit vectors `query` [Q, D], best first; if n covers them, all.
 
         of_files: different files that they are of, where there are so many: one film must not crowd out the others.
+        among: the rows that may be found, ascending, None = all.
         What is read here is not verified: damage can lose a clip, not invent one.
         """
 
-    def rows(self) -> Tensor:
-        """Return the rows [len] of all clips that can be found, ascending."""
+    def rows(self, only: Collection[str] | None = None) -> Tensor:
+        """Return the rows [len] of all clips that can be found, ascending; only: of the files with these ids."""
 
     def blocks(self, names: Sequence[str] | None = None) -> Iterator[tuple[Tensor, Encoding]]:
         """Yield all clips that can be found, some rows [n] at a time, with what the method keeps of them.

@@ -74,26 +74,27 @@ class Index(OpenedIndex):
 
     # --------------------------------------------------------------------------------------------------------- reading
 
-    def candidates(self, query: Tensor, n: int, of_files: int = 1) -> Tensor:
+    def candidates(self, query: Tensor, n: int, of_files: int = 1, among: Tensor | None = None) -> Tensor:
         """Return rows [Q, n] of the clips nearest to unit vectors `query` [Q, D], best first; see `seam.py`.
 
         A clip of several vectors is as near as its nearest. Scores are float32 products of the half precision that is
         kept, so they depend on the pair alone.
         """
-        if n >= len(self):
-            return self.rows().expand(len(query), -1)
+        if n >= (len(self) if among is None else len(among)):
+            return (self.rows() if among is None else among).expand(len(query), -1)
         self.require_whole()
+        if among is not None:
+            return torch.stack([self._apart(one[None].float(), n, of_files, among) for one in query])
         found = [self._scan(part.float(), n) for part in query.split(_SCAN_QUERIES)]
         rows = torch.cat(found)
         of_files = min(of_files, sum(segment.files for segment in self.head.segments))
         for i in self._crowded(rows, of_files) if of_files > 1 else ():
-            rows[i] = self._apart(query[i : i + 1].float(), n, of_files)
+            rows[i] = self._apart(query[i : i + 1].float(), n, of_files, self.rows())
         return rows
 
-    def rows(self) -> Tensor:
-        """Return the rows [len] of all clips that can be found, ascending."""
-        rows = torch.arange(self.head.rows)
-        return rows if self._deleted is None else rows[~self._deleted]
+    def rows(self, only: Collection[str] | None = None) -> Tensor:
+        """Return the rows [len] of all clips that can be found, ascending; only: of the files with these ids."""
+        return torch.from_numpy(self.rows_of(only))
 
     def encoding(self, rows: Tensor, names: Sequence[str] | None = None) -> Encoding:
         """Read the encodings of some clips, in the order of `rows` [N] int64, in the type that the method made.
@@ -268,9 +269,8 @@ class Index(OpenedIndex):
         several = 1 + (numbers[:, 1:] != numbers[:, :-1]).sum(1)
         return (several < of_files).nonzero()[:, 0].tolist()
 
-    def _apart(self, query: Tensor, n: int, of_files: int) -> Tensor:
-        """Return rows [n] for one sentence [1, D], of so many different files."""
-        rows = self.rows()
+    def _apart(self, query: Tensor, n: int, of_files: int, rows: Tensor) -> Tensor:
+        """Return some of `rows` [n] for one sentence [1, D], of so many different files."""
         near = self._products(query)[0][rows]
         return rows[torch.from_numpy(chosen(near.numpy(), self.files(rows).numpy(), n, of_files))]
 

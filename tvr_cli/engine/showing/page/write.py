@@ -1,0 +1,44 @@
+"""Writing an answer as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvr_cli import files, log
+from tvr_cli.engine.searching.query import QueryReport
+from tvr_cli.engine.showing.page import markup, pictures
+from tvr_cli.engine.showing.page.pictures import Seen
+from tvr_cli.workspace import Workspace
+
+# All pictures together, so that a page of a hundred moments has at most 4 MB: in the page three bytes are four letters.
+_PICTURE_BYTES = 2_300_000
+
+
+@dataclass(frozen=True)
+class WrittenPage:
+    """A page that was written. moments: on it; pictures: how many of them have one."""
+
+    path: Path
+    moments: int
+    pictures: int
+    size_bytes: int
+
+
+def write(report: QueryReport, workspace: Workspace, to: Path, *, overwrite: bool = False) -> WrittenPage:
+    """Write an answer as a page, in one step. workspace: what it was found in; its stored frames are the pictures.
+
+    Nothing is searched: what the page shows of a moment is in the answer, its curve where it was asked for. Raises
+    ConfigError where a file is there that is not to be replaced, EnvironmentProblem where the page cannot be written.
+    """
+    files.require_free(to, overwrite=overwrite)
+    hits = [hit for answer in report.results for hit in answer.hits]
+    seen = pictures.of_hits(hits, workspace, _PICTURE_BYTES)
+    rest: Iterator[Seen] = iter(seen)
+    known = [[next(rest) for _ in answer.hits] for answer in report.results]
+    data = markup.page(report.results, known, to).encode("utf-8")
+    files.write_bytes(to, data)
+    shown = sum(one.picture is not None for one in seen)
+    log.logger.info("wrote %s: %d moments, %d with a picture", to, len(hits), shown)
+    return WrittenPage(to, len(hits), shown, len(data))
