@@ -6,6 +6,7 @@
       runs/<name>/               runs: `tvr train`, `tvr evaluate`
       index/                     what `tvr query` searches
       speech/                    the words of the videos, where `tvr query --channel` asked for them
+      server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -380,6 +381,16 @@ class Workspace(os.PathLike[str]):
     @property
     def speech_folder(self) -> Path:
         return self.root / _SPEECH
+
+    @property
+    def server_note(self) -> Path:
+        """Where a server of the workspace says how it is reached."""
+        return self.root / "server.json"
+
+    @property
+    def server_log(self) -> Path:
+        """What a server in the background says."""
+        return self.root / "server.log"
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""

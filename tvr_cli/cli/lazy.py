@@ -27,6 +27,7 @@ NAMES = (
     "verify",
     "index",
     "query",
+    "serve",
     "methods",
     "backbones",
     "datasets",

@@ -1,0 +1,5 @@
+"""`python -m tvr_cli`: the command line, where the script `tvr` is not on the path."""
+
+from tvr_cli.cli import main
+
+main()
