@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.training.train import TrainOptions
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
-__all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
+__all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card", "save_clips"]
 
 PathLike = str | os.PathLike[str]
 FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
@@ -521,6 +521,20 @@ def judge_scores(
     options = _judge(v2t_protocol, metrics, post, seed, scale, qrels)
     ids = None if data is None else score_ids.of_dataset(data, split)
     return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
+
+
+def save_clips(
+    report: QueryReport, folder: PathLike, *, pad: float = 0.0, overwrite: bool = False, dry_run: bool = False
+) -> QueryReport:
+    """Save each moment of an answer as a file of its own (`tvr query --save-clips`); the report then has `clips`.
+
+    pad: seconds before and after each. What cannot be saved says why in its `problem`. Raises ConfigError where a file
+    of such a name is there already, EnvironmentProblem where the folder cannot be written.
+    """
+    from tvr_cli.engine.showing import clips
+
+    _at_least("--pad", pad, 0)
+    return clips.save_clips(report, Path(folder), clips.ClipOptions(pad, overwrite, dry_run))
 
 
 def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:

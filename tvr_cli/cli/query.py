@@ -14,14 +14,16 @@ import typer
 from tvr_cli import api, files, log
 from tvr_cli.cli import render, streams
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
-from tvr_cli.errors import ConfigError
+from tvr_cli.errors import ConfigError, PartialFailure
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.hits import Hit
     from tvr_cli.engine.searching.query import Answer, QueryReport
+    from tvr_cli.results.shown import SavedClips
 
 _NEAREST = 3  # rows of what was not found
+_TOLD = 20  # moments that were not saved and are told one by one
 _SAID = 60  # letters of what is said, in a table
 
 
@@ -89,7 +91,18 @@ def query(
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write the answer as a page that plays the moments, offline.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    save_clips: Annotated[
+        Path | None,
+        typer.Option("--save-clips", metavar="DIR", help="Save each moment as a file of this folder, with its sound."),
+    ] = None,
+    pad: Annotated[
+        float | None,
+        typer.Option("--pad", metavar="SECONDS", help="Of --save-clips: seconds before and after a moment."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there of what is written.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what --save-clips would write, and write none of it.")
+    ] = False,
 ) -> None:
     """Find the moments in videos that match a sentence.
 
@@ -103,6 +116,12 @@ def query(
         raise ConfigError("--exhaustive scores every clip, --shortlist only the best of them; give one of them")
     if show_all and min_confidence is not None:
         raise ConfigError("--all asks for no confidence, --min-confidence for some; give one of them")
+    if pad is not None and save_clips is None:
+        raise ConfigError("--pad is about the files of --save-clips, and there is none; name their folder")
+    if dry_run and save_clips is None:
+        raise ConfigError("--dry-run is about the files of --save-clips, and there is none; name their folder")
+    if overwrite and save_clips is None and html is None:
+        raise ConfigError("--overwrite is about what --save-clips and --html write; give one of them")
     if html is not None:
         files.require_free(html, overwrite=overwrite)  # before anything is searched
     require_threads()
@@ -129,11 +148,15 @@ def query(
         _say_missing(report.missing, workspace)
     if html is not None:
         opened.page(report, html, overwrite=overwrite)
+    if save_clips is not None:
+        report = api.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
     if paths or null:
         shown = [dict.fromkeys(hit.path for hit in answer.hits if not hit.missing) for answer in report.results]
         render.exact([path for paths in shown for path in paths], end="\0" if null else "\n")
-        return
-    render.result(report, as_json, lambda: _show(report, min_score))
+    else:
+        render.result(report, as_json, lambda: _show(report, min_score))
+    if failed := _not_written(report):
+        raise PartialFailure("; ".join(failed))
 
 
 def _piped() -> list[str]:
@@ -159,6 +182,8 @@ def _show(report: QueryReport, min_score: float | None) -> None:
         else:
             limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
             render.line(f"{answer.query!r}: nothing found{limit}")
+    if report.clips is not None:
+        _show_clips(report.clips)
 
 
 def _table(title: str | None, hits: Sequence[Hit]) -> None:
@@ -189,6 +214,32 @@ def _say_left_out(answer: Answer) -> None:
     if answer.nearest:
         some = render.count(len(answer.nearest), "moment")
         render.line(f"{some} more, found with less confidence; --all shows them, too")
+
+
+def _show_clips(saved: SavedClips) -> None:
+    there = [clip for clip in saved.clips if clip.problem is None]
+    if saved.dry_run:
+        for clip in there:
+            how = "copied" if clip.copied else "encoded again"
+            render.line(
+                f"would save {clip.path}: {render.seconds(clip.start)}–{render.seconds(clip.end)} of "
+                f"{_shortest(clip.source)}, {render.count(clip.frames, 'frame')}, {how}"
+            )
+        return
+    copied = sum(clip.copied for clip in there)
+    how = f"{copied} copied, {len(there) - copied} encoded again"
+    render.line(f"{render.count(len(there), 'moment')} saved in {saved.folder}: {how}")
+
+
+def _not_written(report: QueryReport) -> list[str]:
+    """Return sentences about what was asked for and is not there."""
+    said = []
+    if report.clips is not None and (failed := report.clips.failed):
+        for clip in failed[1:_TOLD]:
+            log.logger.warning("not saved: %s: %s", clip.path.name, clip.problem)
+        of = render.count(len(report.clips.clips), "moment")
+        said.append(f"{len(failed)} of {of} not saved: {failed[0].path.name}: {failed[0].problem}")
+    return said
 
 
 def _shortest(path: str) -> str:

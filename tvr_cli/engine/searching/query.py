@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tvr_cli.backbones import registry
@@ -14,7 +14,8 @@ from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.question import Question, asking
 from tvr_cli.methods import _light
-from tvr_cli.results.base import Result
+from tvr_cli.results.base import OPTIONAL, Result
+from tvr_cli.results.shown import SavedClips
 from tvr_cli.stores.index import place
 from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.workspace import Workspace
@@ -59,10 +60,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class QueryReport(Result):
-    """An answer to each question, in the order asked."""
+    """An answer to each question, in the order asked. clips: what its moments were written as."""
 
     schema, version = "query", 2
     results: Sequence[Answer]
+    clips: SavedClips | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def missing(self) -> list[str]:
