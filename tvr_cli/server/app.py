@@ -1,12 +1,12 @@
 """The addresses of a server. Each answer is the JSON that the command of the same name prints, or bytes.
 
-    GET  /                     the page
-    GET  /api/library          what is searched
-    GET  /api/search           moments, as `tvr query --json`
-    POST /api/search           the same with a picture in the body
-    GET  /api/picture          the frame nearest to a second of a file
-    GET  /media                a file of the library, or a part of it (byte ranges)
-    GET  /docs, /openapi.json  all of this for programs
+GET  /                     the page
+GET  /api/library          what is searched
+GET  /api/search           moments, as `tvr query --json`
+POST /api/search           the same with a picture in the body
+GET  /api/picture          the frame nearest to a second of a file
+GET  /media                a file of the library, or a part of it (byte ranges)
+GET  /docs, /openapi.json  all of this for programs
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 
+from tvr_cli import log
 from tvr_cli.api import FOUND
 from tvr_cli.engine.searching import typed
 from tvr_cli.engine.searching.question import Picture
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, TvrError, Unreadable
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, TvrError, Unreadable, reason
 from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library
 from tvr_cli.server.pictures import Pictures
@@ -33,7 +34,7 @@ from tvr_cli.version import __version__
 
 _MOST_K = 200
 _LONGEST = 2000  # letters of a question
-_STATIC = ("page.html", "style.css", "page.js", "docs.html", "docs.js")
+_STATIC = ("page.html", "style.css", "page.js", "docs.html", "docs.css", "docs.js")
 _STATUS = ((ConfigError, 400), (Unreadable, 503), (DataError, 404), (EnvironmentProblem, 503), (Interrupted, 503))
 
 Several = Annotated[list[str], Query(max_length=16)]
@@ -46,13 +47,20 @@ def create_app(library: Library, rules: Rules) -> Guard:
         description="Search the moments of a library of videos. Everything stays on this machine.",
     )  # fmt: skip
     pictures = Pictures(library.workspace)
-    static = {name: _static(name) for name in _STATIC}
+    static = {name: _static(__package__, f"static/{name}") for name in _STATIC}
+    static["cards.css"] = _static("tvr_cli.engine.showing.page", "page.css")  # moments look here as in `--html`
 
     @app.exception_handler(TvrError)
     def refused(request: Request, error: Exception) -> JSONResponse:
         """Say what a command would have said on stderr."""
         status = next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
         return JSONResponse({"error": str(error)}, status)
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> JSONResponse:
+        """Say that it is a bug, and go on."""
+        log.logger.error("error: a bug in tvr: %s: %s (%s)", type(error).__name__, reason(error), request.url.path)
+        return JSONResponse({"error": "a bug in tvr; the server's own output says which"}, 500)
 
     @app.get("/", include_in_schema=False)
     def page() -> Response:
@@ -94,15 +102,19 @@ def create_app(library: Library, rules: Rules) -> Guard:
         channel: str | None = None,
         confidence: Annotated[float | None, Query(ge=0, le=1)] = FOUND,
         everything: bool = False,
+        curves: bool = False,
     ) -> dict[str, Any]:
-        """Find moments: the answer of `tvr query --json`, with its flags. everything: the flag --all."""
+        """Find moments: the answer of `tvr query --json`, with its flags. everything: the flag --all. curves: whether
+        each moment comes with how well every second of its file fits.
+        """
         _without_files(plus, minus)
         asked = {
             "like": like, "plus": plus, "minus": minus, "inside": inside, "newer": newer, "older": older,
             "longer": longer, "shorter": shorter, "k": k, "per_file": per_file, "channel": channel,
-            "min_confidence": None if everything else confidence,
+            "min_confidence": None if everything else confidence, "curves": curves,
         }  # fmt: skip
-        return library.answer([q] if q.strip() else [], asked).to_json()
+        said = {name: value for name, value in asked.items() if name == "min_confidence" or value not in ([], None, "")}
+        return library.answer([q] if q.strip() else [], said).to_json()
 
     @app.post("/api/search")
     def search_by_picture(
@@ -110,13 +122,17 @@ def create_app(library: Library, rules: Rules) -> Guard:
         q: Annotated[str, Form(max_length=_LONGEST)] = "",
         k: Annotated[int, Form(ge=1, le=_MOST_K)] = 10,
         per_file: Annotated[int, Form(ge=0)] = 3,
-        everything: Annotated[bool, Form()] = True,
+        everything: Annotated[bool, Form()] = False,
+        curves: Annotated[bool, Form()] = False,
     ) -> dict[str, Any]:
         """Find moments that look like a picture, with a sentence added to it where there is one."""
         with tempfile.TemporaryDirectory(prefix="tvr-") as folder:
             path = Path(folder) / "picture"
             path.write_bytes(image.file.read())
-            asked = {"image": [path], "k": k, "per_file": per_file, "min_confidence": None if everything else FOUND}
+            asked = {
+                "image": [path], "k": k, "per_file": per_file, "min_confidence": None if everything else FOUND,
+                "curves": curves,
+            }  # fmt: skip
             found = library.answer([q] if q.strip() else [], asked).to_json()
         return _renamed(found, str(path), "a picture")
 
@@ -157,8 +173,8 @@ def _renamed(found: Mapping[str, Any], path: str, name: str) -> dict[str, Any]:
     return {**found, "results": results}
 
 
-def _static(name: str) -> Any:
-    """Return a function that answers with a file of the package."""
-    data = (resources.files(__package__) / "static" / name).read_bytes()
+def _static(package: str, name: str) -> Any:
+    """Return a function that answers with a file of a package."""
+    data = resources.files(package).joinpath(name).read_bytes()
     kind = {"html": "text/html", "css": "text/css", "js": "text/javascript"}[name.rpartition(".")[2]]
     return lambda: Response(data, media_type=f"{kind}; charset=utf-8")

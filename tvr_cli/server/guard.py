@@ -3,7 +3,7 @@
 - The `Host` that was asked for must be one that this server has: a name of somebody else's that resolves to this
   machine (DNS rebinding) is refused.
 - What a browser sends for another page says so (`Origin`, `Sec-Fetch-Site`), and is refused.
-- With a token, each request needs it: in `Authorization: Bearer`, or in the cookie that the address with `?token=` sets.
+- With a token, each request needs it: in `Authorization: Bearer`, or in the cookie that `?token=` in an address sets.
 - Only GET, HEAD and POST, and no body larger than the limit, whether or not its length is said before.
 - What goes back tells the browser to take nothing from, and to give nothing to, any other address.
 """
@@ -91,6 +91,9 @@ class Guard:
         except TooLarge:
             if not begun:
                 await _refuse(send, 413, f"expected at most {self._rules.largest_body} bytes, found more")
+        except Exception:
+            if not begun:  # else the app has said what happened, here and to whoever asked
+                raise
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Return why a request is not let through: a status and a sentence."""

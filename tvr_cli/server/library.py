@@ -53,7 +53,7 @@ class Library:
             )  # fmt: skip
 
     def file(self, video_id: str) -> LibraryFile:
-        """Return a file of the library. Raises DataError for anything that is none: an id is looked up, never opened."""
+        """Return a file of the library. Raises DataError for anything else: an id is looked up, never opened."""
         found = self.files().get(video_id)
         if found is None:
             raise DataError(f"the library has no video {video_id!r}")
