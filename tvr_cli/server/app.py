@@ -14,7 +14,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ _LONGEST = 2000  # letters of a question
 _STATIC = ("page.html", "style.css", "page.js", "docs.html", "docs.css", "docs.js")
 _STATUS = ((ConfigError, 400), (Unreadable, 503), (DataError, 404), (EnvironmentProblem, 503), (Interrupted, 503))
 
-Several = Annotated[list[str], Query(max_length=16)]
+Several = Annotated[Sequence[str], Query(max_length=16)]
 
 
 def create_app(library: Library, rules: Rules) -> Guard:
@@ -89,10 +89,10 @@ def create_app(library: Library, rules: Rules) -> Guard:
     @app.get("/api/search")
     def search(
         q: Annotated[str, Query(max_length=_LONGEST)] = "",
-        like: Several = [],
-        plus: Several = [],
-        minus: Several = [],
-        inside: Several = [],
+        like: Several = (),
+        plus: Several = (),
+        minus: Several = (),
+        inside: Several = (),
         newer: str | None = None,
         older: str | None = None,
         longer: float | None = None,
@@ -113,7 +113,7 @@ def create_app(library: Library, rules: Rules) -> Guard:
             "longer": longer, "shorter": shorter, "k": k, "per_file": per_file, "channel": channel,
             "min_confidence": None if everything else confidence, "curves": curves,
         }  # fmt: skip
-        said = {name: value for name, value in asked.items() if name == "min_confidence" or value not in ([], None, "")}
+        said = {name: value for name, value in asked.items() if name == "min_confidence" or value not in ((), [], None, "")}
         return library.answer([q] if q.strip() else [], said).to_json()
 
     @app.post("/api/search")
@@ -155,7 +155,7 @@ def create_app(library: Library, rules: Rules) -> Guard:
     return Guard(app, rules)
 
 
-def _without_files(*parts: list[str]) -> None:
+def _without_files(*parts: Sequence[str]) -> None:
     """Refuse a part that would be read from this machine: an address is no reason to open what it names."""
     for text in (text for some in parts for text in some):
         if any(isinstance(part.what, Picture) for part in _parts(text)):
