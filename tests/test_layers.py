@@ -35,7 +35,8 @@ LEAVES = {
 MAY_IMPORT = {
     "cli": {"api", "engine", "testing", "verify", *LEAVES},
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "api": {"plans", "engine", "workspace", "commands", "config", "errors", "files", "log", "relevance"},
+    "api_showing": {"engine", "workspace", "log"},
+    "api": {"api_showing", "plans", "engine", "workspace", "commands", "config", "errors", "files", "log", "relevance"},
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
@@ -74,6 +75,7 @@ HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 LIGHT = (
     "cli",
     "api",
+    "api_showing",
     "commands",
     "workspace",
     "types",

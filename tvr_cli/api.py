@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_cli import commands, log
+from tvr_cli.api_showing import Showing
 from tvr_cli.errors import ConfigError, did_you_mean
-from tvr_cli.files import is_text
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from tvr_cli.engine.searching.hits import SearchOptions
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
+    from tvr_cli.engine.searching.question import Question
     from tvr_cli.engine.searching.session import Session
-    from tvr_cli.engine.showing.page.write import WrittenPage
     from tvr_cli.engine.training.train import TrainOptions
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
@@ -59,7 +59,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace:
+class OpenWorkspace(Showing):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -397,7 +397,7 @@ class OpenWorkspace:
 
     def search(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Sequence[str] = (),
         *,
         k: int = 10,
         per_file: int = 3,
@@ -411,28 +411,35 @@ class OpenWorkspace:
         min_confidence: float | None = FOUND,
         channel: str | None = None,
         curves: bool = False,
+        image: PathLike | Sequence[PathLike] = (),
+        like: str | Sequence[str] = (),
+        plus: str | Sequence[str] = (),
+        minus: str | Sequence[str] = (),
+        inside: str | Sequence[str] = (),
+        newer: str | None = None,
+        older: str | None = None,
+        longer: float | None = None,
+        shorter: float | None = None,
+        not_in: PathLike | None = None,
         device: str = "auto",
         offline: bool = False,
     ) -> QueryReport:
         """Find the moments that match each sentence; what is missing is made on the way.
 
+        image, like, plus, minus: pictures, moments of the library (`PATH@START-END`) and sentences (or `image:FILE`,
+        `like:PATH@START-END`) that are added to each sentence, or taken off it, `2:` before one for its weight; without
+        a sentence they are asked alone. inside, newer, older, longer, shorter, not_in: which files are searched; the
+        first is the flag `--in`, for Python reserves the word.
         k: moments an answer. per_file: of one file at most, 0 = all.
         min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
         channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
         both where the words of the workspace have been read before, else the picture. curves: whether a hit has the
         curve of its file, which a page shows.
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
-        Raises ConfigError for no or an empty sentence, DataError without frames, StoreMismatch when another run or
-        backbone is named than the index was made with.
+        Raises ConfigError for nothing to look for or an empty sentence, DataError without frames, for what is no
+        picture and where no file is left to search, StoreMismatch when another run or backbone is named than the index
+        was made with.
         """
-        wanted = _several(sentences)
-        if not wanted or not all(sentence.strip() for sentence in wanted):
-            example = commands.tvr("query", "a dog surfing")
-            raise ConfigError(f"expected a sentence to look for, found an empty one; for example: {example}")
-        if unreadable := [q for q in wanted if not is_text(q)]:
-            raise ConfigError(
-                f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv"
-            )
         if min_score is not None and math.isnan(min_score):
             raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
         if min_confidence is not None and not 0 <= min_confidence <= 1:
@@ -442,15 +449,22 @@ class OpenWorkspace:
         _at_least("-k", k, 1)
         _at_least("--per-file", per_file, 0)
         _at_least("--shortlist", shortlist, 1)
+        from tvr_cli.engine.searching import filters, query, typed
         from tvr_cli.engine.searching.asked import Asked
         from tvr_cli.engine.searching.hits import SearchOptions
 
-        flags = Asked(run, method, backbone, first)
-        options = SearchOptions(
-            k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, curves=curves
+        texts, pictures = _several(sentences), [image] if isinstance(image, str | os.PathLike) else image
+        wanted = typed.questions(
+            texts, images=pictures, likes=_several(like), plus=_several(plus), minus=_several(minus)
         )
-        found = self._channel(channel)
+        asked = filters.Filters(tuple(_several(inside)), newer, older, longer, shorter, _path(not_in))
+        flags = Asked(run, method, backbone, first)
+        found = query.channel_of(self.workspace, channel, wanted)
         with self._watched():
+            only = filters.chosen(self.workspace, asked)
+            options = SearchOptions(
+                k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, only=only, curves=curves
+            )
             if found == "picture":
                 return self._by_picture(wanted, flags, options, device, offline)
             from tvr_cli.engine.searching import channels
@@ -458,29 +472,10 @@ class OpenWorkspace:
             def picture(some: SearchOptions) -> QueryReport:
                 return self._by_picture(wanted, flags, some, device, offline)
 
-            return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
-
-    def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
-        """Write an answer of `search` as a page for a browser, that needs no network. Ask with `curves`, to have them.
-
-        Nothing is searched again. Raises ConfigError where the file is there and `overwrite` was not said,
-        EnvironmentProblem where it cannot be written.
-        """
-        from tvr_cli.engine.showing.page import write
-
-        with self._watched():
-            return write.write(found, self.workspace, Path(to), overwrite=overwrite)
-
-    def _channel(self, named: str | None) -> str:
-        """Return the channel that answers: the one that was named, else both where words have been read before."""
-        from tvr_cli.engine.searching.query import CHANNELS, has_words
-
-        if named is not None:
-            return str(_one_of("--channel", named, CHANNELS))
-        return "both" if has_words(self.workspace) else "picture"
+            return channels.answer(self.workspace, texts, options, picture if found == "both" else None)
 
     def _by_picture(
-        self, wanted: list[str], flags: Asked, options: SearchOptions, device: str, offline: bool
+        self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
     ) -> QueryReport:
         from tvr_cli.engine.searching import query
 

@@ -208,12 +208,12 @@ class Workspace(os.PathLike[str]):
         As in `given_features`; where none were finished, those that were begun last. Raises DataError where features
         are there and nothing tells what made them.
         """
-        from tvr_cli.stores.features.head import read_head
+        from tvr_cli.stores.features.head import UNNAMED, read_head
 
-        if (store := next(self.given_features(), None)) is not None:
+        if (store := next((s for s in self.given_features() if s.backbone_name != UNNAMED), None)) is not None:
             return store.backbone_name, store.root
         named = ((read_head(folder, self).made.backbone, folder) for folder in self._newest_begun())
-        if (newest := next((n for n in named if not self._tuned_here(n[0])), None)) is None:
+        if (newest := next((n for n in named if n[0] != UNNAMED and not self._tuned_here(n[0])), None)) is None:
             self._refuse_headless()
         return newest
 
@@ -253,7 +253,7 @@ class Workspace(os.PathLike[str]):
 
     def outdated(self, store: FeatureStore) -> str:
         """Return, in words, what has changed since a feature store was brought up to date; empty = nothing."""
-        if not self.has_frames:
+        if not self.has_frames or store.imported is not None:
             return ""
         if store.provenance.get("frames_content") != self.frames().content_hash():
             return "the frames have changed"

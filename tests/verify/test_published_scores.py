@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from tvr_cli.cli import app
 from tvr_cli.engine.evaluation.compare import Published
 from tvr_cli.engine.evaluation.evaluate_result import Fair
+from tvr_cli.engine.features import foreign
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.stores import clip_video_encode
 from tvr_cli.verify import features, published, scores
 from tvr_cli.verify.scores import ROWS, Measured, ScoreRow
 
@@ -205,7 +205,7 @@ def test_rows_of_another_method_are_no_rows_of_features(world: dict[str, Any]) -
 
 
 def test_a_tar_is_read_as_it_was_written(world: dict[str, Any]) -> None:
-    found = clip_video_encode.read([world["tar"]])
+    found = foreign.read([world["tar"]])
     assert list(found) == list(world["videos"])
     for video, x in world["videos"].items():
         np.testing.assert_array_equal(found[video], x.astype(np.float32))
@@ -219,13 +219,13 @@ def test_a_damaged_tar_is_a_sentence(world: dict[str, Any], tmp_path: Path) -> N
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=words):
-            clip_video_encode.read([tmp_path / name])
+            foreign.read([tmp_path / name])
     with pytest.raises(DataError, match="found none"):
-        clip_video_encode.read([tmp_path / "none.tar"])
+        foreign.read([tmp_path / "none.tar"])
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     with pytest.raises(DataError, match=r"expected samples KEY\.npy"):
-        clip_video_encode.read([tmp_path / "empty.tar"])
+        foreign.read([tmp_path / "empty.tar"])
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_damaged_tar_is_a_sentence(world: dict[str, Any], tmp_path: Path) -> N
 )
 def test_a_sample_that_is_no_matrix_is_a_sentence(tmp_path: Path, frames: np.ndarray, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        clip_video_encode.read([write_tar(tmp_path / "a.tar", {"v": frames})])
+        foreign.read([write_tar(tmp_path / "a.tar", {"v": frames})])
 
 
 def test_a_pickle_in_a_sample_is_not_run(tmp_path: Path) -> None:
@@ -248,17 +248,17 @@ def test_a_pickle_in_a_sample_is_not_run(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         sample(tar, "v.npy", held.getvalue())
     with pytest.raises(DataError, match=r"v\.npy cannot be read"):
-        clip_video_encode.read([tmp_path / "a.tar"])
+        foreign.read([tmp_path / "a.tar"])
 
 
 def test_one_video_in_two_samples_has_to_be_the_same(tmp_path: Path) -> None:
     a, b = np.ones((2, 4), np.float32), np.zeros((2, 4), np.float32)
     paths = [write_tar(tmp_path / f"{i}.tar", {"v": x}) for i, x in enumerate((a, a, b))]
-    assert list(clip_video_encode.read(paths[:2])) == ["v"]
+    assert list(foreign.read(paths[:2])) == ["v"]
     with pytest.raises(DataError, match="has two samples, and their features differ"):
-        clip_video_encode.read(paths)
+        foreign.read(paths)
     with pytest.raises(DataError, match="of two encoders"):
-        clip_video_encode.read([paths[0], write_tar(tmp_path / "c.tar", {"w": np.ones((2, 5), np.float32)})])
+        foreign.read([paths[0], write_tar(tmp_path / "c.tar", {"w": np.ones((2, 5), np.float32)})])
 
 
 # ---------------------------------------------------------------------------------------------------------- from videos

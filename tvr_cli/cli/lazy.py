@@ -22,6 +22,7 @@ NAMES = (
     "compare",
     "reproduce",
     "import-checkpoint",
+    "import-features",
     "audit",
     "moments",
     "verify",

@@ -28,7 +28,9 @@ _SAID = 60  # letters of what is said, in a table
 
 
 def query(
-    text: Annotated[list[str], typer.Argument(help='What to look for; "-" reads one query a line from stdin.')],
+    text: Annotated[
+        list[str] | None, typer.Argument(help='What to look for; "-" reads one query a line from stdin.')
+    ] = None,
     workspace: Annotated[
         Workspace,
         typer.Option(
@@ -80,6 +82,43 @@ def query(
             help="picture, speech (subtitles and text streams) or both; default: both where words were read before.",
         ),
     ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="FILE", help="Look for a picture; repeatable.")
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--like", metavar="PATH@START-END", help="Look for what a moment of the library shows."),
+    ] = None,
+    plus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plus",
+            metavar="TEXT",
+            help="Add a sentence, image:FILE or like:PATH@START-END; 2:TEXT counts twice; repeatable.",
+        ),
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option("--minus", metavar="TEXT", help="Take off what --plus would add; repeatable.")
+    ] = None,
+    inside: Annotated[
+        list[str] | None,
+        typer.Option("--in", metavar="GLOB", help="Search files whose id or path matches, or FOLDER/; repeatable."),
+    ] = None,
+    newer: Annotated[
+        str | None, typer.Option("--newer", metavar="DATE", help="Search files written since 2026-11-01, or 7d ago.")
+    ] = None,
+    older: Annotated[
+        str | None, typer.Option("--older", metavar="DATE", help="Search files written before that.")
+    ] = None,
+    longer: Annotated[
+        float | None, typer.Option("--longer", metavar="SECONDS", help="Search files that last longer.")
+    ] = None,
+    shorter: Annotated[
+        float | None, typer.Option("--shorter", metavar="SECONDS", help="Search files that are shorter.")
+    ] = None,
+    not_in: Annotated[
+        Path | None, typer.Option("--not-in", metavar="FILE", help="Leave out files that FILE lists, one a line.")
+    ] = None,
     paths: Annotated[
         bool, typer.Option("--paths", help="Print bare paths, one a line; escaped on a terminal.")
     ] = False,
@@ -104,7 +143,7 @@ def query(
         bool, typer.Option("--dry-run", help="Say what --save-clips would write, and write none of it.")
     ] = False,
 ) -> None:
-    """Find the moments in videos that match a sentence.
+    """Find the moments in videos that match a sentence, a picture, another moment, or a sum of these.
 
     Example: tvr query "a dog surfing" --index out/
     """
@@ -125,7 +164,9 @@ def query(
     if html is not None:
         files.require_free(html, overwrite=overwrite)  # before anything is searched
     require_threads()
-    wanted = _piped() if text == ["-"] else [" ".join(text)]
+    wanted = _piped() if text == ["-"] else [" ".join(text)] if text else []
+    if text == ["-"] and not wanted:
+        wanted = [""]  # nothing to look for, whatever else is asked
     opened = api.open_workspace(workspace)
     report = opened.search(
         wanted,
@@ -141,6 +182,16 @@ def query(
         min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
         curves=html is not None,
+        image=image or (),
+        like=like or (),
+        plus=plus or (),
+        minus=minus or (),
+        inside=inside or (),
+        newer=newer,
+        older=older,
+        longer=longer,
+        shorter=shorter,
+        not_in=not_in,
         device=device,
         offline=offline,
     )
@@ -148,6 +199,7 @@ def query(
         _say_missing(report.missing, workspace)
     if html is not None:
         opened.page(report, html, overwrite=overwrite)
+        report = report.without_curves()
     if save_clips is not None:
         report = api.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
     if paths or null:
@@ -252,6 +304,12 @@ def _shortest(path: str) -> str:
 
 def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:
     what = render.count(len(paths), "file")
+    if not workspace.has_frames:
+        log.logger.warning(
+            "%s of the answer %s not on this machine, as far as the features say (%r%s); there are no frames here that "
+            "tell more", what, "is" if len(paths) == 1 else "are", paths[0], " …" if len(paths) > 1 else "",
+        )  # fmt: skip
+        return
     log.logger.warning(
         "%s of the answer %s renamed, moved or deleted since (%r%s); bring the index up to date with: %s",
         what, "was" if len(paths) == 1 else "were", paths[0], " …" if len(paths) > 1 else "",

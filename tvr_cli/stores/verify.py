@@ -146,7 +146,7 @@ def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
             else:
                 yield Finding(table.file, f"no shard has the features of {lost} {what}" if lost else "", fix)
     for line in lines:
-        repair = commands.tvr("precompute-features", repair=line.name, workspace=workspace)
+        repair = features_head.complete(folder, workspace, line.name)
         try:
             rows.read(folder, line)
         except TvrError as e:

@@ -19,9 +19,9 @@ from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.evaluation import ground
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.evaluate_result import Fair
+from tvr_cli.engine.features import foreign
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import sha256_file
-from tvr_cli.stores import clip_video_encode
 from tvr_cli.types import Manifest
 from tvr_cli.verify import scores
 from tvr_cli.verify.outcome import VerifyReport, report
@@ -40,15 +40,15 @@ def verify(
 ) -> VerifyReport:
     """Judge somebody's features of frames by the test captions of a data set, beside every published row.
 
-    features: tars of clip-video-encode. spec: `NAME:ROOT[:VARIANT]`, of which only annotation files are read. The text
-    side is that of `backbone`; the method is `mean`. Raises ConfigError where no row is by that method,
-    DataError for features of other videos, another size, or files that are none.
+    features: files and folders as `foreign.py` reads them. spec: `NAME:ROOT[:VARIANT]`, of which only annotation files
+    are read. The text side is that of `backbone`; the method is `mean`. Raises ConfigError where no row is by that
+    method, DataError for features of other videos, another size, or files that are none.
     """
     manifest = data.load(spec)
     rows = [row for row in scores.of(manifest.name, backbone, known) if row.method == "mean"]
     if not rows:
         raise ConfigError(f"what is published of {backbone!r} on {manifest.name} is not by the mean of frames")
-    frames = clip_video_encode.read(features)
+    frames = foreign.read(features)
     captions = [c for c in manifest.captions if c.split == "test"]
     videos = sorted({c.video for c in captions})
     pooled, counts = _pooled(frames, videos, manifest)
@@ -77,7 +77,7 @@ def verify(
     cause = scores.likely_cause(measured.recalls, len(captions), len(videos), moved)
     outcomes = [scores.against(row, measured, cause) for row in rows]
     identity = ground.identity_of([c.id for c in captions], videos)
-    hashes = {path.name: sha256_file(path) for path in (*features, *manifest.annotations)}
+    hashes = {path.name: sha256_file(path) for path in (*foreign.files_of(features), *manifest.annotations)}
     return report(
         ["features", spec, backbone],
         outcomes,

@@ -143,7 +143,8 @@ def _features(workspace: Workspace, backbone: str | None) -> Head:
     if head is None or head.finished is None:
         raise Ordinary("there are no features yet")
     said = {**head.made.provenance, **head.finished.corpus}
-    if workspace.has_frames and said.get("frames_content") != workspace.frames_content():
+    old = workspace.has_frames and said.get("frames_content") != workspace.frames_content()
+    if old and head.made.imported is None:
         raise Ordinary("the frames have changed")
     if head.finished.frameless or not {"video.frames", "text.pooled"} <= set(head.made.tensors):
         raise Ordinary("the features lack what the method needs")

@@ -156,12 +156,12 @@ def _answer(
     for hit, number in numbers.items():
         if hit.video_id not in made:
             part, local = library.at(number)
-            ts, values = _curve_of(part, local, query, ranking)
+            ts, values = frame_scores(part, local, query, ranking)
             made[hit.video_id] = curves.thinned(ts, values, low, high)
     return [replace(hit, curve=made[hit.video_id]) for hit in hits]
 
 
-def _curve_of(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+def frame_scores(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
     file = part.array("file")
     of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))

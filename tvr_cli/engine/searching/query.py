@@ -13,6 +13,7 @@ from tvr_cli.engine.searching import light
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.question import Question, asking
+from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.methods import _light
 from tvr_cli.results.base import OPTIONAL, Result
 from tvr_cli.results.shown import SavedClips
@@ -70,6 +71,18 @@ class QueryReport(Result):
     def missing(self) -> list[str]:
         """The paths among the hits that are no file any more, each once."""
         return list(dict.fromkeys(hit.path for answer in self.results for hit in answer.hits if hit.missing))
+
+    def without_curves(self) -> QueryReport:
+        """Return the report as one that was not asked for curves."""
+        bare = [
+            replace(
+                answer,
+                hits=[replace(hit, curve=None) for hit in answer.hits],
+                nearest=[replace(hit, curve=None) for hit in answer.nearest],
+            )
+            for answer in self.results
+        ]
+        return replace(self, results=bare)
 
 
 def query(
@@ -135,6 +148,25 @@ def _report(questions: Sequence[str | Question], found: Sequence[Sequence[Hit]],
             for asked, hits in zip(questions, found, strict=True)
         ]
     )
+
+
+def channel_of(workspace: Workspace, named: str | None, questions: Sequence[Question]) -> str:
+    """Return the channel that answers: the one that was named, else both where words have been read before.
+
+    What is more than a sentence is looked for in the picture. Raises ConfigError for a channel that there is not, and
+    where what is said is asked for such.
+    """
+    if named is not None and named not in CHANNELS:
+        near = did_you_mean(named, CHANNELS) or f"; there are {', '.join(CHANNELS)}"
+        raise ConfigError(f"--channel: unknown {named!r}{near}")
+    if all(question.sentence is not None for question in questions):
+        return named or ("both" if has_words(workspace) else "picture")
+    if named in ("speech", "both"):
+        raise ConfigError(
+            f"--channel {named} looks for the words of a sentence in what is said, and a sum, a picture or a moment "
+            "has none; leave one of them out"
+        )
+    return "picture"
 
 
 def has_words(workspace: Workspace) -> bool:

@@ -165,6 +165,8 @@ class Session:
             require_library(workspace, asked.backbone)
         if not workspace.has_frames:
             return
+        if store is not None and store.imported is not None:
+            return
         if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
             return
         of = f" of {named}" if named else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tvr_cli import log
 from tvr_cli.stores.speech import store as words
@@ -52,10 +52,12 @@ def up_to_date(workspace: Workspace) -> SpeechStore:
     return found
 
 
-def find(store: SpeechStore, sentence: str, most: int, per_file: int = 0) -> list[Said]:
+def find(
+    store: SpeechStore, sentence: str, most: int, per_file: int = 0, only: Collection[str] | None = None
+) -> list[Said]:
     """Return the passages that answer a sentence, best first, none overlapping another of its file.
 
-    per_file: of one file at most, 0 = all.
+    per_file: of one file at most, 0 = all. only: of the files with these ids.
 
     A passage answers when the words of the sentence that it has are half of it or more, by how rare they are here:
     a word that nobody says makes any answer less likely.
@@ -65,10 +67,10 @@ def find(store: SpeechStore, sentence: str, most: int, per_file: int = 0) -> lis
         return []
     long = [word for word in wanted if len(word) >= _TRIGRAM]
     if long:
-        scored = store.matches(" OR ".join(map(_quoted, long)), _MOST)
+        scored = store.matches(" OR ".join(map(_quoted, long)), _MOST, only)
         texts = dict(store.texts([place for place, _ in scored]))
     else:
-        texts = dict(store.texts())
+        texts = dict(store.texts(only=only))
         scored = sorted(((place, -_density(text, wanted)) for place, text in texts.items()), key=lambda one: one[1])
     total = store.counts.passages
     rarity = {word: _rarity(_held_by(store, word, texts), total) for word in wanted}
