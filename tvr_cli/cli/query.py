@@ -168,7 +168,7 @@ def query(
     if text == ["-"] and not wanted:
         wanted = [""]  # nothing to look for, whatever else is asked
     opened = api.open_workspace(workspace)
-    report = opened.search(
+    report = opened.ask(
         wanted,
         k=k,
         per_file=per_file,

@@ -113,7 +113,9 @@ def create_app(library: Library, rules: Rules) -> Guard:
             "longer": longer, "shorter": shorter, "k": k, "per_file": per_file, "channel": channel,
             "min_confidence": None if everything else confidence, "curves": curves,
         }  # fmt: skip
-        said = {name: value for name, value in asked.items() if name == "min_confidence" or value not in ((), [], None, "")}
+        said = {
+            name: value for name, value in asked.items() if name == "min_confidence" or value not in ((), [], None, "")
+        }
         return library.answer([q] if q.strip() else [], said).to_json()
 
     @app.post("/api/search")

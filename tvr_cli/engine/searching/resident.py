@@ -22,6 +22,7 @@ from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
+_OF_HERE = ("image", "like", "plus", "minus", "not_in")  # paths, as seen from where they were typed
 _CONNECT_S, _ANSWER_S = 1.0, 600.0
 _LONGEST = 64 * 2**20  # bytes of an answer
 _ERRORS = {
@@ -38,11 +39,13 @@ class Nobody(Exception):
 def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
     """Return what the server of a workspace answers, None where none does: `OpenWorkspace.search` then has to.
 
-    asked: the arguments of that verb, as JSON has them. Raises what it raised.
+    asked: the arguments of that verb. Raises what it raised.
     """
     if os.environ.get("TVR_NO_SERVER"):
         return None
     try:
+        if elsewhere := [name for name in _OF_HERE if asked.get(name)]:
+            raise Nobody(f"what {elsewhere[0]} names may be meant as seen from here")
         note = noted(workspace)
         answer = _exchange(Path(note["socket"]), {
             "tvr": __version__, "workspace": str(workspace.root.resolve()), "search": dict(asked),
