@@ -135,7 +135,10 @@ def create_app(library: Library, rules: Rules) -> Guard:
                 "image": [path], "k": k, "per_file": per_file, "min_confidence": None if everything else FOUND,
                 "curves": curves,
             }  # fmt: skip
-            found = library.answer([q] if q.strip() else [], asked).to_json()
+            try:
+                found = library.answer([q] if q.strip() else [], asked).to_json()
+            except TvrError as e:  # where it was put for a moment tells nobody anything
+                raise type(e)(str(e).replace(repr(str(path)), "the picture that was sent")) from e
         return _renamed(found, str(path), "a picture")
 
     @app.get("/api/picture", response_class=Response)
@@ -143,7 +146,8 @@ def create_app(library: Library, rules: Rules) -> Guard:
         """Return the frame of a file that is nearest to a second, as JPEG."""
         return Response(pictures.at(library.file(video).id, at), media_type="image/jpeg")
 
-    @app.api_route("/media", methods=["GET", "HEAD"], response_class=FileResponse)
+    @app.head("/media", include_in_schema=False)
+    @app.get("/media", response_class=FileResponse)
     def media(video: str) -> Response:
         """Return a file of the library; with `Range`, a part of it."""
         path = library.file(video).path

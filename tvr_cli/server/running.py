@@ -215,7 +215,7 @@ def _warm(library: Library) -> None:
 def _uvicorn() -> Any:
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn
     except ImportError as e:
         raise ConfigError(f"tvr serve needs {e.name}; install the extra: pip install 'tvr-cli[serve]'") from e
