@@ -56,6 +56,22 @@ def test_the_length_of_features_and_a_rotation_of_them_change_nothing():
     assert cells.distances(plain) == pytest.approx(cells.distances(other), abs=1e-6)
 
 
+def test_what_flickers_begins_and_ends_somewhere():
+    shown = [0] * 4 + [1, 0, 1] + [0] * 4  # a quarter of a second each: half of it is what was seen before
+    mixed = AXES.copy()
+    mixed[1, 0] = 0.3  # a thing on the picture that it blinks in
+    track = cells.track(mixed[shown], np.arange(11) / 4, np.zeros(11), [(0.0, 11 / 4)])
+    assert (1.0, 1.75) in spans_of(track)
+
+
+def test_what_is_shorter_than_half_a_second_is_no_moment_but_a_shot_is():
+    soft = film([0] * 4 + [1] + [0] * 4)
+    assert np.flatnonzero(cells.distances(soft) > 0.9).tolist() == [4, 5]
+    assert (1.0, 1.25) not in spans_of(soft) and (0, 1.25) in spans_of(soft)
+    shot = film([0] * 4 + [1] + [0] * 4, change=[np.nan, 0, 0, 0, 9, 9, 0, 0, 0])
+    assert spans_of(shot) == [(0, 1.0), (1.0, 1.25), (1.25, 2.25)]
+
+
 def test_no_run_is_longer_than_eight_seconds_or_twelve_cells():
     shown = [i % 2 for i in range(40) for _ in range(2)]  # a soft edge every half second
     found = spans_of(film(shown), edge=0.05)

@@ -29,6 +29,7 @@ NAMES = (
     "index",
     "query",
     "serve",
+    "similar",
     "methods",
     "backbones",
     "datasets",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,7 +243,7 @@ def _table(title: str | None, hits: Sequence[Hit]) -> None:
     rows = [
         [
             h.rank,
-            f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
+            f"{render.shortest(h.path)}{' (not there any more)' if h.missing else ''}",
             *([h.channel, textwrap.shorten(h.said or "", _SAID, placeholder=" …")] if heard else []),
             f"{render.seconds(h.start)}–{render.seconds(h.end)}",
             render.seconds(h.peak),
@@ -262,7 +261,7 @@ def _say_left_out(answer: Answer) -> None:
     places = len(answer.hits) + len(answer.nearest) + sum(left_out.values())
     all_of_them = f"--per-file 0 -k {places}{' --all' if answer.nearest else ''} shows all"
     for path, more in left_out.items():
-        render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
+        render.line(f"{render.shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
     if answer.nearest:
         some = render.count(len(answer.nearest), "moment")
         render.line(f"{some} more, found with less confidence; --all shows them, too")
@@ -275,7 +274,7 @@ def _show_clips(saved: SavedClips) -> None:
             how = "copied" if clip.copied else "encoded again"
             render.line(
                 f"would save {clip.path}: {render.seconds(clip.start)}–{render.seconds(clip.end)} of "
-                f"{_shortest(clip.source)}, {render.count(clip.frames, 'frame')}, {how}"
+                f"{render.shortest(clip.source)}, {render.count(clip.frames, 'frame')}, {how}"
             )
         return
     copied = sum(clip.copied for clip in there)
@@ -292,14 +291,6 @@ def _not_written(report: QueryReport) -> list[str]:
         of = render.count(len(report.clips.clips), "moment")
         said.append(f"{len(failed)} of {of} not saved: {failed[0].path.name}: {failed[0].problem}")
     return said
-
-
-def _shortest(path: str) -> str:
-    """Return a path as it is seen from here, where that is shorter."""
-    try:
-        return min(path, os.path.relpath(path), key=len)
-    except (OSError, ValueError):  # here is gone, or another drive
-        return path
 
 
 def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:

@@ -16,8 +16,8 @@ from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import timeline_key
 
 # A soft edge is as far apart as this share of the median distance of two frames of the library taken at random, which
-# each encoder has its own of. On films of the toy world that is 0.30, whether they are cut, stretched or one take.
-_SHARE = 0.43
+# each encoder has its own of. On films of the toy world that is 0.42, whether they are cut, stretched or one take.
+_SHARE = 0.6
 _PAIRS = 4096
 _MEASURED_FILMS = 200  # that the pairs are taken from
 

@@ -1,12 +1,14 @@
 """How well moments of films fit what is asked. numpy alone.
 
-`Compared`, without training: how much better the sentence fits a moment than sentences in general do,
+`Compared`, without training: how well the sentence fits, less most of how well sentences in general do,
 
-    50 cos(q, u) - ln mean over the bank exp(50 cos(n, u))
+    50 cos(q, u) - 0.7 ln mean over the bank exp(50 cos(n, u))
 
-u is the mean of its frames, q the sentence, n a sentence of the bank. The second term does not depend on q and is kept
-in the index. Taking off the median of the film's moments as well was tried: it cost 5 points of R@1 on joined films of
-the toy world and gained 2 in one take (docs/benchmarks.md); where a film is short, it takes off the answer.
+u is the mean of a moment's frames, q the sentence, n a sentence of the bank. The second term does not depend on q and
+is kept in the index. All of it is too much: a moment that no sentence fits, an empty picture, would win by what its
+bank lacks, the more so the less the bank has of the library (docs/benchmarks.md). Taking off the median of the film's
+moments as well was tried: it cost 5 points of R@1 on joined films of the toy world and gained 2 in one take; where a
+film is short, it takes off the answer.
 
 `Alike`, for pictures and moments, which are compared with frames as they are: the cosine alone. How well sentences fit
 a moment says nothing of it.
@@ -23,6 +25,7 @@ import numpy as np
 from tvr_cli.stores.index.timeline import IndexedFilms
 
 SHARPNESS = 50.0  # of cosines, before they are compared
+NULL_SHARE = 0.7  # of what the bank says of a moment, that is taken off
 _ROWS = 4096  # frames that are widened to float32 at a time
 Products = Callable[[IndexedFilms, np.ndarray], np.ndarray]
 
@@ -96,10 +99,10 @@ class Compared:
     vectors = 1
 
     def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-        return np.asarray(SHARPNESS * Alike(self.products).scores(part, queries) - part.array("null"))
+        return np.asarray(SHARPNESS * Alike(self.products).scores(part, queries) - NULL_SHARE * part.array("null"))
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
-        return np.asarray(SHARPNESS * Alike().some(part, number, query) - part.array("null")[number])
+        return np.asarray(SHARPNESS * Alike().some(part, number, query) - NULL_SHARE * part.array("null")[number])
 
     def frames(self, part: IndexedFilms, film: slice, query: np.ndarray) -> np.ndarray:
         """See `Ranking`; the bank says of a frame what it says of the shortest moment that has it."""
@@ -108,7 +111,7 @@ class Compared:
         said = np.full(last - first, np.nan)
         for i in np.argsort(moments[:, 0] - moments[:, 1], kind="stable"):  # the longest first
             said[moments[i, 0] - first : moments[i, 1] - first] = null[i]
-        return np.asarray(SHARPNESS * Alike().frames(part, film, query) - said)
+        return np.asarray(SHARPNESS * Alike().frames(part, film, query) - NULL_SHARE * said)
 
 
 def _frames_of(part: IndexedFilms, film: slice) -> np.ndarray:

@@ -67,6 +67,11 @@ class Session:
         of_sums = iter(self._sums(opened, sums, options) if sums else ())
         return [next(of_sums if question.sentence is None else of_texts) for question in asked]
 
+    @kernel_errors()
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
+        return self._ready()[0].directions_of_files()
+
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
         text = self._encoded(scorer, store, texts)
