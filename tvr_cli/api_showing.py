@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_cli import log
+from tvr_cli.errors import ConfigError
+from tvr_cli.files import is_text
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
+    from tvr_cli.engine.searching.explain import ExplainReport
     from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.showing.page.write import WrittenPage
 
@@ -17,7 +20,7 @@ PathLike = str | os.PathLike[str]
 
 
 class Showing:
-    """Renderings of an answer of `search`; none of them searches again."""
+    """Renderings of an answer of `search`, none of which searches again, and what explains one."""
 
     workspace: Workspace
     progress: log.Watcher | None
@@ -32,3 +35,47 @@ class Showing:
 
         with log.watched(self.progress):
             return write.write(found, self.workspace, Path(to), overwrite=overwrite)
+
+    def explain(
+        self,
+        sentence: str,
+        video: str,
+        *,
+        run: str | None = None,
+        method: str | None = None,
+        backbone: str | None = None,
+        first: str | None = None,
+        device: str = "auto",
+        offline: bool = False,
+    ) -> ExplainReport:
+        """Return which seconds of a file count for a sentence, and what each word does to that.
+
+        video: the file's id or path, `PATH@START-END` for a part of it. Raises ConfigError for an empty sentence,
+        DataError for what is no file of the library, and as `search`.
+        """
+        from tvr_cli.engine.searching import query, typed
+        from tvr_cli.engine.searching.asked import Asked
+
+        if not sentence.strip() or not is_text(sentence):
+            raise ConfigError(f"expected a sentence to explain, in UTF-8, found {sentence!r}")
+        where = typed.stretch(video)
+        with log.watched(self.progress):
+            flags = Asked(run, method, backbone, first)
+            return query.session(self.workspace, flags, device=device, offline=offline).explain(sentence, where)
+
+    def require_drawable(self, to: PathLike, *, overwrite: bool = False) -> None:
+        """Raise ConfigError where `draw` would: for another ending, or a file that is there."""
+        from tvr_cli.engine.showing import explain_plot
+
+        explain_plot.require_drawable(Path(to), overwrite=overwrite)
+
+    def draw(self, found: ExplainReport, to: PathLike, *, overwrite: bool = False) -> Path:
+        """Draw what `explain` found, as PNG, SVG, PDF or a page (`.html`) by the ending of `to`.
+
+        Raises ConfigError for another ending or where the file is there and `overwrite` was not said,
+        EnvironmentProblem where it cannot be written, or pictures without matplotlib.
+        """
+        from tvr_cli.engine.showing import explain_plot
+
+        with log.watched(self.progress):
+            return explain_plot.draw(found, self.workspace, Path(to), overwrite=overwrite)

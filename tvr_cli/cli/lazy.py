@@ -30,6 +30,7 @@ NAMES = (
     "query",
     "serve",
     "similar",
+    "explain",
     "methods",
     "backbones",
     "datasets",

@@ -16,11 +16,12 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import moments
+from tvr_cli.engine.searching import explain, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
+from tvr_cli.engine.searching.explain import ExplainReport
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
-from tvr_cli.engine.searching.question import Question, asking
+from tvr_cli.engine.searching.question import Question, Stretch, asking
 from tvr_cli.engine.searching.ranking import Compared
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
@@ -71,6 +72,25 @@ class Session:
     def directions_of_files(self) -> tuple[list[str], np.ndarray]:
         """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
         return self._ready()[0].directions_of_files()
+
+    @kernel_errors()
+    def explain(self, sentence: str, video: Stretch) -> ExplainReport:
+        """Return why a file, or some seconds of it, answers a sentence (`explain.py`).
+
+        Raises as `answer`, and DataError for what is no file of the library or a moment beyond it.
+        """
+        index, scorer, store = self._ready()
+        file = library.named(library.files_of(self.workspace), video.video)
+        asked = stretch.moment_of(video, file)
+        texts = [sentence, *explain.without_a_word(sentence)]
+        text = self._encode(scorer, store, texts)
+        assert self._model is not None, "it has just encoded"
+        sentences.say_cut(self._model[1], texts[:1], text.rows(slice(0, 1)), store)
+        if index.films and _by_frames_alone(scorer):
+            unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
+            return explain.by_frames(scorer, index.films, unit, sentence, file, asked)
+        encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
+        return explain.by_clips(scorer, index, encoded, sentence, file, asked)
 
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
