@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tvr_cli import files, log
+from tvr_cli import commands, files, log
 from tvr_cli.engine.searching import resident
 from tvr_cli.errors import ConfigError, EnvironmentProblem, TvrError
 from tvr_cli.results.base import OPTIONAL, Result
@@ -166,7 +166,7 @@ def refuse_second(workspace: Workspace) -> None:
     if (note := resident.running(workspace)) is not None:
         raise EnvironmentProblem(
             f"{str(workspace)!r} is served already, at {note['url']} (process {note['pid']}); end it with: "
-            f"tvr serve --stop -o {workspace}"
+            + commands.tvr("serve", stop=True, workspace=workspace)
         )
 
 
