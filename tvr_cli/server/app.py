@@ -77,14 +77,7 @@ def create_app(library: Library, rules: Rules) -> Guard:
     @app.get("/api/library")
     def about() -> dict[str, Any]:
         """Say what is searched: the files, and how long they are together."""
-        files = library.files().values()
-        return {
-            "schema": "tvr/library@1",
-            "workspace": str(library.workspace),
-            "videos": len(files),
-            "seconds": sum(file.seconds for file in files),
-            "tvr": __version__,
-        }
+        return library.about().to_json()
 
     @app.get("/api/search")
     def search(

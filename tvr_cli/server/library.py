@@ -11,6 +11,8 @@ from tvr_cli.api import OpenWorkspace
 from tvr_cli.engine.searching.library import LibraryFile, files_of
 from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.errors import DataError
+from tvr_cli.results.base import Result
+from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
 
@@ -24,6 +26,17 @@ class Named:
     first: str | None = None
     device: str = "auto"
     offline: bool = False
+
+
+@dataclass(frozen=True)
+class LibraryReport(Result):
+    """What a server searches. videos: files. seconds: of all together."""
+
+    schema = "library"
+    workspace: str
+    videos: int
+    seconds: float
+    tvr: str = __version__
 
 
 @dataclass
@@ -51,6 +64,11 @@ class Library:
                 sentences, run=named.run, method=named.method, backbone=named.backbone, first=named.first,
                 device=named.device, offline=named.offline, **asked,
             )  # fmt: skip
+
+    def about(self) -> LibraryReport:
+        """Say what is searched. Raises as `files` does."""
+        files = self.files().values()
+        return LibraryReport(str(self.workspace), len(files), sum(file.seconds for file in files))
 
     def file(self, video_id: str) -> LibraryFile:
         """Return a file of the library. Raises DataError for anything else: an id is looked up, never opened."""
