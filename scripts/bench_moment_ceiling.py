@@ -7,7 +7,7 @@ Prints, for the queries of `films/truth.jsonl`:
 - what a ranking would reach on average that knows shape, colour and action of every true moment, and takes a motion for
   its reverse: chance decides between the true moments and those of the reverse. Means of frames are such a ranking.
 - R@1 where the true spans are given and only their order is asked, by the cosine and by the score of
-  `engine/searching/moments.py` with all and with its share of what the bank says.
+  `engine/searching/ranking.py` with all and with its share of what the bank says.
 - the queries of which some moment of the index has an IoU of half or more with a true one: more no ranking finds; and
   the mean IoU of the best of them.
 """
@@ -24,7 +24,7 @@ from bench_moments import LEAST_IOU, read_truth
 
 from tvr_cli.data.demo_world import grammar
 from tvr_cli.engine.features import sentences
-from tvr_cli.engine.searching import bank, moments
+from tvr_cli.engine.searching import bank, ranking
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.index.timeline import IndexedFilms
 from tvr_cli.workspace import Workspace
@@ -51,9 +51,9 @@ def main() -> None:
     spans = sorted({span for some in truth.values() for span in some})
     parts = Index.open(workspace.index_folder).films
     shown = np.stack([mean(parts, span) for span in spans])
-    fits = moments.SHARPNESS * unit(list(truth)) @ shown.T  # [queries, spans]
-    null = moments.null_of(shown, unit(bank.usual("demo-tiny").sentences))
-    for share in (0.0, moments.NULL_SHARE, 1.0):
+    fits = ranking.SHARPNESS * unit(list(truth)) @ shown.T  # [queries, spans]
+    null = ranking.null_of(shown, unit(bank.usual("demo-tiny").sentences))
+    for share in (0.0, ranking.NULL_SHARE, 1.0):
         best = (fits - share * null).argmax(1)
         right = np.mean([spans[i] in truth[query] for i, query in zip(best, truth, strict=True)])
         print(f"true spans, {share:g} of the bank: R@1 {100 * right:.1f} %")

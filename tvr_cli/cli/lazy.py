@@ -30,6 +30,8 @@ NAMES = (
     "query",
     "explain",
     "similar",
+    "transcribe",
+    "serve",
     "methods",
     "backbones",
     "datasets",
