@@ -78,6 +78,7 @@ class Showing:
         method: str | None = None,
         backbone: str | None = None,
         first: str | None = None,
+        no_head: bool = False,
         device: str = "auto",
         offline: bool = False,
     ) -> ExplainReport:
@@ -88,13 +89,15 @@ class Showing:
         """
         from tvr_cli.engine.searching import query, typed
         from tvr_cli.engine.searching.asked import Asked
+        from tvr_cli.engine.searching.heads import split
 
         if not sentence.strip() or not is_text(sentence):
             raise ConfigError(f"expected a sentence to explain, in UTF-8, found {sentence!r}")
         where = typed.stretch(video)
         with self._watched():
+            run, head = split(self.workspace, run, use=not no_head)
             flags = Asked(run, method, backbone, first)
-            return query.session(self.workspace, flags, device=device, offline=offline).explain(sentence, where)
+            return query.session(self.workspace, flags, device=device, offline=offline).explain(sentence, where, head)
 
     def require_drawable(self, to: PathLike, *, overwrite: bool = False) -> None:
         """Raise ConfigError where `draw` would: for another ending, or a file that is there."""

@@ -44,6 +44,7 @@ def explain(
         str | None,
         typer.Option("--first", help="The first backbone of an index of two, where it is a module of your own."),
     ] = None,
+    no_head: Annotated[bool, typer.Option("--no-head", help="Rank moments without the moment head that fits.")] = False,
     device: Device = "auto",
     offline: Offline = False,
     as_json: Json = False,
@@ -57,7 +58,15 @@ def explain(
     if out is not None:
         opened.require_drawable(out, overwrite=overwrite)  # before anything is computed
     report = opened.explain(
-        text, video, run=run, method=method, backbone=backbone, first=first, device=device, offline=offline
+        text,
+        video,
+        run=run,
+        method=method,
+        backbone=backbone,
+        first=first,
+        no_head=no_head,
+        device=device,
+        offline=offline,
     )
     if out is not None:
         log.logger.info("drew %s", opened.draw(report, out, overwrite=overwrite))

@@ -18,7 +18,7 @@ from tvr_cli.engine.searching import curves, moments
 from tvr_cli.engine.searching.curves import Window
 from tvr_cli.engine.searching.hits import Moment, SearchOptions, moment_of
 from tvr_cli.engine.searching.library import LibraryFile
-from tvr_cli.engine.searching.ranking import Compared, Ranking
+from tvr_cli.engine.searching.ranking import Ranking
 from tvr_cli.errors import DataError
 from tvr_cli.results.base import Result
 from tvr_cli.stores.index.store import Index
@@ -115,7 +115,7 @@ def by_clips(
 
 def by_frames(
     scorer: Scorer, films: Sequence[IndexedFilms], unit: np.ndarray, sentence: str, file: LibraryFile, asked: Moment,
-    ranking: Ranking | None = None,
+    ranking: Ranking,
 ) -> ExplainReport:  # fmt: skip
     """Explain where single frames score. unit: [1 + words, D] unit vectors of the sentence and `without_a_word`.
 
@@ -124,7 +124,6 @@ def by_frames(
     parts = [(part, int(n)) for part in films for n in np.flatnonzero(part.live) if _is_first_of(part, int(n), file.id)]
     if not parts:
         raise _nothing(file, asked)
-    ranking = ranking or Compared()
     found = [[moments.frame_scores(part, n, query, ranking) for part, n in parts] for query in unit]
     ts = np.concatenate([at for at, _ in found[0]])
     values = np.stack([np.concatenate([v for _, v in of]) for of in found])

@@ -70,8 +70,8 @@ class Session:
         return [next(of_sums if question.sentence is None else of_texts) for question in asked]
 
     @kernel_errors()
-    def explain(self, sentence: str, video: Stretch) -> ExplainReport:
-        """Return why a file, or some seconds of it, answers a sentence (`explain.py`).
+    def explain(self, sentence: str, video: Stretch, head: HeadWish = HeadWish()) -> ExplainReport:
+        """Return why a file, or some seconds of it, answers a sentence (`explain.py`). head: as in `SearchOptions`.
 
         Raises as `answer`, and DataError for what is no file of the library or a moment beyond it.
         """
@@ -84,7 +84,7 @@ class Session:
         sentences.say_cut(self._model[1], texts[:1], text.rows(slice(0, 1)), store)
         if index.films and _by_frames_alone(scorer):
             unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
-            ranking = self._ranking(store, HeadWish())
+            ranking = self._ranking(store, head)
             return explain.by_frames(scorer, index.films, unit, sentence, file, asked, ranking)
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         return explain.by_clips(scorer, index, encoded, sentence, file, asked)
