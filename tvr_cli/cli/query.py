@@ -44,7 +44,9 @@ def query(
     ] = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of moments to show.")] = 10,
     per_file: Annotated[int, typer.Option("--per-file", min=0, help="Moments of one file at most; 0 = all.")] = 3,
-    run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the moments.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run whose scores rank the moments, or a moment head.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
@@ -82,6 +84,7 @@ def query(
             help="picture, speech (subtitles and text streams) or both; default: both where words were read before.",
         ),
     ] = None,
+    no_head: Annotated[bool, typer.Option("--no-head", help="Rank moments without the moment head that fits.")] = False,
     image: Annotated[
         list[str] | None, typer.Option("--image", metavar="FILE", help="Look for a picture; repeatable.")
     ] = None,
@@ -179,7 +182,7 @@ def query(
     wanted = _piped() if text == ["-"] else [" ".join(text)] if text else []
     if text == ["-"] and not wanted:
         wanted = [""]  # nothing to look for, whatever else is asked
-    report = opened.search(
+    report = opened.ask(
         wanted,
         k=k,
         per_file=per_file,
@@ -192,6 +195,7 @@ def query(
         min_score=min_score,
         min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
+        no_head=no_head,
         curves=html is not None,
         image=image or (),
         like=like or (),
