@@ -80,7 +80,8 @@ VERBS = {
         "-> 'IndexReport'"
     ),
     "search": (
-        "(self, sentences: 'str | Sequence[str]' = (), *, k: 'int' = 10, per_file: 'int' = 3, run: 'str | None' = None, "
+        "(self, sentences: 'str | Sequence[str]' = (), *, k: 'int' = 10, per_file: 'int' = 3, "
+        "run: 'str | None' = None, "
         "method: 'str | None' = None, backbone: 'str | None' = None, first: 'str | None' = None, "
         "shortlist: 'int | None' = None, exhaustive: 'bool' = False, min_score: 'float | None' = None, "
         "min_confidence: 'float | None' = 0.95, channel: 'str | None' = None, curves: 'bool' = False, "
