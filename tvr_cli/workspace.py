@@ -313,6 +313,19 @@ class Workspace(os.PathLike[str]):
         """Return the newest run whose best weights go with these features, or None."""
         return next((run for run in self.runs() if self.fingerprint_of(run) == store.fingerprint), None)
 
+    def heads(self) -> list[RunDir]:
+        """Return the runs that are moment heads, the newest first."""
+        there = sorted(
+            self.runs_folder.glob(f"*/{run_header.HEAD}"), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True
+        )
+        return [RunDir(path.parent) for path in there]
+
+    def find_head(self, run: str) -> RunDir | None:
+        """Return the run that is a moment head by its name, or its path from anywhere; None where there is none."""
+        path = Path(run)
+        found = RunDir(path) if os.sep in run and path.is_dir() else RunDir(self.runs_folder / path.name)
+        return found if run_header.head_path(found.path).is_file() else None
+
     def fingerprint_of(self, run: RunDir) -> str | None:
         """Return the fingerprint of the feature store that a run's best weights go with, None without weights.
 
@@ -395,7 +408,8 @@ class Workspace(os.PathLike[str]):
         decide = [
             *(self.frames_folder / name for name in ("store.json", "manifest.jsonl")),
             *self.features_folder.glob("*/store.json"), *self.runs_folder.glob("*/config.json"),
-            *self.runs_folder.glob("*/checkpoints/best.safetensors"), self.index_folder / CURRENT,
+            *self.runs_folder.glob("*/checkpoints/best.safetensors"), *self.runs_folder.glob(f"*/{run_header.HEAD}"),
+            self.index_folder / CURRENT,
         ]  # fmt: skip
         return {path: files.stamp(path) for path in decide}
 

@@ -32,6 +32,15 @@ def test_a_camera_that_moves_is_not_full_of_cuts_and_a_cut_in_it_is_one():
     assert np.flatnonzero(cells.cuts(np.arange(16) / 4, moving)).tolist() == [8]
 
 
+def test_a_camera_that_moves_has_no_cuts_where_frames_are_not_evenly_apart():
+    ts = np.floor(np.arange(17) * 15 / 4) / 15  # four a second of a file of 15: 0.2 or 0.27 s apart
+    moving = np.array([np.nan, *[20.0, 10] * 4, *[10.0, 20] * 4])
+    moving[8] = 40  # twice what is usual around it
+    assert not cells.cuts(ts, moving)[1:].any()
+    moving[8] = 60
+    assert np.flatnonzero(cells.cuts(ts, moving)).tolist() == [8]
+
+
 def test_slides_that_follow_each_other_are_cuts():
     assert (
         cells.cuts(np.array([0.0, 1.0, 2.0, 2.25, 4.0]), np.array([np.nan, 30, 40, 35, 30])).tolist()[1:] == [True] * 4
