@@ -68,7 +68,8 @@ def why(page: Path) -> Path:
     """A page of `tvr explain` about the first film, with a word too long for a phone."""
     words = [WordShare("a" * 60, 0.5, [0.1, 0.4, -0.2]), WordShare("<b>", -0.1, [0.0, -0.3, 0.1])]
     report = ExplainReport(
-        "a <b>", NAMES[0], str(page.parent / "films" / NAMES[0]), "text_guided", None, 5.0, 0.5, 1.0, 2.0, 1.5, 0.0, 0.6,
+        "a <b>", NAMES[0], str(page.parent / "films" / NAMES[0]), "text_guided", None, 5.0, 0.5, 1.0, 2.0, 1.5,
+        0.0, 0.6,
         [0.5, 1.5, 4.5], [0.2, 0.6, 0.1], words, [],
     )  # fmt: skip
     return explain_plot.draw(report, Workspace(page.parent / "out"), page.parent / "why.html")
