@@ -516,6 +516,13 @@ class OpenWorkspace(Showing):
 
             return channels.answer(self.workspace, texts, options, picture if found == "both" else None)
 
+    def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
+        """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
+        from tvr_cli.engine.searching import resident
+
+        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
+        return found or self.search(sentences, **asked)
+
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
     ) -> QueryReport:

@@ -7,6 +7,7 @@
       index/                     what `tvr query` searches
       speech/                    the words of the videos, where `tvr query --channel` asked for them
         heard/                   what `tvr transcribe` wrote down of what is said
+      server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -400,6 +401,16 @@ class Workspace(os.PathLike[str]):
     def transcripts_folder(self) -> Path:
         """Where subtitles lie that tvr wrote of what is said."""
         return self.speech_folder / _HEARD
+
+    @property
+    def server_note(self) -> Path:
+        """Where a server of the workspace says how it is reached."""
+        return self.root / "server.json"
+
+    @property
+    def server_log(self) -> Path:
+        """What a server in the background says."""
+        return self.root / "server.log"
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""

@@ -182,7 +182,7 @@ def query(
     wanted = _piped() if text == ["-"] else [" ".join(text)] if text else []
     if text == ["-"] and not wanted:
         wanted = [""]  # nothing to look for, whatever else is asked
-    report = opened.search(
+    report = opened.ask(
         wanted,
         k=k,
         per_file=per_file,
