@@ -111,9 +111,10 @@ class Finder:
 
 
 def _mostly_in(hit: Hit, clip: IndexedClip) -> bool:
-    return hit.video_id == clip.file_id and min(hit.end, clip.end) - max(hit.start, clip.start) >= (
-        hit.end - hit.start
-    ) / 2
+    return (
+        hit.video_id == clip.file_id
+        and min(hit.end, clip.end) - max(hit.start, clip.start) >= (hit.end - hit.start) / 2
+    )
 
 
 def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:
