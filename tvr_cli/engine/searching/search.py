@@ -3,8 +3,9 @@
 Methods score pairs. Where it is cheap enough every clip is scored, else what a cheaper stage leaves (`way.py`); of
 its places half are for the best clips of different files, so that one long film crowds out nobody. `exhaustive`
 scores every clip. A clip's moment stands where the clip stands; a file has several, which do not overlap, or only its
-best (`hits.py`). On films by time a clip may have several moments, of which each has the clip's score. What is shown is verified first; of clips with equal scores the one with the smaller id stands first,
-so that an answer does not depend on the order in which clips came into the index.
+best (`hits.py`). On films by time a clip may have several moments, of which each has the clip's score. What is shown is
+verified first; of clips with equal scores the one with the smaller id stands first, so that an answer does not depend
+on the order in which clips came into the index.
 """
 
 from __future__ import annotations
