@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.extraction.extract import ExtractReport
     from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
     from tvr_cli.engine.searching.asked import Asked
+    from tvr_cli.engine.searching.head_training import HeadPreview, HeadReport
     from tvr_cli.engine.searching.hits import SearchOptions
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.searching.session import Session
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
-__all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card", "save_clips"]
+__all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
 FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
@@ -276,6 +276,29 @@ class OpenWorkspace(Showing):
             )  # fmt: skip
             return (train.dry_run if dry_run else train.train)(resolved, self.workspace, options)
 
+    def train_moments(
+        self,
+        *,
+        run: str | None = None,
+        captions: PathLike | None = None,
+        backbone: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        offline: bool = False,
+        dry_run: bool = False,
+    ) -> HeadReport | HeadPreview:
+        """Train a moment head on captions with times (`tvr train --moments`); searches use it where it fits.
+
+        run: its name, None = the first free one of `moments`, `moments-2`, … Raises ConfigError where it is there,
+        DataError without such captions or without frames by time.
+        """
+        from tvr_cli.engine.searching import head_training
+
+        options = head_training.HeadOptions(run, path_of(captions), backbone, seed, device, offline)
+        with self._watched():
+            verb = head_training.dry_run if dry_run else head_training.train
+            return verb(self.workspace, options)
+
     def train_seeds(
         self,
         seeds: str | Sequence[int],
@@ -419,6 +442,7 @@ class OpenWorkspace(Showing):
         min_score: float | None = None,
         min_confidence: float | None = FOUND,
         channel: str | None = None,
+        no_head: bool = False,
         curves: bool = False,
         image: PathLike | Sequence[PathLike] = (),
         like: str | Sequence[str] = (),
@@ -440,7 +464,8 @@ class OpenWorkspace(Showing):
         a sentence they are asked alone. inside, newer, older, longer, shorter, not_in: which files are searched; the
         first is the flag `--in`, for Python reserves the word.
         k: moments an answer. per_file: of one file at most, 0 = all.
-        min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
+        run: whose scores rank; a moment head ranks moments by time, whatever the method. no_head: leave out the one
+        that fits. min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
         channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
         both where the words of the workspace have been read before, else the picture. curves: whether a hit has the
         curve of its file, which a page shows.
@@ -460,17 +485,27 @@ class OpenWorkspace(Showing):
         at_least("--shortlist", shortlist, 1)
         from tvr_cli.engine.searching import filters, query, typed
         from tvr_cli.engine.searching.asked import Asked
+        from tvr_cli.engine.searching.heads import split
         from tvr_cli.engine.searching.hits import SearchOptions
 
         texts, pictures = several(sentences), [image] if isinstance(image, str | os.PathLike) else image
         wanted = typed.questions(texts, images=pictures, likes=several(like), plus=several(plus), minus=several(minus))
         asked = filters.Filters(tuple(several(inside)), newer, older, longer, shorter, path_of(not_in))
+        run, head = split(self.workspace, run, use=not no_head)
         flags = Asked(run, method, backbone, first)
         found = query.channel_of(self.workspace, channel, wanted)
         with self._watched():
             only = filters.chosen(self.workspace, asked)
             options = SearchOptions(
-                k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, only=only, curves=curves
+                k,
+                shortlist,
+                exhaustive,
+                min_score,
+                per_file,
+                min_confidence=min_confidence,
+                only=only,
+                curves=curves,
+                head=head,
             )
             if found == "picture":
                 return self._by_picture(wanted, flags, options, device, offline)
@@ -480,6 +515,13 @@ class OpenWorkspace(Showing):
                 return self._by_picture(wanted, flags, some, device, offline)
 
             return channels.answer(self.workspace, texts, options, picture if found == "both" else None)
+
+    def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
+        """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
+        from tvr_cli.engine.searching import resident
+
+        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
+        return found or self.search(sentences, **asked)
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
@@ -496,9 +538,6 @@ class OpenWorkspace(Showing):
             self._sessions.clear()  # one backbone in memory is enough
             self._sessions[named] = session
         return query.ask(session, wanted, options)
-
-    def _watched(self) -> AbstractContextManager[None]:
-        return log.watched(self.progress)
 
 
 def judge_scores(
@@ -523,20 +562,6 @@ def judge_scores(
     options = judge_options(v2t_protocol, metrics, post, seed, scale, qrels)
     ids = None if data is None else score_ids.of_dataset(data, split)
     return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
-
-
-def save_clips(
-    report: QueryReport, folder: PathLike, *, pad: float = 0.0, overwrite: bool = False, dry_run: bool = False
-) -> QueryReport:
-    """Save each moment of an answer as a file of its own (`tvr query --save-clips`); the report then has `clips`.
-
-    pad: seconds before and after each. What cannot be saved says why in its `problem`. Raises ConfigError where a file
-    of such a name is there already, EnvironmentProblem where the folder cannot be written.
-    """
-    from tvr_cli.engine.showing import clips
-
-    at_least("--pad", pad, 0)
-    return clips.save_clips(report, Path(folder), clips.ClipOptions(pad, overwrite, dry_run))
 
 
 def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,40 @@ class Showing:
         """
         from tvr_cli.engine.showing.page import write
 
-        with log.watched(self.progress):
+        with self._watched():
             return write.write(found, self.workspace, Path(to), overwrite=overwrite)
+
+    def save_clips(
+        self, found: QueryReport, folder: PathLike, *, pad: float = 0.0, overwrite: bool = False, dry_run: bool = False
+    ) -> QueryReport:
+        """Save each moment of an answer as a file of its own; the answer that is returned has `clips`.
+
+        pad: seconds before and after each. What cannot be saved says why in its `problem`. Raises ConfigError where a
+        file of such a name is there already, EnvironmentProblem where the folder cannot be written.
+        """
+        from tvr_cli.engine.showing import clips
+
+        with self._watched():
+            return clips.save_clips(found, Path(folder), clips.ClipOptions(pad, overwrite, dry_run))
+
+    def export(
+        self, found: QueryReport, path: PathLike, *, overwrite: bool = False, dry_run: bool = False
+    ) -> QueryReport:
+        """Write the moments of an answer as a timeline; the answer that is returned has `timeline`.
+
+        The ending says which: .otio, .xml (Final Cut Pro 7), .edl, .fcpxml or .csv. Files that cannot be read are left
+        out and named. Raises ConfigError for another ending, for a file that is there already and for what the format
+        cannot say, DataError where no moment is left, EnvironmentProblem without the extra `timeline`.
+        """
+        from tvr_cli.engine.showing.timeline import export
+
+        return export.export(found, Path(path), overwrite=overwrite, dry_run=dry_run)
+
+    def require_exportable(self, path: PathLike, *, overwrite: bool = False) -> None:
+        """Raise before a search what `export` would raise after it about the file and what is installed."""
+        from tvr_cli.engine.showing.timeline import export
+
+        export.require_exportable(Path(path), overwrite=overwrite)
 
     def explain(
         self,
@@ -59,7 +92,7 @@ class Showing:
         if not sentence.strip() or not is_text(sentence):
             raise ConfigError(f"expected a sentence to explain, in UTF-8, found {sentence!r}")
         where = typed.stretch(video)
-        with log.watched(self.progress):
+        with self._watched():
             flags = Asked(run, method, backbone, first)
             return query.session(self.workspace, flags, device=device, offline=offline).explain(sentence, where)
 
@@ -77,5 +110,8 @@ class Showing:
         """
         from tvr_cli.engine.showing import explain_plot
 
-        with log.watched(self.progress):
+        with self._watched():
             return explain_plot.draw(found, self.workspace, Path(to), overwrite=overwrite)
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return log.watched(self.progress)

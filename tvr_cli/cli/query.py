@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from tvr_cli.workspace import Workspace
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.hits import Hit
     from tvr_cli.engine.searching.query import Answer, QueryReport
-    from tvr_cli.results.shown import SavedClips
+    from tvr_cli.results.shown import SavedClips, SavedTimeline
 
 _NEAREST = 3  # rows of what was not found
 _TOLD = 20  # moments that were not saved and are told one by one
@@ -43,7 +44,9 @@ def query(
     ] = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of moments to show.")] = 10,
     per_file: Annotated[int, typer.Option("--per-file", min=0, help="Moments of one file at most; 0 = all.")] = 3,
-    run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the moments.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run whose scores rank the moments, or a moment head.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
@@ -81,6 +84,7 @@ def query(
             help="picture, speech (subtitles and text streams) or both; default: both where words were read before.",
         ),
     ] = None,
+    no_head: Annotated[bool, typer.Option("--no-head", help="Rank moments without the moment head that fits.")] = False,
     image: Annotated[
         list[str] | None, typer.Option("--image", metavar="FILE", help="Look for a picture; repeatable.")
     ] = None,
@@ -137,9 +141,17 @@ def query(
         float | None,
         typer.Option("--pad", metavar="SECONDS", help="Of --save-clips: seconds before and after a moment."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write a timeline for an editor, by the ending: .otio, .xml (FCP 7), .edl, .fcpxml; or .csv.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there of what is written.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what --save-clips would write, and write none of it.")
+        bool, typer.Option("--dry-run", help="Say what --save-clips and --export would write, and write none of it.")
     ] = False,
 ) -> None:
     """Find the moments in videos that match a sentence, a picture, another moment, or a sum of these.
@@ -154,20 +166,23 @@ def query(
         raise ConfigError("--exhaustive scores every clip, --shortlist only the best of them; give one of them")
     if show_all and min_confidence is not None:
         raise ConfigError("--all asks for no confidence, --min-confidence for some; give one of them")
+    opened = api.open_workspace(workspace)
     if pad is not None and save_clips is None:
         raise ConfigError("--pad is about the files of --save-clips, and there is none; name their folder")
-    if dry_run and save_clips is None:
-        raise ConfigError("--dry-run is about the files of --save-clips, and there is none; name their folder")
-    if overwrite and save_clips is None and html is None:
-        raise ConfigError("--overwrite is about what --save-clips and --html write; give one of them")
+    if dry_run and html is not None:
+        raise ConfigError("--dry-run is about --save-clips and --export, and --html would write; leave out one of them")
+    if (dry_run or overwrite) and save_clips is None and export is None and html is None:
+        flag = "--overwrite" if overwrite else "--dry-run"
+        raise ConfigError(f"{flag} is about the files of --save-clips and --export, and neither is given")
     if html is not None:
         files.require_free(html, overwrite=overwrite)  # before anything is searched
+    if export is not None:
+        opened.require_exportable(export, overwrite=overwrite)
     require_threads()
     wanted = _piped() if text == ["-"] else [" ".join(text)] if text else []
     if text == ["-"] and not wanted:
         wanted = [""]  # nothing to look for, whatever else is asked
-    opened = api.open_workspace(workspace)
-    report = opened.search(
+    report = opened.ask(
         wanted,
         k=k,
         per_file=per_file,
@@ -180,6 +195,7 @@ def query(
         min_score=min_score,
         min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
+        no_head=no_head,
         curves=html is not None,
         image=image or (),
         like=like or (),
@@ -200,12 +216,16 @@ def query(
         opened.page(report, html, overwrite=overwrite)
         report = report.without_curves()
     if save_clips is not None:
-        report = api.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
+        report = opened.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
+    if export is not None:
+        report = opened.export(report, export, overwrite=overwrite, dry_run=dry_run)
     if paths or null:
         shown = [dict.fromkeys(hit.path for hit in answer.hits if not hit.missing) for answer in report.results]
         render.exact([path for paths in shown for path in paths], end="\0" if null else "\n")
     else:
         render.result(report, as_json, lambda: _show(report, min_score))
+    for note in report.timeline.notes if report.timeline is not None else ():
+        log.logger.warning("note: %s", note)
     if failed := _not_written(report):
         raise PartialFailure("; ".join(failed))
 
@@ -235,6 +255,8 @@ def _show(report: QueryReport, min_score: float | None) -> None:
             render.line(f"{answer.query!r}: nothing found{limit}")
     if report.clips is not None:
         _show_clips(report.clips)
+    if report.timeline is not None:
+        _show_timeline(report.timeline)
 
 
 def _table(title: str | None, hits: Sequence[Hit]) -> None:
@@ -282,6 +304,12 @@ def _show_clips(saved: SavedClips) -> None:
     render.line(f"{render.count(len(there), 'moment')} saved in {saved.folder}: {how}")
 
 
+def _show_timeline(saved: SavedTimeline) -> None:
+    done = "would be written" if saved.dry_run else "written"
+    rate = "" if saved.rate is None else f", {float(Fraction(saved.rate)):.5g} frames a second"
+    render.line(f"{render.count(saved.events, 'moment')} {done} as {saved.path}{rate}")
+
+
 def _not_written(report: QueryReport) -> list[str]:
     """Return sentences about what was asked for and is not there."""
     said = []
@@ -290,6 +318,9 @@ def _not_written(report: QueryReport) -> list[str]:
             log.logger.warning("not saved: %s: %s", clip.path.name, clip.problem)
         of = render.count(len(report.clips.clips), "moment")
         said.append(f"{len(failed)} of {of} not saved: {failed[0].path.name}: {failed[0].problem}")
+    if report.timeline is not None and (left_out := report.timeline.left_out):
+        files = render.count(len(left_out), "file")
+        said.append(f"the moments of {files} are not in {str(report.timeline.path)!r}: {left_out[0].problem}")
     return said
 
 

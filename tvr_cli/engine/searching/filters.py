@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 import os
 import re
@@ -85,6 +86,11 @@ def date_of(flag: str, text: str, now: float) -> float:
         ) from None
 
 
+def _lasts(file: LibraryFile, than: float, sign: int) -> bool:
+    """Whether a file is longer than some seconds (sign 1), or shorter."""
+    return sign * file.seconds > sign * than
+
+
 def _tests(filters: Filters, now: float) -> Sequence[_Test]:
     found = []
     if filters.inside:
@@ -93,14 +99,12 @@ def _tests(filters: Filters, now: float) -> Sequence[_Test]:
     for flag, text, sign in (("--newer", filters.newer, 1), ("--older", filters.older, -1)):
         if text is not None:
             than = date_of(flag, text, now)
-            found.append(_Test(f"{flag} {text}", lambda file, than=than, sign=sign: _is_later(file, than, sign)))
+            found.append(_Test(f"{flag} {text}", functools.partial(_is_later, than=than, sign=sign)))
     for flag, seconds, sign in (("--longer", filters.longer, 1), ("--shorter", filters.shorter, -1)):
         if seconds is not None:
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise ConfigError(f"{flag}: expected seconds, 0 or more, found {seconds}")
-            found.append(
-                _Test(f"{flag} {seconds:g}", lambda file, than=seconds, sign=sign: sign * file.seconds > sign * than)
-            )
+            found.append(_Test(f"{flag} {seconds:g}", functools.partial(_lasts, than=seconds, sign=sign)))
     if filters.not_in is not None:
         names = _listed(filters.not_in)
         found.append(

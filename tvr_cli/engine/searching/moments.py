@@ -12,7 +12,7 @@ import numpy as np
 
 from tvr_cli.engine.searching import curves
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.ranking import Compared, Products, Ranking
+from tvr_cli.engine.searching.ranking import Compared, Ranking
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
 from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
@@ -55,12 +55,12 @@ class Finder:
             for file in np.unique(part.array("file")[part.live]).tolist():
                 self._where.setdefault(part.segment.file_ids[file], []).append((part, file))
 
-    def peaks(self, queries: np.ndarray, options: SearchOptions, products: Products) -> list[list[Hit]]:
+    def peaks(self, queries: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
         """Return for each of some questions, unit vectors [T, D], the moments that would be the answer without windows,
         some more than are asked for and however many of one file.
         """
         wanted = SearchOptions(k=max(_PEAKS, options.k), per_file=0, only=options.only)
-        return search(self.films, queries, wanted, Compared(products))
+        return search(self.films, queries, wanted, self.ranking)
 
     def inside(self, clip: IndexedClip, query: np.ndarray, peaks: Sequence[Hit]) -> list[Moment]:
         """Return the moments of a window, best first: the best in it, and peaks, at least half of each in it.

@@ -16,7 +16,7 @@ from tvr_cli.engine.searching.question import Question, asking
 from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.methods import _light
 from tvr_cli.results.base import OPTIONAL, Result
-from tvr_cli.results.shown import SavedClips
+from tvr_cli.results.shown import SavedClips, SavedTimeline
 from tvr_cli.stores.index import place
 from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.workspace import Workspace
@@ -61,11 +61,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class QueryReport(Result):
-    """An answer to each question, in the order asked. clips: what its moments were written as."""
+    """An answer to each question, in the order asked. clips, timeline: what its moments were written as."""
 
     schema, version = "query", 2
     results: Sequence[Answer]
     clips: SavedClips | None = field(default=None, metadata=OPTIONAL)
+    timeline: SavedTimeline | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def missing(self) -> list[str]:

@@ -41,13 +41,14 @@ def up_to_date(workspace: Workspace) -> SpeechStore:
         )
     frames = workspace.frames_content()
     found = SpeechStore.open(workspace.speech_folder)
-    current = found is not None and found.frames == frames and found.folders == _state(found.folders)
+    heard = str(workspace.transcripts_folder)
+    current = found is not None and found.frames == frames and found.folders == _state([*found.folders, heard])
     if found is None or not current or not found.unchanged():
-        videos = _videos(workspace)
+        videos = videos_of(workspace)
         if found is not None:
             found.close()  # before its file is removed
-        folders = _state(dict.fromkeys(os.path.dirname(video.path) for video in videos))
-        found = words.refresh(workspace.speech_folder, videos, frames, folders)
+        folders = _state(dict.fromkeys([*(os.path.dirname(video.path) for video in videos), heard]))
+        found = words.refresh(workspace.speech_folder, videos, frames, folders, workspace.transcripts_folder)
         _say(found)
     return found
 
@@ -134,7 +135,7 @@ def overlap(a: Said, b: Said) -> bool:
     return a.start < b.end and b.start < a.end
 
 
-def _videos(workspace: Workspace) -> list[Video]:
+def videos_of(workspace: Workspace) -> list[Video]:
     """Return the videos of a workspace, without the further tracks of a file, whose words are those of the file."""
     found: dict[str, Video] = {}
     for clip in workspace.frames().stored:
@@ -145,7 +146,8 @@ def _videos(workspace: Workspace) -> list[Video]:
         elif "#track=" in record.file_id:
             continue
         streams = tuple(t.index for t in tracks if t.kind == "subtitle" and t.codec in TEXT_CODECS)
-        found[record.file_id] = Video(record.file_id, record.path, streams, (start, end))
+        silent = clip.file.tracks is not None and not any(track.kind == "audio" for track in tracks)
+        found[record.file_id] = Video(record.file_id, record.path, streams, (start, end), record.source_sha256, silent)
     return list(found.values())
 
 

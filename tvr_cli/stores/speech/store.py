@@ -182,12 +182,16 @@ def _of_files(row: str, only: Collection[str] | None) -> tuple[str, tuple[str, .
     return f"and {row} in ({of_them})", (json.dumps(sorted(only)),)
 
 
-def refresh(folder: Path, videos: Sequence[Video], frames: str, folders: Mapping[str, int]) -> SpeechStore:
+def refresh(
+    folder: Path, videos: Sequence[Video], frames: str, folders: Mapping[str, int], heard: Path | None = None
+) -> SpeechStore:
     """Bring the words of a workspace up to date, reading what is new or has changed, and return them.
 
-    frames, folders: what `SpeechStore` keeps of them, to be compared with next time.
+    heard: the folder of transcripts that tvr made. frames, folders: what `SpeechStore` keeps of them, to be compared
+    with next time.
     """
     wanted, doubles = sources.beside(videos)
+    wanted += sources.heard(videos, heard, wanted) if heard is not None else []
     wanted += sources.inside(videos)
     limits = {video.file_id: video.limits for video in videos}
     with files.lock(folder):
