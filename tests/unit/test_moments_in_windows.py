@@ -7,7 +7,6 @@ import torch
 from tvr_cli.engine.searching import cells
 from tvr_cli.engine.searching.hits import Moment, SearchOptions
 from tvr_cli.engine.searching.moments import Finder
-from tvr_cli.engine.searching.ranking import products
 from tvr_cli.stores.index.store import IndexBlock, IndexedClip, write_index
 from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import Encoding
@@ -38,7 +37,7 @@ def finder(tmp_path_factory):
 
 def inside(finder, start, end, *, k=10):
     query = AXES[:1]
-    (peaks,) = finder.peaks(query, SearchOptions(k=k), products)
+    (peaks,) = finder.peaks(query, SearchOptions(k=k))
     found = finder.inside(IndexedClip("w", "a", "/a", float(start), float(end)), query[0], peaks)
     return [(moment.start, moment.end) for moment in found]
 
