@@ -307,6 +307,20 @@ def test_a_method_that_scores_pairs_ranks_windows_and_films_say_where(made, tmp_
     assert len({(hit.video_id, hit.start) for hit in hits}) == len(hits)
 
 
+def test_windows_of_several_scenes_give_several_moments_with_the_score_of_the_window(made, tmp_path):
+    from tvr_cli.engine.searching import session as sessions
+
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    session = Session(Workspace(out), Asked(backbone="demo-tiny"), offline=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "_by_frames_alone", lambda scorer: False)
+        (hits,) = session.answer([sentence("a.mp4", 1)], SearchOptions(k=50, per_file=0))
+    index = Index.open(out / "index")
+    scores = [hit.score for hit in hits]
+    assert len(set(scores)) <= len(index) < len(hits) and scores == sorted(scores, reverse=True)
+    assert max(map(scores.count, scores)) >= 3  # of a window of three scenes
+
+
 def test_an_encoder_whose_space_is_turned_and_larger_finds_the_same_moments(made, tmp_path):
     asked, options = [sentence("a.mp4", 1), "a street at night", "two people talk"], SearchOptions(k=20, per_file=0)
     found = []
