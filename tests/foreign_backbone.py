@@ -108,6 +108,21 @@ class Unsaved(Backbone):
     save = base.Backbone.save
 
 
+class Turned(Backbone):
+    """The same in a space that is turned, and ten times as large."""
+
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        pooled, tokens = super().encode_text(ids)
+        return self._turned(pooled), None if tokens is None else self._turned(tokens)
+
+    def encode_frames(self, pixels: Tensor, real: Tensor) -> Tensor:
+        return self._turned(super().encode_frames(pixels, real))
+
+    def _turned(self, x: Tensor) -> Tensor:
+        random = torch.randn(self.dim, self.dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return 10 * (x.double() @ torch.linalg.qr(random).Q).to(x.dtype)
+
+
 class Clips(Backbone):
     """An encoder of whole clips of four frames: what comes later in a clip weighs more, and no frame has a vector."""
 

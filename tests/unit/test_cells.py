@@ -41,6 +41,13 @@ def test_a_camera_that_moves_has_no_cuts_where_frames_are_not_evenly_apart():
     assert np.flatnonzero(cells.cuts(ts, moving)).tolist() == [8]
 
 
+def test_what_moves_just_before_a_cut_is_no_cut_of_its_own():
+    ts, change = np.arange(9) / 4, np.array([np.nan, 1, 2, 4, 11, 104, 2, 1, 2])
+    assert np.flatnonzero(cells.cuts(ts, change)).tolist() == [5]
+    change[4] = 60
+    assert np.flatnonzero(cells.cuts(ts, change)).tolist() == [4, 5]
+
+
 def test_slides_that_follow_each_other_are_cuts():
     assert (
         cells.cuts(np.array([0.0, 1.0, 2.0, 2.25, 4.0]), np.array([np.nan, 30, 40, 35, 30])).tolist()[1:] == [True] * 4

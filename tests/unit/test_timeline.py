@@ -307,6 +307,35 @@ def test_a_method_that_scores_pairs_ranks_windows_and_films_say_where(made, tmp_
     assert len({(hit.video_id, hit.start) for hit in hits}) == len(hits)
 
 
+def test_windows_of_several_scenes_give_several_moments_with_the_score_of_the_window(made, tmp_path):
+    from tvr_cli.engine.searching import session as sessions
+
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    session = Session(Workspace(out), Asked(backbone="demo-tiny"), offline=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "_by_frames_alone", lambda scorer: False)
+        (hits,) = session.answer([sentence("a.mp4", 1)], SearchOptions(k=50, per_file=0))
+    index = Index.open(out / "index")
+    scores = [hit.score for hit in hits]
+    assert len(set(scores)) <= len(index) < len(hits) and scores == sorted(scores, reverse=True)
+    assert max(map(scores.count, scores)) >= 3  # of a window of three scenes
+
+
+def test_an_encoder_whose_space_is_turned_and_larger_finds_the_same_moments(made, tmp_path):
+    asked, options = [sentence("a.mp4", 1), "a street at night", "two people talk"], SearchOptions(k=20, per_file=0)
+    found = []
+    for name in ("foreign_backbone:Backbone", "foreign_backbone:Turned"):
+        shutil.copytree(made / "frames", (out := tmp_path / name.rpartition(":")[2]) / "frames")
+        tvr("precompute-features", "-o", out, "--backbone", name)
+        found.append(Session(Workspace(out), Asked(backbone=name, method="mean")).answer(asked, options))
+    for one, other in zip(*found, strict=True):
+        assert len(one) > 3
+        assert [(h.video_id, h.start, h.end) for h in one] == [(h.video_id, h.start, h.end) for h in other]
+        # Frames are kept in half precision, and a cosine counts fifty times.
+        assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=50 * 1e-4)
+    assert all(hits[0].score - hits[-1].score > 1 for hits in found[0])
+
+
 def test_a_damaged_film_is_found_before_it_is_shown(made, tmp_path):
     out = Path(shutil.copytree(made, tmp_path / "out"))
     asked, options = [sentence("a.mp4", 1)], SearchOptions(k=3)

@@ -78,7 +78,7 @@ def cuts(ts: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Return which frames [n] begin behind a cut. ts, change: as in `track`.
 
     What is usual is the median change of the frames a second before and after; those that were left out changed
-    nothing.
+    nothing. What stands just beside a much larger change is part of it: a cut is in one place.
     """
     changed = np.nan_to_num(change, nan=0.0)
     found = changed > HARD
@@ -92,7 +92,8 @@ def cuts(ts: np.ndarray, change: np.ndarray) -> np.ndarray:
         first, last = np.searchsorted(ts, [ts[i] - _USUAL_S - 1e-3, ts[i] + _USUAL_S + 1e-3])
         around = np.sort(np.delete(changed[first:last], i - first))[::-1]
         usual = around[half - 1] if len(around) >= half else 0.0
-        found[i] = changed[i] > STANDS_OUT * usual
+        beside = changed[max(0, i - 1) : i + 2][np.abs(ts[max(0, i - 1) : i + 2] - ts[i]) < SHORTEST_S]
+        found[i] = changed[i] > STANDS_OUT * usual and STANDS_OUT * changed[i] > beside.max()
     return found
 
 
