@@ -148,6 +148,12 @@ def test_a_score_is_the_cosine_of_what_the_head_reads_and_what_is_said():
     assert ranking.ByHead(head).scores(part, said) == pytest.approx(unit(said - head.mean) @ read.T, abs=1e-5)
 
 
+def test_a_frame_alone_is_read_as_a_moment_that_shows_nothing_else():
+    part, head, said = films([[axis] for axis in (0, 3, 1, 5)], "frames"), a_head(8), drawn(1, 9)[1]
+    alone = ranking.ByHead(head).frames(part, slice(0, 4), said[0])
+    assert alone == pytest.approx(ranking.ByHead(head).scores(part, said)[0], abs=1e-5)
+
+
 def test_the_lengths_are_worked_through_in_parts_and_remembered(monkeypatch):
     draw = np.random.default_rng(6)
     part, head = films([draw.integers(0, DIM, 3).tolist() for _ in range(20)], "parts"), a_head()
@@ -300,6 +306,8 @@ def test_a_head_that_does_not_fit_is_left_out_when_found_and_refused_when_named(
     path.write_bytes(path.read_bytes()[:-1])
     assert "is left out: the moment head" in run("query", "a star", "-o", out).stderr
     assert "is damaged" in run("query", "a star", "-o", out, "--run", "moments", code=3).stderr
+    examined = CliRunner().invoke(app, ["doctor", str(out)]).output
+    assert "runs/moments" in examined and "tvr train --moments" in examined
 
 
 def test_a_session_notices_a_head_that_was_trained_meanwhile(made, tmp_path):
