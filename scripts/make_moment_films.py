@@ -9,6 +9,9 @@
 joined: scenes of one second, hard cuts between them, as the test videos have them. stretched: each scene lasts 0.5 to
 6 s, log-uniform. one-take: one background and no cut; between the events a pause. A moment is right where colour, shape
 and action are what the query says, and the texture where it says one. Everything follows from the seed.
+
+--random-phase: black is shown before each film for less than a second, another time for each, and films have 24 frames
+a second instead of 8: no edge lies where a frame plan would have it.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ KINDS = ("joined", "stretched", "one-take")
 SHORTEST_S, LONGEST_S = 0.5, 6.0  # of a stretched scene
 _TEXTURES = {"striped": {"striped", "stripes"}, "dotted": {"dotted", "dots"}}
 PAUSES_S = (0.5, 2.0)  # between the events of one take
+_FINER = 3  # times as many frames where the phase is random
 
 
 def main() -> None:
@@ -41,27 +45,33 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=160, help="test videos that the films are made of")
     parser.add_argument("--a-film", type=int, default=40, help="videos a film")
     parser.add_argument("--lead", type=float, default=0.0, help="seconds of the first frame before all else")
+    parser.add_argument("--random-phase", action="store_true", help="begin each film between two frames of a plan")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    print(make(args.folder, args.kind, args.videos, args.a_film, args.seed, args.lead))
+    print(make(args.folder, args.kind, args.videos, args.a_film, args.seed, args.lead, args.random_phase))
 
 
-def make(folder: Path, kind: str, videos: int, a_film: int, seed: int = 0, lead: float = 0.0) -> str:
+def make(
+    folder: Path, kind: str, videos: int, a_film: int, seed: int = 0, lead: float = 0.0, random_phase: bool = False
+) -> str:
     """Write films and truth; say what was made. lead: moves every edge against the grid of a frame plan."""
     scenes = [video.scenes for video in _test_videos(seed, videos)]
     folder.mkdir(parents=True, exist_ok=True)
     encoder, rng = encode.find_encoder(), Random(f"{seed}/{kind}/films")
     shown: list[tuple[str, float, float, Scene]] = []
+    rate = render.FPS * (_FINER if random_phase else 1)
     for number, start in enumerate(range(0, len(scenes), a_film)):
         name, frames, at = f"{number:03d}.mp4", list[np.ndarray](), 0
+        black = Random(f"{seed}/{kind}/phase/{number}").randrange(1, rate) if random_phase else 0
         for part in itertools.chain.from_iterable(_parts(scenes[start : start + a_film], kind, rng, number)):
             if part.scene is not None:
-                second = (at + round(lead * render.FPS)) / render.FPS
+                second = (at + round(lead * render.FPS)) / render.FPS + black / rate
                 shown.append((name, second, second + len(part.frames) / render.FPS, part.scene))
             frames += part.frames
             at += len(part.frames)
         frames = [frames[0]] * round(lead * render.FPS) + frames
-        encode.write_video(folder / name, frames, encoder=encoder, fps=render.FPS)
+        shown_at = [np.zeros_like(frames[0])] * black + [frame for frame in frames for _ in range(rate // render.FPS)]
+        encode.write_video(folder / name, shown_at, encoder=encoder, fps=rate)
     lines = list(_truth(shown, Random(f"{seed}/{kind}/queries")))
     (folder / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     queries = len({line["query"] for line in lines})
@@ -93,7 +103,7 @@ def _parts(videos: Sequence[Sequence[Scene]], kind: str, rng: Random, number: in
             yield [Part(_lasting(render.scene_frames(scene), round(seconds * render.FPS)), scene)]
         else:
             alone = dataclasses.replace(scene, seed=number, bystander=None)  # the seed decides the background
-            pause = _empty(alone)
+            pause = empty(alone)
             yield [
                 Part(render.scene_frames(alone), alone),
                 Part([pause] * round(rng.uniform(*PAUSES_S) * render.FPS), None),
@@ -105,7 +115,7 @@ def _lasting(frames: list[np.ndarray], n: int) -> list[np.ndarray]:
     return [frames[i * len(frames) // n] for i in range(n)]
 
 
-def _empty(scene: Scene) -> np.ndarray:
+def empty(scene: Scene) -> np.ndarray:
     """Return the background alone: what is seen of a blinking thing while it is not."""
     blinking = dataclasses.replace(scene, action="blink")
     hidden = next(k for k in range(render.SCENE_FRAMES) if not render.pose(blinking, k).visible)
