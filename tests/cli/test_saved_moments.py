@@ -1,9 +1,10 @@
-"""`tvr query --save-clips`: moments as files, what is said of them, and the exit code where some are missing."""
+"""`tvr query --save-clips` and `--export`: what is written and said, and the exit code where some is missing."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,53 @@ def test_what_is_missing_is_told_and_the_exit_code_says_partly_done(library: Pat
     clips = {Path(c["source"]).name: c for c in json.loads(done.stdout)["clips"]["clips"]}
     assert "is not there any more" in clips["street.mp4"]["problem"] and "problem" not in clips["lake.mp4"]
     assert [path.name for path in (tmp_path / "clips").iterdir()] == [Path(clips["lake.mp4"]["path"]).name]
+
+
+def test_moments_become_a_timeline_that_json_tells_of(place: Path, tmp_path: Path) -> None:
+    done = query(place, "--export", str(tmp_path / "cut.fcpxml"), "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)["timeline"]
+    assert told["path"] == str(tmp_path / "cut.fcpxml")
+    assert (told["form"], told["rate"], told["events"], told["dry_run"]) == ("fcpxml", "30/1", 2, False)
+    assert (tmp_path / "cut.fcpxml").read_text().count("<asset-clip") == 2
+
+
+def test_people_are_told_of_a_timeline_and_its_rate(place: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.fcpxml"
+    dry = query(place, "--export", str(cut), "--dry-run")
+    assert dry.exit_code == 0 and not cut.exists()
+    assert dry.stdout.splitlines()[-1] == f"2 moments would be written as {cut}, 30 frames a second"
+    done = query(place, "--export", str(cut))
+    assert done.stdout.splitlines()[-1] == f"2 moments written as {cut}, 30 frames a second"
+    again = query(place, "--export", str(cut))
+    assert again.exit_code == 2 and "--overwrite" in again.stderr and not again.stdout
+
+
+def test_an_ending_is_refused_before_anything_is_searched(place: Path, tmp_path: Path) -> None:
+    done = query(tmp_path / "nowhere", "--export", str(tmp_path / "cut.aaf"))
+    assert done.exit_code == 2
+    assert "--export: expected a file ending in .otio, .xml, .edl, .fcpxml, .csv" in done.stderr
+
+
+def test_without_the_extra_a_timeline_is_refused_and_a_list_is_not(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentimelineio", None)
+    done = query(place, "--export", str(tmp_path / "cut.otio"))
+    assert done.exit_code == 4 and "pip install 'tvr-cli[timeline]'" in done.stderr
+    assert query(place, "--export", str(tmp_path / "cut.csv")).exit_code == 0
+
+
+def test_a_file_that_has_gone_is_left_out_of_a_timeline(library: Path, place: Path, tmp_path: Path) -> None:
+    film = library / "films" / "street.mp4"
+    film.rename(tmp_path / "street.mp4")
+    try:
+        done = query(place, "--export", str(tmp_path / "cut.csv"), "--json")
+    finally:
+        (tmp_path / "street.mp4").rename(film)
+    assert done.exit_code == 5 and "the moments of 1 file are not in" in done.stderr
+    told = json.loads(done.stdout)["timeline"]
+    assert told["events"] == 1 and told["left_out"][0]["source"] == str(film)
 
 
 @pytest.mark.parametrize("words", [["--pad", "1"], ["--overwrite"], ["--dry-run"]])

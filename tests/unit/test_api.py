@@ -288,8 +288,8 @@ OF_THE_COMMAND = {
     "verbose",
     "seeds",
 }
-# What writes an answer takes the answer: `api.save_clips`.
-OF_WHAT_IS_WRITTEN = {"query": {"save_clips", "pad", "overwrite", "dry_run"}}
+# What writes an answer takes the answer: `save_clips`, `export`, `page`.
+OF_WHAT_IS_WRITTEN = {"query": {"save_clips", "pad", "export", "overwrite", "dry_run"}}
 OF_THE_METHOD = {"again"}
 
 

@@ -33,13 +33,15 @@ from tvr_cli.results.shown import SavedClip
 from tvr_cli.stores.decoding.pyav import PyavDecoder
 from tvr_cli.stores.decoding.types import unheard
 
+OUT = api.open_workspace("nowhere")  # a rendering asks an answer alone
+
 
 def hit(path: Path | str, start: float, end: float, *, rank: int = 1, missing: bool = False, file_id: str = "") -> Hit:
     return Hit(rank, 1.0, file_id or Path(path).name, str(path), start, end, start, missing=missing)
 
 
 def answers(*hits: Hit) -> QueryReport:
-    return QueryReport([Answer("a dog", list(hits))])
+    return QueryReport([Answer.of("a dog", list(hits), None)])
 
 
 def shown(path: Path) -> list[int]:
@@ -119,6 +121,38 @@ def test_what_falls_on_key_frames_is_copied(
     assert all(p in packets for p in written) is copied
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("codec", "name", "tag"),
+    [
+        ("libx265", "a.mkv", "hvc1"),
+        ("libvpx-vp9", "a.webm", "vp09"),
+        ("libsvtav1", "a.mkv", "av01"),
+        ("mpeg4", "a.mkv", "mp4v"),
+    ],
+)
+def test_what_an_mp4_may_hold_is_copied(codec: str, name: str, tag: str, tmp_path: Path) -> None:
+    path = make_video(tmp_path / name, 60, codec=codec)
+    part = cut(path, 0.8, 1.6, tmp_path / "part.mp4")
+    assert part.copied and shown(tmp_path / "part.mp4") == list(range(24, 48))
+    with av.open(str(tmp_path / "part.mp4")) as film:
+        assert film.streams.video[0].codec_context.codec_tag == tag
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "name"),
+    [
+        *(("prores_ks", "yuv422p10le", "a.mov"), ("libx264", "yuv422p10le", "a.mkv"), ("png", "rgb24", "a.mov")),
+        *(("qtrle", "argb", "a.mov"), ("mpeg2video", "yuv420p", "a.mpg"), ("libvpx", "yuv420p", "a.webm")),
+    ],
+)
+def test_what_is_encoded_again_may_have_any_kind_of_pixels(codec: str, pix_fmt: str, name: str, tmp_path: Path) -> None:
+    path = make_video(tmp_path / name, 60, codec=codec, pix_fmt=pix_fmt)
+    assert not cut(path, 0.5, 1.3, tmp_path / "part.mp4").copied
+    assert shown(tmp_path / "part.mp4") == list(range(15, 39))
+
+
 def test_a_copy_with_b_frames_is_made_only_where_no_later_frame_is_needed(films: Films, tmp_path: Path) -> None:
     path = films["of B-frames"][0]
     assert cut(path, 0.8, 1.6, tmp_path / "a.mp4").copied
@@ -173,7 +207,7 @@ def test_a_part_is_of_the_track_that_was_found(tmp_path: Path) -> None:
     path = make_two_streams(tmp_path / "a.mkv")
     assert set(cut_and_read(path, tmp_path / "one.mp4", 0)) == {4095}
     assert cut_and_read(path, tmp_path / "two.mp4", 1) == list(range(9, 24))
-    report = api.save_clips(answers(hit(path, 0.3, 0.8, file_id="a.mkv#track=0")), tmp_path / "clips")
+    report = OUT.save_clips(answers(hit(path, 0.3, 0.8, file_id="a.mkv#track=0")), tmp_path / "clips")
     assert report.clips is not None
     assert set(shown(report.clips.clips[0].path)) == {4095}
 
@@ -228,11 +262,14 @@ def flashes_and_beeps(path: Path) -> tuple[list[float], list[float], float]:
 
 
 SOUNDS = {"mp4 aac": ("a.mp4", "aac"), "Matroska pcm": ("a.mkv", "pcm_s16le"), "Matroska opus": ("a.mkv", "libopus")}
+SOUNDS |= {"Matroska mp3": ("a.mkv", "libmp3lame"), "Matroska ac3": ("a.mkv", "ac3")}
 
 
 @pytest.mark.parametrize("late", [0.0, 1.7])
 @pytest.mark.parametrize("span", [(1.0, 4.0), (1.52, 3.6)])
-@pytest.mark.parametrize("kind", [*list(SOUNDS)[:2], pytest.param("Matroska opus", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [*list(SOUNDS)[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(SOUNDS)[2:])]
+)
 def test_sound_stays_in_step_with_the_picture(
     kind: str, span: tuple[float, float], late: float, tmp_path: Path
 ) -> None:
@@ -269,9 +306,12 @@ def saved(report: QueryReport) -> Sequence[SavedClip]:
 
 def test_each_moment_is_a_file_that_says_where_it_comes_from(film: Path, tmp_path: Path) -> None:
     report = QueryReport(
-        [Answer("one", [hit(film, 0.0, 0.5), hit(film, 1.0, 1.5, rank=2)]), Answer("two", [hit(film, 0.0, 0.5)])]
+        [
+            Answer.of("one", [hit(film, 0.0, 0.5), hit(film, 1.0, 1.5)], None),
+            Answer.of("two", [hit(film, 0.0, 0.5)], None),
+        ]
     )
-    done = api.save_clips(report, tmp_path / "new" / "clips")
+    done = OUT.save_clips(report, tmp_path / "new" / "clips")
     assert names(tmp_path / "new" / "clips") == ["001_a dog_0m00s.mp4", "002_a dog_0m01s.mp4", "003_a dog_0m00s.mp4"]
     assert [(c.number, c.query, c.start, c.end, c.frames, c.problem) for c in saved(done)] == [
         (1, "one", 0.0, 0.5, 15, None), (2, "one", 1.0, 1.5, 15, None), (3, "two", 0.0, 0.5, 15, None)]  # fmt: skip
@@ -280,14 +320,14 @@ def test_each_moment_is_a_file_that_says_where_it_comes_from(film: Path, tmp_pat
 
 
 def test_padding_is_added_on_both_sides_within_the_film(film: Path, tmp_path: Path) -> None:
-    done = api.save_clips(answers(hit(film, 0.1, 0.5), hit(film, 1.0, 1.8)), tmp_path, pad=0.5)
+    done = OUT.save_clips(answers(hit(film, 0.1, 0.5), hit(film, 1.0, 1.8)), tmp_path, pad=0.5)
     assert [shown(c.path) for c in saved(done)] == [list(range(30)), list(range(15, 60))]
 
 
 @pytest.mark.parametrize("pad", [-1.0, float("nan")])
 def test_padding_that_is_no_length_is_refused(pad: float, film: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--pad: expected 0 or more"):
-        api.save_clips(answers(hit(film, 0, 1)), tmp_path / "clips", pad=pad)
+        OUT.save_clips(answers(hit(film, 0, 1)), tmp_path / "clips", pad=pad)
     assert not (tmp_path / "clips").exists()
 
 
@@ -318,17 +358,17 @@ def test_nothing_is_replaced_unasked(film: Path, tmp_path: Path) -> None:
     (tmp_path / "002_a dog_0m01s.mp4").write_text("mine")
     report = answers(hit(film, 0.0, 0.5), hit(film, 1.0, 1.5))
     with pytest.raises(ConfigError, match=r"002_a dog_0m01s.mp4' is there already.*--overwrite"):
-        api.save_clips(report, tmp_path)
+        OUT.save_clips(report, tmp_path)
     assert names(tmp_path) == ["002_a dog_0m01s.mp4"]
-    assert [c.problem for c in saved(api.save_clips(report, tmp_path, overwrite=True))] == [None, None]
+    assert [c.problem for c in saved(OUT.save_clips(report, tmp_path, overwrite=True))] == [None, None]
     assert shown(tmp_path / "002_a dog_0m01s.mp4") == list(range(30, 45))
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(film: Path, tmp_path: Path) -> None:
     report = answers(hit(film, 0.0, 0.5), hit(film, 0.4, 0.8), hit(tmp_path / "gone.mp4", 0, 1, missing=True))
-    dry = api.save_clips(report, tmp_path / "clips", dry_run=True)
+    dry = OUT.save_clips(report, tmp_path / "clips", dry_run=True)
     assert not (tmp_path / "clips").exists()
-    wet = api.save_clips(report, tmp_path / "clips")
+    wet = OUT.save_clips(report, tmp_path / "clips")
     assert saved(dry) == saved(wet)
     assert (dry.clips.dry_run, wet.clips.dry_run) == (True, False)  # type: ignore[union-attr]
 
@@ -342,7 +382,7 @@ def test_what_cannot_be_saved_is_told_and_the_others_are(film: Path, tmp_path: P
         hit(tmp_path / "empty.mp4", 0, 1),
         hit(broken, 0, 1), hit(tmp_path / "went.mp4", 0, 1), hit(film, 1.0, 1.5),
     )  # fmt: skip
-    problems = [c.problem for c in saved(api.save_clips(wanted, tmp_path / "clips"))]
+    problems = [c.problem for c in saved(OUT.save_clips(wanted, tmp_path / "clips"))]
     assert [p is None for p in problems] == [False, False, False, False, False, True]
     assert "gone.mp4' is not there any more" in str(problems[0])
     assert "text.mp4': not readable as a video" in str(problems[1])
@@ -366,7 +406,7 @@ def test_a_full_disk_leaves_nothing_half_written(film: Path, tmp_path: Path, mon
         return write(self, data)
 
     monkeypatch.setattr(cutting._Written, "write", full)
-    done = api.save_clips(answers(hit(film, 0.0, 2.0), hit(film, 0.0, 0.1)), tmp_path)
+    done = OUT.save_clips(answers(hit(film, 0.0, 2.0), hit(film, 0.0, 0.1)), tmp_path)
     first, second = saved(done)
     assert "001_a dog_0m00s.mp4': No space left on device; free some space" in str(first.problem)
     assert second.problem is None
@@ -376,4 +416,4 @@ def test_a_full_disk_leaves_nothing_half_written(film: Path, tmp_path: Path, mon
 def test_a_folder_that_cannot_be_made_ends_it_in_a_sentence(film: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EnvironmentProblem, match=r"cannot write .*choose another place with --save-clips"):
-        api.save_clips(answers(hit(film, 0, 1)), tmp_path / "file" / "clips")
+        OUT.save_clips(answers(hit(film, 0, 1)), tmp_path / "file" / "clips")

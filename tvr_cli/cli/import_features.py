@@ -65,7 +65,7 @@ def import_features(
 ) -> None:
     """Make a feature store of features that somebody else computed; --backbone names what they are of.
 
-    Example: tvr import-features oai_b32/test_000000000.tar --backbone clip-vit-b32 --fps 1
+    Example: tvr import-features features.tar --backbone clip-vit-b32 --fps 1
     """
     from tvr_cli.engine.features.import_features import ImportOptions
     from tvr_cli.engine.features.import_features import import_features as run

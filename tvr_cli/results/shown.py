@@ -40,3 +40,29 @@ class SavedClips:
     @property
     def failed(self) -> list[SavedClip]:
         return [clip for clip in self.clips if clip.problem is not None]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file whose moments are not in a timeline, and why."""
+
+    source: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class SavedTimeline:
+    """The moments of all answers, one after another, as a file for an editor.
+
+    form: `otio`, `xml`, `edl`, `fcpxml` or `csv`. rate: frames a second of the sequence, such as 30000/1001; None where
+    there is none. events: how many moments it has. notes: what an editor will not find as in the source.
+    dry_run: nothing was written.
+    """
+
+    path: Path
+    form: str
+    rate: str | None
+    events: int
+    left_out: Sequence[LeftOut] = ()
+    notes: Sequence[str] = ()
+    dry_run: bool = False

@@ -23,9 +23,9 @@ import torch
 from tvr_cli import files
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
-from tvr_cli.config import DEFAULT_METHOD, named_backbone
 from tvr_cli.data.annotation_files import video_stem
 from tvr_cli.data.columns import CaptionsFile
+from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine import dataset, suggest
 from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.features import foreign, precompute, word_importance

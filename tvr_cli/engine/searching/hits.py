@@ -59,6 +59,16 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadWish:
+    """Which moment head ranks moments by time. named: the folder of its run, None = the newest that fits. use: whether
+    one does at all.
+    """
+
+    named: str | None = None
+    use: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SearchOptions:
     """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
 
@@ -66,6 +76,7 @@ class SearchOptions:
     that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
     found, but among the nearest (`query.Answer`); None = everything is a hit. without: moments of files, by id, that
     no answer overlaps: what is asked with is not what was looked for. curves: whether hits have their file's curve.
+    head: what ranks moments by time.
     """
 
     k: int = 10
@@ -77,6 +88,7 @@ class SearchOptions:
     min_confidence: float | None = None
     without: tuple[tuple[str, Moment], ...] = ()
     curves: bool = False
+    head: HeadWish = HeadWish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +201,18 @@ def best_clips(
 def answer(
     best: Iterator[tuple[int, IndexedClip]],
     scores: np.ndarray,
-    moments: Callable[[Sequence[tuple[int, IndexedClip]]], Sequence[Moment]],
+    moments: Callable[[Sequence[tuple[int, IndexedClip]]], Sequence[Sequence[Moment]]],
     options: SearchOptions,
 ) -> list[Hit]:
-    """Return the answer that clips give, best first. moments: finds the moment of each of some clips."""
+    """Return the answer that clips give, best first. moments: finds those of each of some clips, best first."""
     found = Answering(options)
     while not found.is_full and (some := list(itertools.islice(best, options.k))):
         # Of a file that can show nothing more a clip is counted as it is: only what may be shown is looked into.
         open_ = [(p, clip) for p, clip in some if not found.has_enough_of(clip.file_id)]
         seen = dict(zip((p for p, _ in open_), moments(open_), strict=True)) if open_ else {}
         for position, clip in some:
-            moment = seen.get(position) or Moment(clip.start, clip.end, clip.start)
-            found.take(float(scores[position]), clip.file_id, clip.path, moment)
+            for moment in seen.get(position) or [Moment(clip.start, clip.end, clip.start)]:
+                found.take(float(scores[position]), clip.file_id, clip.path, moment)
     return found.hits()
 
 

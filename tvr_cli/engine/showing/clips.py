@@ -14,7 +14,7 @@ from tvr_cli import log, os_errors
 from tvr_cli.engine.searching.hits import Hit
 from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.engine.showing import place
-from tvr_cli.errors import DataError, DecodeError, TvrError
+from tvr_cli.errors import ConfigError, DataError, DecodeError, TvrError
 from tvr_cli.results.shown import SavedClip, SavedClips
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ class ClipOptions:
 def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> QueryReport:
     """Save each moment as a file of `folder`; what cannot be saved is told in its `problem`, and the others go on.
 
-    A file is written beside its place and renamed when it is whole. Raises ConfigError where a file is there already,
-    EnvironmentProblem where there can be no such folder.
+    A file is written beside its place and renamed when it is whole. Raises ConfigError where a file is there already
+    and for a padding that is no length, EnvironmentProblem where there can be no such folder.
     """
+    if not options.pad >= 0:
+        raise ConfigError(f"--pad: expected 0 or more, found {options.pad}")
     planned = [
         (hit, SavedClip(number, answer.query, hit.path, Path(), hit.start, hit.end))
         for number, (answer, hit) in enumerate(((a, h) for a in report.results for h in a.hits), 1)

@@ -157,7 +157,7 @@ def _card(card: Card, name: str, to: Path, level: int) -> str:
     said = f'<blockquote class="said">{text(hit.said)}</blockquote>' if hit.said else ""
     gone = '<p class="gone">Not there any more: renamed, moved or deleted since.</p>' if hit.missing else ""
     return (
-        f'<article class="card" aria-labelledby="{name}">{_picture(card, name, where, to)}'
+        f'<article class="card" aria-labelledby="{name}">{_picture(card, where, to)}'
         f'<div class="about"><div class="row"><h{level} class="name" id="{name}">{text(file)}</h{level}>'
         f'{_standing(hit)}</div><p class="folder">{text(folder + os.sep)}</p>{gone}{said}'
         f"{_curve(card)}</div></article>"
@@ -171,7 +171,7 @@ def _standing(hit: Hit) -> str:
     return f'<p class="score" title="score {hit.score:.3f}">confidence {share}</p>'
 
 
-def _picture(card: Card, name: str, where: str, to: Path) -> str:
+def _picture(card: Card, where: str, to: Path) -> str:
     """Return the place of the picture: a link that plays the moment, where there is something to play."""
     hit, picture = card.hit, card.seen.picture
     file = os.path.basename(hit.path)
@@ -185,15 +185,14 @@ def _picture(card: Card, name: str, where: str, to: Path) -> str:
             f'alt="{quoted(alt)}" decoding="async">'
         )
     by = f'<span class="by">{_FOUND_BY[hit.channel]}</span>' if card.heard else ""
-    over = f'<span class="rank">{hit.rank}</span>{by}<span class="when">{where}</span>'
+    over = f'<span class="rank">{hit.rank}</span> {by} <span class="when">{where}</span>'
     if hit.missing:
         return f'<div class="stage">{image}{over}</div>'
-    address = link(hit.path, to, hit.start, hit.end)
-    label = f"Play {hit.rank}: {shown(file)}, {where}{', ' + _FOUND_BY[hit.channel] if card.heard else ''}"
+    # Its name for who does not see it is what stands in it, so that all of it can be said to it.
     return (
-        f'<a class="stage play" href="{quoted(address)}" aria-label="{quoted(label)}" data-name="{quoted(file)}" '
+        f'<a class="stage play" href="{quoted(link(hit.path, to, hit.start, hit.end))}" data-name="{quoted(file)}" '
         f'data-path="{quoted(hit.path)}" data-start="{hit.start:.3f}" data-end="{hit.end:.3f}" data-when="{where}">'
-        f'{image}<span class="go"></span>{over}</a>'
+        f'<span class="hidden">Play {text(file)}, number</span> {over} {image}<span class="go"></span></a>'
     )
 
 
