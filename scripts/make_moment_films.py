@@ -12,6 +12,9 @@
 joined: scenes of one second, hard cuts between them, as the test videos have them. stretched: each scene lasts 0.5 to
 6 s, log-uniform. one-take: one background and no cut; between the events a pause. A moment is right where colour, shape
 and action are what the query says, and the texture where it says one. Everything follows from the seed.
+
+--random-phase: black is shown before each film for less than a second, another time for each, and films have 24 frames
+a second instead of 8: no edge lies where a frame plan would have it.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ KINDS = ("joined", "stretched", "one-take")
 SHORTEST_S, LONGEST_S = 0.5, 6.0  # of a stretched scene
 _TEXTURES = {"striped": {"striped", "stripes"}, "dotted": {"dotted", "dots"}}
 PAUSES_S = (0.5, 2.0)  # between the events of one take
+_FINER = 3  # times as many frames where the phase is random
 
 
 def main() -> None:
@@ -47,15 +51,19 @@ def main() -> None:
     parser.add_argument("--phase", action="store_true", help="begin each film at random against the grid of a plan")
     parser.add_argument("--a-film", type=int, default=40, help="videos a film")
     parser.add_argument("--lead", type=float, default=0.0, help="seconds of the first frame before all else")
+    parser.add_argument("--random-phase", action="store_true", help="begin each film between two frames of a plan")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    found = Films(args.kind, args.videos, args.a_film, args.seed, args.lead, args.split, args.skip, args.phase)
-    print(found.make(args.folder))
+    moved = args.lead, args.split, args.skip, args.phase, args.random_phase
+    print(Films(args.kind, args.videos, args.a_film, args.seed, *moved).make(args.folder))
 
 
 @dataclasses.dataclass(frozen=True)
 class Films:
-    """Which films. lead: seconds that move every edge against the grid of a frame plan; phase: more, by chance."""
+    """Which films. lead: seconds that move every edge against the grid of a frame plan; phase: more, by chance.
+
+    random_phase: black before each film, and more frames a second, so that the phase is no part of a frame of a scene.
+    """
 
     kind: str
     videos: int = 160
@@ -65,6 +73,7 @@ class Films:
     split: str = "test"
     skip: int = 0
     phase: bool = False
+    random_phase: bool = False
 
     def make(self, folder: Path) -> str:
         """Write films and truth; say what was made."""
@@ -72,18 +81,22 @@ class Films:
         folder.mkdir(parents=True, exist_ok=True)
         encoder, rng = encode.find_encoder(), Random(f"{self.seed}/{self.kind}/films")
         shown: list[tuple[str, float, float, Scene]] = []
+        rate = render.FPS * (_FINER if self.random_phase else 1)
         for number, start in enumerate(range(0, len(scenes), self.a_film)):
             name, frames = f"{number:03d}.mp4", list[np.ndarray]()
+            black = Random(f"{self.seed}/{self.kind}/phase/{number}").randrange(1, rate) if self.random_phase else 0
             at = lead = round(self.lead * render.FPS) + (rng.randrange(render.FPS) if self.phase else 0)
             for part in itertools.chain.from_iterable(
                 _parts(scenes[start : start + self.a_film], self.kind, rng, number)
             ):
                 if part.scene is not None:
-                    second = at / render.FPS
+                    second = at / render.FPS + black / rate
                     shown.append((name, second, second + len(part.frames) / render.FPS, part.scene))
                 frames += part.frames
                 at += len(part.frames)
-            encode.write_video(folder / name, [frames[0]] * lead + frames, encoder=encoder, fps=render.FPS)
+            frames = [frame for frame in [frames[0]] * lead + frames for _ in range(rate // render.FPS)]
+            frames = [np.zeros_like(frames[0])] * black + frames
+            encode.write_video(folder / name, frames, encoder=encoder, fps=rate)
         draw = Random(f"{self.seed}/{self.kind}/queries")
         lines = list(_truth(shown, draw))
         _write(folder / "truth.jsonl", lines)
@@ -125,7 +138,7 @@ def _parts(videos: Sequence[Sequence[Scene]], kind: str, rng: Random, number: in
             yield [Part(_lasting(render.scene_frames(scene), round(seconds * render.FPS)), scene)]
         else:
             alone = dataclasses.replace(scene, seed=number, bystander=None)  # the seed decides the background
-            pause = _empty(alone)
+            pause = empty(alone)
             yield [
                 Part(render.scene_frames(alone), alone),
                 Part([pause] * round(rng.uniform(*PAUSES_S) * render.FPS), None),
@@ -137,7 +150,7 @@ def _lasting(frames: list[np.ndarray], n: int) -> list[np.ndarray]:
     return [frames[i * len(frames) // n] for i in range(n)]
 
 
-def _empty(scene: Scene) -> np.ndarray:
+def empty(scene: Scene) -> np.ndarray:
     """Return the background alone: what is seen of a blinking thing while it is not."""
     blinking = dataclasses.replace(scene, action="blink")
     hidden = next(k for k in range(render.SCENE_FRAMES) if not render.pose(blinking, k).visible)

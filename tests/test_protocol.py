@@ -27,7 +27,8 @@ def test_the_public_api():
 VERBS = {
     "extract": (
         "(self, videos: 'PathLike | Sequence[PathLike]' = (), *, data: 'str | None' = None, "
-        "num_frames: 'int | None' = None, fps: 'float | None' = None, max_frames: 'int | None' = None, "
+        "num_frames: 'int | None' = None, fps: 'float | None' = None, "
+        "detail: 'float | None' = None, max_frames: 'int | None' = None, "
         "size: 'int | None' = None, fit: 'str | None' = None, for_backbone: 'str | None' = None, "
         "quality: 'int' = 90, keep_all: 'bool' = False, segment: 'str' = 'auto', "
         "include: 'str | Sequence[str]' = (), exclude: 'str | Sequence[str]' = (), decoder: 'str' = 'auto', "

@@ -87,6 +87,7 @@ class OpenWorkspace(Showing):
         data: str | None = None,
         num_frames: int | None = None,
         fps: float | None = None,
+        detail: float | None = None,
         max_frames: int | None = None,
         size: int | None = None,
         fit: str | None = None,
@@ -159,6 +160,7 @@ class OpenWorkspace(Showing):
         asked = AskedFrames(
             num_frames=num_frames,
             fps=fps,
+            detail=detail,
             max_frames=max_frames,
             size=size,
             fit=fit,  # type: ignore[arg-type]

@@ -31,6 +31,7 @@ _FITS: dict[Fit, str] = {
 _CHOICE = {"uniform": ("num_frames",), "fps": ("fps", "max_frames"), "timeline": ("fps", "num_frames")}
 IMPORTED = "imported"  # the kind of frames that were never here (`Imported`)
 _ALIKE = 5.0  # of 255 levels: noise and compression stay below it, another slide or a moving hand does not
+_COARSE, _DETAIL = 1.0, 4.0  # frames a second of a folder of one's own, and where its pictures change
 _SMALLEST, _LARGEST = 16, 2048
 _NUM_FRAMES, _FRAME_SIZE = 12, 224  # where neither a flag nor a data set says otherwise
 
@@ -44,8 +45,9 @@ class FramePlan:
     uniform: frame floor((i + 1/2) n / num_frames). fps: decode at `fps`, then floor(linspace(0, n - 1, max_frames)) if
     there are more. timeline: a file's frames at `fps`, each stored once; a clip is a view of them, with the frames on
     screen in the middle of `num_frames` equal parts of it. alike: how much a mean over a cell of 16 x 16 may differ, in
-    levels of grey, from the last frame kept, for a frame to be left out; None = all are kept. No frame is ever
-    repeated. quality: JPEG quality.
+    levels of grey, from the last frame kept, for a frame to be left out; None = all are kept. detail: the rate at which
+    a file is looked at, where that is finer than `fps`: up to so many frames are kept where its pictures change
+    (`stores/decoding/alike.py`); None = no finer. No frame is ever repeated. quality: JPEG quality.
     fit: crop (the short side to `size`, then the centre), squash (both sides to `size`) or whole (nothing is cut off:
     the short side to `short_side`, which is `size`; a smaller picture stays as it is, so that an encoder's own filter
     enlarges it). filter: how Pillow resizes. look: the pixels as they are coded, or as players show them (square, HDR
@@ -64,6 +66,7 @@ class FramePlan:
     short_side: int | None = None
     look: Look = "coded"
     alike: float | None = None
+    detail: float | None = None
 
     @classmethod
     def from_config(cls, frames: FramesConfig) -> FramePlan:
@@ -88,6 +91,15 @@ class FramePlan:
     def has_timelines(self) -> bool:
         """Whether the clips of a file share its frames, which are kept by time."""
         return self.kind == "timeline"
+
+    @property
+    def choice(self) -> str:
+        """Which frames are kept, for people."""
+        if self.kind == "uniform":
+            return f"{self.num_frames} spread evenly over each clip"
+        most = "" if self.max_frames is None else f", at most {self.max_frames} of a clip"
+        more = "" if self.detail is None else f", up to {self.detail:g} where pictures change"
+        return f"{self.fps:g} a second{most}{more}"
 
     @property
     def pictures(self) -> str:
@@ -119,6 +131,8 @@ class FramePlan:
             said["look"] = self.look
         if self.alike is not None:
             said["alike"] = self.alike
+        if self.detail is not None:
+            said["detail"] = self.detail
         return said
 
     def check(self) -> None:
@@ -127,6 +141,11 @@ class FramePlan:
             raise ConfigError(f"--num-frames: expected 1 or more, found {self.num_frames}")
         if self.kind != "uniform" and not (self.fps is not None and 0 < self.fps <= 1000):
             raise ConfigError(f"--fps: expected a rate above 0 and up to 1000, found {self.fps}")
+        if self.detail is not None and self.fps is not None and not self.fps < self.detail <= 1000:
+            raise ConfigError(
+                f"--detail: expected a rate above that of --fps ({self.fps:g} frames a second) and up to 1000, or 0 "
+                f"for none, found {self.detail:g}"
+            )
         if self.max_frames is not None and self.max_frames < 1:
             raise ConfigError(f"--max-frames: expected 1 or more, found {self.max_frames}")
         if not _SMALLEST <= self.size <= _LARGEST:
@@ -183,11 +202,12 @@ class AskedFrames:
     """The flags that choose frames; None where one was not given.
 
     view: what the encoder of `--for` sees. takes: the one number of frames a clip that it takes, None = any. keep_all:
-    a timeline keeps frames that look like the one before.
+    a timeline keeps frames that look like the one before. detail: 0 = no finer than `fps`.
     """
 
     num_frames: int | None = None
     fps: float | None = None
+    detail: float | None = None
     max_frames: int | None = None
     size: int | None = None
     fit: Fit | None = None
@@ -201,16 +221,24 @@ class AskedFrames:
         """Whether a flag says what becomes of a picture."""
         return self.fit is not None or self.view is not None
 
+    @property
+    def says_choice(self) -> bool:
+        """Whether a flag says which frames are kept."""
+        said = (self.num_frames, self.fps, self.detail, self.max_frames, self.takes)
+        return self.keep_all or any(flag is not None for flag in said)
+
     def plan(self, preset: FramesConfig | None = None, there: FramePlan | None = None) -> FramePlan:
         """Return the plan. preset: the data set's own, which holds where no flag says otherwise: papers crop.
 
-        there: that of the frames that a folder of one's own is added to, whose pictures go on as they are where neither
-        flag nor preset says otherwise. With nothing of all that pictures are kept whole, and as players show them; a
-        data set's are as they are coded, which is what its papers saw. A rate alone gives a folder of one's own a
-        timeline. Raises ConfigError for flags that exclude each other; `FramePlan.check` is about their values.
+        there: that of the frames that a folder of one's own is added to, which go on as they are where neither flag nor
+        preset says otherwise. With nothing of all that pictures are kept whole, and as players show them; a data set's
+        are as they are coded, which is what its papers saw. A folder of one's own gets a timeline, of a frame a second
+        and more where pictures change, or at the rate that is given alone. Raises ConfigError for flags that exclude
+        each other; `FramePlan.check` is about their values.
         """
         if self.num_frames is not None and self.fps is not None:
             raise ConfigError("--num-frames and --fps are two ways to choose frames; give one of them")
+        self._require_detail_of_a_timeline(preset)
         num_frames, fps, max_frames = self.num_frames, self.fps, self.max_frames
         if preset is not None and num_frames is None and fps is None:
             num_frames = preset.num_frames
@@ -227,21 +255,45 @@ class AskedFrames:
                 f"--for names a backbone that takes {self.view.size} px ({self.view.fit}), and cannot use pictures of "
                 f"{size} px ({fit}), which --fit and --size ask for; leave these out, or --for"
             )
-        if there is not None and there.has_timelines and (num_frames, fps, max_frames) == (None, None, None):
-            fps = there.fps if preset is None else None  # nothing was chosen: the frames go on by time
+        if there is not None and preset is None and not self.says_choice:
+            return dataclasses.replace(there, quality=self.quality, **picture)
+        if preset is None and num_frames is None and fps is None and max_frames is None and not self.keep_all:
+            return self._timeline(_COARSE, _DETAIL if self.detail is None else self.detail, picture)
         timeline = fps is not None and max_frames is None and preset is None and (there is None or there.kind != "fps")
         if self.keep_all and not timeline:
             raise ConfigError("--keep-all is about the frames of a timeline; give --fps with it, and no --max-frames")
-        if timeline:
-            goes_on = there is not None and there.has_timelines and self.fps is None
-            alike = there.alike if goes_on and there is not None else None if self.keep_all else _ALIKE
-            return FramePlan("timeline", fps=fps, quality=self.quality, alike=alike, **picture)
+        if timeline and fps is not None:
+            return self._timeline(fps, self.detail or 0.0, picture)
         if fps is not None:
             return FramePlan("fps", fps=fps, max_frames=max_frames, quality=self.quality, **picture)
         if max_frames is not None:
             raise ConfigError("--max-frames goes with --fps; use --num-frames for frames spread evenly over the clip")
         num_frames = num_frames if num_frames is not None else _NUM_FRAMES
         return FramePlan("uniform", num_frames=num_frames, quality=self.quality, **picture)
+
+    def _timeline(self, fps: float, detail: float, picture: Mapping[str, Any]) -> FramePlan:
+        """Return a plan of frames by time. detail: 0 = no finer."""
+        alike = None if self.keep_all else _ALIKE
+        return FramePlan("timeline", fps=fps, detail=detail or None, quality=self.quality, alike=alike, **picture)
+
+    def _require_detail_of_a_timeline(self, preset: FramesConfig | None) -> None:
+        """Raise ConfigError where `detail` stands beside flags, or a data set, whose frames are not kept by time."""
+        if self.detail is None:
+            return
+        others = {
+            "--num-frames": self.num_frames, "--max-frames": self.max_frames, "--data": preset,
+            "--for": self.takes, "--keep-all": self.keep_all or None,
+        }  # fmt: skip
+        if beside := [flag for flag, value in others.items() if value is not None]:
+            why = {
+                "--data": "the frames of a data set are those of its protocol",
+                "--for": f"names a backbone that takes {self.takes} frames a clip",
+                "--keep-all": "keeps every frame at the rate of --fps",
+            }
+            raise ConfigError(
+                "--detail is about frames by time, of which more are kept where pictures change; leave it out, or "
+                f"{beside[0]}" + (f" ({why[beside[0]]})" if beside[0] in why else "")
+            )
 
     def _require_taken(self) -> None:
         """Raise ConfigError where flags ask for another number of frames than the encoder of `--for` takes."""

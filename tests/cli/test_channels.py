@@ -25,7 +25,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(("lake.mp4", "street.mp4")):
         make_video(folder / "films" / name, 20 + number, fps=10, size=(64, 64), gop=5)
     shutil.copy(MKV, folder / "films" / "said.mkv")
-    done = CliRunner().invoke(app, ["extract-frames", str(folder / "films"), "-o", str(folder / "out"), "--size", "64"])
+    done = CliRunner().invoke(
+        app, ["extract-frames", str(folder / "films"), "-o", str(folder / "out"), "--size", "64", "--num-frames", "12"]
+    )
     assert done.exit_code == 0, done.stderr
     return folder
 
@@ -129,7 +131,9 @@ def test_without_any_words_the_picture_answers_and_speech_alone_is_refused(
     (tmp_path / "films").mkdir()
     make_video(tmp_path / "films" / "a.mp4", 20, fps=10, size=(64, 64))
     out = tmp_path / "out"
-    done = CliRunner().invoke(app, ["extract-frames", str(tmp_path / "films"), "-o", str(out), "--size", "64"])
+    done = CliRunner().invoke(
+        app, ["extract-frames", str(tmp_path / "films"), "-o", str(out), "--size", "64", "--num-frames", "12"]
+    )
     assert done.exit_code == 0, done.stderr
     result = query(out, "a red star", "--channel", "speech")
     assert result.exit_code == 3 and "put subtitles beside the videos" in result.stderr

@@ -44,7 +44,7 @@ def tvr(*args: object) -> dict:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("light")
     make(folder / "videos", WorldOptions(train=4, val=2, test=4, captions=1))
-    tvr("extract-frames", folder / "videos", "-o", folder / "out", "--size", 64, "--workers", 1)
+    tvr("extract-frames", folder / "videos", "-o", folder / "out", "--num-frames", 12, "--size", 64, "--workers", 1)
     tvr("precompute-features", "-o", folder / "out", "--backbone", "demo-tiny")
     return folder / "out"
 

@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with frames and features."""
     out = tmp_path_factory.mktemp("made") / "out"
-    extracted = ok("extract-frames", world, "-o", out, "--size", 64, "--workers", 1)
+    extracted = ok("extract-frames", world, "-o", out, "--num-frames", 12, "--size", 64, "--workers", 1)
     assert extracted["schema"] == "tvr/extract-frames@1"
     assert (extracted["videos"], extracted["ok"], extracted["kept"], extracted["failed"]) == (20, 20, 0, 0)
     ok("precompute-features", "-o", out, "--backbone", "demo-tiny")
@@ -231,13 +231,13 @@ def test_query_makes_what_is_missing_and_sees_new_videos(world, tmp_path, monkey
     for file in files[:2]:
         shutil.copy(file, videos)
     out = tmp_path / "out"
-    assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
+    assert tvr("extract-frames", videos, "-o", out, "--num-frames", 12, "--workers", 1).exit_code == 0
     first = tvr("query", "a star", "--index", out, "--json")
     assert "no features of demo-tiny yet; computing features first" in first.stderr
     assert len(json.loads(first.stdout)["results"][0]["hits"]) == 2
     shutil.copy(files[2], videos)
     (videos / names[0]).unlink()
-    assert tvr("extract-frames", videos, "-o", out, "--workers", 1, "--forget").exit_code == 0
+    assert tvr("extract-frames", videos, "-o", out, "--num-frames", 12, "--workers", 1, "--forget").exit_code == 0
     second = tvr("query", "a star", "--index", out, "--json")
     assert "the frames have changed" in second.stderr and "the index is out of date" in second.stderr
     assert {h["video_id"] for h in json.loads(second.stdout)["results"][0]["hits"]} == set(names[1:])
@@ -283,7 +283,7 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
     files = sorted(world.rglob("*.mp4"))[:6]
     for file in files[:5]:
         shutil.copy(file, videos)
-    assert tvr("extract-frames", videos, "-o", out, "--workers", 1).exit_code == 0
+    assert tvr("extract-frames", videos, "-o", out, "--num-frames", 12, "--workers", 1).exit_code == 0
     assert tvr("precompute-features", "-o", out).exit_code == 0
     monkeypatch.setattr(precision, "HALF_FROM", 1)
     first = ok("index", "-o", out)
@@ -292,11 +292,11 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
     assert first["search"]["first"] == "every" and first["recall"]["at"] == {"1": 1.0, "10": 1.0, "50": 1.0}
     (videos / files[0].name).unlink()
     shutil.copy(files[5], videos)
-    assert tvr("extract-frames", videos, "-o", out, "--workers", 1, "--forget").exit_code == 0
+    assert tvr("extract-frames", videos, "-o", out, "--num-frames", 12, "--workers", 1, "--forget").exit_code == 0
     assert tvr("precompute-features", "-o", out).exit_code == 0
     second = ok("index", "-o", out)
     assert (second["added"], second["removed"], second["clips"]) == (1, 1, 5)
-    assert tvr("extract-frames", videos, "-o", again, "--workers", 1).exit_code == 0
+    assert tvr("extract-frames", videos, "-o", again, "--num-frames", 12, "--workers", 1).exit_code == 0
     ok("query", "a star", "--index", again)  # it makes what is missing; both answer in the same way then
     answer = [ok("query", "a star", "--index", o)["results"][0]["hits"] for o in (out, again)]
     assert answer[0] == answer[1] and len(answer[0]) == 5

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ def done(*args: object) -> str:
     return result.stdout
 
 
-def library(folder: Path, copies: int) -> Path:
+def library(folder: Path, copies: int, frames: int = 12, flags: Sequence[object] = ("--num-frames", 12)) -> Path:
     """A workspace with the features of so many copies of one video."""
     (folder / "videos").mkdir(parents=True)
-    first = make_video(folder / "videos" / "0.mp4", 12)
+    first = make_video(folder / "videos" / "0.mp4", frames)
     for i in range(1, copies):
         shutil.copy(first, folder / "videos" / f"{i}.mp4")
     out = folder / "out"
-    done("extract-frames", folder / "videos", "-o", out, "--size", 64, "--workers", 1)
+    done("extract-frames", folder / "videos", "-o", out, "--size", 64, "--workers", 1, *flags)
     done("precompute-features", "-o", out, "--backbone", "demo-tiny")
     done("index", "-o", out)
     return out
@@ -81,6 +82,15 @@ def test_identical_clips_are_hits_of_one_score_and_one_moment(copied: Path, devi
     found = hits(copied, device)
     assert len({(hit["start"], hit["end"]) for hit in found}) == 1 and len(found) == COPIES
     assert [hit["score"] for hit in found] == pytest.approx([found[0]["score"]] * COPIES, abs=1e-6)
+
+
+@pytest.mark.parametrize("frames", [1, 12])
+def test_one_frame_and_copies_of_it_are_answers_by_time_too(tmp_path: Path, frames: int) -> None:
+    out = library(tmp_path, 2, frames, flags=())
+    for device in ("auto", "cpu:0"):
+        found = hits(out, device, "--per-file", 1, "--all")
+        assert sorted(hit["video_id"] for hit in found) == ["0.mp4", "1.mp4"]
+        assert len({(hit["start"], hit["end"]) for hit in found}) == 1 and found[0]["start"] < found[0]["end"]
 
 
 @WAYS

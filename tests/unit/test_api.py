@@ -230,25 +230,25 @@ def whole(size: int, look: Look = "shown") -> FramePlan:
 
 def test_pictures_of_ones_own_are_kept_whole_and_those_of_a_data_set_as_papers_cropped_them() -> None:
     preset, squash, small = FramesConfig(size=224), View(384, "squash", "bilinear"), View(32)
-    assert AskedFrames().plan() == whole(224)
-    assert AskedFrames(size=64).plan() == whole(64)
-    assert AskedFrames(view=squash).plan() == whole(384)
+    assert AskedFrames(num_frames=12).plan() == whole(224)
+    assert AskedFrames(num_frames=12, size=64).plan() == whole(64)
+    assert AskedFrames(num_frames=12, view=squash).plan() == whole(384)
     assert AskedFrames(view=squash).plan(preset) == whole(384, "coded")
-    assert AskedFrames(view=small).plan() == whole(224)  # what is whole serves others as well
-    assert AskedFrames(view=squash, fit="squash").plan() == FramePlan(
+    assert AskedFrames(num_frames=12, view=small).plan() == whole(224)  # what is whole serves others as well
+    assert AskedFrames(num_frames=12, view=squash, fit="squash").plan() == FramePlan(
         size=384, fit="squash", filter="bilinear", look="shown"
     )
-    assert AskedFrames(view=small, fit="crop").plan() == FramePlan(size=32, look="shown")
+    assert AskedFrames(num_frames=12, view=small, fit="crop").plan() == FramePlan(size=32, look="shown")
     assert AskedFrames(fit="whole").plan(preset) == whole(224, "coded")
-    assert AskedFrames(fit="crop").plan() == FramePlan(look="shown")
+    assert AskedFrames(num_frames=12, fit="crop").plan() == FramePlan(look="shown")
 
 
 def test_frames_that_are_there_go_on_as_they_are() -> None:
     old = FramePlan(size=64, num_frames=4)
-    assert AskedFrames().plan(there=old) == FramePlan(size=64)
-    assert AskedFrames(size=96).plan(there=old) == FramePlan(size=96)
+    assert AskedFrames().plan(there=old) == old
+    assert AskedFrames(size=96).plan(there=old) == FramePlan(size=96, num_frames=4)
     assert AskedFrames().plan(there=whole(384)) == whole(384)
-    assert AskedFrames(fit="whole").plan(there=old) == whole(224, "coded")
+    assert AskedFrames(fit="whole", num_frames=12).plan(there=old) == whole(224, "coded")
     assert AskedFrames().plan(FramesConfig(size=224), there=whole(384)) == FramePlan()
 
 

@@ -53,7 +53,7 @@ def out(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library of small films, by clips of twelve frames, or by time."""
     folder = tmp_path_factory.mktemp("asked")
     make(folder / "videos", WorldOptions(train=3, val=1, test=3, captions=1))
-    rate = ["--fps", 4] if request.param == "films" else []
+    rate = ["--fps", 4] if request.param == "films" else ["--num-frames", 12]
     tvr("extract-frames", folder / "videos", "-o", folder / "out", "--size", 64, "--workers", 1, *rate)
     tvr("precompute-features", "-o", folder / "out", "--backbone", "demo-tiny")
     tvr("index", "-o", folder / "out")

@@ -31,11 +31,24 @@ def extract_frames(
     ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     num_frames: Annotated[
-        int | None, typer.Option("--num-frames", min=1, help="Frames spread evenly over each clip; default 12.")
+        int | None,
+        typer.Option(
+            "--num-frames",
+            min=1,
+            help="So many frames spread evenly over each clip (12 of a data set's), instead of frames by time.",
+        ),
     ] = None,
     fps: Annotated[
         float | None,
-        typer.Option("--fps", help="Take frames at this rate instead, by time, so that short moments are found."),
+        typer.Option("--fps", help="Frames a second, by time; default 1, and --detail. Alone: all at this rate."),
+    ] = None,
+    detail: Annotated[
+        float | None,
+        typer.Option(
+            "--detail",
+            metavar="FPS",
+            help="Up to so many frames a second where pictures change; default 4 without --fps, 0 = none.",
+        ),
     ] = None,
     max_frames: Annotated[
         int | None, typer.Option("--max-frames", min=1, help="With --fps: keep at most this many, spread evenly.")
@@ -126,6 +139,7 @@ def extract_frames(
         data=data,
         num_frames=num_frames,
         fps=fps,
+        detail=detail,
         max_frames=max_frames,
         size=size,
         fit=fit,

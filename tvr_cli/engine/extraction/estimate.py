@@ -20,6 +20,7 @@ from tvr_cli.stores.decoding.pool import DecodePool, Unread
 from tvr_cli.stores.decoding.sample import Sampled, Task, sample_timed
 from tvr_cli.stores.frames import head as heads
 from tvr_cli.stores.frames import store as frames
+from tvr_cli.stores.frames.store import joined
 from tvr_cli.stores.frames.windows import WHOLE, cut
 from tvr_cli.stores.frames.writer import Failure
 from tvr_cli.types import Manifest
@@ -33,8 +34,8 @@ _TRIALS, _LIMIT_S, _HEADERS_S = 3, 10.0, 20.0
 class ExtractEstimate(Result):
     """videos = todo + kept + failed (earlier and unchanged). first: ids of the first videos to read.
 
-    frames: by the durations in the headers of the files. size_bytes, seconds: extrapolated from `tried` files that were
-    read for it. None when none could be.
+    frames: by the durations in the headers of the files, and of frames by time by how many a second were kept of those
+    that were read. size_bytes, seconds: extrapolated from `tried` files that were read for it. None when none could be.
     """
 
     schema = "extract-frames"
@@ -123,23 +124,31 @@ def _frames(
     A file without a duration in its header is taken for an average one.
     """
     counts = {name: len(sampled.jpegs) for name, (sampled, _) in done.items()}
+    lasted = sum(_seconds(tasks[name][0], sampled.duration) for name, (sampled, _) in done.items())
+    a_second = sum(counts.values()) / max(lasted, 1e-3)
     others = {name: task for name, (task, _) in tasks.items() if name not in counts}
     found = headers.within(list(dict.fromkeys(task.path for task in others.values())), _HEADERS_S)
     for name, task in others.items():
         header = found.get(task.path)
         if header is not None and header.duration is not None:
-            whole = [WHOLE] if plan.has_timelines else cut(header.duration, task.segmenting)
-            spans = task.spans or whole
+            if plan.has_timelines:  # what is left out depends on what is seen
+                counts[name] = max(1, round(_seconds(task, header.duration) * a_second))
+                continue
+            spans = task.spans or cut(header.duration, task.segmenting)
             counts[name] = sum(_slots(span.within(header.duration), header.rate or 25.0, plan) for span in spans)
     return round(sum(counts.values()) * len(tasks) / max(1, len(counts)))
+
+
+def _seconds(task: Task, duration: float) -> float:
+    """Return how many seconds of a file a task reads, each once."""
+    return sum(max(0.0, end - start) for start, end in joined(s.within(duration) for s in task.spans or (WHOLE,)))
 
 
 def _slots(span: tuple[float, float], rate: float, plan: FramePlan) -> int:
     """Return how many frames the plan keeps of a span (start, end) in seconds, at a frame rate."""
     seconds = max(0.0, span[1] - span[0])
     there = math.ceil(seconds * min(rate, plan.fps or rate))
-    bounded = plan.slots is not None and not plan.has_timelines
-    return max(1, min(there, plan.slots if bounded and plan.slots is not None else there))
+    return max(1, min(there, there if plan.slots is None else plan.slots))
 
 
 def _size(path: Path) -> int:

@@ -207,6 +207,12 @@ def frame_plan(
     if not goes_on:
         return asked.plan(preset)
     plan = asked.plan(None, FramePlan.from_identity(heads.read_head(workspace.frames_folder, workspace).identity))
+    if not asked.says_choice and not plan.has_timelines:
+        log.logger.info(
+            "frames go on as in the ones that are there, %s; for frames by time, which show short moments, read all "
+            "again with --overwrite, or give them a workspace of their own with -o",
+            plan.choice,
+        )
     if plan.look == "coded":
         log.logger.info(
             "pictures go on as in the frames that are there, as they are coded; for them as players show them (square "

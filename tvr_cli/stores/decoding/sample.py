@@ -15,6 +15,7 @@ import numpy as np
 from tvr_cli.errors import DecodeError
 from tvr_cli.files import Stamp, sha256_file, stamp
 from tvr_cli.plans import FramePlan
+from tvr_cli.stores.decoding import alike
 from tvr_cli.stores.decoding.alike import Thinning
 from tvr_cli.stores.decoding.choose import decoder_versions, open_video
 from tvr_cli.stores.decoding.types import Beat, Container, Decoder, DecoderName, Stop, unheard
@@ -68,7 +69,8 @@ class SampledClip:
 class SampledTimeline:
     """The frames of a file, or of spans of it, by time: [n] each.
 
-    ts: seconds. change: the median difference of a frame's cells from the frame before it (`alike.Thinning`).
+    ts: seconds. change: the median difference of a frame's cells from the frame before it (`alike.Thinning`); where the
+    plan has details, `alike.largest_cuts`.
     """
 
     jpegs: list[bytes]
@@ -206,7 +208,7 @@ def _read_whole(task: Task, seen: Stamp, beat: Beat, pictures: _Pictures) -> Sam
         clip = _view if plan.has_timelines else _clip
         return Sampled(
             clips=[clip(s, c, pictures, decoder, plan, n) for s, c, n in zip(spans, chosen, lost, strict=True)],
-            timeline=_timeline(pictures, decoder) if plan.has_timelines else None,
+            timeline=_timeline(pictures, decoder, plan) if plan.has_timelines else None,
             sha256=track_sha256(sha256_file(task.path, each_block=beat), task.track),
             stamp=seen,
             container=decoder.container,
@@ -240,20 +242,21 @@ def _read(decoder: Decoder, spans: Sequence[Span], plan: FramePlan, pictures: _P
     timeline, thin = decoder.timeline, None
     if plan.has_timelines:
         chosen = timeline_frames(timeline.ts, timeline.end, spans, plan)
-        thin = Thinning(plan.alike)
+        thin = Thinning(plan.alike, plan.fps or 1.0, plan.detail)
     else:
         chosen = [choose_frames(timeline.ts, timeline.end, span, plan) for span in spans]
     missing = {int(i) for c in chosen for i in c} - pictures.decoded
     if thin is not None and pictures.change:  # what the next frame is compared with has to be seen again
+        thin.go_on((float(timeline.ts[i]), pictures.change[i], i in pictures.jpegs) for i in sorted(pictures.change))
         missing |= {max(pictures.jpegs), max(pictures.change)}
     for i, pixels in decoder.frames(sorted(missing)):
         pictures.size = (pixels.shape[1], pixels.shape[0])
         picture, keeps = to_store(pixels, plan), True
+        if thin is not None and i in pictures.change:
+            thin.see_again(picture, i in pictures.jpegs)
+            continue
         if thin is not None:
-            keeps, change = thin.take(picture)
-            if i in pictures.change:
-                continue
-            pictures.change[i] = change
+            keeps, pictures.change[i] = thin.take(picture, float(timeline.ts[i]))
         if keeps:
             pictures.jpegs[i] = encode_jpeg(picture, plan.quality)
     return chosen
@@ -303,10 +306,15 @@ def _view(
     return SampledClip(span, damaged=lost, slots=view(ts, span.within(decoder.timeline.end), plan.num_frames))
 
 
-def _timeline(pictures: _Pictures, decoder: Decoder) -> SampledTimeline:
-    kept = sorted(pictures.jpegs)
-    change = np.array([pictures.change[i] for i in kept], dtype=np.float32)
-    return SampledTimeline([pictures.jpegs[i] for i in kept], decoder.timeline.ts[kept], change)
+def _timeline(pictures: _Pictures, decoder: Decoder, plan: FramePlan) -> SampledTimeline:
+    kept, ts = sorted(pictures.jpegs), decoder.timeline.ts
+    if plan.detail is None:
+        change = [pictures.change[i] for i in kept]
+    else:
+        seen = sorted(pictures.change)
+        changes, keeps = [pictures.change[i] for i in seen], [i in pictures.jpegs for i in seen]
+        change = alike.largest_cuts(ts[seen].tolist(), changes, keeps)
+    return SampledTimeline([pictures.jpegs[i] for i in kept], ts[kept], np.array(change, dtype=np.float32))
 
 
 def _nothing(span: Span, decoder: Decoder) -> SampledClip:

@@ -284,6 +284,7 @@ _PLAN = schema.known(
         "fit": schema.text,
         "short_side": schema.maybe(schema.whole),
         "alike": schema.number,
+        "detail": schema.number,
     },
 )
 _HEAD = {

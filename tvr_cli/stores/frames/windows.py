@@ -129,10 +129,11 @@ def choose_frames(ts: np.ndarray, end: float, span: Span, plan: FramePlan) -> np
 def timeline_frames(ts: np.ndarray, end: float, spans: Sequence[Span], plan: FramePlan) -> list[np.ndarray]:
     """Return for each span the ascending indices of the frames of a timeline that are on screen in it.
 
-    All spans share one grid: the frames on screen at k / fps seconds after the first one. ts, end: as in
-    `choose_frames`. Empty only where a span lies outside.
+    All spans share one grid: the frames on screen at k / fps seconds after the first one, or k / detail, of which not
+    all are kept. ts, end: as in `choose_frames`. Empty only where a span lies outside.
     """
-    grid = _at_rate(ts, 0, len(ts), float(ts[0]), end, dataclasses.replace(plan, max_frames=None))
+    looked_at = dataclasses.replace(plan, fps=plan.detail or plan.fps, max_frames=None)
+    grid = _at_rate(ts, 0, len(ts), float(ts[0]), end, looked_at)
     found = []
     for span in spans:
         start_s, end_s = span.within(end)
