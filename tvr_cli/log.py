@@ -22,6 +22,7 @@ Watcher = Callable[[str, int, int | None], None]
 logger = logging.getLogger("tvr")
 
 _repeats: Counter[str] = Counter()
+_said: set[str] = set()
 _state = {"bars": False, "person": False}
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
@@ -68,6 +69,7 @@ class Bar:
 def set_up(*, quiet: bool = False, debug: bool = False) -> None:
     """Send the log to stderr. Bars appear only on a terminal, without NO_COLOR-less colour codes elsewhere."""
     _repeats.clear()
+    _said.clear()
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line())
@@ -103,6 +105,13 @@ def warn_once(message: str) -> None:
     _repeats[message] += 1
     if _repeats[message] == 1:
         logger.warning("warning: %s", message)
+
+
+def say_once(message: str) -> None:
+    """Say something the first time that it is true."""
+    if message not in _said:
+        _said.add(message)
+        logger.info("%s", message)
 
 
 def ask(question: str, answers: Sequence[str]) -> str | None:

@@ -5,16 +5,17 @@ What a moment's score is says `ranking.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching import confidence, curves
+from tvr_cli.engine.searching.confidence import Confidence
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.ranking import Compared, Ranking
+from tvr_cli.engine.searching.ranking import MILD, SHARPNESS, Compared, Ranking
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
+from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
 
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
@@ -22,11 +23,16 @@ _LOOKED_AT = 2000  # moments, before films that have enough are left out
 
 
 def search(
-    films: Sequence[IndexedFilms], queries: np.ndarray, options: SearchOptions, ranking: Ranking | None = None
+    films: Sequence[IndexedFilms],
+    queries: np.ndarray,
+    options: SearchOptions,
+    ranking: Ranking | None = None,
+    lines: Confidence | None = None,
 ) -> list[list[Hit]]:
     """Answer questions, unit vectors [T, D], with their best moments, best first.
 
-    ranking: None = by comparison with the bank. Raises DataError where a hit is damaged on disk.
+    ranking: None = by comparison with the bank. lines: by which confidence is told, None = it is not. Raises DataError
+    where a hit is damaged on disk.
     """
     ranking = ranking or Compared()
     library = _Library.of(films, options.only)
@@ -37,7 +43,8 @@ def search(
             some = queries[start : start + size]
             scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
             for query, one in zip(some, scores, strict=True):
-                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking))
+                told = None if lines is None else _confidences(library, one, ranking, lines)
+                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking, told))
     return answers
 
 
@@ -98,12 +105,14 @@ def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:
 class _Library:
     """All moments of some segments, one after the other. file: [M] numbers, of each segment its own. frames: in all.
 
-    starts: the number of each segment's first moment, and of all.
+    live: [M] that an answer may be of, there: [M] that are in the index at all. starts: the number of each segment's
+    first moment, and of all.
     """
 
     films: Sequence[IndexedFilms]
     file: np.ndarray
     live: np.ndarray
+    there: np.ndarray
     frames: int
     starts: np.ndarray
 
@@ -117,9 +126,10 @@ class _Library:
             if only is not None:
                 named = [number for number, name in enumerate(part.segment.file_ids.all()) if name in only]
                 lives[-1] = part.live & np.isin(part.array("file"), named)
-        live = np.concatenate(lives)
+        live, there = np.concatenate(lives), np.concatenate([part.live for part in films])
         starts = np.cumsum([0, *(len(part.live) for part in films)])
-        return _Library(films, np.concatenate(files), live, sum(len(part.array("ts")) for part in films), starts)
+        frames = sum(len(part.array("ts")) for part in films)
+        return _Library(films, np.concatenate(files), live, there, frames, starts)
 
     def at(self, number: int) -> tuple[IndexedFilms, int]:
         """Return the films that a moment is among, and its number there."""
@@ -127,8 +137,32 @@ class _Library:
         return self.films[of], number - int(self.starts[of])
 
 
+def _confidences(
+    library: _Library, scores: np.ndarray, ranking: Ranking, lines: Confidence
+) -> Callable[[int], float | None]:
+    """Return what tells how sure a moment is, by its number. scores: [M] of one sentence.
+
+    What a filter left is held to the lines of the whole index.
+    """
+    null = np.concatenate([part.array("null") for part in library.films]) if ranking.by_bank else 0.0
+    cosines = (scores + null) / SHARPNESS if ranking.by_bank else scores
+    apart = float(confidence.apart_of(cosines[library.live], np.nanmean(cosines[library.there])))
+
+    def told(number: int) -> float | None:
+        part, local = library.at(number)
+        usual = float(part.array("mild")[local]) / MILD if ranking.by_bank else 0.0
+        return lines.of(float(cosines[number]) - usual, apart)
+
+    return told
+
+
 def _answer(
-    library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions, ranking: Ranking
+    library: _Library,
+    query: np.ndarray,
+    scores: np.ndarray,
+    options: SearchOptions,
+    ranking: Ranking,
+    told: Callable[[int], float | None] | None,
 ) -> list[Hit]:
     """Take moments, best first; films that have enough are left out after every so many."""
     found, shown = Answering(options), dict[tuple[str, float, float], int]()
@@ -149,6 +183,8 @@ def _answer(
         rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
     numbers = {hit: shown[hit.video_id, hit.start, hit.end] for hit in found.hits()}
     hits = [_peaked(hit, library, number, query) for hit, number in numbers.items()]
+    if told is not None:
+        hits = [replace(hit, confidence=told(number)) for hit, number in zip(hits, numbers.values(), strict=True)]
     if not options.curves:
         return hits
     low, high = curves.reach(scores[library.live])
@@ -165,7 +201,7 @@ def _curve_of(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranki
     """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
     file = part.array("file")
     of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))
-    part.segment.verify(list(MOMENTS), of_file.start, of_file.stop)
+    part.segment.verify(part.of_moments, of_file.start, of_file.stop)
     moments = part.array("moment")[of_file]
     first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
     part.segment.verify(list(FRAMES), first, last)
