@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--fps", type=float, default=4.0)
     parser.add_argument("--keep-all", action="store_true")
+    parser.add_argument("--head", type=Path, help="folder of the run of a moment head; without it none ranks")
     parser.add_argument("--save", type=Path)
     args = parser.parse_args()
     truth = read_truth(args.films / "truth.jsonl")
@@ -36,7 +37,16 @@ def main() -> None:
     if not (args.out / "frames").is_dir():
         workspace.extract(args.films, fps=args.fps, keep_all=args.keep_all)
     workspace.features(backbone="demo-tiny")
-    report = workspace.search(list(truth), k=_TOP, per_file=0, method="text_guided", backbone="demo-tiny")
+    report = workspace.search(
+        list(truth),
+        k=_TOP,
+        per_file=0,
+        method="text_guided",
+        backbone="demo-tiny",
+        run=args.head and str(args.head),
+        no_head=args.head is None,
+        min_confidence=None,
+    )
     answers = {answer.query: answer.hits for answer in report.results}
     if args.save:
         said = [{"query": q, "hits": [_said(hit) for hit in hits]} for q, hits in answers.items()]

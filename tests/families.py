@@ -114,7 +114,7 @@ def measure(family: Family, folder: Path) -> Measured:
     with two_layers():
         oracle, settings = write(family, folder)
         backbone = load(f"local:{folder}", offline=True)
-    tokenizer = _open_clips_tokenizer(family, folder, oracle)
+    tokenizer = open_clips_tokenizer(family, folder, oracle)
     with torch.no_grad():
         image = _error(*_square(backbone, oracle, settings))
         text, tokens, ids_equal = _captions(backbone, oracle, tokenizer)
@@ -316,7 +316,7 @@ def _leave_no_zeros(model: nn.Module) -> None:
                 value.add_(0.1 * noise)
 
 
-def _open_clips_tokenizer(family: Family, folder: Path, oracle: Any) -> Any:
+def open_clips_tokenizer(family: Family, folder: Path, oracle: Any) -> Any:
     from open_clip import get_tokenizer
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -325,7 +325,7 @@ def _open_clips_tokenizer(family: Family, folder: Path, oracle: Any) -> Any:
     return get_tokenizer(f"local-dir:{folder}")
 
 
-def _transformed(image: np.ndarray, settings: dict[str, Any]) -> Tensor:
+def transformed(image: np.ndarray, settings: dict[str, Any]) -> Tensor:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     return image_transform_v2(PreprocessCfg(**settings), is_train=False)(Image.fromarray(image))
@@ -343,7 +343,7 @@ def _ours(backbone: Backbone, squares: list[np.ndarray]) -> Tensor:
 
 def _square(backbone: Backbone, oracle: Any, settings: dict[str, Any]) -> tuple[Tensor, Tensor]:
     images = [picture((backbone.image_size,) * 2, seed) for seed in (1, 2)]
-    wanted = torch.stack([_transformed(image, settings) for image in images])
+    wanted = torch.stack([transformed(image, settings) for image in images])
     return _ours(backbone, images), _theirs(oracle, wanted)
 
 
@@ -389,7 +389,7 @@ def _pictures(
     kept = [decode_jpeg(encode_jpeg(to_store(image, plan), plan.quality)) for image in images]
 
     def theirs(pictures: list[np.ndarray]) -> Tensor:
-        return _theirs(oracle, torch.stack([_transformed(image, settings) for image in pictures]))
+        return _theirs(oracle, torch.stack([transformed(image, settings) for image in pictures]))
 
     def ours(pictures: list[np.ndarray]) -> Tensor:
         return _ours(backbone, [see(image, view) for image in pictures])

@@ -33,9 +33,16 @@ LEAVES = {
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
-    "cli": {"api", "engine", "testing", "verify", *LEAVES},
+    "cli": {"api", "server", "engine", "testing", "verify", *LEAVES},
+    "__main__": {"cli"},
+    "server": {"api", "commands", "engine", "stores", "workspace", "results", "errors", "files", "log", "version"},
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "api": {"plans", "engine", "workspace", "commands", "config", "errors", "files", "log", "relevance"},
+    "api_showing": {"engine", "workspace", "errors", "files", "log"},
+    "api_flags": {"engine", "relevance", "errors"},
+    "api": {
+        *("api_showing", "api_flags", "plans", "engine", "workspace", "commands", "config", "errors", "files", "log"),
+        "relevance",
+    },
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
@@ -74,6 +81,8 @@ HEAVY = {"torch", "open_clip", "decord", "av", "triton", "numba", "torchvision"}
 LIGHT = (
     "cli",
     "api",
+    "api_showing",
+    "api_flags",
     "commands",
     "workspace",
     "types",

@@ -79,12 +79,18 @@ VERBS = {
         "device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) "
         "-> 'IndexReport'"
     ),
+    "ask": "(self, sentences: 'str | Sequence[str]' = (), **asked: 'Any') -> 'QueryReport'",
     "search": (
-        "(self, sentences: 'str | Sequence[str]', *, k: 'int' = 10, per_file: 'int' = 3, run: 'str | None' = None, "
-        "method: 'str | None' = None, backbone: 'str | None' = None, first: 'str | None' = None, "
-        "shortlist: 'int | None' = None, exhaustive: 'bool' = False, min_score: 'float | None' = None, "
-        "min_confidence: 'float | None' = 0.95, "
-        "channel: 'str | None' = None, device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
+        "(self, sentences: 'str | Sequence[str]' = (), *, k: 'int' = 10, per_file: 'int' = 3, "
+        "run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
+        "first: 'str | None' = None, shortlist: 'int | None' = None, exhaustive: 'bool' = False, "
+        "min_score: 'float | None' = None, min_confidence: 'float | None' = 0.95, "
+        "channel: 'str | None' = None, curves: 'bool' = False, "
+        "image: 'PathLike | Sequence[PathLike]' = (), like: 'str | Sequence[str]' = (), "
+        "plus: 'str | Sequence[str]' = (), minus: 'str | Sequence[str]' = (), inside: 'str | Sequence[str]' = (), "
+        "newer: 'str | None' = None, older: 'str | None' = None, longer: 'float | None' = None, "
+        "shorter: 'float | None' = None, not_in: 'PathLike | None' = None, "
+        "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
 }
 

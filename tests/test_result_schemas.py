@@ -22,7 +22,7 @@ from tvr_cli.results.base import Result, schemas
 
 ROOT = Path(__file__).resolve().parent.parent
 # Formats of files, which no command prints.
-ON_DISK = {"tvr/checkpoint@1", "tvr/demo-files@1", "tvr/features@1", "tvr/unfinished@1"}
+ON_DISK = {"tvr/moment-head@1", "tvr/checkpoint@1", "tvr/demo-files@1", "tvr/features@1", "tvr/unfinished@1"}
 KEYS = ROOT / "tests" / "golden" / "results" / "keys.txt"
 
 

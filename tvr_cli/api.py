@@ -15,37 +15,46 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_cli import commands, log
-from tvr_cli.errors import ConfigError, did_you_mean
-from tvr_cli.files import is_text
+from tvr_cli.api_flags import (
+    at_least,
+    judge_options,
+    no_dry_repair,
+    one_of,
+    path_of,
+    several,
+    shard_of,
+    train_flags,
+    train_options,
+)
+from tvr_cli.api_showing import Showing
+from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.config import Resolved
     from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport
-    from tvr_cli.engine.evaluation.judge import JudgeOptions
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
     from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
     from tvr_cli.engine.searching.asked import Asked
+    from tvr_cli.engine.searching.head_training import HeadPreview, HeadReport
     from tvr_cli.engine.searching.hits import SearchOptions
     from tvr_cli.engine.searching.index import IndexReport
     from tvr_cli.engine.searching.query import QueryReport
+    from tvr_cli.engine.searching.question import Question
     from tvr_cli.engine.searching.session import Session
-    from tvr_cli.engine.showing.page.write import WrittenPage
-    from tvr_cli.engine.training.train import TrainOptions
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
 
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
 FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
-_SPLITS, _V2T, _COUNTINGS = ("train", "val", "test"), ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
+_SPLITS = ("train", "val", "test")
 
 
 def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> OpenWorkspace:
@@ -59,7 +68,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace:
+class OpenWorkspace(Showing):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -114,16 +123,16 @@ class OpenWorkspace:
         from tvr_cli.plans import AskedFrames
 
         sources = [Path(p) for p in ([videos] if isinstance(videos, str | os.PathLike) else videos)]
-        _at_least("--workers", workers, 1)
-        _at_least("--timeout", timeout, 0.1)
+        at_least("--workers", workers, 1)
+        at_least("--timeout", timeout, 0.1)
         options = extract.ExtractOptions(
             decoder=decoder,  # type: ignore[arg-type]  # checked by the engine
             segment=segment,
-            include=tuple(_several(include)),
-            exclude=tuple(_several(exclude)),
+            include=tuple(several(include)),
+            exclude=tuple(several(exclude)),
             workers=workers,
             timeout_s=timeout,
-            shard=_shard(shard),
+            shard=shard_of(shard),
             retry_failed=retry_failed,
             overwrite=overwrite,
             keep_truncated=keep_truncated,
@@ -136,11 +145,11 @@ class OpenWorkspace:
         if repair is not None:
             if sources or data is not None:
                 raise ConfigError("--repair reads the videos that the store names; leave out VIDEOS")
-            _no_dry_repair(dry_run)
+            no_dry_repair(dry_run)
             with self._watched():
                 return extract.repair(self.workspace, repair, options)
         if fit is not None:
-            _one_of("--fit", fit, ("crop", "squash", "whole"))
+            one_of("--fit", fit, ("crop", "squash", "whole"))
         if bool(sources) == (data is not None):
             raise ConfigError(
                 f"name the videos: {commands.tvr('extract-frames', 'videos/')} (a folder, files, or a manifest.jsonl), "
@@ -186,24 +195,24 @@ class OpenWorkspace:
         columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`.
         Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
         """
-        _one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
-        _one_of("--shape", shape, ("fixed", "ragged"))
-        _one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+        one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
+        one_of("--shape", shape, ("fixed", "ragged"))
+        one_of("--precision", precision, ("fp32", "bf16", "fp16"))
         if word_shape is not None:
-            _one_of("--word-shape", word_shape, ("fixed", "ragged"))
-        _at_least("--max-words", max_words, 1)
-        _at_least("--batch", batch, 1)
+            one_of("--word-shape", word_shape, ("fixed", "ragged"))
+        at_least("--max-words", max_words, 1)
+        at_least("--batch", batch, 1)
         if captions is not None and data is not None:
             raise ConfigError("give --captions or --data, not both")
         if columns is not None and captions is None:
             raise ConfigError("--columns names columns of a file: give it with --captions FILE")
         if repair is not None:
-            _no_dry_repair(dry_run)
+            no_dry_repair(dry_run)
         from tvr_cli.engine import dataset
         from tvr_cli.engine.features import precompute
         from tvr_cli.engine.features.repair import repair as repair_features
 
-        corpus: Any = _path(captions)
+        corpus: Any = path_of(captions)
         if columns is not None and corpus is not None:
             corpus = dataset.captions_file(corpus, columns)
         if data is not None:
@@ -258,14 +267,37 @@ class OpenWorkspace:
         """
         from tvr_cli.engine.training import train
 
-        options = _train_options(run, resume, captions, device, offline, threads, workers, memory_budget)
-        flags = _train_flags(seed, epochs, batch_size, tune, select_on, backbone)
+        options = train_options(run, resume, captions, device, offline, threads, workers, memory_budget)
+        flags = train_flags(seed, epochs, batch_size, tune, select_on, backbone)
         with self._watched():
             resolved, options = train.experiment_of(
-                self.workspace, options, method=method, recipe=recipe, config_file=_path(config),
-                assignments=_several(set), flags=flags,
+                self.workspace, options, method=method, recipe=recipe, config_file=path_of(config),
+                assignments=several(set), flags=flags,
             )  # fmt: skip
             return (train.dry_run if dry_run else train.train)(resolved, self.workspace, options)
+
+    def train_moments(
+        self,
+        *,
+        run: str | None = None,
+        captions: PathLike | None = None,
+        backbone: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        offline: bool = False,
+        dry_run: bool = False,
+    ) -> HeadReport | HeadPreview:
+        """Train a moment head on captions with times (`tvr train --moments`); searches use it where it fits.
+
+        run: its name, None = the first free one of `moments`, `moments-2`, … Raises ConfigError where it is there,
+        DataError without such captions or without frames by time.
+        """
+        from tvr_cli.engine.searching import head_training
+
+        options = head_training.HeadOptions(run, path_of(captions), backbone, seed, device, offline)
+        with self._watched():
+            verb = head_training.dry_run if dry_run else head_training.train
+            return verb(self.workspace, options)
 
     def train_seeds(
         self,
@@ -296,12 +328,12 @@ class OpenWorkspace:
         from tvr_cli.engine.training import train, train_seeds
         from tvr_cli.engine.training.seeds import check_seeds
 
-        options = _train_options(run, False, captions, device, offline, threads, workers, memory_budget)
+        options = train_options(run, False, captions, device, offline, threads, workers, memory_budget)
 
         def resolve(seed: int) -> Resolved:
             return train.experiment_of(
-                self.workspace, options, method=method, recipe=recipe, config_file=_path(config),
-                assignments=_several(set), flags=_train_flags(seed, epochs, batch_size, tune, select_on, backbone),
+                self.workspace, options, method=method, recipe=recipe, config_file=path_of(config),
+                assignments=several(set), flags=train_flags(seed, epochs, batch_size, tune, select_on, backbone),
             )[0]  # fmt: skip
 
         words = seeds.split(",") if isinstance(seeds, str) else map(str, seeds)
@@ -339,9 +371,9 @@ class OpenWorkspace:
         authors' released test does, to reproduce their number and nothing else. Raises DataError when the split is
         empty or its gallery incomplete, ConfigError and StoreMismatch.
         """
-        _one_of("--split", split, _SPLITS)
-        _at_least("--noise-seeds", noise_seeds, 1)
-        judge = _judge(v2t_protocol, metrics, post, seed, scale, qrels)
+        one_of("--split", split, _SPLITS)
+        at_least("--noise-seeds", noise_seeds, 1)
+        judge = judge_options(v2t_protocol, metrics, post, seed, scale, qrels)
         from tvr_cli.engine.device import parse_bytes
         from tvr_cli.engine.evaluation import evaluate
 
@@ -350,7 +382,7 @@ class OpenWorkspace:
             memory_budget=parse_bytes(memory_budget),
             device=device,
             noise_seeds=noise_seeds,
-            save_scores=_path(save_scores),
+            save_scores=path_of(save_scores),
             allow_missing=allow_missing,
             stream=stream,
             rule=rule,
@@ -358,7 +390,7 @@ class OpenWorkspace:
         )
         with self._watched():
             scorer, store = evaluate.load(
-                self.workspace, run=run, method=method, backbone=backbone, assignments=_several(set)
+                self.workspace, run=run, method=method, backbone=backbone, assignments=several(set)
             )
             return (evaluate.dry_run if dry_run else evaluate.evaluate)(scorer, store, self.workspace, options)
 
@@ -392,12 +424,12 @@ class OpenWorkspace:
         asked = index.Asked(run, method, then or backbone, first)
         with self._watched():
             return index.index(
-                self.workspace, asked, null=_path(bank), device=device, overwrite=overwrite, dry_run=dry_run
+                self.workspace, asked, null=path_of(bank), device=device, overwrite=overwrite, dry_run=dry_run
             )
 
     def search(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Sequence[str] = (),
         *,
         k: int = 10,
         per_file: int = 3,
@@ -410,47 +442,71 @@ class OpenWorkspace:
         min_score: float | None = None,
         min_confidence: float | None = FOUND,
         channel: str | None = None,
+        no_head: bool = False,
         curves: bool = False,
+        image: PathLike | Sequence[PathLike] = (),
+        like: str | Sequence[str] = (),
+        plus: str | Sequence[str] = (),
+        minus: str | Sequence[str] = (),
+        inside: str | Sequence[str] = (),
+        newer: str | None = None,
+        older: str | None = None,
+        longer: float | None = None,
+        shorter: float | None = None,
+        not_in: PathLike | None = None,
         device: str = "auto",
         offline: bool = False,
     ) -> QueryReport:
         """Find the moments that match each sentence; what is missing is made on the way.
 
+        image, like, plus, minus: pictures, moments of the library (`PATH@START-END`) and sentences (or `image:FILE`,
+        `like:PATH@START-END`) that are added to each sentence, or taken off it, `2:` before one for its weight; without
+        a sentence they are asked alone. inside, newer, older, longer, shorter, not_in: which files are searched; the
+        first is the flag `--in`, for Python reserves the word.
         k: moments an answer. per_file: of one file at most, 0 = all.
-        min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
+        run: whose scores rank; a moment head ranks moments by time, whatever the method. no_head: leave out the one
+        that fits. min_confidence: what has less is no hit, but one of the nearest; None = every moment is a hit.
         channel: "picture", "speech" (subtitles beside videos and text streams inside) or "both", fused by rank; None =
         both where the words of the workspace have been read before, else the picture. curves: whether a hit has the
         curve of its file, which a page shows.
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
-        Raises ConfigError for no or an empty sentence, DataError without frames, StoreMismatch when another run or
-        backbone is named than the index was made with.
+        Raises ConfigError for nothing to look for or an empty sentence, DataError without frames, for what is no
+        picture and where no file is left to search, StoreMismatch when another run or backbone is named than the index
+        was made with.
         """
-        wanted = _several(sentences)
-        if not wanted or not all(sentence.strip() for sentence in wanted):
-            example = commands.tvr("query", "a dog surfing")
-            raise ConfigError(f"expected a sentence to look for, found an empty one; for example: {example}")
-        if unreadable := [q for q in wanted if not is_text(q)]:
-            raise ConfigError(
-                f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv"
-            )
         if min_score is not None and math.isnan(min_score):
             raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
         if min_confidence is not None and not 0 <= min_confidence <= 1:
             raise ConfigError(
                 f"--min-confidence: expected a number from 0 to 1, found {min_confidence}; every answer carries its own"
             )
-        _at_least("-k", k, 1)
-        _at_least("--per-file", per_file, 0)
-        _at_least("--shortlist", shortlist, 1)
+        at_least("-k", k, 1)
+        at_least("--per-file", per_file, 0)
+        at_least("--shortlist", shortlist, 1)
+        from tvr_cli.engine.searching import filters, query, typed
         from tvr_cli.engine.searching.asked import Asked
+        from tvr_cli.engine.searching.heads import split
         from tvr_cli.engine.searching.hits import SearchOptions
 
+        texts, pictures = several(sentences), [image] if isinstance(image, str | os.PathLike) else image
+        wanted = typed.questions(texts, images=pictures, likes=several(like), plus=several(plus), minus=several(minus))
+        asked = filters.Filters(tuple(several(inside)), newer, older, longer, shorter, path_of(not_in))
+        run, head = split(self.workspace, run, use=not no_head)
         flags = Asked(run, method, backbone, first)
-        options = SearchOptions(
-            k, shortlist, exhaustive, min_score, per_file, min_confidence=min_confidence, curves=curves
-        )
-        found = self._channel(channel)
+        found = query.channel_of(self.workspace, channel, wanted)
         with self._watched():
+            only = filters.chosen(self.workspace, asked)
+            options = SearchOptions(
+                k,
+                shortlist,
+                exhaustive,
+                min_score,
+                per_file,
+                min_confidence=min_confidence,
+                only=only,
+                curves=curves,
+                head=head,
+            )
             if found == "picture":
                 return self._by_picture(wanted, flags, options, device, offline)
             from tvr_cli.engine.searching import channels
@@ -458,29 +514,17 @@ class OpenWorkspace:
             def picture(some: SearchOptions) -> QueryReport:
                 return self._by_picture(wanted, flags, some, device, offline)
 
-            return channels.answer(self.workspace, wanted, options, picture if found == "both" else None)
+            return channels.answer(self.workspace, texts, options, picture if found == "both" else None)
 
-    def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
-        """Write an answer of `search` as a page for a browser, that needs no network. Ask with `curves`, to have them.
+    def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
+        """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
+        from tvr_cli.engine.searching import resident
 
-        Nothing is searched again. Raises ConfigError where the file is there and `overwrite` was not said,
-        EnvironmentProblem where it cannot be written.
-        """
-        from tvr_cli.engine.showing.page import write
-
-        with self._watched():
-            return write.write(found, self.workspace, Path(to), overwrite=overwrite)
-
-    def _channel(self, named: str | None) -> str:
-        """Return the channel that answers: the one that was named, else both where words have been read before."""
-        from tvr_cli.engine.searching.query import CHANNELS, has_words
-
-        if named is not None:
-            return str(_one_of("--channel", named, CHANNELS))
-        return "both" if has_words(self.workspace) else "picture"
+        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
+        return found or self.search(sentences, **asked)
 
     def _by_picture(
-        self, wanted: list[str], flags: Asked, options: SearchOptions, device: str, offline: bool
+        self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
     ) -> QueryReport:
         from tvr_cli.engine.searching import query
 
@@ -494,9 +538,6 @@ class OpenWorkspace:
             self._sessions.clear()  # one backbone in memory is enough
             self._sessions[named] = session
         return query.ask(session, wanted, options)
-
-    def _watched(self) -> AbstractContextManager[None]:
-        return log.watched(self.progress)
 
 
 def judge_scores(
@@ -518,7 +559,7 @@ def judge_scores(
     """
     from tvr_cli.engine.evaluation import judge, score_ids
 
-    options = _judge(v2t_protocol, metrics, post, seed, scale, qrels)
+    options = judge_options(v2t_protocol, metrics, post, seed, scale, qrels)
     ids = None if data is None else score_ids.of_dataset(data, split)
     return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
 
@@ -528,82 +569,3 @@ def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
     from tvr_cli.engine.evaluation.card import card_of
 
     return card_of(report).lines()
-
-
-# ------------------------------------------------------------------------------------------- what flags mean and allow
-
-
-def _train_options(
-    run: str | None, resume: bool, captions: PathLike | None, device: str, offline: bool, threads: int | None,
-    workers: int | None, memory_budget: str,
-) -> TrainOptions:  # fmt: skip
-    from tvr_cli.engine.device import parse_bytes
-    from tvr_cli.engine.training import train
-
-    _at_least("--threads", threads, 1)
-    _at_least("--workers", workers, 0)
-    return train.TrainOptions(
-        run=run, resume=resume, captions=_path(captions), device=device, offline=offline, threads=threads,
-        workers=workers, memory_budget=parse_bytes(memory_budget),
-    )  # fmt: skip
-
-
-def _train_flags(
-    seed: int | None, epochs: int | None, batch_size: int | None, tune: str | None, select_on: str | None,
-    backbone: str | None,
-) -> dict[str, Any]:  # fmt: skip
-    _at_least("--epochs", epochs, 1)
-    _at_least("--batch-size", batch_size, 1)
-    return {
-        "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,
-        "train.select_on": select_on, "backbone.name": backbone,
-    }  # fmt: skip
-
-
-def _judge(
-    v2t_protocol: str, metrics: str, post: str | Sequence[str], seed: int, scale: str | None, qrels: PathLike | None
-) -> JudgeOptions:
-    from tvr_cli import relevance
-    from tvr_cli.engine.evaluation import judge
-    from tvr_cli.engine.evaluation.post import parse_posts, parse_scale
-
-    return judge.JudgeOptions(
-        v2t=_one_of("--v2t-protocol", v2t_protocol, _V2T),
-        counting=_one_of("--metrics", metrics, _COUNTINGS),
-        post=parse_posts(_several(post)),
-        seed=seed,
-        scale=None if scale is None else parse_scale(scale),
-        qrels=None if qrels is None else relevance.read_qrels(Path(qrels)),
-    )
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, of = text.partition("/")
-    if not (slash and part.isdigit() and of.isdigit()):
-        raise ConfigError(f"--shard: expected I/N such as 3/16, found {text!r}")
-    return int(part), int(of)
-
-
-def _no_dry_repair(dry_run: bool) -> None:
-    if dry_run:
-        raise ConfigError("--repair has no dry run, it writes; leave out one of --repair and --dry-run")
-
-
-def _several(values: str | Sequence[str]) -> list[str]:
-    """Return the values of a flag that repeats; a text alone is one of them."""
-    return [values] if isinstance(values, str) else list(values)
-
-
-def _path(path: PathLike | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _one_of(flag: str, value: str, known: tuple[str, ...]) -> Any:
-    if value not in known:
-        raise ConfigError(f"{flag}: unknown {value!r}{did_you_mean(value, known) or '; there are ' + ', '.join(known)}")
-    return value
-
-
-def _at_least(flag: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
-        raise ConfigError(f"{flag}: expected {least} or more, found {value}")

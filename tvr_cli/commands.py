@@ -17,6 +17,7 @@ DEFAULT_WORKSPACE = Path("out")
 
 # The videos of a reader of whom nothing is known, as README has them: a command line that can be typed.
 VIDEOS = "videos/"
+FEATURES = "features.tar"
 
 _SENTENCE = re.compile(r"[\w.,:/+=#@%-]+( [\w.,:/+=#@%-]+)+", re.ASCII)
 

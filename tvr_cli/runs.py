@@ -7,6 +7,8 @@ runs/<name>/
   metrics.jsonl      one line a logged step, validation or event
   checkpoints/       written by the training loop
   results/           evaluation results and per-query ranks
+
+or, of a moment head (`stores/moment_head.py`), `head.safetensors` and env.json alone.
 """
 
 from __future__ import annotations

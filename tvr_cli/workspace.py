@@ -6,6 +6,8 @@
       runs/<name>/               runs: `tvr train`, `tvr evaluate`
       index/                     what `tvr query` searches
       speech/                    the words of the videos, where `tvr query --channel` asked for them
+        heard/                   what `tvr transcribe` wrote down of what is said
+      server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
+_HEARD = "heard"
 _Read = TypeVar("_Read")
 
 
@@ -207,12 +210,12 @@ class Workspace(os.PathLike[str]):
         As in `given_features`; where none were finished, those that were begun last. Raises DataError where features
         are there and nothing tells what made them.
         """
-        from tvr_cli.stores.features.head import read_head
+        from tvr_cli.stores.features.head import UNNAMED, read_head
 
-        if (store := next(self.given_features(), None)) is not None:
+        if (store := next((s for s in self.given_features() if s.backbone_name != UNNAMED), None)) is not None:
             return store.backbone_name, store.root
         named = ((read_head(folder, self).made.backbone, folder) for folder in self._newest_begun())
-        if (newest := next((n for n in named if not self._tuned_here(n[0])), None)) is None:
+        if (newest := next((n for n in named if n[0] != UNNAMED and not self._tuned_here(n[0])), None)) is None:
             self._refuse_headless()
         return newest
 
@@ -252,7 +255,7 @@ class Workspace(os.PathLike[str]):
 
     def outdated(self, store: FeatureStore) -> str:
         """Return, in words, what has changed since a feature store was brought up to date; empty = nothing."""
-        if not self.has_frames:
+        if not self.has_frames or store.imported is not None:
             return ""
         if store.provenance.get("frames_content") != self.frames().content_hash():
             return "the frames have changed"
@@ -310,6 +313,19 @@ class Workspace(os.PathLike[str]):
     def newest_run_on(self, store: FeatureStore) -> RunDir | None:
         """Return the newest run whose best weights go with these features, or None."""
         return next((run for run in self.runs() if self.fingerprint_of(run) == store.fingerprint), None)
+
+    def heads(self) -> list[RunDir]:
+        """Return the runs that are moment heads, the newest first."""
+        there = sorted(
+            self.runs_folder.glob(f"*/{run_header.HEAD}"), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True
+        )
+        return [RunDir(path.parent) for path in there]
+
+    def find_head(self, run: str) -> RunDir | None:
+        """Return the run that is a moment head by its name, or its path from anywhere; None where there is none."""
+        path = Path(run)
+        found = RunDir(path) if os.sep in run and path.is_dir() else RunDir(self.runs_folder / path.name)
+        return found if run_header.head_path(found.path).is_file() else None
 
     def fingerprint_of(self, run: RunDir) -> str | None:
         """Return the fingerprint of the feature store that a run's best weights go with, None without weights.
@@ -381,6 +397,21 @@ class Workspace(os.PathLike[str]):
     def speech_folder(self) -> Path:
         return self.root / _SPEECH
 
+    @property
+    def transcripts_folder(self) -> Path:
+        """Where subtitles lie that tvr wrote of what is said."""
+        return self.speech_folder / _HEARD
+
+    @property
+    def server_note(self) -> Path:
+        """Where a server of the workspace says how it is reached."""
+        return self.root / "server.json"
+
+    @property
+    def server_log(self) -> Path:
+        """What a server in the background says."""
+        return self.root / "server.log"
+
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""
         from tvr_cli.stores.index.place import CURRENT
@@ -388,7 +419,8 @@ class Workspace(os.PathLike[str]):
         decide = [
             *(self.frames_folder / name for name in ("store.json", "manifest.jsonl")),
             *self.features_folder.glob("*/store.json"), *self.runs_folder.glob("*/config.json"),
-            *self.runs_folder.glob("*/checkpoints/best.safetensors"), self.index_folder / CURRENT,
+            *self.runs_folder.glob("*/checkpoints/best.safetensors"), *self.runs_folder.glob(f"*/{run_header.HEAD}"),
+            self.index_folder / CURRENT,
         ]  # fmt: skip
         return {path: files.stamp(path) for path in decide}
 

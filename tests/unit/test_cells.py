@@ -32,6 +32,15 @@ def test_a_camera_that_moves_is_not_full_of_cuts_and_a_cut_in_it_is_one():
     assert np.flatnonzero(cells.cuts(np.arange(16) / 4, moving)).tolist() == [8]
 
 
+def test_a_camera_that_moves_has_no_cuts_where_frames_are_not_evenly_apart():
+    ts = np.floor(np.arange(17) * 15 / 4) / 15  # four a second of a file of 15: 0.2 or 0.27 s apart
+    moving = np.array([np.nan, *[20.0, 10] * 4, *[10.0, 20] * 4])
+    moving[8] = 40  # twice what is usual around it
+    assert not cells.cuts(ts, moving)[1:].any()
+    moving[8] = 60
+    assert np.flatnonzero(cells.cuts(ts, moving)).tolist() == [8]
+
+
 def test_slides_that_follow_each_other_are_cuts():
     assert (
         cells.cuts(np.array([0.0, 1.0, 2.0, 2.25, 4.0]), np.array([np.nan, 30, 40, 35, 30])).tolist()[1:] == [True] * 4
@@ -54,6 +63,22 @@ def test_the_length_of_features_and_a_rotation_of_them_change_nothing():
     change = np.full(8, np.nan)
     plain, other = (cells.track(f, ts, change, [(0.0, 2.0)]) for f in (shown, 10 * shown @ rotation))
     assert cells.distances(plain) == pytest.approx(cells.distances(other), abs=1e-6)
+
+
+def test_what_flickers_begins_and_ends_somewhere():
+    shown = [0] * 4 + [1, 0, 1] + [0] * 4  # a quarter of a second each: half of it is what was seen before
+    mixed = AXES.copy()
+    mixed[1, 0] = 0.3  # a thing on the picture that it blinks in
+    track = cells.track(mixed[shown], np.arange(11) / 4, np.zeros(11), [(0.0, 11 / 4)])
+    assert (1.0, 1.75) in spans_of(track)
+
+
+def test_what_is_shorter_than_half_a_second_is_no_moment_but_a_shot_is():
+    soft = film([0] * 4 + [1] + [0] * 4)
+    assert np.flatnonzero(cells.distances(soft) > 0.9).tolist() == [4, 5]
+    assert (1.0, 1.25) not in spans_of(soft) and (0, 1.25) in spans_of(soft)
+    shot = film([0] * 4 + [1] + [0] * 4, change=[np.nan, 0, 0, 0, 9, 9, 0, 0, 0])
+    assert spans_of(shot) == [(0, 1.0), (1.0, 1.25), (1.25, 2.25)]
 
 
 def test_no_run_is_longer_than_eight_seconds_or_twelve_cells():

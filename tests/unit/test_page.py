@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,10 @@ HOSTILE = (
 CURVE = Curve((0.0, 2.5, 5.0, 7.5), (0.1, 0.2, 0.9, 0.3), 0.0, 0.9)
 
 
+def answer_of(query: str, hits: Sequence[Hit], nearest: Sequence[Hit] = ()) -> Answer:
+    return Answer(query, hits, bool(hits), None, nearest)
+
+
 def hit(rank: int, name: str, **more: object) -> Hit:
     found = Hit(rank, 0.5, name, f"/videos/{name}", 4.0, 6.0, 5.0, curve=CURVE)
     return replace(found, **more)  # type: ignore[arg-type]
@@ -64,7 +69,9 @@ def cards(found: list[Element]) -> list[Element]:
 
 def test_a_moment_is_a_card_with_picture_curve_and_a_link_that_plays_it(tmp_path):
     with_frames(tmp_path, "a.mp4", "b.mp4")
-    done, html = written(tmp_path, Answer("a dog", [hit(1, "a.mp4"), hit(2, "b.mp4", start=1.25, end=3.5, peak=2.0)]))
+    done, html = written(
+        tmp_path, answer_of("a dog", [hit(1, "a.mp4"), hit(2, "b.mp4", start=1.25, end=3.5, peak=2.0)])
+    )
     found = require_sound(html, scripts=1)
     assert (done.moments, done.pictures, done.size_bytes) == (2, 2, len(html.encode()))
     first, _ = cards(found)
@@ -72,7 +79,7 @@ def test_a_moment_is_a_card_with_picture_curve_and_a_link_that_plays_it(tmp_path
     links = [one for one in found if one.has_class("play")]
     videos = os.path.relpath("/videos", tmp_path)
     assert [one.attributes["href"] for one in links] == [f"{videos}/a.mp4#t=4,6", f"{videos}/b.mp4#t=1.25,3.5"]
-    assert links[1].attributes["aria-label"] == "Play 2: b.mp4, 0:01.2–0:03.5"
+    assert links[1].text.split() == ["Play", "b.mp4,", "number", "2", "0:01.2–0:03.5"]
     images = [one for one in found if one.tag == "img"]
     data = [base64.b64decode((one.attributes["src"] or "").partition(",")[2]) for one in images]
     # Frames lie at 0, 2.5, 5 and 7.5 s: the ones nearest to 5 and to 2 s.
@@ -87,13 +94,13 @@ def test_a_moment_is_a_card_with_picture_curve_and_a_link_that_plays_it(tmp_path
 def test_names_sentences_and_words_are_shown_and_never_run(name, tmp_path):
     clean = os.fsdecode(os.fsencode(name)).replace("/", "⁄")
     hits = [hit(1, f"{clean}.mp4", channel="both", said=name), hit(2, "b.mp4", missing=True)]
-    _, html = written(tmp_path, Answer(name, hits))
+    _, html = written(tmp_path, answer_of(name, hits))
     found = require_sound(html, scripts=1)
     (heading,) = [one for one in found if one.tag == "h1"]
     assert heading.text == shown(name)
     first = cards(found)[0]
     assert shown(f"{clean}.mp4") in first.text and shown(name) in first.text
-    tame = Answer("a", [replace(hits[0], said="a", path="/videos/a.mp4"), hits[1]])
+    tame = answer_of("a", [replace(hits[0], said="a", path="/videos/a.mp4"), hits[1]])
     harmless = require_sound(written(tmp_path / "other", tame)[1], scripts=1)
     assert [one.tag for one in found] == [one.tag for one in harmless]
     (play,) = [one for one in found if one.has_class("play")]
@@ -109,7 +116,7 @@ def test_what_is_shown_stays_on_its_line_and_turns_nothing_around_it():
 
 
 def test_the_style_and_the_script_are_all_that_the_policy_lets_in(tmp_path):
-    _, html = written(tmp_path, Answer("a dog", [hit(1, "a.mp4")]))
+    _, html = written(tmp_path, answer_of("a dog", [hit(1, "a.mp4")]))
     found = elements(html)
     policy = next(o for o in found if o.attributes.get("http-equiv") == "Content-Security-Policy").attributes["content"]
     assert policy is not None and policy.startswith("default-src 'none'; ")
@@ -129,19 +136,30 @@ def test_links_lead_from_the_folder_of_the_page_and_keep_every_byte(tmp_path):
 
 def test_several_sentences_are_sections_with_contents(tmp_path):
     _, html = written(
-        tmp_path, Answer("a dog", [hit(1, "a.mp4")]), Answer("a cat", []), Answer("a dog", [hit(1, "a.mp4")])
+        tmp_path, answer_of("a dog", [hit(1, "a.mp4")]), answer_of("a cat", []), answer_of("a dog", [hit(1, "a.mp4")])
     )
     found = require_sound(html, scripts=1)
     assert [one.text for one in found if one.tag == "h2"] == ["a dog", "a cat", "a dog"]
     (nav,) = [one for one in found if one.tag == "nav"]
     assert "a dog 1 moment" in nav.text and "a cat 0 moments" in nav.text
     sections = [one for one in found if one.tag == "section"]
-    assert "Nothing was found that fits." in sections[1].text and not cards(elements(sections[1].text))
+    assert "Nothing was found." in sections[1].text and not cards(elements(sections[1].text))
+
+
+def test_what_was_not_found_with_confidence_is_not_a_moment_but_the_nearest(tmp_path):
+    far = [hit(i, f"{i}.mp4", confidence=0.5) for i in range(1, 9)]
+    done, html = written(tmp_path, answer_of("a dog", [], far))
+    assert done.moments == 4 and "Nothing was found with confidence; the nearest are:" in html
+    sure = [hit(1, "a.mp4", confidence=0.999, more=1)]
+    done, html = written(tmp_path, answer_of("a dog", sure, far), overwrite=True)
+    (card,) = cards(require_sound(html, scripts=1))
+    assert done.moments == 1 and "confidence 99 %" in card.text
+    assert "8 more moments, found with less confidence" in html and "--per-file 0 -k 10 --all" in html
 
 
 def test_a_missing_file_keeps_its_card_and_its_picture_and_leads_nowhere(tmp_path):
     with_frames(tmp_path, "a.mp4")
-    done, html = written(tmp_path, Answer("a dog", [hit(1, "a.mp4", missing=True)]))
+    done, html = written(tmp_path, answer_of("a dog", [hit(1, "a.mp4", missing=True)]))
     found = require_sound(html, scripts=1)
     assert done.pictures == 1 and not [one for one in found if one.has_class("play")]
     (card,) = cards(found)
@@ -150,7 +168,7 @@ def test_a_missing_file_keeps_its_card_and_its_picture_and_leads_nowhere(tmp_pat
 
 
 def test_without_frames_or_files_a_card_says_that_there_is_no_picture(tmp_path):
-    done, html = written(tmp_path, Answer("a dog", [hit(1, "a.mp4")]))
+    done, html = written(tmp_path, answer_of("a dog", [hit(1, "a.mp4")]))
     require_sound(html, scripts=1)
     assert done.pictures == 0 and "no picture" in html
 
@@ -159,19 +177,19 @@ def test_damaged_frames_cost_the_picture_alone(tmp_path):
     with_frames(tmp_path, "a.mp4")
     for path in (tmp_path / "out" / "frames").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1] + b"x")
-    done, html = written(tmp_path, Answer("a dog", [hit(1, "a.mp4")]))
+    done, html = written(tmp_path, answer_of("a dog", [hit(1, "a.mp4")]))
     assert done.pictures == 0 and len(cards(require_sound(html, scripts=1))) == 1
 
 
 def test_files_with_more_moments_are_named_with_what_shows_them(tmp_path):
-    _, html = written(tmp_path, Answer("a dog", [hit(1, "a.mp4", more=2), hit(2, "b.mp4", more=1)]))
+    _, html = written(tmp_path, answer_of("a dog", [hit(1, "a.mp4", more=2), hit(2, "b.mp4", more=1)]))
     assert "--per-file 0 -k 5" in html and "2 more moments" in html and "1 more moment<" in html
 
 
 def test_moments_of_what_is_said_alone_stand_on_a_line_of_time(tmp_path):
     with_frames(tmp_path, "a.mp4")
     _, html = written(
-        tmp_path, Answer("a dog", [hit(1, "a.mp4", curve=None, channel="speech", said="a dog, she said")])
+        tmp_path, answer_of("a dog", [hit(1, "a.mp4", curve=None, channel="speech", said="a dog, she said")])
     )
     found = require_sound(html, scripts=1)
     (card,) = cards(found)
@@ -202,7 +220,7 @@ def test_a_page_of_a_hundred_moments_has_at_most_4_mb(tmp_path):
 
 
 def markup_of(hits: list[Hit], seen: list[pictures.Seen], to: Path) -> str:
-    html = markup.page([Answer("a dog", hits)], [seen], to)
+    html = markup.page([answer_of("a dog", hits)], [seen], to)
     require_sound(html, scripts=1)
     return html
 
@@ -217,7 +235,7 @@ def test_the_room_of_all_pictures_is_shared(tmp_path, monkeypatch):
         return fitted(jpeg, at, most, ratio)
 
     monkeypatch.setattr(pictures, "fitted", noting)
-    written(tmp_path, Answer("a dog", [hit(i, "a.mp4") for i in range(1, 101)]))
+    written(tmp_path, answer_of("a dog", [hit(i, "a.mp4") for i in range(1, 101)]))
     assert set(rooms) == {23_000}
 
 
@@ -234,7 +252,7 @@ def test_the_frame_at_the_peak_is_decoded_where_no_stored_one_is_near(tmp_path):
     found = hit(1, "film.mp4", path=str(film), start=4.0, end=6.0, peak=5.0)
     # Stored are the beginnings of quarters of 100 s: 0, 25, 50 and 75.
     tiny_frames.write(tmp_path / "out", [tiny_frames.clip("film.mp4", 4, window=(0.0, 100.0))])
-    done, html = written(tmp_path, Answer("a dog", [found]))
+    done, html = written(tmp_path, answer_of("a dog", [found]))
     assert done.pictures == 1
     (image,) = [one for one in require_sound(html, scripts=1) if one.tag == "img"]
     jpeg = base64.b64decode((image.attributes["src"] or "").partition(",")[2])
@@ -243,7 +261,7 @@ def test_the_frame_at_the_peak_is_decoded_where_no_stored_one_is_near(tmp_path):
 
 def test_a_file_that_is_no_video_any_more_costs_its_picture_alone(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"still being written")
-    done, html = written(tmp_path, Answer("a dog", [hit(1, "film.mp4", path=str(tmp_path / "film.mp4"))]))
+    done, html = written(tmp_path, answer_of("a dog", [hit(1, "film.mp4", path=str(tmp_path / "film.mp4"))]))
     assert done.pictures == 0
     assert [one for one in require_sound(html, scripts=1) if one.has_class("play")]
 
@@ -260,7 +278,7 @@ def test_the_frame_on_screen_at_a_second_is_the_one_that_began_before_it(tmp_pat
 
 
 def test_a_page_replaces_another_only_where_that_is_said(tmp_path):
-    answer = Answer("a dog", [])
+    answer = answer_of("a dog", [])
     written(tmp_path, answer)
     with pytest.raises(ConfigError, match="is there already; name another file, or replace it with --overwrite"):
         written(tmp_path, answer)
@@ -273,7 +291,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(EnvironmentProblem):
-        write(QueryReport([Answer("a dog", [])]), Workspace(tmp_path / "out"), blocked / "page.html")
+        write(QueryReport([answer_of("a dog", [])]), Workspace(tmp_path / "out"), blocked / "page.html")
     assert sorted(tmp_path.iterdir()) == [blocked]
 
 

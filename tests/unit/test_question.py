@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -210,3 +212,46 @@ def test_a_picture_is_turned_upright_and_put_on_white(tmp_path):
     pixels = decode_jpeg(jpeg).astype(int)
     assert pixels.shape == (64, 64, 3)
     assert abs(pixels[:24] - 255).max() < 12 and abs(pixels[40:] - (254, 0, 0)).max() < 12
+
+
+# ------------------------------------------------------------------------------------------------ on the command line
+
+
+def query(out: Path, *words: object) -> list[dict[str, Any]]:
+    return json.loads(tvr("query", *words, "-o", out, "--json"))["results"]
+
+
+def test_the_command_asks_with_all_of_it(out, picture):
+    (by_picture,) = query(out, "--image", picture)
+    assert by_picture["query"] == f"image:{picture}" and by_picture["hits"][0]["video_id"] == FILM
+    (weighed,) = query(out, "a red circle", "--plus", f"9:image:{picture}", "--minus", "0.1:a star")
+    assert weighed["hits"][0]["video_id"] == FILM
+    assert weighed["query"] == f"a red circle + 9:image:{picture} - 0.1:a star"
+    (like,) = query(out, "--like", f"{FILM}@0-0:01", "-k", 50, "--in", "test/")
+    assert {hit["video_id"] for hit in like["hits"]} <= {"test/00000.mp4", "test/00001.mp4", "test/00002.mp4"}
+    assert not any(hit["video_id"] == FILM and hit["start"] < 1 for hit in like["hits"])
+    many = CliRunner().invoke(app, ["query", "-", "--plus", "a star", "-o", str(out), "--json"], input="a\nb\n")
+    assert [answer["query"] for answer in json.loads(many.stdout)["results"]] == ["a + a star", "b + a star"]
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu:0"], ids=["without torch", "with torch"])
+def test_filters_hold_with_torch_and_without(out, tmp_path, device):
+    (tmp_path / "list").write_text("test/00000.mp4\ntest/00001.mp4\n")
+    flags = ["--in", "test/", "--not-in", tmp_path / "list", "--newer", "1d", "--all", "--device", device]
+    (answer,) = query(out, "a red circle", "-k", 50, *flags)
+    assert {hit["video_id"] for hit in answer["hits"]} == {"test/00002.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "expected a sentence to look for"),
+        (["a", "--in", "*.mov"], 3, "is left to search: --in '*.mov' leaves out 7"),
+        (["--like", f"{FILM}@7-9"], 3, "of which the library has 2.0 s, found 7-9"),
+        (["a", "--plus", "b", "--channel", "both"], 2, "a sum, a picture or a moment has none"),
+        (["a", "--minus", "a"], 2, "a sum of which nothing is left: a - a"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_sentence(out, words, code, said):
+    result = CliRunner().invoke(app, ["query", *words, "-o", str(out)])
+    assert result.exit_code == code and said in result.stderr and not result.stdout

@@ -240,8 +240,12 @@ def test_a_moment_is_found_at_its_second_with_both_ways_alike(made, tmp_path, mo
         assert all(hit.start <= hit.peak <= hit.end for hit in hits)
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     found = [[(hit.video_id, hit.start, hit.end) for hit in hits] for hits in answers]
-    first = sum(spans[0] == true for spans, true in zip(found, truth, strict=True))
-    assert first >= 5 and sum(true in spans for spans, true in zip(found, truth, strict=True)) >= 8, found
+    # Of a thing that blinks, a moment may lack the quarter of a second in which it is not seen.
+    right = [
+        [name == true[0] and max(abs(start - true[1]), abs(end - true[2])) <= 0.25 for name, start, end in spans]
+        for spans, true in zip(found, truth, strict=True)
+    ]
+    assert sum(one[0] for one in right) >= 6 and sum(map(any, right)) >= 8, found
     from tvr_cli.engine.searching import light
 
     lightly = light.answer(Workspace(out), Asked(backbone="demo-tiny"), asked, SearchOptions(k=5, per_file=0))

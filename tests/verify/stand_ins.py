@@ -57,6 +57,34 @@ def make(kind: str, root: Path, seed: int = 0) -> StandIn:
     return StandIn(row, asset, folder)
 
 
+def perception(root: Path) -> StandIn:
+    """Write PE-Core B/16 in two layers, as open_clip builds it, and what open_clip makes of the picture."""
+    import families
+
+    family = next(f for f in families.FAMILIES if f.name == "PE-Core B")
+    with families.two_layers():
+        oracle, settings = families.write(family, root / "pe")
+    frame, asset = draw("picture")[0], root / "picture.png"
+    Image.fromarray(frame).save(asset)
+    ids = families.open_clips_tokenizer(family, root / "pe", oracle)(list(SENTENCES))
+    with torch.no_grad():
+        seen = oracle.encode_image(families.transformed(frame, settings)[None], normalize=True)
+        logits = oracle.logit_scale.exp() * seen @ oracle.encode_text(ids, normalize=True).T
+    row = BackboneRow(
+        backbone=f"local:{root / 'pe'}",
+        asset=Asset(address=asset.name, shows="picture"),
+        sentences=SENTENCES,
+        quantity="logits",
+        expected=tuple(logits.flatten().tolist()),
+        atol=1e-3,
+        rtol=1e-3,
+        tolerance_by="as of other rows of logits",
+        source="open_clip, on random weights of two layers",
+        line="encode_image, encode_text",
+    )
+    return StandIn(row, asset, root / "pe")
+
+
 def draw(shows: Shows) -> np.ndarray:
     """Return frames in which no two colours, places or times are alike: [F, H, W, 3]."""
     rng = np.random.default_rng(5)

@@ -18,6 +18,7 @@ from tvr_cli.data.truth.question import FORMATS
 from tvr_cli.engine.evaluation.moments import protocols, segments
 from tvr_cli.methods import base
 from tvr_cli.testing import method as contract
+from tvr_cli.types import LossOutput
 from tvr_cli.verify import miniatures, offline, vectors
 from tvr_cli.verify.outcome import compared, status_of
 
@@ -42,6 +43,47 @@ def test_a_method_that_scores_a_constant_or_the_captions_moved_by_one_fails(name
     assert offline.golden(name, CPU).status == "FAIL"
     monkeypatch.setattr(offline, "_scores", lambda *given: real(*given)[:-1])
     assert "expected the shape" in offline.golden(name, CPU).detail
+
+
+TRAINED = [name for name in METHODS if vectors.of(name).training is not None]
+
+
+def test_most_methods_have_a_step_of_training() -> None:
+    without = set(METHODS) - set(TRAINED) - vectors.BY_HAND.keys()
+    assert without == {"glccl", "xclip"}
+    for name in TRAINED:
+        step = vectors.of(name).training
+        assert step is not None and step.gradients and 0 < step.tolerance <= 1e-4
+        assert (ROOT / step.line.split()[0]).is_file() and float(step.expected) != 0
+        assert any(float(x[0]) > 0 for x in step.gradients.values()), "gradients of zero would prove nothing"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_loss_and_gradients_of_a_method_are_those_of_its_authors(name: str) -> None:
+    found = offline.trained(name, CPU)
+    assert found.status == "PASS", found
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_that_returns_a_constant_loss_or_another_gradient_fails(name: str, monkeypatch: Any) -> None:
+    method = base.load_class(name)
+    real = method.loss
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "loss", lambda self, batch, **_: LossOutput(torch.tensor(0.5), {}))
+        assert offline.trained(name, CPU).status == "FAIL"
+    right = vectors.of(name).training
+    assert right is not None
+    with monkeypatch.context() as patch:  # the right number, of which nothing can be learned
+        patch.setattr(method, "loss", lambda self, batch, **_: LossOutput(right.expected, {}))
+        found = offline.trained(name, CPU)
+        assert found.status == "FAIL" and "values are off" in found.detail
+
+    def scaled(self: Any, batch: Any, **how: Any) -> LossOutput:
+        out = real(self, batch, **how)
+        return LossOutput(out.total.detach() + 1.01 * (out.total - out.total.detach()), out.parts)
+
+    monkeypatch.setattr(method, "loss", scaled)
+    assert offline.trained(name, CPU).status == "FAIL", "gradients that are off by a hundredth"
 
 
 def test_scores_are_held_in_full_float32_and_the_setting_is_given_back(monkeypatch: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,14 @@ import hf_folders
 from miniature import sentence, write_dataset
 from typer.testing import CliRunner
 
+from tvr_cli import config, preset_loader
 from tvr_cli.cli import app
+from tvr_cli.data import msrvtt
+from tvr_cli.data.sizes import SplitSize
 from tvr_cli.engine.evaluation.compare import Published
 from tvr_cli.engine.evaluation.evaluate_result import Fair
+from tvr_cli.engine.features import foreign
 from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.stores import clip_video_encode
 from tvr_cli.verify import features, published, scores
 from tvr_cli.verify.scores import ROWS, Measured, ScoreRow
 
@@ -98,7 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def verified(
-    world: dict[str, Any], tar: Path | None = None, row: ScoreRow | None = None, spec: str | None = None
+    world: dict[str, Any], tar: Path | None = None, row: ScoreRow | None = None, revision: str | None = "abc"
 ) -> Any:
     return features.verify(
         [tar or world["tar"]],
@@ -106,6 +110,7 @@ def verified(
         world["backbone"],
         device="cpu",
         offline=True,
+        revision=revision,
         known=[row or world["row"]],
     )
 
@@ -132,6 +137,22 @@ def test_features_of_somebody_else_give_what_the_library_gives(world: dict[str, 
     assert report.status == "PASS" and report.outcomes[0].values[0].found == world["row"].recalls["R@1"]
     assert {"test.tar", "gallery", "caption ids"} <= report.card.hashes.keys()
     assert report.card.protocol["frames"] == "12 to 12 a video"
+
+
+def test_without_a_revision_nothing_is_a_pass(world: dict[str, Any], tmp_path: Path) -> None:
+    found = verified(world, revision=None)
+    assert found.status == "NOT COMPARABLE" and "revision not pinned: no commit of these features" in str(
+        found.outcomes
+    )
+    assert found.card.protocol["revision"] == "not pinned"
+    commit = "0123456789" * 4
+    cached = tmp_path / "datasets--a--b" / "snapshots" / commit / "test.tar"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(world["tar"].read_bytes())
+    found = verified(world, cached, revision=None)
+    assert found.status == "PASS" and f"features of the revision {commit}" in found.outcomes[0].detail
+    failing = verified(world, row=replace(world["row"], recalls={"R@1": 0.0}), revision=None)
+    assert failing.status == "FAIL", "what fails fails, whatever it was"
 
 
 def test_the_order_of_samples_means_nothing(world: dict[str, Any], tmp_path: Path) -> None:
@@ -205,7 +226,7 @@ def test_rows_of_another_method_are_no_rows_of_features(world: dict[str, Any]) -
 
 
 def test_a_tar_is_read_as_it_was_written(world: dict[str, Any]) -> None:
-    found = clip_video_encode.read([world["tar"]])
+    found = foreign.read([world["tar"]])
     assert list(found) == list(world["videos"])
     for video, x in world["videos"].items():
         np.testing.assert_array_equal(found[video], x.astype(np.float32))
@@ -219,13 +240,13 @@ def test_a_damaged_tar_is_a_sentence(world: dict[str, Any], tmp_path: Path) -> N
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=words):
-            clip_video_encode.read([tmp_path / name])
+            foreign.read([tmp_path / name])
     with pytest.raises(DataError, match="found none"):
-        clip_video_encode.read([tmp_path / "none.tar"])
+        foreign.read([tmp_path / "none.tar"])
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     with pytest.raises(DataError, match=r"expected samples KEY\.npy"):
-        clip_video_encode.read([tmp_path / "empty.tar"])
+        foreign.read([tmp_path / "empty.tar"])
 
 
 @pytest.mark.parametrize(
@@ -239,7 +260,7 @@ def test_a_damaged_tar_is_a_sentence(world: dict[str, Any], tmp_path: Path) -> N
 )
 def test_a_sample_that_is_no_matrix_is_a_sentence(tmp_path: Path, frames: np.ndarray, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        clip_video_encode.read([write_tar(tmp_path / "a.tar", {"v": frames})])
+        foreign.read([write_tar(tmp_path / "a.tar", {"v": frames})])
 
 
 def test_a_pickle_in_a_sample_is_not_run(tmp_path: Path) -> None:
@@ -248,17 +269,17 @@ def test_a_pickle_in_a_sample_is_not_run(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         sample(tar, "v.npy", held.getvalue())
     with pytest.raises(DataError, match=r"v\.npy cannot be read"):
-        clip_video_encode.read([tmp_path / "a.tar"])
+        foreign.read([tmp_path / "a.tar"])
 
 
 def test_one_video_in_two_samples_has_to_be_the_same(tmp_path: Path) -> None:
     a, b = np.ones((2, 4), np.float32), np.zeros((2, 4), np.float32)
     paths = [write_tar(tmp_path / f"{i}.tar", {"v": x}) for i, x in enumerate((a, a, b))]
-    assert list(clip_video_encode.read(paths[:2])) == ["v"]
+    assert list(foreign.read(paths[:2])) == ["v"]
     with pytest.raises(DataError, match="has two samples, and their features differ"):
-        clip_video_encode.read(paths)
+        foreign.read(paths)
     with pytest.raises(DataError, match="of two encoders"):
-        clip_video_encode.read([paths[0], write_tar(tmp_path / "c.tar", {"w": np.ones((2, 5), np.float32)})])
+        foreign.read([paths[0], write_tar(tmp_path / "c.tar", {"w": np.ones((2, 5), np.float32)})])
 
 
 # ---------------------------------------------------------------------------------------------------------- from videos
@@ -358,3 +379,60 @@ def reproduced(r1: float, value: float | None, **changed: Any) -> Any:
 def test_a_recipes_result_is_set_beside_the_number_of_its_authors(found: Any, status: str, words: str) -> None:
     outcome = published.of_recipe(found)
     assert outcome.status == status and words in outcome.detail
+
+
+# ------------------------------------------------------------------------------------------------- a recipe, end to end
+
+_SMALL = """\
+extends: [methods/gare, datasets/msrvtt, backbones/demo-tiny]
+frames: {size: 64, max_frames: 4}
+words: {length: 24}
+train: {tune: head, epochs: 1, batch_size: 6, seed: 0}
+recipe:
+  selected_on: val
+  code_revision: known
+  gpus: 1
+  published: {t2v: {R@1: PUBLISHED}}
+  sources: {}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that writes a small recipe with a published number beside the shipped presets."""
+    root = tmp_path / "presets"
+    shutil.copytree(preset_loader.presets_root(), root)
+    for module in (preset_loader, config):
+        monkeypatch.setattr(module, "presets_root", lambda: root)
+
+    def write(published: float) -> str:
+        (root / "recipes" / "small.yaml").write_text(_SMALL.replace("PUBLISHED", str(published)))
+        return "small"
+
+    return write
+
+
+def test_a_recipe_is_run_from_videos_to_its_published_number(
+    world: dict[str, Any], recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(published: float, out: str, *more: str) -> tuple[int, dict[str, Any], str]:
+        words = ["--data", world["spec"], "--recipe", recipe(published), "-o", str(tmp_path / out), *more]
+        found = CliRunner().invoke(app, ["verify", "published", *words, "--device", "cpu", "--offline", "--json"])
+        return found.exit_code, json.loads(found.stdout) if found.stdout else {}, found.stderr
+
+    code, _, told = verify(25.0, "part")
+    assert code == 3 and "--allow-missing" in told, "the miniature is no whole data set"
+    code, report, _ = verify(25.0, "part", "--allow-missing")
+    (outcome,) = report["outcomes"]
+    assert code == 3 and outcome["status"] == "NOT COMPARABLE" and "videos are missing" in outcome["detail"]
+    ours = float(outcome["detail"].split()[1])  # R@1 25.0 [0.0, 75.0]; …
+
+    whole = {"9k": {"train": SplitSize(16, 32), "test": SplitSize(4, 4)}}
+    monkeypatch.setattr(msrvtt, "SIZES", {**msrvtt.SIZES, **whole})
+    for published_value, expected, exit_code in ((ours, "PASS", 0), (150.0, "FAIL", 5)):
+        shutil.copytree(tmp_path / "part" / "frames", tmp_path / expected / "frames")
+        code, report, _ = verify(published_value, expected)
+        assert (report["status"], code) == (expected, exit_code), report["outcomes"]
+        assert report["outcomes"][0]["values"][0]["expected"] == published_value
+        assert "revision not pinned: weights of sha256" in report["outcomes"][0]["detail"]
+        assert report["card"]["of"][-1] == "recipe:small" and "gallery" in report["card"]["hashes"]

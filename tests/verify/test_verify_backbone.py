@@ -77,6 +77,11 @@ def test_the_values_of_the_issue_are_pinned() -> None:
     }
 
 
+def test_every_model_of_the_hub_is_pinned_to_a_commit() -> None:
+    hub = [row for row in rows.BACKBONES if row.backbone.startswith("hf:")]
+    assert len(hub) == 3 and all(re.search("@[0-9a-f]{40}$", row.backbone) for row in hub)
+
+
 def test_verification_knows_no_expected_value_of_its_own() -> None:
     """Expected values stand in `rows.py` and the vectors; what computes holds none."""
     folder = Path(backbone.__file__).parent
@@ -123,6 +128,23 @@ def test_another_fit_of_the_picture_fails_and_is_named(kind: str, fit: Any, made
     found = check(made[kind], loaded)
     named = {"crop": "squashed, not cropped", "squash": "cropped, not squashed"}[fit]
     assert found.status == "FAIL" and found.cause is not None and named in found.cause
+
+
+@pytest.mark.slow
+def test_pe_squashes_and_a_crop_fails_and_is_named(tmp_path: Path) -> None:
+    """The architecture of PE-Core B/16 in two layers; the values are open_clip's own, by its own transform."""
+    import families
+
+    perception = stand_ins.perception(tmp_path)
+    with families.two_layers():
+        loaded = load(perception)
+    assert loaded.about.fit == "squash"
+    found = check(perception, loaded)
+    assert found.status == "PASS", found
+    loaded.about = dataclasses.replace(loaded.about, fit="crop")
+    found = check(perception, loaded)
+    assert found.status == "FAIL", found
+    assert found.cause == "the values equal the published ones with a picture that is squashed, not cropped"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -264,6 +286,8 @@ def test_the_report_has_weights_and_picture_by_hash(made: dict[str, StandIn]) ->
     report = backbone.verify("stand-in", asset=stand_in.asset, device="cpu", offline=True, known=[stand_in.row])
     assert report.status == "PASS"
     assert {"clip.png", "weights model.safetensors"} <= report.card.hashes.keys()
+    assert "revision not pinned: weights of sha256 " in report.outcomes[0].detail
+    assert report.card.protocol["revision"] == "not pinned"
     assert report.card.of == ("backbone", "stand-in") and report.card.versions["transformers"]
 
 

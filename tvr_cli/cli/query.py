@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,19 +14,23 @@ import typer
 from tvr_cli import api, files, log
 from tvr_cli.cli import render, streams
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
-from tvr_cli.errors import ConfigError
+from tvr_cli.errors import ConfigError, PartialFailure
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.hits import Hit
     from tvr_cli.engine.searching.query import Answer, QueryReport
+    from tvr_cli.results.shown import SavedClips, SavedTimeline
 
 _NEAREST = 3  # rows of what was not found
+_TOLD = 20  # moments that were not saved and are told one by one
 _SAID = 60  # letters of what is said, in a table
 
 
 def query(
-    text: Annotated[list[str], typer.Argument(help='What to look for; "-" reads one query a line from stdin.')],
+    text: Annotated[
+        list[str] | None, typer.Argument(help='What to look for; "-" reads one query a line from stdin.')
+    ] = None,
     workspace: Annotated[
         Workspace,
         typer.Option(
@@ -40,7 +44,9 @@ def query(
     ] = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of moments to show.")] = 10,
     per_file: Annotated[int, typer.Option("--per-file", min=0, help="Moments of one file at most; 0 = all.")] = 3,
-    run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the moments.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run whose scores rank the moments, or a moment head.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
@@ -78,6 +84,44 @@ def query(
             help="picture, speech (subtitles and text streams) or both; default: both where words were read before.",
         ),
     ] = None,
+    no_head: Annotated[bool, typer.Option("--no-head", help="Rank moments without the moment head that fits.")] = False,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="FILE", help="Look for a picture; repeatable.")
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--like", metavar="PATH@START-END", help="Look for what a moment of the library shows."),
+    ] = None,
+    plus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plus",
+            metavar="TEXT",
+            help="Add a sentence, image:FILE or like:PATH@START-END; 2:TEXT counts twice; repeatable.",
+        ),
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option("--minus", metavar="TEXT", help="Take off what --plus would add; repeatable.")
+    ] = None,
+    inside: Annotated[
+        list[str] | None,
+        typer.Option("--in", metavar="GLOB", help="Search files whose id or path matches, or FOLDER/; repeatable."),
+    ] = None,
+    newer: Annotated[
+        str | None, typer.Option("--newer", metavar="DATE", help="Search files written since 2026-11-01, or 7d ago.")
+    ] = None,
+    older: Annotated[
+        str | None, typer.Option("--older", metavar="DATE", help="Search files written before that.")
+    ] = None,
+    longer: Annotated[
+        float | None, typer.Option("--longer", metavar="SECONDS", help="Search files that last longer.")
+    ] = None,
+    shorter: Annotated[
+        float | None, typer.Option("--shorter", metavar="SECONDS", help="Search files that are shorter.")
+    ] = None,
+    not_in: Annotated[
+        Path | None, typer.Option("--not-in", metavar="FILE", help="Leave out files that FILE lists, one a line.")
+    ] = None,
     paths: Annotated[
         bool, typer.Option("--paths", help="Print bare paths, one a line; escaped on a terminal.")
     ] = False,
@@ -89,9 +133,28 @@ def query(
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write the answer as a page that plays the moments, offline.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    save_clips: Annotated[
+        Path | None,
+        typer.Option("--save-clips", metavar="DIR", help="Save each moment as a file of this folder, with its sound."),
+    ] = None,
+    pad: Annotated[
+        float | None,
+        typer.Option("--pad", metavar="SECONDS", help="Of --save-clips: seconds before and after a moment."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write a timeline for an editor, by the ending: .otio, .xml (FCP 7), .edl, .fcpxml; or .csv.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there of what is written.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what --save-clips and --export would write, and write none of it.")
+    ] = False,
 ) -> None:
-    """Find the moments in videos that match a sentence.
+    """Find the moments in videos that match a sentence, a picture, another moment, or a sum of these.
 
     Example: tvr query "a dog surfing" --index out/
     """
@@ -103,12 +166,23 @@ def query(
         raise ConfigError("--exhaustive scores every clip, --shortlist only the best of them; give one of them")
     if show_all and min_confidence is not None:
         raise ConfigError("--all asks for no confidence, --min-confidence for some; give one of them")
+    opened = api.open_workspace(workspace)
+    if pad is not None and save_clips is None:
+        raise ConfigError("--pad is about the files of --save-clips, and there is none; name their folder")
+    if dry_run and html is not None:
+        raise ConfigError("--dry-run is about --save-clips and --export, and --html would write; leave out one of them")
+    if (dry_run or overwrite) and save_clips is None and export is None and html is None:
+        flag = "--overwrite" if overwrite else "--dry-run"
+        raise ConfigError(f"{flag} is about the files of --save-clips and --export, and neither is given")
     if html is not None:
         files.require_free(html, overwrite=overwrite)  # before anything is searched
+    if export is not None:
+        opened.require_exportable(export, overwrite=overwrite)
     require_threads()
-    wanted = _piped() if text == ["-"] else [" ".join(text)]
-    opened = api.open_workspace(workspace)
-    report = opened.search(
+    wanted = _piped() if text == ["-"] else [" ".join(text)] if text else []
+    if text == ["-"] and not wanted:
+        wanted = [""]  # nothing to look for, whatever else is asked
+    report = opened.ask(
         wanted,
         k=k,
         per_file=per_file,
@@ -121,7 +195,18 @@ def query(
         min_score=min_score,
         min_confidence=None if show_all else api.FOUND if min_confidence is None else min_confidence,
         channel=channel,
+        no_head=no_head,
         curves=html is not None,
+        image=image or (),
+        like=like or (),
+        plus=plus or (),
+        minus=minus or (),
+        inside=inside or (),
+        newer=newer,
+        older=older,
+        longer=longer,
+        shorter=shorter,
+        not_in=not_in,
         device=device,
         offline=offline,
     )
@@ -129,11 +214,20 @@ def query(
         _say_missing(report.missing, workspace)
     if html is not None:
         opened.page(report, html, overwrite=overwrite)
+        report = report.without_curves()
+    if save_clips is not None:
+        report = opened.save_clips(report, save_clips, pad=pad or 0.0, overwrite=overwrite, dry_run=dry_run)
+    if export is not None:
+        report = opened.export(report, export, overwrite=overwrite, dry_run=dry_run)
     if paths or null:
         shown = [dict.fromkeys(hit.path for hit in answer.hits if not hit.missing) for answer in report.results]
         render.exact([path for paths in shown for path in paths], end="\0" if null else "\n")
-        return
-    render.result(report, as_json, lambda: _show(report, min_score))
+    else:
+        render.result(report, as_json, lambda: _show(report, min_score))
+    for note in report.timeline.notes if report.timeline is not None else ():
+        log.logger.warning("note: %s", note)
+    if failed := _not_written(report):
+        raise PartialFailure("; ".join(failed))
 
 
 def _piped() -> list[str]:
@@ -159,6 +253,10 @@ def _show(report: QueryReport, min_score: float | None) -> None:
         else:
             limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
             render.line(f"{answer.query!r}: nothing found{limit}")
+    if report.clips is not None:
+        _show_clips(report.clips)
+    if report.timeline is not None:
+        _show_timeline(report.timeline)
 
 
 def _table(title: str | None, hits: Sequence[Hit]) -> None:
@@ -167,7 +265,7 @@ def _table(title: str | None, hits: Sequence[Hit]) -> None:
     rows = [
         [
             h.rank,
-            f"{_shortest(h.path)}{' (not there any more)' if h.missing else ''}",
+            f"{render.shortest(h.path)}{' (not there any more)' if h.missing else ''}",
             *([h.channel, textwrap.shorten(h.said or "", _SAID, placeholder=" …")] if heard else []),
             f"{render.seconds(h.start)}–{render.seconds(h.end)}",
             render.seconds(h.peak),
@@ -185,22 +283,55 @@ def _say_left_out(answer: Answer) -> None:
     places = len(answer.hits) + len(answer.nearest) + sum(left_out.values())
     all_of_them = f"--per-file 0 -k {places}{' --all' if answer.nearest else ''} shows all"
     for path, more in left_out.items():
-        render.line(f"{_shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
+        render.line(f"{render.shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
     if answer.nearest:
         some = render.count(len(answer.nearest), "moment")
         render.line(f"{some} more, found with less confidence; --all shows them, too")
 
 
-def _shortest(path: str) -> str:
-    """Return a path as it is seen from here, where that is shorter."""
-    try:
-        return min(path, os.path.relpath(path), key=len)
-    except (OSError, ValueError):  # here is gone, or another drive
-        return path
+def _show_clips(saved: SavedClips) -> None:
+    there = [clip for clip in saved.clips if clip.problem is None]
+    if saved.dry_run:
+        for clip in there:
+            how = "copied" if clip.copied else "encoded again"
+            render.line(
+                f"would save {clip.path}: {render.seconds(clip.start)}–{render.seconds(clip.end)} of "
+                f"{render.shortest(clip.source)}, {render.count(clip.frames, 'frame')}, {how}"
+            )
+        return
+    copied = sum(clip.copied for clip in there)
+    how = f"{copied} copied, {len(there) - copied} encoded again"
+    render.line(f"{render.count(len(there), 'moment')} saved in {saved.folder}: {how}")
+
+
+def _show_timeline(saved: SavedTimeline) -> None:
+    done = "would be written" if saved.dry_run else "written"
+    rate = "" if saved.rate is None else f", {float(Fraction(saved.rate)):.5g} frames a second"
+    render.line(f"{render.count(saved.events, 'moment')} {done} as {saved.path}{rate}")
+
+
+def _not_written(report: QueryReport) -> list[str]:
+    """Return sentences about what was asked for and is not there."""
+    said = []
+    if report.clips is not None and (failed := report.clips.failed):
+        for clip in failed[1:_TOLD]:
+            log.logger.warning("not saved: %s: %s", clip.path.name, clip.problem)
+        of = render.count(len(report.clips.clips), "moment")
+        said.append(f"{len(failed)} of {of} not saved: {failed[0].path.name}: {failed[0].problem}")
+    if report.timeline is not None and (left_out := report.timeline.left_out):
+        files = render.count(len(left_out), "file")
+        said.append(f"the moments of {files} are not in {str(report.timeline.path)!r}: {left_out[0].problem}")
+    return said
 
 
 def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:
     what = render.count(len(paths), "file")
+    if not workspace.has_frames:
+        log.logger.warning(
+            "%s of the answer %s not on this machine, as far as the features say (%r%s); there are no frames here that "
+            "tell more", what, "is" if len(paths) == 1 else "are", paths[0], " …" if len(paths) > 1 else "",
+        )  # fmt: skip
+        return
     log.logger.warning(
         "%s of the answer %s renamed, moved or deleted since (%r%s); bring the index up to date with: %s",
         what, "was" if len(paths) == 1 else "were", paths[0], " …" if len(paths) > 1 else "",

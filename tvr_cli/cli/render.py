@@ -141,6 +141,14 @@ def size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
+def shortest(path: str) -> str:
+    """Return a path as it is seen from here, where that is shorter."""
+    try:
+        return min(path, os.path.relpath(path), key=len)
+    except (OSError, ValueError):  # here is gone, or another drive
+        return path
+
+
 def seconds(s: float) -> str:
     """Format a position in a video to a tenth of a second: 0:07.5, 12:34.0, 1:02:03.1."""
     return clock(s)

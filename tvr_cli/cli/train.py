@@ -24,6 +24,7 @@ from tvr_cli.cli.options import (
 from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tvr_cli.engine.searching.head_training import HeadPreview, HeadReport
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
     from tvr_cli.results.metrics import Deviation, Metrics
 
@@ -33,6 +34,9 @@ def train(
     recipe: Annotated[str | None, typer.Option("--recipe", help="A published experiment, like gare-msrvtt.")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="YAML file on top of the preset.")] = None,
     assignments: Assignments = None,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="A head that ranks moments, from captions with start and end.")
+    ] = False,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run; default: the method's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run (--run, or the newest).")] = False,
     captions: Annotated[Path | None, typer.Option("--captions", help="captions.jsonl, if not beside videos.")] = None,
@@ -68,6 +72,17 @@ def train(
     from tvr_cli.engine.training.train_result import SeedsReport, TrainSummary
 
     out = api.open_workspace(workspace)
+    if moments:
+        _require_alone(
+            method=method, recipe=recipe, config=config_file, set=assignments, resume=resume, seeds=seeds,
+            epochs=epochs, batch_size=batch_size, tune=tune, select_on=select_on, threads=threads, workers=workers,
+        )  # fmt: skip
+        head = out.train_moments(
+            run=run, captions=captions, backbone=backbone, seed=seed or 0, device=device, offline=offline,
+            dry_run=dry_run,
+        )  # fmt: skip
+        render.result(head, as_json, lambda: _show_head(head, workspace))
+        return
     asked: dict[str, Any] = {
         "method": method, "recipe": recipe, "config": config_file, "set": assignments or (), "run": run,
         "captions": captions, "backbone": backbone, "epochs": epochs, "batch_size": batch_size, "tune": tune,
@@ -88,6 +103,34 @@ def train(
     result = out.train(seed=seed, resume=resume, **asked)
     human = (lambda: _show(result, workspace)) if isinstance(result, TrainSummary) else lambda: show_preview(result)
     render.result(result, as_json, human)
+
+
+def _require_alone(**flags: Any) -> None:
+    """Raise ConfigError where a flag that trains a method was given with --moments."""
+    if given := [f"--{name.replace('_', '-')}" for name, value in flags.items() if value]:
+        raise ConfigError(
+            f"--moments is solved in one step and has no method, epochs or optimizer; leave out {', '.join(given)}"
+        )
+
+
+def _show_head(result: HeadReport | HeadPreview, workspace: Workspace) -> None:
+    """Print what a moment head was, or would be, trained on, and how it does on what was held out."""
+    if result.moments is None:
+        render.line("needs features with captions, which are not there or not as new as their frames or captions")
+        render.line(f"run {result.run!r} would be trained on them")
+        return
+    said = f"{render.count(result.moments, 'moment')} of {render.count(result.videos or 0, 'video')}"
+    where = f"features {result.store} ({result.backbone}, {result.fps:g} frames a second)"
+    if result.dry_run:
+        render.line(f"would train run {result.run!r} on {said}, {where}")
+        return
+    render.line(f"run {result.run!r}: trained on {said}, {where}, in {render.duration(result.seconds)}")
+    if (held := result.held_out) is not None:
+        render.line(
+            f"of {held.moments} moments of the validation split {held.first:.1f} % stand first for their sentence, "
+            f"{held.first_without:.1f} % without the head"
+        )
+    render.line(f"kept in {result.path}; next: {commands.tvr('query', 'a dog surfing', workspace=workspace)}")
 
 
 def _show_seeds(result: SeedsReport, workspace: Workspace) -> None:

@@ -29,10 +29,14 @@ def verify(
     ] = None,
     features: Annotated[
         list[Path] | None,
-        typer.Option("--features", help="Features of frames: a tar of clip-video-encode; repeatable."),
+        typer.Option("--features", help="Features of frames: what import-features reads; repeatable."),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME:ROOT[:VARIANT]", help="Where the data set lies.")
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", help='Of "features": the commit of the hub\'s data set that they are of.'),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help='Of "published": train as this recipe says, in place of zero-shot.')
@@ -54,6 +58,8 @@ def verify(
     if card is not None and what is not None:
         raise ConfigError("--card names what it verifies itself; leave out the other words")
     words = () if what is None else _words(what, name, asset, features, data, recipe, backbone)
+    if revision is not None and what != "features" and card is None:
+        raise ConfigError("--revision is that of somebody's features: tvr verify features")
     if asset is not None and what is None and card is None:
         raise ConfigError("--asset is the picture of a backbone's values; name the backbone")
 
@@ -68,7 +74,7 @@ def verify(
         if len(words) == 2 and words[0] == "backbone":
             return encoder.verify(words[1], asset=asset, device=device, offline=offline, who=who)
         if len(words) == 3 and words[0] == "features":
-            return others.verify(features or [], *words[1:], device=device, offline=offline, who=who)
+            return others.verify(features or [], *words[1:], revision=revision, device=device, offline=offline, who=who)
         if len(words) == 3 and words[0] == "published":
             of = words[2]
             if of.startswith(_RECIPE):
@@ -84,7 +90,9 @@ def verify(
     if card is not None:
         from tvr_cli.verify import rerun
 
-        report = rerun.again(rerun.read(card), run)
+        said = rerun.read(card)
+        revision = revision or rerun.revision_of(said)
+        report = rerun.again(said, run)
     else:
         report = run(words)
     if save_card is not None:

@@ -15,6 +15,7 @@ from tvr_cli import files, schema
 from tvr_cli.errors import DataError
 
 _FIX = "put a copy of it back, or train again under another name with --run"
+HEAD = "head.safetensors"
 STEP = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -41,6 +42,11 @@ def last_path(folder: Path) -> Path | None:
 def best_path(folder: Path) -> Path:
     """Return where the best weights of `folder` are kept."""
     return folder / "best.safetensors"
+
+
+def head_path(folder: Path) -> Path:
+    """Return where the run in `folder` keeps its numbers, if it is a moment head (`moment_head.py`)."""
+    return folder / HEAD
 
 
 def read_header(folder: Path) -> RunHeader | None:

@@ -16,6 +16,7 @@
     features  keys of a shard's rows                      schema and sha256, by who writes    of each
     features  shards                                      sha256, when one is first read      sha256 of each
     speech    head, database                              schema and sha256, at opening       the same
+    head      of moments: its numbers                     schema and sha256, when it ranks    the same
 
 Every row that reaches a shown answer is verified before it is shown. Damage in what is only scanned can lose a hit,
 never invent one.
@@ -31,6 +32,7 @@ from tvr_cli import commands, files, os_errors
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError, Unreadable
 from tvr_cli.schema import Misfit
+from tvr_cli.stores import run_header
 from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.features import rows
 from tvr_cli.stores.features.store import FeatureStore
@@ -38,6 +40,7 @@ from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import read_records
 from tvr_cli.stores.index.place import has_generations, is_index, standing
 from tvr_cli.stores.index.store import Index
+from tvr_cli.stores.moment_head import MomentHead
 from tvr_cli.stores.speech import place as speech_place
 
 
@@ -51,7 +54,7 @@ class Finding:
 
 
 def kind(folder: Path) -> str | None:
-    """Return `frames`, `features`, `index` or `speech`, None where there is no store of tvr.
+    """Return `frames`, `features`, `index`, `speech` or `head`, None where there is no store of tvr.
 
     The header in a folder says which; where it is lost or damaged, the names of the files beside it do.
     """
@@ -59,6 +62,8 @@ def kind(folder: Path) -> str | None:
         return "index"
     if speech_place.is_speech(folder):
         return "speech"
+    if run_header.head_path(folder).is_file():
+        return "head"
     if not (folder / "store.json").is_file():
         return _by_names(folder)
     try:
@@ -146,7 +151,7 @@ def _features(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
             else:
                 yield Finding(table.file, f"no shard has the features of {lost} {what}" if lost else "", fix)
     for line in lines:
-        repair = commands.tvr("precompute-features", repair=line.name, workspace=workspace)
+        repair = features_head.complete(folder, workspace, line.name)
         try:
             rows.read(folder, line)
         except TvrError as e:
@@ -173,6 +178,15 @@ def _speech(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
     yield Finding("words")
 
 
+def _head(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
+    try:
+        MomentHead.open(run_header.head_path(folder))
+    except TvrError as e:
+        yield _wrong(run_header.HEAD, e, commands.tvr("train", moments=True, workspace=workspace))
+        return
+    yield Finding(run_header.HEAD)
+
+
 def _wrong(what: str, e: TvrError, fix: str) -> Finding:
     """Return what an error says of a part. What the system does not give is not made again: it may be whole."""
     return Finding(what, str(e), "" if isinstance(e, Unreadable | EnvironmentProblem) else fix)
@@ -190,4 +204,4 @@ def _whole(path: Path, sha256: str, fix: str) -> Finding:
     return Finding(path.name)
 
 
-_CHECKS = {"index": _index, "frames": _frames, "features": _features, "speech": _speech}
+_CHECKS = {"index": _index, "frames": _frames, "features": _features, "speech": _speech, "head": _head}

@@ -21,14 +21,14 @@ from torch.nn.functional import normalize
 
 from tvr_cli import user_cache
 from tvr_cli.backbones import registry
-from tvr_cli.backbones.base import Backbone
+from tvr_cli.backbones.base import Backbone, Description
 from tvr_cli.engine.device import pick_device
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.files import sha256_file
 from tvr_cli.stores.frames.picture import see
 from tvr_cli.types import Filter, SquareFit, View
 from tvr_cli.verify import assets, rows
-from tvr_cli.verify.outcome import Outcome, VerifyReport, compared, report
+from tvr_cli.verify.outcome import NOT_PINNED, Outcome, VerifyReport, compared, report
 from tvr_cli.verify.rows import BackboneRow
 
 
@@ -82,9 +82,12 @@ def verify(
     hashes = {path.name: sha256_file(path) for path in places}
     if (file := loaded.about.weights) is not None:
         hashes[f"weights {file.name}"] = user_cache.sha256_of(file)
+    revision = loaded.about.commit or loaded.about.revision
+    outcomes = [replace(outcome, detail=f"{outcome.detail}; {read_of(loaded.about)}") for outcome in outcomes]
     protocol = {
         "what": f"values of {pinned} as published",
         "weights": loaded.about.source,
+        "revision": revision or NOT_PINNED,
         "picture": f"{loaded.about.view}",
         "sentences": "; ".join(dict.fromkeys(sentence for row in found for sentence in row.sentences)),
     }
@@ -92,6 +95,15 @@ def verify(
     return report(
         ["backbone", name], outcomes, protocol=protocol, hashes=hashes, device=where, who=who, packages=packages
     )
+
+
+def read_of(about: Description) -> str:
+    """Say which weights were read: nothing is called PASS without."""
+    if commit := about.commit or about.revision:
+        return f"weights of the revision {commit}"
+    if about.weights is None:
+        return "revision not pinned: weights that are in no file"
+    return f"revision not pinned: weights of sha256 {user_cache.sha256_of(about.weights)[:16]}…"
 
 
 def check(row: BackboneRow, backbone: Backbone, asset: Path) -> Outcome:

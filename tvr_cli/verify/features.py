@@ -5,7 +5,9 @@ Letters: T captions, V videos, F frames, D features.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,15 @@ from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.evaluation import ground
 from tvr_cli.engine.evaluation import judge as referee
 from tvr_cli.engine.evaluation.evaluate_result import Fair
+from tvr_cli.engine.features import foreign
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.files import sha256_file
-from tvr_cli.stores import clip_video_encode
 from tvr_cli.types import Manifest
 from tvr_cli.verify import scores
-from tvr_cli.verify.outcome import VerifyReport, report
+from tvr_cli.verify.outcome import NOT_PINNED, Outcome, VerifyReport, report
 from tvr_cli.verify.scores import Measured, ScoreRow
+
+_SNAPSHOT = re.compile(r"/datasets--[^/]+/snapshots/([0-9a-f]{40})/")
 
 
 def verify(
@@ -33,6 +37,7 @@ def verify(
     spec: str,
     backbone: str,
     *,
+    revision: str | None = None,
     device: str = "auto",
     offline: bool = False,
     who: str | None = None,
@@ -40,15 +45,17 @@ def verify(
 ) -> VerifyReport:
     """Judge somebody's features of frames by the test captions of a data set, beside every published row.
 
-    features: tars of clip-video-encode. spec: `NAME:ROOT[:VARIANT]`, of which only annotation files are read. The text
-    side is that of `backbone`; the method is `mean`. Raises ConfigError where no row is by that method,
-    DataError for features of other videos, another size, or files that are none.
+    features: files and folders as `foreign.py` reads them. spec: `NAME:ROOT[:VARIANT]`, of which only annotation files
+    are read. revision: which one of their source the features are of; None = what the hub's cache says, where they lie
+    in it. The text side is that of `backbone`; the method is `mean`. Nothing is a PASS where no revision is known.
+    Raises ConfigError where no row is by that method, DataError for features of other videos, another size, or files
+    that are none.
     """
     manifest = data.load(spec)
     rows = [row for row in scores.of(manifest.name, backbone, known) if row.method == "mean"]
     if not rows:
         raise ConfigError(f"what is published of {backbone!r} on {manifest.name} is not by the mean of frames")
-    frames = clip_video_encode.read(features)
+    frames = foreign.read(features)
     captions = [c for c in manifest.captions if c.split == "test"]
     videos = sorted({c.video for c in captions})
     pooled, counts = _pooled(frames, videos, manifest)
@@ -75,9 +82,11 @@ def verify(
     )
     moved = {step: _first(np.roll(matrix, step, 0), column) for step in (-1, 1)}
     cause = scores.likely_cause(measured.recalls, len(captions), len(videos), moved)
-    outcomes = [scores.against(row, measured, cause) for row in rows]
+    read = foreign.files_of(features)
+    revision = revision or _of_cache(read)
+    outcomes = [_of_revision(scores.against(row, measured, cause), revision) for row in rows]
     identity = ground.identity_of([c.id for c in captions], videos)
-    hashes = {path.name: sha256_file(path) for path in (*features, *manifest.annotations)}
+    hashes = {path.name: sha256_file(path) for path in (*read, *manifest.annotations)}
     return report(
         ["features", spec, backbone],
         outcomes,
@@ -87,12 +96,30 @@ def verify(
             "queries": f"{len(captions)} captions, {len(videos)} videos",
             "frames": f"{min(counts)} to {max(counts)} a video",
             "backbone": backbone,
+            "revision": revision or NOT_PINNED,
             "method": "mean",
         },
         hashes={**hashes, "caption ids": identity.captions, "gallery": identity.videos},
         device=loaded.device,
         who=who,
     )
+
+
+def _of_cache(read: Sequence[Path]) -> str | None:
+    """Return the commit that files of the hub's cache are all of: `datasets--…/snapshots/COMMIT/…`, else None."""
+    found = {match[1] if (match := _SNAPSHOT.search(path.absolute().as_posix())) else None for path in read}
+    return found.pop() if len(found) == 1 else None
+
+
+def _of_revision(outcome: Outcome, revision: str | None) -> Outcome:
+    """Say which revision was read. A PASS without one is none: whose features they are would be anybody's guess."""
+    if revision is not None:
+        return replace(outcome, detail=f"{outcome.detail}; features of the revision {revision}")
+    told = (
+        f"{outcome.detail}; revision not pinned: no commit of these features is known here; say which they are of with "
+        "--revision, or take them from the hub's cache"
+    )
+    return replace(outcome, detail=told, status="NOT COMPARABLE" if outcome.status == "PASS" else outcome.status)
 
 
 def _pooled(frames: dict[str, np.ndarray], videos: Sequence[str], manifest: Manifest) -> tuple[np.ndarray, list[int]]:

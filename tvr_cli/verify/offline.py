@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,14 @@ from tvr_cli.engine.evaluation.moments import judge as moments
 from tvr_cli.methods import base
 from tvr_cli.testing import method as contract
 from tvr_cli.testing.report import BrokenContract
-from tvr_cli.types import Encoding
+from tvr_cli.types import Batch, Encoding
 from tvr_cli.verify import miniatures, vectors
 from tvr_cli.verify.miniatures import Miniature
 from tvr_cli.verify.outcome import Outcome, VerifyReport, compared, report
 
 # Odd sizes, and heads of 16 dimensions, which is the least that a fused kernel takes.
 _SHAPE = Shape(T=17, V=9, F=12, L=6, D=64)
+_GRADIENT_FLOOR = 1e-3  # a gradient smaller than this is compared as if it were as large
 _FLOOR = 1e-5  # of a kernel's error; else twice that of the reference in the same precision
 
 
@@ -39,6 +41,7 @@ def verify(device: str = "auto", who: str | None = None) -> VerifyReport:
     names = base.shipped()
     outcomes = [
         *(golden(name, where) for name in names),
+        *(trained(name, where) for name in names if vectors.of(name).training is not None),
         *(shifted(name) for name in names),
         *counting(),
         fair_judge(),
@@ -60,6 +63,46 @@ def golden(name: str, device: torch.device) -> Outcome:
         found = _scores(method, text, video, vector.sigma)
     allowed = vector.tolerance * vector.expected.abs().clamp_min(1.0)
     return compared(f"scores of {name}", found, vector.expected, allowed, f"{vector.source}, {vector.line}")
+
+
+def trained(name: str, device: torch.device) -> Outcome:
+    """Hold the loss of a method and its gradients against those of its authors' code, for one step of training."""
+    step = vectors.of(name).training
+    assert step is not None, "the caller asked for a method that has one"
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        loss, gradients = _step(step, device)
+    found, expected, allowed = [loss], [step.expected.double()], [_FLOOR * step.expected.abs().clamp_min(1.0).double()]
+    for key, reference in step.gradients.items():
+        largest, norm = reference[0].double(), reference[1].double()
+        got = gradients[key] if (rows := step.rows[key]) is None else gradients[key][:rows]
+        flat = got.double().cpu().flatten()
+        first = reference[2 : 2 + min(4, len(flat))].double()
+        found += [flat.abs().max(), flat.norm(), *flat[:4]]
+        expected += [largest, norm, *first]
+        limit = step.tolerance * largest.clamp_min(_GRADIENT_FLOOR)
+        allowed += [limit, step.tolerance * norm.clamp_min(_GRADIENT_FLOOR), *[limit] * len(first)]
+    source = f"{vectors.of(name).source}, {step.line}"
+    what = f"loss and {len(step.gradients)} gradients of {name}"
+    return compared(what, torch.stack(found), torch.stack(expected), torch.stack(allowed), source)
+
+
+def _step(step: vectors.Training, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss and its gradients; zeros where nothing depends on what is asked for."""
+    method = step.method.to(device).train()
+    text, video = step.text.to(str(device)), step.video.to(str(device))
+    given = {"text.pooled": text.pooled, "text.tokens": text.tokens, "video.frames": video.frames}
+    leaves = {name: x.clone().requires_grad_() for name, x in given.items() if x is not None}
+    text = replace(text, pooled=leaves["text.pooled"], tokens=leaves.get("text.tokens"))
+    video = replace(video, frames=leaves["video.frames"])
+    draws = vectors.Recorded({name: x.to(device) for name, x in step.draws.tensors.items()})
+    loss = method.loss(Batch(text, video), step=0, draws=draws).total
+    wanted = {**dict(method.named_parameters()), **leaves}
+    asked = [wanted[name] for name in step.gradients]
+    if not loss.requires_grad:
+        return loss.detach().double().cpu(), {name: torch.zeros_like(wanted[name]) for name in step.gradients}
+    found = torch.autograd.grad(loss, asked, allow_unused=True)
+    each = zip(step.gradients, asked, found, strict=True)
+    return loss.detach().double().cpu(), {n: torch.zeros_like(x) if g is None else g for n, x, g in each}
 
 
 def shifted(name: str) -> Outcome:

@@ -13,6 +13,8 @@ from tvr_cli.results.card import Card, Code, Status, Value
 from tvr_cli.runs import PACKAGES, git_state, version
 from tvr_cli.version import __version__
 
+NOT_PINNED = "not pinned"  # the revision on a card of what was read at no commit that is known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:

@@ -6,6 +6,7 @@ Training rows are `tvr reproduce RECIPE`, which shows the published number; here
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tvr_cli.engine.evaluation.evaluate_result import EvaluateReport, Fair
 from tvr_cli.errors import ConfigError
 from tvr_cli.results.card import Value
 from tvr_cli.verify import scores
+from tvr_cli.verify.backbone import read_of
 from tvr_cli.verify.outcome import Outcome, VerifyReport, report
 from tvr_cli.verify.scores import Measured, ScoreRow
 from tvr_cli.workspace import Workspace
@@ -64,7 +66,8 @@ def verify(
             **Measured.numbers(judged),  # type: ignore[arg-type]
         )
         cause = scores.likely_cause(measured.recalls, measured.captions, measured.videos, {})
-        outcomes.append(scores.against(row, measured, cause))
+        outcome = scores.against(row, measured, cause)
+        outcomes.append(replace(outcome, detail=f"{outcome.detail}; {read_of(registry.resolve(backbone))}"))
         hashes |= dict(subject.data.annotations)
         if subject.identity is not None:
             hashes |= {"caption ids": subject.identity.captions, "gallery": subject.identity.videos}
@@ -100,13 +103,14 @@ def verify_recipe(
         recipe, spec, Workspace(workspace), device=device, offline=offline, allow_missing=allow_missing
     )
     assert isinstance(found, ReproduceReport), "no list and no dry run was asked for"
-    subject = found.result.subject
+    subject, outcome = found.result.subject, of_recipe(found)
+    read = read_of(registry.resolve(found.experiment.backbone or subject.backbone))
     hashes = dict(subject.data.annotations)
     if subject.identity is not None:
         hashes |= {"caption ids": subject.identity.captions, "gallery": subject.identity.videos}
     return report(
         ["published", spec, f"recipe:{recipe}"],
-        [of_recipe(found)],
+        [replace(outcome, detail=f"{outcome.detail}; {read}")],
         protocol={"recipe": recipe, "data set": found.experiment.data.name, "selected on": subject.selected_on},
         hashes=hashes,
         device=pick_device(device),

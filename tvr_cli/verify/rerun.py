@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tvr_cli.errors import DataError
 from tvr_cli.results.card import Card
-from tvr_cli.verify.outcome import VerifyReport
+from tvr_cli.verify.outcome import NOT_PINNED, VerifyReport
 
 # Between two machines the same check may differ by this share of what it is allowed to be off.
 _SHARE = 1.0
@@ -20,6 +20,12 @@ def read(path: Path) -> Card:
     if card.of[:1] == ("evaluate",):
         raise DataError(f"{str(path)!r} is the card of a measurement; only a verification can be done again from it")
     return card
+
+
+def revision_of(card: Card) -> str | None:
+    """Return the revision of what a card's verification read, None where it was not pinned."""
+    said = card.protocol.get("revision")
+    return None if said == NOT_PINNED else said
 
 
 def again(card: Card, verify: Callable[[tuple[str, ...]], VerifyReport]) -> VerifyReport:

@@ -114,7 +114,9 @@ BACKBONES: tuple[BackboneRow, ...] = (
         line="expected_logits = torch.tensor([[-0.7567, -10.3354]], device=torch_device)",
     ),
     BackboneRow(
-        backbone="hf:microsoft/xclip-base-patch32",  # no commit of it was found named; the card has its sha256
+        # The commit that mteb takes (mteb/models/model_implementations/xclip_models.py at 176098a5 on GitHub).
+        backbone="hf:microsoft/xclip-base-patch32@a2e27a78a2b5d802e894b8a1ef14f3a8ce490963",
+        known_as=("hf:microsoft/xclip-base-patch32",),
         asset=Asset(
             dataset="hf-internal-testing/spaghetti-video", address="eating_spaghetti_8_frames.npy", shows="frames"
         ),

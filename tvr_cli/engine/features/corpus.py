@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from tvr_cli.errors import DataError
 from tvr_cli.log import logger
 from tvr_cli.stores.features.rows import text_row_key
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.stores.frames.store import FrameStore
+from tvr_cli.stores.frames.store import ClipRecord, FrameStore
 from tvr_cli.types import Caption, Manifest
 
 _TEXT_KEY, _ID_KEY = np.dtype("S12"), np.dtype("S8")  # bytes of `text_row_key`; of a hash that tells ids apart
@@ -46,11 +46,15 @@ class Corpus:
 
     def about(self, frames: FrameStore) -> dict[str, Any]:
         """Return what a feature store's state says of its corpus."""
+        return {**self.of_captions(), "frames_content": frames.content_hash()}
+
+    def of_captions(self) -> dict[str, Any]:
+        """Return what it says of the captions alone."""
         missing: dict[str, list[str]] = {k: list(v) for k, v in self.origin.get("missing", {}).items()}
         stated = {c.video: c.split for c in self.aside if c.split}
         for split, video in sorted({(stated.get(c.video) or jsonl.split_of(c.video), c.video) for c in self.aside}):
             missing.setdefault(split, []).append(video)
-        return {**self.origin, "missing": missing, "frames_content": frames.content_hash()}
+        return {**self.origin, "missing": missing}
 
 
 def has_captions(frames: FrameStore, last: FeatureStore | None) -> bool:
@@ -83,6 +87,27 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
         resolved, aside = jsonl.resolve(captions.captions, frames.records, absent=absent, strict=strict)
         origin = _origin(captions)
     _tell_of_aside(len(resolved), len(aside), dict.fromkeys(c.video for c in aside), frames)
+    return Corpus(resolved, aside, origin)
+
+
+def of_imported(captions: CaptionsFile | Manifest, clips: Sequence[ClipRecord]) -> Corpus:
+    """Read and resolve captions of features that somebody else computed; those of other videos are set aside.
+
+    Raises as `read_corpus` does.
+    """
+    if isinstance(captions, CaptionsFile):
+        named: Iterable[Caption] = jsonl.read_captions(captions)
+        origin: dict[str, Any] = {"captions": str(captions.path.resolve()), "read": _as_read([captions.path])}
+        if captions.columns:
+            origin["columns"] = dict(captions.columns)
+    else:
+        named, origin = captions.captions, _origin(captions)
+    resolved, aside = jsonl.resolve(named, clips, strict=False)
+    if not resolved:
+        raise DataError(
+            f"none of the {len(aside)} captions is about one of the {len(clips)} videos with features (the first is "
+            f"about {aside[0].video!r}, the first video is {clips[0].id!r}): features of another data set, or captions"
+        )
     return Corpus(resolved, aside, origin)
 
 

@@ -192,7 +192,7 @@ def precompute(
         backbone=about.name,
         dim=model.dim,
         provides=(model.provides - {"temporal_shift"}) | plan.extra | ({"timeline.frames"} if by_time else set()),
-        provenance={**_provenance(model, frames, options, device), **_text_norm(model, identity)},
+        provenance={**_provenance(model, frames, options, device), **text_norm(model, identity)},
         dtype=str(DTYPES[options.dtype]).removeprefix("torch."),
     )
     require_own(folder, workspace)
@@ -206,9 +206,9 @@ def precompute(
             encode_films(writer, model, frames, todo, plan, dtype=DTYPES[options.dtype], batch=batch)
         else:
             _encode_clips(writer, model, frames, new_clips, plan, options)
-        truncated = _encode_texts(writer, model, new_texts, plan, options)
+        truncated = encode_texts(writer, model, new_texts, plan, options)
         timelines = row_keys(frames.films()) if by_time else ()
-        writer.finish(frames.records, _stored(corpus), corpus.about(frames), timelines)
+        writer.finish(frames.records, stored_captions(corpus), corpus.about(frames), timelines)
         size = writer.size_bytes()
     return PrecomputeReport(
         folder=folder,
@@ -250,6 +250,7 @@ def backbone_of(
 
     Raises StoreMismatch when its weights or settings have changed.
     """
+    store.require_encoder()
     registry.require_named(store.backbone_name, named, store.root)
     model = registry.load(
         store.backbone_name,
@@ -257,7 +258,11 @@ def backbone_of(
         device=pick_device(device),
         temporal_shift=bool(store.identity["backbone"]["temporal_shift"]),
     )
-    command = commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
+    command = (
+        commands.tvr("precompute-features", backbone=store.backbone_name, workspace=store.workspace)
+        if store.imported is None
+        else store.import_again
+    )
     features.check_identity(store, {**store.identity, "backbone": model.identity()}, command)
     _remember_text(model, store.backbone_name)
     return model
@@ -400,7 +405,7 @@ def _encode_clips(
             writer.add_video(keys, _cat_videos([video for _, video in parts]), DTYPES[options.dtype])
 
 
-def _encode_texts(
+def encode_texts(
     writer: FeatureWriter, model: Backbone, texts: dict[str, str], plan: FeaturePlan, options: PrecomputeOptions
 ) -> int:
     """Encode captions by row key; returns how many of them were longer than the plan."""
@@ -455,7 +460,7 @@ def _new_clips(records: Sequence[ClipRecord], there: set[str]) -> list[ClipRecor
     return [r for key, r in reversed(new.items()) if key not in there]
 
 
-def _keys_there(folder: Path, workspace: Workspace, kind: str) -> set[str]:
+def keys_there(folder: Path, workspace: Workspace, kind: str) -> set[str]:
     """Return the keys of all rows of a kind that a store has, whether it was finished or not."""
     if not (folder / heads.HEAD).is_file():
         return set()
@@ -468,7 +473,7 @@ def _new_texts(corpus: Corpus, writer: FeatureWriter) -> dict[str, str]:
     return {key: text for key, text in corpus.texts.items() if key not in there}
 
 
-def _stored(corpus: Corpus) -> list[StoredCaption]:
+def stored_captions(corpus: Corpus) -> list[StoredCaption]:
     return [
         StoredCaption(
             id=c.caption.id,
@@ -502,7 +507,7 @@ def _provenance(
     }
 
 
-def _text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
+def text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
     """Return the mean norm of pooled text, for a library without captions; nothing where no factor asks for it."""
     if is_clip(identity["backbone"]["name"]):
         return {}
@@ -540,9 +545,9 @@ def _planned(
         identity = about.kind.identify(about, temporal_shift=options.temporal_shift)
         fingerprint = features.fingerprint_of(plan.identity(identity, frames.identity))
         folder = folder / fingerprint
-        there, films_there = (_keys_there(folder, workspace, kind) for kind in ("video", "timeline"))
+        there, films_there = (keys_there(folder, workspace, kind) for kind in ("video", "timeline"))
         records = _new_clips(records, there)
-        texts = captions.unlike(_keys_there(folder, workspace, "text"))
+        texts = captions.unlike(keys_there(folder, workspace, "text"))
     itemsize = DTYPES[options.dtype].itemsize
     slots = sum(plan.slots or r.n_frames for r in records) if "frames" in about.provides else 0
     vectors = len(records) if "video.pooled" in about.provides else 0

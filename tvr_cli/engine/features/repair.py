@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tvr_cli import files, log
 from tvr_cli.backbones import registry
 from tvr_cli.engine.features.corpus import Captions
@@ -36,11 +38,13 @@ def repair(
             if rebuild_head(folder, workspace):
                 log.logger.info("the head of %s was made again from what lies beside its shards", folder)
         made = heads.read_head(folder, workspace).made
+        _require_computed(made, folder, workspace)
         _require_same(made, named)
         return _again(workspace, made, options, captions, named=named)
     for folder in workspace.begun_features():
         head, lines = heads.read(folder, workspace)
         if any(line.name == shard for line in lines):
+            _require_computed(head.made, folder, workspace)
             _require_same(head.made, named)
             with files.lock(folder):
                 FeatureWriter(folder, head.made, workspace).drop(shard)
@@ -60,7 +64,18 @@ def refresh(
 
     captions: as in `precompute`. named: as in `backbone_of`. Only device, batch and offline are taken from `options`.
     """
-    return _again(workspace, heads.read_head(store.root, workspace).made, options, captions, named=named)
+    made = heads.read_head(store.root, workspace).made
+    _require_computed(made, store.root, workspace)
+    return _again(workspace, made, options, captions, named=named)
+
+
+def _require_computed(made: Made, folder: Path, workspace: Workspace) -> None:
+    """Refuse what was imported: there are no frames that it could be made from again."""
+    if made.imported is not None:
+        raise DataError(
+            f"the features in {str(folder)!r} were imported, and there are no frames to make them from again; import "
+            f"them again, which keeps what is whole: {heads.complete(folder, workspace)}"
+        )
 
 
 def _require_same(made: Made, named: str | None) -> None:

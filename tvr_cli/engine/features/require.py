@@ -39,6 +39,10 @@ def require(
     Raises DataError when there are no frames or no captions, StoreMismatch when the frames do not have the wanted plan.
     """
     store, reasons = find(workspace, wish)
+    if store is not None and store.imported is not None and captions is not None:
+        raise DataError(
+            f"the features in {str(store.root)!r} were imported, and captions are named there: {store.import_again}"
+        )
     why = "; ".join(reasons) or stale(workspace, store, captions)
     if captions is None and workspace.has_frames and not has_captions(workspace.frames(), workspace.newest_features()):
         raise _without_captions()  # before an hour of computing features

@@ -63,6 +63,7 @@ def encoder_of(
 
     Raises what `precompute.backbone_of` raises.
     """
+    store.require_encoder()
     registry.require_named(store.backbone_name, named, store.root)
     card = _card_of(store)
     if card is not None and store.word_importance == "none":
@@ -92,6 +93,7 @@ def text_tensors_of(
 
     Raises what `precompute.backbone_of` raises.
     """
+    store.require_encoder()
     registry.require_named(store.backbone_name, named, store.root)
     card = _card_of(store)
     if card is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.features.encode import clip_features
 from tvr_cli.engine.features.frame_loader import seen
+from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding import still
 from tvr_cli.stores.features.store import FeatureStore
 
@@ -21,7 +22,9 @@ def encode(model: Backbone, path: Path, store: FeatureStore, *, whole: bool) -> 
     It is cut and compressed as the store's frames were. whole: the vector of a clip that shows nothing else, instead of
     that of a frame. Raises DataError for what is no picture.
     """
-    square = seen(still.read(path, store.frame_plan), store.frame_plan, model.about.view)
+    # How somebody else's frames were cut is not known.
+    plan = FramePlan() if store.imported is not None else FramePlan.from_identity(store.identity["frames"])
+    square = seen(still.read(path, plan), plan, model.about.view)
     pixels = torch.from_numpy(square.copy()).permute(2, 0, 1).to(model.device)
     frames = store.sizes.frames if model.shifts_patches else 1
     shown = pixels.expand(1, frames, *pixels.shape)

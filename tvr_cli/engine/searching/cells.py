@@ -2,8 +2,10 @@
 
 An edge is hard where most of the picture changes at once (the *median* of its cells of grey: a thing that moves does
 not change most of it; a camera that moves does, all the time, so a cut must also stand out), and soft where what is
-seen just before and just after lie far apart for the encoder. A moment is a cell, or some cells that follow each other
-without a hard edge between them: a shot may have parts, and no moment crosses a cut.
+seen just before and just after lie far apart for the encoder, whether a half or a quarter of a second is compared: the
+half is surer of its place, and what comes and goes four times a second has the same mean on both sides of it. A moment
+is a cell, or some cells that follow each other without a hard edge between them: a shot may have parts, and no moment
+crosses a cut. What is shorter than half a second is a part of moments and none itself, unless it is all of a shot.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import numpy as np
 HARD = 4.0  # of 255 levels of grey
 STANDS_OUT = 2.5  # times what is usual in the seconds around it
 _USUAL_S = 1.0
-AROUND_S = 0.5  # what is compared on both sides of an edge
+AROUND_S = (0.25, 0.5)  # what is compared on both sides of an edge
+SHORTEST_S = 0.5  # of a moment between soft edges
 MOST_CELLS, LONGEST_S = 12, 8.0  # of a run
 _ROWS = 4096
 
@@ -81,7 +84,10 @@ def cuts(ts: np.ndarray, change: np.ndarray) -> np.ndarray:
     found = changed > HARD
     if len(ts) < 2:
         return found
-    half = max(1, round(_USUAL_S / float(np.diff(ts).min())))  # frames that there may be a second
+    apart = np.diff(ts)
+    # Frames that there may be a second. Where the file has fewer than are a multiple of the rate, the distance of two
+    # that follow each other varies: 0.2 and 0.27 s at 4 of 15 a second.
+    half = max(1, round(_USUAL_S / float(apart[apart < 1.5 * apart.min()].mean())))
     for i in np.flatnonzero(found):
         first, last = np.searchsorted(ts, [ts[i] - _USUAL_S - 1e-3, ts[i] + _USUAL_S + 1e-3])
         around = np.sort(np.delete(changed[first:last], i - first))[::-1]
@@ -93,31 +99,36 @@ def cuts(ts: np.ndarray, change: np.ndarray) -> np.ndarray:
 def distances(track: Track) -> np.ndarray:
     """Return for each frame [n] how far apart lie what is seen just before it begins and just after, 1 - cosine.
 
-    0 for the first frame, behind a hard edge, which is one already, and where one nearby lies further apart: of the
-    frames around an edge only one is its place.
+    That is the larger one of what `AROUND_S` says to compare. 0 for the first frame, behind a hard edge, which is one
+    already, and where one nearby lies further apart: of the frames around an edge only one is its place.
     """
-    found = np.zeros(len(track.ts))
     if len(track.ts) < 2:
-        return found
-    far = np.concatenate([_apart(track, at) for at in _blocks(np.arange(len(track.ts)))])
+        return np.zeros(len(track.ts))
+    found = np.stack([_peaks(track, around) for around in AROUND_S]).max(0)
+    return np.where(track.hard, 0.0, found)
+
+
+def _peaks(track: Track, around: float) -> np.ndarray:
+    """Return the distances [n] of so many seconds on both sides; 0 where one within half of that is larger."""
+    far = np.concatenate([_apart(track, at, around) for at in _blocks(np.arange(len(track.ts)))])
     far[0] = 0.0
-    return np.where(_beaten(far, track.ts) | track.hard, 0.0, far)
+    return np.where(_beaten(far, track.ts, around / 2), 0.0, far)
 
 
-def _apart(track: Track, at: np.ndarray) -> np.ndarray:
+def _apart(track: Track, at: np.ndarray, around: float) -> np.ndarray:
     """Return 1 - cosine [m] of what is seen just before and just after some frames begin."""
     here = track.sums[at]
-    before = here - _upto(track, track.ts[at] - AROUND_S)
-    after = _upto(track, np.minimum(track.ts[at] + AROUND_S, track.until[-1])) - here
+    before = here - _upto(track, track.ts[at] - around)
+    after = _upto(track, np.minimum(track.ts[at] + around, track.until[-1])) - here
     scale = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     return np.asarray(1 - np.divide((before * after).sum(1), scale, out=np.ones(len(at)), where=scale > 0))
 
 
-def _beaten(far: np.ndarray, ts: np.ndarray) -> np.ndarray:
+def _beaten(far: np.ndarray, ts: np.ndarray, near_s: float) -> np.ndarray:
     """Return which frames [n] have one nearby, in seconds, where the distance is larger, or as large and before it."""
     found = np.zeros(len(far), bool)
     for k in range(1, len(far)):
-        near = ts[k:] - ts[:-k] <= AROUND_S / 2 + 1e-3
+        near = ts[k:] - ts[:-k] <= near_s + 1e-3
         if not near.any():
             break
         found[k:] |= near & (far[:-k] >= far[k:])
@@ -146,12 +157,15 @@ def candidates(track: Track, soft: np.ndarray) -> np.ndarray:
     edges = [0, *(np.flatnonzero((track.hard | soft)[1:]) + 1).tolist(), len(track.ts)]
     starts = [first for a, b in itertools.pairwise(edges) for first in _pieces(track, a, b)]
     ends = [*starts[1:], len(track.ts)]
+    hard = {0, len(track.ts), *np.flatnonzero(track.hard).tolist()}
     found = []
     for i, first in enumerate(starts):
         for j in range(i, min(i + MOST_CELLS, len(starts))):
-            if j > i and (track.hard[starts[j]] or track.until[ends[j] - 1] - track.ts[first] > LONGEST_S):
+            lasts = track.until[ends[j] - 1] - track.ts[first]
+            if j > i and (starts[j] in hard or lasts > LONGEST_S):
                 break
-            found.append((first, ends[j]))
+            if lasts >= SHORTEST_S - 1e-3 or {first, ends[j]} <= hard:
+                found.append((first, ends[j]))
     return np.array(found, dtype=np.int32)
 
 

@@ -46,7 +46,7 @@ def answer(
     there: dict[str, bool] = {}
     answers = []
     for text, shown in zip(sentences, seen, strict=True):
-        said = speech.find(store, text, depth, of_file)
+        said = speech.find(store, text, depth, of_file, options.only)
         hits = [_heard(one) for one in said] if picture is None else fused(shown.hits, said)
         answers.append(Answer.of(text, looked_for(_bounded(hits, options), there), options.min_confidence))
     return QueryReport(answers)

@@ -53,16 +53,19 @@ def reach(scores: np.ndarray) -> tuple[float, float]:
 
 def of_windows(windows: Sequence[Window], low: float, high: float) -> Curve:
     """Return the curve of a file from its clips; where clips overlap, the higher one counts."""
+    return thinned(*merged(windows, low), low, high)
+
+
+def merged(windows: Sequence[Window], low: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return seconds [n], all that the clips have frames at, and values [n] there; see `of_windows`."""
     parts = [(np.array(w.clip.ts), levels(w, low)) for w in windows if len(w.clip.ts)]
-    if not parts:
-        return Curve((), (), low, high)
-    ts = np.unique(np.concatenate([at for at, _ in parts]))
+    ts = np.unique(np.concatenate([np.zeros(0), *(at for at, _ in parts)]))
     values = np.full(len(ts), low)
     for at, level in parts:
         first, last = np.searchsorted(ts, [at[0], at[-1]])
         there = slice(first, last + 1)
         values[there] = np.maximum(values[there], np.interp(ts[there], at, level))
-    return thinned(ts, values, low, high)
+    return ts, values
 
 
 def levels(window: Window, low: float) -> np.ndarray:
@@ -75,11 +78,18 @@ def levels(window: Window, low: float) -> np.ndarray:
 def thinned(ts: np.ndarray, values: np.ndarray, low: float, high: float) -> Curve:
     """Return a curve of some hundred points; of the frames that one point stands for the highest is kept."""
     values = np.where(np.isfinite(values), values, low)
-    if len(ts) > _POINTS:
-        starts = np.linspace(0, len(ts), _POINTS, endpoint=False).astype(int)
-        best = [a + int(values[a:b].argmax()) for a, b in zip(starts, [*starts[1:], len(ts)], strict=True)]
-        ts, values = ts[best], values[best]
+    kept = highest(values)
+    ts, values = ts[kept], values[kept]
     return Curve(tuple(ts.tolist()), tuple(values.tolist()), low, max(high, float(values.max(initial=low))))
+
+
+def highest(values: np.ndarray) -> np.ndarray:
+    """Return which of a curve's values are kept, ascending: the highest of so many that follow each other."""
+    if len(values) <= _POINTS:
+        return np.arange(len(values))
+    starts = np.linspace(0, len(values), _POINTS, endpoint=False).astype(int)
+    ends = [*starts[1:], len(values)]
+    return np.array([a + int(values[a:b].argmax()) for a, b in zip(starts, ends, strict=True)])
 
 
 def noting(clip_of: Callable[[int], IndexedClip], rows: dict[str, int]) -> Callable[[int], IndexedClip]:

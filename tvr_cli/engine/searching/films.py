@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from tvr_cli.engine.searching import cells, ranking
 from tvr_cli.stores.features.films import FilmFeatures
@@ -16,8 +17,8 @@ from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import timeline_key
 
 # A soft edge is as far apart as this share of the median distance of two frames of the library taken at random, which
-# each encoder has its own of. On films of the toy world that is 0.30, whether they are cut, stretched or one take.
-_SHARE = 0.43
+# each encoder has its own of. On films of the toy world that is 0.42, whether they are cut, stretched or one take.
+_SHARE = 0.6
 _PAIRS = 4096
 _MEASURED_FILMS = 200  # that the pairs are taken from
 
@@ -58,6 +59,20 @@ def blocks(
             parts = [(length, *ranking.null_of(unit, bank)) for unit, length in cells.means(track, found)]
             length, null, mild = (np.concatenate(part) for part in zip(*parts, strict=True))
             yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null, mild)
+
+
+def tracks(store: FeatureStore) -> Iterator[tuple[str, cells.Track]]:
+    """Yield the films of a store with the ids of their files; where it has none, of each clip the frames it has."""
+    if store.has_films:
+        for (file_id, _), records in _files(store).items():
+            yield from ((file_id, track) for track in _tracks(store, [records]))
+        return
+    for row, clip in enumerate(store.clips):
+        video = store.video(torch.tensor([row]))
+        n = int(video.n_frames[0])
+        frames, ts = video.frames[0, :n].numpy(), video.ts[0, :n].numpy()
+        if n and (track := cells.track(frames, ts, np.zeros(n), [clip.span])) is not None:
+            yield clip.file_id, track
 
 
 def _files(store: FeatureStore) -> Mapping[tuple[str, str], list[ClipRecord]]:

@@ -59,6 +59,16 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadWish:
+    """Which moment head ranks moments by time. named: the folder of its run, None = the newest that fits. use: whether
+    one does at all.
+    """
+
+    named: str | None = None
+    use: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SearchOptions:
     """k moments an answer, per_file of one file at most (0 = all); with 1, an answer is k files.
 
@@ -66,6 +76,7 @@ class SearchOptions:
     that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
     found, but among the nearest (`query.Answer`); None = everything is a hit. without: moments of files, by id, that
     no answer overlaps: what is asked with is not what was looked for. curves: whether hits have their file's curve.
+    head: what ranks moments by time.
     """
 
     k: int = 10
@@ -77,6 +88,7 @@ class SearchOptions:
     min_confidence: float | None = None
     without: tuple[tuple[str, Moment], ...] = ()
     curves: bool = False
+    head: HeadWish = HeadWish()
 
 
 @dataclass(frozen=True, slots=True)

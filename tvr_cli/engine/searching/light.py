@@ -8,8 +8,9 @@ whatever is wrong, is the business of a `Session`, which finds out again; so bot
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,12 @@ from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine.features import cut
-from tvr_cli.engine.searching import confidence, light_search, moments
+from tvr_cli.engine.searching import confidence, heads, light_search, moments
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.options import PresetOptions, of_preset
 from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
+from tvr_cli.engine.searching.ranking import ByHead
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
@@ -41,12 +43,15 @@ MOST_CLIPS = 500_000
 
 @dataclass(frozen=True)
 class Light:
-    """What answers without torch. length: token slots of a sentence. scale: factor of its features."""
+    """What answers without torch. identity: of the features. length: token slots of a sentence. scale: factor of its
+    features.
+    """
 
     index: ArrayIndex
     method: LightMethod
     card: TextCard
     backbone: str
+    identity: Mapping[str, Any]
     length: int
     scale: float
 
@@ -75,8 +80,10 @@ def answer(
         said = dict(zip(texts, tower.encode_pooled(ids), strict=True))
         pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in asked])
         if films := light.index.films:
+            head = heads.head_for(workspace, light.backbone, light.identity, options.head)
             unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            found = moments.search(films, unit, options, lines=confidence.of_index(light.index.measured))
+            lines = confidence.of_index(light.index.measured)
+            found = moments.search(films, unit, options, None if head is None else ByHead(head), lines)
         else:
             found = light_search.search(light.method, light.index, light.scale * pooled, options)
     except (Ordinary, TvrError, FileNotFoundError) as e:
@@ -125,8 +132,9 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     if dict(index.identity) != dict(made):
         raise Ordinary("another process replaced the index")
     method = _light.METHODS[name](**options.values)
-    length = features.made.identity["words"]["length"]
-    return Light(index, method, card, features.made.backbone, length, _scale(features, name).text)
+    identity = features.made.identity
+    length = identity["words"]["length"]
+    return Light(index, method, card, features.made.backbone, identity, length, _scale(features, name).text)
 
 
 def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:
@@ -145,7 +153,8 @@ def _features(workspace: Workspace, backbone: str | None) -> Head:
     if head is None or head.finished is None:
         raise Ordinary("there are no features yet")
     said = {**head.made.provenance, **head.finished.corpus}
-    if workspace.has_frames and said.get("frames_content") != workspace.frames_content():
+    old = workspace.has_frames and said.get("frames_content") != workspace.frames_content()
+    if old and head.made.imported is None:
         raise Ordinary("the frames have changed")
     if head.finished.frameless or not {"video.frames", "text.pooled"} <= set(head.made.tensors):
         raise Ordinary("the features lack what the method needs")

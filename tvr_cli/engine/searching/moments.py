@@ -5,7 +5,8 @@ What a moment's score is says `ranking.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.confidence import Confidence
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.ranking import MILD, SHARPNESS, Compared, Ranking
+from tvr_cli.engine.searching.ranking import MILD, NULL_SHARE, SHARPNESS, Alike, Compared, Ranking
 from tvr_cli.stores.index.shortlist import in_order
 from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
 
@@ -42,8 +43,10 @@ def search(
         for start in range(0, len(queries), size):
             some = queries[start : start + size]
             scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
-            for query, one in zip(some, scores, strict=True):
-                told = None if lines is None else _confidences(library, one, ranking, lines)
+            tells: Iterable[Callable[[int], float | None] | None] = itertools.repeat(None)
+            if lines is not None and lines.why is None:
+                tells = (_confidences(library, one, lines) for one in _cosines(films, some, scores, ranking))
+            for query, one, told in zip(some, scores, tells, strict=False):
                 answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking, told))
     return answers
 
@@ -137,21 +140,24 @@ class _Library:
         return self.films[of], number - int(self.starts[of])
 
 
-def _confidences(
-    library: _Library, scores: np.ndarray, ranking: Ranking, lines: Confidence
-) -> Callable[[int], float | None]:
-    """Return what tells how sure a moment is, by its number. scores: [M] of one sentence.
+def _cosines(films: Sequence[IndexedFilms], queries: np.ndarray, scores: np.ndarray, ranking: Ranking) -> np.ndarray:
+    """Return the cosines [T, M] of sentences with the means of moments. scores: [T, M], of the ranking."""
+    if isinstance(ranking, Compared):
+        null = np.concatenate([part.array("null") for part in films])
+        return np.asarray((scores + NULL_SHARE * null) / SHARPNESS)
+    return np.concatenate([Alike(ranking.products).scores(part, queries) for part in films], 1)
+
+
+def _confidences(library: _Library, cosines: np.ndarray, lines: Confidence) -> Callable[[int], float | None]:
+    """Return what tells how sure a moment is, by its number. cosines: [M] of one sentence.
 
     What a filter left is held to the lines of the whole index.
     """
-    null = np.concatenate([part.array("null") for part in library.films]) if ranking.by_bank else 0.0
-    cosines = (scores + null) / SHARPNESS if ranking.by_bank else scores
     apart = float(confidence.apart_of(cosines[library.live], np.nanmean(cosines[library.there])))
 
     def told(number: int) -> float | None:
         part, local = library.at(number)
-        usual = float(part.array("mild")[local]) / MILD if ranking.by_bank else 0.0
-        return lines.of(float(cosines[number]) - usual, apart)
+        return lines.of(float(cosines[number]) - float(part.array("mild")[local]) / MILD, apart)
 
     return told
 
@@ -192,12 +198,12 @@ def _answer(
     for hit, number in numbers.items():
         if hit.video_id not in made:
             part, local = library.at(number)
-            ts, values = _curve_of(part, local, query, ranking)
+            ts, values = frame_scores(part, local, query, ranking)
             made[hit.video_id] = curves.thinned(ts, values, low, high)
     return [replace(hit, curve=made[hit.video_id]) for hit in hits]
 
 
-def _curve_of(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+def frame_scores(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
     file = part.array("file")
     of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tvr_cli.backbones import registry
@@ -13,8 +13,10 @@ from tvr_cli.engine.searching import light
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.question import Question, asking
+from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.methods import _light
-from tvr_cli.results.base import Result
+from tvr_cli.results.base import OPTIONAL, Result
+from tvr_cli.results.shown import SavedClips, SavedTimeline
 from tvr_cli.stores.index import place
 from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.workspace import Workspace
@@ -59,15 +61,29 @@ class Answer:
 
 @dataclass(frozen=True)
 class QueryReport(Result):
-    """An answer to each question, in the order asked."""
+    """An answer to each question, in the order asked. clips, timeline: what its moments were written as."""
 
     schema, version = "query", 2
     results: Sequence[Answer]
+    clips: SavedClips | None = field(default=None, metadata=OPTIONAL)
+    timeline: SavedTimeline | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def missing(self) -> list[str]:
         """The paths among the hits that are no file any more, each once."""
         return list(dict.fromkeys(hit.path for answer in self.results for hit in answer.hits if hit.missing))
+
+    def without_curves(self) -> QueryReport:
+        """Return the report as one that was not asked for curves."""
+        bare = [
+            replace(
+                answer,
+                hits=[replace(hit, curve=None) for hit in answer.hits],
+                nearest=[replace(hit, curve=None) for hit in answer.nearest],
+            )
+            for answer in self.results
+        ]
+        return replace(self, results=bare)
 
 
 def query(
@@ -133,6 +149,25 @@ def _report(questions: Sequence[str | Question], found: Sequence[Sequence[Hit]],
             for asked, hits in zip(questions, found, strict=True)
         ]
     )
+
+
+def channel_of(workspace: Workspace, named: str | None, questions: Sequence[Question]) -> str:
+    """Return the channel that answers: the one that was named, else both where words have been read before.
+
+    What is more than a sentence is looked for in the picture. Raises ConfigError for a channel that there is not, and
+    where what is said is asked for such.
+    """
+    if named is not None and named not in CHANNELS:
+        near = did_you_mean(named, CHANNELS) or f"; there are {', '.join(CHANNELS)}"
+        raise ConfigError(f"--channel: unknown {named!r}{near}")
+    if all(question.sentence is not None for question in questions):
+        return named or ("both" if has_words(workspace) else "picture")
+    if named in ("speech", "both"):
+        raise ConfigError(
+            f"--channel {named} looks for the words of a sentence in what is said, and a sum, a picture or a moment "
+            "has none; leave one of them out"
+        )
+    return "picture"
 
 
 def has_words(workspace: Workspace) -> bool:

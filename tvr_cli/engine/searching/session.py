@@ -16,12 +16,13 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import confidence, moments
+from tvr_cli.engine.searching import confidence, explain, heads, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.explain import ExplainReport
+from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
-from tvr_cli.engine.searching.question import Question, asking
-from tvr_cli.engine.searching.ranking import Compared
+from tvr_cli.engine.searching.question import Question, Stretch, asking
+from tvr_cli.engine.searching.ranking import ByHead, Compared, Ranking
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
@@ -49,6 +50,7 @@ class Session:
         self._device, self._offline = device, offline
         self._seen: dict[Any, Any] = {}
         self._open: _Opened | None = None
+        self._rankings: dict[HeadWish, Ranking] = {}
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
         self._seer: tuple[str, Backbone] | None = None
@@ -68,17 +70,42 @@ class Session:
         of_sums = iter(self._sums(opened, sums, options) if sums else ())
         return [next(of_sums if question.sentence is None else of_texts) for question in asked]
 
+    @kernel_errors()
+    def explain(self, sentence: str, video: Stretch) -> ExplainReport:
+        """Return why a file, or some seconds of it, answers a sentence (`explain.py`).
+
+        Raises as `answer`, and DataError for what is no file of the library or a moment beyond it.
+        """
+        index, scorer, store = self._ready()
+        file = library.named(library.files_of(self.workspace), video.video)
+        asked = stretch.moment_of(video, file)
+        texts = [sentence, *explain.without_a_word(sentence)]
+        text = self._encode(scorer, store, texts)
+        assert self._model is not None, "it has just encoded"
+        sentences.say_cut(self._model[1], texts[:1], text.rows(slice(0, 1)), store)
+        if index.films and _by_frames_alone(scorer):
+            unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
+            ranking = self._ranking(store, HeadWish())
+            return explain.by_frames(scorer, index.films, unit, sentence, file, asked, ranking)
+        encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
+        return explain.by_clips(scorer, index, encoded, sentence, file, asked)
+
+    @kernel_errors()
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
+        return self._ready()[0].directions_of_files()
+
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
             lines = confidence.of_index(index.measured)
-            return moments.search(index.films, unit, options, Compared(products), lines)
+            return moments.search(index.films, unit, options, self._ranking(store, options.head), lines)
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
-        best = self._found_in(index).best
+        best = self._found_in(index, self._ranking(store, options.head)).best
         return search(
             scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
         )
@@ -94,14 +121,17 @@ class Session:
             sentences=lambda texts: self._encoded(scorer, store, texts),
             backbone=lambda: self._seeing(store),
             finder=lambda: self._found_in(index),
+            words=lambda: self._ranking(store, options.head),
             products=products,
         )
         return made.answer(questions, options)
 
-    def _found_in(self, index: Index) -> moments.Finder:
-        if self._finder is None or self._finder.films is not index.films:
-            self._finder = moments.Finder(index.films)
-        return self._finder
+    def _found_in(self, index: Index, ranking: Ranking | None = None) -> moments.Finder:
+        """Return what finds moments and frames of films. ranking: None = whatever, for frames alone."""
+        kept = self._finder
+        if kept is None or kept.films is not index.films or (ranking is not None and kept.ranking is not ranking):
+            self._finder = kept = moments.Finder(index.films, ranking)
+        return kept
 
     def _seeing(self, store: FeatureStore) -> Backbone:
         """Return the whole backbone of a store, which is loaded once."""
@@ -110,6 +140,13 @@ class Session:
             model = precompute.backbone_of(store, named=named, offline=offline, device=self._device)
             self._seer = (store.fingerprint, model.eval())
         return self._seer[1]
+
+    def _ranking(self, store: FeatureStore, wish: HeadWish) -> Ranking:
+        """Return what ranks moments by time: a head that is wanted and fits, else comparison with the bank."""
+        if wish not in self._rankings:
+            head = heads.head_for(self.workspace, store.backbone_name, store.identity, wish)
+            self._rankings[wish] = Compared(products) if head is None else ByHead(head, products)
+        return self._rankings[wish]
 
     def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences of a question, and say which of them is cut."""
@@ -143,6 +180,7 @@ class Session:
         # Taken before: what changed meanwhile is noticed by the next answer. The index may be of our own making.
         self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found
+        self._rankings.clear()
         confidence.say(confidence.of_index(found[0].measured))
         return found
 
@@ -167,6 +205,8 @@ class Session:
         if store is None:
             require_library(workspace, asked.backbone)
         if not workspace.has_frames:
+            return
+        if store is not None and store.imported is not None:
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
             return

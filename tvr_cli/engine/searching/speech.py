@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tvr_cli import log
 from tvr_cli.stores.speech import store as words
@@ -41,21 +41,24 @@ def up_to_date(workspace: Workspace) -> SpeechStore:
         )
     frames = workspace.frames_content()
     found = SpeechStore.open(workspace.speech_folder)
-    current = found is not None and found.frames == frames and found.folders == _state(found.folders)
+    heard = str(workspace.transcripts_folder)
+    current = found is not None and found.frames == frames and found.folders == _state([*found.folders, heard])
     if found is None or not current or not found.unchanged():
-        videos = _videos(workspace)
+        videos = videos_of(workspace)
         if found is not None:
             found.close()  # before its file is removed
-        folders = _state(dict.fromkeys(os.path.dirname(video.path) for video in videos))
-        found = words.refresh(workspace.speech_folder, videos, frames, folders)
+        folders = _state(dict.fromkeys([*(os.path.dirname(video.path) for video in videos), heard]))
+        found = words.refresh(workspace.speech_folder, videos, frames, folders, workspace.transcripts_folder)
         _say(found)
     return found
 
 
-def find(store: SpeechStore, sentence: str, most: int, per_file: int = 0) -> list[Said]:
+def find(
+    store: SpeechStore, sentence: str, most: int, per_file: int = 0, only: Collection[str] | None = None
+) -> list[Said]:
     """Return the passages that answer a sentence, best first, none overlapping another of its file.
 
-    per_file: of one file at most, 0 = all.
+    per_file: of one file at most, 0 = all. only: of the files with these ids.
 
     A passage answers when the words of the sentence that it has are half of it or more, by how rare they are here:
     a word that nobody says makes any answer less likely.
@@ -65,10 +68,10 @@ def find(store: SpeechStore, sentence: str, most: int, per_file: int = 0) -> lis
         return []
     long = [word for word in wanted if len(word) >= _TRIGRAM]
     if long:
-        scored = store.matches(" OR ".join(map(_quoted, long)), _MOST)
+        scored = store.matches(" OR ".join(map(_quoted, long)), _MOST, only)
         texts = dict(store.texts([place for place, _ in scored]))
     else:
-        texts = dict(store.texts())
+        texts = dict(store.texts(only=only))
         scored = sorted(((place, -_density(text, wanted)) for place, text in texts.items()), key=lambda one: one[1])
     total = store.counts.passages
     rarity = {word: _rarity(_held_by(store, word, texts), total) for word in wanted}
@@ -132,7 +135,7 @@ def overlap(a: Said, b: Said) -> bool:
     return a.start < b.end and b.start < a.end
 
 
-def _videos(workspace: Workspace) -> list[Video]:
+def videos_of(workspace: Workspace) -> list[Video]:
     """Return the videos of a workspace, without the further tracks of a file, whose words are those of the file."""
     found: dict[str, Video] = {}
     for clip in workspace.frames().stored:
@@ -143,7 +146,8 @@ def _videos(workspace: Workspace) -> list[Video]:
         elif "#track=" in record.file_id:
             continue
         streams = tuple(t.index for t in tracks if t.kind == "subtitle" and t.codec in TEXT_CODECS)
-        found[record.file_id] = Video(record.file_id, record.path, streams, (start, end))
+        silent = clip.file.tracks is not None and not any(track.kind == "audio" for track in tracks)
+        found[record.file_id] = Video(record.file_id, record.path, streams, (start, end), record.source_sha256, silent)
     return list(found.values())
 
 

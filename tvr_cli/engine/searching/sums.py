@@ -31,7 +31,7 @@ from tvr_cli.engine.searching.question import (
     features_of,
     sentences_of,
 )
-from tvr_cli.engine.searching.ranking import Alike, Compared, Products
+from tvr_cli.engine.searching.ranking import Alike, Products, Ranking
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.texts import TwoStages, by_frames_alone, encoded_texts
 from tvr_cli.errors import ConfigError, DataError
@@ -49,7 +49,7 @@ class Sums:
     """What answers questions that are more than a sentence, from what a session has opened.
 
     sentences: makes features of sentences. backbone: gives the whole of it, which pictures need. finder: gives what
-    finds the frames of films. products: as in `ranking.Alike`.
+    finds the frames of films. words: gives what ranks moments for sums of sentences. products: as in `ranking.Alike`.
     """
 
     workspace: Workspace
@@ -59,6 +59,7 @@ class Sums:
     sentences: Callable[[Sequence[str]], TextFeatures]
     backbone: Callable[[], Backbone]
     finder: Callable[[], Finder]
+    words: Callable[[], Ranking]
     products: Products
     _spans: dict[Stretch, tuple[LibraryFile, Moment]] = field(default_factory=dict, init=False)
 
@@ -88,11 +89,11 @@ class Sums:
         """Answer questions by their features [T, D]."""
         if self.index.films:
             unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            if of_words:
-                # Of any other method the index knows what windows score.
-                lines = confidence.of_index(self.index.measured) if by_frames_alone(self.scorer) else None
-                return moments.search(self.index.films, unit, options, Compared(self.products), lines)
-            return moments.search(self.index.films, unit, options, Alike(self.products))
+            if not of_words:
+                return moments.search(self.index.films, unit, options, Alike(self.products))
+            # Of any other method the index knows what windows score.
+            lines = confidence.of_index(self.index.measured) if by_frames_alone(self.scorer) else None
+            return moments.search(self.index.films, unit, options, self.words(), lines)
         key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
         text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
         found = search(self.scorer.method, self.index, encoded_texts(self.scorer, text, lambda: []), options)

@@ -7,10 +7,12 @@ image:beach.jpg           a picture             0.5:like:film.mp4@3-4.5   a mome
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tvr_cli import commands
 from tvr_cli.engine.searching.question import Part, Picture, Question, Sentence, Stretch, What
 from tvr_cli.errors import ConfigError
 from tvr_cli.files import is_text
@@ -24,16 +26,21 @@ _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 def questions(
     sentences: Sequence[str],
     *,
-    images: Sequence[str] = (),
+    images: Sequence[str | os.PathLike[str]] = (),
     likes: Sequence[str] = (),
     plus: Sequence[str] = (),
     minus: Sequence[str] = (),
 ) -> list[Question]:
     """Return a question for each sentence, with the other parts added to it; without sentences, one of these.
 
-    Raises ConfigError for what cannot be asked.
+    Raises ConfigError for nothing to look for, and for what cannot be asked.
     """
-    more = [_weighed("--image", text, _picture) for text in images]
+    if not (sentences or images or likes or plus or minus) or not all(text.strip() for text in sentences):
+        example = commands.tvr("query", "a dog surfing")
+        raise ConfigError(f"expected a sentence to look for, found an empty one; for example: {example}")
+    if unreadable := [text for text in sentences if not is_text(text)]:
+        raise ConfigError(f"expected sentences in UTF-8, found {unreadable[0]!r}; convert them, for example with iconv")
+    more = [_weighed("--image", os.fspath(path), _picture) for path in images]
     more += [_weighed("--like", text, stretch) for text in likes]
     more += [_weighed("--plus", text, _any) for text in plus]
     less = [_weighed("--minus", text, _any) for text in minus]

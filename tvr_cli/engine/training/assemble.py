@@ -92,6 +92,11 @@ def require_backbone(experiment: Experiment, workspace: Workspace, wish: Wish, s
     if store is not None:
         whose = f"the feature store of {store.backbone_name} has"
         scorers.require_features(name, small, store.provides, whose, workspace, wish.backbone)
+        if full and store.imported is not None:
+            raise DataError(
+                f"--tune full runs the backbone on frames, and the features in {str(store.root)!r} were imported "
+                "without any; train the head alone (--tune head)"
+            )
     if store is not None and (full or type(small).init_from_backbone is not Method.init_from_backbone):
         registry.require_named(store.backbone_name, wish.backbone, store.root)  # it will be loaded
     if not full and (store is not None or not workspace.has_frames):

@@ -66,9 +66,40 @@ class PyavDecoder:
             raise
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((i, self._pixels(frame)) for i, frame in self.decoded(indices))
+
+    def decoded(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Yield what `frames` does as PyAV's own frames: in the colours they are coded in, not turned upright."""
         if self._by_order:
             return self._frames_by_order(indices)
         return self._frames_by_seeking(indices)
+
+    def copied(self, first: int, last: int) -> Iterator[Any] | None:
+        """Return the packets of frames `first` to `last`, which show these and nothing else, None where none do.
+
+        These start at a keyframe, and in the order of the file they come before any packet of a later frame: whatever
+        they refer to is among them. Frames that follow a keyframe in the file and precede it on screen are left out.
+        """
+        if self._by_order or int(self._index.pts[first]) not in self._index.keys:
+            return None
+        found = list(self._of_frames(first, last))
+        return iter(found) if None not in found and _dated(found) else None
+
+    def _of_frames(self, first: int, last: int) -> Iterator[Any]:
+        """Yield the packets of some frames; None in place of one that does not stand where a copy would need it."""
+        wanted = set(self._index.pts[first : last + 1].tolist())
+        beginning, ending = min(wanted), max(wanted)
+        for packet in self._packets_from(beginning):
+            if packet.pts in wanted:
+                wanted.discard(packet.pts)
+                yield None if packet.is_discard or packet.is_corrupt else packet
+            elif packet.pts is None or packet.pts > ending:
+                yield None
+                return
+            if not wanted:
+                return
+        if wanted:
+            yield None
 
     def sequential(self) -> PyavDecoder:
         return PyavDecoder(self._path, self._beat, self._look, track=self._track, from_start=True)
@@ -100,14 +131,14 @@ class PyavDecoder:
         unit = float(self._stream.time_base)
         return self._index.pts * unit - self._start_s, self._index.end * unit - self._start_s
 
-    def _frames_by_seeking(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _frames_by_seeking(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
         wanted = {int(self._index.pts[i]): int(i) for i in indices}
         for key, group in _by_keyframe(sorted(wanted), self._index):
             left = set(group)
             for frame in self._decode_from(key, left):
                 if frame.pts in left and self._is_good(frame):
                     left.discard(frame.pts)
-                    yield wanted[frame.pts], self._pixels(frame)
+                    yield wanted[frame.pts], frame
                 if not left or (frame.pts is not None and frame.pts > group[-1]):
                     break
             self._stream.codec_context.flush_buffers()
@@ -165,7 +196,7 @@ class PyavDecoder:
         step = float(np.median(np.diff(ts))) if len(ts) > 1 else 1 / float(self._stream.average_rate or 25)
         return ts, float(ts[-1] + step)
 
-    def _frames_by_order(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _frames_by_order(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
         wanted = set(map(int, indices))
         if not wanted:
             return
@@ -173,7 +204,7 @@ class PyavDecoder:
         last = max(wanted)
         for i, frame in enumerate(self._good_frames()):
             if i in wanted:
-                yield i, self._pixels(frame)
+                yield i, frame
             if i >= last:
                 return
 
@@ -259,6 +290,19 @@ def _by_keyframe(wanted: Sequence[int], index: PacketIndex) -> list[tuple[int, l
     for time, j in zip(wanted, at, strict=True):
         groups.setdefault(int(index.keys[j]), []).append(time)
     return list(groups.items())
+
+
+def _dated(packets: Sequence[Any]) -> bool:
+    """Give the first of some packets the decoding times that Matroska does not say after seeking; False where none has.
+
+    Those of the others follow each other as the first two that are known.
+    """
+    known = next((i for i, packet in enumerate(packets) if packet.dts is not None), len(packets))
+    if known and known + 2 > len(packets):
+        return False
+    for i in range(known - 1, -1, -1):
+        packets[i].dts = packets[i + 1].dts - (packets[known + 1].dts - packets[known].dts)
+    return all(packet.dts is not None and packet.dts <= packet.pts for packet in packets)
 
 
 def _av_error() -> type[Exception]:

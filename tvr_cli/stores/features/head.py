@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tvr_cli import commands, files, schema
+from tvr_cli import commands, files, plans, schema
 from tvr_cli.commands import Folder
-from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
+from tvr_cli.plans import Imported
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.columns import SHAPE, Table
@@ -24,13 +25,15 @@ from tvr_cli.stores.features.columns import CAPTIONS, CLIPS
 from tvr_cli.stores.listing import HEAD, LIST, Covered
 
 FORMAT_VERSION = 2
+HASHED = "sha256:"  # begins the source of imported features that nobody named: the hash of the files
+UNNAMED = "unnamed"  # the backbone of imported features whose encoder nobody named
 OLD_LIST = "shards.jsonl"  # of format 1
 Kind = Literal["video", "text", "timeline"]
 # Names that only a feature store gives.
 SHARD = re.compile(r"(video|text|timeline)-[0-9a-f]{16}\.safetensors")
 ROWS = re.compile(r"(video|text|timeline)-[0-9a-f]{16}\.[0-9a-f]{12}\.rows\.json")
 # What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
-_KNOWN_USES: frozenset[str] = frozenset()
+_KNOWN_USES: frozenset[str] = frozenset({plans.IMPORTED})
 _FOLDER_OF = re.compile(r"(?P<before>local:|[^@]*@)(?P<folder>/.*)")  # names that end in the folder of a backbone
 # A tensor's name is its shard's kind and its name in there; methods and backbones know four of them by a short one.
 SHORT = {
@@ -87,6 +90,16 @@ class Made:
     @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.identity)
+
+    @property
+    def imported(self) -> Imported | None:
+        """What is known of features that somebody else computed, None of those that were computed here."""
+        return Imported.from_identity(self.identity["frames"])
+
+    @property
+    def names_backbone(self) -> bool:
+        """Whether what made it is known by name: imported features may lack that."""
+        return self.backbone != UNNAMED
 
     def made_by(self, backbone: str) -> bool:
         """Whether `backbone` is a name of the backbone: the one given then, or its own."""
@@ -181,7 +194,7 @@ class Head:
             "fingerprint": self.made.fingerprint,
             **self.made.to_json(),
             "norms": dict(self.norms),
-            "uses": [],
+            "uses": [] if self.made.imported is None else [plans.IMPORTED],
             "shards": self.shards.to_json(),
             "finished": None if end is None else {
                 "clips": end.clips.to_json(),
@@ -321,9 +334,44 @@ def shard_name(name: Any, kind: str, where: Path) -> str:
     return found
 
 
-def complete(folder: Path, workspace: Folder | None) -> str:
-    """Return the command that makes what a store misses, with the backbone and plans of that store."""
-    return commands.tvr("precompute-features", repair=folder.name, workspace=workspace)
+def complete(folder: Path, workspace: Folder | None, shard: str | None = None) -> str:
+    """Return the command that makes what a store misses, with the backbone and plans of that store.
+
+    shard: the one that is damaged, where nothing else is. What was imported is imported again, whole: what is there is
+    kept. The head is read for that as far as it can be, and not trusted further.
+    """
+    if (again := _import_again(folder, workspace)) is not None:
+        return again
+    return commands.tvr("precompute-features", repair=shard or folder.name, workspace=workspace)
+
+
+def import_again(corpus: Mapping[str, Any], backbone: str, plan: Imported, workspace: Folder | None) -> str:
+    """Return the command that imports features again. corpus: as a finished head has it, {} of one that was begun."""
+    said = corpus.get("imported", {})
+    return commands.tvr(
+        "import-features",
+        *(said.get("features") or [commands.FEATURES]),
+        backbone=None if backbone == UNNAMED else backbone,
+        captions=corpus.get("captions"),
+        data=corpus.get("data"),
+        texts=said.get("texts"),
+        source=None if plan.source.startswith(HASHED) else plan.source,
+        revision=plan.revision,
+        num_frames=plan.num_frames,
+        fps=plan.fps,
+        workspace=workspace,
+    )
+
+
+def _import_again(folder: Path, workspace: Folder | None) -> str | None:
+    """Return the command that imports a store's features again, None where they were computed or nothing says so."""
+    try:
+        found = files.read_json(folder / HEAD)
+        plan = Imported.from_identity(found["identity"]["frames"])
+        corpus = (found["finished"] or {}).get("corpus", {})
+        return None if plan is None else import_again(corpus, found["backbone"], plan, workspace)
+    except (DataError, EnvironmentProblem, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _line(found: Any, where: Path) -> ShardLine:
@@ -389,9 +437,11 @@ def _put_back(workspace: Folder | None) -> str:
 _SHAPES = schema.one_of("fixed", "ragged")
 _NUMBERS = schema.one_of("fp16", "bf16", "fp32")
 _FRAMES = schema.known({}, {
-    "kind": schema.one_of("uniform", "fps", "timeline"), "num_frames": schema.count, "fps": schema.maybe(schema.number),
+    "kind": schema.one_of("uniform", "fps", "timeline", plans.IMPORTED), "num_frames": schema.count,
+    "fps": schema.maybe(schema.number),
     "max_frames": schema.maybe(schema.count), "size": schema.count, "quality": schema.count, "filter": schema.text,
     "fit": schema.text, "short_side": schema.maybe(schema.count), "alike": schema.number,
+    "source": schema.text, "revision": schema.text,
 })  # fmt: skip
 IDENTITY = schema.known({
     "backbone": schema.known({"name": schema.text}, {"temporal_shift": schema.flag}),

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tvr_cli import commands, files, os_errors
+from tvr_cli import files, os_errors
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError
-from tvr_cli.stores.features.head import TENSORS, Kind, NormSum, ShardLine
+from tvr_cli.stores.features.head import TENSORS, Kind, NormSum, ShardLine, complete
 from tvr_cli.stores.features.tables import Place
 
 
@@ -47,8 +47,7 @@ def norm_sums(kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, NormSum]:
 def damaged(folder: Path, name: str, found: str, workspace: Folder | None = None) -> DataError:
     """Return the error for a shard that is not what the manifest says, with the command that rebuilds only it."""
     return DataError(
-        f"shard {str(folder / name)!r} is damaged: {found}; rebuild only it with: "
-        + commands.tvr("precompute-features", repair=name, workspace=workspace)
+        f"shard {str(folder / name)!r} is damaged: {found}; rebuild only it with: " + complete(folder, workspace, name)
     )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tvr_cli import files, plans
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
-from tvr_cli.plans import FramePlan, WordPlan
+from tvr_cli.plans import FramePlan, Imported, WordPlan
 from tvr_cli.stores import listing
 from tvr_cli.stores.columns import Columns, Table
 from tvr_cli.stores.features import head as heads
@@ -132,8 +132,24 @@ class FeatureStore:
         return Captions(self._table(self._finished.captions, CAPTIONS))
 
     @property
-    def frame_plan(self) -> FramePlan:
-        return FramePlan.from_identity(self.identity["frames"])
+    def imported(self) -> Imported | None:
+        """What is known of features that somebody else computed, None of those that were computed here."""
+        return self._made.imported
+
+    @property
+    def import_again(self) -> str:
+        """The command that imports it again, where it is imported."""
+        assert self.imported is not None, "the caller asked"
+        return heads.import_again(self.corpus, self.backbone_name, self.imported, self.workspace)
+
+    def require_encoder(self) -> None:
+        """Raise DataError where nothing can encode sentences for it: imported features whose backbone nobody named."""
+        if self._made.names_backbone:
+            return
+        raise DataError(
+            f"the features in {str(self.root)!r} were imported without the name of their backbone, so no sentence can "
+            "be encoded for them; import them again with --backbone NAME, where one of tvr's made them"
+        )
 
     @property
     def shape(self) -> str:
@@ -223,7 +239,8 @@ class FeatureStore:
     def _slots(self) -> int:
         if "video.frames" not in self.tensors:
             return 0
-        slots = self.frame_plan.slots
+        imported = self.imported
+        slots = FramePlan.from_identity(self.identity["frames"]).slots if imported is None else imported.num_frames
         if slots is not None or not len(self.clips):
             return slots or 0
         return int(self.clips.n_frames.max())

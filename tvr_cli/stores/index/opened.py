@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +120,42 @@ class OpenedIndex:
             if (part := IndexedFilms.of(segment, np.flatnonzero(np.bincount(files)))) is not None:
                 found.append(part)
         return found
+
+    def directions_of_files(self) -> tuple[list[str], np.ndarray]:
+        """Return the ids of all files that can be found, and unit vectors [n, D] of what is seen in them on average.
+
+        Of films all frames count by their seconds, else the coarse vectors of clips; not verified.
+        """
+        sums: dict[str, np.ndarray] = {}
+        for file_id, vectors, weights in self._seen_in_files():
+            seen = weights @ vectors.astype(np.float32)
+            sums[file_id] = seen + sums[file_id] if file_id in sums else seen
+        found = np.stack([*sums.values()]) if sums else np.zeros((0, 0), np.float32)
+        lengths = np.linalg.norm(found, axis=-1, keepdims=True)
+        return list(sums), np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
+
+    def _seen_in_files(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Yield ids of files, vectors [n, D] of what is seen in them, and how much each counts [n]."""
+        for part in self.films:
+            numbers, moments = part.array("file"), part.array("moment")
+            for number in np.unique(numbers[part.live]).tolist():
+                of_file = moments[slice(*np.searchsorted(numbers, [number, number + 1]))]
+                frames = slice(int(of_file[:, 0].min()), int(of_file[:, 1].max()))
+                seconds = part.array("until")[frames] - part.array("ts")[frames]
+                yield part.segment.file_ids[number], part.array("frames")[frames], seconds.astype(np.float32)
+        if self.films:
+            return
+        for segment, first in zip(self._segments, self._starts, strict=False):
+            live = np.ones(segment.clips, bool)
+            if self.deleted is not None:
+                live = ~self.deleted[first : first + segment.clips]
+            files = np.where(live, segment.array("clip.file"), -1)
+            order = np.argsort(files, kind="stable")
+            ends = np.searchsorted(files[order], np.arange(segment.files + 1))
+            for number, (start, end) in enumerate(itertools.pairwise(ends.tolist())):
+                if end > start:
+                    rows = order[start:end]
+                    yield segment.file_ids[number], segment.array("coarse")[rows, 0], np.ones(len(rows), np.float32)
 
     def require_whole(self) -> None:
         """Raise DataError when a file was cut since the index was opened."""

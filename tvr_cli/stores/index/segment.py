@@ -36,7 +36,7 @@ class IndexedClip:
 
 
 class MappedSegment:
-    """The parts of one segment. rowed: those of a row a clip, columns of text aside.
+    """The parts of one segment. rowed: those of a row a clip, columns of text aside. sha256: of all that it holds.
 
     Raises DataError when a file has another size or the checksums differ, FileNotFoundError when one is missing.
     """
@@ -46,6 +46,7 @@ class MappedSegment:
         sums = (folder / segment.sums).read_bytes()
         if hashlib.sha256(sums).hexdigest() != segment.sums_sha256:
             raise damaged(f"{str(folder / segment.sums)!r} (checksums) is not what was written")
+        self.sha256 = segment.sums_sha256
         self.parts: dict[str, MappedPart] = {}
         start = 0
         for part in segment.parts:

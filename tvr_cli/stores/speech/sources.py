@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import files
+from tvr_cli.errors import DataError
 from tvr_cli.stores.speech import cues
 from tvr_cli.stores.speech.cues import Passage, Read
 
+_DIGITS = 20  # of a video's sha256, in the name of its transcript
 KINDS = (".srt", ".vtt", ".ass", ".ssa")
 # Streams of pictures of text have no words.
 TEXT_CODECS = frozenset({"srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text"})
@@ -38,12 +40,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video of a library. streams: the index of each of its text streams. limits: the seconds of it that count."""
+    """A video of a library. streams: the index of each of its text streams. limits: the seconds of it that count.
+
+    content: the sha256 of the file, by which what was heard in it is known. is_silent: it has no track of sound.
+    """
 
     file_id: str
     path: str
     streams: tuple[int, ...]
     limits: tuple[float, float]
+    content: str = ""
+    is_silent: bool = False
 
 
 def beside(videos: Sequence[Video]) -> tuple[list[Source], list[str]]:
@@ -65,6 +72,56 @@ def beside(videos: Sequence[Video]) -> tuple[list[Source], list[str]]:
                 languages.add(language)
                 found.append(Source(video.file_id, video.path, path, None, language, stamp))
     return found, doubles
+
+
+def heard(videos: Iterable[Video], folder: Path, beside: Iterable[Source]) -> list[Source]:
+    """Return the transcripts that were made of videos (`engine/searching/transcribe.py`), of languages that no file
+    beside a video has: what somebody wrote is better than what was heard.
+    """
+    written = {(source.file_id, source.language) for source in beside}
+    found = []
+    for video in videos:
+        for language, path in transcripts_of(video, folder):
+            stamp = files.stamp(path)
+            if stamp is not None and stamp[0] and (video.file_id, language) not in written:
+                found.append(Source(video.file_id, video.path, str(path), None, language, stamp))
+    return found
+
+
+def transcripts_of(video: Video, folder: Path) -> list[tuple[str, Path]]:
+    """Return language and path of each transcript of a video in a folder of such."""
+    if not video.content:
+        return []
+    return [(path.suffixes[0][1:], path) for path in sorted(folder.glob(f"{video.content[:_DIGITS]}.*.srt"))]
+
+
+def transcript_name(video: Video, language: str) -> str:
+    """Return what the transcript of a video is called: after its content, so that a renamed one keeps it."""
+    return f"{video.content[:_DIGITS]}.{language}.srt"
+
+
+def subtitles_of(video: Video) -> list[tuple[str, str]]:
+    """Return language, "" where its name says none, and path of each subtitle file beside a video."""
+    folder, name = os.path.split(video.path)
+    return list(_of(os.path.splitext(name)[0], folder, _subtitles(folder)))
+
+
+def sound_begins(path: Path) -> float:
+    """Return the seconds of a file, as players count them, at which its first track of sound begins.
+
+    Raises DataError where it has none, or cannot be read.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise DataError("it has no track of sound")
+            stream = container.streams.audio[0]
+            begins = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
+            return max(0.0, begins - (container.start_time or 0) / av.time_base)
+    except (av.error.FFmpegError, OSError, ValueError) as e:
+        raise DataError(f"it cannot be read ({type(e).__name__})") from e
 
 
 def inside(videos: Iterable[Video]) -> list[Source]:

@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import unicodedata
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,10 +136,12 @@ class SpeechStore:
         known = [files.parse_json(about) for (about,) in self._db.execute("select about from sources")]
         return all(files.stamp(Path(one["path"])) == tuple(one["stamp"]) for one in known)
 
-    def matches(self, phrase: str, most: int) -> list[tuple[int, float]]:
-        """Return place and bm25 of the best passages that an FTS5 query finds."""
+    def matches(self, phrase: str, most: int, only: Collection[str] | None = None) -> list[tuple[int, float]]:
+        """Return place and bm25 of the best passages that an FTS5 query finds; only: of the files with these ids."""
+        where, ids = _of_files("rowid", only)
         rows = self._db.execute(
-            "select rowid, bm25(words) from words where words match ? order by 2, 1 limit ?", (phrase, most)
+            f"select rowid, bm25(words) from words where words match ? {where} order by 2, 1 limit ?",
+            (phrase, *ids, most),
         )
         return [(int(place), float(score)) for place, score in rows]
 
@@ -147,10 +149,13 @@ class SpeechStore:
         """Return in how many passages an FTS5 query finds something."""
         return int(self._db.execute("select count(*) from words where words match ?", (phrase,)).fetchone()[0])
 
-    def texts(self, places: Sequence[int] | None = None) -> Iterator[tuple[int, str]]:
-        """Yield place and folded text of some passages, None = of all."""
+    def texts(
+        self, places: Sequence[int] | None = None, *, only: Collection[str] | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """Yield place and folded text of some passages, None = of all; only: of those of the files with these ids."""
         if places is None:
-            yield from self._db.execute("select id, folded from passages order by id")
+            where, ids = _of_files("id", only)
+            yield from self._db.execute(f"select id, folded from passages where true {where} order by id", ids)
             return
         for place in places:
             yield from self._db.execute("select id, folded from passages where id = ?", (place,))
@@ -168,12 +173,25 @@ class SpeechStore:
         return found
 
 
-def refresh(folder: Path, videos: Sequence[Video], frames: str, folders: Mapping[str, int]) -> SpeechStore:
+def _of_files(row: str, only: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Return what SQL asks of a passage's row for it to be of some files, and the values in it."""
+    if only is None:
+        return "", ()
+    among = "select value from json_each(?)"
+    of_them = f"select passages.id from passages join sources on source = sources.id where file_id in ({among})"
+    return f"and {row} in ({of_them})", (json.dumps(sorted(only)),)
+
+
+def refresh(
+    folder: Path, videos: Sequence[Video], frames: str, folders: Mapping[str, int], heard: Path | None = None
+) -> SpeechStore:
     """Bring the words of a workspace up to date, reading what is new or has changed, and return them.
 
-    frames, folders: what `SpeechStore` keeps of them, to be compared with next time.
+    heard: the folder of transcripts that tvr made. frames, folders: what `SpeechStore` keeps of them, to be compared
+    with next time.
     """
     wanted, doubles = sources.beside(videos)
+    wanted += sources.heard(videos, heard, wanted) if heard is not None else []
     wanted += sources.inside(videos)
     limits = {video.file_id: video.limits for video in videos}
     with files.lock(folder):

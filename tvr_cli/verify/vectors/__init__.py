@@ -1,12 +1,15 @@
 """The shipped vectors: parameters, inputs and scores of the authors' code for each trained method, and by hand for the
 others. scripts/make_verify_vectors.py cuts the files from the golden files of the tests.
 
-Not in them, and held by the test suite alone: losses, gradients, the temporal transformers, the towers.
+Beside the scores most have one step of training: the loss, and of each gradient the largest entry, the norm and the
+first four. Not in them, and held by the test suite alone: the temporal transformers, the towers, and the losses of
+GLCCL and X-CLIP, which need their temporal transformers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,46 @@ class Vector:
     source: str
     line: str
     sigma: Tensor | None = None
+    training: Training | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Draws that were recorded in a run of the authors' code: a name of the loss -> the tensor."""
+
+    tensors: Mapping[str, Tensor]
+
+    def uniform(self, name: str, shape: Sequence[int]) -> Tensor:
+        return self.tensors[name].view(*shape)
+
+    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
+        return self.tensors[name].view(*shape)
+
+    def keep(self, name: str, shape: Sequence[int], drop: float) -> Tensor:
+        return self.tensors[name].view(*shape) != 0
+
+    def permutation(self, name: str, n: int) -> Tensor:
+        return self.tensors[name].view(n).long()
+
+
+@dataclass(frozen=True)
+class Training:
+    """One step of training as others computed it.
+
+    expected: the loss. gradients: by the name of a parameter, or of what the method is given (`text.pooled` …): [6],
+    the largest entry, the norm and the first four. rows: how many of its first rows that is about, None of a scalar.
+    tolerance: of an entry, as a share of the largest. line: where it stands.
+    """
+
+    method: Method
+    text: TextFeatures
+    video: VideoFeatures
+    draws: Recorded
+    expected: Tensor
+    gradients: Mapping[str, Tensor]
+    rows: Mapping[str, int | None]
+    tolerance: float
+    line: str
 
 
 def of(name: str) -> Vector:
@@ -69,24 +112,39 @@ def _read(name: str, path: Path) -> Vector:
     with safe_open(path, "pt") as file:
         found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         about: dict[str, Any] = parse_json((file.metadata() or {})["about"])
-    method = base.build(name, Sizes(**about["sizes"]), about["options"]).eval()
-    state = {key.removeprefix("state."): x for key, x in found.items() if key.startswith("state.")}
-    method.load_state_dict(state, strict=False)
-    captions, real = len(found["text.pooled"]), found["video.real"]
-    importance = found.get("text.importance")
-    counted = (importance > 0).sum(1) if importance is not None else torch.ones(captions, dtype=torch.long)
-    text = TextFeatures(
-        torch.arange(captions),
-        found["text.pooled"],
-        found.get("text.tokens"),
-        found.get("text.n_tokens", counted),
-        importance,
-    )
-    clips = MaskedFeatures(
-        torch.arange(len(real)), found["video.frames"], real.sum(1), torch.zeros(real.shape), real=real
-    )
+    method = _built(name, about, found)
+    text, video = _given(found, "")
     line = f"{REPOSITORY_OF}/{about['case']}"
-    return Vector(method, text, clips, found["expected"], about["tolerance"], about["source"], line, found.get("sigma"))
+    said, training = about.get("loss"), None
+    if said is not None:
+        draws = Recorded(_under(found, "loss.draw."))
+        training = Training(
+            _built(name, said, found), *_given(found, "loss."), draws, found["loss.expected"],
+            _under(found, "loss.grad."), said["rows"], said["gradient_tolerance"], f"{REPOSITORY_OF}/{said['case']}",
+        )  # fmt: skip
+    sigma = found.get("sigma")
+    return Vector(method, text, video, found["expected"], about["tolerance"], about["source"], line, sigma, training)
+
+
+def _built(name: str, about: Mapping[str, Any], found: Mapping[str, Tensor]) -> Method:
+    method = base.build(name, Sizes(**about["sizes"]), about["options"]).eval()
+    method.load_state_dict(_under(found, "state."), strict=False)
+    return method
+
+
+def _given(found: Mapping[str, Tensor], prefix: str) -> tuple[TextFeatures, VideoFeatures]:
+    """Return what a method is given, of the tensors whose names begin so."""
+    pooled, real = found[f"{prefix}text.pooled"], found[f"{prefix}video.real"]
+    importance = found.get(f"{prefix}text.importance")
+    counted = (importance > 0).sum(1) if importance is not None else torch.ones(len(pooled), dtype=torch.long)
+    words = found.get(f"{prefix}text.n_tokens", counted)
+    text = TextFeatures(torch.arange(len(pooled)), pooled, found.get(f"{prefix}text.tokens"), words, importance)
+    frames, times = found[f"{prefix}video.frames"], torch.zeros(real.shape)
+    return text, MaskedFeatures(torch.arange(len(real)), frames, real.sum(1), times, real=real)
+
+
+def _under(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
 
 
 # ------------------------------------------------------------------------------------------------------------- by hand

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tvr_cli.log import clock
 from tvr_cli.version import __version__
 
 _FOUND_BY = {"picture": "seen", "speech": "said", "both": "seen and said"}
+_NEAREST = 4  # cards of what was not found, a row of them
 _HERE = Path(__file__).parent
 # Of width to height: as most of the pictures are, so that they fill their places.
 _STAGES = ((1.15, "square"), (1.55, "middle"), (float("inf"), "wide"))
@@ -94,6 +96,11 @@ def _contents(answers: Sequence[Answer]) -> str:
     return f'<nav aria-label="Sentences"><ol>{"".join(rows)}</ol></nav>'
 
 
+def shown_of(answer: Answer) -> Sequence[Hit]:
+    """Return the moments of an answer that a page shows: its hits, else some of what is nearest."""
+    return answer.hits or answer.nearest[:_NEAREST]
+
+
 def _section(number: int, answer: Answer, seen: Sequence[Seen], to: Path, several: bool) -> str:
     level = 2 if several else 1
     head = f'<h{level} id="s{number}">{text(answer.query)}</h{level}>{_summary(answer)}'
@@ -105,7 +112,8 @@ def _section(number: int, answer: Answer, seen: Sequence[Seen], to: Path, severa
 
 def _summary(answer: Answer) -> str:
     if not answer.hits:
-        return '<p class="sum">Nothing was found that fits.</p>'
+        nearest = " with confidence; the nearest are:" if answer.nearest else "."
+        return f'<p class="sum"><strong>Nothing was found{nearest}</strong></p>'
     files = len({hit.path for hit in answer.hits})
     gone = len({hit.path for hit in answer.hits if hit.missing})
     said = f"{_count(len(answer.hits), 'moment')} in {_count(files, 'file')}, the best first."
@@ -115,25 +123,30 @@ def _summary(answer: Answer) -> str:
 
 def _left_out(answer: Answer) -> str:
     more = {hit.path: hit.more for hit in answer.hits if hit.more}
-    if not more:
-        return ""
-    rows = "".join(f"<li>{text(os.path.basename(path))}: {_count(n, 'more moment')}</li>" for path, n in more.items())
-    all_ = len(answer.hits) + sum(more.values())
-    return (
-        f'<div class="more"><p>Files have more moments than are shown; <code>--per-file 0 -k {all_}</code> shows all:'
-        f"</p><ul>{rows}</ul></div>"
-    )
+    parts = []
+    if more:
+        places = len(answer.hits) + len(answer.nearest) + sum(more.values())
+        flags = f"--per-file 0 -k {places}{' --all' if answer.nearest else ''}"
+        rows = (f"<li>{text(os.path.basename(path))}: {_count(n, 'more moment')}</li>" for path, n in more.items())
+        parts.append(
+            f"<p>Files have more moments than are shown; <code>{flags}</code> shows all:</p><ul>{''.join(rows)}</ul>"
+        )
+    if answer.hits and answer.nearest:
+        some = _count(len(answer.nearest), "more moment")
+        parts.append(f"<p>{some}, found with less confidence; <code>--all</code> shows them, too.</p>")
+    return f'<div class="more">{"".join(parts)}</div>' if parts else ""
 
 
 def _cards(answer: Answer, seen: Sequence[Seen]) -> list[Card]:
-    curves = {hit.path: hit.curve for hit in answer.hits if hit.curve is not None}
+    hits = shown_of(answer)
+    curves = {hit.path: hit.curve for hit in hits if hit.curve is not None}
     spans: dict[str, list[tuple[float, float]]] = {}
-    for hit in answer.hits:
+    for hit in hits:
         spans.setdefault(hit.path, []).append((hit.start, hit.end))
-    heard = any(hit.channel != "picture" for hit in answer.hits)
+    heard = any(hit.channel != "picture" for hit in hits)
     return [
         Card(hit, known, curves.get(hit.path), [s for s in spans[hit.path] if s != (hit.start, hit.end)], heard)
-        for hit, known in zip(answer.hits, seen, strict=True)
+        for hit, known in zip(hits, seen, strict=True)
     ]
 
 
@@ -144,7 +157,7 @@ def _card(card: Card, name: str, to: Path, level: int) -> str:
     said = f'<blockquote class="said">{text(hit.said)}</blockquote>' if hit.said else ""
     gone = '<p class="gone">Not there any more: renamed, moved or deleted since.</p>' if hit.missing else ""
     return (
-        f'<article class="card" aria-labelledby="{name}">{_picture(card, name, where, to)}'
+        f'<article class="card" aria-labelledby="{name}">{_picture(card, where, to)}'
         f'<div class="about"><div class="row"><h{level} class="name" id="{name}">{text(file)}</h{level}>'
         f'{_standing(hit)}</div><p class="folder">{text(folder + os.sep)}</p>{gone}{said}'
         f"{_curve(card)}</div></article>"
@@ -152,10 +165,13 @@ def _card(card: Card, name: str, to: Path, level: int) -> str:
 
 
 def _standing(hit: Hit) -> str:
-    return f'<span class="score">score {hit.score:.3f}</span>'
+    if hit.confidence is None:
+        return f'<p class="score">score {hit.score:.3f}</p>'
+    share = f"{math.floor(100 * hit.confidence)} %"  # 99.9 is not sure
+    return f'<p class="score" title="score {hit.score:.3f}">confidence {share}</p>'
 
 
-def _picture(card: Card, name: str, where: str, to: Path) -> str:
+def _picture(card: Card, where: str, to: Path) -> str:
     """Return the place of the picture: a link that plays the moment, where there is something to play."""
     hit, picture = card.hit, card.seen.picture
     file = os.path.basename(hit.path)
@@ -169,15 +185,14 @@ def _picture(card: Card, name: str, where: str, to: Path) -> str:
             f'alt="{quoted(alt)}" decoding="async">'
         )
     by = f'<span class="by">{_FOUND_BY[hit.channel]}</span>' if card.heard else ""
-    over = f'<span class="rank">{hit.rank}</span>{by}<span class="when">{where}</span>'
+    over = f'<span class="rank">{hit.rank}</span> {by} <span class="when">{where}</span>'
     if hit.missing:
         return f'<div class="stage">{image}{over}</div>'
-    address = link(hit.path, to, hit.start, hit.end)
-    label = f"Play {hit.rank}: {shown(file)}, {where}{', ' + _FOUND_BY[hit.channel] if card.heard else ''}"
+    # Its name for who does not see it is what stands in it, so that all of it can be said to it.
     return (
-        f'<a class="stage play" href="{quoted(address)}" aria-label="{quoted(label)}" data-name="{quoted(file)}" '
+        f'<a class="stage play" href="{quoted(link(hit.path, to, hit.start, hit.end))}" data-name="{quoted(file)}" '
         f'data-path="{quoted(hit.path)}" data-start="{hit.start:.3f}" data-end="{hit.end:.3f}" data-when="{where}">'
-        f'{image}<span class="go"></span>{over}</a>'
+        f'<span class="hidden">Play {text(file)}, number</span> {over} {image}<span class="go"></span></a>'
     )
 
 

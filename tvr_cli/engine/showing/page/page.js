@@ -41,7 +41,7 @@
     one.playsInline = true;
     one.preload = "auto";
     one.tabIndex = 0;
-    one.setAttribute("aria-label", link.getAttribute("aria-label"));
+    one.setAttribute("aria-label", moment.name + ", " + moment.when);
     const image = link.querySelector("img");
     if (image) one.poster = image.src;
     one.addEventListener("loadedmetadata", () => { if (video === one) play(); });

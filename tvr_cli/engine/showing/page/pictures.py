@@ -55,17 +55,30 @@ def of_hits(hits: Sequence[Hit], workspace: Workspace, budget: int) -> list[Seen
     Nothing is raised for a file that is gone, cannot be read, or takes too long: it has no picture, which is said.
     """
     most = budget // max(1, len(hits))
+    found, seconds = _of_stores(hits, workspace, most, _NEAR_S)
+    lacking = [i for i, hit in enumerate(hits) if found[i] is None and os.path.isfile(hit.path)]
+    for i, (at, jpeg) in peaks.decoded([(hits[i].path, hits[i].video_id, hits[i].peak) for i in lacking], _SIDE):
+        found[lacking[i]] = fitted(jpeg, at, most)
+    return [Seen(picture, length) for picture, length in zip(found, seconds, strict=True)]
+
+
+def stored(hits: Sequence[Hit], workspace: Workspace, budget: int, near_s: float) -> list[Picture | None]:
+    """Return the stored frames nearest to the peaks of moments, None where none is within `near_s` seconds."""
+    return _of_stores(hits, workspace, budget // max(1, len(hits)), near_s)[0]
+
+
+def _of_stores(
+    hits: Sequence[Hit], workspace: Workspace, most: int, near_s: float
+) -> tuple[list[Picture | None], list[float | None]]:
+    """Return the stored frame of each moment, where one is near, and the length of its file, where that is known."""
     store, clips = _stored(hits, workspace)
     found: list[Picture | None] = []
     seconds: list[float | None] = []
     for hit in hits:
         clip = _clip_at(clips.get(hit.video_id, ()), hit.peak)
         seconds.append(None if clip is None else clip.file.duration)
-        found.append(None if store is None or clip is None else _nearest(store, clip, hit, most))
-    lacking = [i for i, hit in enumerate(hits) if found[i] is None and os.path.isfile(hit.path)]
-    for i, (at, jpeg) in peaks.decoded([(hits[i].path, hits[i].video_id, hits[i].peak) for i in lacking], _SIDE):
-        found[lacking[i]] = fitted(jpeg, at, most)
-    return [Seen(picture, length) for picture, length in zip(found, seconds, strict=True)]
+        found.append(None if store is None or clip is None else _nearest(store, clip, hit, most, near_s))
+    return found, seconds
 
 
 def _stored(hits: Sequence[Hit], workspace: Workspace) -> tuple[FrameStore | None, Mapping[str, Sequence[StoredClip]]]:
@@ -88,11 +101,11 @@ def _clip_at(clips: Sequence[StoredClip], second: float) -> StoredClip | None:
     return min(clips, key=away, default=None)
 
 
-def _nearest(store: FrameStore, clip: StoredClip, hit: Hit, most: int) -> Picture | None:
+def _nearest(store: FrameStore, clip: StoredClip, hit: Hit, most: int, near_s: float) -> Picture | None:
     """Return the stored frame of a moment, None where none is near it or it is damaged."""
     try:
         at, jpeg = store.nearest(clip, hit.peak)
-        if not hit.start <= at <= hit.end and abs(at - hit.peak) > _NEAR_S:
+        if not hit.start <= at <= hit.end and abs(at - hit.peak) > near_s:
             return None
         record = clip.record
         return fitted(jpeg, at, most, record.width / record.height if store.plan.fit == "squash" else None)

@@ -33,10 +33,10 @@ def write(report: QueryReport, workspace: Workspace, to: Path, *, overwrite: boo
     ConfigError where a file is there that is not to be replaced, EnvironmentProblem where the page cannot be written.
     """
     files.require_free(to, overwrite=overwrite)
-    hits = [hit for answer in report.results for hit in answer.hits]
+    hits = [hit for answer in report.results for hit in markup.shown_of(answer)]
     seen = pictures.of_hits(hits, workspace, _PICTURE_BYTES)
     rest: Iterator[Seen] = iter(seen)
-    known = [[next(rest) for _ in answer.hits] for answer in report.results]
+    known = [[next(rest) for _ in markup.shown_of(answer)] for answer in report.results]
     data = markup.page(report.results, known, to).encode("utf-8")
     files.write_bytes(to, data)
     shown = sum(one.picture is not None for one in seen)

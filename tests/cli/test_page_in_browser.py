@@ -1,0 +1,191 @@
+"""The page in headless Chromium: it plays moments by mouse and by keys alone, asks nobody, fits, and is accessible.
+
+Needs `playwright` and a Chromium (TVR_CHROMIUM, else what the system has), and axe-core's script where TVR_AXE says
+(npm install axe-core). What is missing is skipped, and says so; `.ci/run` installs all of it, and fails on a skip.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_frames
+from videos import make_video
+
+from tvr_cli.engine.searching.hits import Curve, Hit
+from tvr_cli.engine.searching.query import Answer, QueryReport
+from tvr_cli.engine.showing.page.write import write
+from tvr_cli.workspace import Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+CHROMIUM = os.environ.get("TVR_CHROMIUM") or next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+AXE = os.environ.get("TVR_AXE")
+NAMES = (
+    'a "quoted" <script>alert(1)</script> film.webm'.replace("/", "⁄"),
+    "شاطئ 50% #1?.webm",
+    "a name that is very long and has no blanks ".replace(" ", "_") * 4 + ".webm",
+    "gone.webm",
+)
+LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of two sentences over films of five seconds, with hostile names, a missing one and words."""
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "films").mkdir()
+    for name in NAMES[:-1]:
+        make_video(folder / "films" / name, 50, fps=10, codec="libvpx", gop=10)
+    tiny_frames.write(folder / "out", [tiny_frames.clip(name, 4, size=224) for name in NAMES])
+    curve = Curve(tuple(i / 10 for i in range(50)), tuple(abs(25 - i) / 25 for i in range(50)), 0.0, 1.0)
+    hits = [
+        Hit(i, 1 / i, name, str(folder / "films" / name), 2.0, 3.0, 2.5, missing=name == NAMES[-1], curve=curve)
+        for i, name in enumerate(NAMES, 1)
+    ]
+    heard = [Hit(1, 0.5, NAMES[0], hits[0].path, 1.0, 2.0, 1.5, channel="speech", said="<b>Look</b> & see")]
+    answers = [Answer("a dog <i>surfing</i>", hits, True, None, []), Answer("look", heard, True, None, [])]
+    write(QueryReport(answers), Workspace(folder / "out"), folder / "page.html")
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium; TVR_CHROMIUM may name one")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A tab on the page, and what went wrong in it."""
+
+    def __init__(self, browser: Any, page: Path, width: int = 1280, scheme: str = "light", **more: Any):
+        self.tab = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more).new_page()
+        self.wrong: list[str] = []
+        self.asked: list[str] = []
+        self.tab.on("console", lambda said: self.wrong.append(f"{said.type}: {said.text}"))
+        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.tab.on("dialog", lambda dialog: self.wrong.append(f"dialog: {dialog.message}"))
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.goto(page.as_uri())
+
+    def second(self) -> float:
+        """Where the video is, once it has arrived in the moment."""
+        self.tab.wait_for_function("() => document.querySelector('video')?.currentTime >= 1")
+        return float(self.tab.evaluate("document.querySelector('video').currentTime"))
+
+
+@pytest.fixture
+def visit(browser: Any, page: Path, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    found = Visit(browser, page, *getattr(request, "param", (1280, "light")))
+    yield found
+    found.tab.context.close()
+
+
+@pytest.mark.parametrize("visit", LOOKS, indirect=True, ids=lambda look: f"{look[0]}-{look[1]}")
+def test_it_fits_asks_nobody_and_reports_no_error(visit: Visit, page: Path) -> None:
+    tab = visit.tab
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.evaluate("Array.from(document.images).every((image) => image.naturalWidth > 0)")
+    tab.locator("a.play").nth(2).click()
+    tab.wait_for_function("() => document.querySelector('video')?.readyState > 1")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    inside = "(d) => { const r = d.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
+    assert tab.locator("#player").evaluate(inside) and tab.locator("#player").evaluate(
+        "d => d.scrollWidth <= d.clientWidth"
+    )
+    assert visit.wrong == []
+    assert all(url.startswith(("data:", page.parent.as_uri())) for url in visit.asked)
+
+
+def test_nothing_of_a_video_is_loaded_before_it_is_asked_for(visit: Visit, page: Path) -> None:
+    visit.tab.wait_for_timeout(300)
+    assert [url for url in visit.asked if not url.startswith("data:")] == [page.as_uri()]
+    assert visit.tab.locator("video").count() == 0
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_click_plays_the_file_inside_the_moment_and_stops_at_its_end(visit: Visit, number: int) -> None:
+    visit.tab.locator("a.play").nth(number).click()
+    assert 2.0 <= visit.second() <= 3.0
+    visit.tab.wait_for_function("() => document.querySelector('video').paused")
+    visit.tab.wait_for_function("() => !document.querySelector('video').seeking")
+    assert 2.0 <= visit.second() <= 3.0
+    visit.tab.locator("#player-close").click()
+    assert visit.tab.locator("video").count() == 0 and not visit.tab.locator("#player").is_visible()
+    assert visit.wrong == []
+
+
+def test_keys_alone_do_all_of_it(visit: Visit) -> None:
+    tab = visit.tab
+    reached: list[str] = []
+    for _ in range(12):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("document.activeElement.className || document.activeElement.tagName"))
+        if reached[-1].endswith("play"):
+            break
+    assert reached[-1] == "stage play" and reached[:-1] == ["A", "A"]  # contents, then the first picture
+    ring = "getComputedStyle(document.activeElement.closest('.card')).outlineStyle"
+    assert tab.evaluate(ring) == "solid"
+    tab.keyboard.press("Enter")
+    assert 2.0 <= visit.second() <= 3.0
+    assert tab.evaluate("document.getElementById('player').contains(document.activeElement)")
+    tab.locator("#player-after").focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("() => document.getElementById('player-name').textContent.includes('شاطئ')")
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#player").is_visible()
+    name = "document.activeElement.dataset.name"
+    assert "شاطئ" in tab.evaluate(name)  # where the eye was last
+    assert visit.wrong == []
+
+
+def test_a_file_that_cannot_be_played_is_said(browser: Any, page: Path) -> None:
+    film = page.parent / "films" / NAMES[0]
+    film.rename(film.with_suffix(".away"))
+    try:
+        visit = Visit(browser, page)
+        visit.tab.locator("a.play").first.click()
+        note = visit.tab.locator("#player-note")
+        visit.tab.wait_for_function("() => document.getElementById('player-note').textContent")
+        assert "cannot play the file" in note.inner_text() and str(film) in note.inner_text()
+        visit.tab.context.close()
+    finally:
+        film.with_suffix(".away").rename(film)
+
+
+def test_without_scripts_a_picture_is_a_link_to_its_second(browser: Any, page: Path) -> None:
+    visit = Visit(browser, page, java_script_enabled=False)
+    link = visit.tab.locator("a.play").first
+    assert (link.get_attribute("href") or "").endswith(".webm#t=2,3") and link.is_visible()
+    visit.tab.context.close()
+
+
+def test_who_asks_for_less_motion_has_none(browser: Any, page: Path) -> None:
+    visit = Visit(browser, page, reduced_motion="reduce")
+    duration = "getComputedStyle(document.querySelector('.go')).transitionDuration"
+    assert visit.tab.evaluate(duration) == "0s"
+    visit.tab.context.close()
+
+
+@pytest.mark.parametrize("visit", LOOKS, indirect=True, ids=lambda look: f"{look[0]}-{look[1]}")
+@pytest.mark.parametrize("playing", [False, True], ids=["page", "player"])
+def test_axe_finds_nothing_serious(visit: Visit, playing: bool) -> None:
+    if AXE is None or not Path(AXE).is_file():
+        pytest.skip("TVR_AXE names no axe.min.js (npm install axe-core)")
+    if playing:
+        visit.tab.locator("a.play").first.click()
+        visit.tab.wait_for_function("() => document.querySelector('video')?.readyState > 1")
+    visit.tab.evaluate(Path(AXE).read_text("utf-8"))  # by the debugger: the page's own policy lets no script in
+    found = visit.tab.evaluate("axe.run().then((found) => found.violations)")
+    bad = [(one["id"], one["impact"], [node["html"][:120] for node in one["nodes"]]) for one in found]
+    assert not [one for one in bad if one[1] in ("serious", "critical")], bad

@@ -1,0 +1,374 @@
+"""A served library: the command line's own answers over HTTP and the socket, and nothing beyond the library."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from tvr_cli import errors
+from tvr_cli.cli import app
+from tvr_cli.data.demo_world.corpus import WorldOptions, make
+from tvr_cli.engine.searching import resident
+from tvr_cli.engine.searching.query import QueryReport
+from tvr_cli.server import door, running
+from tvr_cli.server.app import create_app
+from tvr_cli.server.guard import Rules
+from tvr_cli.server.library import Library, Named
+from tvr_cli.version import __version__
+from tvr_cli.workspace import Workspace
+
+SENTENCE = "a red circle moves to the left"
+HERE = "http://127.0.0.1:8765"
+SECRET = "nobody beyond this folder may read this"
+
+
+def tvr(*arguments: object) -> dict[str, Any]:
+    result = CliRunner().invoke(app, [*(str(a) for a in arguments), "--json"])
+    assert result.exit_code == 0, result.stderr
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "secret.txt").write_text(SECRET)
+    make(folder / "videos", WorldOptions(train=2, val=2, test=4, captions=1))
+    out = folder / "out"
+    tvr("extract-frames", folder / "videos", "-o", out, "--size", 64, "--num-frames", 4, "--workers", 1)
+    tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
+    tvr("index", "--method", "text_guided", "-o", out)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def library(place: Path) -> Library:
+    return Library(Workspace(place / "out"), Named())
+
+
+@pytest.fixture(scope="module")
+def client(library: Library) -> Iterator[TestClient]:
+    made = create_app(library, Rules(running.hosts_of("127.0.0.1"), 8765))
+    with TestClient(made, base_url=HERE, raise_server_exceptions=False) as client:
+        yield client
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+
+def test_an_answer_is_what_the_command_prints(client, place):
+    asked = {"q": SENTENCE, "k": 3, "per_file": 1, "everything": True}
+    said = client.get("/api/search", params=asked).json()
+    told = tvr("query", SENTENCE, "-k", 3, "--per-file", 1, "--all", "-o", place / "out")
+    said_hits, told_hits = said["results"][0].pop("hits"), told["results"][0].pop("hits")
+    assert said == told and len(said_hits) == 3
+    for a, b in zip(said_hits, told_hits, strict=True):
+        assert a.pop("score") == pytest.approx(b.pop("score"), abs=1e-5)  # one of them was answered without torch
+        assert a == b
+
+
+def test_a_picture_is_asked_with_and_never_kept(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    out = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(out, "PNG")
+    said = client.post("/api/search", files={"image": ("a.png", out.getvalue())}, data={"everything": "true", "k": "2"})
+    assert said.status_code == 200, said.text
+    answer = said.json()["results"][0]
+    assert answer["query"] == "a picture" and len(answer["hits"]) == 2
+    assert not list(tmp_path.iterdir())
+    refused = client.post("/api/search", files={"image": ("a.png", b"no picture")})
+    assert refused.status_code == 404 and "picture" in refused.json()["error"]
+    assert str(tmp_path) not in refused.json()["error"]
+
+
+def test_the_page_and_its_parts_name_no_other_address(client):
+    for path, kind in (("/", "text/html"), ("/docs", "text/html"), ("/static/page.js", "text/javascript"),
+                       ("/static/style.css", "text/css"), ("/static/cards.css", "text/css"),
+                       ("/static/docs.js", "text/javascript"), ("/static/docs.css", "text/css")):  # fmt: skip
+        said = client.get(path)
+        assert said.status_code == 200 and said.headers["content-type"].startswith(kind)
+        assert "https://" not in said.text and "http://" not in said.text.replace("http://www.w3.org/2000/svg", "")
+        assert "innerHTML" not in said.text and " style=" not in said.text and " onclick=" not in said.text
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/api/library", "/api/search", "/api/picture", "/media"}
+
+
+def test_a_file_of_the_library_comes_whole_or_in_part(client, place):
+    video = sorted(library_files(client))[0]
+    data = (place / "videos" / video).read_bytes()
+    whole = client.get("/media", params={"video": video})
+    assert whole.content == data and whole.headers["content-type"] == "video/mp4"
+    part = client.get("/media", params={"video": video}, headers={"Range": "bytes=10-19"})
+    assert part.status_code == 206 and part.content == data[10:20]
+    assert part.headers["content-range"] == f"bytes 10-19/{len(data)}"
+    beyond = client.get("/media", params={"video": video}, headers={"Range": f"bytes={len(data)}-"})
+    assert beyond.status_code == 416
+    picture = client.get("/api/picture", params={"video": video, "at": 1.0})
+    assert Image.open(io.BytesIO(picture.content)).format == "JPEG"
+
+
+def test_a_file_that_has_gone_is_said_to_have_gone(client, place):
+    video = sorted(library_files(client))[-1]
+    path = place / "videos" / video
+    path.rename(path.with_suffix(".away"))
+    try:
+        said = client.get("/media", params={"video": video})
+        assert said.status_code == 404 and "renamed, moved or deleted" in said.json()["error"]
+        assert client.get("/api/picture", params={"video": video}).status_code == 200
+    finally:
+        path.with_suffix(".away").rename(path)
+
+
+def library_files(client: TestClient) -> list[str]:
+    found = client.get("/api/search", params={"q": SENTENCE, "k": 50, "per_file": 1, "everything": True}).json()
+    assert client.get("/api/library").json()["videos"] == 8
+    return [hit["video_id"] for hit in found["results"][0]["hits"]]
+
+
+# ------------------------------------------------------------------------------------------------------------- hostile
+
+
+def hostile(place: Path) -> list[tuple[str, str, dict[str, str], dict[str, Any]]]:
+    """Return requests that want more than the library: method, address, headers, what else."""
+    secret = str(place / "secret.txt")
+    up = "../secret.txt"
+    names = [
+        secret, up, f"../{up}", quote(up, safe=""), quote(quote(up, safe=""), safe=""), "..%2fsecret.txt",
+        "..%252fsecret.txt", "..\\secret.txt", "%2e%2e/secret.txt", f"file://{secret}", f"test/../{up}", "/etc/passwd",
+        "\x00", "a\x00.mp4", "", ".", "..", "~/.ssh/id_rsa", "/proc/self/environ", "test/00000.mp4/../../../secret.txt",
+        "\u202esecret.txt", "💥", "a" * 5000, "con", "http://127.0.0.1:1/x", "out/index", "index/current", "%",
+    ]  # fmt: skip
+    found: list[tuple[str, str, dict[str, str], dict[str, Any]]] = []
+    found += [("GET", "/media", {}, {"params": {"video": name}}) for name in names]
+    found += [("GET", "/api/picture", {}, {"params": {"video": name}}) for name in names[:8]]
+    found += [
+        ("GET", path, {}, {})
+        for path in (
+            f"/static/{up}", "/static/..%2f..%2fapp.py", "/static/%2e%2e/app.py", "//etc/passwd",
+            f"/media/{quote(secret)}", "/static/page.js/..%2fapp.py", "/..%2f..%2fsecret.txt",
+            "/docs/../../secret.txt", "/media?video[]=x", "/api/search?k=%ff", "/media?video=%ff%fe",
+        )
+    ]  # fmt: skip
+    found += [
+        ("GET", "/api/search", {}, {"params": params})
+        for params in (
+            {"q": "a", "plus": f"image:{secret}"}, {"q": "a", "minus": "image:/etc/passwd"},
+            {"q": "a", "plus": f"2:image:{secret}"}, {"q": "a", "like": secret}, {"q": "a", "like": f"{up}@0-1"},
+            {"q": "a" * 3000}, {"q": "a", "k": "1e9"}, {"q": "a", "k": "-1"}, {"q": "a", "newer": "'; DROP TABLE"},
+            {"q": "a", "longer": "nan"}, {"q": "a", "channel": "x"},
+            {"q": ""}, {"q": "a", "like": ["x"] * 40}, {"q": "a", "inside": "[" * 200}, {"q": "a", "confidence": "2"},
+        )
+    ]  # fmt: skip
+    found += [
+        ("POST", "/api/search", {}, {"content": b"\x00" * 100}),
+        ("POST", "/api/search", {"content-type": "multipart/form-data"}, {"content": b"--x"}),
+        ("POST", "/api/search", {"content-type": "application/json"}, {"content": b"{" * 100_000}),
+        ("POST", "/api/search", {}, {"files": {"image": ("x", b"\xff\xd8\xff" + b"\x00" * 1000)}}),
+        ("POST", "/api/search", {}, {"files": {"image": (secret, b"GIF89a")}}),
+        ("POST", "/api/search", {}, {"files": {"image": ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>")}}),
+        ("POST", "/api/search", {}, {"content": b"x" * (33 * 2**20)}),
+        ("GET", "/media", {"range": "bytes=-1-"}, {"params": {"video": "x"}}),
+        ("GET", "/", {"host": "evil.com"}, {}),
+        ("GET", "/api/library", {"origin": "http://evil.com"}, {}),
+        ("POST", "/", {}, {}),
+        ("PUT", "/media", {}, {"params": {"video": "x"}}),
+    ]
+    return found
+
+
+def test_no_hostile_request_reaches_a_file_or_ends_the_server(client, place):
+    requests = hostile(place)
+    assert len(requests) >= 60
+    for method, address, headers, more in requests:
+        said = client.request(method, address, headers=headers, **more)
+        assert 400 <= said.status_code < 500, (method, address, more, said.status_code, said.text[:300])
+        assert SECRET not in said.text and "root:" not in said.text
+        assert "Traceback" not in said.text
+    assert client.get("/api/search", params={"q": SENTENCE}).status_code == 200
+
+
+def test_many_clients_at_once_are_all_answered(client):
+    wrong: list[Any] = []
+
+    def ask(number: int) -> None:
+        for i in range(10):
+            said = client.get("/api/search", params={"q": SENTENCE, "k": 1 + (number + i) % 5, "everything": True})
+            if said.status_code != 200 or len(said.json()["results"][0]["hits"]) < 1:
+                wrong.append(said.text)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert not wrong
+
+
+# ---------------------------------------------------------------------------------------------------------- the socket
+
+
+@pytest.fixture
+def opened(library: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    made = door.Door(library)
+    note = library.workspace.server_note
+    with made.open():
+        note.write_text(json.dumps({"tvr": __version__, "pid": os.getpid(), "url": HERE, "socket": str(made.path)}))
+        yield made.path
+    note.unlink(missing_ok=True)
+
+
+ASKED: dict[str, Any] = {"sentences": [SENTENCE], "k": 2, "min_confidence": None}
+
+
+def test_a_query_is_answered_by_the_server_with_the_same(opened, place, library):
+    assert opened.stat().st_mode & 0o777 == 0o600
+    found = resident.ask(library.workspace, ASKED)
+    assert (
+        found is not None and found.to_json() == library.answer([SENTENCE], {"k": 2, "min_confidence": None}).to_json()
+    )
+    result = CliRunner().invoke(app, ["query", SENTENCE, "--verbose", "--all", "-o", str(place / "out"), "--json"])
+    assert result.exit_code == 0 and "answered by the server of this workspace" in result.stderr
+    QueryReport.from_json(json.loads(result.stdout), "the answer")
+
+
+def test_what_the_server_refuses_is_refused_with_its_words(opened, place):
+    result = CliRunner().invoke(app, ["query", " ", "-o", str(place / "out")])
+    assert result.exit_code == 2 and "expected a sentence to look for" in result.stderr
+    with pytest.raises(errors.ConfigError, match="expected a sentence"):
+        resident.ask(Workspace(place / "out"), {"sentences": [""]})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {**ASKED, "method": "mean"},  # it answers with another
+        {**ASKED, "image": ["a.png"]},  # a path as seen from here
+        {**ASKED, "shoe_size": 44},  # it knows nothing of
+    ],
+)
+def test_what_the_server_does_not_answer_with_is_answered_here(opened, library, asked):
+    assert resident.ask(library.workspace, asked) is None
+
+
+def test_other_versions_other_workspaces_and_the_variable_are_answered_here(opened, library, monkeypatch, tmp_path):
+    other = Workspace(tmp_path / "other")
+    other.root.mkdir()
+    other.server_note.write_text(library.workspace.server_note.read_text())
+    assert resident.ask(other, ASKED) is None
+    with monkeypatch.context() as changed:
+        changed.setattr(resident, "__version__", "0.0.1")
+        assert resident.ask(library.workspace, ASKED) is None
+    with monkeypatch.context() as changed:
+        changed.setenv("TVR_NO_SERVER", "1")
+        assert resident.ask(library.workspace, ASKED) is None
+    assert resident.ask(library.workspace, ASKED) is not None
+
+
+@pytest.mark.parametrize(
+    "note", ["", "[]", '{"pid": 1}', '{"pid": "1", "socket": "/x", "url": "u"}', "\xff", "{" * 9999]
+)
+def test_a_note_that_says_nothing_is_no_server(note, tmp_path):
+    workspace = Workspace(tmp_path)
+    workspace.server_note.write_text(note, encoding="latin-1")
+    assert resident.ask(workspace, ASKED) is None and resident.running(workspace) is None
+
+
+def test_a_stale_or_foreign_socket_is_ignored(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path)
+    plain = tmp_path / "plain"
+    plain.write_text("no socket")
+    dead = tmp_path / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as line:
+        line.bind(str(dead))
+    for path in (plain, dead, tmp_path / "none"):
+        note = {"tvr": __version__, "pid": os.getpid(), "url": HERE, "socket": str(path)}
+        workspace.server_note.write_text(json.dumps(note))
+        assert resident.ask(workspace, ASKED) is None
+    live = tmp_path / "live.sock"
+    with socket.socket(socket.AF_UNIX) as line:
+        line.bind(str(live))
+        line.listen()
+        workspace.server_note.write_text(json.dumps({**note, "socket": str(live)}))
+        monkeypatch.setattr(resident, "peer", lambda line: os.getuid() + 1)
+        assert resident.ask(workspace, ASKED) is None  # another user listens
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_flags_that_cannot_be(tmp_path):
+    def said(*flags: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["serve", "-o", str(tmp_path), *flags])
+        return result.exit_code, result.stderr
+
+    assert said("--stop", "--status") == (
+        2,
+        "error: --background, --stop and --status are three things to do; give one of them\n",
+    )
+    assert said("--port", "0")[0] == 2 and "1 to 65535" in said("--port", "99999")[1]
+    assert said("--token", "short")[0] == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, message = said("--port", str(taken.getsockname()[1]))
+    assert code == 4 and "is in use" in message and not (tmp_path / "server.json").exists()
+    assert said("--host", "203.0.113.7", "--port", "9")[0] == 4
+    assert (
+        CliRunner().invoke(app, ["serve", "--status", "-o", str(tmp_path)]).stdout == f"no server of {tmp_path} runs\n"
+    )
+
+
+def test_another_address_needs_a_token_and_gets_one():
+    assert running.address_of("127.0.0.1", 8765, None).token is None
+    assert running.address_of("localhost", 8765, None).url == "http://127.0.0.1:8765/"
+    elsewhere = running.address_of("0.0.0.0", 8765, None)
+    assert elsewhere.token is not None and len(elsewhere.token) == 32 and elsewhere.token in elsewhere.url
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = CliRunner().invoke(app, ["serve", "-o", str(tmp_path)])
+    assert result.exit_code == 2 and "tvr-cli[serve]" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_server_in_the_background_starts_answers_and_ends(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    out = place / "out"
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "tvr_cli", *map(str, words)], capture_output=True, text=True)
+
+    started = run("serve", "--background", "--port", port, "-o", out, "--json")
+    assert started.returncode == 0, started.stderr
+    try:
+        assert json.loads(started.stdout)["did"] == "started"
+        assert (out / "server.json").stat().st_mode & 0o777 == 0o600
+        second = run("serve", "--port", port, "-o", out)
+        assert second.returncode == 4 and "is served already" in second.stderr
+        asked = run("query", SENTENCE, "--verbose", "--all", "-o", out, "--json")
+        assert "answered by the server" in asked.stderr and json.loads(asked.stdout)["results"][0]["hits"]
+    finally:
+        assert run("serve", "--stop", "-o", out).returncode == 0
+    until = time.monotonic() + 20
+    while (out / "server.json").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not (out / "server.json").exists()
+    assert run("query", SENTENCE, "--all", "-o", out, "--json").returncode == 0

@@ -1,0 +1,355 @@
+"""A moment head: closed form, what it is kept as, which one fits, and answers that only it can give."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from tvr_cli.cli import app
+from tvr_cli.data.demo_world import encode, grammar, render
+from tvr_cli.engine.searching import cells, head_examples, head_training, heads, light, ranking
+from tvr_cli.engine.searching import session as sessions
+from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.hits import HeadWish, SearchOptions
+from tvr_cli.engine.searching.session import Session
+from tvr_cli.errors import DataError, StoreMismatch
+from tvr_cli.stores.moment_head import MadeFor, MomentHead
+from tvr_cli.workspace import Workspace
+
+DIM = 6
+MADE_FOR = MadeFor("toy", {"name": "toy", "weights": "0"}, 32, 4.0)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Spans [n, 4, D] and what is said of them [n, D]."""
+    draw = np.random.default_rng(seed)
+    return unit(draw.standard_normal((n, 4, DIM))), unit(draw.standard_normal((n, DIM)))
+
+
+def a_head(seed: int = 0) -> MomentHead:
+    pieces, said = drawn(50, seed)
+    weights, mean = head_training.fit(iter([(pieces, np.arange(50))]), said)
+    return MomentHead(weights, mean, MADE_FOR, moments=50, videos=5, seed=0, store="0" * 16)
+
+
+def films(shown: list[list[int]], name: str = "segment") -> SimpleNamespace:
+    """A segment of an index with a film of four frames a second, each of an axis; a list of frames is a moment."""
+    frames = np.eye(DIM, dtype=np.float16)[[axis for one in shown for axis in one]]
+    starts = np.cumsum([0, *map(len, shown)])
+    moment = np.stack([starts[:-1], starts[1:]], 1).astype(np.int32)
+    ts = np.arange(len(frames)) / 4
+    means = np.stack([frames[a:b].astype(np.float32).mean(0) for a, b in moment])
+    parts = {
+        "frames": frames, "ts": ts, "until": ts + 0.25, "moment": moment,
+        "length": np.linalg.norm(means, axis=1), "null": np.zeros(len(moment), np.float32),
+    }  # fmt: skip
+    return SimpleNamespace(
+        array=parts.__getitem__, live=np.ones(len(moment), bool), segment=SimpleNamespace(sha256=name)
+    )
+
+
+def with_torch(part: SimpleNamespace, queries: np.ndarray) -> np.ndarray:
+    return (torch.from_numpy(queries) @ torch.from_numpy(part.array("frames")).float().T).numpy()
+
+
+# --------------------------------------------------------------------------------------------------------- closed form
+
+
+def test_the_closed_form_is_least_squares_with_rows_of_the_ridge():
+    pieces, said = drawn(40)
+    many, number = np.repeat(pieces, head_examples.DRAWS, 0), np.repeat(np.arange(40), head_examples.DRAWS)
+    parts = [(many[:70], number[:70]), (many[70:], number[70:])]
+    weights, mean = head_training.fit(iter(parts), said)
+    assert mean == pytest.approx(said.mean(0), abs=1e-6)
+    rows = torch.cat([torch.from_numpy(pieces.reshape(40, -1)).double(), torch.eye(4 * DIM, dtype=torch.float64)])
+    wanted = torch.cat([torch.from_numpy(said - mean).double(), torch.zeros(4 * DIM, DIM, dtype=torch.float64)])
+    expected = torch.linalg.lstsq(rows, wanted).solution.numpy()
+    assert weights.reshape(-1, DIM) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_order_of_captions_changes_nothing():
+    pieces, said = drawn(40)
+    order = np.random.default_rng(1).permutation(40)
+    one = head_training.fit(iter([(pieces, np.arange(40))]), said)
+    other = head_training.fit(iter([(pieces[order], np.arange(40))]), said[order])
+    for a, b in zip(one, other, strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_a_rotation_of_all_features_turns_the_head_with_them():
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((DIM, DIM)))[0].astype(np.float32)
+    pieces, said = drawn(40)
+    weights, mean = head_training.fit(iter([(pieces, np.arange(40))]), said)
+    turned, turned_mean = head_training.fit(iter([(pieces @ turn, np.arange(40))]), said @ turn)
+    assert turned_mean == pytest.approx(mean @ turn, abs=1e-5)
+    assert turned == pytest.approx(turn.T @ weights @ turn, abs=1e-4)
+
+
+def test_a_span_is_seen_by_its_mean_and_the_frames_of_its_thirds():
+    ts = np.array([0.0, 1.0, 1.5, 2.0])
+    track = cells.track(np.eye(4, dtype=np.float32) * 3, ts, np.zeros(4), [(0.0, 3.0)])
+    found = head_examples.pieces_of(track, 0.0, 3.0)
+    assert found[0] == pytest.approx(np.array([1, 0.5, 0.5, 1]) / 3)
+    assert found[1:].argmax(1).tolist() == [0, 2, 3]  # on screen at 0.5, 1.5 and 2.5 s
+    assert head_examples.pieces_of(track, 1.2, 1.4)[:, 1] == pytest.approx(1)
+    assert head_examples.pieces_of(track, 2.9, 9.0)[:, 3] == pytest.approx(1)  # cut at the end of the film
+
+
+# ------------------------------------------------------------------------------------------------------------- ranking
+
+
+def test_only_a_head_tells_a_motion_from_its_reverse():
+    there, back = [0, 1, 2], [2, 1, 0]
+    said = unit(np.eye(DIM)[[3, 4]] + 0.1)
+    seen = np.stack([np.concatenate([np.eye(DIM)[one].mean(0)[None], np.eye(DIM)[one]]) for one in (there, back)])
+    weights, mean = head_training.fit(iter([(np.repeat(seen, 20, 0), np.repeat([0, 1], 20))]), said)
+    head = MomentHead(weights, mean, MADE_FOR, moments=2, videos=1, seed=0, store="")
+    part = films([there, back, there, [5, 5]], "toy")
+    without = ranking.Compared().scores(part, said)
+    assert without[0, 0] == pytest.approx(without[0, 1]) and without[1, 0] == pytest.approx(without[1, 1])
+    with np.errstate(all="ignore"):
+        scores = ranking.ByHead(head).scores(part, said)
+    assert np.isnan(scores[:, 3]).all()  # nothing is read from what it never saw
+    assert scores[0, 0] == pytest.approx(scores[0, 2])
+    assert scores[0, 0] > 0.9 > 0 > scores[0, 1] and scores[1, 1] > 0.9 > 0 > scores[1, 0]
+
+
+def test_all_moments_and_some_numpy_and_torch_score_alike():
+    draw = np.random.default_rng(3)
+    part = films([draw.integers(0, DIM, n).tolist() for n in (3, 1, 4, 2, 7)], "alike")
+    said, head = unit(draw.standard_normal((3, DIM))), a_head()
+    plain = ranking.ByHead(head).scores(part, said)
+    assert ranking.ByHead(head, with_torch).scores(part, said) == pytest.approx(plain, abs=1e-5)
+    for query, row in zip(said, plain, strict=True):
+        some = np.array([1, 2, 4])
+        assert ranking.ByHead(head).some(part, some, query) == pytest.approx(row[some], abs=1e-5)
+
+
+def test_a_score_is_the_cosine_of_what_the_head_reads_and_what_is_said():
+    shown, head = [[0, 1, 2, 3], [4, 4], [5]], a_head(4)
+    part, said = films(shown, "cosine"), drawn(2, 5)[1]
+    eye = np.eye(DIM)
+    middles = ([0, 2, 3], [0, 1, 1], [0, 0, 0])
+    pieces = [np.stack([eye[one].mean(0), *eye[np.array(one)[at]]]) for one, at in zip(shown, middles, strict=True)]
+    read = unit(np.einsum("mid,idk->mk", np.stack(pieces), head.weights))
+    assert ranking.ByHead(head).scores(part, said) == pytest.approx(unit(said - head.mean) @ read.T, abs=1e-5)
+
+
+def test_the_lengths_are_worked_through_in_parts_and_remembered(monkeypatch):
+    draw = np.random.default_rng(6)
+    part, head = films([draw.integers(0, DIM, 3).tolist() for _ in range(20)], "parts"), a_head()
+    whole = ranking._lengths(part, head)
+    with monkeypatch.context() as patch:
+        patch.setattr(ranking, "_ROWS", 7)
+        assert ranking._lengths(part, head) == pytest.approx(whole, abs=1e-6)
+    said = drawn(1, 7)[1]
+    scores = ranking.ByHead(head).scores(part, said)
+    monkeypatch.setattr(ranking, "_lengths", lambda *_: pytest.fail("computed again"))
+    assert ranking.ByHead(head).scores(part, said).tolist() == scores.tolist()
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+def test_a_head_is_read_as_it_was_written(tmp_path):
+    head = a_head()
+    head.save(tmp_path / "head.safetensors")
+    again = MomentHead.open(tmp_path / "head.safetensors")
+    assert (again.weights == head.weights).all() and (again.mean == head.mean).all()
+    assert again.made_for == head.made_for and (again.moments, again.videos, again.store) == (50, 5, "0" * 16)
+
+
+def test_a_damaged_head_is_told_whichever_byte_it_is(tmp_path):
+    path = tmp_path / "head.safetensors"
+    a_head().save(path)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1], whole[:-3] + b"x" + whole[-2:], whole.replace(b"words", b"sword")):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="moment head"):
+            MomentHead.open(path)
+    path.write_bytes(whole.replace(b"moment-head@1", b"moment-head@9"))
+    with pytest.raises(StoreMismatch, match="moment-head@9"):
+        MomentHead.open(path)
+    with pytest.raises(DataError, match="found none"):
+        MomentHead.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (MADE_FOR, ""),
+        (MadeFor("real", {"name": "real"}, 32, 4.0), "it was trained on toy, these features are of real"),
+        (MadeFor("toy", {"name": "toy", "weights": "1"}, 32, 4.0), "other weights of toy"),
+        (MadeFor("toy", MADE_FOR.identity, 16, 4.0), "it reads 32 tokens of a sentence, these features 16"),
+        (MadeFor("toy", MADE_FOR.identity, 32, 1.0), "on 4 frames a second, these features have 1"),
+    ],
+)
+def test_a_head_fits_its_encoder_and_rate_and_nothing_else(other, said):
+    assert MADE_FOR.unlike(other) == "" if not said else said in MADE_FOR.unlike(other)
+
+
+# ---------------------------------------------------------------------------------------------------------- end to end
+
+
+def run(*words: object, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a film of 24 scenes of a second by time, captions with times, an index and no head."""
+    folder = tmp_path_factory.mktemp("head")
+    draw, said = grammar.Draw(3, unseen_pairs=False), Random(1)
+    shown = [draw.scene([]) for _ in range(24)]
+    lines = [
+        {"video": "a.mp4", "caption": grammar.clause(said, scene), "start": i, "end": i + 1, "split": "train"}
+        for i, scene in enumerate(shown)
+    ]
+    untimed = {"video": "a.mp4", "caption": "a film", "split": "train"}
+    (folder / "films").mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, untimed])
+    (folder / "films" / "captions.jsonl").write_text(text)
+    frames = [frame for scene in shown for frame in render.scene_frames(scene)]
+    encode.write_video(folder / "films" / "a.mp4", frames, encoder=encode.find_encoder(), fps=render.FPS)
+    run("extract-frames", folder / "films", "-o", folder / "out", "--fps", 4, "--size", 64, "--workers", 1)
+    run("precompute-features", "-o", folder / "out", "--backbone", "demo-tiny")
+    run("index", "-o", folder / "out")
+    return folder / "out"
+
+
+def sentences(out: Path) -> list[str]:
+    store = Workspace(out).newest_features("demo-tiny")
+    assert store is not None
+    return [caption.text for caption in store.captions][:24]
+
+
+@pytest.fixture(scope="module")
+def headed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = Path(shutil.copytree(made, tmp_path_factory.mktemp("headed") / "out"))
+    preview = json.loads(run("train", "--moments", "-o", out, "--dry-run", "--json").stdout)
+    assert (preview["run"], preview["moments"], preview["videos"], preview["left_out"]) == ("moments", 24, 1, 1)
+    assert not (out / "runs").exists()
+    report = json.loads(run("train", "--moments", "-o", out, "--json").stdout)
+    assert report["schema"] == "tvr/train-moments@1" and (report["moments"], report["held_out"]) == (24, None)
+    assert sorted(path.name for path in (out / "runs" / "moments").iterdir() if path.name != ".lock") == [
+        "env.json", "head.safetensors",
+    ]  # fmt: skip
+    return out
+
+
+def test_a_query_uses_the_head_that_fits_and_both_ways_agree(headed):
+    asked, options = sentences(headed)[:6], SearchOptions(k=4, per_file=0)
+    answers = Session(Workspace(headed), Asked(backbone="demo-tiny"), offline=True).answer(asked, options)
+    lightly = light.answer(Workspace(headed), Asked(backbone="demo-tiny"), asked, options)
+    assert lightly is not None
+    for one, other in zip(answers, lightly, strict=True):
+        assert [(h.start, h.end, h.peak) for h in one] == [(h.start, h.end, h.peak) for h in other]
+        assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-5)
+    assert all(-1 <= hit.score <= 1 for hits in answers for hit in hits)
+    first = [hits[0].start for hits in answers]
+    assert sum(start == i for i, start in enumerate(first)) >= 5  # it has seen them
+    said = run("query", asked[0], "-o", headed)
+    assert said.stderr.count("moments are ranked by the head 'moments'") == 1
+    assert "head" not in run("query", asked[0], "-o", headed, "--no-head").stderr
+
+
+def test_a_window_of_a_method_that_scores_pairs_is_cut_by_the_head(headed, monkeypatch):
+    monkeypatch.setattr(sessions, "_by_frames_alone", lambda scorer: False)
+    asked = sentences(headed)[3:5]
+    session = Session(Workspace(headed), Asked(backbone="demo-tiny"), offline=True)
+    by_head, without = (session.answer(asked, SearchOptions(k=1, head=HeadWish(use=use))) for use in (True, False))
+    assert [hits[0].start for hits in by_head] == [3, 4]
+    assert all(hits[0].start <= hits[0].peak <= hits[0].end for hits in without)
+
+
+def test_a_head_goes_to_another_workspace_by_its_path(made, headed, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    asked = sentences(out)[7]
+    named = headed / "runs" / "moments"
+    there = json.loads(run("query", asked, "-o", out, "--run", named, "--json").stdout)
+    hits = there["results"][0]["hits"] + there["results"][0]["nearest"]
+    assert hits[0]["start"] == 7 and not (out / "runs").exists()
+    assert "give one of them" in run("query", asked, "-o", out, "--run", named, "--no-head", code=2).stderr
+
+
+def test_a_head_that_does_not_fit_is_left_out_when_found_and_refused_when_named(headed, tmp_path):
+    out = Path(shutil.copytree(headed, tmp_path / "out"))
+    path = out / "runs" / "moments" / "head.safetensors"
+    head = MomentHead.open(path)
+    other = MadeFor(head.made_for.backbone, head.made_for.identity, head.made_for.words, 2.0)
+    MomentHead(head.weights, head.mean, other, head.moments, head.videos, 0, head.store).save(path)
+    said = run("query", "a star", "-o", out).stderr
+    assert "the head 'moments' is left out: it was trained on 2 frames a second" in said
+    named = run("query", "a star", "-o", out, "--run", "moments", code=3).stderr
+    assert "the head 'moments' does not fit" in named and "tvr train --moments" in named
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "is left out: the moment head" in run("query", "a star", "-o", out).stderr
+    assert "is damaged" in run("query", "a star", "-o", out, "--run", "moments", code=3).stderr
+
+
+def test_a_session_notices_a_head_that_was_trained_meanwhile(made, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    session, options = Session(Workspace(out), Asked(backbone="demo-tiny"), offline=True), SearchOptions(k=1)
+    before = session.answer(["a star"], options)[0][0].score
+    run("train", "--moments", "-o", out)
+    after = session.answer(["a star"], options)[0][0].score
+    assert after != pytest.approx(before) and -1 <= after <= 1
+
+
+def test_of_several_heads_the_newest_that_fits_ranks(headed, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(headed, tmp_path / "out"))
+    assert json.loads(run("train", "--moments", "-o", out, "--json").stdout)["run"] == "moments-2"
+    store = Workspace(out).newest_features("demo-tiny")
+    assert store is not None
+    os.utime(out / "runs" / "moments" / "head.safetensors", ns=(10**18, 2 * 10**18))
+    said: list[str] = []
+    monkeypatch.setattr(heads.log, "say_once", said.append)
+    assert heads.head_for(Workspace(out), store.backbone_name, store.identity, HeadWish()) is not None
+    assert "'moments'" in said[0]
+
+
+def test_the_name_of_a_run_is_taken_once(headed):
+    assert "exists" in run("train", "--moments", "--run", "moments", "-o", headed, code=2).stderr
+    taken = run("train", "--method", "glccl", "--run", "moments", "-o", headed, code=3).stderr
+    assert "holds something else than a run: 'head.safetensors'" in taken
+    assert "leave out --method, --epochs" in run(
+        "train", "--moments", "--method", "glccl", "--epochs", 2, "-o", headed, code=2
+    ).stderr  # fmt: skip
+
+
+def test_captions_without_times_and_frames_without_a_rate_are_refused(made, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text('{"video": "a.mp4", "caption": "a star", "split": "train"}\n')
+    said = run("train", "--moments", "--captions", plain, "-o", out, code=3).stderr
+    assert "expected training captions with times, found 1 of which 1 have none" in said and '"start"' in said
+    backwards = tmp_path / "backwards.jsonl"
+    backwards.write_text('{"video": "a.mp4", "caption": "a star", "start": 3, "end": 2}\n')
+    assert "start < end" in run("train", "--moments", "--captions", backwards, "-o", out, code=3).stderr
+    outside = tmp_path / "outside.jsonl"
+    outside.write_text('{"video": "a.mp4", "caption": "a star", "start": 99, "end": 100}\n')
+    assert "inside of 'a.mp4'" in run("train", "--moments", "--captions", outside, "-o", out, code=3).stderr
+    assert "start with: tvr extract-frames" in run("train", "--moments", "-o", tmp_path / "none", code=3).stderr
+
+
+def test_clips_of_so_many_frames_have_no_rate(tmp_path):
+    from synthetic import SyntheticStore
+
+    SyntheticStore(videos=4).write(tmp_path / "out")
+    said = run("train", "--moments", "-o", tmp_path / "out", code=3).stderr
+    assert "a moment head is trained on frames by time" in said and "--fps 4" in said

@@ -1,0 +1,93 @@
+"""What flags of the pipeline's verbs mean and allow, for `api.OpenWorkspace`: part of it in a file of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvr_cli.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.evaluation.judge import JudgeOptions
+    from tvr_cli.engine.training.train import TrainOptions
+
+PathLike = str | os.PathLike[str]
+_V2T, _COUNTINGS = ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
+
+
+def train_options(
+    run: str | None, resume: bool, captions: PathLike | None, device: str, offline: bool, threads: int | None,
+    workers: int | None, memory_budget: str,
+) -> TrainOptions:  # fmt: skip
+    from tvr_cli.engine.device import parse_bytes
+    from tvr_cli.engine.training import train
+
+    at_least("--threads", threads, 1)
+    at_least("--workers", workers, 0)
+    return train.TrainOptions(
+        run=run, resume=resume, captions=path_of(captions), device=device, offline=offline, threads=threads,
+        workers=workers, memory_budget=parse_bytes(memory_budget),
+    )  # fmt: skip
+
+
+def train_flags(
+    seed: int | None, epochs: int | None, batch_size: int | None, tune: str | None, select_on: str | None,
+    backbone: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    at_least("--epochs", epochs, 1)
+    at_least("--batch-size", batch_size, 1)
+    return {
+        "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,
+        "train.select_on": select_on, "backbone.name": backbone,
+    }  # fmt: skip
+
+
+def judge_options(
+    v2t_protocol: str, metrics: str, post: str | Sequence[str], seed: int, scale: str | None, qrels: PathLike | None
+) -> JudgeOptions:
+    from tvr_cli import relevance
+    from tvr_cli.engine.evaluation import judge
+    from tvr_cli.engine.evaluation.post import parse_posts, parse_scale
+
+    return judge.JudgeOptions(
+        v2t=one_of("--v2t-protocol", v2t_protocol, _V2T),
+        counting=one_of("--metrics", metrics, _COUNTINGS),
+        post=parse_posts(several(post)),
+        seed=seed,
+        scale=None if scale is None else parse_scale(scale),
+        qrels=None if qrels is None else relevance.read_qrels(Path(qrels)),
+    )
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    part, slash, of = text.partition("/")
+    if not (slash and part.isdigit() and of.isdigit()):
+        raise ConfigError(f"--shard: expected I/N such as 3/16, found {text!r}")
+    return int(part), int(of)
+
+
+def no_dry_repair(dry_run: bool) -> None:
+    if dry_run:
+        raise ConfigError("--repair has no dry run, it writes; leave out one of --repair and --dry-run")
+
+
+def several(values: str | Sequence[str]) -> list[str]:
+    """Return the values of a flag that repeats; a text alone is one of them."""
+    return [values] if isinstance(values, str) else list(values)
+
+
+def path_of(path: PathLike | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def one_of(flag: str, value: str, known: tuple[str, ...]) -> Any:
+    if value not in known:
+        raise ConfigError(f"{flag}: unknown {value!r}{did_you_mean(value, known) or '; there are ' + ', '.join(known)}")
+    return value
+
+
+def at_least(flag: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise ConfigError(f"{flag}: expected {least} or more, found {value}")

@@ -1,0 +1,1 @@
+"""The moments of an answer as a timeline for an editor: one model, and a writer for each format."""

@@ -1,0 +1,124 @@
+"""A socket for `tvr query` of the same user: the far side of `engine/searching/resident.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tvr_cli import files, log
+from tvr_cli.engine.searching import resident
+from tvr_cli.errors import TvrError
+from tvr_cli.server.library import Library
+from tvr_cli.version import __version__
+
+_LONGEST = 4 * 2**20  # bytes of what is asked
+_PATIENCE_S = 10.0  # for a question that was begun
+
+
+class Door:
+    """Listens at a socket that only this user can open, and answers by the library."""
+
+    def __init__(self, library: Library):
+        self._library = library
+        self._folder = folder()
+        name = hashlib.sha256(str(library.workspace.root.resolve()).encode()).hexdigest()[:16]
+        self.path = self._folder / f"{name}-{os.getpid()}.sock"
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Listen in the block."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            with files.disk_errors(self.path):
+                before = os.umask(0o177)  # it is made with mode 0600: there is no moment in which others may
+                try:
+                    line.bind(str(self.path))
+                finally:
+                    os.umask(before)
+            line.listen(64)
+            threading.Thread(target=self._answer_all, args=(line,), daemon=True).start()
+            try:
+                yield
+            finally:
+                self.path.unlink(missing_ok=True)
+
+    def _answer_all(self, line: socket.socket) -> None:
+        while True:
+            try:
+                asking, _ = line.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._answer, args=(asking,), daemon=True).start()
+
+    def _answer(self, asking: socket.socket) -> None:
+        with asking, contextlib.suppress(OSError):  # who asked may have gone
+            if resident.peer(asking) not in (None, os.getuid()):
+                return
+            asking.settimeout(_PATIENCE_S)
+            try:
+                asked = files.parse_json(resident.read_line(asking, _LONGEST))
+            except ValueError:
+                return
+            asking.sendall(json.dumps(self._said(asked)).encode() + b"\n")
+
+    def _said(self, asked: Any) -> dict[str, Any]:
+        """Return the answer to what came in."""
+        library = self._library
+        if not isinstance(asked, dict) or not isinstance(asked.get("search"), dict):
+            return {"other": "it was asked nothing"}
+        if asked.get("tvr") != __version__:
+            return {"other": f"it is of tvr {__version__}"}
+        if asked.get("workspace") != str(library.workspace.root.resolve()):
+            return {"other": "it serves another workspace"}
+        search = dict(asked["search"])
+        if any(search.pop(name, own) != own for name, own in vars(library.named).items()):
+            return {"other": "it answers with another method or backbone than was named"}
+        with _heard() as said:
+            try:
+                report = library.answer(search.pop("sentences", []), search)
+            except TvrError as e:
+                return {"error": {"kind": type(e).__name__, "text": str(e)}, "said": said}
+            except TypeError as e:
+                return {"other": f"it does not know what was asked ({e})"}
+        return {"report": report.to_json(), "said": said}
+
+
+def folder() -> Path:
+    """Return a folder that only this user can open: `$XDG_RUNTIME_DIR`, else one of tvr's below the temporary one."""
+    named = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(named) and os.path.isdir(named) and os.access(named, os.W_OK):
+        return Path(named)
+    made = Path(tempfile.gettempdir()) / f"tvr-{os.getuid()}"
+    with files.disk_errors(made):
+        made.mkdir(mode=0o700, exist_ok=True)
+        there = made.lstat()
+    if there.st_uid != os.getuid() or there.st_mode & 0o077:
+        return Path(tempfile.mkdtemp(prefix="tvr-"))  # somebody else made a folder of this name, or opened it to others
+    return made
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Give the lines that the log gets in the block, which whoever asked is to see."""
+    said: list[str] = []
+    here = threading.get_ident()
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == here and record.levelno >= logging.INFO:
+                said.append(log.printable(record.getMessage()))
+
+    handler = Listening()
+    log.logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.logger.removeHandler(handler)

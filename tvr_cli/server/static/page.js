@@ -1,0 +1,259 @@
+"use strict";
+// Asks the server, shows what it says. Names and words of a library are only ever text here, never markup.
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const SVG = "http://www.w3.org/2000/svg";
+  const LAST_FRAME_S = 0.04; // before the end of a moment, its last picture is still shown
+  let picture = null; // a file that is asked with
+  let like = null; // {video, start, end}
+  let shown = []; // moments in the order of their cards
+  let asking = null;
+  let at = 0, video = null, bounded = true;
+
+  const made = (tag, attributes = {}, ...inside) => {
+    const one = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name === "onclick") one.addEventListener("click", value);
+      else if (value !== null && value !== undefined) one.setAttribute(name, value);
+    }
+    one.append(...inside.filter((x) => x !== null && x !== undefined));
+    return one;
+  };
+
+  const clock = (s) => {
+    const tenths = Math.round(s * 10), whole = Math.floor(tenths / 10);
+    const h = Math.floor(whole / 3600), m = Math.floor(whole / 60) % 60, rest = (whole % 60) + (tenths % 10) / 10;
+    const seconds = rest.toFixed(1).padStart(4, "0");
+    return h ? `${h}:${String(m).padStart(2, "0")}:${seconds}` : `${m}:${seconds}`;
+  };
+  const nameOf = (path) => path.split(/[\\/]/).pop();
+  const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
+
+  const say = (text, wrong = false) => {
+    $("state").textContent = text;
+    $("state").classList.toggle("wrong", wrong);
+  };
+
+  const got = async (address, options) => {
+    const answer = await fetch(address, options);
+    const said = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(said.error || (said.detail && said.detail[0] && said.detail[0].msg) || `the server said ${answer.status}`);
+    return said;
+  };
+
+  // ------------------------------------------------------------------------------------------------------ asking
+
+  const address = () => {
+    const asked = new URLSearchParams();
+    const put = (name, value) => { if (value) asked.append(name, value); };
+    put("q", $("q").value.trim());
+    if (like) put("like", `${like.video}@${like.start}-${like.end}`);
+    for (const name of ["plus", "minus", "inside", "newer", "older", "channel", "k"]) put(name, $(name).value.trim());
+    if ($("all").checked) put("everything", "true");
+    put("curves", "true");
+    return asked;
+  };
+
+  const ask = async (event) => {
+    if (event) event.preventDefault();
+    const asked = address();
+    if (!asked.get("q") && !asked.get("plus") && !like && !picture) return;
+    if (asking) asking.abort();
+    const mine = asking = new AbortController();
+    say("Searching …");
+    try {
+      let answer;
+      if (picture) {
+        const form = new FormData();
+        form.append("image", picture);
+        for (const [name, value] of asked) form.append(name, value);
+        answer = await got("/api/search", { method: "POST", body: form, signal: mine.signal });
+      } else {
+        answer = await got(`/api/search?${asked}`, { signal: mine.signal });
+      }
+      if (mine === asking) show(answer.results[0]);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      $("cards").replaceChildren();
+      say(error instanceof TypeError ? "The server does not answer; it may have been ended." : error.message, true);
+    }
+  };
+
+  const parts = () => {
+    const chips = [];
+    const chip = (label, address, away) => chips.push(made("li", {},
+      address ? made("img", { src: address, alt: "" }) : null, label,
+      made("button", { type: "button", "aria-label": `Leave out: ${label}`, onclick: away }, "×")));
+    if (picture) chip("a picture", URL.createObjectURL(picture), () => { picture = null; $("image").value = ""; parts(); });
+    if (like) chip(`like ${nameOf(like.path)} ${clock(like.start)}–${clock(like.end)}`, pictureOf(like), () => { like = null; parts(); });
+    $("parts").replaceChildren(...chips);
+  };
+
+  // ------------------------------------------------------------------------------------------------------ showing
+
+  const pictureOf = (moment) => `/api/picture?video=${encodeURIComponent(moment.video_id || moment.video)}&at=${moment.peak ?? moment.start}`;
+
+  const curveOf = (hit) => {
+    const { ts, values, low, high } = hit.curve;
+    if (!ts.length) return null;
+    const end = Math.max(hit.end, ts[ts.length - 1]), x = (t) => (1000 * t / end).toFixed(1);
+    const y = (v) => (100 - 92 * (v - low) / Math.max(high - low, 1e-9)).toFixed(1);
+    const drawn = document.createElementNS(SVG, "svg");
+    const put = (tag, attributes) => {
+      const one = document.createElementNS(SVG, tag);
+      for (const [name, value] of Object.entries(attributes)) one.setAttribute(name, value);
+      drawn.append(one);
+    };
+    for (const [name, value] of Object.entries({
+      class: "curve", viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img",
+      "aria-label": `How well each second fits; the moment is ${clock(hit.start)} to ${clock(hit.end)} of ${clock(end)}`,
+    })) drawn.setAttribute(name, value);
+    put("rect", { class: "moment", x: x(hit.start), y: 0, height: 100, width: Math.max(4, x(hit.end) - x(hit.start)) });
+    put("path", { class: "line", d: `M0,101 ${ts.map((t, i) => `L${x(t)},${y(values[i])}`).join(" ")} L1000,101 Z` });
+    put("line", { class: "peak", x1: x(hit.peak), x2: x(hit.peak), y1: 0, y2: 100 });
+    drawn.dataset.end = end;
+    return drawn;
+  };
+
+  const card = (hit, number, faint) => {
+    const name = nameOf(hit.path), when = `${clock(hit.start)}–${clock(hit.end)}`;
+    const image = made("img", { src: pictureOf(hit), alt: "", loading: number < 6 ? "eager" : "lazy" });
+    const stage = made("button", { type: "button", class: "stage play", "aria-haspopup": "dialog",
+      "aria-label": `Play ${name}, ${when}`, onclick: () => open(number) },
+      image, made("span", { class: "rank" }, String(hit.rank)), made("span", { class: "when" }, when),
+      hit.channel === "picture" ? null : made("span", { class: "by" }, hit.channel), made("span", { class: "go" }));
+    image.addEventListener("error", () => image.replaceWith(made("span", { class: "none" }, "no picture")));
+    const sure = hit.confidence === null || hit.confidence === undefined ? hit.score.toFixed(3) : `${Math.round(100 * hit.confidence)} %`;
+    return made("li", {}, made("article", { class: `card${faint ? " faint" : ""}` }, stage,
+      made("div", { class: "about" },
+        made("div", { class: "row" }, made("h3", { class: "name" }, made("bdi", {}, name)), made("span", { class: "score" }, sure)),
+        made("p", { class: "folder" }, made("bdi", {}, hit.path.slice(0, hit.path.length - name.length))),
+        hit.missing ? made("p", { class: "gone" }, "The file is not there any more.") : null,
+        hit.said ? made("blockquote", { class: "said" }, hit.said) : null,
+        made("div", { class: "time" }, hit.curve ? curveOf(hit) : null),
+        made("div", { class: "does" },
+          made("button", { type: "button", onclick: () => moreLike(hit) }, "More like this"),
+          made("button", { type: "button", onclick: (e) => copy(hit.path, e.currentTarget) }, "Copy path")))));
+  };
+
+  const show = (answer) => {
+    const found = answer.hits, nearest = answer.nearest || [];
+    shown = [...found, ...nearest];
+    $("cards").replaceChildren(...shown.map((hit, i) => card(hit, i, i >= found.length)));
+    if (found.length) say(`${count(found.length, "moment")}${nearest.length ? `, and ${nearest.length} with less confidence` : ""}`);
+    else if (nearest.length) say("Nothing found with confidence. Nearest:");
+    else say("Nothing found.");
+    document.title = answer.query ? `${answer.query} – tvr` : "tvr";
+  };
+
+  const copy = async (text, button) => {
+    const before = button.textContent;
+    try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; }
+    catch { window.prompt("The path:", text); }
+    setTimeout(() => { button.textContent = before; }, 1500);
+  };
+
+  const moreLike = (hit) => {
+    like = { video: hit.video_id, path: hit.path, start: hit.start, end: hit.end, peak: hit.peak };
+    picture = null;
+    $("q").value = "";
+    if ($("player").open) $("player").close();
+    parts();
+    window.scrollTo({ top: 0 });
+    ask();
+  };
+
+  // ------------------------------------------------------------------------------------------------------ playing
+
+  const stop = () => {
+    if (!video) return;
+    const old = video;
+    video = null;
+    old.pause();
+    old.removeAttribute("src");
+    old.load();
+    old.remove();
+  };
+
+  const play = () => {
+    bounded = true;
+    video.currentTime = shown[at].start;
+    video.play().catch(() => {});
+  };
+
+  const turn = (number) => {
+    stop();
+    at = number;
+    const hit = shown[at];
+    $("player-name").textContent = nameOf(hit.path);
+    $("player-when").textContent = `${clock(hit.start)}–${clock(hit.end)}`;
+    $("player-note").textContent = "";
+    $("player-before").disabled = at === 0;
+    $("player-after").disabled = at === shown.length - 1;
+    const one = made("video", { controls: "", playsinline: "", preload: "auto", poster: pictureOf(hit),
+      "aria-label": `${nameOf(hit.path)}, ${clock(hit.start)} to ${clock(hit.end)}` });
+    one.addEventListener("loadedmetadata", () => { if (video === one) play(); });
+    // Events of time come four times a second, too seldom for a moment of half of one.
+    const look = () => {
+      if (video !== one) return;
+      if (bounded && one.currentTime >= hit.end) {
+        bounded = false;
+        one.pause();
+        one.currentTime = Math.max(hit.start, hit.end - LAST_FRAME_S);
+      }
+      requestAnimationFrame(look);
+    };
+    requestAnimationFrame(look);
+    one.addEventListener("error", () => {
+      if (video === one) $("player-note").textContent = "This browser cannot play the file: it is gone, or of a kind that it does not know.";
+    });
+    one.src = `/media?video=${encodeURIComponent(hit.video_id)}`;
+    video = one;
+    $("player-screen").append(one);
+    const curve = hit.curve ? curveOf(hit) : null;
+    $("player-curve").replaceChildren(...(curve ? [curve] : []));
+    if (curve) curve.addEventListener("click", (event) => {
+      const box = curve.getBoundingClientRect();
+      bounded = false;
+      video.currentTime = Number(curve.dataset.end) * (event.clientX - box.left) / box.width;
+    });
+  };
+
+  const open = (number) => { $("player").showModal(); turn(number); };
+
+  // ------------------------------------------------------------------------------------------------------ the page
+
+  const take = (file) => {
+    if (!file || !file.type.startsWith("image/")) { say("Expected a picture.", true); return; }
+    picture = file;
+    like = null;
+    parts();
+    ask();
+  };
+
+  $("ask").addEventListener("submit", ask);
+  $("image").addEventListener("change", () => take($("image").files[0]));
+  $("player-close").addEventListener("click", () => $("player").close());
+  $("player").addEventListener("close", stop);
+  $("player-again").addEventListener("click", () => { if (video) play(); });
+  $("player-before").addEventListener("click", () => turn(at - 1));
+  $("player-after").addEventListener("click", () => turn(at + 1));
+  $("player-like").addEventListener("click", () => moreLike(shown[at]));
+  $("player-copy").addEventListener("click", (e) => copy(shown[at].path, e.currentTarget));
+  document.addEventListener("paste", (event) => {
+    const file = Array.from(event.clipboardData.files).find((f) => f.type.startsWith("image/"));
+    if (file) { event.preventDefault(); take(file); }
+  });
+  document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("over"); });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("over"); });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("over");
+    if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+  });
+  got("/api/library").then((library) => {
+    const hours = library.seconds / 3600;
+    $("library").textContent = `${count(library.videos, "video")}, ${hours < 1 ? `${Math.round(library.seconds / 60)} minutes` : `${hours.toFixed(1)} hours`}, in ${library.workspace}`;
+  }).catch((error) => say(error.message, true));
+  if (new URLSearchParams(location.search).get("q")) { $("q").value = new URLSearchParams(location.search).get("q"); ask(); }
+})();
