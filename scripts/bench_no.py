@@ -62,7 +62,7 @@ def ask(library: Library, fold: int, args: argparse.Namespace) -> dict[str, list
     """Return the confidences of the first answers of a fold, by what was asked."""
     out = args.work / f"out-{args.videos}"
     hidden = library.films / f"{fold}.mp4"
-    aside = args.work / hidden.name
+    aside = args.work / f"{args.videos}-{hidden.name}"
     hidden.rename(aside)
     try:
         workspace = open_workspace(out)

@@ -6,6 +6,9 @@
     films/truth.jsonl    {"query", "video", "start", "end"}, a line a true moment; several lines of a query are several
                          moments, a query without video, start and end is of something that no film shows
 
+    films/captions.jsonl with another `--split` than test: what each scene shows, with its times, to train on; videos
+                         are named below the folder that holds `films`
+
 joined: scenes of one second, hard cuts between them, as the test videos have them. stretched: each scene lasts 0.5 to
 6 s, log-uniform. one-take: one background and no cut; between the events a pause. A moment is right where colour, shape
 and action are what the query says, and the texture where it says one. Everything follows from the seed.
@@ -38,34 +41,71 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kind", choices=KINDS, default="joined")
-    parser.add_argument("--videos", type=int, default=160, help="test videos that the films are made of")
+    parser.add_argument("--videos", type=int, default=160, help="videos that the films are made of")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="whose videos")
+    parser.add_argument("--skip", type=int, default=0, help="videos of the split that are left to other films")
+    parser.add_argument("--phase", action="store_true", help="begin each film at random against the grid of a plan")
     parser.add_argument("--a-film", type=int, default=40, help="videos a film")
     parser.add_argument("--lead", type=float, default=0.0, help="seconds of the first frame before all else")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    print(make(args.folder, args.kind, args.videos, args.a_film, args.seed, args.lead))
+    found = Films(args.kind, args.videos, args.a_film, args.seed, args.lead, args.split, args.skip, args.phase)
+    print(found.make(args.folder))
 
 
-def make(folder: Path, kind: str, videos: int, a_film: int, seed: int = 0, lead: float = 0.0) -> str:
-    """Write films and truth; say what was made. lead: moves every edge against the grid of a frame plan."""
-    scenes = [video.scenes for video in _test_videos(seed, videos)]
-    folder.mkdir(parents=True, exist_ok=True)
-    encoder, rng = encode.find_encoder(), Random(f"{seed}/{kind}/films")
-    shown: list[tuple[str, float, float, Scene]] = []
-    for number, start in enumerate(range(0, len(scenes), a_film)):
-        name, frames, at = f"{number:03d}.mp4", list[np.ndarray](), 0
-        for part in itertools.chain.from_iterable(_parts(scenes[start : start + a_film], kind, rng, number)):
-            if part.scene is not None:
-                second = (at + round(lead * render.FPS)) / render.FPS
-                shown.append((name, second, second + len(part.frames) / render.FPS, part.scene))
-            frames += part.frames
-            at += len(part.frames)
-        frames = [frames[0]] * round(lead * render.FPS) + frames
-        encode.write_video(folder / name, frames, encoder=encoder, fps=render.FPS)
-    lines = list(_truth(shown, Random(f"{seed}/{kind}/queries")))
-    (folder / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    queries = len({line["query"] for line in lines})
-    return f"{len(shown)} scenes in {len({name for name, *_ in shown})} films, {queries} queries, {len(lines)} moments"
+@dataclasses.dataclass(frozen=True)
+class Films:
+    """Which films. lead: seconds that move every edge against the grid of a frame plan; phase: more, by chance."""
+
+    kind: str
+    videos: int = 160
+    a_film: int = 40
+    seed: int = 0
+    lead: float = 0.0
+    split: str = "test"
+    skip: int = 0
+    phase: bool = False
+
+    def make(self, folder: Path) -> str:
+        """Write films and truth; say what was made."""
+        scenes = [video.scenes for video in self._videos()]
+        folder.mkdir(parents=True, exist_ok=True)
+        encoder, rng = encode.find_encoder(), Random(f"{self.seed}/{self.kind}/films")
+        shown: list[tuple[str, float, float, Scene]] = []
+        for number, start in enumerate(range(0, len(scenes), self.a_film)):
+            name, frames = f"{number:03d}.mp4", list[np.ndarray]()
+            at = lead = round(self.lead * render.FPS) + (rng.randrange(render.FPS) if self.phase else 0)
+            for part in itertools.chain.from_iterable(
+                _parts(scenes[start : start + self.a_film], self.kind, rng, number)
+            ):
+                if part.scene is not None:
+                    second = at / render.FPS
+                    shown.append((name, second, second + len(part.frames) / render.FPS, part.scene))
+                frames += part.frames
+                at += len(part.frames)
+            encode.write_video(folder / name, [frames[0]] * lead + frames, encoder=encoder, fps=render.FPS)
+        draw = Random(f"{self.seed}/{self.kind}/queries")
+        lines = list(_truth(shown, draw))
+        _write(folder / "truth.jsonl", lines)
+        if self.split != "test":
+            said = [
+                {"video": f"{folder.name}/{name}", "caption": grammar.clause(draw, scene), "start": start, "end": end}
+                for name, start, end, scene in shown
+            ]
+            _write(folder / "captions.jsonl", [{**line, "split": self.split} for line in said])
+        queries, films = len({line["query"] for line in lines}), len({name for name, *_ in shown})
+        return f"{len(shown)} scenes in {films} films, {queries} queries, {len(lines)} moments"
+
+    def _videos(self) -> list[grammar.Video]:
+        options = WorldOptions(seed=self.seed)
+        there = [video for _, split, video in corpus.world(options) if split == self.split]
+        if len(there) < self.skip + self.videos:
+            raise SystemExit(f"the split has {len(there)} videos, {self.skip + self.videos} were asked for")
+        return there[self.skip : self.skip + self.videos]
+
+
+def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +114,6 @@ class Part:
 
     frames: list[np.ndarray]
     scene: Scene | None
-
-
-def _test_videos(seed: int, n: int) -> list[grammar.Video]:
-    options = WorldOptions(seed=seed)
-    found = [video for _, split, video in corpus.world(options) if split == "test"][:n]
-    if len(found) < n:
-        raise SystemExit(f"the test split has {len(found)} videos, {n} were asked for")
-    return found
 
 
 def _parts(videos: Sequence[Sequence[Scene]], kind: str, rng: Random, number: int) -> Iterator[list[Part]]:

@@ -1,7 +1,7 @@
 """The page in headless Chromium: it plays moments by mouse and by keys alone, asks nobody, fits, and is accessible.
 
 Needs `playwright` and a Chromium (TVR_CHROMIUM, else what the system has), and axe-core's script where TVR_AXE says
-(npm install axe-core). What is missing is skipped, and says so; `.ci/run` installs all of it, and fails on a skip.
+(npm install axe-core). What is missing is skipped, and says so; TVR_BROWSER=required, as `.ci/run` has it, fails then.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import tiny_frames
 from videos import make_video
 
+from tvr_cli.engine.searching.explain import ExplainReport, WordShare
 from tvr_cli.engine.searching.hits import Curve, Hit
 from tvr_cli.engine.searching.query import Answer, QueryReport
+from tvr_cli.engine.showing import explain_plot
 from tvr_cli.engine.showing.page.write import write
 from tvr_cli.workspace import Workspace
 
@@ -54,12 +56,34 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "page.html"
 
 
+def lacking(what: str) -> NoReturn:
+    """Skip the test, or fail it where everything was to be there."""
+    if os.environ.get("TVR_BROWSER") == "required":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="module")
+def why(page: Path) -> Path:
+    """A page of `tvr explain` about the first film, with a word too long for a phone."""
+    words = [WordShare("a" * 60, 0.5, [0.1, 0.4, -0.2]), WordShare("<b>", -0.1, [0.0, -0.3, 0.1])]
+    report = ExplainReport(
+        "a <b>", NAMES[0], str(page.parent / "films" / NAMES[0]), "text_guided", None, 5.0, 0.5, 1.0, 2.0, 1.5,
+        0.0, 0.6,
+        [0.5, 1.5, 4.5], [0.2, 0.6, 0.1], words, [],
+    )  # fmt: skip
+    return explain_plot.draw(report, Workspace(page.parent / "out"), page.parent / "why.html")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        lacking("playwright is not installed (pip install playwright)")
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium; TVR_CHROMIUM may name one")
-    with playwright.sync_playwright() as running:
+        lacking("there is no Chromium; TVR_CHROMIUM may name one")
+    with sync_playwright() as running:
         opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -181,10 +205,26 @@ def test_who_asks_for_less_motion_has_none(browser: Any, page: Path) -> None:
 @pytest.mark.parametrize("playing", [False, True], ids=["page", "player"])
 def test_axe_finds_nothing_serious(visit: Visit, playing: bool) -> None:
     if AXE is None or not Path(AXE).is_file():
-        pytest.skip("TVR_AXE names no axe.min.js (npm install axe-core)")
+        lacking("TVR_AXE names no axe.min.js (npm install axe-core)")
     if playing:
         visit.tab.locator("a.play").first.click()
         visit.tab.wait_for_function("() => document.querySelector('video')?.readyState > 1")
+    require_accessible(visit)
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look[0]}-{look[1]}")
+def test_the_page_of_explain_fits_and_is_accessible(browser: Any, why: Path, page: Path, look: tuple[int, str]) -> None:
+    visit = Visit(browser, why, *look)
+    assert visit.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert visit.wrong == [] and [url for url in visit.asked if not url.startswith("data:")] == [why.as_uri()]
+    if AXE is None or not Path(AXE).is_file():
+        lacking("TVR_AXE names no axe.min.js (npm install axe-core)")
+    require_accessible(visit)
+    visit.tab.context.close()
+
+
+def require_accessible(visit: Visit) -> None:
+    assert AXE is not None
     visit.tab.evaluate(Path(AXE).read_text("utf-8"))  # by the debugger: the page's own policy lets no script in
     found = visit.tab.evaluate("axe.run().then((found) => found.violations)")
     bad = [(one["id"], one["impact"], [node["html"][:120] for node in one["nodes"]]) for one in found]

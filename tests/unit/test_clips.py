@@ -121,6 +121,38 @@ def test_what_falls_on_key_frames_is_copied(
     assert all(p in packets for p in written) is copied
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("codec", "name", "tag"),
+    [
+        ("libx265", "a.mkv", "hvc1"),
+        ("libvpx-vp9", "a.webm", "vp09"),
+        ("libsvtav1", "a.mkv", "av01"),
+        ("mpeg4", "a.mkv", "mp4v"),
+    ],
+)
+def test_what_an_mp4_may_hold_is_copied(codec: str, name: str, tag: str, tmp_path: Path) -> None:
+    path = make_video(tmp_path / name, 60, codec=codec)
+    part = cut(path, 0.8, 1.6, tmp_path / "part.mp4")
+    assert part.copied and shown(tmp_path / "part.mp4") == list(range(24, 48))
+    with av.open(str(tmp_path / "part.mp4")) as film:
+        assert film.streams.video[0].codec_context.codec_tag == tag
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "name"),
+    [
+        *(("prores_ks", "yuv422p10le", "a.mov"), ("libx264", "yuv422p10le", "a.mkv"), ("png", "rgb24", "a.mov")),
+        *(("qtrle", "argb", "a.mov"), ("mpeg2video", "yuv420p", "a.mpg"), ("libvpx", "yuv420p", "a.webm")),
+    ],
+)
+def test_what_is_encoded_again_may_have_any_kind_of_pixels(codec: str, pix_fmt: str, name: str, tmp_path: Path) -> None:
+    path = make_video(tmp_path / name, 60, codec=codec, pix_fmt=pix_fmt)
+    assert not cut(path, 0.5, 1.3, tmp_path / "part.mp4").copied
+    assert shown(tmp_path / "part.mp4") == list(range(15, 39))
+
+
 def test_a_copy_with_b_frames_is_made_only_where_no_later_frame_is_needed(films: Films, tmp_path: Path) -> None:
     path = films["of B-frames"][0]
     assert cut(path, 0.8, 1.6, tmp_path / "a.mp4").copied
@@ -230,11 +262,14 @@ def flashes_and_beeps(path: Path) -> tuple[list[float], list[float], float]:
 
 
 SOUNDS = {"mp4 aac": ("a.mp4", "aac"), "Matroska pcm": ("a.mkv", "pcm_s16le"), "Matroska opus": ("a.mkv", "libopus")}
+SOUNDS |= {"Matroska mp3": ("a.mkv", "libmp3lame"), "Matroska ac3": ("a.mkv", "ac3")}
 
 
 @pytest.mark.parametrize("late", [0.0, 1.7])
 @pytest.mark.parametrize("span", [(1.0, 4.0), (1.52, 3.6)])
-@pytest.mark.parametrize("kind", [*list(SOUNDS)[:2], pytest.param("Matroska opus", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [*list(SOUNDS)[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(SOUNDS)[2:])]
+)
 def test_sound_stays_in_step_with_the_picture(
     kind: str, span: tuple[float, float], late: float, tmp_path: Path
 ) -> None:

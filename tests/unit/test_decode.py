@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from videos import read_barcode
 from tvr_cli.errors import ConfigError, DecodeError
 from tvr_cli.plans import FramePlan
 from tvr_cli.stores.decoding.choose import open_video
+from tvr_cli.stores.decoding.packets import video_streams
 from tvr_cli.stores.decoding.sample import Task, encode_jpeg, sample
 from tvr_cli.stores.decoding.types import upright
 from tvr_cli.stores.frames.store import decode_jpeg
@@ -388,3 +391,14 @@ def test_the_shared_clips_are_read_exactly(large: bool) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared clips are not here")
 def test_the_corrupt_shared_clip_is_refused() -> None:
     assert reason(SHARED / "decord_corrupted.mp4").startswith("corrupt: only 29 of 50 frames can be decoded")
+
+
+def test_a_cover_is_known_whatever_kind_of_flags_pyav_has() -> None:
+    """Up to PyAV 17 they are no numbers: `int` of one raised, and no video at all was read."""
+
+    class Disposition(enum.Flag):
+        default, attached_pic = 1, 0x400
+
+    film, cover = (SimpleNamespace(disposition=mark) for mark in (Disposition.default, Disposition.attached_pic))
+    container = SimpleNamespace(streams=SimpleNamespace(video=[cover, film], audio=[], best=lambda _: film))
+    assert video_streams(container) == [film]

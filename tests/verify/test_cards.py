@@ -56,6 +56,15 @@ def test_what_is_not_as_a_card_says_is_told(here: dict[str, Any], words: str) ->
     assert words in "; ".join(rerun.again(verified().card, lambda of: verified(**here)).changes)
 
 
+def test_a_card_says_which_revision_was_read() -> None:
+    card = verified().card
+    for said, expected in (("abc", "abc"), ("not pinned", None)):
+        assert rerun.revision_of(replace(card, protocol={**card.protocol, "revision": said})) == expected
+    assert rerun.revision_of(card) is None
+    found = CliRunner().invoke(app, ["verify", "--revision", "abc"])
+    assert found.exit_code == 2 and "--revision is that of somebody's features" in found.stderr
+
+
 def test_the_card_of_a_measurement_is_one_too_and_cannot_be_verified(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", scores=np.eye(30) + 0.1, video_of_caption=np.arange(30))
     result, _ = referee.judge_file(tmp_path / "a.npz", referee.JudgeOptions())

@@ -59,7 +59,7 @@ def verify(
         raise ConfigError("--card names what it verifies itself; leave out the other words")
     words = () if what is None else _words(what, name, asset, features, data, recipe, backbone)
     if revision is not None and what != "features" and card is None:
-        raise ConfigError("--revision is that of somebody's features: tvr verify features")
+        raise ConfigError(f"--revision is that of somebody's features, of {commands.tvr('verify', 'features')} alone")
     if asset is not None and what is None and card is None:
         raise ConfigError("--asset is the picture of a backbone's values; name the backbone")
 

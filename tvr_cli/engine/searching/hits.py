@@ -201,18 +201,18 @@ def best_clips(
 def answer(
     best: Iterator[tuple[int, IndexedClip]],
     scores: np.ndarray,
-    moments: Callable[[Sequence[tuple[int, IndexedClip]]], Sequence[Moment]],
+    moments: Callable[[Sequence[tuple[int, IndexedClip]]], Sequence[Sequence[Moment]]],
     options: SearchOptions,
 ) -> list[Hit]:
-    """Return the answer that clips give, best first. moments: finds the moment of each of some clips."""
+    """Return the answer that clips give, best first. moments: finds those of each of some clips, best first."""
     found = Answering(options)
     while not found.is_full and (some := list(itertools.islice(best, options.k))):
         # Of a file that can show nothing more a clip is counted as it is: only what may be shown is looked into.
         open_ = [(p, clip) for p, clip in some if not found.has_enough_of(clip.file_id)]
         seen = dict(zip((p for p, _ in open_), moments(open_), strict=True)) if open_ else {}
         for position, clip in some:
-            moment = seen.get(position) or Moment(clip.start, clip.end, clip.start)
-            found.take(float(scores[position]), clip.file_id, clip.path, moment)
+            for moment in seen.get(position) or [Moment(clip.start, clip.end, clip.start)]:
+                found.take(float(scores[position]), clip.file_id, clip.path, moment)
     return found.hits()
 
 

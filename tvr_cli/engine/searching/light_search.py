@@ -102,11 +102,11 @@ def _answer(
     scores: np.ndarray,
     options: SearchOptions,
 ) -> list[Hit]:
-    def moments(some: Sequence[tuple[int, IndexedClip]]) -> list[Moment]:
+    def moments(some: Sequence[tuple[int, IndexedClip]]) -> list[list[Moment]]:
         video = index.encoding(rows[[position for position, _ in some]], method.explains_with)
         weights = method.explain(text, video)
         return [
-            moment_of(weight[: len(clip.ts)], np.array(clip.ts), clip.start, clip.end)
+            [moment_of(weight[: len(clip.ts)], np.array(clip.ts), clip.start, clip.end)]
             for (_, clip), weight in zip(some, weights, strict=True)
         ]
 

@@ -15,12 +15,14 @@ from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.confidence import Confidence
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
 from tvr_cli.engine.searching.ranking import MILD, NULL_SHARE, SHARPNESS, Alike, Compared, Ranking
+from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
 from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
 
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
 _LOOKED_AT = 2000  # moments, before films that have enough are left out
+_PEAKS = 50  # moments of the library that windows are looked through for
 
 
 def search(
@@ -52,8 +54,8 @@ def search(
 
 
 class Finder:
-    """Finds what films have of a file: the best moment in a window, which a method that scores pairs has ranked, and
-    frames by their seconds.
+    """Finds what films have of a file: the moments in a window, which a method that scores pairs has ranked, and frames
+    by their seconds.
     """
 
     def __init__(self, films: Sequence[IndexedFilms], ranking: Ranking | None = None):
@@ -63,8 +65,26 @@ class Finder:
             for file in np.unique(part.array("file")[part.live]).tolist():
                 self._where.setdefault(part.segment.file_ids[file], []).append((part, file))
 
-    def best(self, file_id: str, start: float, end: float, query: np.ndarray) -> Moment | None:
-        """Return the best moment of a file between two seconds; None where it has none. query: a unit vector [D]."""
+    def peaks(self, queries: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
+        """Return for each of some questions, unit vectors [T, D], the moments that would be the answer without windows,
+        some more than are asked for and however many of one file.
+        """
+        wanted = SearchOptions(k=max(_PEAKS, options.k), per_file=0, only=options.only)
+        return search(self.films, queries, wanted, self.ranking)
+
+    def inside(self, clip: IndexedClip, query: np.ndarray, peaks: Sequence[Hit]) -> list[Moment]:
+        """Return the moments of a window, best first: the best in it, and peaks, at least half of each in it.
+
+        A peak may reach beyond the window, so that what two windows cut in two is one moment. query: a unit vector [D].
+        """
+        found = [(hit.score, Moment(hit.start, hit.end, hit.peak)) for hit in peaks if _mostly_in(hit, clip)]
+        best = self._best(clip.file_id, clip.start, clip.end, query)
+        if best is not None and not any(best[1].overlaps(moment) for score, moment in found if score >= best[0]):
+            found.append(best)
+        return [moment for _, moment in sorted(found, key=lambda one: -one[0])]
+
+    def _best(self, file_id: str, start: float, end: float, query: np.ndarray) -> tuple[float, Moment] | None:
+        """Return the best moment of a file between two seconds, and its score; None where it has none."""
         found: list[tuple[float, IndexedFilms, int]] = []
         for part, file in self._where.get(file_id, ()):
             number = np.arange(*np.searchsorted(part.array("file"), [file, file + 1]))
@@ -77,10 +97,10 @@ class Finder:
                 found.append((float(scores[best]), part, int(number[best])))
         if not found:
             return None
-        _, part, number_ = max(found, key=lambda one: one[0])
+        score, part, number_ = max(found, key=lambda one: one[0])
         frames = part.verified(number_)
         ts, until = part.array("ts")[frames], part.array("until")[frames]
-        return Moment(float(ts[0]), float(until[-1]), float(ts[_nearest(part, frames, query)]))
+        return score, Moment(float(ts[0]), float(until[-1]), float(ts[_nearest(part, frames, query)]))
 
     def mean_between(self, file_id: str, start: float, end: float) -> np.ndarray | None:
         """Return the mean [D] of a file's frames between two seconds, verified; None where it has none there."""
@@ -98,6 +118,13 @@ class Finder:
             seen = shown[frames] @ part.array("frames")[low + frames].astype(np.float32)
             total, lasted = seen if total is None else total + seen, lasted + float(shown.sum())
         return None if total is None else np.asarray(total / lasted, dtype=np.float32)
+
+
+def _mostly_in(hit: Hit, clip: IndexedClip) -> bool:
+    return (
+        hit.video_id == clip.file_id
+        and min(hit.end, clip.end) - max(hit.start, clip.start) >= (hit.end - hit.start) / 2
+    )
 
 
 def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:

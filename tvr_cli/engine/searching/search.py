@@ -3,8 +3,9 @@
 Methods score pairs. Where it is cheap enough every clip is scored, else what a cheaper stage leaves (`way.py`); of
 its places half are for the best clips of different files, so that one long film crowds out nobody. `exhaustive`
 scores every clip. A clip's moment stands where the clip stands; a file has several, which do not overlap, or only its
-best (`hits.py`). What is shown is verified first; of clips with equal scores the one with the smaller id stands first,
-so that an answer does not depend on the order in which clips came into the index.
+best (`hits.py`). On films by time a clip may have several moments, of which each has the clip's score. What is shown is
+verified first; of clips with equal scores the one with the smaller id stands first, so that an answer does not depend
+on the order in which clips came into the index.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tvr_cli.stores.index.store import ENCODING_ROWS, IndexedClip
 from tvr_cli.types import Encoding
 
 _SENTENCES = 1024  # answered together
-Refine = Callable[[int, IndexedClip], Moment | None]
+Refine = Callable[[int, IndexedClip], Sequence[Moment]]
 _SCORES = 2**24  # numbers of sentences x clips held at a time: 64 MB
 
 
@@ -47,7 +48,8 @@ def search(
 ) -> list[list[Hit]]:
     """Answer each encoded caption with up to k moments, best first. Raises DataError where a hit is damaged on disk.
 
-    refine: finds the moment of a caption, by its number, in a clip, better than the method's weights; None = it cannot.
+    refine: finds the moments of a caption, by its number, in a clip, better than the method's weights do; none where it
+    cannot.
     """
     among = None if options.only is None else index.rows(options.only)
     clips = len(index) if among is None else len(among)
@@ -166,17 +168,17 @@ def _answer(
     text: Encoding,
     scored: _Scored,
     options: SearchOptions,
-    better: Callable[[IndexedClip], Moment | None] | None,
+    better: Callable[[IndexedClip], Sequence[Moment]] | None,
 ) -> list[Hit]:
     rows, scores, kept = scored.rows, scored.scores, scored.kept
 
-    def moments(some: Sequence[tuple[int, IndexedClip]]) -> list[Moment]:
-        known = {} if better is None else {p: moment for p, clip in some if (moment := better(clip)) is not None}
+    def moments(some: Sequence[tuple[int, IndexedClip]]) -> list[Sequence[Moment]]:
+        known = {} if better is None else {p: there for p, clip in some if (there := better(clip))}
         others = [(position, clip) for position, clip in some if position not in known]
-        found = {**known, **weighed(others)}
+        found: dict[int, Sequence[Moment]] = {**known, **weighed(others)}
         return [found[position] for position, _ in some]
 
-    def weighed(some: Sequence[tuple[int, IndexedClip]]) -> dict[int, Moment]:
+    def weighed(some: Sequence[tuple[int, IndexedClip]]) -> dict[int, list[Moment]]:
         if not some:
             return {}
         at = torch.tensor([position for position, _ in some])
@@ -184,7 +186,7 @@ def _answer(
         video = kept.rows(at) if kept is not None else index.encoding(rows[at])
         weights = method.explain(text, video)[0].float().cpu().numpy()  # [hits, F]
         return {
-            position: moment_of(weight[: len(clip.ts)], np.array(clip.ts), clip.start, clip.end)
+            position: [moment_of(weight[: len(clip.ts)], np.array(clip.ts), clip.start, clip.end)]
             for (position, clip), weight in zip(some, weights, strict=True)
         }
 

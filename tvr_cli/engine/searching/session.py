@@ -105,10 +105,9 @@ class Session:
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
-        best = self._found_in(index, self._ranking(store, options.head)).best
-        return search(
-            scorer.method, index, encoded, options, lambda i, clip: best(clip.file_id, clip.start, clip.end, unit[i])
-        )
+        finder = self._found_in(index, self._ranking(store, options.head))
+        peaks = finder.peaks(unit, options)
+        return search(scorer.method, index, encoded, options, lambda i, clip: finder.inside(clip, unit[i], peaks[i]))
 
     def _sums(self, opened: _Opened, questions: Sequence[Question], options: SearchOptions) -> list[list[Hit]]:
         """Answer what is more than a sentence; see `sums.py`."""

@@ -174,4 +174,5 @@ def _kind(stream: Any) -> str:
 
 
 def _is_cover(stream: Any) -> bool:
-    return bool(int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE)
+    marks = getattr(stream, "disposition", 0)  # before PyAV 18 no number, but it has one
+    return bool(int(getattr(marks, "value", marks)) & _ATTACHED_PICTURE)

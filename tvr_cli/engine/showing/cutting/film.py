@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 from collections.abc import Iterator
@@ -76,9 +77,10 @@ class Film:
         decoded, OSError where `target` cannot be written.
         """
         if part.copied:
-            self._write(part, target)
-            if _shows(target, self._until(part)[:-1]):
-                return part
+            with contextlib.suppress(DecodeError):  # a header that an MP4 does not hold
+                self._write(part, target)
+                if _shows(target, self._until(part)[:-1]):
+                    return part
             part = replace(part, copied=False)
         self._write(part, target)
         return part
@@ -90,7 +92,7 @@ class Film:
             written = _Written(file)
             try:
                 self._mux(part, written)
-            except av.error.FFmpegError as e:
+            except (av.error.FFmpegError, av.codec.codec.UnknownCodecError) as e:
                 raise written.refused or DecodeError(f"its moment cannot be cut: {reason(e)}") from e
             if written.refused is not None:
                 raise written.refused

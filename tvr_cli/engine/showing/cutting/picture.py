@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tvr_cli.engine.showing.cutting.mp4 import HEVC_TAG
 from tvr_cli.errors import DecodeError, EnvironmentProblem
 from tvr_cli.stores.decoding.packets import display_matrix
 
@@ -35,6 +36,8 @@ class Picture:
         self._clock, self._ticks = _ticks(until, stream.time_base)
         self._out, self._stream = out, out.add_stream(name, rate=stream.average_rate or 25, options=options)
         self._stream.codec_context.time_base = self._clock
+        if name == "libx265":
+            self._stream.codec_context.codec_tag = HEVC_TAG
         self._aspect, self._colours = stream.sample_aspect_ratio, context
         self._turn: _Turn | None = None
 

@@ -41,7 +41,7 @@ def page(report: ExplainReport, workspace: Workspace, to: Path) -> str:
     chart = drawing(curve, length, moment, report.peak - first, (), label)
     return document(
         report.sentence,
-        f'<div><header class="top"><p class="mark">tvr explain</p><h1>{text(report.sentence)}</h1>'
+        f'<div class="why"><header class="top"><p class="mark">tvr explain</p><h1>{text(report.sentence)}</h1>'
         f'<p class="sum">{text(file)} scores {report.score:.3f} by {text(by)}, best at {clock(report.peak)}. {play}</p>'
         f'<p class="folder">{text(folder + os.sep)}</p></header><main><section aria-labelledby="time">'
         f'<h2 id="time">Over time</h2><div class="tall">{chart}</div>'
