@@ -67,7 +67,7 @@ def films(n: int, dim: int) -> Iterator[FilmBlock]:
         track = cells.Track(unit(draw, SECONDS, dim), ts, ts + 1, edges & (draw.random(SECONDS) < 0.5))
         found = cells.candidates(track, edges)
         length = np.concatenate([part for _, part in cells.means(track, found)])
-        yield FilmBlock(f"{i}.mp4", f"/{i}.mp4", track.unit, ts, ts + 1, found, length, np.zeros(len(found)))
+        yield FilmBlock(f"{i}.mp4", f"/{i}.mp4", track.unit, ts, ts + 1, found, length, *np.zeros((2, len(found))))
 
 
 def unit(draw: np.random.Generator, n: int, dim: int) -> np.ndarray:

@@ -19,9 +19,9 @@ from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.features import sentences
+from tvr_cli.engine.searching import confidence, query
 from tvr_cli.engine.searching import light as light_module
 from tvr_cli.engine.searching import options as preset_options
-from tvr_cli.engine.searching import query
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.preset_loader import preset_path
@@ -75,6 +75,25 @@ def test_the_answers_are_those_of_a_session(method, out, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_both_ways_are_as_sure_and_what_is_not_found_is_nearest(method, out, tmp_path, monkeypatch):
+    other = Path(shutil.copytree(out, tmp_path / "out"))
+    monkeypatch.setattr(confidence, "FEWEST_MOMENTS", 5)
+    tvr("index", "--method", method, "-o", other, "--overwrite")
+    light = tvr("query", "an invoice", "-o", other, "--all")["results"][0]
+    refused = tvr("query", "an invoice", "-o", other, "--min-confidence", "1")["results"][0]
+    said = CliRunner().invoke(app, ["query", "an invoice", "-o", str(other), "--min-confidence", "1"])
+    paths = CliRunner().invoke(app, ["query", "an invoice", "-o", str(other), "--min-confidence", "1", "--paths"])
+    monkeypatch.setattr(light_module, "answer", lambda *_, **__: None)
+    whole = tvr("query", "an invoice", "-o", other, "--all")["results"][0]
+
+    require_same(light["hits"], whole["hits"])
+    assert light["confidence"] == max(hit["confidence"] for hit in light["hits"]) < 1 and not light["nearest"]
+    assert not refused["found"] and not refused["hits"] and refused["nearest"] == light["hits"]
+    assert said.exit_code == paths.exit_code == 0 and not paths.stdout
+    assert "nothing found with confidence; nearest:" in said.stdout and ".mp4" in said.stdout
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_light_tower_gives_the_answers_of_the_backbone(method, out, monkeypatch):
     tvr("index", "--method", method, "-o", out)
     assert text_card.recall("demo-tiny") is not None
@@ -89,7 +108,8 @@ def require_same(light: list[dict], whole: list[dict]) -> None:
     assert light and [h["video_id"] for h in light] == [h["video_id"] for h in whole]
     for a, b in zip(light, whole, strict=True):
         assert a["score"] == pytest.approx(b["score"], abs=1e-5)
-        assert {**a, "score": 0} == {**b, "score": 0}
+        assert a["confidence"] == (None if b["confidence"] is None else pytest.approx(b["confidence"], abs=1e-3))
+        assert {**a, "score": 0, "confidence": 0} == {**b, "score": 0, "confidence": 0}
 
 
 @pytest.mark.parametrize(("method", "flags"), [("mean", []), ("text_guided", ["--json"]), ("text_guided", ["--paths"])])

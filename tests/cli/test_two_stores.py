@@ -82,9 +82,11 @@ def test_candidates_are_the_firsts_and_the_order_is_the_seconds(indexed: tuple[P
     out, _ = indexed
     near, exact = scores(out, FIRST, "one_vector"), scores(out, THEN, "text_guided")
     for width in (5, 9):
-        words = ("query", SENTENCE, "-k", 5, "--shortlist", width, "--first", FIRST, "--index", out)
+        words = ("query", SENTENCE, "-k", 5, "--all", "--shortlist", width, "--first", FIRST, "--index", out)
         require_two_stages(tvr(*words)["results"][0]["hits"], out, near, exact, width)
-    every = tvr("query", SENTENCE, "-k", 5, "--exhaustive", "--first", FIRST, "--index", out)["results"][0]["hits"]
+    every = tvr("query", SENTENCE, "-k", 5, "--all", "--exhaustive", "--first", FIRST, "--index", out)["results"][0][
+        "hits"
+    ]
     assert [hit["score"] for hit in every] == pytest.approx(exact.topk(5).values.tolist(), abs=1e-4)
 
 
@@ -155,7 +157,7 @@ def test_a_query_names_somebody_elses_first_backbone_and_no_other(indexed: tuple
 def test_new_videos_are_found_in_an_index_of_two_stores(workspace: Path) -> None:
     tvr("index", *TWO, "-o", workspace)
     write_frames(workspace, videos=VIDEOS + 1, num_frames=4, size=64)
-    words = ("query", SENTENCE, "-k", VIDEOS + 1, "--exhaustive", "--first", FIRST, "--index", workspace)
+    words = ("query", SENTENCE, "-k", VIDEOS + 1, "--all", "--exhaustive", "--first", FIRST, "--index", workspace)
     found = {hit["video_id"] for hit in tvr(*words)["results"][0]["hits"]}
     assert f"v{VIDEOS}.mp4" in found
 
@@ -173,7 +175,7 @@ def test_videoprism_finds_and_demo_tiny_ranks(tmp_path: Path) -> None:
     assert (report["first"], report["recall"]["clips"]) == (prism, 24) and report["recall"]["sentences"] >= 12
     sentence = "a red circle on the wave"
     near, exact = scores(out, prism, "one_vector", sentence), scores(out, THEN, "text_guided", sentence)
-    hits = tvr("query", sentence, "-k", 3, "--shortlist", 6, "--index", out)["results"][0]["hits"]
+    hits = tvr("query", sentence, "-k", 3, "--all", "--shortlist", 6, "--index", out)["results"][0]["hits"]
     require_two_stages(hits, out, near, exact, 6)
     best = exact.topk(3).values.tolist()
     assert [hit["score"] for hit in hits] != pytest.approx(best, abs=1e-4)  # the candidates are another encoder's

@@ -31,6 +31,52 @@ from tvr_cli.types import TextFeatures, caption_key
 _KIND = "bank"
 _TOY = "demo-tiny"
 _TOY_SEED = 20_13
+_STRANGE = 240
+_ONSETS = (
+    "b",
+    "bl",
+    "ch",
+    "d",
+    "f",
+    "g",
+    "gl",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "q",
+    "r",
+    "s",
+    "sk",
+    "t",
+    "v",
+    "w",
+    "z",
+)
+_VOWELS = ("a", "e", "i", "o", "u", "ar", "en", "ix", "ol", "um")
+_NOUNS = (
+    "premise", "footnote", "clause", "tariff", "axiom", "deadline", "grammar", "budget", "hypothesis", "statute",
+    "vowel", "quotient", "subsidy", "preface", "theorem", "proxy", "synonym", "warranty", "paradox", "mandate",
+    "dividend", "exception", "opinion", "variance", "licence", "century", "proof", "semester", "metaphor",
+    "interest rate", "formula",
+)  # fmt: skip
+_VERBS = (
+    "follows from",
+    "is older than",
+    "contradicts",
+    "depends on",
+    "was repealed by",
+    "rhymes with",
+    "implies",
+    "outweighs",
+)
+_ABSTRACT = (
+    "the {0} of the {1} {3} the {2}", "no {0} {3} a {1}", "every {0} {3} its {1}, but not the {2}",
+    "whether the {0} {3} the {1} is a {2}", "in theory the {0} {3} the {1}",
+)  # fmt: skip
 _LOOKS = tuple(itertools.product(grammar.SHAPES, grammar.COLOURS))
 _MOST_BYTES = 16 * 2**20  # of a file of sentences; more is no such file
 
@@ -57,6 +103,13 @@ class Bank:
 def usual(backbone: str) -> Bank:
     """Return the bank for an encoder by its name: the shipped one, or what the toy world's grammar says."""
     return _grammar() if backbone == _TOY else _shipped()
+
+
+def strange(backbone: str) -> Bank:
+    """Return sentences about nothing that an encoder knows, by its name: of the toy world's all that is of the real
+    one, of others what is about nothing that can be seen.
+    """
+    return _shipped() if backbone == _TOY else _meaningless()
 
 
 def read(path: Path) -> Bank:
@@ -146,6 +199,20 @@ def _features(tensors: Mapping[str, torch.Tensor], bank: Bank) -> TextFeatures:
 def _shipped() -> Bank:
     lines = (Path(__file__).parent / "sentences.txt").read_text("utf-8").splitlines()
     return Bank(tuple(lines), "everyday sentences")
+
+
+@functools.cache
+def _meaningless() -> Bank:
+    said = Random(_TOY_SEED)
+
+    def word() -> str:
+        return "".join(said.choice(_ONSETS) + said.choice(_VOWELS) for _ in range(said.choice((1, 2, 2, 3))))
+
+    invented = [" ".join(word() for _ in range(said.choice((3, 4, 5, 6)))) for _ in range(_STRANGE // 2)]
+    abstract = [
+        said.choice(_ABSTRACT).format(*said.sample(_NOUNS, 3), said.choice(_VERBS)) for _ in range(_STRANGE // 2)
+    ]
+    return Bank(tuple(dict.fromkeys([*invented, *abstract])), "sentences about nothing that can be seen")
 
 
 @functools.cache

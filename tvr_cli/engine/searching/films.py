@@ -56,9 +56,9 @@ def blocks(
         for track in _tracks(store, [records]):
             soft = cells.distances(track) > (np.inf if edge is None else edge)
             found = cells.candidates(track, soft)
-            parts = [(length, ranking.null_of(unit, bank)) for unit, length in cells.means(track, found)]
-            length, null = (np.concatenate(part) for part in zip(*parts, strict=True))
-            yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null)
+            parts = [(length, *ranking.null_of(unit, bank)) for unit, length in cells.means(track, found)]
+            length, null, mild = (np.concatenate(part) for part in zip(*parts, strict=True))
+            yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null, mild)
 
 
 def tracks(store: FeatureStore) -> Iterator[tuple[str, cells.Track]]:

@@ -26,13 +26,14 @@ from tvr_cli.engine.features import sentences as encoders
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import bank as banks
-from tvr_cli.engine.searching import films, measure, precision, two_stores
+from tvr_cli.engine.searching import calibrate, films, measure, precision, texts, two_stores
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.bank import Bank, EncodeSentences
+from tvr_cli.engine.searching.confidence import Confidence
 from tvr_cli.engine.searching.films import Edges
 from tvr_cli.engine.searching.measure import Recall, Sentences
 from tvr_cli.engine.searching.precision import Precision
-from tvr_cli.engine.searching.two_stores import First
+from tvr_cli.engine.searching.texts import TwoStages
 from tvr_cli.engine.searching.way import LEAST, Way, way_of
 from tvr_cli.errors import DataError, EnvironmentProblem, MethodNotNamed, StoreMismatch, TvrError
 from tvr_cli.files import bare_name, lock
@@ -42,7 +43,7 @@ from tvr_cli.stores.index import place
 from tvr_cli.stores.index.place import Standing
 from tvr_cli.stores.index.store import ENCODING_ROWS, DoesNotFit, Index, IndexBlock, IndexedClip, Row, write_index
 from tvr_cli.stores.index.timeline import FilmBlock
-from tvr_cli.types import Encoding, TextFeatures
+from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 
 _NO_EDGES: Mapping[str, Any] = {"edge": None, "against": None}
@@ -64,14 +65,6 @@ def identity_of(scorer: Scorer, store: FeatureStore) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class TwoStages(Scorer):
-    """A scorer whose candidates come from another store. encode: makes features of sentences by that one's encoder."""
-
-    first: First
-    encode: EncodeSentences
-
-
 @dataclass(frozen=True, slots=True)
 class AboutBank:
     """The sentences of an index that are about nothing in particular. own: whether a user named them (`--null`)."""
@@ -91,6 +84,7 @@ class Measured:
     recall: Recall | None = None
     bank: AboutBank | None = None
     moments: Edges | None = None
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +94,7 @@ class IndexReport(Result):
     first: the backbone that finds the candidates, None where it is the same. added, removed: clips that this run
     encoded, and that it took out. The rest is what the index says of itself, None in a dry run before there is one: how
     tensors are kept, and why; how it is searched; what that misses; the sentences that are about nothing in particular;
-    where moments end, of frames that are kept by time.
+    where moments end, of frames that are kept by time; what sentences score that are not there.
     """
 
     schema = "index"
@@ -119,6 +113,7 @@ class IndexReport(Result):
     recall: Recall | None
     bank: AboutBank | None
     moments: Edges | None
+    confidence: Confidence | None
     size_bytes: int = dataclasses.field(metadata=key("bytes"))
 
 
@@ -211,15 +206,16 @@ def build_index(
     scorer.method.to(pick_device(device))
     bank = bank or banks.usual(store.backbone_name)
     started, every = time.perf_counter(), range(len(store.clips))
-    held = functools.cache(lambda: _sentences(scorer, store, encode, bank))
+    held = functools.cache(lambda: texts.to_measure_with(scorer, store, encode, bank))
     found = _measured(scorer, store, held)
 
     def measure_search(index: Index) -> dict[str, Any]:
         method = scorer.method.to("cpu")  # what is measured is what a query does
         spent = measure.BUILD_SHARE * (time.perf_counter() - started)
         two = isinstance(scorer, TwoStages)
-        way, recall = measure.measured(method, index, lambda: _on_cpu(*held()), seconds=spent, two_stores=two)
-        return {"way": asdict(way), "recall": asdict(recall) if recall else None}
+        way, recall = measure.measured(method, index, lambda: texts.on_cpu(*held()), seconds=spent, two_stores=two)
+        found = calibrate.found(scorer, store, encode, bank, index, way, seconds=spent)
+        return {"way": asdict(way), "recall": asdict(recall) if recall else None, "confidence": asdict(found)}
 
     edges, vectors = _edges(scorer, store, encode, bank)
     write = partial(
@@ -247,20 +243,10 @@ def _edges(
         return None, None
     edge, vectors = films.measured_edge(store), None
     try:
-        vectors = None if encode is None else _bank_vectors(scorer, store, encode, bank)
+        vectors = None if encode is None else texts.bank_vectors(scorer, store, encode, bank)
     except TvrError as e:
         log.logger.info("moments are compared with no other sentences: none could be encoded (%s)", e)
     return Edges(edge, None if vectors is None else bank.of), vectors
-
-
-def _bank_vectors(scorer: Scorer, store: FeatureStore, encode: EncodeSentences, bank: Bank) -> np.ndarray:
-    about = (store.identity["backbone"], store.word_plan, store.word_importance)
-    text = banks.features(bank, encode, *about, tokens="tokens" in scorer.method.needs)
-    return torch.nn.functional.normalize(text.pooled.float(), dim=-1).numpy()
-
-
-def _on_cpu(texts: Encoding | None, of: str) -> tuple[Encoding | None, str]:
-    return (texts.to("cpu") if texts is not None else None), of
 
 
 def measured_of(found: Standing | None) -> Measured:
@@ -268,7 +254,7 @@ def measured_of(found: Standing | None) -> Measured:
     if found is None or found.head is None:
         return Measured()
     kept = found.head.measured
-    made = {"precision": Precision, "recall": Recall, "bank": AboutBank, "moments": Edges}
+    made = {"precision": Precision, "recall": Recall, "bank": AboutBank, "moments": Edges, "confidence": Confidence}
     way = way_of(kept, found.head.rows) if kept.get("way") else None
     return Measured(search=way, **{name: of(**kept[name]) for name, of in made.items() if kept.get(name)})
 
@@ -407,13 +393,23 @@ def _grow(
         if edges.against is not None:  # the moments of before were compared with it, so those that come are, too
             if encode is None:
                 return None
-            vectors = _bank_vectors(scorer, store, encode, bank)
+            vectors = texts.bank_vectors(scorer, store, encode, bank)
         by_time = films.blocks(store, new, edges.edge, vectors)
+    started = time.perf_counter()
+
+    def again(grown: Index) -> dict[str, Any]:
+        scorer.method.to("cpu")
+        spent = measure.BUILD_SHARE * (time.perf_counter() - started)
+        bank, way = banks.of_index(index) or banks.usual(store.backbone_name), way_of(grown.measured, len(grown))
+        return {"confidence": asdict(calibrate.found(scorer, store, encode, bank, grown, way, seconds=spent))}
+
     scorer.method.to(pick_device(device))
     try:
         if gone:
             index = index.delete(gone)
-        grown = index.append(_blocks(scorer, store, new), identity=wanted, asked=asdict(asked), films=by_time)
+        grown = index.append(
+            _blocks(scorer, store, new), identity=wanted, asked=asdict(asked), films=by_time, measure=again
+        )
         return Made(grown, len(new), len(gone))
     except DoesNotFit as e:
         log.logger.info("the index is built again: %s", e)
@@ -460,44 +456,6 @@ def _measured(scorer: Scorer, store: FeatureStore, sentences: Sentences) -> Prec
     block = _block(scorer, store, range(0, len(store.clips), step))
     sample = replace(block, encoding=block.encoding, coarse=block.coarse.to(scorers.device_of(scorer.method)))
     return precision.measure(scorer.method, texts, of, sample)
-
-
-def _sentences(
-    scorer: Scorer, store: FeatureStore, encode: EncodeSentences | None, bank: Bank
-) -> tuple[Encoding | None, str]:
-    """Return sentences to measure with and what they are: captions of the store, best of its test split, else the
-    bank's; None and why where there are none.
-    """
-    rows = next((held for name in ("test", "val", "train") if len(held := store.split(name))), None)
-    if rows is not None:
-        some = rows[:: max(1, -(-len(rows) // _SENTENCES))]
-        texts = lambda: store.captions.texts(some)  # noqa: E731 - read only where two encoders need them
-        try:
-            return encoded_texts(scorer, store.text(some), texts), "captions"
-        except TvrError as e:
-            return None, f"no sentence could be encoded to measure with ({e})"
-    if encode is None:
-        return None, "there was no sentence to measure with"
-    try:
-        tokens = "tokens" in scorer.method.needs
-        about = (store.identity["backbone"], store.word_plan, store.word_importance)
-        text = banks.features(bank, encode, *about, tokens=tokens)
-    except TvrError as e:
-        return None, f"no sentence could be encoded to measure with ({e})"
-    some = torch.arange(0, len(text), max(1, len(text) // _SENTENCES))[:_SENTENCES]
-    try:
-        said = [bank.sentences[i] for i in some.tolist()]
-        return encoded_texts(scorer, text.rows(some), lambda: said), bank.of
-    except TvrError as e:
-        return None, f"no sentence could be encoded to measure with ({e})"
-
-
-def encoded_texts(scorer: Scorer, text: TextFeatures, said: Callable[[], Sequence[str]]) -> Encoding:
-    """Encode sentences by their features. said: the sentences, for the first of two encoders."""
-    encoded = scorers.encode_texts(scorer.method, text)
-    if isinstance(scorer, TwoStages):
-        encoded = two_stores.with_vectors(encoded, scorer.first.sentences(scorer.encode(said())))
-    return encoded
 
 
 def _bank_kept(workspace: Workspace) -> Bank | None:

@@ -20,7 +20,7 @@ from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine.features import cut
-from tvr_cli.engine.searching import heads, light_search, moments
+from tvr_cli.engine.searching import confidence, heads, light_search, moments
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.options import PresetOptions, of_preset
@@ -82,13 +82,15 @@ def answer(
         if films := light.index.films:
             head = heads.head_for(workspace, light.backbone, light.identity, options.head)
             unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            found = moments.search(films, unit, options, None if head is None else ByHead(head))
+            lines = confidence.of_index(light.index.measured)
+            found = moments.search(films, unit, options, None if head is None else ByHead(head), lines)
         else:
             found = light_search.search(light.method, light.index, light.scale * pooled, options)
     except (Ordinary, TvrError, FileNotFoundError) as e:
         log.logger.debug("answered with torch: %s", e)
         return None
     log.logger.debug("answered without torch: the text tower of %s alone, in numpy", light.backbone)
+    confidence.say(confidence.of_index(light.index.measured))
     cut.say_cut(
         texts, n_tokens.tolist(), light.length, light.backbone,
         lambda some: [len(tokenizer.words(text)) + 2 for text in some],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.curves import Window
 from tvr_cli.engine.searching.hits import (
     Hit,
@@ -40,19 +40,29 @@ def search(method: LightMethod, index: ArrayIndex, text: np.ndarray, options: Se
     if not len(among):
         return [[] for _ in text]
     way = stages(index.measured, len(index), options)
+    lines = confidence.of_index(index.measured)
     size = max(1, min(_SENTENCES, _SCORES // index.head.rows))
     clip = functools.cache(index.clip)  # many sentences are answered with the same clips
     answers: list[list[Hit]] = []
     with np.errstate(all="ignore"):  # a vector without length scores as no number, which comes last
         for start in range(0, len(text), size):
             some = text[start : start + size]
-            if way.shortlist >= len(among):
+            every = way.shortlist >= len(among)
+            usual = None if lines is None or (every and options.only is None) else _usual_scores(method, index, some)
+            if every:
                 found = _score_all(method, index, some, None if options.only is None else among)
             else:
                 found = _score_some(method, index, some, way.shortlist, options.k, among)
             for i, (rows, scores) in enumerate(found):
-                answers.append(_answer(method, index, clip, some[i : i + 1], rows, scores, options))
+                hits = _answer(method, index, clip, some[i : i + 1], rows, scores, options)
+                answers.append(confidence.of_windows(lines, hits, scores, None if usual is None else usual[i]))
     return answers
+
+
+def _usual_scores(method: LightMethod, index: ArrayIndex, text: np.ndarray) -> np.ndarray:
+    """Return what sentences score on average [T], by some clips from all over the index."""
+    rows = index.rows()[:: confidence.apart_by(len(index))]
+    return np.asarray(method.score(text, index.encoding(rows, method.scores_with)).mean(1))
 
 
 def _score_all(

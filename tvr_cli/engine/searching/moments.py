@@ -5,17 +5,19 @@ What a moment's score is says `ranking.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching import confidence, curves
+from tvr_cli.engine.searching.confidence import Confidence
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.ranking import Compared, Ranking
+from tvr_cli.engine.searching.ranking import MILD, NULL_SHARE, SHARPNESS, Alike, Compared, Ranking
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import FRAMES, MOMENTS, IndexedFilms
+from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
 
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
@@ -24,11 +26,16 @@ _PEAKS = 50  # moments of the library that windows are looked through for
 
 
 def search(
-    films: Sequence[IndexedFilms], queries: np.ndarray, options: SearchOptions, ranking: Ranking | None = None
+    films: Sequence[IndexedFilms],
+    queries: np.ndarray,
+    options: SearchOptions,
+    ranking: Ranking | None = None,
+    lines: Confidence | None = None,
 ) -> list[list[Hit]]:
     """Answer questions, unit vectors [T, D], with their best moments, best first.
 
-    ranking: None = by comparison with the bank. Raises DataError where a hit is damaged on disk.
+    ranking: None = by comparison with the bank. lines: by which confidence is told, None = it is not. Raises DataError
+    where a hit is damaged on disk.
     """
     ranking = ranking or Compared()
     library = _Library.of(films, options.only)
@@ -38,8 +45,11 @@ def search(
         for start in range(0, len(queries), size):
             some = queries[start : start + size]
             scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
-            for query, one in zip(some, scores, strict=True):
-                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking))
+            tells: Iterable[Callable[[int], float | None] | None] = itertools.repeat(None)
+            if lines is not None and lines.why is None:
+                tells = (_confidences(library, one, lines) for one in _cosines(films, some, scores, ranking))
+            for query, one, told in zip(some, scores, tells, strict=False):
+                answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking, told))
     return answers
 
 
@@ -125,12 +135,14 @@ def _nearest(part: IndexedFilms, frames: slice, query: np.ndarray) -> int:
 class _Library:
     """All moments of some segments, one after the other. file: [M] numbers, of each segment its own. frames: in all.
 
-    starts: the number of each segment's first moment, and of all.
+    live: [M] that an answer may be of, there: [M] that are in the index at all. starts: the number of each segment's
+    first moment, and of all.
     """
 
     films: Sequence[IndexedFilms]
     file: np.ndarray
     live: np.ndarray
+    there: np.ndarray
     frames: int
     starts: np.ndarray
 
@@ -144,9 +156,10 @@ class _Library:
             if only is not None:
                 named = [number for number, name in enumerate(part.segment.file_ids.all()) if name in only]
                 lives[-1] = part.live & np.isin(part.array("file"), named)
-        live = np.concatenate(lives)
+        live, there = np.concatenate(lives), np.concatenate([part.live for part in films])
         starts = np.cumsum([0, *(len(part.live) for part in films)])
-        return _Library(films, np.concatenate(files), live, sum(len(part.array("ts")) for part in films), starts)
+        frames = sum(len(part.array("ts")) for part in films)
+        return _Library(films, np.concatenate(files), live, there, frames, starts)
 
     def at(self, number: int) -> tuple[IndexedFilms, int]:
         """Return the films that a moment is among, and its number there."""
@@ -154,8 +167,35 @@ class _Library:
         return self.films[of], number - int(self.starts[of])
 
 
+def _cosines(films: Sequence[IndexedFilms], queries: np.ndarray, scores: np.ndarray, ranking: Ranking) -> np.ndarray:
+    """Return the cosines [T, M] of sentences with the means of moments. scores: [T, M], of the ranking."""
+    if isinstance(ranking, Compared):
+        null = np.concatenate([part.array("null") for part in films])
+        return np.asarray((scores + NULL_SHARE * null) / SHARPNESS)
+    return np.concatenate([Alike(ranking.products).scores(part, queries) for part in films], 1)
+
+
+def _confidences(library: _Library, cosines: np.ndarray, lines: Confidence) -> Callable[[int], float | None]:
+    """Return what tells how sure a moment is, by its number. cosines: [M] of one sentence.
+
+    What a filter left is held to the lines of the whole index.
+    """
+    apart = float(confidence.apart_of(cosines[library.live], np.nanmean(cosines[library.there])))
+
+    def told(number: int) -> float | None:
+        part, local = library.at(number)
+        return lines.of(float(cosines[number]) - float(part.array("mild")[local]) / MILD, apart)
+
+    return told
+
+
 def _answer(
-    library: _Library, query: np.ndarray, scores: np.ndarray, options: SearchOptions, ranking: Ranking
+    library: _Library,
+    query: np.ndarray,
+    scores: np.ndarray,
+    options: SearchOptions,
+    ranking: Ranking,
+    told: Callable[[int], float | None] | None,
 ) -> list[Hit]:
     """Take moments, best first; films that have enough are left out after every so many."""
     found, shown = Answering(options), dict[tuple[str, float, float], int]()
@@ -176,6 +216,8 @@ def _answer(
         rest = rest[~np.isin(library.file[rest], list(full))] if seen < len(rest) else rest[:0]
     numbers = {hit: shown[hit.video_id, hit.start, hit.end] for hit in found.hits()}
     hits = [_peaked(hit, library, number, query) for hit, number in numbers.items()]
+    if told is not None:
+        hits = [replace(hit, confidence=told(number)) for hit, number in zip(hits, numbers.values(), strict=True)]
     if not options.curves:
         return hits
     low, high = curves.reach(scores[library.live])
@@ -192,7 +234,7 @@ def frame_scores(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ra
     """Return the seconds and the scores [n] of single frames of the film that a moment is of, verified."""
     file = part.array("file")
     of_file = slice(*np.searchsorted(file, [file[number], file[number] + 1]))
-    part.segment.verify(list(MOMENTS), of_file.start, of_file.stop)
+    part.segment.verify(part.of_moments, of_file.start, of_file.stop)
     moments = part.array("moment")[of_file]
     first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
     part.segment.verify(list(FRAMES), first, last)

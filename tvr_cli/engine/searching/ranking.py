@@ -34,6 +34,7 @@ from tvr_cli.stores.moment_head import PARTS, MomentHead
 
 SHARPNESS = 50.0  # of cosines, before they are compared
 NULL_SHARE = 0.7  # of what the bank says of a moment, that is taken off
+MILD = SHARPNESS / 2  # with which sentences that are nearly as good count, too
 _ROWS = 4096  # frames that are widened to float32 at a time
 Products = Callable[[IndexedFilms, np.ndarray], np.ndarray]
 
@@ -43,6 +44,10 @@ class Ranking(Protocol):
 
     @property
     def vectors(self) -> int: ...
+
+    @property
+    def products(self) -> Products:
+        """What multiplies sentences with frames."""
 
     def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
         """Return the scores [T, M] of all moments of a segment. queries: unit vectors [T, D]."""
@@ -67,13 +72,27 @@ def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
     return found
 
 
-def null_of(unit: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
-    """Return what a bank says of moments [m]: ln of the mean of exp(50 cos). unit: [m, D]. bank: [n, D], None = 0."""
-    if bank is None:
-        return np.zeros(len(unit), np.float32)
-    parts = [unit[start : start + _ROWS] @ bank.T * SHARPNESS for start in range(0, len(unit), _ROWS)]
-    found = [top[:, 0] + np.log(np.exp(p - top).mean(1)) for p in parts for top in (p.max(1, keepdims=True),)]
-    return np.concatenate([np.zeros(0), *found]).astype(np.float32)
+def null_of(unit: np.ndarray, bank: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a bank says of moments [m]: ln of the mean of exp(50 cos), and of exp(25 cos), in which its best
+    sentences count for less (`confidence.py`). unit: [m, D]. bank: [n, D], None = 0.
+    """
+    if bank is None or not len(unit):
+        return np.zeros(len(unit), np.float32), np.zeros(len(unit), np.float32)
+    parts = [unit[start : start + _ROWS] @ bank.T for start in range(0, len(unit), _ROWS)]
+    sharp, mild = (np.concatenate([_of_bank(p, by) for p in parts]).astype(np.float32) for by in (SHARPNESS, MILD))
+    return sharp, mild
+
+
+def cosines_of(part: IndexedFilms, number: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the cosines [T, m] of sentences, unit vectors [T, D], with some moments of one film, by their numbers."""
+    dots, first, last, seconds = _of_film(part, number, queries)
+    return np.asarray(_mean(dots, first, last, seconds) / part.array("length")[number])
+
+
+def _of_bank(products: np.ndarray, sharpness: float) -> np.ndarray:
+    """Return ln of the mean of exp(sharpness x products [m, n]) for each moment."""
+    top = products.max(1)
+    return np.asarray(sharpness * top + np.log(np.exp(sharpness * (products - top[:, None])).mean(1)))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.engine.searching import curves
+from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.curves import Window
 from tvr_cli.engine.searching.hits import (
     Hit,
@@ -56,14 +56,26 @@ def search(
     if not clips:
         return [[] for _ in range(len(text))]
     way = stages(index.measured, len(index), options)
+    lines = confidence.of_index(index.measured)
     answers: list[list[Hit]] = []
     clip = functools.cache(index.clip)  # many sentences are answered with the same clips
     for some in _portions(text, max(1, min(_SENTENCES, _SCORES // len(index)))):
-        find = _score_all if way.shortlist >= clips else _score_some
+        every = way.shortlist >= clips
+        find = _score_all if every else _score_some
+        known = lines is None or (every and among is None)
+        usual = None if known else usual_scores(method, index, some)
         for i, found in enumerate(find(method, index, some, way, options.k, among)):
             better = None if refine is None else functools.partial(refine, len(answers))
-            answers.append(_answer(method, index, clip, some.rows(slice(i, i + 1)), found, options, better))
+            hits = _answer(method, index, clip, some.rows(slice(i, i + 1)), found, options, better)
+            answers.append(confidence.of_windows(lines, hits, found.scores, None if usual is None else usual[i]))
     return answers
+
+
+@torch.no_grad()
+def usual_scores(method: Method, index: SearchIndex, text: Encoding) -> np.ndarray:
+    """Return what sentences score on average [T], by some clips from all over the index."""
+    video = index.encoding(index.rows()[:: confidence.apart_by(len(index))])
+    return np.asarray(method.score(text, video).cpu().numpy().mean(1))
 
 
 @dataclass(frozen=True)
@@ -98,18 +110,23 @@ def _score_some(
     method: Method, index: SearchIndex, text: Encoding, way: Way, k: int, among: Tensor | None
 ) -> Iterator[_Scored]:
     """Score for each caption the clips that the stages before leave for it."""
-    for i, rows in enumerate(_candidates(method, index, text, way, k, among)):
+    for i, rows in enumerate(candidates(method, index, text, way, k, among)):
         one = text.rows(slice(i, i + 1))
         if len(rows) <= ENCODING_ROWS:
             kept = index.encoding(rows)
             yield _Scored(rows, method.score(one, kept)[0].cpu().numpy(), kept)
         else:
-            parts = [method.score(one, index.encoding(part))[0].cpu() for part in rows.split(ENCODING_ROWS)]
-            yield _Scored(rows, torch.cat(parts).numpy())
+            yield _Scored(rows, score_of(method, index, one, rows))
 
 
-def _candidates(
-    method: Method, index: SearchIndex, text: Encoding, way: Way, k: int, among: Tensor | None
+def score_of(method: Method, index: SearchIndex, one: Encoding, rows: Tensor) -> np.ndarray:
+    """Return the method's scores [N] of one sentence and some clips."""
+    parts = [method.score(one, index.encoding(part))[0].cpu() for part in rows.split(ENCODING_ROWS)]
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def candidates(
+    method: Method, index: SearchIndex, text: Encoding, way: Way, k: int, among: Tensor | None = None
 ) -> Iterator[Tensor]:
     """Yield the rows [N] that the method is to score, ascending, for each caption; among: of these, None = of all."""
     width = way.shortlist

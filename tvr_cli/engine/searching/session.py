@@ -16,16 +16,17 @@ from tvr_cli.engine.device import kernel_errors
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import explain, heads, library, moments, stretch
+from tvr_cli.engine.searching import confidence, explain, heads, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.explain import ExplainReport
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
-from tvr_cli.engine.searching.index import EncodeSentences, TwoStages, asked_for, encoded_texts, fresh_index
+from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
 from tvr_cli.engine.searching.question import Question, Stretch, asking
 from tvr_cli.engine.searching.ranking import ByHead, Compared, Ranking
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
-from tvr_cli.methods import _light
+from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
+from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
@@ -99,7 +100,8 @@ class Session:
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            return moments.search(index.films, unit, options, self._ranking(store, options.head))
+            lines = confidence.of_index(index.measured)
+            return moments.search(index.films, unit, options, self._ranking(store, options.head), lines)
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
@@ -178,6 +180,7 @@ class Session:
         self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found
         self._rankings.clear()
+        confidence.say(confidence.of_index(found[0].measured))
         return found
 
     def _stamp(self) -> dict[Any, Any]:
@@ -221,8 +224,3 @@ def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
     asked = torch.from_numpy(queries)
     found = [asked @ block.float().T for block in part.segment["timeline.frames"].split(_SCAN_ROWS)]
     return torch.cat(found, 1).numpy()
-
-
-def _by_frames_alone(scorer: Scorer) -> bool:
-    """Whether nothing but single frames decides, so that moments are ranked and no windows before them."""
-    return scorer.run is None and scorer.name in _light.METHODS and not isinstance(scorer, TwoStages)

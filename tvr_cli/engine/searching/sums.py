@@ -18,9 +18,8 @@ from tvr_cli import commands
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.features import still
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import library, moments, stretch
+from tvr_cli.engine.searching import confidence, library, moments, stretch
 from tvr_cli.engine.searching.hits import Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.index import TwoStages, encoded_texts
 from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.engine.searching.moments import Finder
 from tvr_cli.engine.searching.question import (
@@ -34,6 +33,7 @@ from tvr_cli.engine.searching.question import (
 )
 from tvr_cli.engine.searching.ranking import Alike, Products, Ranking
 from tvr_cli.engine.searching.search import search
+from tvr_cli.engine.searching.texts import TwoStages, by_frames_alone, encoded_texts
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import _light
 from tvr_cli.stores.features.store import FeatureStore
@@ -89,11 +89,16 @@ class Sums:
         """Answer questions by their features [T, D]."""
         if self.index.films:
             unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            ranking = self.words() if of_words else Alike(self.products)
-            return moments.search(self.index.films, unit, options, ranking)
+            if not of_words:
+                return moments.search(self.index.films, unit, options, Alike(self.products))
+            # Of any other method the index knows what windows score.
+            lines = confidence.of_index(self.index.measured) if by_frames_alone(self.scorer) else None
+            return moments.search(self.index.films, unit, options, self.words(), lines)
         key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
         text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))
-        return search(self.scorer.method, self.index, encoded_texts(self.scorer, text, lambda: []), options)
+        found = search(self.scorer.method, self.index, encoded_texts(self.scorer, text, lambda: []), options)
+        # What sentences score that are not there says nothing of what a picture does.
+        return found if of_words else [[replace(hit, confidence=None) for hit in hits] for hits in found]
 
     def _features(self, questions: Sequence[Question]) -> Callable[[What], np.ndarray]:
         """Return what gives the features [D] of each part of some questions."""

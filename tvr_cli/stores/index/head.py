@@ -28,7 +28,9 @@ TIMELINE: Mapping[str, tuple[str, str]] = {
     "timeline.ts": ("float64", "frame"), "timeline.until": ("float64", "frame"),
     "timeline.moment": ("int32", "moment"), "timeline.file": ("int32", "moment"),
     "timeline.length": ("float32", "moment"), "timeline.null": ("float32", "moment"),
+    "timeline.mild": ("float32", "moment"),
 }  # fmt: skip
+LATER = frozenset({"timeline.mild"})  # of these, what an index may lack that was made before
 ROOM = ("timeline.", "null.")  # parts that may come later: checked as the others, left alone by who does not know them
 
 
@@ -160,6 +162,16 @@ _RECALL = schema.record(
     }
 )
 _BANK = schema.record({"of": schema.text, "sentences": schema.count, "sha256": schema.sha256, "own": schema.flag})
+_CONFIDENCE = schema.record(
+    {
+        "moments": schema.count,
+        "sentences": schema.count,
+        "strange": schema.count,
+        "best": schema.maybe(schema.items(schema.number)),
+        "apart": schema.maybe(schema.items(schema.number)),
+        "why": schema.maybe(schema.text),
+    }
+)
 _MOMENTS = schema.record({"edge": schema.maybe(schema.number), "against": schema.maybe(schema.text)})
 _MEASURED = schema.record(
     {},
@@ -169,6 +181,7 @@ _MEASURED = schema.record(
         "recall": schema.maybe(_RECALL),
         "bank": schema.maybe(_BANK),
         "moments": schema.maybe(_MOMENTS),
+        "confidence": schema.maybe(_CONFIDENCE),
     },
 )
 _ASKED = schema.record({}, {"run": schema.text, "method": schema.text, "backbone": schema.text, "first": schema.text})
@@ -228,8 +241,8 @@ def _hangs_together(head: Head, at: str) -> None:
 
 def _fits_timeline(segment: Segment, at: str) -> None:
     parts = {part.name: part for part in segment.parts if part.name in TIMELINE}
-    if parts and set(parts) != set(TIMELINE):
-        raise ValueError(f"{at}.parts lacks {sorted(set(TIMELINE) - set(parts))}")
+    if parts and (lacking := set(TIMELINE) - set(parts) - LATER):
+        raise ValueError(f"{at}.parts lacks {sorted(lacking)}")
     rows: dict[str, int] = {}
     for name, part in parts.items():
         dtype, row = TIMELINE[name]

@@ -181,10 +181,11 @@ class Index(OpenedIndex):
         identity: Mapping[str, Any],
         asked: Mapping[str, str | None],
         films: Iterable[FilmBlock] = (),
+        measure: Callable[[Index], Mapping[str, Any]] | None = None,
     ) -> Index:
         """Add clips as a new segment, in a new generation that links the files of this one, and return that.
 
-        films: of the clips' files, by time.
+        films: of the clips' files, by time. measure: finds out again what has changed of the index, before it counts.
 
         identity, asked: what the index is made from, and named for, now. Raises DoesNotFit when the blocks are not
         like those before, having changed nothing. The caller holds the workspace's lock.
@@ -196,6 +197,8 @@ class Index(OpenedIndex):
             if segment is not None:
                 head = replace(head, segments=(*head.segments, segment))
             _same_shapes(head)
+            if measure is not None:
+                head = replace(head, measured={**head.measured, **measure(Index(self.folder, generation, head))})
             place.commit(self.folder, generation, head)
         return Index.open(self.folder)
 

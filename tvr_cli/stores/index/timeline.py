@@ -6,6 +6,7 @@ Parts of a segment whose rows are frames or moments and not clips (N frames, M m
     timeline.moment [M, 2] int32, the first frame and the one behind the last
     timeline.file [M] int32, the number of its file in the segment; the moments of a file follow each other
     timeline.length [M] float32, of the mean of its frames   timeline.null [M] float32, what the bank says of it
+    timeline.mild [M] float32, what it says where its best sentences count for less; not in an index made before
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import numpy as np
 from tvr_cli.stores.index.segment import MappedSegment
 
 FRAMES = ("timeline.frames", "timeline.ts", "timeline.until")
-MOMENTS = ("timeline.moment", "timeline.file", "timeline.length", "timeline.null")
+MOMENTS = ("timeline.moment", "timeline.file", "timeline.length", "timeline.null", "timeline.mild")
 
 
 @dataclass(frozen=True)
 class FilmBlock:
     """A film on its way into an index; its clips are in the segment before it.
 
-    unit: [n, D]. ts, until: [n] seconds. moments: [m, 2], counted from the film's first frame. length, null: [m].
+    unit: [n, D]. ts, until: [n] seconds. moments: [m, 2], counted from the film's first frame. length, null, mild: [m].
     """
 
     file_id: str
@@ -35,6 +36,7 @@ class FilmBlock:
     moments: np.ndarray
     length: np.ndarray
     null: np.ndarray
+    mild: np.ndarray
 
     def parts(self, first: int, number: int) -> dict[str, np.ndarray]:
         """Return its rows. first: frames that the segment has before it. number: of its file."""
@@ -46,6 +48,7 @@ class FilmBlock:
             "timeline.file": np.full(len(self.moments), number, np.int32),
             "timeline.length": self.length.astype(np.float32),
             "timeline.null": self.null.astype(np.float32),
+            "timeline.mild": self.mild.astype(np.float32),
         }
 
 
@@ -63,6 +66,11 @@ class IndexedFilms:
             return None
         return IndexedFilms(segment, np.isin(segment.array("timeline.file"), files))
 
+    @property
+    def of_moments(self) -> list[str]:
+        """The parts of a row a moment."""
+        return [name for name in MOMENTS if name in self.segment.parts]
+
     def array(self, name: str) -> np.ndarray:
         """Return the rows of a part."""
         return self.segment.array(f"timeline.{name}")
@@ -72,7 +80,7 @@ class IndexedFilms:
 
         Raises DataError where which frames they are is not what was written; the seconds are not verified.
         """
-        self.segment.verify(list(MOMENTS), number, number + 1)
+        self.segment.verify(self.of_moments, number, number + 1)
         first, last = self.array("moment")[number]
         file = int(self.array("file")[number])
         seconds = float(self.array("ts")[first]), float(self.array("until")[last - 1])
@@ -80,7 +88,7 @@ class IndexedFilms:
 
     def verified(self, number: int) -> slice:
         """Return the frames of a moment that is to be shown. Raises DataError unless all of it is what was written."""
-        self.segment.verify(list(MOMENTS), number, number + 1)
+        self.segment.verify(self.of_moments, number, number + 1)
         first, last = (int(i) for i in self.array("moment")[number])
         self.segment.verify(list(FRAMES), first, last)
         return slice(first, last)
