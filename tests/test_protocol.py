@@ -5,6 +5,7 @@ import inspect
 import tvr_cli
 from tvr_cli import api
 from tvr_cli.api import OpenWorkspace
+from tvr_cli.api_showing import Showing
 from tvr_cli.methods.base import Method
 
 
@@ -93,6 +94,28 @@ VERBS = {
         "shorter: 'float | None' = None, not_in: 'PathLike | None' = None, "
         "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
+    "page": ("(self, found: 'QueryReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'WrittenPage'"),
+    "save_clips": (
+        "(self, found: 'QueryReport', folder: 'PathLike', *, pad: 'float' = 0.0, overwrite: 'bool' = "
+        "False, dry_run: 'bool' = False) -> 'QueryReport'"
+    ),
+    "export": (
+        "(self, found: 'QueryReport', path: 'PathLike', *, overwrite: 'bool' = False, dry_run: 'bool' = "
+        "False) -> 'QueryReport'"
+    ),
+    "require_exportable": ("(self, path: 'PathLike', *, overwrite: 'bool' = False) -> 'None'"),
+    "explain": (
+        "(self, sentence: 'str', video: 'str', *, run: 'str | None' = None, method: 'str | None' = None, "
+        "backbone: 'str | None' = None, first: 'str | None' = None, no_head: 'bool' = False, device: "
+        "'str' = 'auto', offline: 'bool' = False) -> 'ExplainReport'"
+    ),
+    "require_drawable": ("(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'"),
+    "draw": ("(self, found: 'ExplainReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'Path'"),
+    "train_moments": (
+        "(self, *, run: 'str | None' = None, captions: 'PathLike | None' = None, backbone: 'str | None' = "
+        "None, seed: 'int' = 0, device: 'str' = 'auto', offline: 'bool' = False, dry_run: 'bool' = False) "
+        "-> 'HeadReport | HeadPreview'"
+    ),
 }
 
 
@@ -101,7 +124,8 @@ def test_the_public_api_of_a_workspace():
     assert signature(tvr_cli.open_workspace) == (
         "(path: 'PathLike', *, progress: 'log.Watcher | None' = None) -> 'OpenWorkspace'"
     )
-    verbs = {name: signature(f) for name, f in vars(OpenWorkspace).items() if inspect.isfunction(f) and name[0] != "_"}
+    of_both = {**vars(Showing), **vars(OpenWorkspace)}
+    verbs = {name: signature(f) for name, f in of_both.items() if inspect.isfunction(f) and name[0] != "_"}
     assert verbs == VERBS
     assert signature(api.judge_scores) == (
         "(path: 'PathLike', *, v2t_protocol: 'str' = 'max', metrics: 'str' = 'fair', post: 'str | Sequence[str]' = (), "

@@ -25,7 +25,9 @@ _FIX = f"put a copy of it back, or train it again with: {commands.tvr('train', m
 
 @dataclass(frozen=True)
 class MadeFor:
-    """What a head goes with. identity: the backbone's. words: token slots of a sentence. fps: of the frames by time."""
+    """What a head goes with. identity: the backbone's. words: token slots of a sentence. fps: of the frames by time, the
+    finest that there is: where pictures change, moments are seen at it.
+    """
 
     backbone: str
     identity: Mapping[str, Any]
@@ -35,7 +37,8 @@ class MadeFor:
     @staticmethod
     def of(backbone: str, identity: Mapping[str, Any]) -> MadeFor | None:
         """Return what heads for features go with; None where their frames have no rate. identity: of the features."""
-        fps = identity["frames"].get("fps")
+        frames = identity["frames"]
+        fps = frames.get("detail") or frames.get("fps")
         if fps is None:
             return None
         return MadeFor(backbone, identity["backbone"], int(identity["words"]["length"]), float(fps))
