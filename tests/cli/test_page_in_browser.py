@@ -1,19 +1,14 @@
-"""The page in headless Chromium: it plays moments by mouse and by keys alone, asks nobody, fits, and is accessible.
-
-Needs `playwright` and a Chromium (TVR_CHROMIUM, else what the system has), and axe-core's script where TVR_AXE says
-(npm install axe-core). What is missing is skipped, and says so; TVR_BROWSER=required, as `.ci/run` has it, fails then.
-"""
+"""The page in headless Chromium: it plays moments by mouse and by keys alone, asks nobody, fits, and is accessible."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import tiny_frames
+from browsers import LOOKS, Visit, opened, require_accessible
 from videos import make_video
 
 from tvr_cli.engine.searching.explain import ExplainReport, WordShare
@@ -24,17 +19,12 @@ from tvr_cli.engine.showing.page.write import write
 from tvr_cli.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
-CHROMIUM = os.environ.get("TVR_CHROMIUM") or next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-AXE = os.environ.get("TVR_AXE")
 NAMES = (
     'a "quoted" <script>alert(1)</script> film.webm'.replace("/", "⁄"),
     "شاطئ 50% #1?.webm",
     "a name that is very long and has no blanks ".replace(" ", "_") * 4 + ".webm",
     "gone.webm",
 )
-LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +46,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "page.html"
 
 
-def lacking(what: str) -> NoReturn:
-    """Skip the test, or fail it where everything was to be there."""
-    if os.environ.get("TVR_BROWSER") == "required":
-        pytest.fail(what)
-    pytest.skip(what)
-
-
 @pytest.fixture(scope="module")
 def why(page: Path) -> Path:
     """A page of `tvr explain` about the first film, with a word too long for a phone."""
@@ -77,35 +60,7 @@ def why(page: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        lacking("playwright is not installed (pip install playwright)")
-    if CHROMIUM is None:
-        lacking("there is no Chromium; TVR_CHROMIUM may name one")
-    with sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-class Visit:
-    """A tab on the page, and what went wrong in it."""
-
-    def __init__(self, browser: Any, page: Path, width: int = 1280, scheme: str = "light", **more: Any):
-        self.tab = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more).new_page()
-        self.wrong: list[str] = []
-        self.asked: list[str] = []
-        self.tab.on("console", lambda said: self.wrong.append(f"{said.type}: {said.text}"))
-        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.tab.on("dialog", lambda dialog: self.wrong.append(f"dialog: {dialog.message}"))
-        self.tab.on("request", lambda request: self.asked.append(request.url))
-        self.tab.goto(page.as_uri())
-
-    def second(self) -> float:
-        """Where the video is, once it has arrived in the moment."""
-        self.tab.wait_for_function("() => document.querySelector('video')?.currentTime >= 1")
-        return float(self.tab.evaluate("document.querySelector('video').currentTime"))
+    yield from opened()
 
 
 @pytest.fixture
@@ -204,8 +159,6 @@ def test_who_asks_for_less_motion_has_none(browser: Any, page: Path) -> None:
 @pytest.mark.parametrize("visit", LOOKS, indirect=True, ids=lambda look: f"{look[0]}-{look[1]}")
 @pytest.mark.parametrize("playing", [False, True], ids=["page", "player"])
 def test_axe_finds_nothing_serious(visit: Visit, playing: bool) -> None:
-    if AXE is None or not Path(AXE).is_file():
-        lacking("TVR_AXE names no axe.min.js (npm install axe-core)")
     if playing:
         visit.tab.locator("a.play").first.click()
         visit.tab.wait_for_function("() => document.querySelector('video')?.readyState > 1")
@@ -217,15 +170,5 @@ def test_the_page_of_explain_fits_and_is_accessible(browser: Any, why: Path, pag
     visit = Visit(browser, why, *look)
     assert visit.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert visit.wrong == [] and [url for url in visit.asked if not url.startswith("data:")] == [why.as_uri()]
-    if AXE is None or not Path(AXE).is_file():
-        lacking("TVR_AXE names no axe.min.js (npm install axe-core)")
     require_accessible(visit)
     visit.tab.context.close()
-
-
-def require_accessible(visit: Visit) -> None:
-    assert AXE is not None
-    visit.tab.evaluate(Path(AXE).read_text("utf-8"))  # by the debugger: the page's own policy lets no script in
-    found = visit.tab.evaluate("axe.run().then((found) => found.violations)")
-    bad = [(one["id"], one["impact"], [node["html"][:120] for node in one["nodes"]]) for one in found]
-    assert not [one for one in bad if one[1] in ("serious", "critical")], bad
