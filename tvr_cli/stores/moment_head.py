@@ -25,8 +25,8 @@ _FIX = f"put a copy of it back, or train it again with: {commands.tvr('train', m
 
 @dataclass(frozen=True)
 class MadeFor:
-    """What a head goes with. identity: the backbone's. words: token slots of a sentence. fps: of the frames by time, the
-    finest that there is: where pictures change, moments are seen at it.
+    """What a head goes with. identity: the backbone's. words: token slots of a sentence. fps: the finest rate of the
+    frames by time: where pictures change, moments are seen at it.
     """
 
     backbone: str

@@ -119,9 +119,10 @@
     const name = nameOf(hit.path), when = `${clock(hit.start)}–${clock(hit.end)}`;
     const image = made("img", { src: pictureOf(hit), alt: "", loading: number < 6 ? "eager" : "lazy" });
     const stage = made("button", { type: "button", class: "stage play", "aria-haspopup": "dialog",
-      "aria-label": `Play ${name}, ${when}`, onclick: () => open(number) },
-      image, made("span", { class: "rank" }, String(hit.rank)), made("span", { class: "when" }, when),
-      hit.channel === "picture" ? null : made("span", { class: "by" }, hit.channel), made("span", { class: "go" }));
+      onclick: () => open(number) },
+      image, made("span", { class: "rank" }, String(hit.rank)), made("span", { class: "hidden" }, `: play ${name}, `),
+      made("span", { class: "when" }, when), hit.channel === "picture" ? null : made("span", { class: "by" }, hit.channel),
+      made("span", { class: "go", "aria-hidden": "true" }));
     image.addEventListener("error", () => image.replaceWith(made("span", { class: "none" }, "no picture")));
     const sure = hit.confidence === null || hit.confidence === undefined ? hit.score.toFixed(3) : `${Math.round(100 * hit.confidence)} %`;
     return made("li", {}, made("article", { class: `card${faint ? " faint" : ""}` }, stage,

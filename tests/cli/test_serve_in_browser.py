@@ -1,0 +1,164 @@
+"""The served library in headless Chromium: search, play, more like this, a dropped picture, keys alone, axe-core."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from browsers import LOOKS, Visit, opened, require_accessible
+from PIL import Image
+from typer.testing import CliRunner
+from videos import make_video
+
+from tvr_cli.cli import app
+from tvr_cli.server import running
+from tvr_cli.server.app import create_app
+from tvr_cli.server.guard import Rules
+from tvr_cli.server.library import Library, Named
+from tvr_cli.workspace import Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+NAMES = ('a "quoted" <b>film<⁄b>.webm', "شاطئ 50% #1?.webm", "plain.webm")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of three films that a browser can play."""
+    uvicorn = pytest.importorskip("uvicorn")
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "films").mkdir()
+    for number, name in enumerate(NAMES):
+        make_video(folder / "films" / name, 50 + number, fps=10, codec="libvpx", gop=10)
+    out = folder / "out"
+    for words in (
+        ["extract-frames", folder / "films", "-o", out, "--num-frames", 4, "--workers", 1],
+        ["precompute-features", "-o", out, "--backbone", "demo-tiny"],
+        ["index", "--method", "text_guided", "-o", out],
+    ):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.stderr
+    with socket.create_server(("127.0.0.1", 0)) as line:
+        port = line.getsockname()[1]
+        made = create_app(Library(Workspace(out), Named()), Rules(running.hosts_of("127.0.0.1"), port))
+        server = uvicorn.Server(uvicorn.Config(made, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [line]}, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{port}/"
+        until = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}api/search?q=a&everything=true") as answer:
+                    assert json.load(answer)["results"]
+                break
+            except OSError:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        yield address
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    yield from opened()
+
+
+@pytest.fixture
+def visit(browser: Any, served: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    found = Visit(browser, served, *getattr(request, "param", (1280, "light")))
+    found.tab.evaluate("document.getElementById('all').checked = true")  # three films are too few to be sure with
+    yield found
+    assert found.wrong == []
+    assert all(url.startswith((served, "data:", "blob:")) for url in found.asked)
+    found.tab.context.close()
+
+
+def ask(visit: Visit, words: str = "a red circle") -> None:
+    visit.tab.locator("#q").fill(words)
+    visit.tab.keyboard.press("Enter")
+    visit.tab.wait_for_selector(".card")
+
+
+@pytest.mark.parametrize("visit", LOOKS, indirect=True, ids=lambda look: f"{look[0]}-{look[1]}")
+def test_it_fits_and_is_accessible_with_answers_and_with_a_player(visit: Visit) -> None:
+    require_accessible(visit)
+    visit.tab.locator("summary").click()
+    ask(visit)
+    assert visit.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    require_accessible(visit)
+    visit.tab.locator(".card .play").first.click()
+    visit.tab.wait_for_function("() => document.querySelector('video')?.readyState > 1")
+    assert visit.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    require_accessible(visit)
+
+
+def test_a_moment_plays_inside_its_seconds_and_the_next_one_too(visit: Visit) -> None:
+    ask(visit)
+    names = visit.tab.locator(".card h3").all_inner_texts()
+    assert set(names) <= set(NAMES) and visit.tab.locator(".card b").count() == 0
+    said = visit.tab.evaluate("fetch('/api/search?q=a%20red%20circle&k=20&everything=true').then((a) => a.json())")
+    for number, hit in enumerate(said["results"][0]["hits"][:2]):
+        if number == 0:
+            visit.tab.locator(".card .play").first.click()
+        else:
+            visit.tab.locator("#player-after").click()
+        visit.tab.wait_for_function("() => document.querySelector('video').paused === false")
+        visit.tab.wait_for_function("() => document.querySelector('video').paused")
+        second = visit.tab.evaluate("document.querySelector('video').currentTime")
+        assert hit["start"] - 0.05 <= second <= hit["end"] + 0.05
+    visit.tab.keyboard.press("Escape")
+    assert visit.tab.locator("video").count() == 0
+
+
+def test_keys_alone_ask_play_and_close(visit: Visit) -> None:
+    tab = visit.tab
+    assert tab.evaluate("document.activeElement.id") == "q"
+    tab.keyboard.type("a red circle")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector(".card")
+    for _ in range(20):
+        tab.keyboard.press("Tab")
+        if "play" in tab.evaluate("document.activeElement.className"):
+            break
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("() => document.querySelector('#player video')?.readyState > 1")
+    assert tab.evaluate("document.getElementById('player').contains(document.activeElement)")
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#player").is_visible()
+
+
+def test_a_dropped_picture_and_more_like_this_are_asked_with(visit: Visit) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (80, 60), (200, 20, 20)).save(out, "PNG")
+    visit.tab.evaluate(
+        """(data) => {
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const moved = new DataTransfer();
+          moved.items.add(new File([bytes], "a.png", { type: "image/png" }));
+          document.dispatchEvent(new DragEvent("drop", { dataTransfer: moved, bubbles: true, cancelable: true }));
+        }""",
+        base64.b64encode(out.getvalue()).decode(),
+    )
+    visit.tab.wait_for_selector(".card")
+    assert visit.tab.locator("#parts li").inner_text().startswith("a picture")
+    visit.tab.locator(".card .does button").first.click()
+    visit.tab.wait_for_function("() => document.querySelector('#parts li')?.textContent.startsWith('like ')")
+    visit.tab.wait_for_function("() => !document.getElementById('state').textContent.startsWith('Searching')")
+    assert visit.tab.locator("#state.wrong").count() == 0
+
+
+def test_the_page_for_programs_lists_the_addresses(browser: Any, served: str) -> None:
+    visit = Visit(browser, f"{served}docs")
+    visit.tab.wait_for_selector("h2")
+    assert "GET /api/search" in visit.tab.locator("h2").all_inner_texts()
+    require_accessible(visit)
+    assert visit.wrong == [] and all(url.startswith((served, "data:")) for url in visit.asked)
+    visit.tab.context.close()
