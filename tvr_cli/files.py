@@ -82,18 +82,25 @@ def write_json(path: Path, value: Any, *, mtime_ns: int | None = None) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mtime_ns=mtime_ns)
 
 
-def read_json(path: Path, *, fix: str = "") -> Any:
+def read_json(path: Path, *, fix: str | Callable[[], str] = "") -> Any:
     """Read a JSON file. Raises DataError that names the file, and the `fix`, when it is missing or malformed.
 
-    Where the system does not give it: Unreadable or EnvironmentProblem, without the fix of a malformed one.
+    fix: what to do, or what finds that out. Where the system does not give the file: Unreadable or EnvironmentProblem,
+    without the fix of a malformed one.
     """
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"expected a file at {str(path)!r}, found none{fix and '; ' + fix}") from None
+        raise DataError(f"expected a file at {str(path)!r}, found none{_behind(fix)}") from None
     except (OSError, ValueError) as e:
         unread = os_errors.unread(e, path) if isinstance(e, OSError) else None
-        raise unread or DataError(f"{str(path)!r} is not readable as JSON: {e}{fix and '; ' + fix}") from e
+        raise unread or DataError(f"{str(path)!r} is not readable as JSON: {e}{_behind(fix)}") from e
+
+
+def _behind(fix: str | Callable[[], str]) -> str:
+    """Return what stands behind a message that has a fix."""
+    told = fix if isinstance(fix, str) else fix()
+    return f"; {told}" if told else ""
 
 
 def parse_json(text: str | bytes) -> Any:

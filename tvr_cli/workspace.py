@@ -113,7 +113,7 @@ class Workspace(os.PathLike[str]):
         """Return the frame store's `content_hash`, from its head alone where that says it. Raises as `frames` does."""
         from tvr_cli.stores.frames import place
 
-        return place.content(self.frames_folder) or self.frames().content_hash()
+        return self._once("content", self.frames_folder, place.content) or self.frames().content_hash()
 
     def _frames_head(self, folder: Path) -> tuple[FramesHead, Sequence[Any]]:
         from tvr_cli.stores.frames import head as heads

@@ -33,7 +33,7 @@ def test_an_exhaustive_query_gives_the_scores_of_0_1_0(out: Path, name: str, fla
     ok("index", *flags, "--overwrite", "-o", out)
     for then in ANSWERS["query"][name]:
         (asked,) = then["results"]
-        now = ok("query", asked["query"], "--exhaustive", "--per-file", 1, "--index", out)
+        now = ok("query", asked["query"], "--exhaustive", "--per-file", 1, "--all", "--index", out)
         close(now, {**then, "schema": "tvr/query@2"})
 
 

@@ -86,7 +86,7 @@ def test_a_query_on_a_stale_index_opens_each_head_once(out: Path) -> None:
     names = ("store.json", "shards-1.jsonl", "current")
     heads = {name: n for name, n in seen.items() if name.endswith(names)}
     assert heads.pop("index/current") == 2  # the old generation, the new one
-    assert heads == dict.fromkeys(heads, 1) and len(heads) == 6, heads
+    assert heads == dict.fromkeys(heads, 1) and len(heads) == 5, heads
     assert max(seen.values()) <= 2 and sum(n for name, n in seen.items() if not name.endswith(".bin")) <= 17, seen
     assert indexes.head(out / "index")["identity"]["store"] != "of other features"
 

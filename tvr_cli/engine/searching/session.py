@@ -207,7 +207,7 @@ class Session:
             return
         if store is not None and store.imported is not None:
             return
-        if store is not None and store.provenance.get("frames_content") == workspace.frames().content_hash():
+        if store is not None and store.provenance.get("frames_content") == workspace.frames_content():
             return
         of = f" of {named}" if named else ""
         why = f"no features{of} yet" if store is None else "the frames have changed"

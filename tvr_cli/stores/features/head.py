@@ -263,7 +263,7 @@ def read_head(folder: Path, workspace: Folder | None = None) -> Head:
     require_head(folder, workspace)
     if not path.exists():
         raise DataError(f"expected a feature store in {str(folder)!r}, found none; run: {make}")
-    found = files.read_json(path, fix=f"nothing of it was changed; {mend(folder, workspace)}")
+    found = files.read_json(path, fix=lambda: f"nothing of it was changed; {mend(folder, workspace)}")
     _require_format(folder, found, workspace)
     try:
         head = from_json(found, path)
