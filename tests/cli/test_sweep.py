@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,16 @@ from processes import WATCHDOG_S
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+from tvr_cli import config
 from tvr_cli.cli import app
+from tvr_cli.config import DataConfig, Experiment, RecipeConfig, Resolved
 from tvr_cli.data.demo_world.corpus import SMALL, WorldOptions, make
+from tvr_cli.engine.scorers import options_schema
 from tvr_cli.engine.whole import sweep as engine
-from tvr_cli.errors import DataError
+from tvr_cli.engine.whole import table as tables
+from tvr_cli.errors import DataError, Interrupted
 from tvr_cli.files import lock
+from tvr_cli.runs import RunDir
 
 FAST = ["--threads", "1", "--device", "cpu"]
 
@@ -128,6 +134,23 @@ def test_a_failed_cell_is_listed_and_tried_again(place: Path, copy: Path, monkey
     monkeypatch.setattr(engine, "_cell", done)
     payload = json.loads(sweep(place, copy, "--json").stdout)
     assert (payload["failed"], payload["done"], payload["kept"]) == (0, 6, 5)
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(place: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = workspace(copy) / "runs"
+    shutil.rmtree(runs / "xpool-tiny-seed0")
+    train = engine.train.train
+
+    def stopped(*args: object) -> None:
+        raise Interrupted("stopped after step 1 of 2; the state is saved")
+
+    monkeypatch.setattr(engine.train, "train", stopped)
+    result = sweep(place, copy)
+    assert result.exit_code == 130
+    assert "xpool-tiny-seed0: stopped after step 1 of 2" in result.stderr
+    assert "give the same command again, and finished cells are kept" in result.stderr
+    monkeypatch.setattr(engine.train, "train", train)
+    assert json.loads(sweep(place, copy, "--json").stdout)["done"] == 6
 
 
 @pytest.mark.slow
@@ -238,6 +261,27 @@ def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None
     assert tvr("table", "table", "-o", out, "--csv", "--latex").exit_code == 2
     assert "found 'meen'" in tvr("table", "table", "-o", out, "--baseline", "meen").stderr
     assert tvr("table", "nothing", "-o", out).exit_code == 3
+
+
+def test_a_published_number_has_a_gap_only_where_nothing_differs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe that is the very experiment of a cell, then the same with another learning rate."""
+    run = RunDir(workspace(place / "out") / "runs" / "xpool-demo-tiny-seed0")
+    own = config.from_tree(run.config(), options_schema, "presets/recipes/toy.yaml")
+    about = RecipeConfig(sources={}, published={"t2v": {"R@1": 40.0}}, selected_on="test", code_revision="known")
+    theirs = replace(own.experiment, recipe=about, data=DataConfig(name="demo"))
+
+    def row_beside(experiment: Experiment) -> tuple[dict, dict, str]:
+        monkeypatch.setattr(tables, "_recipes", lambda: {"toy": Resolved(experiment, own.origins)})
+        report = json.loads(ran("table", "table", "-o", place / "out", "--json").stdout)
+        row = report["tables"][0]["rows"][1]
+        return row, row["published"][0], ran("table", "table", "-o", place / "out").stdout
+
+    row, same, text = row_beside(theirs)
+    assert same["differs"] == [] and same["gap"] == pytest.approx(row["mean"]["t2v"]["R@1"] - 40.0)
+    assert f"published t2v R@1 40.0 (toy, selected on test), here {same['gap']:+.1f}" in text
+    _, other, text = row_beside(replace(theirs, train=replace(theirs.train, lr=0.5)))
+    assert other["gap"] is None and other["differs"] == ["train.lr is 0.0001, 0.5 is theirs"]
+    assert "is of another experiment and cannot stand beside it: train.lr is 0.0001" in text
 
 
 @pytest.mark.slow

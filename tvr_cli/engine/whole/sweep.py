@@ -107,10 +107,7 @@ def sweep(
         return _preview(folder, table, options)
     started = time.monotonic()
     with _alone(folder, options.shard):
-        before = kept_plan(folder)
-        plan = _plan(table, before.cpu_gemm if before else gemm.setting())
-        if plan != before:
-            keep_plan(folder, plan)
+        plan = _agreed(folder, table)
         kept = {cell for cell in table.cells if state_of(folder, cell).state == "done"}
         mine = [cell for cell in _shard(table.cells, options.shard) if cell not in kept and cell.lacks is None]
         _say_empty(table.cells)
@@ -127,6 +124,16 @@ def _check(options: SweepOptions) -> None:
         raise ConfigError(f"--shard: expected I/N with I from 1 to N, such as 1/4, found {i}/{n}")
     if options.jobs < 1:
         raise ConfigError(f"--jobs: expected 1 or more, found {options.jobs}")
+
+
+def _agreed(folder: Path, table: Table) -> SweepHead:
+    """Return the plan of the sweep, written where it is new or larger: shards that begin together agree on one."""
+    with files.lock(folder / "shards"):
+        before = kept_plan(folder)
+        plan = _plan(table, before.cpu_gemm if before else gemm.setting())
+        if plan != before:
+            keep_plan(folder, plan)
+    return plan
 
 
 def _plan(table: Table, cpu_gemm: str) -> SweepHead:
@@ -256,8 +263,7 @@ def _do_at_once(jobs: Sequence[_Job], most: int) -> None:
                     _keep(job.folder, job.cell, CellRecord(state="failed", reason=told))
     except KeyboardInterrupt:
         for process, _ in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGINT)
+            process.terminate()  # a training saves and stops, as on Ctrl-C; what has nothing to save just ends
         for process, _ in running.values():
             process.join()
         raise Interrupted("the sweep was stopped; give the same command again, and finished cells are kept") from None
@@ -265,6 +271,8 @@ def _do_at_once(jobs: Sequence[_Job], most: int) -> None:
 
 def _run_apart(job: _Job) -> None:
     """Do a cell in a process of its own, which ends when the sweep's does, however that ended."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C of a terminal reaches the sweep alone, which passes it on once: twice would be "at once"
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()

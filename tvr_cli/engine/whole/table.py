@@ -22,6 +22,7 @@ from tvr_cli.methods import base
 from tvr_cli.metrics import Ranks, per_query
 from tvr_cli.plans import Wish
 from tvr_cli.preset_loader import preset_names
+from tvr_cli.results.base import plain
 from tvr_cli.results.metrics import Metrics, mean, mean_and_deviation
 from tvr_cli.significance import Comparison
 from tvr_cli.workspace import Workspace
@@ -226,7 +227,7 @@ def _differs(workspace: Workspace, cell: Cell, tree: Mapping[str, Any] | None, r
     told = wish.differences(store.identity, store.backbone_name) if store is not None else []
     if tree is None:
         return [*told, "it was not trained"]
-    ours, theirs = config.flatten(tree), config.flatten(recipe.tree())
+    ours, theirs = config.flatten(tree), config.flatten(plain(recipe.tree()))
     return told + [
         f"{path} is {ours.get(path)!r}, {theirs[path]!r} is theirs"
         for path in theirs
