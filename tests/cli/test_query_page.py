@@ -28,7 +28,16 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, name in enumerate(("lake.mp4", "street.mp4", "<b>&'film'.mp4")):
             make_video(folder / "films" / name, 20 + number, fps=10, size=(64, 64), gop=5)
         (folder / "films" / "lake.srt").write_text(SRT)
-        words = ["extract-frames", str(folder / "films"), "-o", str(folder / "out"), "--size", "64", "--num-frames", "12"]
+        words = [
+            "extract-frames",
+            str(folder / "films"),
+            "-o",
+            str(folder / "out"),
+            "--size",
+            "64",
+            "--num-frames",
+            "12",
+        ]
         assert CliRunner().invoke(app, words).exit_code == 0
         assert query(folder, "a red star").exit_code == 0
     return folder
