@@ -90,7 +90,7 @@ def answer(
         log.logger.debug("answered with torch: %s", e)
         return None
     log.logger.debug("answered without torch: the text tower of %s alone, in numpy", light.backbone)
-    confidence.say(confidence.of_index(light.index.measured))
+    confidence.say(confidence.of_index(light.index.measured), workspace)
     cut.say_cut(
         texts, n_tokens.tolist(), light.length, light.backbone,
         lambda some: [len(tokenizer.words(text)) + 2 for text in some],

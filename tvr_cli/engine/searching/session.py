@@ -180,7 +180,7 @@ class Session:
         self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found
         self._rankings.clear()
-        confidence.say(confidence.of_index(found[0].measured))
+        confidence.say(confidence.of_index(found[0].measured), self.workspace)
         return found
 
     def _stamp(self) -> dict[Any, Any]:
