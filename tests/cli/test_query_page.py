@@ -57,6 +57,8 @@ def test_the_table_is_printed_as_without_it_and_the_page_shows_the_same(library:
     plain, shown = query(library, "a red star"), query(library, "a red star", "--html", str(page))
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout == plain.stdout and f"wrote {page}: 3 moments, 3 with a picture" in shown.stderr
+    one = query(library, "a red star", "-k", "1", "--html", str(tmp_path / "one.html"))
+    assert "one.html: 1 moment, 1 with a picture" in one.stderr
     found = require_sound(page.read_text("utf-8"), scripts=1)
     names = [one.text for one in found if one.has_class("name")]
     hits = json.loads(query(library, "a red star", "--json").stdout)["results"][0]["hits"]

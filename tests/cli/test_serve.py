@@ -261,10 +261,27 @@ def test_what_the_server_refuses_is_refused_with_its_words(opened, place):
         {**ASKED, "method": "mean"},  # it answers with another
         {**ASKED, "image": ["a.png"]},  # a path as seen from here
         {**ASKED, "shoe_size": 44},  # it knows nothing of
+        {**ASKED, "inside": ["holiday/"]},  # a folder as seen from here
+        {**ASKED, "inside": "holiday/*.mp4"},
     ],
 )
 def test_what_the_server_does_not_answer_with_is_answered_here(opened, library, asked):
     assert resident.ask(library.workspace, asked) is None
+
+
+def test_files_by_name_and_by_whole_paths_are_asked_of_the_server(opened, library, place):
+    for inside in ("*.mp4", f"{place}/videos/"):
+        found = resident.ask(library.workspace, {**ASKED, "inside": [inside]})
+        assert found is not None and len(found.results[0].hits) == 2
+
+
+def test_a_backbone_that_the_variable_names_here_alone_is_asked_here(opened, library, monkeypatch):
+    here: list[str | None] = ["demo-tiny"]
+    monkeypatch.setattr(door, "named_backbone", lambda flag: None)  # as the server was started
+    monkeypatch.setattr(resident, "named_backbone", lambda flag: here[0])
+    assert resident.ask(library.workspace, ASKED) is None
+    here[0] = None
+    assert resident.ask(library.workspace, ASKED) is not None
 
 
 def test_other_versions_other_workspaces_and_the_variable_are_answered_here(opened, library, monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ from tvr_cli.engine.searching.way import Way
 from tvr_cli.stores.index.store import Index, IndexBlock, IndexedClip, write_index
 from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import Encoding
+from tvr_cli.workspace import Workspace
 
 FILMS, FRAMES, DIM = 3, 12, 32
 
@@ -127,6 +128,13 @@ def test_an_index_without_lines_has_answers_without_confidence(tmp_path):
     assert hits and all(hit.confidence is None for hit in hits)
     answer = Answer.of("a", hits, 0.95)
     assert answer.found and answer.confidence is None and list(answer.hits) == hits and not answer.nearest
+
+
+def test_what_is_to_be_typed_for_an_index_without_lines_names_its_workspace(tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(confidence.log, "say_once", said.append)
+    confidence.say(None, Workspace(tmp_path / "my films"))
+    assert said[0].endswith(f'made without; tvr index --overwrite -o "{tmp_path / "my films"}" makes it again')
 
 
 def hit(rank: int, confidence: float | None, channel: str = "picture") -> Hit:

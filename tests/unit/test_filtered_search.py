@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import indexes
@@ -14,7 +16,7 @@ from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.search import search
 from tvr_cli.methods import _light
 from tvr_cli.stores.index.arrays import ArrayIndex
-from tvr_cli.stores.index.store import Index
+from tvr_cli.stores.index.store import Index, IndexBlock, write_index
 
 CLIPS, FILES, RARE = 400, 100, frozenset({"37.mp4", "61.mp4"})
 NARROW = [
@@ -72,3 +74,21 @@ def test_what_was_deleted_or_is_not_there_is_no_answer(tmp_path):
         assert np.array_equal(ArrayIndex.open(tmp_path / "index").rows(frozenset(only)), torch.tensor(rows))
     for found in answers("mean", tmp_path / "index", SearchOptions(only=frozenset({"x.mp4"}))):
         assert found == [[], []]
+
+
+@pytest.mark.parametrize("name", ["text_guided", "gare"])
+def test_a_clip_that_scores_as_no_number_takes_no_confidence_from_others(name, tmp_path):
+    line = np.linspace(-2, 2, 101).tolist()
+    lines = {"moments": 400, "sentences": 496, "strange": 100, "best": line, "apart": line, "why": None}
+    made = indexes.make(tmp_path / "index", CLIPS, FILES, name=name, measured={"confidence": lines})
+    first = tmp_path / "none" / "index"
+    model = indexes.method(name)
+    empty = replace(indexes.videos(1), frames=torch.full((1, indexes.FRAMES, indexes.DIM), float("nan")))
+    encoded = model.encode_video(empty)
+    block = IndexBlock([indexes.indexed(0, FILES)], encoded, model.coarse(encoded), empty.ts, empty.n_frames)
+    rest = indexes.blocks(model, CLIPS - 1, first=1, files=FILES)
+    write_index(first, {"method": name}, itertools.chain([block], rest), measured={"confidence": lines})
+    assert len(made) == len(Index.open(first))
+    for folder in (tmp_path / "index", first):
+        for found in answers(name, folder, SearchOptions(k=2, per_file=1, only=RARE)):
+            assert all(hit.confidence is not None and hit.confidence > 0.3 for hits in found for hit in hits)

@@ -91,6 +91,12 @@ def test_all_of_them_have_to_hold_and_nothing_left_says_what_each_leaves_out(pla
     )
 
 
+def test_the_one_file_that_is_not_left_is_no_plural(place, monkeypatch):
+    monkeypatch.setattr(library, "files_of", lambda workspace, files=library.files_of: files(workspace)[:1])
+    with pytest.raises(DataError, match=r"^not the one file of .* is left to search: --in '.*' leaves out 1$"):
+        left(place, inside=("x.mp4",))
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

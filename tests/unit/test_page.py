@@ -156,6 +156,10 @@ def test_what_was_not_found_with_confidence_is_not_a_moment_but_the_nearest(tmp_
     assert done.moments == 1 and "confidence 99 %" in card.text
     assert "8 more moments, found with less confidence" in html and "--per-file 0 -k 10 --all" in html
 
+    far[-1] = replace(far[-1], more=4)  # of a file that no hit is of: its moments score better than the last one, too
+    _, html = written(tmp_path, answer_of("a dog", sure, far), overwrite=True)
+    assert "--per-file 0 -k 14 --all" in html
+
 
 def test_a_missing_file_keeps_its_card_and_its_picture_and_leads_nowhere(tmp_path):
     with_frames(tmp_path, "a.mp4")

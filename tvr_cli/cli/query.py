@@ -280,7 +280,7 @@ def _table(title: str | None, hits: Sequence[Hit]) -> None:
 
 def _say_left_out(answer: Answer) -> None:
     left_out = {hit.path: hit.more for hit in answer.hits if hit.more}
-    places = len(answer.hits) + len(answer.nearest) + sum(left_out.values())
+    places = answer.places
     all_of_them = f"--per-file 0 -k {places}{' --all' if answer.nearest else ''} shows all"
     for path, more in left_out.items():
         render.line(f"{render.shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import files, log
+from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.searching import resident
 from tvr_cli.errors import TvrError
 from tvr_cli.server.library import Library
@@ -78,6 +79,8 @@ class Door:
             return {"other": f"it is of tvr {__version__}"}
         if asked.get("workspace") != str(library.workspace.root.resolve()):
             return {"other": "it serves another workspace"}
+        if asked.get("TVR_BACKBONE") != named_backbone(None):
+            return {"other": "TVR_BACKBONE was another where it was started"}
         search = dict(asked["search"])
         if any(search.pop(name, own) != own for name, own in vars(library.named).items()):
             return {"other": "it answers with another method or backbone than was named"}

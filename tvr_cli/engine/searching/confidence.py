@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from tvr_cli import commands, log
-from tvr_cli.commands import Folder
 from tvr_cli.engine.searching.hits import Hit
 from tvr_cli.engine.searching.ranking import MILD
+from tvr_cli.workspace import Workspace
 
 SAMPLED = 100  # clips that say what a sentence scores on average, where not all are scored
 _STEPS = 100
@@ -72,8 +72,8 @@ def sure(hits: Sequence[Hit], found: Confidence, scores: Sequence[float], apart:
     return [replace(hit, confidence=found.of(score, apart)) for hit, score in zip(hits, scores, strict=True)]
 
 
-def say(found: Confidence | None, workspace: Folder) -> None:
-    """Say once where an index cannot tell. workspace: whose index it is."""
+def say(found: Confidence | None, workspace: Workspace) -> None:
+    """Say once where the index of a workspace cannot tell."""
     if found is None:
         again = commands.tvr("index", overwrite=True, workspace=workspace)
         log.say_once(f"answers have no confidence: the index was made without; {again} makes it again")

@@ -66,7 +66,8 @@ def chosen(workspace: Workspace, filters: Filters, *, now: float | None = None) 
         left_out = ", ".join(
             f"{test.said} leaves out {sum(not passes[i] for passes in passed)}" for i, test in enumerate(tests)
         )
-        raise DataError(f"none of the {len(files)} files of {str(workspace)!r} is left to search: {left_out}")
+        some = f"none of the {len(files)} files" if len(files) != 1 else "not the one file"
+        raise DataError(f"{some} of {str(workspace)!r} is left to search: {left_out}")
     return kept
 
 

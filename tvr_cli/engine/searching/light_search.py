@@ -62,7 +62,7 @@ def search(method: LightMethod, index: ArrayIndex, text: np.ndarray, options: Se
 def _usual_scores(method: LightMethod, index: ArrayIndex, text: np.ndarray) -> np.ndarray:
     """Return what sentences score on average [T], by some clips from all over the index."""
     rows = index.rows()[:: confidence.apart_by(len(index))]
-    return np.asarray(method.score(text, index.encoding(rows, method.scores_with)).mean(1))
+    return np.asarray(np.nanmean(method.score(text, index.encoding(rows, method.scores_with)), 1))
 
 
 def _score_all(

@@ -43,6 +43,12 @@ class Answer:
     confidence: float | None
     nearest: Sequence[Hit]
 
+    @property
+    def places(self) -> int:
+        """How many moments there are down to the last one, with those that files had no place for."""
+        shown = [*self.hits, *self.nearest]
+        return len(shown) + sum({hit.video_id: hit.more for hit in shown}.values())
+
     @staticmethod
     def of(query: str, moments: Sequence[Hit], least: float | None) -> Answer:
         """Return an answer of moments, best first. least: the confidence of a hit, None = every moment is one.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import errors, files, log
+from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
@@ -44,11 +45,11 @@ def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
     if os.environ.get("TVR_NO_SERVER"):
         return None
     try:
-        if elsewhere := [name for name in _OF_HERE if asked.get(name)]:
-            raise Nobody(f"what {elsewhere[0]} names may be meant as seen from here")
+        _require_anywhere(asked)
         note = noted(workspace)
         answer = _exchange(Path(note["socket"]), {
-            "tvr": __version__, "workspace": str(workspace.root.resolve()), "search": dict(asked),
+            "tvr": __version__, "workspace": str(workspace.root.resolve()), "TVR_BACKBONE": named_backbone(None),
+            "search": dict(asked),
         })  # fmt: skip
     except Nobody as e:
         if str(e):
@@ -60,6 +61,16 @@ def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
         raise _ERRORS.get(failed["kind"], errors.DataError)(failed["text"])
     log.logger.debug("answered by the server of this workspace (process %s)", note["pid"])
     return QueryReport.from_json(answer["report"], "the server's answer")
+
+
+def _require_anywhere(asked: Mapping[str, Any]) -> None:
+    """Raise Nobody for what may mean something else where the server was started."""
+    if elsewhere := [name for name in _OF_HERE if asked.get(name)]:
+        raise Nobody(f"what {elsewhere[0]} names may be meant as seen from here")
+    inside = asked.get("inside") or ()
+    globs = [inside] if isinstance(inside, str) else inside
+    if any("/" in glob and not os.path.isabs(glob) for glob in globs):
+        raise Nobody("a folder of --in may be meant as seen from here")
 
 
 def running(workspace: Workspace) -> dict[str, Any] | None:

@@ -75,7 +75,7 @@ def search(
 def usual_scores(method: Method, index: SearchIndex, text: Encoding) -> np.ndarray:
     """Return what sentences score on average [T], by some clips from all over the index."""
     video = index.encoding(index.rows()[:: confidence.apart_by(len(index))])
-    return np.asarray(method.score(text, video).cpu().numpy().mean(1))
+    return np.asarray(np.nanmean(method.score(text, video).cpu().numpy(), 1))
 
 
 @dataclass(frozen=True)

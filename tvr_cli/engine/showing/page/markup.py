@@ -125,7 +125,7 @@ def _left_out(answer: Answer) -> str:
     more = {hit.path: hit.more for hit in answer.hits if hit.more}
     parts = []
     if more:
-        places = len(answer.hits) + len(answer.nearest) + sum(more.values())
+        places = answer.places
         flags = f"--per-file 0 -k {places}{' --all' if answer.nearest else ''}"
         rows = (f"<li>{text(os.path.basename(path))}: {_count(n, 'more moment')}</li>" for path, n in more.items())
         parts.append(

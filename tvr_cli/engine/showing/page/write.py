@@ -40,5 +40,6 @@ def write(report: QueryReport, workspace: Workspace, to: Path, *, overwrite: boo
     data = markup.page(report.results, known, to).encode("utf-8")
     files.write_bytes(to, data)
     shown = sum(one.picture is not None for one in seen)
-    log.logger.info("wrote %s: %d moments, %d with a picture", to, len(hits), shown)
+    some = f"{len(hits)} moment{'' if len(hits) == 1 else 's'}"
+    log.logger.info("wrote %s: %s, %d with a picture", to, some, shown)
     return WrittenPage(to, len(hits), shown, len(data))
