@@ -137,6 +137,11 @@ def reason_of(out: Path, asked: Asked = NOTHING_ASKED, device: str = "auto") -> 
     return str(why.value)
 
 
+def test_a_device_that_is_not_there_is_refused_though_numpy_would_encode_the_sentence(out):
+    done = CliRunner().invoke(app, ["query", "a red circle", "-o", str(out), "--device", "nowhere"])
+    assert done.exit_code == 4 and "device 'nowhere' cannot be used here" in done.stderr
+
+
 def test_what_has_changed_takes_a_session(out, tmp_path, monkeypatch):
     tvr("index", "--method", "text_guided", "-o", out)
     other = tmp_path / "out"

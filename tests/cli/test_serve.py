@@ -82,6 +82,19 @@ def test_an_answer_is_what_the_command_prints(client, place):
         assert a == b
 
 
+@pytest.mark.parametrize(
+    ("address", "status", "words"),
+    [
+        ("/api/search?q=a&k=0", 400, "k: Input should be greater than or equal to 1"),
+        ("/api/search?q=a&k=many", 400, "k: Input should be a valid integer"),
+        ("/nowhere", 404, "there is no such address"),
+    ],
+)
+def test_every_refusal_is_a_sentence_under_error(client, address, status, words):
+    said = client.get(address)
+    assert said.status_code == status and list(said.json()) == ["error"] and words in said.json()["error"]
+
+
 def test_a_picture_is_asked_with_and_never_kept(client, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

@@ -492,6 +492,12 @@ def test_what_cannot_be_read_is_left_out_and_told(films: Callable[[str], Path], 
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_a_timeline_of_what_is_only_nearest_names_the_flag_that_takes_it(tmp_path: Path) -> None:
+    near = Hit(1, 1.0, "film.mov", str(tmp_path / "film.mov"), 0, 1, 0, confidence=0.5)
+    with pytest.raises(DataError, match="found none with confidence; --all takes"):
+        OUT.export(QueryReport([Answer.of("a", [near], 0.95)]), tmp_path / "none.csv")
+
+
 def test_silent_files_have_no_sound_in_a_timeline(films: Callable[[str], Path], tmp_path: Path) -> None:
     silent = make_film(tmp_path / "silent.mov", RATES["25"], sound=None)
     mono = make_film(tmp_path / "mono.mov", RATES["25"], sound="mono")

@@ -172,8 +172,12 @@ def query(
     if dry_run and html is not None:
         raise ConfigError("--dry-run is about --save-clips and --export, and --html would write; leave out one of them")
     if (dry_run or overwrite) and save_clips is None and export is None and html is None:
-        flag = "--overwrite" if overwrite else "--dry-run"
-        raise ConfigError(f"{flag} is about the files of --save-clips and --export, and neither is given")
+        about = (
+            "--overwrite is about the files of --html, --save-clips"
+            if overwrite
+            else "--dry-run is about the files of --save-clips"
+        )
+        raise ConfigError(f"{about} and --export, and none of them is given")
     if html is not None:
         files.require_free(html, overwrite=overwrite)  # before anything is searched
     if export is not None:

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from tvr_cli import log
 from tvr_cli.api import FOUND
@@ -55,6 +57,20 @@ def create_app(library: Library, rules: Rules) -> Guard:
         """Say what a command would have said on stderr."""
         status = next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
         return JSONResponse({"error": str(error)}, status)
+
+    @app.exception_handler(RequestValidationError)
+    def unfit(request: Request, error: Exception) -> JSONResponse:
+        """Say which value does not fit, as a command would of a flag."""
+        assert isinstance(error, RequestValidationError)
+        said = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        return JSONResponse({"error": said}, 400)
+
+    @app.exception_handler(HTTPException)
+    def elsewhere(request: Request, error: Exception) -> JSONResponse:
+        """Say in our own form what the framework refuses: mostly an address that is none."""
+        assert isinstance(error, HTTPException)
+        said = "there is no such address; /docs lists them" if error.status_code == 404 else str(error.detail)
+        return JSONResponse({"error": said}, error.status_code, headers=dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     def broken(request: Request, error: Exception) -> JSONResponse:

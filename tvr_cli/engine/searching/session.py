@@ -12,7 +12,7 @@ from tvr_cli import commands, log
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.defaults import named_backbone
-from tvr_cli.engine.device import kernel_errors
+from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
@@ -60,8 +60,11 @@ class Session:
         """Return the best moments of each question, best first; a text is the question of a sentence.
 
         Raises DataError when the workspace holds no frames, StoreMismatch when a flag names another run or backbone
-        than the index was made with, ConfigError for a sum that the method cannot look for.
+        than the index was made with, ConfigError for a sum that the method cannot look for, EnvironmentProblem for a
+        device that is not there.
         """
+        if self._device not in ("auto", "cpu"):
+            pick_device(self._device)  # else a name that no device has goes unnoticed where numpy encodes the sentence
         opened = self._ready()
         asked = [asking(question) for question in questions]
         texts = [question.sentence for question in asked if question.sentence is not None]

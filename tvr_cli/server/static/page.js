@@ -37,7 +37,7 @@
   const got = async (address, options) => {
     const answer = await fetch(address, options);
     const said = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error(said.error || (said.detail && said.detail[0] && said.detail[0].msg) || `the server said ${answer.status}`);
+    if (!answer.ok) throw new Error(said.error || `the server said ${answer.status}`);
     return said;
   };
 

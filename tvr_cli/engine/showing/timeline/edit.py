@@ -86,6 +86,8 @@ def make_edit(report: QueryReport) -> Edit:
     left_out = [LeftOut(path, found) for (path, _), found in media.items() if isinstance(found, str)]
     if not wanted:
         why = f": {left_out[0].problem}" if left_out else ""
+        if not hits and any(answer.nearest for answer in report.results):
+            why = " with confidence; --all takes what is nearest, too"
         raise DataError(f"expected moments to put into a timeline, found none{why}")
     counted = Counter(sequence_rate(m.rate) for *_, m in wanted)  # of as many the first
     rate = counted.most_common(1)[0][0]
