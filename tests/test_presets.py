@@ -99,7 +99,16 @@ def test_tcmgc_has_no_number_and_says_the_gain_that_its_authors_give():
 
 def test_no_yaml_is_forgotten():
     kinds = {p.parent.name for p in presets_root().rglob("*.yaml")}
-    assert kinds <= {"methods", "datasets", "backbones", "recipes"}
+    assert kinds <= {"methods", "datasets", "backbones", "recipes", "sweeps"}
+
+
+@pytest.mark.parametrize("name", preset_names("sweeps"))
+def test_a_sweep_names_methods_and_encoders_that_are_there(name):
+    sweep, rest = config.sweep_of(config.preset_layers("sweeps", name))
+    assert set(sweep.methods) <= set(preset_names("methods")) and set(sweep.encoders) <= set(preset_names("backbones"))
+    for method in sweep.methods:
+        layers = [*config.preset_layers("methods", method), *rest, config.flag_layer({"train.seed": sweep.seeds[0]})]
+        assert config.resolve(layers, options_schema).experiment.train.seed == sweep.seeds[0]
 
 
 def write(tmp_path, text):

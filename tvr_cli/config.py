@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from tvr_cli import yaml_text
 from tvr_cli.errors import ConfigError, MethodNotNamed, did_you_mean
-from tvr_cli.preset_loader import preset_names, preset_path, presets_root
+from tvr_cli.preset_loader import Kind, preset_names, preset_path, presets_root
 
 _Card = TypeVar("_Card")
 
@@ -137,6 +137,21 @@ class Experiment:
         return hashlib.blake2b(options.encode(), digest_size=8).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The section `sweep` of a file for `tvr sweep`: every method with every encoder on every data set, once a seed.
+
+    methods: presets of methods. encoders: as `--backbone` names them. data: `NAME:ROOT[:VARIANT]`. baseline: the method
+    that `tvr table` tests the others against, None = the first.
+    """
+
+    methods: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    baseline: str | None = None
+
+
 # ------------------------------------------------------------------------------------------------------------- layers
 
 
@@ -188,7 +203,7 @@ def file_layers(path: Path) -> list[Layer]:
     return _file_layers(path, seen=())
 
 
-def preset_layers(kind: Literal["methods", "datasets", "backbones", "recipes"], name: str) -> list[Layer]:
+def preset_layers(kind: Kind, name: str) -> list[Layer]:
     """Read a shipped preset. Raises ConfigError with the nearest name."""
     return file_layers(preset_path(kind, name))
 
@@ -217,6 +232,15 @@ def preset_card(name: str, schema: type[_Card]) -> _Card:
         _merge(sections, "card", schema, layer.card, layer, {})
     made: _Card = _build(schema, sections["card"], f"presets/backbones/{name}.yaml: card")
     return made
+
+
+def sweep_of(layers: Sequence[Layer]) -> tuple[SweepConfig, list[Layer]]:
+    """Return the section `sweep` of the layers, and the layers without it. Raises ConfigError as `resolve` does."""
+    sections: dict[str, dict[str, Any]] = {"sweep": {}}
+    for layer in layers:
+        _merge(sections, "sweep", SweepConfig, layer.tree.get("sweep"), layer, {})
+    rest = [dataclasses.replace(layer, tree={k: v for k, v in layer.tree.items() if k != "sweep"}) for layer in layers]
+    return SweepConfig(**sections["sweep"]), rest
 
 
 def set_layer(assignments: Sequence[str]) -> Layer:
@@ -338,6 +362,11 @@ _FREE = frozenset(
         *("checkpoint_every", "tensorboard", "grad_checkpointing", "grad_cache"),
     )
 ) | {"data.root"}
+
+
+def is_free(path: str) -> bool:
+    """Whether a leaf may have another value and the experiment be the same."""
+    return path in _FREE
 
 
 def recipe_changes(origins: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean
 
-Kind = Literal["methods", "datasets", "backbones", "recipes"]
+Kind = Literal["methods", "datasets", "backbones", "recipes", "sweeps"]
 
 
 def presets_root() -> Path:

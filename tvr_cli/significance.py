@@ -93,6 +93,71 @@ def compare(
     return found
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p corrected for how many were asked (Holm, 1979), in the order given: below .05 holds for all at once."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def over_seeds(results: Sequence[Ranks], metrics: Sequence[str]) -> tuple[Floats, Ints]:
+    """Return [N, M] values of every query, the mean over results of several seeds, and the video of each.
+
+    Raises DataError when the results have different queries.
+    """
+    found = [per_query(ranks) for ranks in results]
+    video = found[0][1]
+    if not all(np.array_equal(video, other) for _, other in found):
+        raise DataError("the results of several seeds have different queries; make them again on the same features")
+    return np.mean([np.stack([values[name] for name in metrics], axis=1) for values, _ in found], axis=0), video
+
+
+def interval_over_seeds(results: Sequence[Ranks], metric: str, *, seed: int = 0, draws: int = DRAWS) -> list[float]:
+    """Return [low, high] of a metric's mean over seeds: 95 % percentile bootstrap over videos, seeds as they are."""
+    values, video = over_seeds(results, (metric,))
+    low, high = _percentiles(_resampled_means(values, video, seed=seed, draws=draws))
+    return [float(low[0]), float(high[0])]
+
+
+def compare_seeds(
+    a: Sequence[Ranks], b: Sequence[Ranks], metrics: Sequence[str], *, seed: int = 0, draws: int = DRAWS
+) -> list[Comparison]:
+    """Compare two methods of one seed or several on the same queries, as `compare` does two results.
+
+    What is compared is a query's mean over the seeds of each side; videos are swapped whole. It answers whether the
+    difference would be there with other videos, not with other seeds: for these stands the deviation beside the mean.
+    """
+    if len(a) == len(b) == 1:
+        return compare(a[0], b[0], metrics, seed=seed, draws=draws)
+    (values_a, video), (values_b, video_b) = over_seeds(a, metrics), over_seeds(b, metrics)
+    if not np.array_equal(video, video_b):
+        raise DataError("the two results have different queries; only results of the same split can be compared")
+    difference = values_b - values_a
+    low, high = _percentiles(_resampled_means(difference, video, seed=seed, draws=draws))
+    p = _permutation(difference, video, seed=seed, draws=draws)
+    means_a, means_b = values_a.mean(axis=0).tolist(), values_b.mean(axis=0).tolist()
+    return [
+        Comparison(
+            name, means_a[i], means_b[i], means_b[i] - means_a[i], (float(low[i]), float(high[i])), p[i],
+            "permutation over videos",
+        )
+        for i, name in enumerate(metrics)
+    ]  # fmt: skip
+
+
+def smallest_difference(queries: int, *, tests: int = 1, parts: int = 1, level: float = LEVEL) -> float:
+    """Return the smallest net difference in points of R@k that can be significant on so many queries.
+
+    It takes n videos of which each has one query that only the better side answers, and none the other way round: the
+    exact sign test gives 2 · 2^-n, which has to reach (1 - level) / tests, the strictest step of Holm's correction.
+    parts: of how many seeds a query's value is the mean; it can then differ by less. 100 where too few queries are.
+    """
+    needed = math.ceil(math.log2(2.0 * tests / (1.0 - level)) - 1e-9)
+    return 100.0 * needed / (queries * parts) if needed <= queries else 100.0
+
+
 def mcnemar(only_b: int, only_a: int) -> float:
     """Return the exact two-sided p of McNemar's test: the binomial test on the queries that exactly one got right."""
     n, k = only_a + only_b, min(only_a, only_b)

@@ -7,6 +7,7 @@
       index/                     what `tvr query` searches
       speech/                    the words of the videos, where `tvr query --channel` asked for them
         heard/                   what `tvr transcribe` wrote down of what is said
+      sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
-_HEARD = "heard"
+_HEARD, _SWEEPS = "heard", "sweeps"
 _Read = TypeVar("_Read")
 
 
@@ -401,6 +402,10 @@ class Workspace(os.PathLike[str]):
     def transcripts_folder(self) -> Path:
         """Where subtitles lie that tvr wrote of what is said."""
         return self.speech_folder / _HEARD
+
+    def sweep_folder(self, name: str) -> Path:
+        """Return where the sweep of a name lies, or will. Raises ConfigError for an unusable name."""
+        return RunDir.named(self.root / _SWEEPS, name).path
 
     @property
     def server_note(self) -> Path:

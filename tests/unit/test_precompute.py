@@ -582,4 +582,4 @@ def test_a_repair_by_another_backbone_is_refused(workspace: Path, weights: str) 
 def test_tvr_backbone_is_read_in_one_place() -> None:
     package = Path(engine.__file__).parents[2]
     reads = [p.name for p in package.rglob("*.py") if re.search(r"environ[^\n]*TVR_BACKBONE", p.read_text())]
-    assert reads == ["config.py"]
+    assert reads == ["defaults.py"]

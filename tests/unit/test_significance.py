@@ -100,3 +100,33 @@ def test_two_published_rates_differ_only_beyond_their_sampling_error():
     assert significance.rates_differ(47.0, 1000, 48.5, 1000) > 0.4
     assert significance.rates_differ(40.0, 1000, 50.0, 1000) < 1e-4
     assert significance.rates_differ(100.0, 10, 100.0, 10) == 1.0
+
+
+def test_holm_multiplies_the_smallest_p_most_and_keeps_the_order():
+    # by hand: .01 x 4, .02 x 3 = .06, .03 x 2 = .06, .5 x 1
+    assert significance.holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
+    # .02 x 3 = .06, then .021 x 2 = .042 may not be less than what came before it
+    assert significance.holm([0.021, 0.02, 0.9]) == pytest.approx([0.06, 0.06, 0.9])
+    assert significance.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert significance.holm([]) == []
+
+
+def test_the_smallest_difference_is_six_queries_for_one_test():
+    # 2 x 2^-6 = .031 is below .05, 2 x 2^-5 = .0625 is not; for two tests .031 is not below .025, so seven
+    assert significance.smallest_difference(1000) == pytest.approx(0.6)
+    assert significance.smallest_difference(1000, tests=2) == pytest.approx(0.7)
+    assert significance.smallest_difference(1000, parts=3) == pytest.approx(0.2)
+    assert significance.smallest_difference(5) == 100.0
+
+
+def test_several_seeds_are_compared_by_the_mean_of_each_query():
+    a = [ranks_with_hits(np.zeros(12, bool)), ranks_with_hits(np.arange(12) < 2)]
+    b = [ranks_with_hits(np.ones(12, bool))]
+    (found,) = significance.compare_seeds(a, b, ("R@1",))
+    assert (found.a, found.b) == pytest.approx((100 / 12, 100.0))
+    assert found.difference == pytest.approx(100 - 100 / 12)
+    assert found.p < 0.01 and found.test == "permutation over videos"
+    (alone,) = significance.compare_seeds(a[:1], b, ("R@1",))
+    assert alone.test == "McNemar, exact" and alone.p == pytest.approx(2 * 0.5**12)
+    with pytest.raises(DataError, match="different queries"):
+        significance.compare_seeds(a, [ranks_with_hits(np.ones(11, bool))], ("R@1",))

@@ -21,6 +21,8 @@ NAMES = (
     "evaluate",
     "compare",
     "reproduce",
+    "sweep",
+    "table",
     "import-checkpoint",
     "import-features",
     "audit",

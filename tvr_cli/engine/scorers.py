@@ -88,7 +88,11 @@ def method_layers(name: str) -> list[config.Layer]:
 
 def untrained(name: str, store: FeatureStore, assignments: list[str] | None = None) -> Scorer:
     """Make a method that needs no training. Raises ConfigError when it has parameters that training must set."""
-    resolved = resolve_method(name, assignments)
+    return untrained_as(resolve_method(name, assignments), store)
+
+
+def untrained_as(resolved: Resolved, store: FeatureStore) -> Scorer:
+    """Make the method of an experiment without training. Raises as `untrained`."""
     method = build(resolved.experiment, store)
     if method.trains:
         raise ConfigError(_needs_a_run(resolved.experiment.method, store))

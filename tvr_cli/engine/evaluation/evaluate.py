@@ -51,6 +51,7 @@ class EvaluateOptions:
 
     allow_missing: judge an incomplete gallery too; the count is in every output. stream: never hold [T, V] (None = when
     it does not fit the budget). rule: score as the authors' released test does, by this name, not by the method's own.
+    under: the name under which the result of a method without a run is kept, None = the method's.
     """
 
     split: str = "test"
@@ -61,6 +62,7 @@ class EvaluateOptions:
     allow_missing: bool = False
     stream: bool | None = None
     rule: str | None = None
+    under: str | None = None
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
@@ -72,7 +74,7 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     a result would be written over.
     """
     _refuse_other_files(options.save_scores)
-    run = scorer.run or workspace.run(scorer.name)
+    run = scorer.run or workspace.run(options.under or scorer.name)
     _require_own(run, options.split)
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
@@ -107,7 +109,7 @@ def dry_run(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: 
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     _check_rule(scorer, gallery, options)
-    run = scorer.run or workspace.run(scorer.name)
+    run = scorer.run or workspace.run(options.under or scorer.name)
     _require_own(run, options.split)
     return EvaluatePreview(
         subject=replace(describe(scorer, store, gallery, options.split), rule=options.rule),

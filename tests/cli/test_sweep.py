@@ -1,0 +1,315 @@
+"""`tvr sweep` and `tvr table`: cells that are the single runs, kept, retried and refused; the table of a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_clip
+from processes import WATCHDOG_S
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
+
+from tvr_cli import config
+from tvr_cli.cli import app
+from tvr_cli.config import DataConfig, Experiment, RecipeConfig, Resolved
+from tvr_cli.data.demo_world.corpus import SMALL, WorldOptions, make
+from tvr_cli.engine.scorers import options_schema
+from tvr_cli.engine.whole import sweep as engine
+from tvr_cli.engine.whole import table as tables
+from tvr_cli.errors import DataError, Interrupted
+from tvr_cli.files import lock
+from tvr_cli.runs import RunDir
+
+FAST = ["--threads", "1", "--device", "cpu"]
+
+
+def tvr(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def ran(*args: object) -> Result:
+    result = tvr(*args)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def yaml(world: Path, methods: str, encoders: str, seeds: str = "0, 1", *, epochs: int = 1) -> str:
+    return (
+        f"sweep:\n  methods: [{methods}]\n  encoders: [{encoders}]\n  data: ['demo:{world}']\n  seeds: [{seeds}]\n"
+        f"train:\n  epochs: {epochs}\n  batch_size: 8\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy world of 32 videos, a second encoder beside the shipped one, and a sweep of both that is done."""
+    folder = tmp_path_factory.mktemp("sweep")
+    make(folder / "videos", WorldOptions(train=16, val=6, test=10), workers=1)
+    tiny_clip.folder(folder / "tiny")
+    (folder / "table.yaml").write_text(
+        yaml(folder / "videos", "mean, xpool, one_vector", f"demo-tiny, 'local:{folder / 'tiny'}'")
+    )
+    result = tvr("sweep", folder / "table.yaml", "-o", folder / "out", *FAST)
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def copy(place: Path, tmp_path: Path) -> Path:
+    """The same in a folder that a test may change."""
+    shutil.copytree(place / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def sweep(place: Path, out: Path, *more: object) -> Result:
+    return tvr("sweep", place / "table.yaml", "-o", out, *FAST, *more)
+
+
+def workspace(out: Path) -> Path:
+    return out / "sweeps" / "table" / "demo"
+
+
+def test_every_cell_is_done_or_empty_with_its_reason(place: Path) -> None:
+    payload = json.loads(sweep(place, place / "out", "--json").stdout)
+    assert payload["schema"] == "tvr/sweep@1"
+    states = {cell["run"]: cell["state"] for cell in payload["cells"]}
+    assert states == {
+        "mean-demo-tiny": "done", "xpool-demo-tiny-seed0": "done", "xpool-demo-tiny-seed1": "done",
+        "one_vector-demo-tiny": "empty", "mean-tiny": "done", "xpool-tiny-seed0": "done", "xpool-tiny-seed1": "done",
+        "one_vector-tiny": "empty",
+    }  # fmt: skip
+    reasons = {cell["reason"] for cell in payload["cells"] if cell["state"] == "empty"}
+    assert "one_vector needs video.pooled, which demo-tiny does not provide" in reasons
+    assert (payload["done"], payload["kept"], payload["failed"], payload["empty"]) == (6, 6, 0, 2)
+    assert len(list((workspace(place / "out") / "features").iterdir())) == 2  # once an encoder
+
+
+def test_a_cell_is_the_single_run_to_the_bit(place: Path, copy: Path) -> None:
+    there = workspace(copy)
+    ran(
+        "train", "--method", "xpool", "--backbone", "demo-tiny", "--seed", "1", "--run", "single", "--set",
+        "train.epochs=1", "--set", "train.batch_size=8", "-o", there, *FAST,
+    )  # fmt: skip
+    ran("evaluate", "single", "-o", there, "--device", "cpu")
+    ran("evaluate", "--method", "mean", "--backbone", "demo-tiny", "-o", there, "--device", "cpu")
+    runs = there / "runs"
+    ours = load_file(runs / "xpool-demo-tiny-seed1" / "checkpoints" / "best.safetensors")
+    single = load_file(runs / "single" / "checkpoints" / "best.safetensors")
+    assert ours.keys() == single.keys() and all(bool((ours[name] == single[name]).all()) for name in ours)
+    for cell, alone in (("xpool-demo-tiny-seed1", "single"), ("mean-demo-tiny", "mean")):
+        pair = [runs / name / "results" / "test.ranks.safetensors" for name in (cell, alone)]
+        assert pair[0].read_bytes() == pair[1].read_bytes()
+
+
+def test_the_same_command_again_does_nothing(place: Path) -> None:
+    files = [p for p in (place / "out" / "sweeps").rglob("*") if p.is_file() and p.name != ".lock"]
+    before = {p: p.stat().st_mtime_ns for p in files if "runs" in p.parts or "cells" in p.parts}
+    assert sweep(place, place / "out").exit_code == 0
+    assert before and {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_failed_cell_is_listed_and_tried_again(place: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(workspace(copy) / "runs" / "xpool-tiny-seed0")
+    done = engine._cell
+
+    def broken(job: engine._Job) -> float | None:
+        raise DataError("the disk has a hole")
+
+    monkeypatch.setattr(engine, "_cell", broken)
+    result = sweep(place, copy)
+    assert result.exit_code == 5
+    assert "failed: xpool-tiny-seed0 on demo: the disk has a hole" in result.stdout
+    monkeypatch.setattr(engine, "_cell", done)
+    payload = json.loads(sweep(place, copy, "--json").stdout)
+    assert (payload["failed"], payload["done"], payload["kept"]) == (0, 6, 5)
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(place: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = workspace(copy) / "runs"
+    shutil.rmtree(runs / "xpool-tiny-seed0")
+    train = engine.train.train
+
+    def stopped(*args: object) -> None:
+        raise Interrupted("stopped after step 1 of 2; the state is saved")
+
+    monkeypatch.setattr(engine.train, "train", stopped)
+    result = sweep(place, copy)
+    assert result.exit_code == 130
+    assert "xpool-tiny-seed0: stopped after step 1 of 2" in result.stderr
+    assert "give the same command again, and finished cells are kept" in result.stderr
+    monkeypatch.setattr(engine.train, "train", train)
+    assert json.loads(sweep(place, copy, "--json").stdout)["done"] == 6
+
+
+@pytest.mark.slow
+def test_cells_in_processes_of_their_own_are_the_same(place: Path, copy: Path) -> None:
+    runs = workspace(copy) / "runs"
+    before = (runs / "xpool-tiny-seed0" / "results" / "test.ranks.safetensors").read_bytes()
+    for name in ("xpool-tiny-seed0", "xpool-demo-tiny-seed0"):
+        shutil.rmtree(runs / name)
+    result = sweep(place, copy, "--jobs", "2")
+    assert result.exit_code == 0, result.stderr
+    assert (runs / "xpool-tiny-seed0" / "results" / "test.ranks.safetensors").read_bytes() == before
+
+
+def test_shards_are_parts_that_make_up_the_whole(place: Path, copy: Path) -> None:
+    shutil.rmtree(workspace(copy) / "runs")
+    counts = [json.loads(sweep(place, copy, "--shard", f"{i}/2", "--json").stdout)["done"] for i in (1, 2)]
+    assert 0 < counts[0] < counts[1] == 6
+    assert sweep(place, copy, "--shard", "3/2").exit_code == 2
+
+
+def test_another_sweep_in_the_folder_is_refused_with_the_difference(place: Path, copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text((place / "table.yaml").read_text().replace("epochs: 1", "epochs: 2").replace("xpool, ", ""))
+    result = tvr("sweep", file, "-o", copy, *FAST)
+    assert result.exit_code == 2
+    assert "methods: xpool is gone" in result.stderr
+    assert "train.epochs: it was 1, 2 is asked for" in result.stderr
+
+
+def test_a_larger_sweep_adds_cells_to_the_one_that_is_there(place: Path, copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text((place / "table.yaml").read_text().replace("xpool", "xpool, wti"))
+    preview = json.loads(ran("sweep", file, "-o", copy, "--dry-run", "--json").stdout)
+    assert (preview["todo"], preview["trains"]) == (4, 4)
+
+
+def test_two_sweeps_in_one_folder_are_refused(place: Path, copy: Path) -> None:
+    with lock(copy / "sweeps" / "table"):
+        result = sweep(place, copy)
+    assert result.exit_code == 4 and "another tvr process" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("mean, xpool", "mean, xpol", "xpol"),
+        ("demo-tiny", "demo-tini", "demo-tini"),
+        ("methods:", "metods:", r"table\.yaml:2: sweep\.metods: unknown key; did you mean methods\?"),
+        ("epochs:", "epoch:", r"table\.yaml:7: train\.epoch: unknown key; did you mean epochs\?"),
+        ("[0, 1]", "[0, 0]", "stands there twice"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_before_any_work(
+    place: Path, tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text((place / "table.yaml").read_text().replace(old, new, 1))
+    result = tvr("sweep", file, "-o", tmp_path / "out")
+    assert result.exit_code == 2 and re.search(told, result.stderr), result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_cells_bytes_and_hours_and_writes_nothing(place: Path, tmp_path: Path) -> None:
+    payload = json.loads(ran("sweep", place / "table.yaml", "-o", tmp_path / "out", "--dry-run", "--json").stdout)
+    assert payload["dry_run"] and (payload["todo"], payload["trains"]) == (6, 4)
+    assert payload["bytes"] > 0 and payload["hours"] > 0 and "training" in payload["unknown"][0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_alone_make_a_sweep(place: Path, tmp_path: Path) -> None:
+    flags = ["--methods", "mean,xpool", "--encoders", "demo-tiny", "--data", f"demo:{place / 'videos'}"]
+    payload = json.loads(ran("sweep", *flags, "--seeds", "3", "-o", tmp_path, "--dry-run", "--json").stdout)
+    assert [cell["run"] for cell in payload["cells"]] == ["mean-demo-tiny", "xpool-demo-tiny-seed3"]
+    assert "a sweep needs encoders" in tvr("sweep", "--methods", "mean", "-o", tmp_path).stderr
+
+
+def test_the_table_folds_seeds_and_tests_against_the_baseline_on_the_same_encoder(place: Path) -> None:
+    payload = json.loads(ran("table", "table", "-o", place / "out", "--json").stdout)
+    (table,) = payload["tables"]
+    rows = {row["row"]: row for row in table["rows"]}
+    assert list(rows) == ["mean-demo-tiny", "xpool-demo-tiny", "mean-tiny", "xpool-tiny"]
+    row = rows["xpool-tiny"]
+    kept = [
+        json.loads((workspace(place / "out") / "runs" / name / "results" / "test.json").read_text())
+        for name in row["runs"]
+    ]
+    assert row["seeds"] == [0, 1]
+    assert row["mean"]["t2v"]["MnR"] == pytest.approx(sum(k["t2v"]["MnR"] for k in kept) / 2)
+    assert row["against"] == "mean-tiny" and rows["mean-tiny"]["against"] is None and not rows["mean-tiny"]["tests"]
+    test = row["tests"]["t2v"]
+    assert test["difference"] == pytest.approx(row["mean"]["t2v"]["R@1"] - rows["mean-tiny"]["mean"]["t2v"]["R@1"])
+    assert test["p"] <= test["p_holm"] <= 1
+    assert len(payload["left_out"]) == 2 and "video.pooled" in payload["left_out"][0]
+    one = json.loads(ran("table", "table", "-o", place / "out", "--baseline", "mean-demo-tiny", "--json").stdout)
+    assert {row["against"] for row in one["tables"][0]["rows"]} == {None, "mean-demo-tiny"}
+
+
+def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None:
+    out = place / "out"
+    markdown = ran("table", "table", "-o", out).stdout
+    assert "| mean | demo-tiny | – |" in markdown and "left out: one_vector-demo-tiny" in markdown
+    assert "the smallest difference of R@1 that this gallery can show" in markdown
+    latex = ran("table", "table", "-o", out, "--latex").stdout
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1 and "\\textbf" not in latex
+    rows = list(csv.DictReader(io.StringIO(ran("table", "table", "-o", out, "--csv").stdout)))
+    assert [row["row"] for row in rows] == ["mean-demo-tiny", "xpool-demo-tiny", "mean-tiny", "xpool-tiny"]
+    assert float(rows[1]["tests.t2v.p_holm"]) <= 1
+    assert tvr("table", "table", "-o", out, "--csv", "--latex").exit_code == 2
+    assert "found 'meen'" in tvr("table", "table", "-o", out, "--baseline", "meen").stderr
+    assert tvr("table", "nothing", "-o", out).exit_code == 3
+
+
+def test_a_published_number_has_a_gap_only_where_nothing_differs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe that is the very experiment of a cell, then the same with another learning rate."""
+    run = RunDir(workspace(place / "out") / "runs" / "xpool-demo-tiny-seed0")
+    own = config.from_tree(run.config(), options_schema, "presets/recipes/toy.yaml")
+    about = RecipeConfig(sources={}, published={"t2v": {"R@1": 40.0}}, selected_on="test", code_revision="known")
+    theirs = replace(own.experiment, recipe=about, data=DataConfig(name="demo"))
+
+    def row_beside(experiment: Experiment) -> tuple[dict, dict, str]:
+        monkeypatch.setattr(tables, "_recipes", lambda: {"toy": Resolved(experiment, own.origins)})
+        report = json.loads(ran("table", "table", "-o", place / "out", "--json").stdout)
+        row = report["tables"][0]["rows"][1]
+        return row, row["published"][0], ran("table", "table", "-o", place / "out").stdout
+
+    row, same, text = row_beside(theirs)
+    assert same["differs"] == [] and same["gap"] == pytest.approx(row["mean"]["t2v"]["R@1"] - 40.0)
+    assert f"published t2v R@1 40.0 (toy, selected on test), here {same['gap']:+.1f}" in text
+    _, other, text = row_beside(replace(theirs, train=replace(theirs.train, lr=0.5)))
+    assert other["gap"] is None and other["differs"] == ["train.lr is 0.0001, 0.5 is theirs"]
+    assert "is of another experiment and cannot stand beside it: train.lr is 0.0001" in text
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_ends_with_the_cells_of_one_that_was_not(tmp_path: Path) -> None:
+    """3 methods x 2 encoders on the small demo world, SIGKILL once in the middle of a training."""
+    make(tmp_path / "videos", SMALL)
+    tiny_clip.folder(tmp_path / "tiny")
+    file = tmp_path / "table.yaml"
+    file.write_text(yaml(tmp_path / "videos", "mean, xpool, wti", f"demo-tiny, 'local:{tmp_path / 'tiny'}'", "0"))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    ran("sweep", file, "-o", whole, *FAST)
+    folder = killed / "sweeps" / "table"
+    folder.mkdir(parents=True)
+    shutil.copy(whole / "sweeps" / "table" / "sweep.json", folder)  # with the matrix product that was found faster
+
+    command = [sys.executable, "-m", "tvr_cli", "sweep", file, "-o", killed, *FAST]
+    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + WATCHDOG_S
+    begun = folder / "demo" / "runs" / "wti-demo-tiny-seed0" / "config.json"
+    while not begun.exists():
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (folder / "cells" / "demo" / "xpool-tiny-seed0.json").exists()
+    ran("sweep", file, "-o", killed, *FAST)
+
+    ranks = sorted(p.relative_to(whole) for p in whole.rglob("test.ranks.safetensors"))
+    assert len(ranks) == 6
+    for path in ranks:
+        assert (whole / path).read_bytes() == (killed / path).read_bytes(), path
