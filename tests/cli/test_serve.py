@@ -289,11 +289,9 @@ def test_files_by_name_and_by_whole_paths_are_asked_of_the_server(opened, librar
 
 
 def test_a_backbone_that_the_variable_names_here_alone_is_asked_here(opened, library, monkeypatch):
-    here: list[str | None] = ["demo-tiny"]
-    monkeypatch.setattr(door, "named_backbone", lambda flag: None)  # as the server was started
-    monkeypatch.setattr(resident, "named_backbone", lambda flag: here[0])
+    monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")  # the server was started before
     assert resident.ask(library.workspace, ASKED) is None
-    here[0] = None
+    monkeypatch.delenv("TVR_BACKBONE")
     assert resident.ask(library.workspace, ASKED) is not None
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tvr_cli import files, log
-from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.searching import resident
 from tvr_cli.errors import TvrError
 from tvr_cli.server.library import Library
@@ -29,7 +28,7 @@ class Door:
     """Listens at a socket that only this user can open, and answers by the library."""
 
     def __init__(self, library: Library):
-        self._library = library
+        self._library, self._variable = library, resident.variable()
         self._folder = folder()
         name = hashlib.sha256(str(library.workspace.root.resolve()).encode()).hexdigest()[:16]
         self.path = self._folder / f"{name}-{os.getpid()}.sock"
@@ -79,7 +78,7 @@ class Door:
             return {"other": f"it is of tvr {__version__}"}
         if asked.get("workspace") != str(library.workspace.root.resolve()):
             return {"other": "it serves another workspace"}
-        if asked.get("TVR_BACKBONE") != named_backbone(None):
+        if asked.get("TVR_BACKBONE") != self._variable:
             return {"other": "TVR_BACKBONE was another where it was started"}
         search = dict(asked["search"])
         if any(search.pop(name, own) != own for name, own in vars(library.named).items()):

@@ -48,7 +48,7 @@ def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
         _require_anywhere(asked)
         note = noted(workspace)
         answer = _exchange(Path(note["socket"]), {
-            "tvr": __version__, "workspace": str(workspace.root.resolve()), "TVR_BACKBONE": named_backbone(None),
+            "tvr": __version__, "workspace": str(workspace.root.resolve()), "TVR_BACKBONE": variable(),
             "search": dict(asked),
         })  # fmt: skip
     except Nobody as e:
@@ -61,6 +61,11 @@ def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
         raise _ERRORS.get(failed["kind"], errors.DataError)(failed["text"])
     log.logger.debug("answered by the server of this workspace (process %s)", note["pid"])
     return QueryReport.from_json(answer["report"], "the server's answer")
+
+
+def variable() -> str | None:
+    """Return the backbone that TVR_BACKBONE names in this process, which server and who asks must have alike."""
+    return named_backbone(None)
 
 
 def _require_anywhere(asked: Mapping[str, Any]) -> None:
