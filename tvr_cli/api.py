@@ -516,7 +516,8 @@ class OpenWorkspace(Showing):
             def picture(some: SearchOptions) -> QueryReport:
                 return self._by_picture(wanted, flags, some, device, offline)
 
-            return channels.answer(self.workspace, texts, options, picture if found == "both" else None)
+            of_picture = picture if found == "both" else None
+            return channels.answer(self.workspace, texts, options, of_picture, named=channel is not None)
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""

@@ -21,7 +21,10 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen at.")] = 8765,
     token: Annotated[
-        str | None, typer.Option("--token", help="What whoever asks must know; made where --host needs one.")
+        str | None,
+        typer.Option(
+            "--token", envvar="TVR_SERVE_TOKEN", help="What whoever asks must know; made where --host needs one."
+        ),
     ] = None,
     run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the moments.")] = None,
     method: Annotated[
@@ -51,10 +54,10 @@ def serve(
 
     address = running.address_of(host, port, token)
     if background:
-        named = {"--run": run, "--method": method, "--backbone": backbone, "--token": address.token}
+        named = {"--run": run, "--method": method, "--backbone": backbone}
         words = [word for flag, value in named.items() if value is not None for word in (flag, value)]
         words += ["-o", str(workspace), "--host", address.host, "--port", str(port), "--device", device]
-        started = running.start(workspace, [*words, *(["--offline"] if offline else [])])
+        started = running.start(workspace, [*words, *(["--offline"] if offline else [])], address.token)
         render.result(started, as_json, lambda: _show(started))
         return
     served = running.serve(workspace, Named(run, method, backbone, None, device, offline), address)

@@ -25,6 +25,7 @@ from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
 PORT = 8765
+TOKEN = "TVR_SERVE_TOKEN"  # of the environment
 _STARTS_S, _ENDS_S = 120.0, 15.0
 _AT_ONCE = 256  # connections; more are told to come back
 _ANYWHERE = ("0.0.0.0", "::")
@@ -82,9 +83,10 @@ def serve(workspace: Workspace, named: Named, address: Address) -> ServeReport:
     return ServeReport(workspace=str(workspace), did="served", url=address.url, pid=os.getpid())
 
 
-def start(workspace: Workspace, arguments: Sequence[str]) -> ServeReport:
+def start(workspace: Workspace, arguments: Sequence[str], token: str | None = None) -> ServeReport:
     """Start `tvr serve` with some arguments in the background, and return when it answers.
 
+    token: given by the environment, for arguments stand in the list of processes.
     Raises EnvironmentProblem where it ends instead, with what it said.
     """
     _uvicorn()
@@ -93,6 +95,7 @@ def start(workspace: Workspace, arguments: Sequence[str]) -> ServeReport:
         process = subprocess.Popen(
             [sys.executable, "-m", "tvr_cli", "serve", *arguments],
             stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+            env={**os.environ, **({} if token is None else {TOKEN: token})},
         )  # fmt: skip
     until = time.monotonic() + _STARTS_S
     while time.monotonic() < until and process.poll() is None:
@@ -193,8 +196,11 @@ def _listening(address: Address) -> Iterator[socket.socket]:
 def _note(workspace: Workspace, address: Address, path: str) -> Iterator[None]:
     """Note in the workspace how its server is reached, while it runs."""
     note = {"tvr": __version__, "pid": os.getpid(), "url": address.url, "socket": path}
-    files.write_json(workspace.server_note, note)
-    workspace.server_note.chmod(0o600)  # an address may have a token
+    before = os.umask(0o077)  # its address may have a token, which nobody else may read for a moment
+    try:
+        files.write_json(workspace.server_note, note)
+    finally:
+        os.umask(before)
     try:
         yield
     finally:
