@@ -32,8 +32,8 @@ def answer(
     """Answer sentences by what is said, and by the picture where that is asked too.
 
     picture: asks it; None = what is said alone, whose scores are −bm25. Where nothing is known to be said the picture's
-    answer is the answer, with its own scores, and who named the channel is told. Raises DataError where there never were
-    frames, and where what is said is asked alone and nothing of it is known.
+    answer is the answer, with its own scores, and who named the channel is told. Raises DataError where there never
+    were frames, and where what is said is asked alone and nothing of it is known.
     """
     store = speech.up_to_date(workspace)
     if not store.counts.passages:

@@ -533,6 +533,8 @@ def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -
     asked = {
         field: value for field in ("run", "method", "backbone", "first") if (value := getattr(flags, field)) is not None
     }
+    if flags.first is not None:  # an index of two backbones is made by both names
+        asked["then"] = asked.pop("backbone", kept.get("backbone"))
     for field, value in wrong:
         raise StoreMismatch(
             f"the index was made with {field} {_made_with(made, field)!r}, but --{field} asks for {value!r}; rebuild "

@@ -17,8 +17,8 @@ def require_free(paths: Sequence[Path], flag: str, *, overwrite: bool) -> None:
     if taken:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise ConfigError(
-            f"{flag}: {str(taken[0])!r}{more} is there already, and nothing was written; "
-            "name another place, or replace it with --overwrite"
+            f"{flag}: {str(taken[0])!r}{more} {'are' if more else 'is'} there already, and nothing was written; "
+            f"name another place, or replace {'them' if more else 'it'} with --overwrite"
         )
 
 

@@ -47,7 +47,7 @@ def decoded(wanted: Sequence[tuple[str, str, float]], side: int) -> Iterator[tup
                 else:
                     log.warn_once(f"no picture of {wanted[int(name)][0]!r}: {found.reason}")
     except TvrError as e:
-        log.warn_once(f"no pictures of {len(wanted)} moments: {e}")
+        log.warn_once(f"no pictures of {len(wanted)} {'moment' if len(wanted) == 1 else 'moments'}: {e}")
 
 
 def read(peak: Peak, beat: Beat) -> tuple[float, bytes]:
