@@ -172,7 +172,7 @@ def record_path(folder: Path, cell: Cell) -> Path:
 def record_of(folder: Path, cell: Cell) -> CellRecord | None:
     """Return what became of a cell, None where it was never finished."""
     path = record_path(folder, cell)
-    return CellRecord.from_file(path, "remove it, and the cell is done again") if path.is_file() else None
+    return CellRecord.from_file(path, "move it elsewhere, and the cell is done again") if path.is_file() else None
 
 
 def state_of(folder: Path, cell: Cell) -> CellState:
