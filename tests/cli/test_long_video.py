@@ -77,7 +77,7 @@ WITHOUT_PARAMETERS = [
 @pytest.mark.parametrize("method", WITHOUT_PARAMETERS)
 def test_a_second_in_forty_minutes_is_found(workspace: Path, method: str) -> None:
     tvr("index", "--method", method, "-o", workspace)
-    found = tvr("query", CAPTION, "-k", 3, "--method", method, "-o", workspace)
+    found = tvr("query", CAPTION, "-k", 3, "--all", "--method", method, "-o", workspace)
     hit = found["results"][0]["hits"][0]
     assert hit["video_id"] == "film.mp4"
     assert hit["start"] < EVENT_S + 1 and hit["end"] > EVENT_S  # it holds some of the event

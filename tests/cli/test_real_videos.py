@@ -48,7 +48,8 @@ def workspace(manifest: list[dict], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_every_readable_clip_can_be_an_answer(workspace: Path, manifest: list[dict]) -> None:
-    found = report("query", "a red car", "-k", 100, "--per-file", 1, "--method", "text_guided", "-o", workspace)
+    asked = ("-k", 100, "--per-file", 1, "--all", "--method", "text_guided")
+    found = report("query", "a red car", *asked, "-o", workspace)
     hits = found["results"][0]["hits"]
     assert sorted(h["video_id"] for h in hits) == sorted(v["file"] for v in manifest if v["file"] != CORRUPT)
     length = {v["file"]: v["duration"] for v in manifest}
