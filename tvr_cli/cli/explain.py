@@ -10,8 +10,16 @@ import typer
 
 from tvr_cli import api, log
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
-from tvr_cli.workspace import Workspace
+from tvr_cli.cli.options import (
+    DEFAULT_WORKSPACE,
+    OWN_METHOD,
+    Backbone,
+    Device,
+    Json,
+    Offline,
+    Searched,
+    require_threads,
+)
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.explain import ExplainReport
@@ -22,17 +30,7 @@ _BAR = 20  # letters of the longest
 def explain(
     text: Annotated[str, typer.Argument(help="The sentence.")],
     video: Annotated[str, typer.Argument(help="A file of the library by id or path, PATH@START-END for a part of it.")],
-    workspace: Annotated[
-        Workspace,
-        typer.Option(
-            "--index",
-            "-o",
-            parser=Workspace.searched,
-            metavar="<path>",
-            envvar="TVR_WORKSPACE",
-            help="Workspace (or its index folder) to ask.",
-        ),
-    ] = DEFAULT_WORKSPACE,
+    workspace: Searched = DEFAULT_WORKSPACE,
     out: Annotated[Path | None, typer.Option("--out", help="Draw it: .png, .svg or .pdf, or .html for a page.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     run: Annotated[str | None, typer.Option("--run", help="Run whose scores are explained.")] = None,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline
-from tvr_cli.workspace import Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, Searched
 
 if TYPE_CHECKING:
     from tvr_cli.engine.evaluation.moments.result import Measure, MomentsReport
@@ -34,17 +33,7 @@ def moments(
     train: Annotated[
         Path | None, typer.Option("--train", help="Fit query-blind windows on this truth, not on what is judged.")
     ] = None,
-    workspace: Annotated[
-        Workspace,
-        typer.Option(
-            "--index",
-            "-o",
-            parser=Workspace.searched,
-            metavar="<path>",
-            envvar="TVR_WORKSPACE",
-            help="Workspace (or its index folder) to search.",
-        ),
-    ] = DEFAULT_WORKSPACE,
+    workspace: Searched = DEFAULT_WORKSPACE,
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Moments that an answer lists, where the whole library is asked.")
     ] = None,

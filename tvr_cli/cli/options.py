@@ -21,6 +21,13 @@ Workspace = Annotated[
         help="Folder that holds frames, features, runs, index.",
     ),
 ]  # fmt: skip
+Searched = Annotated[
+    Folder,
+    typer.Option(
+        "--index", "-o", parser=Folder.searched, metavar="<path>", envvar="TVR_WORKSPACE",
+        help="Workspace (or its index folder) to search.",
+    ),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, how many and how much; write nothing.")

@@ -13,7 +13,16 @@ import typer
 
 from tvr_cli import api, files, log
 from tvr_cli.cli import render, streams
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, require_threads
+from tvr_cli.cli.options import (
+    DEFAULT_WORKSPACE,
+    OWN_METHOD,
+    Backbone,
+    Device,
+    Json,
+    Offline,
+    Searched,
+    require_threads,
+)
 from tvr_cli.errors import ConfigError, PartialFailure
 from tvr_cli.workspace import Workspace
 
@@ -31,17 +40,7 @@ def query(
     text: Annotated[
         list[str] | None, typer.Argument(help='What to look for; "-" reads one query a line from stdin.')
     ] = None,
-    workspace: Annotated[
-        Workspace,
-        typer.Option(
-            "--index",
-            "-o",
-            parser=Workspace.searched,
-            metavar="<path>",
-            envvar="TVR_WORKSPACE",
-            help="Workspace (or its index folder) to search.",
-        ),
-    ] = DEFAULT_WORKSPACE,
+    workspace: Searched = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of moments to show.")] = 10,
     per_file: Annotated[int, typer.Option("--per-file", min=0, help="Moments of one file at most; 0 = all.")] = 3,
     run: Annotated[

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline, require_threads
-from tvr_cli.workspace import Workspace
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline, Searched, require_threads
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.similar import Alike, SimilarReport
@@ -18,17 +17,7 @@ def similar(
     moment: Annotated[
         str, typer.Argument(metavar="PATH[@START-END]", help="File of the library, by id or path, or a moment of it.")
     ],
-    workspace: Annotated[
-        Workspace,
-        typer.Option(
-            "--index",
-            "-o",
-            parser=Workspace.searched,
-            metavar="<path>",
-            envvar="TVR_WORKSPACE",
-            help="Workspace (or its index folder) to search.",
-        ),
-    ] = DEFAULT_WORKSPACE,
+    workspace: Searched = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of files or moments to show.")] = 10,
     backbone: Backbone = None,
     device: Device = "auto",

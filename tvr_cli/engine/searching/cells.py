@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HARD = 4.0  # of 255 levels of grey
-STANDS_OUT = 2.5  # times what is usual in the seconds around it
-_USUAL_S = 1.0
+from tvr_cli.stores.decoding.alike import HARD, STANDS_OUT, USUAL_S
+
 AROUND_S = (0.25, 0.5)  # what is compared on both sides of an edge
 SHORTEST_S = 0.5  # of a moment between soft edges
 MOST_CELLS, LONGEST_S = 12, 8.0  # of a run
@@ -87,9 +86,9 @@ def cuts(ts: np.ndarray, change: np.ndarray) -> np.ndarray:
     apart = np.diff(ts)
     # Frames that there may be a second. Where the file has fewer than are a multiple of the rate, the distance of two
     # that follow each other varies: 0.2 and 0.27 s at 4 of 15 a second.
-    half = max(1, round(_USUAL_S / float(apart[apart < 1.5 * apart.min()].mean())))
+    half = max(1, round(USUAL_S / float(apart[apart < 1.5 * apart.min()].mean())))
     for i in np.flatnonzero(found):
-        first, last = np.searchsorted(ts, [ts[i] - _USUAL_S - 1e-3, ts[i] + _USUAL_S + 1e-3])
+        first, last = np.searchsorted(ts, [ts[i] - USUAL_S - 1e-3, ts[i] + USUAL_S + 1e-3])
         around = np.sort(np.delete(changed[first:last], i - first))[::-1]
         usual = around[half - 1] if len(around) >= half else 0.0
         beside = changed[max(0, i - 1) : i + 2][np.abs(ts[max(0, i - 1) : i + 2] - ts[i]) < SHORTEST_S]

@@ -23,7 +23,7 @@ import numpy as np
 CELLS = 16
 HARD = 4.0  # of 255 levels of grey: a larger median difference may be a cut
 STANDS_OUT = 2.5  # times what is usual around it, if it is one: a camera that moves changes all of a picture, too
-_USUAL_S = 1.0
+USUAL_S = 1.0  # before and after a frame, in which what is usual is looked for
 _SAVED_S = 2.0  # at the finer rate, that may be saved; at the beginning all is there
 _MORE = 0.25  # of `fps`: frames a second that may be kept besides those that are due
 
@@ -84,7 +84,7 @@ class _Sparing:
         self._saved = self._most
         self._kept_at: float | None = None
         self._seen_at = 0.0
-        self._lately: deque[float] = deque(maxlen=max(1, round(_USUAL_S * detail)))
+        self._lately: deque[float] = deque(maxlen=max(1, round(USUAL_S * detail)))
 
     def keeps(self, at: float, change: float, new: bool) -> bool:
         """Return whether a frame is kept. change: as `Thinning.take` returns it. new: whether it shows something new.
@@ -119,7 +119,7 @@ def largest_cuts(at: Sequence[float], change: Sequence[float], kept: Sequence[bo
     found, largest = list[float](), 0.0
     for i, keeps in enumerate(kept):
         if changed[i] > HARD:
-            first, last = np.searchsorted(ts, [ts[i] - _USUAL_S - 1e-3, ts[i] + _USUAL_S + 1e-3])
+            first, last = np.searchsorted(ts, [ts[i] - USUAL_S - 1e-3, ts[i] + USUAL_S + 1e-3])
             around = np.delete(changed[first:last], i - first)
             usual = float(np.median(around)) if len(around) else 0.0
             if changed[i] > STANDS_OUT * usual:
