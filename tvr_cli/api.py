@@ -521,10 +521,12 @@ class OpenWorkspace(Showing):
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
-        from tvr_cli.engine.searching import resident
+        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
+            from tvr_cli.engine.searching import resident
 
-        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
-        return found or self.search(sentences, **asked)
+            if (found := resident.ask(self.workspace, {"sentences": several(sentences), **asked})) is not None:
+                return found
+        return self.search(sentences, **asked)
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool

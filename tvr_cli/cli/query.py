@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -309,7 +308,7 @@ def _show_clips(saved: SavedClips) -> None:
 
 def _show_timeline(saved: SavedTimeline) -> None:
     done = "would be written" if saved.dry_run else "written"
-    rate = "" if saved.rate is None else f", {float(Fraction(saved.rate)):.5g} frames a second"
+    rate = "" if saved.frames_a_second is None else f", {saved.frames_a_second:.5g} frames a second"
     render.line(f"{render.count(saved.events, 'moment')} {done} as {saved.path}{rate}")
 
 
