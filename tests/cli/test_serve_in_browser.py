@@ -115,7 +115,9 @@ def test_a_moment_plays_inside_its_seconds_and_the_next_one_too(visit: Visit) ->
         second = visit.tab.evaluate("document.querySelector('video').currentTime")
         assert hit["start"] - 0.05 <= second <= hit["end"] + 0.05
     visit.tab.keyboard.press("Escape")
-    visit.tab.wait_for_function("() => !document.querySelector('video')")  # a dialog tells that it closed in a later turn
+    visit.tab.wait_for_function(
+        "() => !document.querySelector('video')"
+    )  # a dialog tells that it closed in a later turn
 
 
 def test_keys_alone_ask_play_and_close(visit: Visit) -> None:

@@ -50,7 +50,9 @@ def create_app(library: Library, rules: Rules) -> Guard:
     )  # fmt: skip
     pictures = Pictures(library.workspace)
     static = {name: _static(__package__, f"static/{name}") for name in _STATIC}
-    static["cards.css"] = _static("tvr_cli.engine.showing.page", "page.css")  # moments look here as in `--html`
+    # Moments look and play here as in `--html`.
+    static["cards.css"] = _static("tvr_cli.engine.showing.page", "page.css")
+    static["player.js"] = _static("tvr_cli.engine.showing.page", "player.js")
 
     @app.exception_handler(TvrError)
     def refused(request: Request, error: Exception) -> JSONResponse:

@@ -3,12 +3,10 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const SVG = "http://www.w3.org/2000/svg";
-  const LAST_FRAME_S = 0.04; // before the end of a moment, its last picture is still shown
   let picture = null; // a file that is asked with
   let like = null; // {video, start, end}
   let shown = []; // moments in the order of their cards
   let asking = null;
-  let at = 0, video = null, bounded = true;
 
   const made = (tag, attributes = {}, ...inside) => {
     const one = document.createElement(tag);
@@ -119,7 +117,7 @@
     const name = nameOf(hit.path), when = `${clock(hit.start)}–${clock(hit.end)}`;
     const image = made("img", { src: pictureOf(hit), alt: "", loading: number < 6 ? "eager" : "lazy" });
     const stage = made("button", { type: "button", class: "stage play", "aria-haspopup": "dialog",
-      onclick: () => open(number) },
+      onclick: () => player.open(number) },
       image, made("span", { class: "rank" }, String(hit.rank)), made("span", { class: "hidden" }, `: play ${name}, `),
       made("span", { class: "when" }, when), hit.channel === "picture" ? null : made("span", { class: "by" }, hit.channel),
       made("span", { class: "go", "aria-hidden": "true" }));
@@ -158,7 +156,7 @@
     like = { video: hit.video_id, path: hit.path, start: hit.start, end: hit.end, peak: hit.peak };
     picture = null;
     $("q").value = "";
-    if ($("player").open) $("player").close();
+    player.close();
     parts();
     window.scrollTo({ top: 0 });
     ask();
@@ -166,61 +164,23 @@
 
   // ------------------------------------------------------------------------------------------------------ playing
 
-  const stop = () => {
-    if (!video) return;
-    const old = video;
-    video = null;
-    old.pause();
-    old.removeAttribute("src");
-    old.load();
-    old.remove();
-  };
-
-  const play = () => {
-    bounded = true;
-    video.currentTime = shown[at].start;
-    video.play().catch(() => {});
-  };
-
-  const turn = (number) => {
-    stop();
-    at = number;
-    const hit = shown[at];
-    $("player-name").textContent = nameOf(hit.path);
-    $("player-when").textContent = `${clock(hit.start)}–${clock(hit.end)}`;
-    $("player-note").textContent = "";
-    $("player-before").disabled = at === 0;
-    $("player-after").disabled = at === shown.length - 1;
-    const one = made("video", { controls: "", playsinline: "", preload: "auto", poster: pictureOf(hit),
-      "aria-label": `${nameOf(hit.path)}, ${clock(hit.start)} to ${clock(hit.end)}` });
-    one.addEventListener("loadedmetadata", () => { if (video === one) play(); });
-    // Events of time come four times a second, too seldom for a moment of half of one.
-    const look = () => {
-      if (video !== one) return;
-      if (bounded && one.currentTime >= hit.end) {
-        bounded = false;
-        one.pause();
-        one.currentTime = Math.max(hit.start, hit.end - LAST_FRAME_S);
-      }
-      requestAnimationFrame(look);
-    };
-    requestAnimationFrame(look);
-    one.addEventListener("error", () => {
-      if (video === one) $("player-note").textContent = "This browser cannot play the file: it is gone, or of a kind that it does not know.";
-    });
-    one.src = `/media?video=${encodeURIComponent(hit.video_id)}`;
-    video = one;
-    $("player-screen").append(one);
-    const curve = hit.curve ? curveOf(hit) : null;
-    $("player-curve").replaceChildren(...(curve ? [curve] : []));
-    if (curve) curve.addEventListener("click", (event) => {
-      const box = curve.getBoundingClientRect();
-      bounded = false;
-      video.currentTime = Number(curve.dataset.end) * (event.clientX - box.left) / box.width;
-    });
-  };
-
-  const open = (number) => { $("player").showModal(); turn(number); };
+  const player = makePlayer({
+    moment: (i) => shown[i] && {
+      name: nameOf(shown[i].path), when: `${clock(shown[i].start)}–${clock(shown[i].end)}`,
+      start: shown[i].start, end: shown[i].end, poster: pictureOf(shown[i]),
+      source: `/media?video=${encodeURIComponent(shown[i].video_id)}`,
+    },
+    lost: () => "This browser cannot play the file: it is gone, or of a kind that it does not know.",
+    shown: (i) => {
+      const curve = shown[i].curve ? curveOf(shown[i]) : null;
+      $("player-curve").replaceChildren(...(curve ? [curve] : []));
+      if (curve) curve.addEventListener("click", (event) => {
+        const box = curve.getBoundingClientRect();
+        player.seek(Number(curve.dataset.end) * (event.clientX - box.left) / box.width);
+      });
+    },
+    opener: (i) => $("cards").querySelectorAll(".play")[i],
+  });
 
   // ------------------------------------------------------------------------------------------------------ the page
 
@@ -234,13 +194,8 @@
 
   $("ask").addEventListener("submit", ask);
   $("image").addEventListener("change", () => take($("image").files[0]));
-  $("player-close").addEventListener("click", () => $("player").close());
-  $("player").addEventListener("close", stop);
-  $("player-again").addEventListener("click", () => { if (video) play(); });
-  $("player-before").addEventListener("click", () => turn(at - 1));
-  $("player-after").addEventListener("click", () => turn(at + 1));
-  $("player-like").addEventListener("click", () => moreLike(shown[at]));
-  $("player-copy").addEventListener("click", (e) => copy(shown[at].path, e.currentTarget));
+  $("player-like").addEventListener("click", () => moreLike(shown[player.at()]));
+  $("player-copy").addEventListener("click", (e) => copy(shown[player.at()].path, e.currentTarget));
   document.addEventListener("paste", (event) => {
     const file = Array.from(event.clipboardData.files).find((f) => f.type.startsWith("image/"));
     if (file) { event.preventDefault(); take(file); }
