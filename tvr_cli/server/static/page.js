@@ -6,12 +6,13 @@
   let picture = null; // a file that is asked with
   let like = null; // {video, start, end}
   let shown = []; // moments in the order of their cards
+  let question = ""; // that these answer
   let asking = null;
 
   const made = (tag, attributes = {}, ...inside) => {
     const one = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
-      if (name === "onclick") one.addEventListener("click", value);
+      if (name.startsWith("on")) one.addEventListener(name.slice(2), value);
       else if (value !== null && value !== undefined) one.setAttribute(name, value);
     }
     one.append(...inside.filter((x) => x !== null && x !== undefined));
@@ -32,12 +33,15 @@
     $("state").classList.toggle("wrong", wrong);
   };
 
-  const got = async (address, options) => {
+  const fetched = async (address, options) => {
     const answer = await fetch(address, options);
+    if (answer.ok) return answer;
     const said = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error(said.error || `the server said ${answer.status}`);
-    return said;
+    throw new Error(said.error || `the server said ${answer.status}`);
   };
+  const got = async (address, options) => (await fetched(address, options)).json();
+  const posted = (sent) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(sent) });
+  const why = (error) => error instanceof TypeError ? "The server does not answer; it may have been ended." : error.message;
 
   // ------------------------------------------------------------------------------------------------------ asking
 
@@ -72,8 +76,10 @@
       if (mine === asking) show(answer.results[0]);
     } catch (error) {
       if (error.name === "AbortError") return;
+      shown = [];
       $("cards").replaceChildren();
-      say(error instanceof TypeError ? "The server does not answer; it may have been ended." : error.message, true);
+      counted();
+      say(why(error), true);
     }
   };
 
@@ -132,13 +138,18 @@
         made("div", { class: "time" }, hit.curve ? curveOf(hit) : null),
         made("div", { class: "does" },
           made("button", { type: "button", onclick: () => moreLike(hit) }, "More like this"),
-          made("button", { type: "button", onclick: (e) => copy(hit.path, e.currentTarget) }, "Copy path")))));
+          made("button", { type: "button", onclick: (e) => saveClip(hit, e.currentTarget) }, "Save clip"),
+          made("button", { type: "button", onclick: (e) => copy(hit.path, e.currentTarget) }, "Copy path"),
+          made("label", { class: "pick" }, made("input", { type: "checkbox", onchange: counted }), "Select",
+            made("span", { class: "hidden" }, ` ${name}, ${when}`))))));
   };
 
   const show = (answer) => {
     const found = answer.hits, nearest = answer.nearest || [];
     shown = [...found, ...nearest];
+    question = answer.query;
     $("cards").replaceChildren(...shown.map((hit, i) => card(hit, i, i >= found.length)));
+    counted();
     if (found.length) say(`${count(found.length, "moment")}${nearest.length ? `, and ${nearest.length} with less confidence` : ""}`);
     else if (nearest.length) say("Nothing found with confidence. Nearest:");
     else say("Nothing found.");
@@ -150,6 +161,65 @@
     try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; }
     catch { window.prompt("The path:", text); }
     setTimeout(() => { button.textContent = before; }, 1500);
+  };
+
+  // ------------------------------------------------------------------------------------------------- taking along
+
+  const tell = (text, wrong = false) => {
+    const place = $("player").open ? $("player-note") : $("told");
+    place.textContent = text;
+    place.classList.toggle("told", !wrong);
+    place.classList.toggle("wrong", wrong);
+  };
+
+  const boxes = () => Array.from($("cards").querySelectorAll(".pick input"));
+  const chosen = () => boxes().flatMap((box, i) => box.checked ? [{ ...shown[i], curve: undefined }] : []);
+
+  const counted = () => {
+    const n = chosen().length;
+    $("taking").hidden = n === 0;
+    $("taking-count").textContent = `${count(n, "moment")} selected`;
+    $("taking-all").disabled = n === shown.length;
+  };
+
+  const keep = async (answer) => {
+    const name = decodeURIComponent(/filename\*=UTF-8''([^;]+)/.exec(answer.headers.get("content-disposition"))[1]);
+    const address = URL.createObjectURL(await answer.blob());
+    made("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60000);
+    return [`Saved ${name}.`, ...JSON.parse(answer.headers.get("tvr-said") || "[]")].join(" ");
+  };
+
+  // One at a time of each button; it keeps the focus, which a disabled one would lose.
+  const busy = async (button, words, act) => {
+    if (button.getAttribute("aria-busy")) return;
+    button.setAttribute("aria-busy", "true");
+    const before = button.textContent;
+    button.textContent = words;
+    try { tell(await act()); }
+    catch (error) { tell(why(error), true); }
+    button.textContent = before;
+    button.removeAttribute("aria-busy");
+  };
+
+  const saveClip = (hit, button) => busy(button, "Saving …", async () =>
+    keep(await fetched(`/api/clip?video=${encodeURIComponent(hit.video_id)}&start=${hit.start}&end=${hit.end}`)));
+
+  const saveClips = (button) => busy(button, "Saving …", async () => {
+    const { clips } = await got("/api/clips", posted({ query: question, moments: chosen() }));
+    const failed = clips.clips.filter((one) => one.problem);
+    const there = clips.clips.length - failed.length;
+    if (failed.length) throw new Error(`${there ? `${count(there, "clip")} saved in ${clips.folder}, ` : ""}${failed.length} not: ${failed[0].problem}`);
+    return `${count(there, "clip")} saved in ${clips.folder}.`;
+  });
+
+  const saveTimeline = (button) => busy(button, "Exporting …", async () =>
+    keep(await fetched("/api/timeline", posted({ query: question, moments: chosen(), form: $("taking-form").value }))));
+
+  const select = (all) => {
+    for (const box of boxes()) box.checked = all;
+    counted();
+    if (!all) boxes()[0]?.focus(); // the button that was pressed has gone
   };
 
   const moreLike = (hit) => {
@@ -195,6 +265,11 @@
   $("ask").addEventListener("submit", ask);
   $("image").addEventListener("change", () => take($("image").files[0]));
   $("player-like").addEventListener("click", () => moreLike(shown[player.at()]));
+  $("player-save").addEventListener("click", (e) => saveClip(shown[player.at()], e.currentTarget));
+  $("taking-clips").addEventListener("click", (e) => saveClips(e.currentTarget));
+  $("taking-timeline").addEventListener("click", (e) => saveTimeline(e.currentTarget));
+  $("taking-all").addEventListener("click", () => select(true));
+  $("taking-none").addEventListener("click", () => select(false));
   $("player-copy").addEventListener("click", (e) => copy(shown[player.at()].path, e.currentTarget));
   document.addEventListener("paste", (event) => {
     const file = Array.from(event.clipboardData.files).find((f) => f.type.startsWith("image/"));
@@ -210,6 +285,7 @@
   got("/api/library").then((library) => {
     const hours = library.seconds / 3600;
     $("library").textContent = `${count(library.videos, "video")}, ${hours < 1 ? `${Math.round(library.seconds / 60)} minutes` : `${hours.toFixed(1)} hours`}, in ${library.workspace}`;
+    $("taking-clips").title = `In ${library.clips}`;
   }).catch((error) => say(error.message, true));
   if (new URLSearchParams(location.search).get("q")) { $("q").value = new URLSearchParams(location.search).get("q"); ask(); }
 })();
