@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,10 @@ def serve(
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
     backbone: Backbone = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--clips", metavar="DIR", help="Where the page saves clips; default: clips/ in the workspace."),
+    ] = None,
     background: Annotated[bool, typer.Option("--background", help="Go on behind the shell.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End the server of the workspace.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say whether one runs, and where.")] = False,
@@ -54,13 +59,13 @@ def serve(
 
     address = running.address_of(host, port, token)
     if background:
-        named = {"--run": run, "--method": method, "--backbone": backbone}
-        words = [word for flag, value in named.items() if value is not None for word in (flag, value)]
+        named = {"--run": run, "--method": method, "--backbone": backbone, "--clips": clips}
+        words = [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
         words += ["-o", str(workspace), "--host", address.host, "--port", str(port), "--device", device]
         started = running.start(workspace, [*words, *(["--offline"] if offline else [])], address.token)
         render.result(started, as_json, lambda: _show(started))
         return
-    served = running.serve(workspace, Named(run, method, backbone, None, device, offline), address)
+    served = running.serve(workspace, Named(run, method, backbone, None, device, offline), address, clips)
     if as_json:
         render.result(served, as_json, lambda: None)
 

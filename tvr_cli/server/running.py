@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from tvr_cli import commands, files, log
@@ -57,8 +58,10 @@ class ServeReport(Result):
     log: str | None = field(default=None, metadata=OPTIONAL)
 
 
-def serve(workspace: Workspace, named: Named, address: Address) -> ServeReport:
+def serve(workspace: Workspace, named: Named, address: Address, clips: Path | None = None) -> ServeReport:
     """Serve a workspace until the process is told to end. Raises EnvironmentProblem where it cannot.
+
+    clips: where clips are saved, None = in the workspace.
 
     Raises ConfigError without the extra `serve`.
     """
@@ -68,7 +71,7 @@ def serve(workspace: Workspace, named: Named, address: Address) -> ServeReport:
     from tvr_cli.server.guard import Rules
 
     refuse_second(workspace)
-    library = Library(workspace, named)
+    library = Library(workspace, named, clips)
     rules = Rules(hosts=hosts_of(address.host), port=address.port, token=address.token)
     config = uvicorn.Config(
         create_app(library, rules), log_level="warning", access_log=False, server_header=False,
