@@ -9,6 +9,7 @@
         heard/                   what `tvr transcribe` wrote down of what is said
       sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
+      watch/                     where `tvr watch` runs: what it does, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
-_HEARD, _SWEEPS, _CLIPS = "heard", "sweeps", "clips"
+_HEARD, _SWEEPS, _CLIPS, _WATCH = "heard", "sweeps", "clips", "watch"
 _Read = TypeVar("_Read")
 
 
@@ -421,6 +422,11 @@ class Workspace(os.PathLike[str]):
     def server_log(self) -> Path:
         """What a server in the background says."""
         return self.root / "server.log"
+
+    @property
+    def watch_folder(self) -> Path:
+        """Where what keeps the workspace up to date says what it does; it holds this folder's lock."""
+        return self.root / _WATCH
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""

@@ -167,7 +167,7 @@ def extract_frames(
     if isinstance(report, ExtractReport):
         _finish(report, workspace, data, as_json, allow_failures)
     else:
-        _show_estimate(report, as_json)
+        show_estimate(report, as_json)
 
 
 def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_json: bool, allow_failures: bool) -> None:
@@ -217,7 +217,7 @@ def _show(report: ExtractReport, workspace: Workspace) -> None:
         render.line(f"failed: … and {report.failed - 20} more")
 
 
-def _show_estimate(found: ExtractEstimate, as_json: bool) -> None:
+def show_estimate(found: ExtractEstimate, as_json: bool) -> None:
     def human() -> None:
         videos = render.count(found.videos, "video")
         render.line(f"{videos}: {found.todo} to read, {found.kept} kept, {found.failed} failed before")

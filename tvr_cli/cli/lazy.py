@@ -34,6 +34,7 @@ NAMES = (
     "similar",
     "transcribe",
     "serve",
+    "watch",
     "methods",
     "backbones",
     "datasets",

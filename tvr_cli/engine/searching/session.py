@@ -16,7 +16,7 @@ from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import confidence, explain, heads, library, moments, stretch
+from tvr_cli.engine.searching import confidence, explain, heads, kept, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.explain import ExplainReport
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
@@ -98,6 +98,14 @@ class Session:
         """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
         return self._ready()[0].directions_of_files()
 
+    @kernel_errors()
+    def bring_up(self) -> Index:
+        """Make features and index as new as the frames, and return the index. Raises as `answer`.
+
+        That is for `tvr watch`; an answer does the same, unless somebody else is about to (`kept.py`).
+        """
+        return self._ready(lagging=False)[0]
+
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
         text = self._encoded(scorer, store, texts)
@@ -157,25 +165,30 @@ class Session:
         sentences.say_cut(self._model[1], texts, text, store)
         return text
 
-    def _ready(self) -> _Opened:
-        """Return the index, as new as the workspace, and what scores with it."""
+    def _ready(self, lagging: bool | None = None) -> _Opened:
+        """Return the index, as new as the workspace, and what scores with it.
+
+        lagging: whether one will do that lacks what came last; None = where somebody keeps it up to date.
+        """
         if self._open is not None and self._stamp() == self._seen:
             return self._open
         before = self._stamp()
+        lagging = before["kept"] if lagging is None else lagging
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
-        self._refresh_features(asked)
+        self._refresh_features(asked, lagging)
         if asked.first is not None:
             registry.require_named(asked.first, self.flags.first, self.workspace.index_folder)
-            self._refresh_features(Asked(backbone=asked.first))
+            self._refresh_features(Asked(backbone=asked.first), lagging)
 
         def sentence_encoder(scorer: Scorer, store: FeatureStore) -> EncodeSentences:
             return lambda texts: self._encode(scorer, store, texts)
 
         found = fresh_index(
-            self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
-        )
+            self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder,
+            lagging=lagging,
+        )  # fmt: skip
         found[1].method.to("cpu")
         if isinstance(found[1], TwoStages):
             found[1].first.scorer.method.to("cpu")
@@ -187,7 +200,8 @@ class Session:
         return found
 
     def _stamp(self) -> dict[Any, Any]:
-        return {**self.workspace.stamps(), "TVR_BACKBONE": named_backbone(None)}
+        kept_by_other = kept.by_watcher(self.workspace)
+        return {**self.workspace.stamps(), "TVR_BACKBONE": named_backbone(None), "kept": kept_by_other}
 
     def _encode(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences, by the backbone that made the store, which is loaded once."""
@@ -198,8 +212,8 @@ class Session:
             self._model = (wanted, model)
         return sentences.encode(self._model[1], texts, store)
 
-    def _refresh_features(self, asked: Asked) -> None:
-        """Compute the features where there are none, or where the frames have changed since."""
+    def _refresh_features(self, asked: Asked, lagging: bool) -> None:
+        """Compute the features where there are none, or, unless they may lag, where the frames have changed since."""
         workspace = self.workspace
         found = workspace.find_run(asked.run) if asked.run is not None else None
         named = named_backbone(asked.backbone)
@@ -208,7 +222,7 @@ class Session:
             require_library(workspace, asked.backbone)
         if not workspace.has_frames:
             return
-        if store is not None and store.imported is not None:
+        if store is not None and (lagging or store.imported is not None):
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames_content():
             return
