@@ -4,6 +4,7 @@ GET  /                     the page
 GET  /api/library          what is searched
 GET  /api/search           moments, as `tvr query --json`
 POST /api/search           the same with a picture in the body
+GET  /api/watch            what keeps it up to date, as `tvr watch --status --json`
 GET  /api/picture          the frame nearest to a second of a file
 GET  /media                a file of the library, or a part of it (byte ranges)
 GET  /docs, /openapi.json  all of this for programs
@@ -33,10 +34,11 @@ from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library
 from tvr_cli.server.pictures import Pictures
 from tvr_cli.version import __version__
+from tvr_cli.watching import status as watching
 
 _MOST_K = 200
 _LONGEST = 2000  # letters of a question
-_STATIC = ("page.html", "style.css", "page.js", "docs.html", "docs.css", "docs.js")
+_STATIC = ("page.html", "style.css", "page.js", "watch.js", "docs.html", "docs.css", "docs.js")
 _STATUS = ((ConfigError, 400), (Unreadable, 503), (DataError, 404), (EnvironmentProblem, 503), (Interrupted, 503))
 
 Several = Annotated[Sequence[str], Query(max_length=16)]
@@ -94,6 +96,11 @@ def create_app(library: Library, rules: Rules) -> Guard:
     def about() -> dict[str, Any]:
         """Say what is searched: the files, and how long they are together."""
         return library.about().to_json()
+
+    @app.get("/api/watch")
+    def watched() -> dict[str, Any]:
+        """Say what `tvr watch` does in this workspace, and what failed; state none where none runs."""
+        return watching.read(library.workspace).to_json()
 
     @app.get("/api/search")
     def search(
