@@ -40,14 +40,18 @@ class Agenda:
     _there: dict[Path, _Known] = field(default_factory=dict, init=False)
     _away: dict[Path, _Known] = field(default_factory=dict, init=False)
     _handled: dict[Path, Mark] = field(default_factory=dict, init=False)
+    _looked: bool = field(default=False, init=False)
     _begun: bool = field(default=False, init=False)
 
     def take(self, look: Look, now: float, wall: float) -> None:
         """Take a look. now: seconds of a clock that only goes on. wall: of the one by which files are dated."""
+        first, self._looked = not self._looked, True
         for path, mark in look.files.items():
             known = self._there.get(path)
             if known is None:
-                quiet = wall - mark.stamp[1] / 1e9 >= self.settle_s  # by its own time: nobody writes it any more
+                # At the first look a file's own time tells. Later one that is moved here keeps an old time, and the
+                # look that finds it new finds the other gone: both are to count from the same moment on.
+                quiet = first and wall - mark.stamp[1] / 1e9 >= self.settle_s
                 self._there[path] = _Known(mark, now - self.settle_s if quiet else now)
                 self._away.pop(path, None)
             elif known.mark != mark:

@@ -27,6 +27,7 @@ from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
 from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
+from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
@@ -48,6 +49,7 @@ class Session:
     def __init__(self, workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False):
         self.workspace, self.flags = workspace, flags
         self._device, self._offline = device, offline
+        self._keeps = False  # whether it is this session that keeps the workspace up to date
         self._seen: dict[Any, Any] = {}
         self._open: _Opened | None = None
         self._rankings: dict[HeadWish, Ranking] = {}
@@ -104,7 +106,8 @@ class Session:
 
         That is for `tvr watch`; an answer does the same, unless somebody else is about to (`kept.py`).
         """
-        return self._ready(lagging=False)[0]
+        self._keeps = True
+        return self._ready()[0]
 
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
@@ -165,15 +168,12 @@ class Session:
         sentences.say_cut(self._model[1], texts, text, store)
         return text
 
-    def _ready(self, lagging: bool | None = None) -> _Opened:
-        """Return the index, as new as the workspace, and what scores with it.
-
-        lagging: whether one will do that lacks what came last; None = where somebody keeps it up to date.
-        """
+    def _ready(self) -> _Opened:
+        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it."""
         if self._open is not None and self._stamp() == self._seen:
             return self._open
         before = self._stamp()
-        lagging = before["kept"] if lagging is None else lagging
+        lagging = before["kept"] and not self._keeps
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
@@ -232,8 +232,19 @@ class Session:
         options = PrecomputeOptions(device=self._device, offline=self._offline)
         if store is None:
             precompute.precompute(workspace, asked.backbone, None, options)
-        else:  # with the plans that it was made with: a run may have been trained on them
-            repair.refresh(workspace, store, options, named=asked.backbone)
+        else:
+            self._refresh(store, options, asked.backbone)
+
+    def _refresh(self, store: FeatureStore, options: PrecomputeOptions, named: str | None) -> None:
+        """Bring features up to date with the plans that they have: a run may have been trained on them."""
+        try:
+            repair.refresh(self.workspace, store, options, named=named)
+        except DataError as e:
+            if not self._keeps:
+                raise
+            # A file of captions does not follow its videos when these come and go.
+            log.logger.info("the captions are kept as they were: %s", e)
+            repair.refresh(self.workspace, store, options, store, named=named)
 
 
 def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
