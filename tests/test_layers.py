@@ -35,9 +35,15 @@ LEAVES = {
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
-    "cli": {"api", "server", "engine", "testing", "verify", *LEAVES},
+    "cli": {"api", "server", "watching", "engine", "testing", "verify", *LEAVES},
     "__main__": {"cli"},
-    "server": {"api", "commands", "engine", "stores", "workspace", "results", "errors", "files", "log", "version"},
+    "server": {
+        *("api", "watching", "engine", "stores", "workspace", "results", "commands", "errors", "files", "log"),
+        "version",
+    },
+    "watching": {
+        *("engine", "stores", "plans", "workspace", "results", "commands", "errors", "files", "log", "os_errors"),
+    },
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "api_showing": {"engine", "workspace", "errors", "files", "log"},
     "api_flags": {"engine", "relevance", "errors"},

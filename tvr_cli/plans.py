@@ -316,7 +316,8 @@ class PrecomputeOptions:
 
     dtype: how they are stored. shape: `fixed` keeps missing frames and pad tokens, `ragged` the real ones. words: shape
     of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. precision:
-    arithmetic of the towers. batch: frames a forward pass, None = by device.
+    arithmetic of the towers. batch: frames a forward pass, None = by device. shard: (i, n), this run's part of the
+    clips, without captions.
     """
 
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
@@ -329,6 +330,7 @@ class PrecomputeOptions:
     batch: int | None = None
     device: str = "auto"
     offline: bool = False
+    shard: tuple[int, int] = (1, 1)
 
     def as_made(self, identity: Mapping[str, Any], provenance: Mapping[str, Any]) -> PrecomputeOptions:
         """Return these options with the plans, number format and arithmetic that a feature store was made with."""
