@@ -397,6 +397,13 @@ def test_what_the_server_does_not_answer_with_is_answered_here(opened, library, 
     assert resident.ask(library.workspace, asked) is None
 
 
+@pytest.mark.parametrize("flag, value", [("device", "cpu:0"), ("method", "mean"), ("offline", True)])
+def test_what_was_named_otherwise_than_for_the_server_is_said(flag, value, opened, library, caplog):
+    with caplog.at_level("DEBUG", logger="tvr"):
+        assert resident.ask(library.workspace, {**ASKED, flag: value}) is None
+    assert f"not asked of a server: it was started with another --{flag} than was named" in caplog.text
+
+
 def test_files_by_name_and_by_whole_paths_are_asked_of_the_server(opened, library, place):
     for inside in ("*.mp4", f"{place}/videos/"):
         found = resident.ask(library.workspace, {**ASKED, "inside": [inside]})
