@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
-_HEARD, _SWEEPS, _WATCH = "heard", "sweeps", "watch"
+_HEARD, _SWEEPS, _CLIPS, _WATCH = "heard", "sweeps", "clips", "watch"
 _Read = TypeVar("_Read")
 
 
@@ -407,6 +407,11 @@ class Workspace(os.PathLike[str]):
     def sweep_folder(self, name: str) -> Path:
         """Return where the sweep of a name lies, or will. Raises ConfigError for an unusable name."""
         return RunDir.named(self.root / _SWEEPS, name).path
+
+    @property
+    def clips_folder(self) -> Path:
+        """Where a server saves clips unless another folder was named."""
+        return self.root / _CLIPS
 
     @property
     def server_note(self) -> Path:

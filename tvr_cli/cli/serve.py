@@ -42,6 +42,10 @@ def serve(
         int | None,
         typer.Option("--watch-workers", min=1, help="Processors for that; default: half of them."),
     ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--clips", metavar="DIR", help="Where the page saves clips; default: clips/ in the workspace."),
+    ] = None,
     background: Annotated[bool, typer.Option("--background", help="Go on behind the shell.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End the server of the workspace.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say whether one runs, and where.")] = False,
@@ -72,6 +76,7 @@ def serve(
     workers = [] if watch_workers is None else [str(watch_workers)]
     if background:
         words += ["--host", address.host, "--port", str(port)]
+        words += [] if clips is None else ["--clips", str(clips)]
         words += [word for videos in watch or () for word in ("--watch", str(videos))]
         words += [word for number in workers for word in ("--watch-workers", number)]
         started = running.start(workspace, words, address.token)
@@ -79,7 +84,8 @@ def serve(
         return
     words += [word for number in workers for word in ("--workers", number)]
     watched = [*words, "--", *map(str, watch)] if watch else None
-    served = running.serve(workspace, Named(run, method, backbone, None, device, offline), address, watched)
+    answering = Named(run, method, backbone, None, device, offline)
+    served = running.serve(workspace, answering, address, clips, watched)
     if as_json:
         render.result(served, as_json, lambda: None)
 

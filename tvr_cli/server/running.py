@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from tvr_cli import commands, files, log
@@ -58,10 +59,14 @@ class ServeReport(Result):
     log: str | None = field(default=None, metadata=OPTIONAL)
 
 
-def serve(workspace: Workspace, named: Named, address: Address, watch: Sequence[str] | None = None) -> ServeReport:
+def serve(
+    workspace: Workspace, named: Named, address: Address, clips: Path | None = None, watch: Sequence[str] | None = None
+) -> ServeReport:
     """Serve a workspace until the process is told to end. Raises EnvironmentProblem where it cannot.
 
-    watch: the arguments of a `tvr watch` that runs beside it and ends with it, None = none does.
+    clips: where clips are saved, None = in the workspace. watch: the arguments of a `tvr watch` that runs beside it and
+    ends with it, None = none does.
+
     Raises ConfigError without the extra `serve`.
     """
     uvicorn = _uvicorn()
@@ -72,7 +77,7 @@ def serve(workspace: Workspace, named: Named, address: Address, watch: Sequence[
     refuse_second(workspace)
     if watch is not None:
         watching.refuse_second(workspace)
-    library = Library(workspace, named)
+    library = Library(workspace, named, clips)
     rules = Rules(hosts=hosts_of(address.host), port=address.port, token=address.token)
     config = uvicorn.Config(
         create_app(library, rules), log_level="warning", access_log=False, server_header=False,

@@ -21,8 +21,8 @@ from tvr_kernels import gemm
 from tvr_cli import commands, files, plans
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import Backbone, Description
-from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.backbones.text_tower import card as text_card
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.defaults import DEFAULT_METHOD
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import computes_in_half, pick_device
@@ -307,8 +307,8 @@ def _inputs(
     _require_frames(frames, about, workspace)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
-    if about.name == DEMO_TINY:
-        _warn_of_real_videos(frames.records)
+    if is_toy(about.name):
+        _warn_of_real_videos(about.name, frames.records)
     if about.non_commercial:
         warn_once(f"the weights of {about.name} are under {about.licence}: not for commercial use")
     _warn_of_slow_precision(options)
@@ -517,12 +517,12 @@ def text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
     return {"text_norm": round(float(torch.linalg.vector_norm(pooled.float(), dim=-1).mean()), 4)}
 
 
-def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
-    """`demo-tiny` has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
+def _warn_of_real_videos(name: str, records: Sequence[ClipRecord]) -> None:
+    """What ships with tvr has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
     folders = {Path(r.path).parent for r in records}
     if any(not any((p / "events.jsonl").is_file() for p in (f, *f.parents[:2])) for f in folders):
         warn_once(
-            "demo-tiny knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
+            f"{name} knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
             f"Use --backbone {DEFAULT_BACKBONE} for real ones"
         )
 
