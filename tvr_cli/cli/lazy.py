@@ -35,6 +35,7 @@ NAMES = (
     "transcribe",
     "serve",
     "watch",
+    "mcp",
     "methods",
     "backbones",
     "datasets",
