@@ -8,6 +8,8 @@
       speech/                    the words of the videos, where `tvr query --channel` asked for them
         heard/                   what `tvr transcribe` wrote down of what is said
       sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
+      parts.jsonl                which videos each of several jobs reads: `tvr extract-frames --plan-parts`
+      done.jsonl                 which parts were read here: `tvr extract-frames --shard`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
       watch/                     where `tvr watch` runs: what it does, and what it says in the background
 
@@ -412,6 +414,16 @@ class Workspace(os.PathLike[str]):
     def clips_folder(self) -> Path:
         """Where a server saves clips unless another folder was named."""
         return self.root / _CLIPS
+
+    @property
+    def part_list(self) -> Path:
+        """Where the list of parts is written."""
+        return self.root / "parts.jsonl"
+
+    @property
+    def done_parts(self) -> Path:
+        """Where it is noted which parts were read into this workspace."""
+        return self.root / "done.jsonl"
 
     @property
     def server_note(self) -> Path:

@@ -58,12 +58,16 @@ def calls(place: Path, *asked: tuple[str, Mapping[str, Any]]) -> list[Any]:
     return asyncio.run(all_of_them())
 
 
+def without_scores(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**hit, "score": round(hit["score"], 4)} for hit in said["results"][0]["hits"]]
+
+
 def test_a_search_is_what_the_command_prints(place: Path) -> None:
     asked = {"sentence": SENTENCE, "k": 3, "per_file": 1, "everything": True}
     (found,) = calls(place, ("search", asked))
     told = tvr("query", SENTENCE, "-k", 3, "--per-file", 1, "--all", "-o", place / "out")
     assert not found.is_error and json.loads(found.content[0].text) == found.structured_content
-    assert found.structured_content == told and len(told["results"][0]["hits"]) == 3
+    assert without_scores(found.structured_content) == without_scores(told) and len(told["results"][0]["hits"]) == 3
 
 
 def test_a_library_is_described(place: Path) -> None:
@@ -192,6 +196,7 @@ def test_a_client_that_starts_it_gets_the_protocol_and_nothing_else(place: Path)
                 return about, found, frame
 
     about, found, frame = asyncio.run(talk())
-    assert about.structured_content["videos"] == 4 and found.structured_content == told
+    assert about.structured_content["videos"] == 4
+    assert without_scores(found.structured_content) == without_scores(told)  # one of them was answered without torch
     assert frame.content[0].type == "image"
     assert "answering an agent" in (place / "said.txt").read_text()

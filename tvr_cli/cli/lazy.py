@@ -15,6 +15,7 @@ NAMES = (
     "demo",
     "extract-frames",
     "precompute-features",
+    "merge",
     "train",
     "rerun",
     "plot",

@@ -32,6 +32,10 @@ def serve(
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
     backbone: Backbone = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--clips", metavar="DIR", help="Where the page saves clips; default: clips/ in the workspace."),
+    ] = None,
     watch: Annotated[
         list[Path] | None,
         typer.Option(
@@ -41,10 +45,6 @@ def serve(
     watch_workers: Annotated[
         int | None,
         typer.Option("--watch-workers", min=1, help="Processors for that; default: half of them."),
-    ] = None,
-    clips: Annotated[
-        Path | None,
-        typer.Option("--clips", metavar="DIR", help="Where the page saves clips; default: clips/ in the workspace."),
     ] = None,
     background: Annotated[bool, typer.Option("--background", help="Go on behind the shell.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End the server of the workspace.")] = False,
@@ -84,8 +84,8 @@ def serve(
         return
     words += [word for number in workers for word in ("--workers", number)]
     watched = [*words, "--", *map(str, watch)] if watch else None
-    answering = Named(run, method, backbone, None, device, offline)
-    served = running.serve(workspace, answering, address, clips, watched)
+    library = Named(run, method, backbone, None, device, offline)
+    served = running.serve(workspace, library, address, clips, watched)
     if as_json:
         render.result(served, as_json, lambda: None)
 
