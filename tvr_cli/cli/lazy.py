@@ -36,6 +36,7 @@ NAMES = (
     "transcribe",
     "serve",
     "watch",
+    "mcp",
     "methods",
     "backbones",
     "datasets",
