@@ -22,6 +22,7 @@ from processes import WATCHDOG_S
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+import tvr_cli
 from tvr_cli import config
 from tvr_cli.cli import app
 from tvr_cli.config import DataConfig, Experiment, RecipeConfig, Resolved
@@ -200,6 +201,8 @@ def test_two_sweeps_in_one_folder_are_refused(place: Path, copy: Path) -> None:
     [
         ("mean, xpool", "mean, xpol", "xpol"),
         ("demo-tiny", "demo-tini", "demo-tini"),
+        ("mean, xpool", "mean, 'recipe:xpool-msrvt-b32'", "xpool-msrvt-b32.*did you mean xpool-msrvtt-b32"),
+        ("mean, xpool", "mean, mean", "stands there twice"),
         ("methods:", "metods:", r"table\.yaml:2: sweep\.metods: unknown key; did you mean methods\?"),
         ("epochs:", "epoch:", r"table\.yaml:7: train\.epoch: unknown key; did you mean epochs\?"),
         ("[0, 1]", "[0, 0]", "stands there twice"),
@@ -227,6 +230,20 @@ def test_flags_alone_make_a_sweep(place: Path, tmp_path: Path) -> None:
     payload = json.loads(ran("sweep", *flags, "--seeds", "3", "-o", tmp_path, "--dry-run", "--json").stdout)
     assert [cell["run"] for cell in payload["cells"]] == ["mean-demo-tiny", "xpool-demo-tiny-seed3"]
     assert "a sweep needs encoders" in tvr("sweep", "--methods", "mean", "-o", tmp_path).stderr
+
+
+def test_a_recipe_is_a_method_of_a_sweep_with_the_values_of_its_authors(place: Path, tmp_path: Path) -> None:
+    """The encoder is the sweep's, what the file says of training holds for every cell, and the rest is the recipe's."""
+    flags = ["--methods", "mean,recipe:xpool-msrvtt-b32", "--encoders", "demo-tiny", "--seeds", "3"]
+    own = ["--set", "train.tune=head", "--set", "train.epochs=1", "--set", "train.batch_size=8"]
+    ran("sweep", *flags, *own, "--data", f"demo:{place / 'videos'}", "-o", tmp_path, "--name", "published", *FAST)
+    run = RunDir(tmp_path / "sweeps" / "published" / "demo" / "runs" / "xpool-msrvtt-b32-demo-tiny-seed3")
+    train = run.config()["train"]
+    assert (train["optimizer"], train["schedule"], train["weight_decay"]) == ("hf-adamw", "hf-cosine", 0.2)
+    assert (train["seed"], train["epochs"], run.config()["backbone"]["name"]) == (3, 1, "demo-tiny")
+    (table,) = tvr_cli.open_workspace(tmp_path).table("published", baseline="mean").tables
+    assert [row.method for row in table.rows] == ["mean", "recipe:xpool-msrvtt-b32"]
+    assert table.rows[1].against == "mean-demo-tiny"
 
 
 def test_the_table_folds_seeds_and_tests_against_the_baseline_on_the_same_encoder(place: Path) -> None:
