@@ -33,6 +33,7 @@ from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
 from tvr_cli.engine.features.frame_batches import frame_batches
+from tvr_cli.engine.features.share import share_of
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
@@ -169,9 +170,10 @@ def precompute(
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames, corpus, about, plan = _inputs(
-        workspace, backbone, partial(read_corpus, captions), options, own=_is_own(captions), may_ask=True
-    )
+    share = share_of(workspace, options.shard)
+    read = partial(read_corpus, captions) if options.shard[1] == 1 else _no_captions
+    frames, corpus, about, plan = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=True)
+    records = share.records(frames.records)
     device = pick_device(options.device)
     model = registry.load(
         about.name,
@@ -198,23 +200,24 @@ def precompute(
     require_own(folder, workspace)
     with files.lock(folder), torch.inference_mode():
         writer = FeatureWriter(folder, made, workspace)
-        new_clips = _new_clips(frames.records, writer.keys("video"))
+        new_clips = _new_clips(records, writer.keys("video"))
         new_texts = _new_texts(corpus, writer)
         if by_time:
-            todo = lacking(frames, writer.keys("timeline"), writer.keys("video"))
+            todo = share.films(lacking(frames, writer.keys("timeline"), writer.keys("video")))
             batch = options.batch or _FRAMES_A_BATCH.get(device.type, 48)
             encode_films(writer, model, frames, todo, plan, dtype=DTYPES[options.dtype], batch=batch)
         else:
             _encode_clips(writer, model, frames, new_clips, plan, options)
         truncated = encode_texts(writer, model, new_texts, plan, options)
         timelines = row_keys(frames.films()) if by_time else ()
-        writer.finish(frames.records, stored_captions(corpus), corpus.about(frames), timelines)
+        if share.is_all:
+            writer.finish(records, stored_captions(corpus), corpus.about(frames), timelines)
         size = writer.size_bytes()
     return PrecomputeReport(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
-        clips=ClipCounts(len(frames.records), len(new_clips), len(frames.records) - len(new_clips)),
+        clips=ClipCounts(len(records), len(new_clips), len(records) - len(new_clips)),
         captions=_counts(corpus, encoded=len(new_texts), truncated=truncated),
         size_bytes=size,
         seconds=time.monotonic() - started,
@@ -232,10 +235,18 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    found = _inputs(
-        workspace, backbone, partial(count_captions, captions), options, own=_is_own(captions), may_ask=False
-    )
+    read = partial(count_captions, captions) if options.shard[1] == 1 else _no_census
+    found = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=False)
     return _planned(workspace, *found, options)
+
+
+def _no_captions(frames: FrameStore, last: FeatureStore | None) -> Corpus:
+    """Return the captions of a part: none. They belong to the whole, and are encoded once."""
+    return Corpus()
+
+
+def _no_census(frames: FrameStore, last: FeatureStore | None) -> Census:
+    return Census()
 
 
 def _is_own(captions: Captions) -> bool:
@@ -538,7 +549,9 @@ def _planned(
     plan: FeaturePlan,
     options: PrecomputeOptions,
 ) -> PrecomputePreview:
-    folder, records, texts = workspace.features_folder, list(frames.records), len(captions.texts)
+    share = share_of(workspace, options.shard)
+    folder, texts = workspace.features_folder, len(captions.texts)
+    records = mine = share.records(frames.records)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint, there, films_there = None, set[str](), set[str]()
     if about.weights is not None:
@@ -554,7 +567,7 @@ def _planned(
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
     if has_films(frames.plan, about.provides) and not options.temporal_shift:
-        pictures = frames.count_frames(lacking(frames, films_there, there))
+        pictures = frames.count_frames(share.films(lacking(frames, films_there, there)))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts
     device = pick_device(options.device)
@@ -562,7 +575,7 @@ def _planned(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
-        clips=ClipCounts(len(frames.records), len(records), len(frames.records) - len(records)),
+        clips=ClipCounts(len(mine), len(records), len(mine) - len(records)),
         captions=CaptionCounts(
             total=captions.total, texts=len(captions.texts), encoded=texts, truncated=0, set_aside=captions.aside
         ),
