@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from tvr_cli.cli import app
 from tvr_cli.config import DataConfig, Experiment, RecipeConfig, Resolved
 from tvr_cli.data.demo_world.corpus import SMALL, WorldOptions, make
 from tvr_cli.engine.scorers import options_schema
+from tvr_cli.engine.showing import cost_plot
 from tvr_cli.engine.whole import sweep as engine
 from tvr_cli.engine.whole import table as tables
 from tvr_cli.errors import DataError, Interrupted
@@ -280,6 +282,35 @@ def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None
     assert tvr("table", "table", "-o", out, "--csv", "--latex").exit_code == 2
     assert "found 'meen'" in tvr("table", "table", "-o", out, "--baseline", "meen").stderr
     assert tvr("table", "nothing", "-o", out).exit_code == 3
+
+
+def test_the_plot_has_a_panel_an_encoder_and_the_name_of_every_method(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
+    for picture in pictures:
+        ran("table", "table", "-o", place / "out", "--plot", picture)
+    svg = pictures[0].read_text()
+    words = re.findall(r"<!-- (.*?) -->", svg)
+    assert [word for word in words if " on demo" in word] == ["demo-tiny on demo", "tiny on demo"]
+    assert words.count("mean") == words.count("xpool") == 2
+    assert svg == pictures[1].read_text()
+    wrong = tvr("table", "nothing", "-o", tmp_path, "--plot", tmp_path / "a.bmp")
+    assert wrong.exit_code == 2 and "expected a .png, .svg or .pdf file" in wrong.stderr
+
+
+def test_names_in_a_plot_do_not_stand_on_each_other() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    points = [cost_plot.Point(f"method{i}", "toy", 30.0 + 0.1 * i, 28.0, 33.0, 6668) for i in range(6)]
+    axes = Figure(figsize=(5.5, 5.5)).add_subplot()
+    cost_plot._panel(axes, points)
+    axes.figure.draw_without_rendering()
+    cost_plot._labels(axes, points)
+    axes.figure.draw_without_rendering()
+    boxes = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == 6 and all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
 
 
 def test_a_published_number_has_a_gap_only_where_nothing_differs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
