@@ -32,6 +32,7 @@ from tvr_cli.api_flags import (
     train_options,
 )
 from tvr_cli.api_showing import Showing
+from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
@@ -69,7 +70,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace(Showing):
+class OpenWorkspace(Showing, Sweeping):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
