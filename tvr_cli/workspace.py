@@ -8,6 +8,7 @@
       speech/                    the words of the videos, where `tvr query --channel` asked for them
         heard/                   what `tvr transcribe` wrote down of what is said
       sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
+      mteb/                      MTEB's own folder of results, and a workspace for each of its data sets: `tvr mteb`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
-_HEARD, _SWEEPS = "heard", "sweeps"
+_HEARD, _SWEEPS, _MTEB = "heard", "sweeps", "mteb"
 _Read = TypeVar("_Read")
 
 
@@ -406,6 +407,20 @@ class Workspace(os.PathLike[str]):
     def sweep_folder(self, name: str) -> Path:
         """Return where the sweep of a name lies, or will. Raises ConfigError for an unusable name."""
         return RunDir.named(self.root / _SWEEPS, name).path
+
+    @property
+    def mteb_folder(self) -> Path:
+        """Where MTEB keeps its results."""
+        return self.root / _MTEB
+
+    def mteb_corpus(self, name: str) -> Workspace:
+        """Return the workspace of a data set of MTEB. Raises ConfigError for an unusable name."""
+        return Workspace(RunDir.named(self.mteb_folder / "corpora", name).path)
+
+    @property
+    def given_videos(self) -> Path:
+        """Where videos lie that were handed over as bytes, while they are decoded."""
+        return self.root / "videos"
 
     @property
     def server_note(self) -> Path:

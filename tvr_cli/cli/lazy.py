@@ -22,6 +22,7 @@ NAMES = (
     "compare",
     "reproduce",
     "sweep",
+    "mteb",
     "table",
     "import-checkpoint",
     "import-features",
