@@ -197,6 +197,7 @@ class OpenWorkspace(Showing, Sweeping):
         word_shape: str | None = None,
         max_words: int | None = None,
         temporal_shift: bool = False,
+        patches: bool = False,
         word_importance: str = "none",
         precision: str = "fp32",
         batch: int | None = None,
@@ -247,6 +248,7 @@ class OpenWorkspace(Showing, Sweeping):
             words=word_shape,  # type: ignore[arg-type]
             max_words=max_words,
             temporal_shift=temporal_shift,
+            patches=patches,
             word_importance=word_importance,
             precision=precision,  # type: ignore[arg-type]
             batch=batch,
