@@ -45,7 +45,8 @@ VERBS = {
         "data: 'str | None' = None, backbone: 'str | None' = None, dtype: 'str' = 'fp16', "
         "shape: 'str' = 'fixed', word_shape: 'str | None' = None, "
         "max_words: 'int | None' = None, temporal_shift: 'bool' = False, patches: 'bool' = False, "
-        "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, repair: 'str | None' = None, "
+        "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, "
+        "repair: 'str | None' = None, "
         "shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
         "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePreview'"
     ),
