@@ -96,6 +96,7 @@ VERBS = {
         "shorter: 'float | None' = None, not_in: 'PathLike | None' = None, "
         "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
+    "require_page": "(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'",
     "page": ("(self, found: 'QueryReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'WrittenPage'"),
     "save_clips": (
         "(self, found: 'QueryReport', folder: 'PathLike', *, pad: 'float' = 0.0, overwrite: 'bool' = "
