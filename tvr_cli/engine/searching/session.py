@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
@@ -37,6 +38,7 @@ from tvr_cli.workspace import Workspace
 
 _Opened = tuple[Index, Scorer, FeatureStore]
 _SCAN_ROWS = 1024  # frames that are widened to float32 at a time: they stay in the cache
+_FEW = 3  # sentences
 
 
 class Session:
@@ -247,8 +249,29 @@ class Session:
             repair.refresh(self.workspace, store, options, store, named=named)
 
 
-def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-    """Return the products [T, N] of sentences [T, D] with all frames of a segment."""
-    asked = torch.from_numpy(queries)
-    found = [asked @ block.float().T for block in part.segment["timeline.frames"].split(_SCAN_ROWS)]
-    return torch.cat(found, 1).numpy()
+def products(part: IndexedFilms, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the products [T, n] of sentences [T, D] with frames of a segment. rows: [n] which, None = all of them.
+
+    Frames are widened in the same memory again and again: asked for anew each time, it costs more than the products.
+    """
+    frames = part.segment["timeline.frames"]
+    some = None if rows is None else torch.from_numpy(rows).split(_SCAN_ROWS)
+    found = np.empty((len(queries), len(frames) if rows is None else len(rows)), np.float32)
+    picked, wide = (torch.empty(_SCAN_ROWS, frames.shape[1], dtype=kind) for kind in (frames.dtype, torch.float32))
+    at = 0
+    for block in frames.split(_SCAN_ROWS) if some is None else some:
+        n = len(block)
+        if some is not None:
+            block = torch.index_select(frames, 0, block, out=picked[:n])
+        _multiply(queries, wide[:n].copy_(block), found[:, at : at + n])
+        at += n
+    return found
+
+
+def _multiply(queries: np.ndarray, frames: Tensor, out: np.ndarray) -> None:
+    """Fill out [T, n] with products. A few sentences are faster one by one: frames are not packed for them."""
+    if len(queries) > _FEW:
+        out[:] = (torch.from_numpy(queries) @ frames.T).numpy()
+        return
+    for query, row in zip(queries, out, strict=True):
+        np.dot(frames.numpy(), query, out=row)
