@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "server": {"api", "commands", "engine", "stores", "workspace", "results", "errors", "files", "log", "version"},
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "api_showing": {"engine", "workspace", "errors", "files", "log"},
+    "api_showing": {"engine", "results", "workspace", "errors", "files", "log"},
     "api_flags": {"engine", "relevance", "errors"},
     "api": {
         *("api_showing", "api_flags", "plans", "engine", "workspace", "commands", "config", "errors", "files", "log"),

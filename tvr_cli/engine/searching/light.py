@@ -80,10 +80,11 @@ def answer(
         said = dict(zip(texts, tower.encode_pooled(ids), strict=True))
         pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in asked])
         if films := light.index.films:
-            head = heads.head_for(workspace, light.backbone, light.identity, options.head)
+            chosen = heads.head_for(workspace, light.backbone, light.identity, options.head)
+            chosen.say()
             unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
             lines = confidence.of_index(light.index.measured)
-            found = moments.search(films, unit, options, None if head is None else ByHead(head), lines)
+            found = moments.search(films, unit, options, None if chosen.head is None else ByHead(chosen.head), lines)
         else:
             found = light_search.search(light.method, light.index, light.scale * pooled, options)
     except (Ordinary, TvrError, FileNotFoundError) as e:
