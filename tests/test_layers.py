@@ -45,7 +45,7 @@ MAY_IMPORT = {
         *("engine", "stores", "plans", "workspace", "results", "commands", "errors", "files", "log", "os_errors"),
     },
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "api_showing": {"engine", "workspace", "errors", "files", "log"},
+    "api_showing": {"engine", "results", "workspace", "errors", "files", "log"},
     "api_sweeping": {"api_flags", "engine", "workspace", "log"},
     "api_flags": {"engine", "relevance", "errors"},
     "api": {

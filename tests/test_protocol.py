@@ -112,6 +112,11 @@ VERBS = {
         "backbone: 'str | None' = None, first: 'str | None' = None, no_head: 'bool' = False, device: "
         "'str' = 'auto', offline: 'bool' = False) -> 'ExplainReport'"
     ),
+    "similar": (
+        "(self, moment: 'str', *, k: 'int' = 10, backbone: 'str | None' = None, device: 'str' = 'auto', "
+        "offline: 'bool' = False) -> 'SimilarReport'"
+    ),
+    "ask_for": "(self, verb: 'str', **asked: 'Any') -> 'Any'",
     "require_drawable": ("(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'"),
     "draw": ("(self, found: 'ExplainReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'Path'"),
     "train_moments": (
