@@ -293,10 +293,12 @@
     document.body.classList.remove("over");
     if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
   });
-  got("/api/library").then((library) => {
+  const describe = () => got("/api/library").then((library) => {
     const hours = library.seconds / 3600;
     $("library").textContent = `${count(library.videos, "video")}, ${hours < 1 ? `${Math.round(library.seconds / 60)} minutes` : `${hours.toFixed(1)} hours`}, in ${library.workspace}`;
     $("taking-clips").title = `In ${library.clips}`;
   }).catch((error) => say(error.message, true));
+  describe();
+  document.addEventListener("library", describe); // it has others now, as watch.js finds
   if (new URLSearchParams(location.search).get("q")) { $("q").value = new URLSearchParams(location.search).get("q"); ask(); }
 })();
