@@ -78,6 +78,7 @@ VERBS = {
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
         "first: 'str | None' = None, then: 'str | None' = None, bank: 'PathLike | None' = None, "
+        "store: 'str | None' = None, coarse_memory: 'str | None' = None, "
         "device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) "
         "-> 'IndexReport'"
     ),

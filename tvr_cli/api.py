@@ -23,6 +23,7 @@ from tvr_cli import commands, log
 from tvr_cli.api_flags import (
     at_least,
     judge_options,
+    kind_of_index,
     no_dry_repair,
     one_of,
     path_of,
@@ -426,6 +427,8 @@ class OpenWorkspace(Showing):
         first: str | None = None,
         then: str | None = None,
         bank: PathLike | None = None,
+        store: str | None = None,
+        coarse_memory: str | None = None,
         device: str = "auto",
         overwrite: bool = False,
         dry_run: bool = False,
@@ -434,8 +437,9 @@ class OpenWorkspace(Showing):
 
         first, then: two backbones; the clip vectors of the first find the candidates, and the method ranks them on the
         features of the second. bank: a file of sentences about nothing in the library, in place of those that ship
-        with tvr. Raises DataError when something else than an index stands in its place, StoreMismatch without
-        features, ConfigError for one of two backbones alone.
+        with tvr. store: "file", "lance" or "lance:URI", None = as the one that stands. coarse_memory: with lance, bytes
+        above which clips are found by cells. Raises DataError when something else than an index stands in its place,
+        StoreMismatch without features, ConfigError for one of two backbones alone.
         """
         from tvr_cli.engine.searching import index
 
@@ -447,8 +451,9 @@ class OpenWorkspace(Showing):
         asked = index.Asked(run, method, then or backbone, first)
         with self._watched():
             return index.index(
-                self.workspace, asked, null=path_of(bank), device=device, overwrite=overwrite, dry_run=dry_run
-            )
+                self.workspace, asked, null=path_of(bank), kind=kind_of_index(store, coarse_memory), device=device,
+                overwrite=overwrite, dry_run=dry_run,
+            )  # fmt: skip
 
     def search(
         self,
