@@ -32,13 +32,15 @@ from tvr_cli.api_flags import (
     train_flags,
     train_options,
 )
+from tvr_cli.api_scores import judge_scores, protocol_card
 from tvr_cli.api_showing import Showing
+from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.config import Resolved
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
     from tvr_cli.engine.extraction.part_list import PartListReport
@@ -70,7 +72,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace(Showing):
+class OpenWorkspace(Showing, Sweeping):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -197,6 +199,7 @@ class OpenWorkspace(Showing):
         word_shape: str | None = None,
         max_words: int | None = None,
         temporal_shift: bool = False,
+        patches: bool = False,
         word_importance: str = "none",
         precision: str = "fp32",
         batch: int | None = None,
@@ -247,6 +250,7 @@ class OpenWorkspace(Showing):
             words=word_shape,  # type: ignore[arg-type]
             max_words=max_words,
             temporal_shift=temporal_shift,
+            patches=patches,
             word_importance=word_importance,
             precision=precision,  # type: ignore[arg-type]
             batch=batch,
@@ -547,10 +551,12 @@ class OpenWorkspace(Showing):
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
-        from tvr_cli.engine.searching import resident
+        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
+            from tvr_cli.engine.searching import resident
 
-        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
-        return found or self.search(sentences, **asked)
+            if (found := resident.ask(self.workspace, {"sentences": several(sentences), **asked})) is not None:
+                return found
+        return self.search(sentences, **asked)
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
@@ -567,34 +573,3 @@ class OpenWorkspace(Showing):
             self._sessions.clear()  # one backbone in memory is enough
             self._sessions[named] = session
         return query.ask(session, wanted, options)
-
-
-def judge_scores(
-    path: PathLike,
-    *,
-    v2t_protocol: str = "max",
-    metrics: str = "fair",
-    post: str | Sequence[str] = (),
-    scale: str | None = None,
-    qrels: PathLike | None = None,
-    allow_missing: bool = False,
-    seed: int = 0,
-    data: str | None = None,
-    split: str = "test",
-) -> ScoresReport:
-    """Judge a score matrix of any tool, safetensors or npz (`tvr evaluate --scores`). Raises DataError, ConfigError.
-
-    scale: what a cosine of one is in the scores: "cosine", "logit" or a number. data, split: what they are about.
-    """
-    from tvr_cli.engine.evaluation import judge, score_ids
-
-    options = judge_options(v2t_protocol, metrics, post, seed, scale, qrels)
-    ids = None if data is None else score_ids.of_dataset(data, split)
-    return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
-
-
-def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
-    """Return the lines of a citable block of text that says how a result came about."""
-    from tvr_cli.engine.evaluation.card import card_of
-
-    return card_of(report).lines()

@@ -11,8 +11,8 @@ from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from tvr_cli.engine.evaluation.judge import JudgeOptions
+    from tvr_cli.engine.searching.index import Kind
     from tvr_cli.engine.training.train import TrainOptions
-    from tvr_cli.stores.index.opening import Kind
 
 PathLike = str | os.PathLike[str]
 _V2T, _COUNTINGS = ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
@@ -69,9 +69,9 @@ def kind_of_index(store: str | None, coarse_memory: str | None) -> Kind | None:
             raise ConfigError("--coarse-memory is of a table: give it with --store lance")
         return None
     from tvr_cli.engine.device import parse_bytes
-    from tvr_cli.stores.index.opening import parse_kind
+    from tvr_cli.engine.searching.index import kind_named
 
-    return parse_kind(store, None if coarse_memory is None else parse_bytes(coarse_memory))
+    return kind_named(store, None if coarse_memory is None else parse_bytes(coarse_memory))
 
 
 # What tells a job its number: the variable, and the number of the first job.
@@ -113,6 +113,12 @@ def no_dry_repair(dry_run: bool) -> None:
 def several(values: str | Sequence[str]) -> list[str]:
     """Return the values of a flag that repeats; a text alone is one of them."""
     return [values] if isinstance(values, str) else list(values)
+
+
+def listed(values: str | Sequence[str]) -> list[str]:
+    """Return the values of a flag that takes several with commas: a text of them, or a list."""
+    words = values.split(",") if isinstance(values, str) else values
+    return [word.strip() for word in words if word.strip()]
 
 
 def path_of(path: PathLike | None) -> Path | None:

@@ -71,9 +71,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     seen: dict[str, list[str]] = {"clips": [], "texts": []}
     batch, captions = engine.encode_batch, engine.encode_captions
 
-    def clips(backbone: Any, frames: Any, shape: str) -> Any:
+    def clips(backbone: Any, frames: Any, shape: str, **more: Any) -> Any:
         seen["clips"] += [r.id for r in frames.records]
-        return batch(backbone, frames, shape)
+        return batch(backbone, frames, shape, **more)
 
     def texts(backbone: Any, said: Any, *rest: Any, **more: Any) -> Any:
         seen["texts"] += list(said)

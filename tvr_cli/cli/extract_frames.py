@@ -186,7 +186,7 @@ def extract_frames(
     elif isinstance(report, ExtractReport):
         _finish(report, workspace, data, as_json, allow_failures)
     else:
-        _show_estimate(report, as_json)
+        show_estimate(report, as_json)
 
 
 def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_json: bool, allow_failures: bool) -> None:
@@ -247,7 +247,7 @@ def _show_list(report: PartListReport) -> None:
         log.logger.info("next, of each part: %s", part)
 
 
-def _show_estimate(found: ExtractEstimate, as_json: bool) -> None:
+def show_estimate(found: ExtractEstimate, as_json: bool) -> None:
     def human() -> None:
         videos = render.count(found.videos, "video")
         render.line(f"{videos}: {found.todo} to read, {found.kept} kept, {found.failed} failed before")

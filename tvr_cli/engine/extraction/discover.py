@@ -189,6 +189,12 @@ def _of_folder(folder: Path, given: Path, walk: tree.Walk, keep: _Globs, segment
             others[path.suffix.lower()] += 1
     if others and found:
         logger.info("%s", _skipped(given, others))
+    if walk.unreadable:
+        logger.warning(
+            "warning: %s below %r cannot be looked through (%s: %s)%s; what is known of their files is kept",
+            counted(len(walk.unreadable), "folder"), str(given), *walk.unreadable[0],
+            "" if len(walk.unreadable) == 1 else " …",
+        )  # fmt: skip
     if walk.outside:
         logger.warning(
             "warning: %s below %r lead out of it (%s) and are left alone; --follow reads them too",

@@ -20,7 +20,7 @@ from tvr_cli import files, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import FramesConfig
 from tvr_cli.engine.extraction import headers, part_list
-from tvr_cli.engine.extraction.difference import Work, compare_videos, whole_shards
+from tvr_cli.engine.extraction.difference import Seen, Work, compare_videos, whole_shards
 from tvr_cli.engine.extraction.discover import Selection, Video, counted, discover, few, in_shard
 from tvr_cli.engine.extraction.naming import name_videos
 from tvr_cli.errors import ConfigError, DataError, Interrupted
@@ -65,7 +65,7 @@ class ExtractOptions:
     progress after which a video is given up. forget: drop all videos that are not there, however many. follow: links
     that lead out of a folder. tracks: of a file with several video tracks. memory_bytes: that the frames which readers
     are decoding may take together, None = half of what is free. command: what to type to continue, for
-    messages.
+    messages. seen: what is known of the files by who looks at them all the time; None = nothing.
     """
 
     decoder: DecoderName = "auto"
@@ -83,6 +83,7 @@ class ExtractOptions:
     tracks: Tracks = "default"
     memory_bytes: int | None = None
     command: str = ""
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> Selec
         segmenting=parse_segment(options.segment),
         cut_manifests=options.segment not in ("auto", "none"),
         follow=options.follow,
-        may_be_empty=options.forget,
+        may_be_empty=options.forget or options.seen is not None,
     )
     return dataclasses.replace(found, videos=_each_track(found.videos)) if options.tracks == "all" else found
 
@@ -298,7 +299,8 @@ def part_of(selection: Selection, options: ExtractOptions) -> list[Video]:
     if selection.prefixes is not None:
         return list(selection.videos)
     part, of = options.shard
-    return [video for video in selection.videos if in_shard(video.id, part, of)]
+    leave = options.seen.leave if options.seen is not None else ()
+    return [video for video in selection.videos if in_shard(video.id, part, of) and video.path not in leave]
 
 
 def compare(
@@ -321,6 +323,7 @@ def compare(
         retry_failed=options.retry_failed,
         complete=not options.include and not options.exclude and selection.prefixes is None,
         forget=options.forget,
+        seen=options.seen or Seen(),
     )
 
 

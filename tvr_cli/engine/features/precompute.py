@@ -20,21 +20,21 @@ from tvr_kernels import gemm
 
 from tvr_cli import commands, files, plans
 from tvr_cli.backbones import registry
-from tvr_cli.backbones.base import Backbone, Description
-from tvr_cli.backbones.registry import DEMO_TINY
+from tvr_cli.backbones.base import ON_DEMAND, Backbone, Description
 from tvr_cli.backbones.text_tower import card as text_card
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.defaults import DEFAULT_METHOD
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import computes_in_half, pick_device
 from tvr_cli.engine.features import cost, word_importance
 from tvr_cli.engine.features.choose import DEFAULT_BACKBONE, choose_backbone
-from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, read_corpus
+from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, no_captions, no_census, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
 from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.engine.features.share import share_of
-from tvr_cli.errors import DataError
+from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
@@ -94,7 +94,10 @@ class CaptionCounts:
 
 @dataclass(frozen=True)
 class PlannedSizes:
-    """(frames + clips + tokens) x dim x bytes_a_value is what a store would take; clips: vectors of whole clips."""
+    """(frames + clips + tokens) x dim x bytes_a_value is what a store would take; clips: vectors of whole clips.
+
+    frames: with their patches where those are kept.
+    """
 
     frames: int
     clips: int
@@ -171,7 +174,7 @@ def precompute(
     options = options or PrecomputeOptions()
     started = time.monotonic()
     share = share_of(workspace, options.shard)
-    read = partial(read_corpus, captions) if options.shard[1] == 1 else _no_captions
+    read = partial(read_corpus, captions) if options.shard[1] == 1 else no_captions
     frames, corpus, about, plan = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=True)
     records = share.records(frames.records)
     device = pick_device(options.device)
@@ -185,7 +188,7 @@ def precompute(
     model.merge_for_inference()
     use_fast_linear(model)
     _remember_text(model, about.name)
-    by_time = has_films(frames.plan, model.provides) and not options.temporal_shift
+    by_time = _by_time(frames.plan, model.provides, options)
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
@@ -193,7 +196,7 @@ def precompute(
         identity,
         backbone=about.name,
         dim=model.dim,
-        provides=(model.provides - {"temporal_shift"}) | plan.extra | ({"timeline.frames"} if by_time else set()),
+        provides=(model.provides - ON_DEMAND) | plan.extra | ({"timeline.frames"} if by_time else set()),
         provenance={**_provenance(model, frames, options, device), **text_norm(model, identity)},
         dtype=str(DTYPES[options.dtype]).removeprefix("torch."),
     )
@@ -235,18 +238,9 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    read = partial(count_captions, captions) if options.shard[1] == 1 else _no_census
+    read = partial(count_captions, captions) if options.shard[1] == 1 else no_census
     found = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=False)
     return _planned(workspace, *found, options)
-
-
-def _no_captions(frames: FrameStore, last: FeatureStore | None) -> Corpus:
-    """Return the captions of a part: none. They belong to the whole, and are encoded once."""
-    return Corpus()
-
-
-def _no_census(frames: FrameStore, last: FeatureStore | None) -> Census:
-    return Census()
 
 
 def _is_own(captions: Captions) -> bool:
@@ -316,10 +310,16 @@ def _inputs(
     about = registry.resolve(chosen)
     _require_view(frames, about, workspace)
     _require_frames(frames, about, workspace)
+    if options.patches and "video.patches" not in about.provides:
+        raise ConfigError(
+            f"--patches: the backbone {about.name} has no patches of frames to keep (it is no ViT of which only the "
+            f"class token is pooled); leave it out, or take one that provides video.patches "
+            f"({commands.tvr('backbones')})"
+        )
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
-    if about.name == DEMO_TINY:
-        _warn_of_real_videos(frames.records)
+    if is_toy(about.name):
+        _warn_of_real_videos(about.name, frames.records)
     if about.non_commercial:
         warn_once(f"the weights of {about.name} are under {about.licence}: not for commercial use")
     _warn_of_slow_precision(options)
@@ -398,7 +398,8 @@ def _encode_clips(
     options: PrecomputeOptions,
 ) -> None:
     width = plan.slots or max((r.n_frames for r in records), default=1)
-    rows = _shard_rows(width * model.dim * DTYPES[options.dtype].itemsize, _SHARD_CLIPS)
+    a_frame = 1 + model.about.patches if plan.patches else 1
+    rows = _shard_rows(width * a_frame * model.dim * DTYPES[options.dtype].itemsize, _SHARD_CLIPS)
     a_batch = options.batch or _FRAMES_A_BATCH.get(model.device.type, 48)
     if "video.pooled" in model.provides and model.device.type == "cpu" and options.batch is None:
         a_batch = width  # attention over all of a clip's patches: a batch would take gigabytes and save nothing
@@ -410,7 +411,7 @@ def _encode_clips(
             chunk = ids[start : start + rows]
             for batch in frame_batches(frames, chunk, view=model.about.view, slots=plan.slots, clips=clips):
                 keys = [clip_row_key(r.key, r.n_frames) for r in batch.records]
-                parts.append((keys, encode_batch(model, batch, plan.shape)))
+                parts.append((keys, encode_batch(model, batch, plan.shape, patches=plan.patches)))
                 bar.advance(len(keys))
             keys = [key for part, _ in parts for key in part]
             writer.add_video(keys, _cat_videos([video for _, video in parts]), DTYPES[options.dtype])
@@ -443,6 +444,11 @@ def encode_texts(
     return truncated
 
 
+def _by_time(frames: FramePlan, provides: frozenset[str], options: PrecomputeOptions) -> bool:
+    """Whether frames are encoded by time, once a file: not where clips are wanted whole or with their patches."""
+    return has_films(frames, provides) and not options.temporal_shift and not options.patches
+
+
 def _shard_rows(row_bytes: int, most: int) -> int:
     return max(1, min(most, _SHARD_BYTES // max(1, row_bytes)))
 
@@ -457,10 +463,12 @@ def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
 
     slotted = {name: torch.cat([widen(getattr(p, name)) for p in parts]) for name in ("frames", "ts")}
     pooled = [p.pooled for p in parts if p.pooled is not None]
+    patches = [widen(p.patches) for p in parts if p.patches is not None]
     return VideoFeatures(
         torch.cat([p.key for p in parts]),
         n_frames=torch.cat([p.n_frames for p in parts]),
         pooled=torch.cat(pooled) if pooled else None,
+        patches=torch.cat(patches) if patches else None,
         **slotted,
     )
 
@@ -528,12 +536,12 @@ def text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
     return {"text_norm": round(float(torch.linalg.vector_norm(pooled.float(), dim=-1).mean()), 4)}
 
 
-def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
-    """`demo-tiny` has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
+def _warn_of_real_videos(name: str, records: Sequence[ClipRecord]) -> None:
+    """What ships with tvr has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
     folders = {Path(r.path).parent for r in records}
     if any(not any((p / "events.jsonl").is_file() for p in (f, *f.parents[:2])) for f in folders):
         warn_once(
-            "demo-tiny knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
+            f"{name} knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
             f"Use --backbone {DEFAULT_BACKBONE} for real ones"
         )
 
@@ -563,10 +571,12 @@ def _planned(
         texts = captions.unlike(keys_there(folder, workspace, "text"))
     itemsize = DTYPES[options.dtype].itemsize
     slots = sum(plan.slots or r.n_frames for r in records) if "frames" in about.provides else 0
+    if plan.patches:
+        slots *= 1 + about.patches
     vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
-    if has_films(frames.plan, about.provides) and not options.temporal_shift:
+    if _by_time(frames.plan, about.provides, options):
         pictures = frames.count_frames(share.films(lacking(frames, films_there, there)))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts

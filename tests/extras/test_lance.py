@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
+from tvr_cli.stores.index.opening import open_index
 
 os.environ.setdefault("LANCEDB_LOG", "error")  # read when it is imported
 pytest.importorskip("lancedb", reason="the extra [lance] is not installed here")
@@ -70,6 +73,35 @@ def test_a_table_answers_as_files_do_and_grows(made: Path, tmp_path: Path) -> No
     ok("doctor", out)
     back = said("index", "-o", out, "--store", "file")
     assert back["built"] and hits(out) == hits(own)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on this machine, which the variables of the environment lead to."""
+    moto = pytest.importorskip("moto.server", reason="moto, a stand-in for S3, is not installed here")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/library", method="PUT")).close()
+    yield "s3://library/films"
+    server.stop()
+
+
+def test_a_table_in_a_bucket_answers_and_grows(made: Path, tmp_path: Path, bucket: str) -> None:
+    own, out = (Path(shutil.copytree(made / "out", tmp_path / name)) for name in ("own", "out"))
+    ok("index", "--method", "text_guided", "-o", own)
+    ok("index", "--method", "text_guided", "-o", out, "--store", f"lance:{bucket}")
+    assert not list(out.glob("*.lance"))
+    assert hits(out) == hits(own) and any(hits(out))
+    index = open_index(out / "index")
+    gone = next(row.id for _, row in index.listing())
+    smaller = index.delete([gone])
+    assert len(open_index(out / "index")) == len(smaller) == len(index) - 1 and index.clip(0).id
 
 
 @pytest.mark.parametrize(
