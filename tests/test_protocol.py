@@ -46,8 +46,7 @@ VERBS = {
         "shape: 'str' = 'fixed', word_shape: 'str | None' = None, "
         "max_words: 'int | None' = None, temporal_shift: 'bool' = False, patches: 'bool' = False, "
         "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, "
-        "repair: 'str | None' = None, "
-        "shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
+        "repair: 'str | None' = None, shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
         "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePreview'"
     ),
     "train": (
@@ -80,6 +79,7 @@ VERBS = {
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
         "first: 'str | None' = None, then: 'str | None' = None, bank: 'PathLike | None' = None, "
+        "store: 'str | None' = None, coarse_memory: 'str | None' = None, "
         "device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) "
         "-> 'IndexReport'"
     ),

@@ -26,7 +26,7 @@ from tvr_cli.engine import suggest
 from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.features import cost, suiting, word_importance
 from tvr_cli.engine.features.choose import choose_backbone
-from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, read_corpus
+from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, no_captions, no_census, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
@@ -171,7 +171,7 @@ def precompute(
     options = options or PrecomputeOptions()
     started = time.monotonic()
     share = share_of(workspace, options.shard)
-    read = partial(read_corpus, captions) if options.shard[1] == 1 else _no_captions
+    read = partial(read_corpus, captions) if options.shard[1] == 1 else no_captions
     frames, corpus, about, plan = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=True)
     records = share.records(frames.records)
     device = pick_device(options.device)
@@ -235,18 +235,9 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    read = partial(count_captions, captions) if options.shard[1] == 1 else _no_census
+    read = partial(count_captions, captions) if options.shard[1] == 1 else no_census
     found = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=False)
     return _planned(workspace, *found, options)
-
-
-def _no_captions(frames: FrameStore, last: FeatureStore | None) -> Corpus:
-    """Return the captions of a part: none. They belong to the whole, and are encoded once."""
-    return Corpus()
-
-
-def _no_census(frames: FrameStore, last: FeatureStore | None) -> Census:
-    return Census()
 
 
 def _is_own(captions: Captions) -> bool:
