@@ -383,16 +383,14 @@ def test_a_session_notices_a_head_that_was_trained_meanwhile(made, tmp_path):
     assert after != pytest.approx(before) and -1 <= after <= 1
 
 
-def test_of_several_heads_the_newest_that_fits_ranks(headed, tmp_path, monkeypatch):
+def test_of_several_heads_the_newest_that_fits_ranks(headed, tmp_path):
     out = Path(shutil.copytree(headed, tmp_path / "out"))
     assert json.loads(run("train", "--moments", "-o", out, "--json").stdout)["run"] == "moments-2"
     store = Workspace(out).newest_features("demo-tiny")
     assert store is not None
     os.utime(out / "runs" / "moments" / "head.safetensors", ns=(10**18, 2 * 10**18))
-    said: list[str] = []
-    monkeypatch.setattr(heads.log, "say_once", said.append)
-    assert heads.head_for(Workspace(out), store.backbone_name, store.identity, HeadWish()) is not None
-    assert "'moments'" in said[0]
+    found = heads.head_for(Workspace(out), store.backbone_name, store.identity, HeadWish())
+    assert found.head is not None and "'moments'" in found.lines[0]
 
 
 def test_the_name_of_a_run_is_taken_once(headed):
