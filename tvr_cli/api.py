@@ -32,6 +32,7 @@ from tvr_cli.api_flags import (
     train_options,
 )
 from tvr_cli.api_showing import Showing
+from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
@@ -69,7 +70,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace(Showing):
+class OpenWorkspace(Showing, Sweeping):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -196,6 +197,7 @@ class OpenWorkspace(Showing):
         word_shape: str | None = None,
         max_words: int | None = None,
         temporal_shift: bool = False,
+        patches: bool = False,
         word_importance: str = "none",
         precision: str = "fp32",
         batch: int | None = None,
@@ -246,6 +248,7 @@ class OpenWorkspace(Showing):
             words=word_shape,  # type: ignore[arg-type]
             max_words=max_words,
             temporal_shift=temporal_shift,
+            patches=patches,
             word_importance=word_importance,
             precision=precision,  # type: ignore[arg-type]
             batch=batch,
@@ -542,10 +545,17 @@ class OpenWorkspace(Showing):
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
-        from tvr_cli.engine.searching import resident
+        found: QueryReport = self.ask_for("search", sentences=several(sentences), **asked)
+        return found
 
-        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
-        return found or self.search(sentences, **asked)
+    def ask_for(self, verb: str, **asked: Any) -> Any:
+        """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
+        found = None
+        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
+            from tvr_cli.engine.searching import resident
+
+            found = resident.ask(self.workspace, verb, asked)
+        return getattr(self, verb)(**asked) if found is None else found
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
@@ -557,11 +567,7 @@ class OpenWorkspace(Showing):
             self._sessions[named] = None
             if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
                 return found
-        if (session := self._sessions.get(named)) is None:
-            session = query.session(self.workspace, flags, device=device, offline=offline)
-            self._sessions.clear()  # one backbone in memory is enough
-            self._sessions[named] = session
-        return query.ask(session, wanted, options)
+        return query.ask(self._session(flags, device, offline), wanted, options)
 
 
 def judge_scores(

@@ -315,9 +315,9 @@ class PrecomputeOptions:
     """How to compute features.
 
     dtype: how they are stored. shape: `fixed` keeps missing frames and pad tokens, `ragged` the real ones. words: shape
-    of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. precision:
-    arithmetic of the towers. batch: frames a forward pass, None = by device. shard: (i, n), this run's part of the
-    clips, without captions.
+    of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. patches:
+    keep those of frames too. precision: arithmetic of the towers. batch: frames a forward pass, None = by device.
+    shard: (i, n), this run's part of the clips, without captions.
     """
 
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
@@ -325,6 +325,7 @@ class PrecomputeOptions:
     words: Literal["fixed", "ragged"] | None = None
     max_words: int | None = None
     temporal_shift: bool = False
+    patches: bool = False
     word_importance: str = "none"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     batch: int | None = None
@@ -340,6 +341,7 @@ class PrecomputeOptions:
             words=identity["words"]["shape"],
             max_words=identity["words"]["length"],
             temporal_shift=bool(identity["backbone"].get("temporal_shift")),
+            patches=bool(identity.get("patches")),
             word_importance=identity["importance"],
             dtype=provenance.get("dtype", self.dtype),
             precision=provenance.get("precision", self.precision),
@@ -350,13 +352,15 @@ class PrecomputeOptions:
 class FeaturePlan:
     """What a feature store holds of each clip and caption.
 
-    slots: F, None where frames are ragged. importance: the rule that marks content words, with its version.
+    slots: F, None where frames are ragged. importance: the rule that marks content words, with its version. patches:
+    whether those of frames are kept.
     """
 
     shape: Literal["fixed", "ragged"]
     slots: int | None
     words: WordPlan
     importance: str
+    patches: bool = False
 
     @classmethod
     def make(cls, options: PrecomputeOptions, frames: FramePlan, *, backbone: str, context: int) -> FeaturePlan:
@@ -376,21 +380,27 @@ class FeaturePlan:
         if not 3 <= length <= context:
             raise ConfigError(f"--max-words: expected 3 to {context}, the context of {backbone}, found {length}")
         words = WordPlan(options.words or options.shape, length)
-        return cls(options.shape, frames.slots if options.shape == "fixed" else None, words, options.word_importance)
+        slots = frames.slots if options.shape == "fixed" else None
+        return cls(options.shape, slots, words, options.word_importance, options.patches)
 
     @property
     def extra(self) -> set[str]:
-        """What a store of this plan provides besides what its backbone does."""
-        return set() if self.importance == "none" else {"importance"}
+        """What a store of this plan provides besides what its backbone does unasked."""
+        asked = {"importance": self.importance != "none", "video.patches": self.patches}
+        return {name for name, wanted in asked.items() if wanted}
 
     def identity(self, backbone: Mapping[str, Any], frames: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the identity of a store: of this plan, a backbone and the frames that it was made from."""
+        """Return the identity of a store: of this plan, a backbone and the frames that it was made from.
+
+        Patches are said where they are kept: stores that were made before there were any keep their fingerprints.
+        """
         return {
             "backbone": backbone,
             "frames": dict(frames),
             "shape": self.shape,
             "words": {"shape": self.words.shape, "length": self.words.length},
             "importance": self.importance,
+            **({"patches": True} if self.patches else {}),
         }
 
 
@@ -412,6 +422,7 @@ class Wish:
     frames: dict[str, Any]
     words: dict[str, Any]
     importance: str | None
+    patches: bool | None = None
 
     @classmethod
     def from_experiment(cls, experiment: Experiment, needs: Collection[str]) -> Wish:
@@ -425,6 +436,7 @@ class Wish:
             _said(experiment.frames),
             words,
             importance,
+            True if "video.patches" in needs else None,
         )
 
     def differences(self, identity: Mapping[str, Any], backbone: str) -> list[str]:
@@ -440,12 +452,14 @@ class Wish:
             "words": {**identity["words"], "importance": identity["importance"]},
             "backbone": {"temporal_shift": identity["backbone"].get("temporal_shift")},
             "frames": frames,
+            "patches": bool(identity.get("patches")),
         }
         asked = {
             "shape": self.shape,
             "words": {"importance": self.importance},
             "backbone": {"temporal_shift": self.temporal_shift},
             "frames": self.frames,
+            "patches": self.patches,
         }
         wanted = {name: value for name, value in _leaves(asked).items() if value is not None}
         wanted |= {f"words.{name}": value for name, value in self.words.items()}
@@ -465,6 +479,7 @@ class Wish:
             words=self.words.get("shape"),
             max_words=self.words.get("length"),
             temporal_shift=bool(self.temporal_shift),
+            patches=bool(self.patches),
             word_importance=self.importance or "none",
             device=device,
             offline=offline,

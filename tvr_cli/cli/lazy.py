@@ -23,6 +23,7 @@ NAMES = (
     "compare",
     "reproduce",
     "sweep",
+    "mteb",
     "table",
     "import-checkpoint",
     "import-features",

@@ -45,6 +45,10 @@ def precompute_features(
     temporal_shift: Annotated[
         bool, typer.Option("--temporal-shift", help="Shift patches between frames (EagleNet); needs a ViT.")
     ] = False,
+    patches: Annotated[
+        bool,
+        typer.Option("--patches", help="Keep patches of frames too (TS2-Net): 50 times the bytes. Needs a ViT."),
+    ] = False,
     word_importance: Annotated[
         str, typer.Option("--word-importance", help="Mark content words (DMAE): none, stopwords or spacy.")
     ] = "none",
@@ -89,6 +93,7 @@ def precompute_features(
         word_shape=words,
         max_words=max_words,
         temporal_shift=temporal_shift,
+        patches=patches,
         word_importance=word_importance,
         precision=precision,
         batch=batch,

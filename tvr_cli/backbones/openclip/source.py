@@ -82,10 +82,14 @@ class Source:
         """What the towers that open_clip builds of `model` will yield: `OpenClipBackbone` reads it off the towers."""
         vision, text = self.model["vision_cfg"], self.model["text_cfg"]
         hides_tokens = text.get("hf_model_name") or text.get("embed_cls")
-        blocks, patches = vision.get("layers", 12), self.image_size // int(vision.get("patch_size") or 16)
-        shifts = not vision.get("timm_model_name") and can_shift(blocks, patches**2 + 1)
-        extra = {"tokens": not hides_tokens, "temporal_shift": shifts}
+        shifts = not vision.get("timm_model_name") and can_shift(vision.get("layers", 12), self.patches + 1)
+        extra = {"tokens": not hides_tokens, "temporal_shift": shifts, "video.patches": _projects_patches(vision)}
         return frozenset({"frames", "pooled", *(name for name, has in extra.items() if has)})
+
+    @property
+    def patches(self) -> int:
+        """Patches of a picture, of a ViT."""
+        return (self.image_size // int(self.model["vision_cfg"].get("patch_size") or 16)) ** 2
 
     @property
     def published_as(self) -> str:
@@ -266,6 +270,13 @@ def resolve(name: str) -> Source:
     if "/" in name:
         return _tagged(*name.rsplit("/", 1))
     raise _unknown(name)
+
+
+def _projects_patches(vision: Mapping[str, Any]) -> bool:
+    """Whether a tower is one of open_clip's own ViTs whose class token is all that its pooling takes."""
+    pooling = ("attentional_pool", "final_ln_after_pool")
+    named = vision.get("timm_model_name") or vision.get("pool_type", "tok") != "tok"
+    return isinstance(vision.get("layers", 12), int) and not named and not any(vision.get(name) for name in pooling)
 
 
 def _tagged(arch: str, tag: str) -> Source:

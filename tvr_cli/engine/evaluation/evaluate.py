@@ -353,7 +353,7 @@ def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -
 
 def _sizes(scorer: Scorer, store: FeatureStore, gallery: Gallery) -> dict[str, int]:
     """Return the trained parameters and the bytes that an index holds for one video."""
-    one = scorers.encode_videos(scorer.method, store.video(gallery.clips[:1]))
+    one = scorers.encode_videos(scorer.method, store.video(gallery.clips[:1], patches=scorer.method.reads_patches))
     return {
         "parameters": sum(p.numel() for p in scorer.method.parameters()),
         "index_bytes_per_clip": sum(x.numel() * x.element_size() for x in one.tensors.values()),

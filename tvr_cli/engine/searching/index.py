@@ -431,7 +431,7 @@ def _blocks(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> Iterat
 
 def _block(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> IndexBlock:
     """Encode some clips; the encoding stays on the method's device."""
-    video = store.video(torch.tensor(list(clips), dtype=torch.int64))
+    video = store.video(torch.tensor(list(clips), dtype=torch.int64), patches=scorer.method.reads_patches)
     encoded = scorers.encode_videos(scorer.method, video)
     if isinstance(scorer, TwoStages):
         encoded = two_stores.with_vectors(encoded, scorer.first.vectors(video.key))

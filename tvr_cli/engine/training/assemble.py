@@ -155,7 +155,7 @@ def build_source(
 ) -> FeatureSource:
     """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
     if learner.clip is None:
-        return CachedSource(store, device)
+        return CachedSource(store, device, patches=learner.method.reads_patches)
     if not workspace.has_frames:
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "

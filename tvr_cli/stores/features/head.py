@@ -449,7 +449,7 @@ IDENTITY = schema.known({
     "shape": _SHAPES,
     "words": schema.record({"shape": _SHAPES, "length": schema.count}),
     "importance": schema.text,
-})  # fmt: skip
+}, {"patches": schema.flag})  # fmt: skip
 PROVENANCE = schema.known({}, {"dtype": _NUMBERS, "precision": _NUMBERS, "text_norm": schema.number})
 CORPUS = schema.known({}, {
     "captions": schema.text, "columns": schema.each(schema.text), "data": schema.text,
