@@ -20,8 +20,10 @@ from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine.features import cut
-from tvr_cli.engine.searching import confidence, heads, light_search, moments
+from tvr_cli.engine.searching import confidence, head_confidence, heads, light_search, moments
 from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching.confidence import Confidence
+from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.options import PresetOptions, of_preset
 from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
@@ -34,6 +36,7 @@ from tvr_cli.stores.features.scale import scale_of
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.place import Standing
+from tvr_cli.stores.moment_head import MomentHead
 from tvr_cli.types import Scale
 from tvr_cli.workspace import Workspace
 
@@ -82,7 +85,7 @@ def answer(
         if films := light.index.films:
             head = heads.head_for(workspace, light.backbone, light.identity, options.head)
             unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            lines = confidence.of_index(light.index.measured)
+            lines = _lines(light.index, head)
             found = moments.search(films, unit, options, None if head is None else ByHead(head), lines)
         else:
             found = light_search.search(light.method, light.index, light.scale * pooled, options)
@@ -96,6 +99,17 @@ def answer(
         lambda some: [len(tokenizer.words(text)) + 2 for text in some],
     )  # fmt: skip
     return found
+
+
+def _lines(index: ArrayIndex, head: MomentHead | None) -> Confidence | HeadLines | None:
+    """Return by what confidence is told. Raises Ordinary where the lines of a head have to be found out first."""
+    lines = confidence.of_index(index.measured)
+    if head is None or lines is None or lines.why is not None:
+        return lines
+    known = head_confidence.recalled(index.films, head, index.measured["bank"]["sha256"])
+    if known is None:
+        raise Ordinary("what sentences score by the head that are not there was never found out for this index")
+    return known
 
 
 def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
