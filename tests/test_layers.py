@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "api_flags": {"engine", "relevance", "errors"},
     "api": {
         *("api_showing", "api_flags", "plans", "engine", "workspace", "commands", "config", "errors", "files", "log"),
-        "relevance",
+        *("defaults", "relevance"),
     },
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
