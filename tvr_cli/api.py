@@ -23,6 +23,7 @@ from tvr_cli import commands, log
 from tvr_cli.api_flags import (
     at_least,
     judge_options,
+    kind_of_index,
     no_dry_repair,
     one_of,
     path_of,
@@ -31,16 +32,19 @@ from tvr_cli.api_flags import (
     train_flags,
     train_options,
 )
+from tvr_cli.api_scores import judge_scores, protocol_card
 from tvr_cli.api_showing import Showing
+from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.defaults import FOUND
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.config import Resolved
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
+    from tvr_cli.engine.extraction.part_list import PartListReport
     from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
     from tvr_cli.engine.searching.asked import Asked
     from tvr_cli.engine.searching.head_training import HeadPreview, HeadReport
@@ -68,7 +72,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace(Showing):
+class OpenWorkspace(Showing, Sweeping):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -109,19 +113,22 @@ class OpenWorkspace(Showing):
         tracks: str = "default",
         memory_budget: str | None = None,
         repair: str | None = None,
+        plan_parts: int | None = None,
         dry_run: bool = False,
         again: str = "",
-    ) -> ExtractReport | ExtractEstimate:
+    ) -> ExtractReport | ExtractEstimate | PartListReport:
         """Read videos and store a few frames of each; videos that fail are in the report and raise nothing.
 
-        videos: folders, files, or manifests. data: `NAME:ROOT[:VARIANT]` instead. for_backbone: the flag `--for`.
+        videos: folders, files, or manifests; or a list of parts, of which `shard` names one. data:
+        `NAME:ROOT[:VARIANT]` instead. for_backbone: the flag `--for`. plan_parts: read nothing, and write the list of
+        so many parts.
         again: what people type to go on, for the message of Interrupted. Raises DataError when there are no videos,
         StoreMismatch when the store has another plan, ConfigError, EnvironmentProblem and Interrupted.
         """
+        from tvr_cli import plans
         from tvr_cli.engine import dataset
         from tvr_cli.engine.device import parse_bytes
-        from tvr_cli.engine.extraction import estimate, extract
-        from tvr_cli.plans import AskedFrames
+        from tvr_cli.engine.extraction import estimate, extract, part_list
 
         sources = [Path(p) for p in ([videos] if isinstance(videos, str | os.PathLike) else videos)]
         at_least("--workers", workers, 1)
@@ -157,7 +164,15 @@ class OpenWorkspace(Showing):
                 "or --data NAME:ROOT"
             )
         manifest, preset = dataset.named(data)[:2] if data is not None else (None, None)
-        asked = AskedFrames(
+        if plan_parts is not None:
+            from tvr_cli.engine.whole import parts
+
+            at_least("--plan-parts", plan_parts, 1)
+            with self._watched():
+                return parts.plan_parts(manifest or sources, self.workspace, plan_parts, options, dry_run=dry_run)
+        if (listed := part_list.find(sources)) is not None and listed.dataset is not None:
+            preset = plans.of_dataset(listed.dataset)[0]
+        asked = plans.AskedFrames(
             num_frames=num_frames,
             fps=fps,
             detail=detail,
@@ -184,17 +199,20 @@ class OpenWorkspace(Showing):
         word_shape: str | None = None,
         max_words: int | None = None,
         temporal_shift: bool = False,
+        patches: bool = False,
         word_importance: str = "none",
         precision: str = "fp32",
         batch: int | None = None,
         repair: str | None = None,
+        shard: str = "1/1",
         device: str = "auto",
         offline: bool = False,
         dry_run: bool = False,
     ) -> PrecomputeReport | PrecomputePreview:
         """Compute features of the frames and of captions about them; only what is new is encoded.
 
-        columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`.
+        columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`. shard: of the clips, and no
+        captions.
         Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
         """
         one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
@@ -210,6 +228,12 @@ class OpenWorkspace(Showing):
             raise ConfigError("--columns names columns of a file: give it with --captions FILE")
         if repair is not None:
             no_dry_repair(dry_run)
+        part = shard_of(shard)
+        if part[1] > 1 and (captions is not None or data is not None or repair is not None):
+            raise ConfigError(
+                "--shard encodes clips alone: captions are encoded once, where parts are merged, and a repair takes no "
+                "part; leave out --captions, --data and --repair"
+            )
         from tvr_cli.engine import dataset
         from tvr_cli.engine.features import precompute
         from tvr_cli.engine.features.repair import repair as repair_features
@@ -226,11 +250,13 @@ class OpenWorkspace(Showing):
             words=word_shape,  # type: ignore[arg-type]
             max_words=max_words,
             temporal_shift=temporal_shift,
+            patches=patches,
             word_importance=word_importance,
             precision=precision,  # type: ignore[arg-type]
             batch=batch,
             device=device,
             offline=offline,
+            shard=part,
         )
         with self._watched():
             if repair is not None:
@@ -405,6 +431,8 @@ class OpenWorkspace(Showing):
         first: str | None = None,
         then: str | None = None,
         bank: PathLike | None = None,
+        store: str | None = None,
+        coarse_memory: str | None = None,
         device: str = "auto",
         overwrite: bool = False,
         dry_run: bool = False,
@@ -413,8 +441,9 @@ class OpenWorkspace(Showing):
 
         first, then: two backbones; the clip vectors of the first find the candidates, and the method ranks them on the
         features of the second. bank: a file of sentences about nothing in the library, in place of those that ship
-        with tvr. Raises DataError when something else than an index stands in its place, StoreMismatch without
-        features, ConfigError for one of two backbones alone.
+        with tvr. store: "file", "lance" or "lance:URI", None = as the one that stands. coarse_memory: with lance, bytes
+        above which clips are found by cells. Raises DataError when something else than an index stands in its place,
+        StoreMismatch without features, ConfigError for one of two backbones alone.
         """
         from tvr_cli.engine.searching import index
 
@@ -426,8 +455,9 @@ class OpenWorkspace(Showing):
         asked = index.Asked(run, method, then or backbone, first)
         with self._watched():
             return index.index(
-                self.workspace, asked, null=path_of(bank), device=device, overwrite=overwrite, dry_run=dry_run
-            )
+                self.workspace, asked, null=path_of(bank), kind=kind_of_index(store, coarse_memory), device=device,
+                overwrite=overwrite, dry_run=dry_run,
+            )  # fmt: skip
 
     def search(
         self,
@@ -521,10 +551,17 @@ class OpenWorkspace(Showing):
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
-        from tvr_cli.engine.searching import resident
+        found: QueryReport = self.ask_for("search", sentences=several(sentences), **asked)
+        return found
 
-        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
-        return found or self.search(sentences, **asked)
+    def ask_for(self, verb: str, **asked: Any) -> Any:
+        """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
+        found = None
+        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
+            from tvr_cli.engine.searching import resident
+
+            found = resident.ask(self.workspace, verb, asked)
+        return getattr(self, verb)(**asked) if found is None else found
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
@@ -536,39 +573,4 @@ class OpenWorkspace(Showing):
             self._sessions[named] = None
             if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
                 return found
-        if (session := self._sessions.get(named)) is None:
-            session = query.session(self.workspace, flags, device=device, offline=offline)
-            self._sessions.clear()  # one backbone in memory is enough
-            self._sessions[named] = session
-        return query.ask(session, wanted, options)
-
-
-def judge_scores(
-    path: PathLike,
-    *,
-    v2t_protocol: str = "max",
-    metrics: str = "fair",
-    post: str | Sequence[str] = (),
-    scale: str | None = None,
-    qrels: PathLike | None = None,
-    allow_missing: bool = False,
-    seed: int = 0,
-    data: str | None = None,
-    split: str = "test",
-) -> ScoresReport:
-    """Judge a score matrix of any tool, safetensors or npz (`tvr evaluate --scores`). Raises DataError, ConfigError.
-
-    scale: what a cosine of one is in the scores: "cosine", "logit" or a number. data, split: what they are about.
-    """
-    from tvr_cli.engine.evaluation import judge, score_ids
-
-    options = judge_options(v2t_protocol, metrics, post, seed, scale, qrels)
-    ids = None if data is None else score_ids.of_dataset(data, split)
-    return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
-
-
-def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
-    """Return the lines of a citable block of text that says how a result came about."""
-    from tvr_cli.engine.evaluation.card import card_of
-
-    return card_of(report).lines()
+        return query.ask(self._session(flags, device, offline), wanted, options)

@@ -20,24 +20,20 @@ from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine.features import cut
-from tvr_cli.engine.searching import confidence, head_confidence, heads, light_search, moments
+from tvr_cli.engine.searching import confidence, light_search
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.confidence import Confidence
-from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.options import PresetOptions, of_preset
 from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
-from tvr_cli.engine.searching.ranking import ByHead
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
+from tvr_cli.scale import Scale
 from tvr_cli.stores.features.head import Head
 from tvr_cli.stores.features.scale import scale_of
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.place import Standing
-from tvr_cli.stores.moment_head import MomentHead
-from tvr_cli.types import Scale
 from tvr_cli.workspace import Workspace
 
 # Numpy scans half precision a tenth as fast as torch does, 1.8 s for a million clips: about what importing it takes.
@@ -82,11 +78,8 @@ def answer(
         ids, n_tokens = tokenizer.encode(texts, light.length)
         said = dict(zip(texts, tower.encode_pooled(ids), strict=True))
         pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in asked])
-        if films := light.index.films:
-            head = heads.head_for(workspace, light.backbone, light.identity, options.head)
-            unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            lines = _lines(light.index, head)
-            found = moments.search(films, unit, options, None if head is None else ByHead(head), lines)
+        if light.index.films:
+            found = _by_time(workspace, light, pooled, options)
         else:
             found = light_search.search(light.method, light.index, light.scale * pooled, options)
     except (Ordinary, TvrError, FileNotFoundError) as e:
@@ -99,17 +92,6 @@ def answer(
         lambda some: [len(tokenizer.words(text)) + 2 for text in some],
     )  # fmt: skip
     return found
-
-
-def _lines(index: ArrayIndex, head: MomentHead | None) -> Confidence | HeadLines | None:
-    """Return by what confidence is told. Raises Ordinary where the lines of a head have to be found out first."""
-    lines = confidence.of_index(index.measured)
-    if head is None or lines is None or lines.why is not None:
-        return lines
-    known = head_confidence.recalled(index.films, head, index.measured["bank"]["sha256"])
-    if known is None:
-        raise Ordinary("what sentences score by the head that are not there was never found out for this index")
-    return known
 
 
 def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
@@ -149,6 +131,25 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     identity = features.made.identity
     length = identity["words"]["length"]
     return Light(index, method, card, features.made.backbone, identity, length, _scale(features, name).text)
+
+
+def _by_time(workspace: Workspace, light: Light, pooled: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
+    """Return moments of frames that are kept by time, for the features [T, D] of what is asked."""
+    # Which an index of windows does without.
+    from tvr_cli.engine.searching import head_confidence, heads, moments
+    from tvr_cli.engine.searching.ranking import ByHead
+
+    chosen = heads.head_for(workspace, light.backbone, light.identity, options.head)
+    films, unit = light.index.films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
+    lines = confidence.of_index(light.index.measured)
+    if chosen.head is None or lines is None or lines.why is not None:
+        chosen.say()
+        return moments.search(films, unit, options, None if chosen.head is None else ByHead(chosen.head), lines)
+    by_head = head_confidence.recalled(films, chosen.head, light.index.measured["bank"]["sha256"])
+    if by_head is None:
+        raise Ordinary("what the head reads of sentences that are not there was never found out for this index")
+    chosen.say()
+    return moments.search(films, unit, options, ByHead(chosen.head), by_head)
 
 
 def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:

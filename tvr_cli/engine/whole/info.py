@@ -17,15 +17,16 @@ from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.files import read_json
 from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
+from tvr_cli.scale import Scale
 from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import FrameStore
+from tvr_cli.stores.index.opening import open_index
 from tvr_cli.stores.index.place import CURRENT, require_free, standing
-from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.speech import store as speech
 from tvr_cli.stores.speech.place import is_speech
-from tvr_cli.types import Scale, Sizes
+from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
 
@@ -345,7 +346,7 @@ def _result(path: Path) -> Any:
 def _index(path: Path) -> IndexInfo:
     if not (path / CURRENT).is_file():
         require_free(path)
-    index = Index.open(path)
+    index = open_index(path)
     found = measured_of(standing(path))
     return IndexInfo(
         path=path,

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from tvr_cli.version import __version__
 _FOUND_BY = {"picture": "seen", "speech": "said", "both": "seen and said"}
 _NEAREST = 4  # cards of what was not found, a row of them
 _HERE = Path(__file__).parent
+_SCRIPTS = ("player.js", "page.js")
 # Of width to height: as most of the pictures are, so that they fill their places.
 _STAGES = ((1.15, "square"), (1.55, "middle"), (float("inf"), "wide"))
 
@@ -54,7 +56,7 @@ def page(answers: Sequence[Answer], seen: Sequence[Sequence[Seen]], to: Path) ->
         title,
         f'<div class="{_stage([one.picture for known in seen for one in known])}">'
         f'<header class="top"><p class="mark">tvr</p>{top}</header><main>{"".join(parts)}</main>{_FOOT}{_PLAYER}</div>',
-        script=(_HERE / "page.js").read_text("utf-8"),
+        script="\n".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS),
     )
 
 
@@ -115,10 +117,10 @@ def _summary(answer: Answer) -> str:
         nearest = " with confidence; the nearest are:" if answer.nearest else "."
         return f'<p class="sum"><strong>Nothing was found{nearest}</strong></p>'
     files = len({hit.path for hit in answer.hits})
-    gone = len({hit.path for hit in answer.hits if hit.missing})
+    gone = Counter({hit.path: hit.why_missing for hit in answer.hits if hit.missing}.values())
     said = f"{_count(len(answer.hits), 'moment')} in {_count(files, 'file')}, the best first."
-    lost = f" <strong>{_count(gone, 'file')} {'is' if gone == 1 else 'are'} not there any more.</strong>"
-    return f'<p class="sum">{said}{lost if gone else ""}</p>'
+    lost = [f" <strong>{_count(n, 'file')} {'is' if n == 1 else 'are'} {why}.</strong>" for why, n in gone.items()]
+    return f'<p class="sum">{said}{"".join(lost)}</p>'
 
 
 def _left_out(answer: Answer) -> str:
@@ -155,7 +157,7 @@ def _card(card: Card, name: str, to: Path, level: int) -> str:
     folder, _, file = hit.path.rpartition(os.sep)
     where = f"{clock(hit.start)}–{clock(hit.end)}"
     said = f'<blockquote class="said">{text(hit.said)}</blockquote>' if hit.said else ""
-    gone = '<p class="gone">Not there any more: renamed, moved or deleted since.</p>' if hit.missing else ""
+    gone = f'<p class="gone">{hit.why_missing.capitalize()}.</p>' if hit.missing else ""
     return (
         f'<article class="card" aria-labelledby="{name}">{_picture(card, where, to)}'
         f'<div class="about"><div class="row"><h{level} class="name" id="{name}">{text(file)}</h{level}>'
