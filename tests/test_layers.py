@@ -64,7 +64,7 @@ MAY_IMPORT = {
             "files",
             "log",
         ),
-        "relevance",
+        *("defaults", "relevance"),
     },
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},

@@ -35,6 +35,7 @@ from tvr_cli.api_flags import (
 from tvr_cli.api_scores import judge_scores, protocol_card
 from tvr_cli.api_showing import Showing
 from tvr_cli.api_sweeping import Sweeping
+from tvr_cli.defaults import FOUND
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
-FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
 _SPLITS = ("train", "val", "test")
 
 
