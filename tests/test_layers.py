@@ -25,6 +25,8 @@ LEAVES = {
         "os_errors",
         "removal",
         "schema",
+        "imported",
+        "scale",
         "types",
         "user_cache",
         "yaml_text",
@@ -33,9 +35,15 @@ LEAVES = {
 
 # layer -> the layers below that it may import (besides itself, for files of one package).
 MAY_IMPORT = {
-    "cli": {"api", "server", "engine", "testing", "verify", *LEAVES},
+    "cli": {"api", "server", "watching", "engine", "testing", "verify", *LEAVES},
     "__main__": {"cli"},
-    "server": {"api", "commands", "engine", "stores", "workspace", "results", "errors", "files", "log", "version"},
+    "server": {
+        *("api", "watching", "engine", "stores", "workspace", "results", "commands", "errors", "files", "log"),
+        "version",
+    },
+    "watching": {
+        *("engine", "stores", "plans", "workspace", "results", "commands", "errors", "files", "log", "os_errors"),
+    },
     "verify": {"api", "testing", "engine", "methods", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "api_showing": {"engine", "workspace", "errors", "files", "log"},
     "api_flags": {"engine", "relevance", "errors"},
@@ -45,9 +53,12 @@ MAY_IMPORT = {
     },
     "testing": {"engine", "methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
     "engine": {"methods", "nn", "stores", "data", "backbones", *LEAVES, "tvr_kernels"},
-    "methods": {"nn", "tvr_kernels", "types", "config", "errors", "log", "commands", "plugins"},
+    "methods": {"nn", "tvr_kernels", "types", "scale", "config", "errors", "log", "commands", "plugins"},
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
-    "stores": {"types", "plans", "config", "errors", "log", "files", "os_errors", "removal", "schema", "commands"},
+    "stores": {
+        *("types", "plans", "imported", "scale", "config", "errors", "log", "files", "os_errors", "removal", "schema"),
+        "commands",
+    },
     "data": {"types", "config", "errors", "log", "files", "removal", "schema", "preset_loader", "commands", "plugins"},
     "backbones": {
         *("types", "config", "defaults", "errors", "log", "files", "preset_loader", "commands", "plugins"),
@@ -68,10 +79,12 @@ MAY_IMPORT = {
     "schema": {"errors", "files"},
     "config": {"types", "errors", "preset_loader", "yaml_text"},
     "yaml_text": {"errors"},
-    "plans": {"types", "config", "defaults", "commands", "errors"},
+    "plans": {"types", "imported", "config", "defaults", "commands", "errors"},
     "preset_loader": {"errors"},
     "plugins": {"errors"},
     "types": set(),
+    "imported": set(),
+    "scale": set(),
     "commands": set(),
     "version": set(),
     "errors": set(),

@@ -36,16 +36,16 @@ VERBS = {
         "workers: 'int | None' = None, timeout: 'float' = 120.0, shard: 'str' = '1/1', "
         "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = True, "
         "forget: 'bool' = False, follow: 'bool' = False, tracks: 'str' = 'default', "
-        "memory_budget: 'str | None' = None, repair: 'str | None' = None, dry_run: 'bool' = False, "
-        "again: 'str' = '') -> 'ExtractReport | ExtractEstimate'"
+        "memory_budget: 'str | None' = None, repair: 'str | None' = None, plan_parts: 'int | None' = None, "
+        "dry_run: 'bool' = False, again: 'str' = '') -> 'ExtractReport | ExtractEstimate | PartListReport'"
     ),
     "features": (
         "(self, *, captions: 'PathLike | None' = None, columns: 'str | None' = None, "
         "data: 'str | None' = None, backbone: 'str | None' = None, dtype: 'str' = 'fp16', "
         "shape: 'str' = 'fixed', word_shape: 'str | None' = None, "
         "max_words: 'int | None' = None, temporal_shift: 'bool' = False, patches: 'bool' = False, "
-        "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, repair: 'str | None' = None, "
-        "device: 'str' = 'auto', offline: 'bool' = False, "
+        "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, "
+        "repair: 'str | None' = None, shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
         "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePreview'"
     ),
     "train": (

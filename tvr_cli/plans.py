@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from tvr_cli import commands
 from tvr_cli.defaults import named_backbone
 from tvr_cli.errors import ConfigError
+from tvr_cli.imported import Imported
 from tvr_cli.types import Filter, Look, View
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ _FITS: dict[Fit, str] = {
 }
 # The fields of a kind that decide which frames are kept.
 _CHOICE = {"uniform": ("num_frames",), "fps": ("fps", "max_frames"), "timeline": ("fps", "num_frames")}
-IMPORTED = "imported"  # the kind of frames that were never here (`Imported`)
 _ALIKE = 5.0  # of 255 levels: noise and compression stay below it, another slide or a moving hand does not
 _COARSE, _DETAIL = 1.0, 4.0  # frames a second of a folder of one's own, and where its pictures change
 _SMALLEST, _LARGEST = 16, 2048
@@ -168,33 +168,6 @@ class FramePlan:
     def serves(self, view: View) -> bool:
         """Return whether an encoder's view can be made of such frames: they show what it shows, and as much of it."""
         return self.fit in ("whole", view.fit) and self.size >= view.size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """What stands for a frame plan in features that somebody else computed: whose they are, and how many were taken.
-
-    source: in words, or the hash of the files. revision: of the source, None where it was not said. fps: frames of the
-    file a second, None = spread evenly over the video. num_frames: as in `FramePlan` of the kind uniform, over the
-    frames that a file has; None = all of them.
-    """
-
-    source: str
-    revision: str | None = None
-    fps: float | None = None
-    num_frames: int | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """Return what stands in an identity where that of the frames would be; what is None is left out."""
-        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"kind": IMPORTED, **{name: value for name, value in said.items() if value is not None}}
-
-    @classmethod
-    def from_identity(cls, identity: Mapping[str, Any]) -> Imported | None:
-        """Return the plan that the identity of frames describes, None where they were extracted."""
-        if identity.get("kind") != IMPORTED:
-            return None
-        return cls(**{f.name: identity.get(f.name) for f in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +317,7 @@ class PrecomputeOptions:
     dtype: how they are stored. shape: `fixed` keeps missing frames and pad tokens, `ragged` the real ones. words: shape
     of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. patches:
     keep those of frames too. precision: arithmetic of the towers. batch: frames a forward pass, None = by device.
+    shard: (i, n), this run's part of the clips, without captions.
     """
 
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
@@ -357,6 +331,7 @@ class PrecomputeOptions:
     batch: int | None = None
     device: str = "auto"
     offline: bool = False
+    shard: tuple[int, int] = (1, 1)
 
     def as_made(self, identity: Mapping[str, Any], provenance: Mapping[str, Any]) -> PrecomputeOptions:
         """Return these options with the plans, number format and arithmetic that a feature store was made with."""

@@ -9,7 +9,10 @@
         heard/                   what `tvr transcribe` wrote down of what is said
       sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
       mteb/                      MTEB's own folder of results, and a workspace for each of its data sets: `tvr mteb`
+      parts.jsonl                which videos each of several jobs reads: `tvr extract-frames --plan-parts`
+      done.jsonl                 which parts were read here: `tvr extract-frames --shard`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
+      watch/                     where `tvr watch` runs: what it does, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
-_HEARD, _SWEEPS, _MTEB = "heard", "sweeps", "mteb"
+_HEARD, _SWEEPS, _MTEB, _CLIPS, _WATCH = "heard", "sweeps", "mteb", "clips", "watch"
 _Read = TypeVar("_Read")
 
 
@@ -423,6 +426,21 @@ class Workspace(os.PathLike[str]):
         return self.root / "videos"
 
     @property
+    def clips_folder(self) -> Path:
+        """Where a server saves clips unless another folder was named."""
+        return self.root / _CLIPS
+
+    @property
+    def part_list(self) -> Path:
+        """Where the list of parts is written."""
+        return self.root / "parts.jsonl"
+
+    @property
+    def done_parts(self) -> Path:
+        """Where it is noted which parts were read into this workspace."""
+        return self.root / "done.jsonl"
+
+    @property
     def server_note(self) -> Path:
         """Where a server of the workspace says how it is reached."""
         return self.root / "server.json"
@@ -431,6 +449,11 @@ class Workspace(os.PathLike[str]):
     def server_log(self) -> Path:
         """What a server in the background says."""
         return self.root / "server.log"
+
+    @property
+    def watch_folder(self) -> Path:
+        """Where what keeps the workspace up to date says what it does; it holds this folder's lock."""
+        return self.root / _WATCH
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""

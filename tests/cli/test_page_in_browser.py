@@ -101,7 +101,8 @@ def test_a_click_plays_the_file_inside_the_moment_and_stops_at_its_end(visit: Vi
     assert 2.0 <= visit.second() <= 3.0
     visit.tab.locator("#player-close").click()
     assert not visit.tab.locator("#player").is_visible()
-    visit.tab.wait_for_function("() => !document.querySelector('video')")  # a dialog tells that it closed in a later turn
+    # A dialog tells that it closed in a later turn.
+    visit.tab.wait_for_function("() => !document.querySelector('video')")
     assert visit.wrong == []
 
 

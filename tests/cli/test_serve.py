@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,8 +20,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
+from videos import decode_all
 
-from tvr_cli import errors
+from tvr_cli import errors, files
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import resident
@@ -30,6 +32,8 @@ from tvr_cli.server.app import create_app
 from tvr_cli.server.guard import Rules
 from tvr_cli.server.library import Library, Named
 from tvr_cli.version import __version__
+from tvr_cli.watching import status
+from tvr_cli.watching.looking import Flaw
 from tvr_cli.workspace import Workspace
 
 SENTENCE = "a red circle moves to the left"
@@ -88,6 +92,9 @@ def test_an_answer_is_what_the_command_prints(client, place):
         ("/api/search?q=a&k=0", 400, "k: Input should be greater than or equal to 1"),
         ("/api/search?q=a&k=many", 400, "k: Input should be a valid integer"),
         ("/nowhere", 404, "there is no such address"),
+        ("/api/search?q=a&typo=1", 422, "unknown parameter 'typo'; there are q, like"),
+        ("/api/search?q=a&channle=both", 422, "unknown parameter 'channle'; did you mean channel?"),
+        ("/api/library?typo=1", 422, "unknown parameter 'typo'; there are none"),
     ],
 )
 def test_every_refusal_is_a_sentence_under_error(client, address, status, words):
@@ -108,18 +115,26 @@ def test_a_picture_is_asked_with_and_never_kept(client, tmp_path, monkeypatch):
     refused = client.post("/api/search", files={"image": ("a.png", b"no picture")})
     assert refused.status_code == 404 and "picture" in refused.json()["error"]
     assert str(tmp_path) not in refused.json()["error"]
+    filtered = client.post("/api/search", files={"image": ("a.png", out.getvalue())}, data={"inside": "nowhere/*"})
+    assert filtered.status_code == 404 and "nowhere" in filtered.json()["error"]
+    typed = client.post("/api/search", files={"image": ("a.png", out.getvalue())}, data={"insid": "x"})
+    assert typed.status_code == 422 and "did you mean inside?" in typed.json()["error"]
 
 
 def test_the_page_and_its_parts_name_no_other_address(client):
     for path, kind in (("/", "text/html"), ("/docs", "text/html"), ("/static/page.js", "text/javascript"),
-                       ("/static/style.css", "text/css"), ("/static/cards.css", "text/css"),
+                       ("/static/player.js", "text/javascript"), ("/static/style.css", "text/css"),
+                       ("/static/cards.css", "text/css"), ("/static/watch.js", "text/javascript"),
                        ("/static/docs.js", "text/javascript"), ("/static/docs.css", "text/css")):  # fmt: skip
         said = client.get(path)
         assert said.status_code == 200 and said.headers["content-type"].startswith(kind)
         assert "https://" not in said.text and "http://" not in said.text.replace("http://www.w3.org/2000/svg", "")
         assert "innerHTML" not in said.text and " style=" not in said.text and " onclick=" not in said.text
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/api/library", "/api/search", "/api/picture", "/media"}
+    assert set(paths) == {
+        *("/api/library", "/api/search", "/api/watch", "/api/picture", "/media"),
+        *("/api/clip", "/api/clips", "/api/timeline"),
+    }
 
 
 def test_a_file_of_the_library_comes_whole_or_in_part(client, place):
@@ -148,10 +163,110 @@ def test_a_file_that_has_gone_is_said_to_have_gone(client, place):
         path.with_suffix(".away").rename(path)
 
 
+def test_the_page_is_told_what_keeps_the_library_up_to_date(client, place):
+    assert client.get("/api/watch").json()["state"] == "none"
+    workspace = Workspace(place / "out")
+    failed = [Flaw("broken.mp4", "zero bytes")]
+    with files.lock(workspace.watch_folder):
+        status.Board(workspace, status.WatchStatus(workspace="out", state="starting")).say(
+            state="working", failures=failed
+        )
+        said = client.get("/api/watch").json()
+    assert said["state"] == "working" and said["failures"] == [{"what": "broken.mp4", "reason": "zero bytes"}]
+
+
 def library_files(client: TestClient) -> list[str]:
     found = client.get("/api/search", params={"q": SENTENCE, "k": 50, "per_file": 1, "everything": True}).json()
     assert client.get("/api/library").json()["videos"] == 8
     return [hit["video_id"] for hit in found["results"][0]["hits"]]
+
+
+# -------------------------------------------------------------------------------------------------------- taken along
+
+
+ONE = {"video_id": "test/00000.mp4", "start": 0, "end": 1, "peak": 0}
+
+
+def moments_of(client: TestClient, k: int = 2) -> list[dict[str, Any]]:
+    asked = {"q": SENTENCE, "k": k, "per_file": 1, "everything": True}
+    found: list[dict[str, Any]] = client.get("/api/search", params=asked).json()["results"][0]["hits"]
+    return found
+
+
+def test_a_moment_comes_as_the_clip_that_the_command_saves(client, place, tmp_path):
+    moment = moments_of(client, 1)[0]
+    said = client.get("/api/clip", params={"video": moment["video_id"], "start": moment["start"], "end": moment["end"]})
+    assert said.status_code == 200 and said.headers["content-type"] == "video/mp4"
+    tvr("query", SENTENCE, "-k", 1, "--per-file", 1, "--all", "-o", place / "out", "--save-clips", tmp_path)
+    (saved,) = tmp_path.iterdir()
+    assert said.headers["content-disposition"] == f"attachment; filename*=UTF-8''{saved.name}"
+    (tmp_path / "came.mp4").write_bytes(said.content)
+    assert int(said.headers["content-length"]) == len(said.content)
+    for ours, theirs in zip(decode_all(tmp_path / "came.mp4"), decode_all(saved), strict=True):
+        assert (ours == theirs).all()
+
+
+def test_chosen_moments_are_saved_in_the_folder_and_nothing_is_replaced(client, place):
+    moments = moments_of(client)
+    folder = place / "out" / "clips"
+    assert client.get("/api/library").json()["clips"] == str(folder)
+    said = client.post("/api/clips", json={"query": SENTENCE, "moments": moments})
+    assert said.status_code == 200, said.text
+    report = QueryReport.from_json(said.json(), "the answer")
+    assert report.clips is not None and [clip.query for clip in report.clips.clips] == [SENTENCE] * 2
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(name[:4] for name in first) == ["001_", "002_"]
+    client.post("/api/clips", json={"moments": moments[:1], "pad": 0.5})
+    assert sorted(path.name[:4] for path in folder.iterdir()) == ["001_", "002_", "003_"]
+    assert all((folder / name).read_bytes() == data for name, data in first.items())
+
+
+@pytest.mark.parametrize("form", ["otio", "xml", "edl", "fcpxml", "csv"])
+def test_chosen_moments_come_as_what_the_command_exports(client, place, tmp_path, form):
+    said = client.post("/api/timeline", json={"query": SENTENCE, "moments": moments_of(client), "form": form})
+    assert said.status_code == 200, said.text
+    assert said.headers["content-disposition"].endswith(f"moments.{form}")
+    made = tmp_path / f"moments.{form}"
+    tvr("query", SENTENCE, "-k", 2, "--per-file", 1, "--all", "-o", place / "out", "--export", made)
+    assert without_scores(said.text) == without_scores(made.read_bytes().decode())
+
+
+def without_scores(text: str) -> str:
+    """Leave out the last digits, which differ between a query with torch and one without."""
+    return re.sub(r"(\d\.\d{4})\d+", r"\1", text)
+
+
+@pytest.mark.parametrize(
+    ("address", "sent", "status", "words"),
+    [
+        ("/api/clips", {"moments": []}, 400, "moments"),
+        ("/api/clips", {"moments": [ONE | {"video_id": "../secret.txt"}]}, 404, "no video"),
+        ("/api/clips", {"moments": [ONE | {"start": 1}]}, 400, "ends after"),
+        ("/api/clips", {"moments": [], "folder": "/tmp"}, 422, "folder"),
+        ("/api/timeline", {"moments": [ONE], "form": "exe"}, 400, "form"),
+        ("/api/timeline", {"moments": [ONE | {"start": -1}], "form": "csv"}, 400, "start"),
+    ],
+)
+def test_what_cannot_be_taken_along_is_refused(client, address, sent, status, words):
+    said = client.post(address, json=sent)
+    assert said.status_code == status and words in said.json()["error"]
+
+
+def test_a_moment_of_a_file_that_has_gone_is_said_and_the_others_are_saved(client, place):
+    moments = moments_of(client)
+    path = Path(moments[0]["path"])
+    path.rename(path.with_suffix(".away"))
+    try:
+        report = client.post("/api/clips", json={"moments": moments}).json()
+        problems = [clip.get("problem") for clip in report["clips"]["clips"]]
+        assert "is not there any more" in problems[0] and problems[1] is None
+        one = {"video": moments[0]["video_id"], "start": 0, "end": 1}
+        alone = client.get("/api/clip", params=one)
+        assert alone.status_code == 404 and "is not there any more" in alone.json()["error"]
+        exported = client.post("/api/timeline", json={"moments": moments, "form": "csv"})
+        assert exported.status_code == 200 and str(path) in json.loads(exported.headers["tvr-said"])[0]
+    finally:
+        path.with_suffix(".away").rename(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- hostile

@@ -10,13 +10,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browsers import LOOKS, Visit, opened, require_accessible
 from PIL import Image
 from typer.testing import CliRunner
-from videos import make_video
+from videos import decode_all, make_video
 
 from tvr_cli.cli import app
 from tvr_cli.server import running
@@ -115,7 +116,8 @@ def test_a_moment_plays_inside_its_seconds_and_the_next_one_too(visit: Visit) ->
         second = visit.tab.evaluate("document.querySelector('video').currentTime")
         assert hit["start"] - 0.05 <= second <= hit["end"] + 0.05
     visit.tab.keyboard.press("Escape")
-    visit.tab.wait_for_function("() => !document.querySelector('video')")  # a dialog tells that it closed in a later turn
+    # A dialog tells that it closed in a later turn.
+    visit.tab.wait_for_function("() => !document.querySelector('video')")
 
 
 def test_keys_alone_ask_play_and_close(visit: Visit) -> None:
@@ -133,6 +135,46 @@ def test_keys_alone_ask_play_and_close(visit: Visit) -> None:
     assert tab.evaluate("document.getElementById('player').contains(document.activeElement)")
     tab.keyboard.press("Escape")
     assert not tab.locator("#player").is_visible()
+
+
+def test_a_clip_is_saved_and_a_selection_exported_by_keys_alone(visit: Visit, served: str) -> None:
+    ask(visit)
+    tab = visit.tab
+    for name in ("Save clip", "Select"):
+        reach(visit, name)
+        if name == "Select":
+            tab.keyboard.press("Space")
+            continue
+        with tab.expect_download() as coming:
+            tab.keyboard.press("Enter")
+        clip = coming.value
+        assert clip.suggested_filename.startswith("001_") and clip.suggested_filename.endswith(".mp4")
+        assert len(decode_all(clip.path())) > 1
+    assert tab.locator("#taking-count").inner_text() == "1 moment selected"
+    reach(visit, "Export")
+    with tab.expect_download() as coming:
+        tab.keyboard.press("Enter")
+    assert coming.value.suggested_filename == "moments.otio"
+    assert json.loads(coming.value.path().read_bytes())["OTIO_SCHEMA"].startswith("Timeline")
+    reach(visit, "Select all")
+    tab.keyboard.press("Enter")
+    reach(visit, "Save clips", back=True)
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("() => document.getElementById('told').textContent.includes('clips saved in')")
+    folder = Path(json.loads(urllib.request.urlopen(f"{served}api/library").read())["clips"])
+    assert len(list(folder.glob("*.mp4"))) == tab.locator(".pick input:checked").count()
+    require_accessible(visit)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def reach(visit: Visit, name: str, *, back: bool = False) -> None:
+    """Go by Tab to what has a name."""
+    named = "document.activeElement.textContent.trim() || document.activeElement.labels?.[0]?.textContent"
+    for _ in range(60):
+        visit.tab.keyboard.press("Shift+Tab" if back else "Tab")
+        if (visit.tab.evaluate(named) or "").startswith(name):
+            return
+    raise AssertionError(f"no {name} within 60 steps")
 
 
 def test_a_dropped_picture_and_more_like_this_are_asked_with(visit: Visit) -> None:

@@ -68,6 +68,10 @@ def precompute_features(
             help="Make one damaged shard again, nothing else; or what a store, by its fingerprint, lacks.",
         ),
     ] = None,
+    shard: Annotated[
+        str,
+        typer.Option("--shard", metavar="I/N", help="Only part I of N of the clips, no captions; auto/N in an array."),
+    ] = "1/1",
     device: Device = "auto",
     offline: Offline = False,
     dry_run: DryRun = False,
@@ -94,6 +98,7 @@ def precompute_features(
         precision=precision,
         batch=batch,
         repair=repair,
+        shard=shard,
         device=device,
         offline=offline,
         dry_run=dry_run,

@@ -24,6 +24,10 @@ def table(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw recall against cost (needs matplotlib).")
     ] = None,
+    cards: Annotated[
+        Path | None,
+        typer.Option("--cards", metavar="DIR", help="Also write a card of each row, and a paragraph for an appendix."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of bootstrap and permutation.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -36,6 +40,6 @@ def table(
 
     if as_latex + as_csv + as_json > 1:
         raise ConfigError("choose one of --latex, --csv and --json")
-    report = engine.table(sweep, workspace, baseline=baseline, seed=seed, plot=plot)
+    report = engine.table(sweep, workspace, baseline=baseline, seed=seed, plot=plot, cards=cards)
     form = "latex" if as_latex else "csv" if as_csv else "markdown"
     render.result(report, as_json, lambda: render.exact(lines_of(report, form)))

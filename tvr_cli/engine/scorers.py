@@ -20,9 +20,10 @@ from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
+from tvr_cli.scale import Scale
 from tvr_cli.stores import run_header, run_weights
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.types import Encoding, Scale, TextFeatures, VideoFeatures
+from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 from tvr_cli.workspace import Workspace
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from tvr_cli import plugins
 from tvr_cli.errors import ConfigError
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Scale, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.scale import Scale
+from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 # Softmax temperature of the cosines in `frame_cosines`.
 EXPLAIN_TEMPERATURE = 0.01

@@ -4,42 +4,66 @@ GET  /                     the page
 GET  /api/library          what is searched
 GET  /api/search           moments, as `tvr query --json`
 POST /api/search           the same with a picture in the body
+GET  /api/watch            what keeps it up to date, as `tvr watch --status --json`
 GET  /api/picture          the frame nearest to a second of a file
 GET  /media                a file of the library, or a part of it (byte ranges)
+GET  /api/clip             a moment as a file of its own
+POST /api/clips            chosen moments saved as files, as `tvr query --save-clips`
+POST /api/timeline         chosen moments for an editor, as `tvr query --export`
 GET  /docs, /openapi.json  all of this for programs
 """
 
 from __future__ import annotations
 
+import json
 import mimetypes
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import FastAPI, File, Form, Query, Request, UploadFile
+from fastapi import Depends, FastAPI, Form, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from tvr_cli import log
-from tvr_cli.api import FOUND
-from tvr_cli.engine.searching import typed
-from tvr_cli.engine.searching.question import Picture
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, TvrError, Unreadable, reason
+from tvr_cli.engine.searching.hits import Hit
+from tvr_cli.errors import (
+    ConfigError,
+    DataError,
+    EnvironmentProblem,
+    Interrupted,
+    TvrError,
+    Unreadable,
+    reason,
+)
+from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library
 from tvr_cli.server.pictures import Pictures
+from tvr_cli.server.taking import Taking, chosen
+from tvr_cli.server.wanted import (
+    LONGEST_PAD_S,
+    Asked,
+    AskedByPicture,
+    ClipsWanted,
+    Moment,
+    TimelineWanted,
+    names,
+    require_known,
+    unknown,
+)  # fmt: skip
 from tvr_cli.version import __version__
+from tvr_cli.watching import status as watching
 
-_MOST_K = 200
-_LONGEST = 2000  # letters of a question
-_STATIC = ("page.html", "style.css", "page.js", "docs.html", "docs.css", "docs.js")
+_STATIC = ("page.html", "style.css", "page.js", "watch.js", "docs.html", "docs.css", "docs.js")
 _STATUS = ((ConfigError, 400), (Unreadable, 503), (DataError, 404), (EnvironmentProblem, 503), (Interrupted, 503))
 
-Several = Annotated[Sequence[str], Query(max_length=16)]
+_MOST_LINES, _LONGEST_LINE = 20, 400  # of a header: browsers take some of them only
 
 
 def create_app(library: Library, rules: Rules) -> Guard:
@@ -47,10 +71,14 @@ def create_app(library: Library, rules: Rules) -> Guard:
     app = FastAPI(
         title="tvr", version=__version__, docs_url=None, redoc_url=None,
         description="Search the moments of a library of videos. Everything stays on this machine.",
+        dependencies=[Depends(require_known)],
     )  # fmt: skip
     pictures = Pictures(library.workspace)
+    taking = Taking(library.clips_folder, Encoders())
     static = {name: _static(__package__, f"static/{name}") for name in _STATIC}
-    static["cards.css"] = _static("tvr_cli.engine.showing.page", "page.css")  # moments look here as in `--html`
+    # Moments look and play here as in `--html`.
+    static["cards.css"] = _static("tvr_cli.engine.showing.page", "page.css")
+    static["player.js"] = _static("tvr_cli.engine.showing.page", "player.js")
 
     @app.exception_handler(TvrError)
     def refused(request: Request, error: Exception) -> JSONResponse:
@@ -62,8 +90,11 @@ def create_app(library: Library, rules: Rules) -> Guard:
     def unfit(request: Request, error: Exception) -> JSONResponse:
         """Say which value does not fit, as a command would of a flag."""
         assert isinstance(error, RequestValidationError)
-        said = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
-        return JSONResponse({"error": said}, 400)
+        wrong = [(one["type"], str(one["loc"][-1]), one["msg"]) for one in error.errors()]
+        if others := [name for kind, name, _ in wrong if kind == "extra_forbidden"]:
+            known = [name for parameter in request.scope["route"].dependant.body_params for name in names(parameter)]
+            return JSONResponse({"error": unknown(others[0], known)}, 422)
+        return JSONResponse({"error": "; ".join(f"{name}: {said}" for _, name, said in wrong)}, 400)
 
     @app.exception_handler(HTTPException)
     def elsewhere(request: Request, error: Exception) -> JSONResponse:
@@ -95,57 +126,24 @@ def create_app(library: Library, rules: Rules) -> Guard:
         """Say what is searched: the files, and how long they are together."""
         return library.about().to_json()
 
+    @app.get("/api/watch")
+    def watched() -> dict[str, Any]:
+        """Say what `tvr watch` does in this workspace, and what failed; state none where none runs."""
+        return watching.read(library.workspace).to_json()
+
     @app.get("/api/search")
-    def search(
-        q: Annotated[str, Query(max_length=_LONGEST)] = "",
-        like: Several = (),
-        plus: Several = (),
-        minus: Several = (),
-        inside: Several = (),
-        newer: str | None = None,
-        older: str | None = None,
-        longer: float | None = None,
-        shorter: float | None = None,
-        k: Annotated[int, Query(ge=1, le=_MOST_K)] = 10,
-        per_file: Annotated[int, Query(ge=0)] = 3,
-        channel: str | None = None,
-        confidence: Annotated[float | None, Query(ge=0, le=1)] = FOUND,
-        everything: bool = False,
-        curves: bool = False,
-    ) -> dict[str, Any]:
-        """Find moments: the answer of `tvr query --json`, with its flags. everything: the flag --all. curves: whether
-        each moment comes with how well every second of its file fits.
-        """
-        _without_files(plus, minus)
-        asked = {
-            "like": like, "plus": plus, "minus": minus, "inside": inside, "newer": newer, "older": older,
-            "longer": longer, "shorter": shorter, "k": k, "per_file": per_file, "channel": channel,
-            "min_confidence": None if everything else confidence, "curves": curves,
-        }  # fmt: skip
-        said = {
-            name: value for name, value in asked.items() if name == "min_confidence" or value not in ((), [], None, "")
-        }
-        return library.answer([q] if q.strip() else [], said).to_json()
+    def search(asked: Annotated[Asked, Query()]) -> dict[str, Any]:
+        """Find moments: the answer of `tvr query --json`, with its flags."""
+        return library.answer(asked.sentences, asked.flags()).to_json()
 
     @app.post("/api/search")
-    def search_by_picture(
-        image: Annotated[UploadFile, File()],
-        q: Annotated[str, Form(max_length=_LONGEST)] = "",
-        k: Annotated[int, Form(ge=1, le=_MOST_K)] = 10,
-        per_file: Annotated[int, Form(ge=0)] = 3,
-        everything: Annotated[bool, Form()] = False,
-        curves: Annotated[bool, Form()] = False,
-    ) -> dict[str, Any]:
-        """Find moments that look like a picture, with a sentence added to it where there is one."""
+    def search_by_picture(asked: Annotated[AskedByPicture, Form()]) -> dict[str, Any]:
+        """Find moments that look like a picture, with what else is asked added to it."""
         with tempfile.TemporaryDirectory(prefix="tvr-") as folder:
             path = Path(folder) / "picture"
-            path.write_bytes(image.file.read())
-            asked = {
-                "image": [path], "k": k, "per_file": per_file, "min_confidence": None if everything else FOUND,
-                "curves": curves,
-            }  # fmt: skip
+            path.write_bytes(asked.image.file.read())
             try:
-                found = library.answer([q] if q.strip() else [], asked).to_json()
+                found = library.answer(asked.sentences, {**asked.flags(), "image": [path]}).to_json()
             except TvrError as e:  # where it was put for a moment tells nobody anything
                 raise type(e)(str(e).replace(repr(str(path)), "the picture that was sent")) from e
         return _renamed(found, str(path), "a picture")
@@ -167,19 +165,61 @@ def create_app(library: Library, rules: Rules) -> Guard:
             kind = "application/octet-stream"
         return FileResponse(path, media_type=kind)
 
+    @app.get("/api/clip", response_class=StreamingResponse)
+    def clip(
+        video: str,
+        start: Annotated[float, Query(ge=0, allow_inf_nan=False)],
+        end: Annotated[float, Query(ge=0, allow_inf_nan=False)],
+        pad: Annotated[float, Query(ge=0, le=LONGEST_PAD_S)] = 0.0,
+    ) -> Response:
+        """Return a moment of a file as an MP4 of its own, with its sound: what `tvr query --save-clips` saves."""
+        moment = Moment(video_id=video, start=start, end=end, peak=start)
+        name, size, parts = taking.clip(chosen("", [_hit(moment, library)]), pad)
+        return StreamingResponse(
+            parts, media_type="video/mp4", headers={"content-length": str(size), **_attached(name)}
+        )
+
+    @app.post("/api/clips")
+    def clips(wanted: ClipsWanted) -> dict[str, Any]:
+        """Save moments of an answer as files of the server's folder, numbered on from what is there: the answer of
+        `tvr query --save-clips DIR --json`, whose `clips` say which are there, and why others are not.
+        """
+        found = chosen(wanted.query, [_hit(moment, library) for moment in wanted.moments])
+        return taking.save(found, wanted.pad).to_json()
+
+    @app.post("/api/timeline", response_class=Response)
+    def timeline(wanted: TimelineWanted) -> Response:
+        """Return moments of an answer as a file for an editor: what `tvr query --export` writes. What an editor will
+        not find in it stands in the header `tvr-said`, a list of JSON.
+        """
+        found = chosen(wanted.query, [_hit(moment, library) for moment in wanted.moments])
+        data, saved = taking.timeline(found, wanted.form)
+        said = [f"not in it: the moments of {out.source!r}: {out.problem}" for out in saved.left_out]
+        headers = {**_attached(saved.path.name), **_said([*said, *saved.notes])}
+        return Response(data, media_type="application/octet-stream", headers=headers)
+
     return Guard(app, rules)
 
 
-def _without_files(*parts: Sequence[str]) -> None:
-    """Refuse a part that would be read from this machine: an address is no reason to open what it names."""
-    for text in (text for some in parts for text in some):
-        if any(isinstance(part.what, Picture) for part in _parts(text)):
-            raise ConfigError("a picture is sent in the body of a request (POST /api/search), never named by a path")
+def _hit(moment: Moment, library: Library) -> Hit:
+    """Return a moment that was sent, with the path that the library has of its file. Raises DataError, ConfigError."""
+    file = library.file(moment.video_id)
+    if not moment.start < moment.end:
+        raise ConfigError(f"expected a moment that ends after it starts, found {moment.start:g} to {moment.end:g}")
+    return Hit(
+        0, moment.score, file.id, file.path, moment.start, moment.end, moment.peak, moment.confidence,
+        missing=not os.path.isfile(file.path), channel=moment.channel, said=moment.said,
+    )  # fmt: skip
 
 
-def _parts(text: str) -> Iterator[Any]:
-    for question in typed.questions([], plus=[text]):
-        yield from question.parts
+def _attached(name: str) -> dict[str, str]:
+    """Return the header that makes a browser keep what comes, under a name."""
+    return {"content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+
+
+def _said(lines: Sequence[str]) -> dict[str, str]:
+    """Return the header of what is to be said beside an answer; none where there is nothing."""
+    return {"tvr-said": json.dumps([line[:_LONGEST_LINE] for line in lines[:_MOST_LINES]])} if lines else {}
 
 
 def _renamed(found: Mapping[str, Any], path: str, name: str) -> dict[str, Any]:

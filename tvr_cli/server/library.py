@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tvr_cli.api import OpenWorkspace
@@ -30,12 +31,13 @@ class Named:
 
 @dataclass(frozen=True)
 class LibraryReport(Result):
-    """What a server searches. videos: files. seconds: of all together."""
+    """What a server searches. videos: files. seconds: of all together. clips: the folder that clips are saved in."""
 
     schema = "library"
     workspace: str
     videos: int
     seconds: float
+    clips: str
     tvr: str = __version__
 
 
@@ -43,11 +45,14 @@ class LibraryReport(Result):
 class Library:
     """A workspace that stays open. Threads may share it: whoever asks waits for who asked before.
 
+    clips: where clips are saved, None = in the workspace.
+
     What changes in the workspace is noticed by the next question, as in any session.
     """
 
     workspace: Workspace
     named: Named = Named()
+    clips: Path | None = None
     _open: OpenWorkspace = field(init=False)
     _asking: threading.Lock = field(default_factory=threading.Lock, init=False)
     _listing: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -55,6 +60,11 @@ class Library:
 
     def __post_init__(self) -> None:
         self._open = OpenWorkspace(self.workspace)
+
+    @property
+    def clips_folder(self) -> Path:
+        """Where clips are saved."""
+        return self.clips or self.workspace.clips_folder
 
     def answer(self, sentences: list[str], asked: Mapping[str, Any]) -> QueryReport:
         """Answer as `OpenWorkspace.search` does, with what the server was told to answer with. Raises as it does."""
@@ -68,7 +78,9 @@ class Library:
     def about(self) -> LibraryReport:
         """Say what is searched. Raises as `files` does."""
         files = self.files().values()
-        return LibraryReport(str(self.workspace), len(files), sum(file.seconds for file in files))
+        return LibraryReport(
+            str(self.workspace), len(files), sum(file.seconds for file in files), str(self.clips_folder)
+        )
 
     def file(self, video_id: str) -> LibraryFile:
         """Return a file of the library. Raises DataError for anything else: an id is looked up, never opened."""

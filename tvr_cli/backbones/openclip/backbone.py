@@ -21,7 +21,7 @@ from tvr_cli.backbones.hub import Wanted, commit_of, no_network
 from tvr_cli.backbones.openclip import hugging_face_names
 from tvr_cli.backbones.openclip.licences import licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv
-from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
+from tvr_cli.backbones.openclip.source import CONFIG, Source, known_architecture, resolve
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
 from tvr_cli.backbones.openclip.tokenizer import BytePairTokenizer
@@ -32,6 +32,7 @@ from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.backbones.text_tower.tower import Configuration
 from tvr_cli.backbones.tokenizer import TokenizedBackbone, Tokenizer
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError, advises_to_trust, reason
 
 # What a tower without torch is compared on: short and long words, other scripts, nothing, more than fits.
@@ -295,7 +296,7 @@ def _projects_patches(visual: Any) -> bool:
 
 
 def _describe(source: Source) -> Description:
-    licence = licence_of(source.architecture) if source.origin or source.name == DEMO_TINY else Licence()
+    licence = licence_of(source.architecture) if source.origin or is_toy(source.name) else Licence()
     return Description(
         name=source.name,
         kind=OpenClipBackbone,

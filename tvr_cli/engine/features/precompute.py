@@ -21,8 +21,8 @@ from tvr_kernels import gemm
 from tvr_cli import commands, files, plans
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import ON_DEMAND, Backbone, Description
-from tvr_cli.backbones.registry import DEMO_TINY
 from tvr_cli.backbones.text_tower import card as text_card
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.defaults import DEFAULT_METHOD
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import computes_in_half, pick_device
@@ -33,6 +33,7 @@ from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
 from tvr_cli.engine.features.frame_batches import frame_batches
+from tvr_cli.engine.features.share import share_of
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.log import logger, progress, warn_once
 from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
@@ -172,9 +173,10 @@ def precompute(
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames, corpus, about, plan = _inputs(
-        workspace, backbone, partial(read_corpus, captions), options, own=_is_own(captions), may_ask=True
-    )
+    share = share_of(workspace, options.shard)
+    read = partial(read_corpus, captions) if options.shard[1] == 1 else _no_captions
+    frames, corpus, about, plan = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=True)
+    records = share.records(frames.records)
     device = pick_device(options.device)
     model = registry.load(
         about.name,
@@ -201,23 +203,24 @@ def precompute(
     require_own(folder, workspace)
     with files.lock(folder), torch.inference_mode():
         writer = FeatureWriter(folder, made, workspace)
-        new_clips = _new_clips(frames.records, writer.keys("video"))
+        new_clips = _new_clips(records, writer.keys("video"))
         new_texts = _new_texts(corpus, writer)
         if by_time:
-            todo = lacking(frames, writer.keys("timeline"), writer.keys("video"))
+            todo = share.films(lacking(frames, writer.keys("timeline"), writer.keys("video")))
             batch = options.batch or _FRAMES_A_BATCH.get(device.type, 48)
             encode_films(writer, model, frames, todo, plan, dtype=DTYPES[options.dtype], batch=batch)
         else:
             _encode_clips(writer, model, frames, new_clips, plan, options)
         truncated = encode_texts(writer, model, new_texts, plan, options)
         timelines = row_keys(frames.films()) if by_time else ()
-        writer.finish(frames.records, stored_captions(corpus), corpus.about(frames), timelines)
+        if share.is_all:
+            writer.finish(records, stored_captions(corpus), corpus.about(frames), timelines)
         size = writer.size_bytes()
     return PrecomputeReport(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
-        clips=ClipCounts(len(frames.records), len(new_clips), len(frames.records) - len(new_clips)),
+        clips=ClipCounts(len(records), len(new_clips), len(records) - len(new_clips)),
         captions=_counts(corpus, encoded=len(new_texts), truncated=truncated),
         size_bytes=size,
         seconds=time.monotonic() - started,
@@ -235,10 +238,18 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    found = _inputs(
-        workspace, backbone, partial(count_captions, captions), options, own=_is_own(captions), may_ask=False
-    )
+    read = partial(count_captions, captions) if options.shard[1] == 1 else _no_census
+    found = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=False)
     return _planned(workspace, *found, options)
+
+
+def _no_captions(frames: FrameStore, last: FeatureStore | None) -> Corpus:
+    """Return the captions of a part: none. They belong to the whole, and are encoded once."""
+    return Corpus()
+
+
+def _no_census(frames: FrameStore, last: FeatureStore | None) -> Census:
+    return Census()
 
 
 def _is_own(captions: Captions) -> bool:
@@ -316,8 +327,8 @@ def _inputs(
         )
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
-    if about.name == DEMO_TINY:
-        _warn_of_real_videos(frames.records)
+    if is_toy(about.name):
+        _warn_of_real_videos(about.name, frames.records)
     if about.non_commercial:
         warn_once(f"the weights of {about.name} are under {about.licence}: not for commercial use")
     _warn_of_slow_precision(options)
@@ -534,12 +545,12 @@ def text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
     return {"text_norm": round(float(torch.linalg.vector_norm(pooled.float(), dim=-1).mean()), 4)}
 
 
-def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
-    """`demo-tiny` has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
+def _warn_of_real_videos(name: str, records: Sequence[ClipRecord]) -> None:
+    """What ships with tvr has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
     folders = {Path(r.path).parent for r in records}
     if any(not any((p / "events.jsonl").is_file() for p in (f, *f.parents[:2])) for f in folders):
         warn_once(
-            "demo-tiny knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
+            f"{name} knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
             f"Use --backbone {DEFAULT_BACKBONE} for real ones"
         )
 
@@ -555,7 +566,9 @@ def _planned(
     plan: FeaturePlan,
     options: PrecomputeOptions,
 ) -> PrecomputePreview:
-    folder, records, texts = workspace.features_folder, list(frames.records), len(captions.texts)
+    share = share_of(workspace, options.shard)
+    folder, texts = workspace.features_folder, len(captions.texts)
+    records = mine = share.records(frames.records)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint, there, films_there = None, set[str](), set[str]()
     if about.weights is not None:
@@ -573,7 +586,7 @@ def _planned(
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
     if _by_time(frames.plan, about.provides, options):
-        pictures = frames.count_frames(lacking(frames, films_there, there))
+        pictures = frames.count_frames(share.films(lacking(frames, films_there, there)))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts
     device = pick_device(options.device)
@@ -581,7 +594,7 @@ def _planned(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
-        clips=ClipCounts(len(frames.records), len(records), len(frames.records) - len(records)),
+        clips=ClipCounts(len(mine), len(records), len(mine) - len(records)),
         captions=CaptionCounts(
             total=captions.total, texts=len(captions.texts), encoded=texts, truncated=0, set_aside=captions.aside
         ),

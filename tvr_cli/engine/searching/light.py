@@ -29,12 +29,12 @@ from tvr_cli.engine.searching.ranking import ByHead
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
+from tvr_cli.scale import Scale
 from tvr_cli.stores.features.head import Head
 from tvr_cli.stores.features.scale import scale_of
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.place import Standing
-from tvr_cli.types import Scale
 from tvr_cli.workspace import Workspace
 
 # Numpy scans half precision a tenth as fast as torch does, 1.8 s for a million clips: about what importing it takes.

@@ -16,7 +16,7 @@ from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import confidence, explain, heads, library, moments, stretch
+from tvr_cli.engine.searching import confidence, explain, heads, kept, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.explain import ExplainReport
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
@@ -27,6 +27,7 @@ from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
 from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
+from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
@@ -48,6 +49,7 @@ class Session:
     def __init__(self, workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False):
         self.workspace, self.flags = workspace, flags
         self._device, self._offline = device, offline
+        self._keeps = False  # whether it is this session that keeps the workspace up to date
         self._seen: dict[Any, Any] = {}
         self._open: _Opened | None = None
         self._rankings: dict[HeadWish, Ranking] = {}
@@ -97,6 +99,15 @@ class Session:
     def directions_of_files(self) -> tuple[list[str], np.ndarray]:
         """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
         return self._ready()[0].directions_of_files()
+
+    @kernel_errors()
+    def bring_up(self) -> Index:
+        """Make features and index as new as the frames, and return the index. Raises as `answer`.
+
+        That is for `tvr watch`; an answer does the same, unless somebody else is about to (`kept.py`).
+        """
+        self._keeps = True
+        return self._ready()[0]
 
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
@@ -158,24 +169,26 @@ class Session:
         return text
 
     def _ready(self) -> _Opened:
-        """Return the index, as new as the workspace, and what scores with it."""
+        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it."""
         if self._open is not None and self._stamp() == self._seen:
             return self._open
         before = self._stamp()
+        lagging = before["kept"] and not self._keeps
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
-        self._refresh_features(asked)
+        self._refresh_features(asked, lagging)
         if asked.first is not None:
             registry.require_named(asked.first, self.flags.first, self.workspace.index_folder)
-            self._refresh_features(Asked(backbone=asked.first))
+            self._refresh_features(Asked(backbone=asked.first), lagging)
 
         def sentence_encoder(scorer: Scorer, store: FeatureStore) -> EncodeSentences:
             return lambda texts: self._encode(scorer, store, texts)
 
         found = fresh_index(
-            self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
-        )
+            self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder,
+            lagging=lagging,
+        )  # fmt: skip
         found[1].method.to("cpu")
         if isinstance(found[1], TwoStages):
             found[1].first.scorer.method.to("cpu")
@@ -187,7 +200,8 @@ class Session:
         return found
 
     def _stamp(self) -> dict[Any, Any]:
-        return {**self.workspace.stamps(), "TVR_BACKBONE": named_backbone(None)}
+        kept_by_other = kept.by_watcher(self.workspace)
+        return {**self.workspace.stamps(), "TVR_BACKBONE": named_backbone(None), "kept": kept_by_other}
 
     def _encode(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences, by the backbone that made the store, which is loaded once."""
@@ -198,8 +212,8 @@ class Session:
             self._model = (wanted, model)
         return sentences.encode(self._model[1], texts, store)
 
-    def _refresh_features(self, asked: Asked) -> None:
-        """Compute the features where there are none, or where the frames have changed since."""
+    def _refresh_features(self, asked: Asked, lagging: bool) -> None:
+        """Compute the features where there are none, or, unless they may lag, where the frames have changed since."""
         workspace = self.workspace
         found = workspace.find_run(asked.run) if asked.run is not None else None
         named = named_backbone(asked.backbone)
@@ -208,7 +222,7 @@ class Session:
             require_library(workspace, asked.backbone)
         if not workspace.has_frames:
             return
-        if store is not None and store.imported is not None:
+        if store is not None and (lagging or store.imported is not None):
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames_content():
             return
@@ -218,8 +232,19 @@ class Session:
         options = PrecomputeOptions(device=self._device, offline=self._offline)
         if store is None:
             precompute.precompute(workspace, asked.backbone, None, options)
-        else:  # with the plans that it was made with: a run may have been trained on them
-            repair.refresh(workspace, store, options, named=asked.backbone)
+        else:
+            self._refresh(store, options, asked.backbone)
+
+    def _refresh(self, store: FeatureStore, options: PrecomputeOptions, named: str | None) -> None:
+        """Bring features up to date with the plans that they have: a run may have been trained on them."""
+        try:
+            repair.refresh(self.workspace, store, options, named=named)
+        except DataError as e:
+            if not self._keeps:
+                raise
+            # A file of captions does not follow its videos when these come and go.
+            log.logger.info("the captions are kept as they were: %s", e)
+            repair.refresh(self.workspace, store, options, store, named=named)
 
 
 def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:

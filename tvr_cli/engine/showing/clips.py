@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,16 +24,21 @@ if TYPE_CHECKING:
 FLAG = "--save-clips"
 _STEM_BYTES = 100  # a name has 255 at most, and 143 where it is encrypted
 _FORBIDDEN = frozenset('<>:"/\\|?*')
+_NUMBERED = re.compile(r"([0-9]{1,9})_.*\.mp4(\..*\.tmp)?$", re.DOTALL)
 _JOINERS = "\u200c\u200d"  # invisible, and part of how Persian and Indian languages are spelt
 
 
 @dataclass(frozen=True, slots=True)
 class ClipOptions:
-    """pad: seconds before and after each moment. overwrite: files of these names are replaced."""
+    """pad: seconds before and after each moment. overwrite: files of these names are replaced. first: the number that
+    the first one has in its name. flag: what named the folder, for messages.
+    """
 
     pad: float = 0.0
     overwrite: bool = False
     dry_run: bool = False
+    first: int = 1
+    flag: str = FLAG
 
 
 def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> QueryReport:
@@ -45,13 +51,13 @@ def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> Query
         raise ConfigError(f"--pad: expected 0 or more, found {options.pad}")
     planned = [
         (hit, SavedClip(number, answer.query, hit.path, Path(), hit.start, hit.end))
-        for number, (answer, hit) in enumerate(((a, h) for a in report.results for h in a.hits), 1)
+        for number, (answer, hit) in enumerate(((a, h) for a in report.results for h in a.hits), options.first)
     ]
-    digits = max(3, len(str(len(planned))))
+    digits = max(3, len(str(options.first + len(planned) - 1)))
     wanted = [(hit, replace(clip, path=folder / clip_name(hit, clip.number, digits))) for hit, clip in planned]
-    place.require_free([clip.path for _, clip in wanted], FLAG, overwrite=options.overwrite)
+    place.require_free([clip.path for _, clip in wanted], options.flag, overwrite=options.overwrite)
     if not options.dry_run:
-        with place.refusals(folder, FLAG):
+        with place.refusals(folder, options.flag):
             folder.mkdir(parents=True, exist_ok=True)
     by_film: dict[tuple[str, int | None], list[tuple[Hit, SavedClip]]] = {}
     for hit, clip in wanted:
@@ -66,6 +72,17 @@ def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> Query
 def clip_name(hit: Hit, number: int, digits: int = 3) -> str:
     """Return a name that every file system takes, and that no other moment of the answer has: 001_film_0m12s.mp4."""
     return f"{number:0{digits}d}_{_plain(Path(hit.path).stem)}_{int(hit.start) // 60}m{int(hit.start) % 60:02d}s.mp4"
+
+
+def next_number(folder: Path) -> int:
+    """Return the number after those that clips in a folder have; 1 where there is no such folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 1
+    except OSError as e:
+        raise os_errors.unread(e, folder) or os_errors.refusal(e) or e from e
+    return 1 + max((int(found[1]) for name in names if (found := _NUMBERED.match(name))), default=0)
 
 
 def track_of(hit: Hit) -> int | None:
@@ -112,9 +129,9 @@ def _saved(film: Film, hit: Hit, clip: SavedClip, options: ClipOptions) -> Saved
     part = film.part(max(0.0, hit.start - options.pad), hit.end + options.pad)
     try:
         if not options.dry_run:
-            with place.refusals(clip.path, FLAG):
+            with place.refusals(clip.path, options.flag):
                 part = film.write(part, temporary)
-                place.require_free([clip.path], FLAG, overwrite=options.overwrite)
+                place.require_free([clip.path], options.flag, overwrite=options.overwrite)
                 os.replace(temporary, clip.path)
     except TvrError as e:
         clip = replace(clip, problem=str(e) if not isinstance(e, DecodeError) else f"{hit.path!r}: {e}")

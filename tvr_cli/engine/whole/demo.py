@@ -467,7 +467,7 @@ def check_methods(wanted: Sequence[str]) -> tuple[str, ...]:
     Raises ConfigError for an unknown name.
     """
     if list(wanted) == ["all"]:
-        there = registry.resolve(registry.DEMO_TINY).provides | {"importance"}
+        there = registry.resolve(BACKBONE).provides | {"importance"}
         fits = [name for name in base.shipped() if base.load_class(name).needs <= there]
         rest = [name for name in fits if name not in DEFAULT_METHODS[:2]]
         return (*DEFAULT_METHODS[:2], *rest)

@@ -14,7 +14,7 @@ from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation import compare, ground
 from tvr_cli.engine.evaluation.compare import Entry
 from tvr_cli.engine.showing import cost_plot
-from tvr_cli.engine.whole import sweep_plan
+from tvr_cli.engine.whole import sweep_plan, table_card
 from tvr_cli.engine.whole.sweep_result import Cell
 from tvr_cli.engine.whole.table_result import DataTable, HolmTest, PublishedBeside, TableReport, TableRow
 from tvr_cli.errors import ConfigError, DataError
@@ -47,13 +47,20 @@ class _Row:
 
 
 def table(
-    sweep: str, out: Workspace, *, baseline: str | None = None, seed: int = 0, plot: Path | None = None
+    sweep: str,
+    out: Workspace,
+    *,
+    baseline: str | None = None,
+    seed: int = 0,
+    plot: Path | None = None,
+    cards: Path | None = None,
 ) -> TableReport:
     """Return the table of a sweep that is done or under way; what has no number yet is said.
 
     sweep: its name in a workspace, or its folder. baseline: a method, of which each encoder has its own row, or one
     row as METHOD-ENCODER; None = as the sweep says. seed: of bootstrap and permutation. plot: draw recall against cost.
-    Raises DataError where there is no sweep or nothing is done, ConfigError for a baseline that it has not.
+    cards: write a card of each row into this folder. Raises DataError where there is no sweep or nothing is done,
+    ConfigError for a baseline that it has not.
     """
     folder = Path(sweep) if (Path(sweep) / "sweep.json").is_file() else out.sweep_folder(Path(sweep).name)
     plan = sweep_plan.require_plan(folder)
@@ -74,9 +81,12 @@ def table(
             f"{s.cell.run} on {s.cell.data}: {s.reason or 'not done yet'}" for s in states if s.state != "done"
         ),
         plot=plot,
+        cards=cards,
     )
     if plot is not None:
         cost_plot.draw([_point(t, row) for t in report.tables for row in t.rows], plot)
+    if cards is not None:
+        table_card.write(report, cards, seed=seed)
     return report
 
 

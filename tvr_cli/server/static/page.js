@@ -3,17 +3,16 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const SVG = "http://www.w3.org/2000/svg";
-  const LAST_FRAME_S = 0.04; // before the end of a moment, its last picture is still shown
   let picture = null; // a file that is asked with
   let like = null; // {video, start, end}
   let shown = []; // moments in the order of their cards
+  let question = ""; // that these answer
   let asking = null;
-  let at = 0, video = null, bounded = true;
 
   const made = (tag, attributes = {}, ...inside) => {
     const one = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
-      if (name === "onclick") one.addEventListener("click", value);
+      if (name.startsWith("on")) one.addEventListener(name.slice(2), value);
       else if (value !== null && value !== undefined) one.setAttribute(name, value);
     }
     one.append(...inside.filter((x) => x !== null && x !== undefined));
@@ -34,12 +33,15 @@
     $("state").classList.toggle("wrong", wrong);
   };
 
-  const got = async (address, options) => {
+  const fetched = async (address, options) => {
     const answer = await fetch(address, options);
+    if (answer.ok) return answer;
     const said = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error(said.error || `the server said ${answer.status}`);
-    return said;
+    throw new Error(said.error || `the server said ${answer.status}`);
   };
+  const got = async (address, options) => (await fetched(address, options)).json();
+  const posted = (sent) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(sent) });
+  const why = (error) => error instanceof TypeError ? "The server does not answer; it may have been ended." : error.message;
 
   // ------------------------------------------------------------------------------------------------------ asking
 
@@ -74,8 +76,10 @@
       if (mine === asking) show(answer.results[0]);
     } catch (error) {
       if (error.name === "AbortError") return;
+      shown = [];
       $("cards").replaceChildren();
-      say(error instanceof TypeError ? "The server does not answer; it may have been ended." : error.message, true);
+      counted();
+      say(why(error), true);
     }
   };
 
@@ -119,7 +123,7 @@
     const name = nameOf(hit.path), when = `${clock(hit.start)}–${clock(hit.end)}`;
     const image = made("img", { src: pictureOf(hit), alt: "", loading: number < 6 ? "eager" : "lazy" });
     const stage = made("button", { type: "button", class: "stage play", "aria-haspopup": "dialog",
-      onclick: () => open(number) },
+      onclick: () => player.open(number) },
       image, made("span", { class: "rank" }, String(hit.rank)), made("span", { class: "hidden" }, `: play ${name}, `),
       made("span", { class: "when" }, when), hit.channel === "picture" ? null : made("span", { class: "by" }, hit.channel),
       made("span", { class: "go", "aria-hidden": "true" }));
@@ -134,13 +138,18 @@
         made("div", { class: "time" }, hit.curve ? curveOf(hit) : null),
         made("div", { class: "does" },
           made("button", { type: "button", onclick: () => moreLike(hit) }, "More like this"),
-          made("button", { type: "button", onclick: (e) => copy(hit.path, e.currentTarget) }, "Copy path")))));
+          made("button", { type: "button", onclick: (e) => saveClip(hit, e.currentTarget) }, "Save clip"),
+          made("button", { type: "button", onclick: (e) => copy(hit.path, e.currentTarget) }, "Copy path"),
+          made("label", { class: "pick" }, made("input", { type: "checkbox", onchange: counted }), "Select",
+            made("span", { class: "hidden" }, ` ${name}, ${when}`))))));
   };
 
   const show = (answer) => {
     const found = answer.hits, nearest = answer.nearest || [];
     shown = [...found, ...nearest];
+    question = answer.query;
     $("cards").replaceChildren(...shown.map((hit, i) => card(hit, i, i >= found.length)));
+    counted();
     if (found.length) say(`${count(found.length, "moment")}${nearest.length ? `, and ${nearest.length} with less confidence` : ""}`);
     else if (nearest.length) say("Nothing found with confidence. Nearest:");
     else say("Nothing found.");
@@ -154,11 +163,70 @@
     setTimeout(() => { button.textContent = before; }, 1500);
   };
 
+  // ------------------------------------------------------------------------------------------------- taking along
+
+  const tell = (text, wrong = false) => {
+    const place = $("player").open ? $("player-note") : $("told");
+    place.textContent = text;
+    place.classList.toggle("told", !wrong);
+    place.classList.toggle("wrong", wrong);
+  };
+
+  const boxes = () => Array.from($("cards").querySelectorAll(".pick input"));
+  const chosen = () => boxes().flatMap((box, i) => box.checked ? [{ ...shown[i], curve: undefined }] : []);
+
+  const counted = () => {
+    const n = chosen().length;
+    $("taking").hidden = n === 0;
+    $("taking-count").textContent = `${count(n, "moment")} selected`;
+    $("taking-all").disabled = n === shown.length;
+  };
+
+  const keep = async (answer) => {
+    const name = decodeURIComponent(/filename\*=UTF-8''([^;]+)/.exec(answer.headers.get("content-disposition"))[1]);
+    const address = URL.createObjectURL(await answer.blob());
+    made("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60000);
+    return [`Saved ${name}.`, ...JSON.parse(answer.headers.get("tvr-said") || "[]")].join(" ");
+  };
+
+  // One at a time of each button; it keeps the focus, which a disabled one would lose.
+  const busy = async (button, words, act) => {
+    if (button.getAttribute("aria-busy")) return;
+    button.setAttribute("aria-busy", "true");
+    const before = button.textContent;
+    button.textContent = words;
+    try { tell(await act()); }
+    catch (error) { tell(why(error), true); }
+    button.textContent = before;
+    button.removeAttribute("aria-busy");
+  };
+
+  const saveClip = (hit, button) => busy(button, "Saving …", async () =>
+    keep(await fetched(`/api/clip?video=${encodeURIComponent(hit.video_id)}&start=${hit.start}&end=${hit.end}`)));
+
+  const saveClips = (button) => busy(button, "Saving …", async () => {
+    const { clips } = await got("/api/clips", posted({ query: question, moments: chosen() }));
+    const failed = clips.clips.filter((one) => one.problem);
+    const there = clips.clips.length - failed.length;
+    if (failed.length) throw new Error(`${there ? `${count(there, "clip")} saved in ${clips.folder}, ` : ""}${failed.length} not: ${failed[0].problem}`);
+    return `${count(there, "clip")} saved in ${clips.folder}.`;
+  });
+
+  const saveTimeline = (button) => busy(button, "Exporting …", async () =>
+    keep(await fetched("/api/timeline", posted({ query: question, moments: chosen(), form: $("taking-form").value }))));
+
+  const select = (all) => {
+    for (const box of boxes()) box.checked = all;
+    counted();
+    if (!all) boxes()[0]?.focus(); // the button that was pressed has gone
+  };
+
   const moreLike = (hit) => {
     like = { video: hit.video_id, path: hit.path, start: hit.start, end: hit.end, peak: hit.peak };
     picture = null;
     $("q").value = "";
-    if ($("player").open) $("player").close();
+    player.close();
     parts();
     window.scrollTo({ top: 0 });
     ask();
@@ -166,61 +234,23 @@
 
   // ------------------------------------------------------------------------------------------------------ playing
 
-  const stop = () => {
-    if (!video) return;
-    const old = video;
-    video = null;
-    old.pause();
-    old.removeAttribute("src");
-    old.load();
-    old.remove();
-  };
-
-  const play = () => {
-    bounded = true;
-    video.currentTime = shown[at].start;
-    video.play().catch(() => {});
-  };
-
-  const turn = (number) => {
-    stop();
-    at = number;
-    const hit = shown[at];
-    $("player-name").textContent = nameOf(hit.path);
-    $("player-when").textContent = `${clock(hit.start)}–${clock(hit.end)}`;
-    $("player-note").textContent = "";
-    $("player-before").disabled = at === 0;
-    $("player-after").disabled = at === shown.length - 1;
-    const one = made("video", { controls: "", playsinline: "", preload: "auto", poster: pictureOf(hit),
-      "aria-label": `${nameOf(hit.path)}, ${clock(hit.start)} to ${clock(hit.end)}` });
-    one.addEventListener("loadedmetadata", () => { if (video === one) play(); });
-    // Events of time come four times a second, too seldom for a moment of half of one.
-    const look = () => {
-      if (video !== one) return;
-      if (bounded && one.currentTime >= hit.end) {
-        bounded = false;
-        one.pause();
-        one.currentTime = Math.max(hit.start, hit.end - LAST_FRAME_S);
-      }
-      requestAnimationFrame(look);
-    };
-    requestAnimationFrame(look);
-    one.addEventListener("error", () => {
-      if (video === one) $("player-note").textContent = "This browser cannot play the file: it is gone, or of a kind that it does not know.";
-    });
-    one.src = `/media?video=${encodeURIComponent(hit.video_id)}`;
-    video = one;
-    $("player-screen").append(one);
-    const curve = hit.curve ? curveOf(hit) : null;
-    $("player-curve").replaceChildren(...(curve ? [curve] : []));
-    if (curve) curve.addEventListener("click", (event) => {
-      const box = curve.getBoundingClientRect();
-      bounded = false;
-      video.currentTime = Number(curve.dataset.end) * (event.clientX - box.left) / box.width;
-    });
-  };
-
-  const open = (number) => { $("player").showModal(); turn(number); };
+  const player = makePlayer({
+    moment: (i) => shown[i] && {
+      name: nameOf(shown[i].path), when: `${clock(shown[i].start)}–${clock(shown[i].end)}`,
+      start: shown[i].start, end: shown[i].end, poster: pictureOf(shown[i]),
+      source: `/media?video=${encodeURIComponent(shown[i].video_id)}`,
+    },
+    lost: () => "This browser cannot play the file: it is gone, or of a kind that it does not know.",
+    shown: (i) => {
+      const curve = shown[i].curve ? curveOf(shown[i]) : null;
+      $("player-curve").replaceChildren(...(curve ? [curve] : []));
+      if (curve) curve.addEventListener("click", (event) => {
+        const box = curve.getBoundingClientRect();
+        player.seek(Number(curve.dataset.end) * (event.clientX - box.left) / box.width);
+      });
+    },
+    opener: (i) => $("cards").querySelectorAll(".play")[i],
+  });
 
   // ------------------------------------------------------------------------------------------------------ the page
 
@@ -234,13 +264,13 @@
 
   $("ask").addEventListener("submit", ask);
   $("image").addEventListener("change", () => take($("image").files[0]));
-  $("player-close").addEventListener("click", () => $("player").close());
-  $("player").addEventListener("close", stop);
-  $("player-again").addEventListener("click", () => { if (video) play(); });
-  $("player-before").addEventListener("click", () => turn(at - 1));
-  $("player-after").addEventListener("click", () => turn(at + 1));
-  $("player-like").addEventListener("click", () => moreLike(shown[at]));
-  $("player-copy").addEventListener("click", (e) => copy(shown[at].path, e.currentTarget));
+  $("player-like").addEventListener("click", () => moreLike(shown[player.at()]));
+  $("player-save").addEventListener("click", (e) => saveClip(shown[player.at()], e.currentTarget));
+  $("taking-clips").addEventListener("click", (e) => saveClips(e.currentTarget));
+  $("taking-timeline").addEventListener("click", (e) => saveTimeline(e.currentTarget));
+  $("taking-all").addEventListener("click", () => select(true));
+  $("taking-none").addEventListener("click", () => select(false));
+  $("player-copy").addEventListener("click", (e) => copy(shown[player.at()].path, e.currentTarget));
   document.addEventListener("paste", (event) => {
     const file = Array.from(event.clipboardData.files).find((f) => f.type.startsWith("image/"));
     if (file) { event.preventDefault(); take(file); }
@@ -255,6 +285,7 @@
   got("/api/library").then((library) => {
     const hours = library.seconds / 3600;
     $("library").textContent = `${count(library.videos, "video")}, ${hours < 1 ? `${Math.round(library.seconds / 60)} minutes` : `${hours.toFixed(1)} hours`}, in ${library.workspace}`;
+    $("taking-clips").title = `In ${library.clips}`;
   }).catch((error) => say(error.message, true));
   if (new URLSearchParams(location.search).get("q")) { $("q").value = new URLSearchParams(location.search).get("q"); ask(); }
 })();

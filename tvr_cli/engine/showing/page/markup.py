@@ -25,6 +25,7 @@ from tvr_cli.version import __version__
 _FOUND_BY = {"picture": "seen", "speech": "said", "both": "seen and said"}
 _NEAREST = 4  # cards of what was not found, a row of them
 _HERE = Path(__file__).parent
+_SCRIPTS = ("player.js", "page.js")
 # Of width to height: as most of the pictures are, so that they fill their places.
 _STAGES = ((1.15, "square"), (1.55, "middle"), (float("inf"), "wide"))
 
@@ -54,7 +55,7 @@ def page(answers: Sequence[Answer], seen: Sequence[Sequence[Seen]], to: Path) ->
         title,
         f'<div class="{_stage([one.picture for known in seen for one in known])}">'
         f'<header class="top"><p class="mark">tvr</p>{top}</header><main>{"".join(parts)}</main>{_FOOT}{_PLAYER}</div>',
-        script=(_HERE / "page.js").read_text("utf-8"),
+        script="\n".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS),
     )
 
 
