@@ -32,6 +32,7 @@ from tvr_cli.api_flags import (
     train_options,
 )
 from tvr_cli.api_showing import Showing
+from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
@@ -69,7 +70,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace(Showing):
+class OpenWorkspace(Showing, Sweeping):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -544,10 +545,12 @@ class OpenWorkspace(Showing):
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
-        from tvr_cli.engine.searching import resident
+        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
+            from tvr_cli.engine.searching import resident
 
-        found = resident.ask(self.workspace, {"sentences": several(sentences), **asked})
-        return found or self.search(sentences, **asked)
+            if (found := resident.ask(self.workspace, {"sentences": several(sentences), **asked})) is not None:
+                return found
+        return self.search(sentences, **asked)
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool

@@ -102,6 +102,12 @@ def several(values: str | Sequence[str]) -> list[str]:
     return [values] if isinstance(values, str) else list(values)
 
 
+def listed(values: str | Sequence[str]) -> list[str]:
+    """Return the values of a flag that takes several with commas: a text of them, or a list."""
+    words = values.split(",") if isinstance(values, str) else values
+    return [word.strip() for word in words if word.strip()]
+
+
 def path_of(path: PathLike | None) -> Path | None:
     return None if path is None else Path(path)
 

@@ -8,9 +8,9 @@
       speech/                    the words of the videos, where `tvr query --channel` asked for them
         heard/                   what `tvr transcribe` wrote down of what is said
       sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
-      mteb/                      MTEB's own folder of results, and a workspace for each of its data sets: `tvr mteb`
       parts.jsonl                which videos each of several jobs reads: `tvr extract-frames --plan-parts`
       done.jsonl                 which parts were read here: `tvr extract-frames --shard`
+      mteb/                      MTEB's own folder of results, and a workspace for each of its data sets: `tvr mteb`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
       watch/                     where `tvr watch` runs: what it does, and what it says in the background
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
-_HEARD, _SWEEPS, _MTEB, _CLIPS, _WATCH = "heard", "sweeps", "mteb", "clips", "watch"
+_HEARD, _SWEEPS, _CLIPS, _WATCH, _MTEB = "heard", "sweeps", "clips", "watch", "mteb"
 _Read = TypeVar("_Read")
 
 
@@ -412,20 +412,6 @@ class Workspace(os.PathLike[str]):
         return RunDir.named(self.root / _SWEEPS, name).path
 
     @property
-    def mteb_folder(self) -> Path:
-        """Where MTEB keeps its results."""
-        return self.root / _MTEB
-
-    def mteb_corpus(self, name: str) -> Workspace:
-        """Return the workspace of a data set of MTEB. Raises ConfigError for an unusable name."""
-        return Workspace(RunDir.named(self.mteb_folder / "corpora", name).path)
-
-    @property
-    def given_videos(self) -> Path:
-        """Where videos lie that were handed over as bytes, while they are decoded."""
-        return self.root / "videos"
-
-    @property
     def clips_folder(self) -> Path:
         """Where a server saves clips unless another folder was named."""
         return self.root / _CLIPS
@@ -439,6 +425,20 @@ class Workspace(os.PathLike[str]):
     def done_parts(self) -> Path:
         """Where it is noted which parts were read into this workspace."""
         return self.root / "done.jsonl"
+
+    @property
+    def mteb_folder(self) -> Path:
+        """Where MTEB keeps its results."""
+        return self.root / _MTEB
+
+    def mteb_corpus(self, name: str) -> Workspace:
+        """Return the workspace of a data set of MTEB. Raises ConfigError for an unusable name."""
+        return Workspace(RunDir.named(self.mteb_folder / "corpora", name).path)
+
+    @property
+    def given_videos(self) -> Path:
+        """Where videos lie that were handed over as bytes, while they are decoded."""
+        return self.root / "videos"
 
     @property
     def server_note(self) -> Path:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import av
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -29,6 +31,7 @@ from tvr_cli.engine.searching import resident
 from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.server import door, running
 from tvr_cli.server.app import create_app
+from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Rules
 from tvr_cli.server.library import Library, Named
 from tvr_cli.version import __version__
@@ -133,7 +136,7 @@ def test_the_page_and_its_parts_name_no_other_address(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         *("/api/library", "/api/search", "/api/watch", "/api/picture", "/media"),
-        *("/api/clip", "/api/clips", "/api/timeline"),
+        *("/api/clip", "/api/clips", "/api/timeline", "/api/stream"),
     }
 
 
@@ -269,6 +272,64 @@ def test_a_moment_of_a_file_that_has_gone_is_said_and_the_others_are_saved(clien
         path.with_suffix(".away").rename(path)
 
 
+# ---------------------------------------------------------------------------------------------------------- transcoded
+
+
+def test_a_file_is_transcoded_from_the_second_that_is_asked_for(client, place, tmp_path):
+    video = sorted(library_files(client))[0]
+    film = decode_all(place / "videos" / video)
+    with av.open(str(place / "videos" / video)) as container:
+        rate = float(container.streams.video[0].average_rate or 0)
+    said = client.get("/api/stream", params={"video": video, "at": 1.0})
+    assert said.status_code == 200 and said.headers["content-type"] == "video/mp4"
+    made = tmp_path / "made.mp4"
+    made.write_bytes(said.content)
+    with av.open(str(made)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.codec.canonical_name == "h264"
+        assert b"moof" in said.content and said.content.index(b"moov") < said.content.index(b"moof")
+    found = decode_all(made)
+    assert len(found) == len(film) - round(rate)
+    for ours, theirs in zip(found, film[round(rate) :], strict=True):
+        assert np.abs(ours.astype(int) - theirs.astype(int)).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        ({"video": "nowhere.mp4"}, 404, "no video"),
+        ({"video": "test/00000.mp4", "at": 1e6}, 404, "cannot be transcoded: it has no picture at 1000000.0 s"),
+        ({"video": "test/00000.mp4", "at": "nan"}, 400, "at"),
+        ({"video": "test/00000.mp4", "at": -1}, 400, "at"),
+    ],
+)
+def test_what_cannot_be_transcoded_is_said(client, asked, status, words):
+    said = client.get("/api/stream", params=asked)
+    assert said.status_code == status and words in said.json()["error"]
+
+
+def test_a_file_that_is_no_video_any_more_is_said_to_be_none(client, place):
+    video = sorted(library_files(client))[-1]
+    path = place / "videos" / video
+    data = path.read_bytes()
+    path.write_bytes(b"it was replaced by words" * 100)
+    try:
+        said = client.get("/api/stream", params={"video": video})
+        assert said.status_code == 404 and "not readable as a video" in said.json()["error"]
+        cut = client.get("/api/clip", params={"video": video, "start": 0, "end": 1})
+        assert cut.status_code == 404 and "not readable as a video" in cut.json()["error"]
+    finally:
+        path.write_bytes(data)
+
+
+def test_no_more_is_encoded_at_a_time_than_there_are_places():
+    encoders = Encoders(at_once=1, wait_s=0.01)
+    with encoders.place(), pytest.raises(errors.EnvironmentProblem, match="1 videos are cut or transcoded already"):
+        encoders.take()
+    with encoders.place():
+        pass
+
+
 # ------------------------------------------------------------------------------------------------------------- hostile
 
 
@@ -395,6 +456,13 @@ def test_what_the_server_refuses_is_refused_with_its_words(opened, place):
 )
 def test_what_the_server_does_not_answer_with_is_answered_here(opened, library, asked):
     assert resident.ask(library.workspace, asked) is None
+
+
+@pytest.mark.parametrize("flag, value", [("device", "cpu:0"), ("method", "mean"), ("offline", True)])
+def test_what_was_named_otherwise_than_for_the_server_is_said(flag, value, opened, library, caplog):
+    with caplog.at_level("DEBUG", logger="tvr"):
+        assert resident.ask(library.workspace, {**ASKED, flag: value}) is None
+    assert f"not asked of a server: it was started with another --{flag} than was named" in caplog.text
 
 
 def test_files_by_name_and_by_whole_paths_are_asked_of_the_server(opened, library, place):

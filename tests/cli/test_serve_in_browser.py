@@ -38,6 +38,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "films").mkdir()
     for number, name in enumerate(NAMES):
         make_video(folder / "films" / name, 50 + number, fps=10, codec="libvpx", gop=10)
+    yield from serving(uvicorn, folder)
+
+
+@pytest.fixture(scope="module")
+def unplayable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of films that no browser plays as they are."""
+    uvicorn = pytest.importorskip("uvicorn")
+    folder = tmp_path_factory.mktemp("unplayable")
+    (folder / "films").mkdir()
+    make_video(folder / "films" / "tape.avi", 125, fps=25, codec="mpeg2video")
+    make_video(folder / "films" / "disc.mpg", 126, fps=25, codec="mpeg2video")
+    yield from serving(uvicorn, folder)
+
+
+def serving(uvicorn: Any, folder: Path) -> Iterator[str]:
+    """Serve the films of a folder."""
     out = folder / "out"
     for words in (
         ["extract-frames", folder / "films", "-o", out, "--num-frames", 4, "--workers", 1],
@@ -135,6 +151,31 @@ def test_keys_alone_ask_play_and_close(visit: Visit) -> None:
     assert tab.evaluate("document.getElementById('player').contains(document.activeElement)")
     tab.keyboard.press("Escape")
     assert not tab.locator("#player").is_visible()
+
+
+AT = "Number(new URL(document.querySelector('video').currentSrc).searchParams.get('at'))"
+
+
+def test_what_the_browser_cannot_play_is_transcoded_on_the_way_and_said(browser: Any, unplayable: str) -> None:
+    visit = Visit(browser, unplayable)
+    tab = visit.tab
+    tab.evaluate("document.getElementById('all').checked = true")
+    ask(visit)
+    for number in range(2):  # a film with sound, and one that is long enough to go elsewhere in it
+        (tab.locator(".card .play").first if number == 0 else tab.locator("#player-after")).click()
+        tab.wait_for_function("() => document.querySelector('video')?.currentSrc.includes('/api/stream')")
+        tab.wait_for_function("() => document.querySelector('video').played.length > 0")
+        assert "Transcoded for this browser" in tab.locator("#player-note").inner_text()
+        assert tab.evaluate("document.querySelector('video').videoWidth") == 160
+        tab.wait_for_function("() => document.querySelector('video').paused")
+    curve = tab.locator("#player-curve svg").bounding_box()
+    assert curve is not None
+    tab.mouse.click(curve["x"] + curve["width"] * 0.5, curve["y"] + 5)
+    tab.wait_for_function(f"() => {AT} > 2 && document.querySelector('video').played.length > 0")
+    tab.keyboard.press("Escape")
+    tab.wait_for_function("() => !document.querySelector('video')")
+    assert [one for one in visit.wrong if "416" not in one] == []
+    tab.context.close()
 
 
 def test_a_clip_is_saved_and_a_selection_exported_by_keys_alone(visit: Visit, served: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -22,11 +23,13 @@ from processes import WATCHDOG_S
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+import tvr_cli
 from tvr_cli import config
 from tvr_cli.cli import app
 from tvr_cli.config import DataConfig, Experiment, RecipeConfig, Resolved
 from tvr_cli.data.demo_world.corpus import SMALL, WorldOptions, make
 from tvr_cli.engine.scorers import options_schema
+from tvr_cli.engine.showing import cost_plot
 from tvr_cli.engine.whole import sweep as engine
 from tvr_cli.engine.whole import table as tables
 from tvr_cli.errors import DataError, Interrupted
@@ -200,6 +203,8 @@ def test_two_sweeps_in_one_folder_are_refused(place: Path, copy: Path) -> None:
     [
         ("mean, xpool", "mean, xpol", "xpol"),
         ("demo-tiny", "demo-tini", "demo-tini"),
+        ("mean, xpool", "mean, 'recipe:xpool-msrvt-b32'", "xpool-msrvt-b32.*did you mean xpool-msrvtt-b32"),
+        ("mean, xpool", "mean, mean", "stands there twice"),
         ("methods:", "metods:", r"table\.yaml:2: sweep\.metods: unknown key; did you mean methods\?"),
         ("epochs:", "epoch:", r"table\.yaml:7: train\.epoch: unknown key; did you mean epochs\?"),
         ("[0, 1]", "[0, 0]", "stands there twice"),
@@ -227,6 +232,20 @@ def test_flags_alone_make_a_sweep(place: Path, tmp_path: Path) -> None:
     payload = json.loads(ran("sweep", *flags, "--seeds", "3", "-o", tmp_path, "--dry-run", "--json").stdout)
     assert [cell["run"] for cell in payload["cells"]] == ["mean-demo-tiny", "xpool-demo-tiny-seed3"]
     assert "a sweep needs encoders" in tvr("sweep", "--methods", "mean", "-o", tmp_path).stderr
+
+
+def test_a_recipe_is_a_method_of_a_sweep_with_the_values_of_its_authors(place: Path, tmp_path: Path) -> None:
+    """The encoder is the sweep's, what the file says of training holds for every cell, and the rest is the recipe's."""
+    flags = ["--methods", "mean,recipe:xpool-msrvtt-b32", "--encoders", "demo-tiny", "--seeds", "3"]
+    own = ["--set", "train.tune=head", "--set", "train.epochs=1", "--set", "train.batch_size=8"]
+    ran("sweep", *flags, *own, "--data", f"demo:{place / 'videos'}", "-o", tmp_path, "--name", "published", *FAST)
+    run = RunDir(tmp_path / "sweeps" / "published" / "demo" / "runs" / "xpool-msrvtt-b32-demo-tiny-seed3")
+    train = run.config()["train"]
+    assert (train["optimizer"], train["schedule"], train["weight_decay"]) == ("hf-adamw", "hf-cosine", 0.2)
+    assert (train["seed"], train["epochs"], run.config()["backbone"]["name"]) == (3, 1, "demo-tiny")
+    (table,) = tvr_cli.open_workspace(tmp_path).table("published", baseline="mean").tables
+    assert [row.method for row in table.rows] == ["mean", "recipe:xpool-msrvtt-b32"]
+    assert table.rows[1].against == "mean-demo-tiny"
 
 
 def test_the_table_folds_seeds_and_tests_against_the_baseline_on_the_same_encoder(place: Path) -> None:
@@ -263,6 +282,35 @@ def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None
     assert tvr("table", "table", "-o", out, "--csv", "--latex").exit_code == 2
     assert "found 'meen'" in tvr("table", "table", "-o", out, "--baseline", "meen").stderr
     assert tvr("table", "nothing", "-o", out).exit_code == 3
+
+
+def test_the_plot_has_a_panel_an_encoder_and_the_name_of_every_method(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
+    for picture in pictures:
+        ran("table", "table", "-o", place / "out", "--plot", picture)
+    svg = pictures[0].read_text()
+    words = re.findall(r"<!-- (.*?) -->", svg)
+    assert [word for word in words if " on demo" in word] == ["demo-tiny on demo", "tiny on demo"]
+    assert words.count("mean") == words.count("xpool") == 2
+    assert svg == pictures[1].read_text()
+    wrong = tvr("table", "nothing", "-o", tmp_path, "--plot", tmp_path / "a.bmp")
+    assert wrong.exit_code == 2 and "expected a .png, .svg or .pdf file" in wrong.stderr
+
+
+def test_names_in_a_plot_do_not_stand_on_each_other() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    points = [cost_plot.Point(f"method{i}", "toy", 30.0 + 0.1 * i, 28.0, 33.0, 6668) for i in range(6)]
+    axes = Figure(figsize=(5.5, 5.5)).add_subplot()
+    cost_plot._panel(axes, points)
+    axes.figure.draw_without_rendering()
+    cost_plot._labels(axes, points)
+    axes.figure.draw_without_rendering()
+    boxes = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == 6 and all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
 
 
 def test_a_published_number_has_a_gap_only_where_nothing_differs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

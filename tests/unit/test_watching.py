@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tvr_cli import files
+from tvr_cli import files, log
 from tvr_cli.engine.extraction.difference import Seen
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
 from tvr_cli.watching import budget, ears, running, status
@@ -502,18 +502,18 @@ def test_a_status_is_that_of_a_watcher_that_runs(tmp_path: Path) -> None:
     running.refuse_second(workspace)
 
 
-def test_a_status_that_cannot_be_written_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_status_that_cannot_be_written_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, value: object) -> None:
         raise EnvironmentProblem("the disk is full")
 
     board = Board(Workspace(tmp_path), WatchStatus(workspace="out", state="starting"))
     monkeypatch.setattr(files, "write_json", full)
-    monkeypatch.setattr("tvr_cli.log.logger.propagate", True)
+    said: list[str] = []
+    monkeypatch.setattr(log.logger, "warning", lambda text, *parts: said.append(text % parts))
     board.say(state="waiting")
     board.say(state="working")
-    assert caplog.text.count("the disk is full") == 1 and board.now.state == "working"
+    assert said == ["warning: what the watcher does cannot be noted: the disk is full"]
+    assert board.now.state == "working"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no process to processors")

@@ -37,6 +37,7 @@ NAMES = (
     "transcribe",
     "serve",
     "watch",
+    "mcp",
     "methods",
     "backbones",
     "datasets",

@@ -81,8 +81,8 @@ class Door:
         if asked.get("TVR_BACKBONE") != self._variable:
             return {"other": "TVR_BACKBONE was another where it was started"}
         search = dict(asked["search"])
-        if any(search.pop(name, own) != own for name, own in vars(library.named).items()):
-            return {"other": "it answers with another method or backbone than was named"}
+        if other := [name for name, own in vars(library.named).items() if search.pop(name, own) != own]:
+            return {"other": f"it was started with another --{other[0]} than was named"}
         with _heard() as said:
             try:
                 report = library.answer(search.pop("sentences", []), search)

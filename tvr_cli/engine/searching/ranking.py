@@ -29,12 +29,12 @@ from typing import Protocol
 import numpy as np
 
 from tvr_cli import user_cache
+from tvr_cli.engine.searching.confidence import MILD
 from tvr_cli.stores.index.timeline import IndexedFilms
 from tvr_cli.stores.moment_head import PARTS, MomentHead
 
 SHARPNESS = 50.0  # of cosines, before they are compared
 NULL_SHARE = 0.7  # of what the bank says of a moment, that is taken off
-MILD = SHARPNESS / 2  # with which sentences that are nearly as good count, too
 _ROWS = 4096  # frames that are widened to float32 at a time
 Products = Callable[[IndexedFilms, np.ndarray], np.ndarray]
 

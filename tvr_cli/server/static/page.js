@@ -240,6 +240,13 @@
       start: shown[i].start, end: shown[i].end, poster: pictureOf(shown[i]),
       source: `/media?video=${encodeURIComponent(shown[i].video_id)}`,
     },
+    converted: (i, from) => `/api/stream?video=${encodeURIComponent(shown[i].video_id)}&at=${from.toFixed(3)}`,
+    why: async (address) => {
+      const asked = new AbortController();
+      try { await fetched(address, { signal: asked.signal }); return ""; }
+      catch (error) { return why(error); }
+      finally { asked.abort(); } // what it says is wanted, and not the film
+    },
     lost: () => "This browser cannot play the file: it is gone, or of a kind that it does not know.",
     shown: (i) => {
       const curve = shown[i].curve ? curveOf(shown[i]) : null;
