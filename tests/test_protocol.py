@@ -46,8 +46,7 @@ VERBS = {
         "shape: 'str' = 'fixed', word_shape: 'str | None' = None, "
         "max_words: 'int | None' = None, temporal_shift: 'bool' = False, patches: 'bool' = False, "
         "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, "
-        "repair: 'str | None' = None, "
-        "shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
+        "repair: 'str | None' = None, shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
         "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePreview'"
     ),
     "train": (
@@ -80,6 +79,7 @@ VERBS = {
     "index": (
         "(self, *, run: 'str | None' = None, method: 'str | None' = None, backbone: 'str | None' = None, "
         "first: 'str | None' = None, then: 'str | None' = None, bank: 'PathLike | None' = None, "
+        "store: 'str | None' = None, coarse_memory: 'str | None' = None, "
         "device: 'str' = 'auto', overwrite: 'bool' = False, dry_run: 'bool' = False) "
         "-> 'IndexReport'"
     ),
@@ -96,6 +96,7 @@ VERBS = {
         "shorter: 'float | None' = None, not_in: 'PathLike | None' = None, "
         "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
+    "require_page": "(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'",
     "page": ("(self, found: 'QueryReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'WrittenPage'"),
     "save_clips": (
         "(self, found: 'QueryReport', folder: 'PathLike', *, pad: 'float' = 0.0, overwrite: 'bool' = "
@@ -111,6 +112,11 @@ VERBS = {
         "backbone: 'str | None' = None, first: 'str | None' = None, no_head: 'bool' = False, device: "
         "'str' = 'auto', offline: 'bool' = False) -> 'ExplainReport'"
     ),
+    "similar": (
+        "(self, moment: 'str', *, k: 'int' = 10, backbone: 'str | None' = None, device: 'str' = 'auto', "
+        "offline: 'bool' = False) -> 'SimilarReport'"
+    ),
+    "ask_for": "(self, verb: 'str', **asked: 'Any') -> 'Any'",
     "require_drawable": ("(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'"),
     "draw": ("(self, found: 'ExplainReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'Path'"),
     "train_moments": (

@@ -23,6 +23,7 @@ from tvr_cli import commands, log
 from tvr_cli.api_flags import (
     at_least,
     judge_options,
+    kind_of_index,
     no_dry_repair,
     one_of,
     path_of,
@@ -31,6 +32,7 @@ from tvr_cli.api_flags import (
     train_flags,
     train_options,
 )
+from tvr_cli.api_scores import judge_scores, protocol_card
 from tvr_cli.api_showing import Showing
 from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.errors import ConfigError
@@ -38,7 +40,7 @@ from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.config import Resolved
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
     from tvr_cli.engine.extraction.part_list import PartListReport
@@ -429,6 +431,8 @@ class OpenWorkspace(Showing, Sweeping):
         first: str | None = None,
         then: str | None = None,
         bank: PathLike | None = None,
+        store: str | None = None,
+        coarse_memory: str | None = None,
         device: str = "auto",
         overwrite: bool = False,
         dry_run: bool = False,
@@ -437,8 +441,9 @@ class OpenWorkspace(Showing, Sweeping):
 
         first, then: two backbones; the clip vectors of the first find the candidates, and the method ranks them on the
         features of the second. bank: a file of sentences about nothing in the library, in place of those that ship
-        with tvr. Raises DataError when something else than an index stands in its place, StoreMismatch without
-        features, ConfigError for one of two backbones alone.
+        with tvr. store: "file", "lance" or "lance:URI", None = as the one that stands. coarse_memory: with lance, bytes
+        above which clips are found by cells. Raises DataError when something else than an index stands in its place,
+        StoreMismatch without features, ConfigError for one of two backbones alone.
         """
         from tvr_cli.engine.searching import index
 
@@ -450,8 +455,9 @@ class OpenWorkspace(Showing, Sweeping):
         asked = index.Asked(run, method, then or backbone, first)
         with self._watched():
             return index.index(
-                self.workspace, asked, null=path_of(bank), device=device, overwrite=overwrite, dry_run=dry_run
-            )
+                self.workspace, asked, null=path_of(bank), kind=kind_of_index(store, coarse_memory), device=device,
+                overwrite=overwrite, dry_run=dry_run,
+            )  # fmt: skip
 
     def search(
         self,
@@ -545,12 +551,17 @@ class OpenWorkspace(Showing, Sweeping):
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
+        found: QueryReport = self.ask_for("search", sentences=several(sentences), **asked)
+        return found
+
+    def ask_for(self, verb: str, **asked: Any) -> Any:
+        """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
+        found = None
         if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
             from tvr_cli.engine.searching import resident
 
-            if (found := resident.ask(self.workspace, {"sentences": several(sentences), **asked})) is not None:
-                return found
-        return self.search(sentences, **asked)
+            found = resident.ask(self.workspace, verb, asked)
+        return getattr(self, verb)(**asked) if found is None else found
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
@@ -562,39 +573,4 @@ class OpenWorkspace(Showing, Sweeping):
             self._sessions[named] = None
             if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
                 return found
-        if (session := self._sessions.get(named)) is None:
-            session = query.session(self.workspace, flags, device=device, offline=offline)
-            self._sessions.clear()  # one backbone in memory is enough
-            self._sessions[named] = session
-        return query.ask(session, wanted, options)
-
-
-def judge_scores(
-    path: PathLike,
-    *,
-    v2t_protocol: str = "max",
-    metrics: str = "fair",
-    post: str | Sequence[str] = (),
-    scale: str | None = None,
-    qrels: PathLike | None = None,
-    allow_missing: bool = False,
-    seed: int = 0,
-    data: str | None = None,
-    split: str = "test",
-) -> ScoresReport:
-    """Judge a score matrix of any tool, safetensors or npz (`tvr evaluate --scores`). Raises DataError, ConfigError.
-
-    scale: what a cosine of one is in the scores: "cosine", "logit" or a number. data, split: what they are about.
-    """
-    from tvr_cli.engine.evaluation import judge, score_ids
-
-    options = judge_options(v2t_protocol, metrics, post, seed, scale, qrels)
-    ids = None if data is None else score_ids.of_dataset(data, split)
-    return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
-
-
-def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
-    """Return the lines of a citable block of text that says how a result came about."""
-    from tvr_cli.engine.evaluation.card import card_of
-
-    return card_of(report).lines()
+        return query.ask(self._session(flags, device, offline), wanted, options)

@@ -11,6 +11,7 @@ from tvr_cli.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from tvr_cli.engine.evaluation.judge import JudgeOptions
+    from tvr_cli.engine.searching.index import Kind
     from tvr_cli.engine.training.train import TrainOptions
 
 PathLike = str | os.PathLike[str]
@@ -59,6 +60,18 @@ def judge_options(
         scale=None if scale is None else parse_scale(scale),
         qrels=None if qrels is None else relevance.read_qrels(Path(qrels)),
     )
+
+
+def kind_of_index(store: str | None, coarse_memory: str | None) -> Kind | None:
+    """Read `--store` and `--coarse-memory`. Raises ConfigError."""
+    if store is None:
+        if coarse_memory is not None:
+            raise ConfigError("--coarse-memory is of a table: give it with --store lance")
+        return None
+    from tvr_cli.engine.device import parse_bytes
+    from tvr_cli.engine.searching.index import kind_named
+
+    return kind_named(store, None if coarse_memory is None else parse_bytes(coarse_memory))
 
 
 # What tells a job its number: the variable, and the number of the first job.

@@ -22,7 +22,7 @@ from tvr_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.searching.explain import ExplainReport
+    from tvr_cli.results.explained import ExplainReport
 
 _BAR = 20  # letters of the longest
 
@@ -55,9 +55,10 @@ def explain(
     opened = api.open_workspace(workspace)
     if out is not None:
         opened.require_drawable(out, overwrite=overwrite)  # before anything is computed
-    report = opened.explain(
-        text,
-        video,
+    report = opened.ask_for(
+        "explain",
+        sentence=text,
+        video=video,
         run=run,
         method=method,
         backbone=backbone,

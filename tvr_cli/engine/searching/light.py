@@ -138,10 +138,12 @@ def _by_time(workspace: Workspace, light: Light, pooled: np.ndarray, options: Se
     from tvr_cli.engine.searching import heads, moments  # which an index of windows does without
     from tvr_cli.engine.searching.ranking import ByHead
 
-    head = heads.head_for(workspace, light.backbone, light.identity, options.head)
+    chosen = heads.head_for(workspace, light.backbone, light.identity, options.head)
+    chosen.say()
     unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
     lines = confidence.of_index(light.index.measured)
-    return moments.search(light.index.films, unit, options, None if head is None else ByHead(head), lines)
+    ranking = None if chosen.head is None else ByHead(chosen.head)
+    return moments.search(light.index.films, unit, options, ranking, lines)
 
 
 def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
@@ -18,7 +19,6 @@ from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import confidence, explain, heads, kept, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
-from tvr_cli.engine.searching.explain import ExplainReport
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
 from tvr_cli.engine.searching.question import Question, Stretch, asking
@@ -29,6 +29,7 @@ from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
 from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
 from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
+from tvr_cli.results.explained import ExplainReport
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.index.timeline import IndexedFilms
@@ -37,6 +38,7 @@ from tvr_cli.workspace import Workspace
 
 _Opened = tuple[Index, Scorer, FeatureStore]
 _SCAN_ROWS = 1024  # frames that are widened to float32 at a time: they stay in the cache
+_FEW = 3  # sentences
 
 
 class Session:
@@ -52,7 +54,7 @@ class Session:
         self._keeps = False  # whether it is this session that keeps the workspace up to date
         self._seen: dict[Any, Any] = {}
         self._open: _Opened | None = None
-        self._rankings: dict[HeadWish, Ranking] = {}
+        self._rankings: dict[HeadWish, tuple[Ranking, heads.Chosen]] = {}
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
         self._seer: tuple[str, Backbone] | None = None
@@ -157,9 +159,11 @@ class Session:
     def _ranking(self, store: FeatureStore, wish: HeadWish) -> Ranking:
         """Return what ranks moments by time: a head that is wanted and fits, else comparison with the bank."""
         if wish not in self._rankings:
-            head = heads.head_for(self.workspace, store.backbone_name, store.identity, wish)
-            self._rankings[wish] = Compared(products) if head is None else ByHead(head, products)
-        return self._rankings[wish]
+            found = heads.head_for(self.workspace, store.backbone_name, store.identity, wish)
+            self._rankings[wish] = (Compared(products) if found.head is None else ByHead(found.head, products)), found
+        ranking, chosen = self._rankings[wish]
+        chosen.say()
+        return ranking
 
     def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences of a question, and say which of them is cut."""
@@ -169,7 +173,14 @@ class Session:
         return text
 
     def _ready(self) -> _Opened:
-        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it."""
+        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it; whoever asks
+        is told what it lacks.
+        """
+        opened = self._as_new()
+        confidence.say(confidence.of_index(opened[0].measured), self.workspace)
+        return opened
+
+    def _as_new(self) -> _Opened:
         if self._open is not None and self._stamp() == self._seen:
             return self._open
         before = self._stamp()
@@ -196,7 +207,6 @@ class Session:
         self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found
         self._rankings.clear()
-        confidence.say(confidence.of_index(found[0].measured), self.workspace)
         return found
 
     def _stamp(self) -> dict[Any, Any]:
@@ -247,8 +257,29 @@ class Session:
             repair.refresh(self.workspace, store, options, store, named=named)
 
 
-def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-    """Return the products [T, N] of sentences [T, D] with all frames of a segment."""
-    asked = torch.from_numpy(queries)
-    found = [asked @ block.float().T for block in part.segment["timeline.frames"].split(_SCAN_ROWS)]
-    return torch.cat(found, 1).numpy()
+def products(part: IndexedFilms, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the products [T, n] of sentences [T, D] with frames of a segment. rows: [n] which, None = all of them.
+
+    Frames are widened in the same memory again and again: asked for anew each time, it costs more than the products.
+    """
+    frames = part.segment["timeline.frames"]
+    some = None if rows is None else torch.from_numpy(rows).split(_SCAN_ROWS)
+    found = np.empty((len(queries), len(frames) if rows is None else len(rows)), np.float32)
+    picked, wide = (torch.empty(_SCAN_ROWS, frames.shape[1], dtype=kind) for kind in (frames.dtype, torch.float32))
+    at = 0
+    for block in frames.split(_SCAN_ROWS) if some is None else some:
+        n = len(block)
+        if some is not None:
+            block = torch.index_select(frames, 0, block, out=picked[:n])
+        _multiply(queries, wide[:n].copy_(block), found[:, at : at + n])
+        at += n
+    return found
+
+
+def _multiply(queries: np.ndarray, frames: Tensor, out: np.ndarray) -> None:
+    """Fill out [T, n] with products. A few sentences are faster one by one: frames are not packed for them."""
+    if len(queries) > _FEW:
+        out[:] = (torch.from_numpy(queries) @ frames.T).numpy()
+        return
+    for query, row in zip(queries, out, strict=True):
+        np.dot(frames.numpy(), query, out=row)
