@@ -18,9 +18,11 @@ import torch
 from tvr_cli import files
 from tvr_cli.engine.extraction.part_list import DonePart, done_parts, note_done
 from tvr_cli.engine.whole.merge import MergeReport, merge
-from tvr_cli.errors import ConfigError, DataError, StoreMismatch
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, StoreMismatch
+from tvr_cli.stores.features import join as feature_join
 from tvr_cli.stores.features.store import FeatureStore, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter
+from tvr_cli.stores.frames import join as frame_join
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.stores.frames.writer import FrameWriter, NewClip
 from tvr_cli.stores.spill import Spill
@@ -153,6 +155,27 @@ def test_a_late_part_is_added_to_what_was_merged(parts: list[Path], out: Workspa
     assert late.missing == [] and late.frames is not None and late.frames.clips == 4
     assert [(d.part, d.of) for d in done_parts(out)] == [(1, 2), (2, 2)]
     assert bytes_of(out.frames_folder) != {} and len(FrameWriter(out.frames_folder).clips()) == 4
+
+
+@pytest.mark.parametrize("store", ["frames", "features"])
+def test_what_another_merge_adds_meanwhile_is_never_taken_away(
+    parts: list[Path], out: Workspace, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """Two merges into one workspace, as jobs do that end together: the second read it before the first wrote."""
+    module = {"frames": frame_join, "features": feature_join}[store]
+    commit = module.commit
+
+    def late(root: Path, *rest: Any) -> int:
+        monkeypatch.setattr(module, "commit", commit)
+        merge(parts[:1], out)
+        return commit(root, *rest)
+
+    monkeypatch.setattr(module, "commit", late)
+    with pytest.raises(EnvironmentProblem, match=r"other shards than when it was read.*same command goes on"):
+        merge(parts[1:], out)
+    assert len(inodes_of(out.root)) == 2 + (store == "features")  # the first one's, and the frames of the second
+    assert merge(parts[1:], out).features[0].shards == 2 and len(out.frames().records) == 4
+    assert len(inodes_of(out.root)) == 4
 
 
 def test_a_dry_run_counts_and_writes_nothing(parts: list[Path], out: Workspace) -> None:

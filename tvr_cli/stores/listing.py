@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tvr_cli import files, os_errors
-from tvr_cli.errors import DataError
+from tvr_cli.errors import DataError, EnvironmentProblem
 from tvr_cli.schema import Misfit
 
 HEAD = "store.json"
@@ -50,6 +50,18 @@ class Covered:
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the object of a head with its own checksum."""
     return {**body, "sha256": _checksum(body)}
+
+
+def require_as_read(root: Path, before: Sequence[object], now: Sequence[object]) -> None:
+    """Raise EnvironmentProblem unless a store lists what it did when it was read: the rest would be lost.
+
+    before, now: lines of its list. The caller holds the lock, which who reads does not.
+    """
+    if tuple(before) != tuple(now):
+        raise EnvironmentProblem(
+            f"{str(root)!r} has other shards than when it was read, as when another process writes into it; nothing "
+            "was added to it. The same command goes on"
+        )
 
 
 def require_sealed(found: Mapping[str, Any]) -> None:

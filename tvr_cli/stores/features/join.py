@@ -40,9 +40,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Joint:
-    """What a store holds when others are joined to it. taken: (folder, line) of shards that have to be linked."""
+    """What a store holds when others are joined to it.
+
+    before: lines that the store itself had. taken: (folder, line) of shards that have to be linked.
+    """
 
     made: Made
+    before: tuple[ShardLine, ...]
     lines: tuple[ShardLine, ...]
     taken: Sequence[tuple[Path, ShardLine]]
 
@@ -65,20 +69,23 @@ def joint(root: Path, sides: Sequence[Side], bar: Bar) -> Joint:
                 held[line.name] = (side.root, line)
                 bar.advance()
     taken = [(folder, line) for folder, line in held.values() if folder != root]
-    return Joint(sides[0].head.made, tuple(line for _, line in held.values()), taken)
+    before = next((side.lines for side in sides if side.root == root), ())
+    return Joint(sides[0].head.made, before, tuple(line for _, line in held.values()), taken)
 
 
 def commit(root: Path, found: Joint, workspace: commands.Folder | None, bar: Bar) -> int:
     """Write what `joint` found into the store in `root`, and return how many shards are new in it.
 
     First all files, then the head in one step. bar: advances by a shard that is linked. Raises EnvironmentProblem when
-    the disk is full or another process writes, StoreMismatch where something else is in the folder.
+    the disk is full, another process writes or has written since `joint` read, StoreMismatch where something else is in
+    the folder.
     """
     with files.lock(root):
         require_own(root, workspace)
         if not (root / listing.HEAD).is_file():
             begin(root, found.made)
         head, lines = heads.read(root, workspace)
+        listing.require_as_read(root, found.before, lines)
         known = {line.name for line in lines}
         for folder, line in found.taken:
             if line.name not in known:

@@ -50,12 +50,14 @@ class Side:
 class Joint:
     """What a store holds when others are joined to it; nothing is written yet.
 
-    lines: all that count then. taken: (folder, line) of shards that have to be linked. written: (folder, line, records)
-    of those whose records change, because a clip in them is taken from elsewhere. doubled: clips that were there twice.
+    before: lines that the store itself had. lines: all that count then. taken: (folder, line) of shards that have to be
+    linked. written: (folder, line, records) of those whose records change, because a clip in them is taken from
+    elsewhere. doubled: clips that were there twice.
     clips, frames: in all.
     """
 
     head: Head
+    before: tuple[ShardLine, ...]
     lines: tuple[ShardLine, ...]
     taken: Sequence[tuple[Path, ShardLine]]
     written: Sequence[tuple[Path, ShardLine, bytes]]
@@ -114,6 +116,7 @@ def joint(root: Path, sides: Sequence[Side], bar: Bar) -> Joint:
             roots={name: prefix for side in reversed(sides) for name, prefix in side.head.roots.items()},
             sealed=sealed,
         ),
+        before=next((side.lines for side in sides if side.root == root), ()),
         lines=lines,
         taken=[(sides[at].root, line) for at, line in held if sides[at].root != root and line.records in count],
         written=written,
@@ -126,13 +129,15 @@ def commit(root: Path, found: Joint, workspace: commands.Folder | None, bar: Bar
     """Write what `joint` found into the store in `root`, and return how many shards are new in it.
 
     First all files, then the head in one step. bar: advances by a shard that is linked. Raises EnvironmentProblem when
-    the disk is full or another process writes, StoreMismatch where something else than a frame store is in the folder.
+    the disk is full, another process writes or has written since `joint` read, StoreMismatch where something else than
+    a frame store is in the folder.
     """
     with files.lock(root, wait_s=_LOCK_WAIT_S):
         require_own(root, workspace)
         if not (root / listing.HEAD).exists():
             begin(root, found.head.identity, found.head.provenance)
         head, lines = heads.read(root, workspace)
+        listing.require_as_read(root, found.before, lines)
         known = {line.name for line in lines}
         for folder, line in found.taken:
             _take(folder, root, (line.name, line.records), known)
