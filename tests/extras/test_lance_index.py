@@ -112,6 +112,15 @@ def test_above_the_memory_it_is_given_cells_find_the_candidates(tmp_path: Path) 
     assert len(set(celled.candidates(query, 599)[0].tolist())) == 599
 
 
+def test_workspaces_that_share_a_place_leave_each_others_tables_alone(tmp_path: Path) -> None:
+    there, model = str(tmp_path / "shared"), method()
+    for name in ("one", "other", "one"):  # the last replaces the first, and nothing else
+        write_lance(tmp_path / name / "index", {"method": "mean"}, blocks(model, 30), uri=there)
+    for name in ("one", "other"):
+        assert len(answers(open_index(tmp_path / name / "index"), "mean")) == 3
+    assert len(list((tmp_path / "shared").glob("*.lance"))) == 2
+
+
 def test_the_head_says_which_kind_it_is_and_opening_follows_it(tmp_path: Path) -> None:
     own, made = pair(tmp_path)
     assert isinstance(open_index(made.folder), LanceIndex) and not isinstance(open_index(own.folder), LanceIndex)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -369,7 +370,8 @@ def write_lance(
         raise DataError(f"there is no clip to index in {str(folder.parent)!r}; a table needs one")
     head = dataclasses.replace(head, encoding=kept_as(first, stored))
     parts = {name: (NAMES[x.dtype], tuple(x.shape[1:])) for name, x in parts_of(first, head).items()}
-    about = Table(uri, f"{_NAME}{generation.name}", 0, 0, 0, parts, memory, None, tuple(null_sentences))
+    before = _table_of(folder)
+    about = Table(uri, _name(uri, generation), 0, 0, 0, parts, memory, None, tuple(null_sentences))
     maker = _Rows(head, parts, {}, 0)
     at = _place(folder, about)
     table = LanceTable.create(at, _columns(about), map(maker.made, chain([first], coming)))
@@ -389,8 +391,23 @@ def write_lance(
         logger.info("of the 200 nearest clips %.1f %% are found in %d cells", 100 * found, probes)
         head = dataclasses.replace(head, table=dataclasses.replace(about, probes=probes))
     done = _committed(folder, generation, head, table, measure)
-    LanceTable.drop(at.uri, at.name, lambda name: name.startswith(_NAME))
+    if uri is None:
+        LanceTable.drop(at.uri, at.name, lambda name: name.startswith(_NAME))
+    elif before is not None and before.uri == uri:
+        LanceTable.drop(at.uri, at.name, lambda name: name == before.name)
     return done
+
+
+def _table_of(folder: Path) -> Table | None:
+    """Return the table of the index that counts, None where there is none or it is one of files."""
+    found = place.standing(folder)
+    return None if found is None or found.head is None else found.head.table
+
+
+def _name(uri: str | None, generation: Path) -> str:
+    """Return what a new table is called: where other workspaces have theirs too, as none of these is."""
+    apart = "" if uri is None else f"{secrets.token_hex(8)}-"
+    return f"{_NAME}{apart}{generation.name}"
 
 
 def parts_of(block: IndexBlock, head: Head) -> dict[str, Tensor]:
