@@ -22,8 +22,8 @@ import torch
 from tvr_cli import log
 from tvr_cli.backbones import load, registry
 from tvr_cli.engine.features import precompute as engine
-from tvr_cli.engine.features import suiting
 from tvr_cli.engine.features import repair as repairing
+from tvr_cli.engine.features import suiting
 from tvr_cli.engine.features.choose import choose_backbone
 from tvr_cli.engine.features.frame_batches import ahead
 from tvr_cli.engine.features.precompute import backbone_of, encode_captions

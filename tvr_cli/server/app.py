@@ -137,20 +137,26 @@ def create_app(library: Library, rules: Rules) -> Guard:
         return watching.read(library.workspace).to_json()
 
     @app.get("/api/search")
-    def search(asked: Annotated[Asked, Query()]) -> dict[str, Any]:
-        """Find moments: the answer of `tvr query --json`, with its flags."""
-        return library.answer(asked.sentences, asked.flags()).to_json()
+    def search(asked: Annotated[Asked, Query()], response: Response) -> dict[str, Any]:
+        """Find moments: the answer of `tvr query --json`, with its flags. What the command would say on stderr stands
+        in the header `tvr-said`, a list of JSON.
+        """
+        with log.told() as said:
+            found = library.answer(asked.sentences, asked.flags()).to_json()
+        response.headers.update(_said(said))
+        return found
 
     @app.post("/api/search")
-    def search_by_picture(asked: Annotated[AskedByPicture, Form()]) -> dict[str, Any]:
+    def search_by_picture(asked: Annotated[AskedByPicture, Form()], response: Response) -> dict[str, Any]:
         """Find moments that look like a picture, with what else is asked added to it."""
-        with tempfile.TemporaryDirectory(prefix="tvr-") as folder:
+        with tempfile.TemporaryDirectory(prefix="tvr-") as folder, log.told() as said:
             path = Path(folder) / "picture"
             path.write_bytes(asked.image.file.read())
             try:
                 found = library.answer(asked.sentences, {**asked.flags(), "image": [path]}).to_json()
             except TvrError as e:  # where it was put for a moment tells nobody anything
                 raise type(e)(str(e).replace(repr(str(path)), "the picture that was sent")) from e
+        response.headers.update(_said(said))
         return _renamed(found, str(path), "a picture")
 
     @app.get("/api/picture", response_class=Response)

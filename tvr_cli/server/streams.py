@@ -26,6 +26,7 @@ from tvr_cli.server.encoders import Encoders
 _CHUNK = 1 << 16
 _BEGINS_S = 60.0  # for a first picture
 _IDLE_S = 60.0  # a paused player takes nothing either, and goes on by asking again
+_LOOK_S = 1.0
 
 
 class Stream(StreamingResponse):
@@ -64,11 +65,17 @@ class Stream(StreamingResponse):
         return cls(path, process, first, encoders)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        watching = asyncio.create_task(self._watch())
+        answering = asyncio.ensure_future(super().__call__(scope, receive, send))
         try:
-            await super().__call__(scope, receive, send)
+            while not answering.done():
+                await asyncio.wait({answering}, timeout=_LOOK_S)
+                if not answering.done() and time.monotonic() > self._taken + _IDLE_S:
+                    log.logger.info("nobody took what is transcoded of %r for %g s; ended", str(self._path), _IDLE_S)
+                    return  # with an answer that does not end, so that whoever wakes up notices
+            await answering
         finally:
-            watching.cancel()
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
             await _ended(self._process)
             self._encoders.give_back()
 
@@ -82,21 +89,10 @@ class Stream(StreamingResponse):
         if code := await self._process.wait():  # not the end of the film: who watches is to notice
             raise DataError(f"{str(self._path)!r} was transcoded in part only ({code})")
 
-    async def _watch(self) -> None:
-        while time.monotonic() < self._taken + _IDLE_S:
-            await asyncio.sleep(min(1.0, _IDLE_S))
-        log.logger.info("nobody took what is transcoded of %r for %g seconds; it was ended", str(self._path), _IDLE_S)
-        _kill(self._process)
-
 
 async def _ended(process: asyncio.subprocess.Process | None) -> None:
     """End a process, whatever it does, and wait until it has gone."""
     if process is not None and process.returncode is None:
-        _kill(process)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)  # asyncio's own `kill` takes away what `wait` waits for
         await process.wait()
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a process, and leave it to asyncio to find out: its own `kill` takes what it would wait for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
