@@ -100,7 +100,6 @@ VERBS = {
     ),
     "require_page": "(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'",
     "page": ("(self, found: 'QueryReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'WrittenPage'"),
-    "require_page": ("(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'"),
     "save_clips": (
         "(self, found: 'QueryReport', folder: 'PathLike', *, pad: 'float' = 0.0, overwrite: 'bool' = "
         "False, dry_run: 'bool' = False) -> 'QueryReport'"
