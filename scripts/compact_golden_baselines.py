@@ -1,4 +1,4 @@
-"""Cut the committed golden files of CLIP4Clip, X-Pool and T-MASS out of the full ones.
+"""Cut the committed golden files of CLIP4Clip, X-Pool, T-MASS and TS2-Net out of the full ones.
 
     python scripts/compact_golden_baselines.py ../shared/methods tests/golden
 
@@ -22,8 +22,9 @@ LEAVE = {
     "clip4clip_seq": ("seqLSTM.train.out.frames_unit", "meanP.*.frames_unit", "*.attention_mask"),
     "xpool": ("*.fp32.pooled", "eval_multi.out.pooled"),
     "tmass": ("*.fp32.pooled", "train_normal.out.pooled", "*.fp32.log_var", "*.fp32.text_stochastic"),
+    "ts2net": ("*.fp32.selected", "*.fp32.grad.in.visual_tokens", "*.attention_mask", "train.out.selected"),
 }
-LIMIT = {"clip4clip_seq": 2_800_000, "xpool": 1_400_000, "tmass": 1_500_000}
+LIMIT = {"clip4clip_seq": 2_800_000, "xpool": 1_400_000, "tmass": 1_500_000, "ts2net": 2_800_000}
 
 
 def main() -> None:

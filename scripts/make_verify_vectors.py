@@ -29,6 +29,7 @@ import test_golden_gare as gare
 import test_golden_glccl as glccl
 import test_golden_tcmgc as tcmgc
 import test_golden_tmass as tmass
+import test_golden_ts2net as ts2net
 import test_golden_wti as wti
 import test_golden_xclip as xclip
 import test_golden_xpool as xpool
@@ -60,6 +61,8 @@ def about(method: Method, case: str, tolerance: float) -> dict[str, Any]:
 def features(text: TextFeatures, video: VideoFeatures) -> dict[str, Tensor]:
     """Return the tensors of what a method is given."""
     given = {"text.pooled": text.pooled, "video.frames": video.frames, "video.real": video.mask()}
+    if video.patches is not None:
+        given["video.patches"] = video.patches
     return given if text.tokens is None else {**given, "text.tokens": text.tokens, "text.n_tokens": text.n_tokens}
 
 
@@ -166,6 +169,15 @@ def of_xclip() -> tuple[dict[str, Tensor], dict[str, Any]]:
     text, video, _ = xclip.inputs(golden, case)
     found = tensors(method, **features(text, video), expected=golden[f"{case}.out.sim"])
     return found, about(method, f"xclip/head.safetensors {case}.out.sim", FROM_FLOAT64)
+
+
+def of_ts2net() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """With its temporal transformer: the file has nothing behind it. The noise is that of the choice of patches."""
+    golden = read("ts2net", "head")
+    method = ts2net.build(golden)
+    text, video, noise = ts2net.features(golden, "eval", ts2net.leaves_of(golden, "eval"))
+    found = tensors(method, **features(text, video), noise=noise, expected=golden["eval.out.sim"])
+    return found, about(method, "ts2net/head.safetensors eval.out.sim", FROM_FLOAT64)
 
 
 # ------------------------------------------------------------------------------------------------ losses and gradients
@@ -314,6 +326,19 @@ def loss_of_tmass() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return training(method, text, video, expected, found, "tmass/head.safetensors train.out.loss_total", draws)
 
 
+def loss_of_ts2net() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """One tensor of theirs holds the frames and their patches."""
+    golden = read("ts2net", "head")
+    method = ts2net.build(golden)
+    text, video, noise = ts2net.features(golden, "train", ts2net.leaves_of(golden, "train"))
+    found = named(golden, "train.grad.", {"in.sequence_output": "text.pooled"}, method)
+    tokens = golden["train.grad.in.visual_tokens"].unflatten(1, (noise.shape[1], -1))
+    found |= {"video.frames": tokens[:, :, 0], "video.patches": tokens[:, :, 1:]}
+    expected = golden["train.out.loss_total"]
+    case = "ts2net/head.safetensors train.out.loss_total"
+    return training(method, text, video, expected, found, case, {"selection": noise})
+
+
 def loss_of_wti() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """From frames behind the temporal transformer, as the scores; words and sentence are one tensor of theirs."""
     golden = read("wti", "head")
@@ -334,6 +359,7 @@ LOSSES = {
     "clip4clip_seq": loss_of_clip4clip_seq,
     "xpool": loss_of_xpool,
     "tmass": loss_of_tmass,
+    "ts2net": loss_of_ts2net,
     "wti": loss_of_wti,
 }
 
@@ -346,6 +372,7 @@ MAKERS = {
     "clip4clip_seq": of_clip4clip_seq,
     "xpool": of_xpool,
     "tmass": of_tmass,
+    "ts2net": of_ts2net,
     "wti": of_wti,
     "xclip": of_xclip,
 }

@@ -1,7 +1,13 @@
-"""Train `demo-tiny`, the backbone that tvr ships for its toy world, from nothing, on one CPU thread.
+"""Train the backbones that tvr ships for its toy world from nothing, on one CPU thread.
 
     python scripts/train_demo_backbone.py --work /tmp/demo-tiny                # continues where it was stopped
     python scripts/train_demo_backbone.py --work /tmp/demo-tiny --install      # and copy the result into the package
+    python scripts/train_demo_backbone.py --make demo-tiny-siglip --seed 2 --work /tmp/demo-tiny-siglip --install
+
+`demo-tiny` is made as CLIP is: a causal text tower read at its end token, softmax over the pairs of a batch, CLIP's
+pixel statistics. `demo-tiny-siglip` is what SigLIP is beside that: a text tower that looks both ways and is read in its
+last slot, a sigmoid for each pair with a learned bias, statistics of one half, squashed pictures, and features of other
+lengths.
 
 The stages, each with a checkpoint:
 
@@ -16,8 +22,8 @@ The stages, each with a checkpoint:
           and frame features of even length. All heads are thrown away afterwards
   settle  the same at CLIP's logit scale of 100, so that cosines spread as little as CLIP's: only then does GLIM's
           temperature of 5 weigh the frames of both events instead of the best single frame
-  export  fold "mean feature norm = 10", CLIP's magnitude, into the last linear layers and write fp16 weights as a
-          folder that open_clip loads: open_clip_config.json, open_clip_model.safetensors, bpe.txt.gz
+  export  fold the mean lengths of features (10 for demo-tiny, CLIP's magnitude) into the last linear layers and write
+          fp16 weights as a folder that open_clip loads: open_clip_config.json, open_clip_model.safetensors, bpe.txt.gz
 
 It uses the generator's ground truth, draws its own scenes (no file of the demo corpus is read) and never shows the
 shape-colour pairs of the test split. The result knows the toy world and nothing else.
@@ -43,7 +49,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from demo_scenes import IMAGE, Pool, clip_batch, said
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer, default_bpe, get_pairs
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,7 +58,8 @@ from tvr_cli.data.demo_world import grammar
 from tvr_cli.data.demo_world.grammar import COLOURS
 
 CONTEXT, WIDTH, NORM = 32, 128, 10.0
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
 FIRST_MERGES = 400
 EVERYDAY = (
     "small big large tiny on in at the top bottom left right middle center side and of is are there corner with video "
@@ -63,13 +70,38 @@ EVERYDAY = (
     "other his her their"
 )
 
+# Of the sigmoid: pairs count as matches from a cosine of one half on, as sure as the softmax of `demo-tiny` became.
+FIRST_SCALE, FIRST_BIAS = 20.0, -10.0
+
 STAGES = ("bpe", "text", "vision", "joint", "settle", "export")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What one of the backbones is. frame_norm, caption_norm: mean lengths of its features.
+
+    sigmoid: each pair by itself, and SigLIP's text tower, else softmax over the pairs of a batch and CLIP's.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: str  # open_clip's word for how a picture becomes a square
+    frame_norm: float
+    caption_norm: float
+    sigmoid: bool
+
+
+KINDS = {
+    "demo-tiny": Kind(CLIP_MEAN, CLIP_STD, "shortest", NORM, NORM, sigmoid=False),
+    "demo-tiny-siglip": Kind(HALF, HALF, "squash", 4.0, 2.0, sigmoid=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Length of each stage in optimizer steps, batch sizes and learning rates. bf16: arithmetic of the image tower."""
 
+    make: str = "demo-tiny"
     seed: int = 1
     bf16: int = 1
     text_steps: int = 300
@@ -88,8 +120,10 @@ class Settings:
     refresh: int = 400  # steps before new scenes are drawn
 
 
-def model_config(vocabulary: int) -> dict:
+def model_config(vocabulary: int, kind: Kind) -> dict:
     """Return the `model_cfg` of open_clip."""
+    siglip = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"} if kind.sigmoid else {}
+    custom = {"custom_text": True, "init_logit_bias": FIRST_BIAS} if kind.sigmoid else {}
     return {
         "embed_dim": WIDTH,
         "vision_cfg": {"image_size": IMAGE, "layers": [1, 1, 1, 1], "width": 12, "head_width": 64, "patch_size": None},
@@ -99,7 +133,9 @@ def model_config(vocabulary: int) -> dict:
             "width": WIDTH,
             "heads": 4,
             "layers": 4,
+            **siglip,
         },
+        **custom,
     }
 
 
@@ -158,17 +194,23 @@ class OrderedHead(nn.Module):
 class Learner(nn.Module):
     """The backbone and the heads that only training uses."""
 
-    def __init__(self, vocabulary: int, bf16: bool):
+    def __init__(self, vocabulary: int, kind: Kind, bf16: bool):
         super().__init__()
-        self.bf16 = bf16
-        self.clip = CLIP(**copy.deepcopy(model_config(vocabulary)))
+        self.kind, self.bf16 = kind, bf16
+        config = copy.deepcopy(model_config(vocabulary, kind))
+        custom = config.pop("custom_text", False)
+        self.clip = CustomTextCLIP(**config) if custom else CLIP(**config)
+        if kind.sigmoid:
+            nn.init.constant_(self.clip.logit_scale, math.log(FIRST_SCALE))
         self.clip.visual.to(memory_format=torch.channels_last)
         self.frame_head = nn.Linear(WIDTH, 8 + 8 + 3 + 2 + 3)
         self.says_head = nn.Linear(WIDTH, 6 * 8)
         self.ordered = OrderedHead(WIDTH)
 
     def sentences(self, ids: Tensor) -> Tensor:
-        """[N, L] int64 -> [N, D]: `CLIP.encode_text` for less than the full context. Causal, so pads change nothing."""
+        """[N, L] int64 -> [N, D]: `encode_text`. Of a causal tower for L slots only: pads change nothing."""
+        if self.kind.sigmoid:
+            return self.clip.encode_text(F.pad(ids, (0, CONTEXT - ids.shape[1])))
         clip, length = self.clip, ids.shape[1]
         x = clip.token_embedding(ids) + clip.positional_embedding[:length]
         x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
@@ -176,7 +218,7 @@ class Learner(nn.Module):
 
     def images(self, pixels: Tensor) -> Tensor:
         """[N, S, S, 3] uint8 -> [N, D]."""
-        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (self.kind.mean, self.kind.std))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             return self.clip.encode_image((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std).float()
 
@@ -207,10 +249,18 @@ def accuracy(scores: Tensor, target: Tensor) -> float:
     return (scores.argmax(1) == target).float().mean().item()
 
 
-def contrast(scores: Tensor) -> tuple[Tensor, float]:
-    """Symmetric InfoNCE of [N, N] scores with the pairs on the diagonal, and R@1."""
+def contrast(scores: Tensor, bias: Tensor | None) -> tuple[Tensor, float]:
+    """Loss of [N, N] scores with the pairs on the diagonal, and R@1: symmetric InfoNCE, or sigmoids with a bias."""
     target = torch.arange(len(scores))
+    if bias is not None:
+        return each_pair(scores, target, bias), accuracy(scores, target)
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2, accuracy(scores, target)
+
+
+def each_pair(scores: Tensor, target: Tensor, bias: Tensor) -> Tensor:
+    """Sigmoid loss of [M, N] scores, row i matching column target[i] alone (SigLIP, arXiv 2303.15343, algorithm 1)."""
+    sign = 2.0 * F.one_hot(target, scores.shape[1]) - 1
+    return F.softplus(-sign * (scores + bias)).sum(1).mean()
 
 
 # -------------------------------------------------------------------------------------------------------------- stages
@@ -232,7 +282,8 @@ class Run:
         self.work, self.settings, self.save_every = work, settings, save_every
         self.tokenizer = SimpleTokenizer(bpe_path=str(work / "bpe.txt.gz"), context_length=CONTEXT)
         torch.manual_seed(settings.seed)
-        self.model = Learner(self.tokenizer.vocab_size, bool(settings.bf16))
+        self.kind = KINDS[settings.make]
+        self.model = Learner(self.tokenizer.vocab_size, self.kind, bool(settings.bf16))
         self._pool: tuple[int, Pool] | None = None
 
     def tokens(self, captions: list[str]) -> Tensor:
@@ -327,8 +378,11 @@ class Run:
 
     def settle(self) -> None:
         s, scale = self.settings, self.model.clip.logit_scale
-        with torch.no_grad():
-            scale.fill_(math.log(100))
+        if not (self.work / "settle.partial.pt").exists():
+            with torch.no_grad():
+                if self.kind.sigmoid:  # a cosine that was a match stays one
+                    self.model.clip.logit_bias.mul_(100 / scale.exp())
+                scale.fill_(math.log(100))
         others = [p for p in self.model.parameters() if p is not scale]
         self.train("settle", s.settle_steps, s.settle_rate, others, self._pairs("settle"))
 
@@ -360,12 +414,13 @@ class Run:
             same[at, at + 1] = same[at + 1, at] = True
 
             pooled = F.normalize(unit_frames.mean(1), dim=-1)
-            by_mean, r1_mean = contrast((scale * unit_text @ pooled.T).masked_fill(same, -1e4))
-            by_guided, r1_guided = contrast((scale * guided(text, longer)).masked_fill(same, -1e4))
-            by_order, r1_order = contrast(scale * unit_text @ ordered.T)
+            bias = model.clip.logit_bias if self.kind.sigmoid else None
+            by_mean, r1_mean = contrast((scale * unit_text @ pooled.T).masked_fill(same, -1e4), bias)
+            by_guided, r1_guided = contrast((scale * guided(text, longer)).masked_fill(same, -1e4), bias)
+            by_order, r1_order = contrast(scale * unit_text @ ordered.T, bias)
             own = unit_frames[:, :2].flatten(0, 1)  # of the scene that is named
             names = scale * own @ F.normalize(called, dim=-1).T
-            by_name, r1_name = name_loss(names, batch.labels[:, :2].flatten(0, 1))
+            by_name, r1_name = name_loss(names, batch.labels[:, :2].flatten(0, 1), bias)
             text_says, hits = says_loss(model.says_head(spread(text)), batch.says)
             video_says, video_hits = says_loss(model.says_head(spread(ordered)), batch.says)
             loss = 0.5 * by_mean + by_guided + by_order + 0.5 * by_name
@@ -396,7 +451,7 @@ def spread(x: Tensor) -> Tensor:
     return F.normalize(x, dim=-1) * WIDTH**0.5
 
 
-def name_loss(scores: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+def name_loss(scores: Tensor, labels: Tensor, bias: Tensor | None) -> tuple[Tensor, float]:
     """Find the name of the thing in a frame among all names of the batch.
 
     scores: [2 N, N], two frames of each of N scenes against the N names. labels: [2 N, 7]. Names of other things of the
@@ -408,7 +463,8 @@ def name_loss(scores: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     alike[torch.arange(len(labels)), own] = False
     seen = labels[:, 3] == 1
     scores = scores.masked_fill(alike, -1e4)[seen]
-    return F.cross_entropy(scores, own[seen]), accuracy(scores, own[seen])
+    loss = F.cross_entropy(scores, own[seen]) if bias is None else each_pair(scores, own[seen], bias)
+    return loss, accuracy(scores, own[seen])
 
 
 # -------------------------------------------------------------------------------------------------------------- export
@@ -416,8 +472,8 @@ def name_loss(scores: Tensor, labels: Tensor) -> tuple[Tensor, float]:
 
 @torch.no_grad()
 def export(run: Run, folder: Path) -> None:
-    """Scale the outputs to a mean norm of 10 and write the folder that open_clip loads."""
-    model = run.model.clip.eval()
+    """Scale the outputs to the mean lengths of the kind and write the folder that open_clip loads."""
+    model, kind = run.model.clip.eval(), run.kind
     pool = Pool(99, 400)
     rng = Random(99)
     batch = clip_batch(rng, pool, 400)
@@ -425,15 +481,19 @@ def export(run: Run, folder: Path) -> None:
     text = run.model.sentences(run.tokens(batch.captions))
     pooled = model.visual.attnpool.c_proj
     for parameter in (pooled.weight, pooled.bias):
-        parameter.mul_(NORM / frames.norm(dim=-1).mean())
-    model.text_projection.mul_(NORM / text.norm(dim=-1).mean())
+        parameter.mul_(kind.frame_norm / frames.norm(dim=-1).mean())
+    last = list(model.text.text_projection.parameters()) if kind.sigmoid else [model.text_projection]
+    for parameter in last:
+        parameter.mul_(kind.caption_norm / text.norm(dim=-1).mean())
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file({k: v.contiguous() for k, v in state.items()}, folder / "open_clip_model.safetensors")
     config = {
-        "model_cfg": model_config(run.tokenizer.vocab_size),
-        "preprocess_cfg": {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic"},
+        "model_cfg": model_config(run.tokenizer.vocab_size, kind),
+        "preprocess_cfg": {"mean": list(kind.mean), "std": list(kind.std), "interpolation": "bicubic"},
     }
+    if kind.fit != "shortest":  # open_clip's default
+        config["preprocess_cfg"]["resize_mode"] = kind.fit
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copyfile(run.work / "bpe.txt.gz", folder / "bpe.txt.gz")
     size = sum(p.stat().st_size for p in folder.iterdir())
@@ -448,8 +508,9 @@ def main() -> None:
         "--threads", type=int, default=1, help="torch threads; two on a busy machine are slower than one"
     )
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints inside a stage")
-    parser.add_argument("--install", action="store_true", help="copy the result into tvr_cli/backbones/demo_tiny")
-    for field in dataclasses.fields(Settings):
+    parser.add_argument("--install", action="store_true", help="copy the result into tvr_cli/backbones")
+    parser.add_argument("--make", choices=sorted(KINDS), default=Settings.make, help="which backbone")
+    for field in dataclasses.fields(Settings)[1:]:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -465,10 +526,11 @@ def main() -> None:
     run.vision()
     run.joint()
     run.settle()
-    export(run, args.work / "demo_tiny")
+    name = settings.make.replace("-", "_")
+    export(run, args.work / name)
     if args.install:
-        target = Path(__file__).resolve().parents[1] / "tvr_cli" / "backbones" / "demo_tiny"
-        shutil.copytree(args.work / "demo_tiny", target, dirs_exist_ok=True)
+        target = Path(__file__).resolve().parents[1] / "tvr_cli" / "backbones" / name
+        shutil.copytree(args.work / name, target, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

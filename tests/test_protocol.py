@@ -6,6 +6,7 @@ import tvr_cli
 from tvr_cli import api
 from tvr_cli.api import OpenWorkspace
 from tvr_cli.api_showing import Showing
+from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.methods.base import Method
 
 
@@ -36,16 +37,17 @@ VERBS = {
         "workers: 'int | None' = None, timeout: 'float' = 120.0, shard: 'str' = '1/1', "
         "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = True, "
         "forget: 'bool' = False, follow: 'bool' = False, tracks: 'str' = 'default', "
-        "memory_budget: 'str | None' = None, repair: 'str | None' = None, dry_run: 'bool' = False, "
-        "again: 'str' = '') -> 'ExtractReport | ExtractEstimate'"
+        "memory_budget: 'str | None' = None, repair: 'str | None' = None, plan_parts: 'int | None' = None, "
+        "dry_run: 'bool' = False, again: 'str' = '') -> 'ExtractReport | ExtractEstimate | PartListReport'"
     ),
     "features": (
         "(self, *, captions: 'PathLike | None' = None, columns: 'str | None' = None, "
         "data: 'str | None' = None, backbone: 'str | None' = None, dtype: 'str' = 'fp16', "
         "shape: 'str' = 'fixed', word_shape: 'str | None' = None, "
-        "max_words: 'int | None' = None, temporal_shift: 'bool' = False, word_importance: 'str' = 'none', "
-        "precision: 'str' = 'fp32', batch: 'int | None' = None, repair: 'str | None' = None, "
-        "device: 'str' = 'auto', offline: 'bool' = False, "
+        "max_words: 'int | None' = None, temporal_shift: 'bool' = False, patches: 'bool' = False, "
+        "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, "
+        "repair: 'str | None' = None, "
+        "shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
         "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePreview'"
     ),
     "train": (
@@ -94,6 +96,7 @@ VERBS = {
         "shorter: 'float | None' = None, not_in: 'PathLike | None' = None, "
         "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
+    "require_page": "(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'",
     "page": ("(self, found: 'QueryReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'WrittenPage'"),
     "save_clips": (
         "(self, found: 'QueryReport', folder: 'PathLike', *, pad: 'float' = 0.0, overwrite: 'bool' = "
@@ -121,6 +124,17 @@ VERBS = {
         "None, seed: 'int' = 0, device: 'str' = 'auto', offline: 'bool' = False, dry_run: 'bool' = False) "
         "-> 'HeadReport | HeadPreview'"
     ),
+    "sweep": (
+        "(self, file: 'PathLike | None' = None, *, methods: 'str | Sequence[str]' = (), encoders: 'str | "
+        "Sequence[str]' = (), data: 'str | Sequence[str]' = (), seeds: 'str | Sequence[int]' = (), set: "
+        "'str | Sequence[str]' = (), name: 'str | None' = None, jobs: 'int' = 1, shard: 'str' = '1/1', "
+        "workers: 'int | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, offline: "
+        "'bool' = False, dry_run: 'bool' = False) -> 'SweepReport | SweepPreview'"
+    ),
+    "table": (
+        "(self, sweep: 'PathLike', *, baseline: 'str | None' = None, plot: 'PathLike | None' = None, "
+        "cards: 'PathLike | None' = None, seed: 'int' = 0) -> 'TableReport'"
+    ),
 }
 
 
@@ -129,8 +143,8 @@ def test_the_public_api_of_a_workspace():
     assert signature(tvr_cli.open_workspace) == (
         "(path: 'PathLike', *, progress: 'log.Watcher | None' = None) -> 'OpenWorkspace'"
     )
-    of_both = {**vars(Showing), **vars(OpenWorkspace)}
-    verbs = {name: signature(f) for name, f in of_both.items() if inspect.isfunction(f) and name[0] != "_"}
+    of_all = {**vars(Showing), **vars(Sweeping), **vars(OpenWorkspace)}
+    verbs = {name: signature(f) for name, f in of_all.items() if inspect.isfunction(f) and name[0] != "_"}
     assert verbs == VERBS
     assert signature(api.judge_scores) == (
         "(path: 'PathLike', *, v2t_protocol: 'str' = 'max', metrics: 'str' = 'fair', post: 'str | Sequence[str]' = (), "

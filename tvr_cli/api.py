@@ -32,6 +32,7 @@ from tvr_cli.api_flags import (
     train_options,
 )
 from tvr_cli.api_showing import Showing
+from tvr_cli.api_sweeping import Sweeping
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
+    from tvr_cli.engine.extraction.part_list import PartListReport
     from tvr_cli.engine.features.precompute import PrecomputePreview, PrecomputeReport
     from tvr_cli.engine.searching.asked import Asked
     from tvr_cli.engine.searching.head_training import HeadPreview, HeadReport
@@ -68,7 +70,7 @@ def open_workspace(path: PathLike, *, progress: log.Watcher | None = None) -> Op
 
 
 @dataclass(frozen=True)
-class OpenWorkspace(Showing):
+class OpenWorkspace(Showing, Sweeping):
     """A workspace and who is told of its progress. Made by `open_workspace`."""
 
     workspace: Workspace
@@ -109,19 +111,22 @@ class OpenWorkspace(Showing):
         tracks: str = "default",
         memory_budget: str | None = None,
         repair: str | None = None,
+        plan_parts: int | None = None,
         dry_run: bool = False,
         again: str = "",
-    ) -> ExtractReport | ExtractEstimate:
+    ) -> ExtractReport | ExtractEstimate | PartListReport:
         """Read videos and store a few frames of each; videos that fail are in the report and raise nothing.
 
-        videos: folders, files, or manifests. data: `NAME:ROOT[:VARIANT]` instead. for_backbone: the flag `--for`.
+        videos: folders, files, or manifests; or a list of parts, of which `shard` names one. data:
+        `NAME:ROOT[:VARIANT]` instead. for_backbone: the flag `--for`. plan_parts: read nothing, and write the list of
+        so many parts.
         again: what people type to go on, for the message of Interrupted. Raises DataError when there are no videos,
         StoreMismatch when the store has another plan, ConfigError, EnvironmentProblem and Interrupted.
         """
+        from tvr_cli import plans
         from tvr_cli.engine import dataset
         from tvr_cli.engine.device import parse_bytes
-        from tvr_cli.engine.extraction import estimate, extract
-        from tvr_cli.plans import AskedFrames
+        from tvr_cli.engine.extraction import estimate, extract, part_list
 
         sources = [Path(p) for p in ([videos] if isinstance(videos, str | os.PathLike) else videos)]
         at_least("--workers", workers, 1)
@@ -157,7 +162,15 @@ class OpenWorkspace(Showing):
                 "or --data NAME:ROOT"
             )
         manifest, preset = dataset.named(data)[:2] if data is not None else (None, None)
-        asked = AskedFrames(
+        if plan_parts is not None:
+            from tvr_cli.engine.whole import parts
+
+            at_least("--plan-parts", plan_parts, 1)
+            with self._watched():
+                return parts.plan_parts(manifest or sources, self.workspace, plan_parts, options, dry_run=dry_run)
+        if (listed := part_list.find(sources)) is not None and listed.dataset is not None:
+            preset = plans.of_dataset(listed.dataset)[0]
+        asked = plans.AskedFrames(
             num_frames=num_frames,
             fps=fps,
             detail=detail,
@@ -184,17 +197,20 @@ class OpenWorkspace(Showing):
         word_shape: str | None = None,
         max_words: int | None = None,
         temporal_shift: bool = False,
+        patches: bool = False,
         word_importance: str = "none",
         precision: str = "fp32",
         batch: int | None = None,
         repair: str | None = None,
+        shard: str = "1/1",
         device: str = "auto",
         offline: bool = False,
         dry_run: bool = False,
     ) -> PrecomputeReport | PrecomputePreview:
         """Compute features of the frames and of captions about them; only what is new is encoded.
 
-        columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`.
+        columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`. shard: of the clips, and no
+        captions.
         Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
         """
         one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
@@ -210,6 +226,12 @@ class OpenWorkspace(Showing):
             raise ConfigError("--columns names columns of a file: give it with --captions FILE")
         if repair is not None:
             no_dry_repair(dry_run)
+        part = shard_of(shard)
+        if part[1] > 1 and (captions is not None or data is not None or repair is not None):
+            raise ConfigError(
+                "--shard encodes clips alone: captions are encoded once, where parts are merged, and a repair takes no "
+                "part; leave out --captions, --data and --repair"
+            )
         from tvr_cli.engine import dataset
         from tvr_cli.engine.features import precompute
         from tvr_cli.engine.features.repair import repair as repair_features
@@ -226,11 +248,13 @@ class OpenWorkspace(Showing):
             words=word_shape,  # type: ignore[arg-type]
             max_words=max_words,
             temporal_shift=temporal_shift,
+            patches=patches,
             word_importance=word_importance,
             precision=precision,  # type: ignore[arg-type]
             batch=batch,
             device=device,
             offline=offline,
+            shard=part,
         )
         with self._watched():
             if repair is not None:
@@ -526,10 +550,12 @@ class OpenWorkspace(Showing):
 
     def ask_for(self, verb: str, **asked: Any) -> Any:
         """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
-        from tvr_cli.engine.searching import resident
+        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
+            from tvr_cli.engine.searching import resident
 
-        found = resident.ask(self.workspace, verb, asked)
-        return getattr(self, verb)(**asked) if found is None else found
+            if (found := resident.ask(self.workspace, verb, asked)) is not None:
+                return found
+        return getattr(self, verb)(**asked)
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool

@@ -61,11 +61,35 @@ def judge_options(
     )
 
 
+# What tells a job its number: the variable, and the number of the first job.
+_JOB = {"SLURM_ARRAY_TASK_ID": 1, "JOB_COMPLETION_INDEX": 0}
+
+
 def shard_of(text: str) -> tuple[int, int]:
+    """Read `--shard`: I/N, I from 1, or auto/N, where the scheduler says which. Raises ConfigError."""
     part, slash, of = text.partition("/")
-    if not (slash and part.isdigit() and of.isdigit()):
-        raise ConfigError(f"--shard: expected I/N such as 3/16, found {text!r}")
-    return int(part), int(of)
+    if not (slash and (part == "auto" or part.isdigit()) and of.isdigit()):
+        raise ConfigError(f"--shard: expected I/N such as 3/16, or auto/16 in a job of an array, found {text!r}")
+    return _job_number(int(of)) if part == "auto" else int(part), int(of)
+
+
+def _job_number(of: int) -> int:
+    """Return the number of this job, from 1."""
+    told = {name: os.environ[name] for name in _JOB if os.environ.get(name)}
+    if len(told) != 1:
+        found = " and ".join(f"{name}={value}" for name, value in told.items()) or "neither"
+        raise ConfigError(
+            f"--shard auto/{of}: expected {' or '.join(_JOB)} (one of them) in the environment, which tell a job its "
+            f"number, found {found}; name the part with --shard I/{of}"
+        )
+    name, value = next(iter(told.items()))
+    first = _JOB[name]
+    if not value.isdigit() or not first <= int(value) < first + of:
+        raise ConfigError(
+            f"--shard auto/{of}: expected {name} to be a number from {first} to {first + of - 1}, found {value!r}; "
+            "start the array with as many jobs as there are parts"
+        )
+    return int(value) - first + 1
 
 
 def no_dry_repair(dry_run: bool) -> None:
@@ -76,6 +100,12 @@ def no_dry_repair(dry_run: bool) -> None:
 def several(values: str | Sequence[str]) -> list[str]:
     """Return the values of a flag that repeats; a text alone is one of them."""
     return [values] if isinstance(values, str) else list(values)
+
+
+def listed(values: str | Sequence[str]) -> list[str]:
+    """Return the values of a flag that takes several with commas: a text of them, or a list."""
+    words = values.split(",") if isinstance(values, str) else values
+    return [word.strip() for word in words if word.strip()]
 
 
 def path_of(path: PathLike | None) -> Path | None:

@@ -33,21 +33,27 @@ class Showing:
     def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
         """Write an answer as a page for a browser, which needs no network; with `search(curves=True)` it has curves.
 
-        Raises ConfigError where the file is there and `overwrite` was not said, EnvironmentProblem where it cannot be
-        written.
+        Raises ConfigError as `require_page`, EnvironmentProblem where it cannot be written.
         """
         from tvr_cli.engine.showing.page import write
 
         with self._watched():
             return write.write(found, self.workspace, Path(to), overwrite=overwrite)
 
+    def require_page(self, to: PathLike, *, overwrite: bool = False) -> None:
+        """Raise ConfigError where `page` would: for another ending than .html and .htm, or a file that is there."""
+        from tvr_cli.engine.showing.page import write
+
+        write.require_page(Path(to), overwrite=overwrite)
+
     def save_clips(
         self, found: QueryReport, folder: PathLike, *, pad: float = 0.0, overwrite: bool = False, dry_run: bool = False
     ) -> QueryReport:
         """Save each moment of an answer as a file of its own; the answer that is returned has `clips`.
 
-        pad: seconds before and after each. What cannot be saved says why in its `problem`. Raises ConfigError where a
-        file of such a name is there already, EnvironmentProblem where the folder cannot be written.
+        pad: seconds before and after each. What cannot be saved says why in its `problem`; of no moments nothing is
+        written. Raises ConfigError where a file of such a name is there already, EnvironmentProblem where the folder
+        cannot be written.
         """
         from tvr_cli.engine.showing import clips
 
@@ -60,8 +66,9 @@ class Showing:
         """Write the moments of an answer as a timeline; the answer that is returned has `timeline`.
 
         The ending says which: .otio, .xml (Final Cut Pro 7), .edl, .fcpxml or .csv. Files that cannot be read are left
-        out and named. Raises ConfigError for another ending, for a file that is there already and for what the format
-        cannot say, DataError where no moment is left, EnvironmentProblem without the extra `timeline`.
+        out and named; of no moments nothing is written. Raises ConfigError for another ending, for a file that is there
+        already and for what the format cannot say, DataError where the files of all moments are left out,
+        EnvironmentProblem without the extra `timeline`.
         """
         from tvr_cli.engine.showing.timeline import export
 

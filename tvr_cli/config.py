@@ -141,8 +141,8 @@ class Experiment:
 class SweepConfig:
     """The section `sweep` of a file for `tvr sweep`: every method with every encoder on every data set, once a seed.
 
-    methods: presets of methods. encoders: as `--backbone` names them. data: `NAME:ROOT[:VARIANT]`. baseline: the method
-    that `tvr table` tests the others against, None = the first.
+    methods: presets of methods, or `recipe:NAME` for a published configuration. encoders: as `--backbone` names them.
+    data: `NAME:ROOT[:VARIANT]`. baseline: the method that `tvr table` tests the others against, None = the first.
     """
 
     methods: tuple[str, ...] = ()

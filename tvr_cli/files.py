@@ -225,6 +225,19 @@ def lock(folder: Path, *, wait_s: float = 10.0, shared: bool = False) -> Iterato
         f.close()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the one writer's lock of `folder` at this moment; this one counts as well."""
+    try:
+        f = open(folder / ".lock", "r+")  # noqa: SIM115 - closed below
+    except OSError:  # nobody ever took it, or it belongs to somebody else
+        return False
+    with f:
+        try:
+            return not _try_lock(f, folder, shared=True)
+        except EnvironmentProblem:  # no locks here, so none is held
+            return False
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn what the system refuses while `path` is written (no space, no right, …) into an error of ours, naming it."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from tvr_cli import commands
 from tvr_cli.defaults import named_backbone
 from tvr_cli.errors import ConfigError
+from tvr_cli.imported import Imported
 from tvr_cli.types import Filter, Look, View
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ _FITS: dict[Fit, str] = {
 }
 # The fields of a kind that decide which frames are kept.
 _CHOICE = {"uniform": ("num_frames",), "fps": ("fps", "max_frames"), "timeline": ("fps", "num_frames")}
-IMPORTED = "imported"  # the kind of frames that were never here (`Imported`)
 _ALIKE = 5.0  # of 255 levels: noise and compression stay below it, another slide or a moving hand does not
 _COARSE, _DETAIL = 1.0, 4.0  # frames a second of a folder of one's own, and where its pictures change
 _SMALLEST, _LARGEST = 16, 2048
@@ -168,33 +168,6 @@ class FramePlan:
     def serves(self, view: View) -> bool:
         """Return whether an encoder's view can be made of such frames: they show what it shows, and as much of it."""
         return self.fit in ("whole", view.fit) and self.size >= view.size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """What stands for a frame plan in features that somebody else computed: whose they are, and how many were taken.
-
-    source: in words, or the hash of the files. revision: of the source, None where it was not said. fps: frames of the
-    file a second, None = spread evenly over the video. num_frames: as in `FramePlan` of the kind uniform, over the
-    frames that a file has; None = all of them.
-    """
-
-    source: str
-    revision: str | None = None
-    fps: float | None = None
-    num_frames: int | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """Return what stands in an identity where that of the frames would be; what is None is left out."""
-        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"kind": IMPORTED, **{name: value for name, value in said.items() if value is not None}}
-
-    @classmethod
-    def from_identity(cls, identity: Mapping[str, Any]) -> Imported | None:
-        """Return the plan that the identity of frames describes, None where they were extracted."""
-        if identity.get("kind") != IMPORTED:
-            return None
-        return cls(**{f.name: identity.get(f.name) for f in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,8 +315,9 @@ class PrecomputeOptions:
     """How to compute features.
 
     dtype: how they are stored. shape: `fixed` keeps missing frames and pad tokens, `ragged` the real ones. words: shape
-    of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. precision:
-    arithmetic of the towers. batch: frames a forward pass, None = by device.
+    of the token features, None = as `shape`. max_words: token slots L, None = 32 or the context if shorter. patches:
+    keep those of frames too. precision: arithmetic of the towers. batch: frames a forward pass, None = by device.
+    shard: (i, n), this run's part of the clips, without captions.
     """
 
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
@@ -351,11 +325,13 @@ class PrecomputeOptions:
     words: Literal["fixed", "ragged"] | None = None
     max_words: int | None = None
     temporal_shift: bool = False
+    patches: bool = False
     word_importance: str = "none"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     batch: int | None = None
     device: str = "auto"
     offline: bool = False
+    shard: tuple[int, int] = (1, 1)
 
     def as_made(self, identity: Mapping[str, Any], provenance: Mapping[str, Any]) -> PrecomputeOptions:
         """Return these options with the plans, number format and arithmetic that a feature store was made with."""
@@ -365,6 +341,7 @@ class PrecomputeOptions:
             words=identity["words"]["shape"],
             max_words=identity["words"]["length"],
             temporal_shift=bool(identity["backbone"].get("temporal_shift")),
+            patches=bool(identity.get("patches")),
             word_importance=identity["importance"],
             dtype=provenance.get("dtype", self.dtype),
             precision=provenance.get("precision", self.precision),
@@ -375,13 +352,15 @@ class PrecomputeOptions:
 class FeaturePlan:
     """What a feature store holds of each clip and caption.
 
-    slots: F, None where frames are ragged. importance: the rule that marks content words, with its version.
+    slots: F, None where frames are ragged. importance: the rule that marks content words, with its version. patches:
+    whether those of frames are kept.
     """
 
     shape: Literal["fixed", "ragged"]
     slots: int | None
     words: WordPlan
     importance: str
+    patches: bool = False
 
     @classmethod
     def make(cls, options: PrecomputeOptions, frames: FramePlan, *, backbone: str, context: int) -> FeaturePlan:
@@ -401,21 +380,27 @@ class FeaturePlan:
         if not 3 <= length <= context:
             raise ConfigError(f"--max-words: expected 3 to {context}, the context of {backbone}, found {length}")
         words = WordPlan(options.words or options.shape, length)
-        return cls(options.shape, frames.slots if options.shape == "fixed" else None, words, options.word_importance)
+        slots = frames.slots if options.shape == "fixed" else None
+        return cls(options.shape, slots, words, options.word_importance, options.patches)
 
     @property
     def extra(self) -> set[str]:
-        """What a store of this plan provides besides what its backbone does."""
-        return set() if self.importance == "none" else {"importance"}
+        """What a store of this plan provides besides what its backbone does unasked."""
+        asked = {"importance": self.importance != "none", "video.patches": self.patches}
+        return {name for name, wanted in asked.items() if wanted}
 
     def identity(self, backbone: Mapping[str, Any], frames: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the identity of a store: of this plan, a backbone and the frames that it was made from."""
+        """Return the identity of a store: of this plan, a backbone and the frames that it was made from.
+
+        Patches are said where they are kept: stores that were made before there were any keep their fingerprints.
+        """
         return {
             "backbone": backbone,
             "frames": dict(frames),
             "shape": self.shape,
             "words": {"shape": self.words.shape, "length": self.words.length},
             "importance": self.importance,
+            **({"patches": True} if self.patches else {}),
         }
 
 
@@ -437,6 +422,7 @@ class Wish:
     frames: dict[str, Any]
     words: dict[str, Any]
     importance: str | None
+    patches: bool | None = None
 
     @classmethod
     def from_experiment(cls, experiment: Experiment, needs: Collection[str]) -> Wish:
@@ -450,6 +436,7 @@ class Wish:
             _said(experiment.frames),
             words,
             importance,
+            True if "video.patches" in needs else None,
         )
 
     def differences(self, identity: Mapping[str, Any], backbone: str) -> list[str]:
@@ -465,12 +452,14 @@ class Wish:
             "words": {**identity["words"], "importance": identity["importance"]},
             "backbone": {"temporal_shift": identity["backbone"].get("temporal_shift")},
             "frames": frames,
+            "patches": bool(identity.get("patches")),
         }
         asked = {
             "shape": self.shape,
             "words": {"importance": self.importance},
             "backbone": {"temporal_shift": self.temporal_shift},
             "frames": self.frames,
+            "patches": self.patches,
         }
         wanted = {name: value for name, value in _leaves(asked).items() if value is not None}
         wanted |= {f"words.{name}": value for name, value in self.words.items()}
@@ -490,6 +479,7 @@ class Wish:
             words=self.words.get("shape"),
             max_words=self.words.get("length"),
             temporal_shift=bool(self.temporal_shift),
+            patches=bool(self.patches),
             word_importance=self.importance or "none",
             device=device,
             offline=offline,

@@ -209,14 +209,6 @@ class Sizes:
     words: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Factors of the features of captions and of frames, for methods whose temperatures count on CLIP's length."""
-
-    text: float = 1.0
-    frames: float = 1.0
-
-
 @dataclass(frozen=True)
 class Batch:
     """B matching pairs: caption i describes clip i.

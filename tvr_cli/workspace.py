@@ -8,7 +8,11 @@
       speech/                    the words of the videos, where `tvr query --channel` asked for them
         heard/                   what `tvr transcribe` wrote down of what is said
       sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
+      parts.jsonl                which videos each of several jobs reads: `tvr extract-frames --plan-parts`
+      done.jsonl                 which parts were read here: `tvr extract-frames --shard`
+      mteb/                      MTEB's own folder of results, and a workspace for each of its data sets: `tvr mteb`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
+      watch/                     where `tvr watch` runs: what it does, and what it says in the background
 
 This is the only file that knows these names. It answers which store, which run, whether one is there and whether it is
 as new as what it was made from; it makes nothing. A store that was opened is kept as long as its files do not change.
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from tvr_cli.stores.frames.store import FrameStore
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
-_HEARD, _SWEEPS, _CLIPS = "heard", "sweeps", "clips"
+_HEARD, _SWEEPS, _CLIPS, _WATCH, _MTEB = "heard", "sweeps", "clips", "watch", "mteb"
 _Read = TypeVar("_Read")
 
 
@@ -413,6 +417,30 @@ class Workspace(os.PathLike[str]):
         return self.root / _CLIPS
 
     @property
+    def part_list(self) -> Path:
+        """Where the list of parts is written."""
+        return self.root / "parts.jsonl"
+
+    @property
+    def done_parts(self) -> Path:
+        """Where it is noted which parts were read into this workspace."""
+        return self.root / "done.jsonl"
+
+    @property
+    def mteb_folder(self) -> Path:
+        """Where MTEB keeps its results."""
+        return self.root / _MTEB
+
+    def mteb_corpus(self, name: str) -> Workspace:
+        """Return the workspace of a data set of MTEB. Raises ConfigError for an unusable name."""
+        return Workspace(RunDir.named(self.mteb_folder / "corpora", name).path)
+
+    @property
+    def given_videos(self) -> Path:
+        """Where videos lie that were handed over as bytes, while they are decoded."""
+        return self.root / "videos"
+
+    @property
     def server_note(self) -> Path:
         """Where a server of the workspace says how it is reached."""
         return self.root / "server.json"
@@ -421,6 +449,11 @@ class Workspace(os.PathLike[str]):
     def server_log(self) -> Path:
         """What a server in the background says."""
         return self.root / "server.log"
+
+    @property
+    def watch_folder(self) -> Path:
+        """Where what keeps the workspace up to date says what it does; it holds this folder's lock."""
+        return self.root / _WATCH
 
     def stamps(self) -> dict[Path, files.Stamp | None]:
         """Return what changes when an answer to a query may: of frames, features, runs and the index."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -70,12 +71,29 @@ def test_one_question_is_answered_with_three_spans(ran):
     assert all(hit["right"] == (hit["video_id"] in right) for hit in query["hits"])
 
 
+def test_a_query_on_the_films_is_ranked_by_the_head_that_the_demo_trained(ran):
+    out, result = ran
+    row = result["moment_head"]
+    assert row["workspace"] == str(out / "films") and row["run"] == "moments"
+    assert (row["films"], row["trained_on"], row["queries"]) == (3, 100, 31)
+    assert row["first"] > row["first_without"] > 50
+    asked = CliRunner().invoke(app, ["query", row["example"], "-o", row["workspace"], "--json"])
+    assert asked.stderr.count("moments are ranked by the head 'moments'") == 1
+    answer = json.loads(asked.stdout)["results"][0]
+    truth = [json.loads(line) for line in (out / "films" / "videos" / "truth.jsonl").read_text().splitlines()]
+    true = [(line["video"], line["start"]) for line in truth if line["query"] == row["example"]]
+    assert answer["found"] and (answer["hits"][0]["video_id"], round(answer["hits"][0]["start"])) in true
+
+
 def test_running_again_keeps_what_is_done_and_prints_the_tables(ran):
     out, before = ran
     result = demo("-o", out)
     assert result.exit_code == 0, result.stderr
     assert "160 videos (0 made, 160 kept)" in result.stderr
     assert "(kept)" in result.stderr.split("train glccl")[1].splitlines()[0]
+    assert "3 films of 135 s by time (0 made, 3 kept)" in result.stderr
+    assert "(kept)" in result.stderr.split("train a moment head")[1].splitlines()[0]
+    assert "is right for" in result.stdout and f"-o {out / 'films'}" in result.stdout
     assert "says nothing about which method is better" in result.stdout
     assert "tvr extract-frames videos/" in result.stdout
     for row in before["methods"]:
@@ -103,7 +121,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     result = demo("-o", tmp_path / "out", "--methods", "all", "--dry-run", "--json")
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
-    assert (plan["videos"], plan["captions"], plan["frames"]) == (160, 608, 1920)
+    assert (plan["videos"], plan["captions"], plan["frames"], plan["films"]) == (160, 608, 1920, 3)
     assert {row["method"] for row in plan["methods"] if not row["trains"]} == {"mean", "text_guided"}
     assert len(plan["methods"]) == 12
     assert not (tmp_path / "out").exists()
@@ -215,6 +233,24 @@ def test_a_workspace_of_ones_own_is_refused_and_left_alone(tmp_path, name, flags
     result = demo("-o", tmp_path, *flags)
     assert result.exit_code == 3 and "which `tvr demo` did not make; nothing was changed" in result.stderr
     assert tree(tmp_path) == {name: b"mine"}
+
+
+def test_a_head_that_was_changed_is_not_trained_over(finished):
+    from tvr_cli.stores.moment_head import MomentHead
+
+    captions, path = finished / "films" / "videos" / "captions.jsonl", finished / "films" / "runs" / "moments"
+    head = MomentHead.open(path / "head.safetensors")
+    made = MadeFiles.open(Workspace(finished))
+    assert made is not None and made.unchanged(captions)
+    changed = dataclasses.replace(head, moments=head.moments + 1)
+    changed.save(path / "head.safetensors")
+    captions.write_text("")
+    before = tree(finished)
+    result = demo("-o", finished, "--methods", "mean")
+    assert result.exit_code == 3 and "holds 'head.safetensors', which does not belong to a run" in result.stderr
+    assert {n: b for n, b in tree(finished).items() if n.startswith("films/")} == {
+        n: b for n, b in before.items() if n.startswith("films/")
+    }
 
 
 def test_a_run_that_was_changed_is_not_trained_over(finished):

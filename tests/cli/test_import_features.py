@@ -123,7 +123,20 @@ def test_it_is_indexed_and_answers_with_the_video_and_the_seconds(out: Path) -> 
     hits = json.loads(found.stdout)["results"][0]["hits"]
     assert NAMES[5] in [hit["video_id"] for hit in hits] and all(hit["missing"] for hit in hits)
     assert all(0 <= hit["start"] <= hit["end"] <= 3 for hit in hits)
-    assert "not on this machine, as far as the features say" in found.stderr
+    assert f"3 videos of the answer have no file here: the features were imported without ('{hits[0]['path']}' …)" in (
+        found.stderr
+    )
+    table = tvr("query", TEXTS[5], "--index", out, "--method", "mean", "-k", 3, "--all")
+    assert table.stdout.count("(imported without its file)") == 3 and "any more" not in table.stdout + table.stderr
+
+
+def test_a_file_that_is_called_as_an_imported_video_is_not_taken_for_it(out: Path, tmp_path, monkeypatch) -> None:
+    (tmp_path / NAMES[5]).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert ok("index", "--method", "mean", "-o", out)["clips"] == 24
+    hits = ok("query", TEXTS[5], "--index", out, "--method", "mean", "-k", 24)["results"][0]["hits"]
+    assert NAMES[5] in [hit["path"] for hit in hits] and all(hit["missing"] for hit in hits)
+    assert tvr("query", TEXTS[5], "--index", out, "--method", "mean", "--paths", "--all").stdout == ""
 
 
 def test_a_data_set_gives_ids_and_splits_as_from_videos(given: Path, tmp_path: Path) -> None:

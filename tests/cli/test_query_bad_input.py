@@ -62,6 +62,21 @@ def hits(out: Path, device: str, *flags: object) -> list[dict[str, Any]]:
     return answer["hits"]
 
 
+@pytest.mark.parametrize(
+    "flag, value, expected",
+    [
+        *(("--min-confidence", value, "a number from 0 to 1, such as 0.9") for value in ("nan", "1.1", "-0.1", "x")),
+        *(("--longer", value, "seconds, 0 or more, such as 2.5") for value in ("abc", "nan", "inf", "-1", "")),
+        *(("--shorter", value, "seconds, 0 or more, such as 2.5") for value in ("1:30", "-inf")),
+        *(("--pad", value, "seconds, 0 or more, such as 2.5") for value in ("inf", "nan", "-1")),
+        *(("--min-score", value, "a number such as 0.2") for value in ("nan", "high")),
+    ],
+)
+def test_a_number_that_is_none_is_refused_in_a_sentence(flag: str, value: str, expected: str, tmp_path: Path) -> None:
+    refused = tvr("query", SENTENCE, "-o", tmp_path, f"{flag}={value}", "--save-clips", tmp_path / "clips")
+    assert refused.exit_code == 2 and refused.stderr == f"error: {flag}: expected {expected}, found {value!r}\n"
+
+
 @WAYS
 @pytest.mark.parametrize("flags", [(), ("--exhaustive",), ("--shortlist", 1)], ids=["default", "every clip", "one"])
 def test_a_library_of_one_clip_answers_with_it(single: Path, device: str, flags: tuple[object, ...]) -> None:

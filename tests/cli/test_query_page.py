@@ -68,8 +68,17 @@ def test_the_table_is_printed_as_without_it_and_the_page_shows_the_same(library:
 
 @pytest.mark.parametrize("form", ["--json", "--paths"])
 def test_the_page_goes_with_every_form_of_the_answer_and_leaves_it_as_it_is(form, library, tmp_path):
-    plain, shown = query(library, "a red star", form), query(library, "a red star", form, "--html", str(tmp_path / "p"))
-    assert shown.exit_code == 0 and shown.stdout == plain.stdout and (tmp_path / "p").is_file()
+    page = tmp_path / "p.HTM"
+    plain, shown = query(library, "a red star", form), query(library, "a red star", form, "--html", str(page))
+    assert shown.exit_code == 0 and shown.stdout == plain.stdout and page.is_file()
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p", "html", "p.html.gz"])
+def test_a_page_of_another_ending_is_refused_before_anything_is_searched(name: str, tmp_path: Path) -> None:
+    refused = query(tmp_path / "no library", "a red star", "--html", str(tmp_path / name))
+    assert refused.exit_code == 2 and refused.stderr == (
+        f"error: --html: expected a file ending in .html or .htm, found '{tmp_path / name}'\n"
+    )
 
 
 def test_sentences_of_stdin_are_sections_and_words_that_were_said_are_shown(library: Path, tmp_path: Path) -> None:

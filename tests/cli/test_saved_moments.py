@@ -35,8 +35,8 @@ def place(library: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def query(place: Path, *words: str) -> Result:
-    return CliRunner().invoke(app, ["query", "zeppelin", "--channel", "speech", "-o", str(place), *words])
+def query(place: Path, *words: str, text: str = "zeppelin") -> Result:
+    return CliRunner().invoke(app, ["query", text, "--channel", "speech", "-o", str(place), *words])
 
 
 def test_moments_are_saved_and_told_in_json(place: Path, tmp_path: Path) -> None:
@@ -127,6 +127,18 @@ def test_a_file_that_has_gone_is_left_out_of_a_timeline(library: Path, place: Pa
     assert done.exit_code == 5 and "the moments of 1 file are not in" in done.stderr
     told = json.loads(done.stdout)["timeline"]
     assert told["events"] == 1 and told["left_out"][0]["source"] == str(film)
+
+
+def test_of_an_answer_without_moments_nothing_is_written_and_that_is_said(place: Path, tmp_path: Path) -> None:
+    words = ["--save-clips", str(tmp_path / "clips"), "--export", str(tmp_path / "cut.csv")]
+    done, again = query(place, *words, text="walrus"), query(place, *words, "--json", text="walrus")
+    assert done.exit_code == again.exit_code == 0, again.stderr
+    told = json.loads(again.stdout)
+    assert "'walrus': nothing found" in done.stdout
+    assert f"nothing saved in {tmp_path / 'clips'}: no moment was found" in done.stdout
+    assert f"nothing written as {tmp_path / 'cut.csv'}: no moment was found" in done.stdout
+    assert told["clips"]["clips"] == [] and told["timeline"]["events"] == 0 and told["timeline"]["rate"] is None
+    assert not (tmp_path / "clips").exists() and not (tmp_path / "cut.csv").exists()
 
 
 @pytest.mark.parametrize("words", [["--pad", "1"], ["--overwrite"], ["--dry-run"]])

@@ -27,7 +27,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from videos import decode_all
 
-from tvr_cli import errors, log
+from tvr_cli import errors, files, log
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import resident
@@ -38,6 +38,8 @@ from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Rules
 from tvr_cli.server.library import Library, Named
 from tvr_cli.version import __version__
+from tvr_cli.watching import status
+from tvr_cli.watching.looking import Flaw
 from tvr_cli.workspace import Workspace
 
 SENTENCE = "a red circle moves to the left"
@@ -128,7 +130,7 @@ def test_a_picture_is_asked_with_and_never_kept(client, tmp_path, monkeypatch):
 def test_the_page_and_its_parts_name_no_other_address(client):
     for path, kind in (("/", "text/html"), ("/docs", "text/html"), ("/static/page.js", "text/javascript"),
                        ("/static/player.js", "text/javascript"), ("/static/style.css", "text/css"),
-                       ("/static/cards.css", "text/css"),
+                       ("/static/cards.css", "text/css"), ("/static/watch.js", "text/javascript"),
                        ("/static/docs.js", "text/javascript"), ("/static/docs.css", "text/css")):  # fmt: skip
         said = client.get(path)
         assert said.status_code == 200 and said.headers["content-type"].startswith(kind)
@@ -136,7 +138,7 @@ def test_the_page_and_its_parts_name_no_other_address(client):
         assert "innerHTML" not in said.text and " style=" not in said.text and " onclick=" not in said.text
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
-        *("/api/library", "/api/search", "/api/picture", "/media"),
+        *("/api/library", "/api/search", "/api/watch", "/api/picture", "/media"),
         *("/api/clip", "/api/clips", "/api/timeline", "/api/stream"),
     }
 
@@ -165,6 +167,18 @@ def test_a_file_that_has_gone_is_said_to_have_gone(client, place):
         assert client.get("/api/picture", params={"video": video}).status_code == 200
     finally:
         path.with_suffix(".away").rename(path)
+
+
+def test_the_page_is_told_what_keeps_the_library_up_to_date(client, place):
+    assert client.get("/api/watch").json()["state"] == "none"
+    workspace = Workspace(place / "out")
+    failed = [Flaw("broken.mp4", "zero bytes")]
+    with files.lock(workspace.watch_folder):
+        status.Board(workspace, status.WatchStatus(workspace="out", state="starting")).say(
+            state="working", failures=failed
+        )
+        said = client.get("/api/watch").json()
+    assert said["state"] == "working" and said["failures"] == [{"what": "broken.mp4", "reason": "zero bytes"}]
 
 
 def library_files(client: TestClient) -> list[str]:
@@ -482,6 +496,13 @@ def test_what_the_server_refuses_is_refused_with_its_words(opened, place):
 )
 def test_what_the_server_does_not_answer_with_is_answered_here(opened, library, asked):
     assert resident.ask(library.workspace, "search", asked) is None
+
+
+@pytest.mark.parametrize("flag, value", [("device", "cpu:0"), ("method", "mean"), ("offline", True)])
+def test_what_was_named_otherwise_than_for_the_server_is_said(flag, value, opened, library, caplog):
+    with caplog.at_level("DEBUG", logger="tvr"):
+        assert resident.ask(library.workspace, "search", {**ASKED, flag: value}) is None
+    assert f"not asked of a server: it was started with another --{flag} than was named" in caplog.text
 
 
 def test_files_by_name_and_by_whole_paths_are_asked_of_the_server(opened, library, place):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,15 +23,18 @@ from processes import WATCHDOG_S
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+import tvr_cli
 from tvr_cli import config
 from tvr_cli.cli import app
 from tvr_cli.config import DataConfig, Experiment, RecipeConfig, Resolved
 from tvr_cli.data.demo_world.corpus import SMALL, WorldOptions, make
 from tvr_cli.engine.scorers import options_schema
+from tvr_cli.engine.showing import cost_plot
 from tvr_cli.engine.whole import sweep as engine
 from tvr_cli.engine.whole import table as tables
 from tvr_cli.errors import DataError, Interrupted
 from tvr_cli.files import lock
+from tvr_cli.results.card import Card
 from tvr_cli.runs import RunDir
 
 FAST = ["--threads", "1", "--device", "cpu"]
@@ -198,6 +203,8 @@ def test_two_sweeps_in_one_folder_are_refused(place: Path, copy: Path) -> None:
     [
         ("mean, xpool", "mean, xpol", "xpol"),
         ("demo-tiny", "demo-tini", "demo-tini"),
+        ("mean, xpool", "mean, 'recipe:xpool-msrvt-b32'", "xpool-msrvt-b32.*did you mean xpool-msrvtt-b32"),
+        ("mean, xpool", "mean, mean", "stands there twice"),
         ("methods:", "metods:", r"table\.yaml:2: sweep\.metods: unknown key; did you mean methods\?"),
         ("epochs:", "epoch:", r"table\.yaml:7: train\.epoch: unknown key; did you mean epochs\?"),
         ("[0, 1]", "[0, 0]", "stands there twice"),
@@ -225,6 +232,20 @@ def test_flags_alone_make_a_sweep(place: Path, tmp_path: Path) -> None:
     payload = json.loads(ran("sweep", *flags, "--seeds", "3", "-o", tmp_path, "--dry-run", "--json").stdout)
     assert [cell["run"] for cell in payload["cells"]] == ["mean-demo-tiny", "xpool-demo-tiny-seed3"]
     assert "a sweep needs encoders" in tvr("sweep", "--methods", "mean", "-o", tmp_path).stderr
+
+
+def test_a_recipe_is_a_method_of_a_sweep_with_the_values_of_its_authors(place: Path, tmp_path: Path) -> None:
+    """The encoder is the sweep's, what the file says of training holds for every cell, and the rest is the recipe's."""
+    flags = ["--methods", "mean,recipe:xpool-msrvtt-b32", "--encoders", "demo-tiny", "--seeds", "3"]
+    own = ["--set", "train.tune=head", "--set", "train.epochs=1", "--set", "train.batch_size=8"]
+    ran("sweep", *flags, *own, "--data", f"demo:{place / 'videos'}", "-o", tmp_path, "--name", "published", *FAST)
+    run = RunDir(tmp_path / "sweeps" / "published" / "demo" / "runs" / "xpool-msrvtt-b32-demo-tiny-seed3")
+    train = run.config()["train"]
+    assert (train["optimizer"], train["schedule"], train["weight_decay"]) == ("hf-adamw", "hf-cosine", 0.2)
+    assert (train["seed"], train["epochs"], run.config()["backbone"]["name"]) == (3, 1, "demo-tiny")
+    (table,) = tvr_cli.open_workspace(tmp_path).table("published", baseline="mean").tables
+    assert [row.method for row in table.rows] == ["mean", "recipe:xpool-msrvtt-b32"]
+    assert table.rows[1].against == "mean-demo-tiny"
 
 
 def test_the_table_folds_seeds_and_tests_against_the_baseline_on_the_same_encoder(place: Path) -> None:
@@ -263,6 +284,35 @@ def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None
     assert tvr("table", "nothing", "-o", out).exit_code == 3
 
 
+def test_the_plot_has_a_panel_an_encoder_and_the_name_of_every_method(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
+    for picture in pictures:
+        ran("table", "table", "-o", place / "out", "--plot", picture)
+    svg = pictures[0].read_text()
+    words = re.findall(r"<!-- (.*?) -->", svg)
+    assert [word for word in words if " on demo" in word] == ["demo-tiny on demo", "tiny on demo"]
+    assert words.count("mean") == words.count("xpool") == 2
+    assert svg == pictures[1].read_text()
+    wrong = tvr("table", "nothing", "-o", tmp_path, "--plot", tmp_path / "a.bmp")
+    assert wrong.exit_code == 2 and "expected a .png, .svg or .pdf file" in wrong.stderr
+
+
+def test_names_in_a_plot_do_not_stand_on_each_other() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    points = [cost_plot.Point(f"method{i}", "toy", 30.0 + 0.1 * i, 28.0, 33.0, 6668) for i in range(6)]
+    axes = Figure(figsize=(5.5, 5.5)).add_subplot()
+    cost_plot._panel(axes, points)
+    axes.figure.draw_without_rendering()
+    cost_plot._labels(axes, points)
+    axes.figure.draw_without_rendering()
+    boxes = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == 6 and all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+
+
 def test_a_published_number_has_a_gap_only_where_nothing_differs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe that is the very experiment of a cell, then the same with another learning rate."""
     run = RunDir(workspace(place / "out") / "runs" / "xpool-demo-tiny-seed0")
@@ -282,6 +332,86 @@ def test_a_published_number_has_a_gap_only_where_nothing_differs(place: Path, mo
     _, other, text = row_beside(replace(theirs, train=replace(theirs.train, lr=0.5)))
     assert other["gap"] is None and other["differs"] == ["train.lr is 0.0001, 0.5 is theirs"]
     assert "is of another experiment and cannot stand beside it: train.lr is 0.0001" in text
+
+
+@pytest.fixture(scope="module")
+def cards(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cards of the table of the sweep that is done."""
+    folder = tmp_path_factory.mktemp("cards")
+    ran("table", "table", "-o", place / "out", "--cards", folder)
+    return folder / "demo"
+
+
+def test_every_row_has_a_card_and_a_paragraph(cards: Path) -> None:
+    names = ["mean-demo-tiny", "mean-tiny", "xpool-demo-tiny", "xpool-tiny"]
+    assert sorted(p.name for p in cards.iterdir()) == sorted(f"{n}.{end}" for n in names for end in ("json", "txt"))
+    card = json.loads((cards / "xpool-demo-tiny.json").read_text())
+    runs = ["xpool-demo-tiny-seed0", "xpool-demo-tiny-seed1"]
+    assert card["of"] == ["table", "table", "demo", *runs]
+    assert card["protocol"]["seeds"] == "0, 1" and card["protocol"]["selected on"]
+    assert "after Holm's correction for 4 tests" in card["protocol"]["t2v R@1 against mean-demo-tiny"]
+    assert {"caption ids", "video ids", "features", *(f"weights of {run}" for run in runs)} <= card["hashes"].keys()
+    told = (cards / "xpool-demo-tiny.txt").read_text()
+    r1 = next(v for v in card["values"] if v["name"] == "t2v R@1")
+    assert f"t2v R@1 {r1['found']:.2f} ± {r1['deviation']:.2f} [{r1['low']:.2f}, {r1['high']:.2f}]" in told
+    assert card["command"] in told and card["hashes"]["caption ids"][:16] in told
+
+
+def test_the_command_of_a_card_is_the_sweep_of_its_row(place: Path, cards: Path, tmp_path: Path) -> None:
+    command = shlex.split(json.loads((cards / "xpool-demo-tiny.json").read_text())["command"])
+    payload = json.loads(ran(*command[1:], "-o", tmp_path, "--dry-run", "--json").stdout)
+    assert [cell["run"] for cell in payload["cells"]] == ["xpool-demo-tiny-seed0", "xpool-demo-tiny-seed1"]
+    own = json.loads((place / "out" / "sweeps" / "table" / "sweep.json").read_text())["settings"]
+    assert [command[i + 1] for i, word in enumerate(command) if word == "--set"] == [
+        f"train.{name}={value}" for name, value in own["train"].items()
+    ]
+
+
+@pytest.mark.parametrize("row", ["mean-demo-tiny", "xpool-tiny"])
+def test_a_card_of_a_row_is_scored_again_and_confirmed(place: Path, cards: Path, row: str) -> None:
+    results = [p for p in (place / "out").rglob("results/*") if p.is_file()]
+    before = {p: p.stat().st_mtime_ns for p in results}
+    found = ran("verify", "--card", cards / f"{row}.json", "-o", place / "out", "--device", "cpu")
+    assert found.stdout.endswith("PASS\n") and "PASS  t2v R@1: " in found.stdout
+    assert {p: p.stat().st_mtime_ns for p in results} == before
+
+
+def edited(card: Path, to: Path, *, sealed: bool) -> Path:
+    """Write a card with fifty points more R@1. sealed: by somebody who writes a new sha256 as well."""
+    data = json.loads(card.read_text())
+    next(v for v in data["values"] if v["name"] == "t2v R@1")["found"] += 50.0
+    if sealed:
+        data = Card.from_json({k: v for k, v in data.items() if k != "content"}, "a card").sealed().to_json()
+    to.write_text(json.dumps(data))
+    return to
+
+
+def test_a_card_that_was_edited_is_refused_or_fails(place: Path, cards: Path, tmp_path: Path) -> None:
+    def verify(card: Path) -> Result:
+        return tvr("verify", "--card", card, "-o", place / "out", "--device", "cpu")
+
+    own = cards / "mean-demo-tiny.json"
+    plainly = verify(edited(own, tmp_path / "edited.json", sealed=False))
+    assert plainly.exit_code == 3 and "was changed after it was written" in plainly.stderr
+    resealed = verify(edited(own, tmp_path / "resealed.json", sealed=True))
+    assert resealed.exit_code == 5 and "FAIL: t2v R@1" in resealed.stderr
+    data = json.loads(own.read_text())
+    (tmp_path / "bare.json").write_text(json.dumps({k: v for k, v in data.items() if k != "content"}))
+    bare = verify(tmp_path / "bare.json")
+    assert bare.exit_code == 3 and "lacks the sha256 of its content" in bare.stderr
+    (tmp_path / "newer.json").write_text(json.dumps({**data, "schema": "tvr/card@2"}))
+    newer = verify(tmp_path / "newer.json")
+    assert newer.exit_code == 3 and "of the schema tvr/card@1, found the schema tvr/card@2" in newer.stderr
+
+
+def test_a_card_says_when_weights_are_other_ones_or_nowhere(copy: Path, cards: Path, tmp_path: Path) -> None:
+    runs = workspace(copy) / "runs"
+    best = [runs / f"xpool-tiny-seed{seed}" / "checkpoints" / "best.safetensors" for seed in (0, 1)]
+    shutil.copy(best[1], best[0])
+    found = tvr("verify", "--card", cards / "xpool-tiny.json", "-o", copy, "--device", "cpu")
+    assert found.exit_code == 5 and "weights of xpool-tiny-seed0: another file" in found.stdout
+    nowhere = tvr("verify", "--card", cards / "xpool-tiny.json", "-o", tmp_path / "other")
+    assert nowhere.exit_code == 3 and "say with -o which workspace has it, or make it: tvr sweep" in nowhere.stderr
 
 
 @pytest.mark.slow

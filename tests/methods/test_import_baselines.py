@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import test_golden_ts2net as ts2net
 import tiny_clip
 import torch
 from golden import Closeness, load, params
@@ -100,3 +101,26 @@ def test_tmass_gives_golden_scores(path, dtype, tmp_path):
     scores = method.score_with(method.encode_text(text_of(text)), video, sigma)
     Closeness("tmass", dtype, file=golden).value("eval.out.sim", scores, golden["eval.out.sim"])
     assert report.dropped == ("stochastic.std_branch.learnable_scalar",) and report.sizes.frames == frames.shape[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("path", "dtype"), [p for p in params("ts2net") if "fp32" in p.id])
+def test_ts2net_gives_golden_scores(path, dtype, tmp_path):
+    golden = load(path, dtype)
+    text, video, noise = ts2net.features(golden, "eval", ts2net.leaves_of(golden, "eval"))
+    state = {**golden.under("param."), **clip_of_openai()}
+    state = {
+        k.replace("resblocks.1.attn.", "resblocks.1.attn.net.") if "visual" in k else k: v for k, v in state.items()
+    }
+    state["text_token_selector.score_predictor.in_conv.1.weight"] = torch.zeros(2, 2)
+    chosen = tuple(
+        f"method.ts2net.{ours}={golden.config[theirs]}"
+        for ours, theirs in (("kept_patches", "topk"), ("noise_rows", "num_samples"), ("noise_std", "sigma"))
+    )
+    sizes = Sizes(text.pooled.shape[1], video.frames.shape[1], 8)
+    method, report, run = imported(tmp_path, "ts2net", state, sizes, chosen)
+    scores = method.score(method.encode_text(text), method.encode_with(video, noise))
+    Closeness("ts2net", dtype, file=golden).value("eval.out.sim", scores, golden["eval.out.sim"])
+    assert report.options["temporal_layers"] == golden.config["layers_temporal"]
+    assert [name for name in report.dropped if "text_token_selector" in name]
+    assert run.config()["backbone"]["temporal_shift"] is True

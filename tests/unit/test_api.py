@@ -286,7 +286,6 @@ OF_THE_COMMAND = {
     "more",
     "scores_about",
     "verbose",
-    "seeds",
 }
 # What writes an answer takes the answer: `save_clips`, `export`, `page`.
 OF_WHAT_IS_WRITTEN = {
@@ -299,7 +298,8 @@ OF_WHAT_IS_WRITTEN = {
         "dry_run",
         "show_all",
     },  # the last is min_confidence=None
-    "train": {"moments"},  # a verb of its own
+    "train": {"moments", "seeds"},  # verbs of their own
+    "table": {"as_latex", "as_csv"},
 }
 OF_THE_METHOD = {"again", "curves"}
 SAID_OTHERWISE = {"min_confidence"}  # None in the command, which refuses one beside --all
@@ -314,6 +314,8 @@ SAID_OTHERWISE = {"min_confidence"}  # None in the command, which refuses one be
         ("evaluate", OpenWorkspace.evaluate),
         ("index", OpenWorkspace.index),
         ("query", OpenWorkspace.search),
+        ("sweep", OpenWorkspace.sweep),
+        ("table", OpenWorkspace.table),
     ],
 )
 def test_a_method_takes_the_flags_of_its_command_with_their_defaults(command: str, verb: Callable[..., object]) -> None:

@@ -326,7 +326,7 @@ def test_padding_is_added_on_both_sides_within_the_film(film: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("pad", [-1.0, float("nan")])
 def test_padding_that_is_no_length_is_refused(pad: float, film: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--pad: expected 0 or more"):
+    with pytest.raises(ConfigError, match="--pad: expected seconds, 0 or more"):
         OUT.save_clips(answers(hit(film, 0, 1)), tmp_path / "clips", pad=pad)
     assert not (tmp_path / "clips").exists()
 

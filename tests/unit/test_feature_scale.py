@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from tvr_cli.cli import app
 from tvr_cli.engine import scorers
 from tvr_cli.methods import base
+from tvr_cli.scale import Scale
 from tvr_cli.stores.features.scale import CLIP_NORM, scale_of
 from tvr_cli.stores.features.store import FeatureStore, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter
-from tvr_cli.types import Scale
 from tvr_cli.workspace import Workspace
 
 FOREIGN = "foreign_backbone:Backbone"

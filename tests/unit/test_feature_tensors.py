@@ -13,7 +13,6 @@ from tiny_features import CLIP_DIM, DIM, FRAMES, PATCH_DIM, PATCHES, TEXTS
 
 from tvr_cli.engine import scorers
 from tvr_cli.errors import DataError, StoreMismatch
-from tvr_cli.stores.features.head import Made, read
 from tvr_cli.stores.features.store import FeatureStore, clip_row_key, text_row_key
 from tvr_cli.stores.features.writer import FeatureWriter
 from tvr_cli.types import VideoFeatures
@@ -192,47 +191,6 @@ def test_a_writer_killed_anywhere_leaves_the_store_of_before_and_whole_shards(
         tiny_features.add(again, new, seed=9)
     again.finish([*tiny_features.records(), *new], tiny_features.captions(), {})
     assert len(FeatureStore.open(store.root).video()) == 5 and not list(store.root.glob("*.tmp"))
-
-
-def test_two_stores_of_one_identity_are_joined_by_taking_over_shards(tmp_path: Path) -> None:
-    made, records = tiny_features.made(), tiny_features.records()
-    whole = tiny_features.write(tmp_path / "whole")
-    parts = []
-    for name, some, texts in (("one", records[:3], TEXTS[:0]), ("two", records[3:], TEXTS)):
-        writer = FeatureWriter(tmp_path / name / "features" / made.fingerprint, made)
-        tiny_features.add(writer, some, seed=0 if name == "one" else 2)
-        if texts:
-            writer.add_text([text_row_key(t) for t in texts], tiny_features.text(), torch.float32)
-        writer.finish(some, [], {})
-        parts.append(writer)
-    # A caption that no clip of the part has is swept at its end: they are encoded once, where parts are joined.
-    joined = FeatureWriter(tmp_path / "out" / "features" / made.fingerprint, made)
-    assert [joined.join(part.root) for part in parts] == [1, 1] and joined.join(parts[0].root) == 0
-    joined.add_text([text_row_key(t) for t in TEXTS], tiny_features.text(), torch.float32)
-    tiny_features.finish(joined)
-    store = FeatureStore.open(joined.root)
-    assert torch.equal(store.video().frames, whole.video().frames) and torch.equal(
-        store.text().pooled, whole.text().pooled
-    )
-    assert store.content_hash() == whole.content_hash() and list(store.clips) == list(whole.clips)
-    assert store.norms == pytest.approx(whole.norms)
-
-
-@pytest.mark.parametrize(
-    ("other", "field"),
-    [
-        (lambda made: dataclasses.replace(made, identity={**made.identity, "importance": "none"}), "importance is"),
-        (lambda made: dataclasses.replace(made, tensors={"text.pooled": made.tensors["text.pooled"]}), "video.frames"),
-    ],
-)
-def test_stores_that_differ_are_not_joined(tmp_path: Path, other: Any, field: str) -> None:
-    store = tiny_features.write(tmp_path / "one")
-    changed: Made = other(tiny_features.made())
-    second = FeatureWriter(tmp_path / "two" / "features" / changed.fingerprint, changed)
-    before = read(store.root)
-    with pytest.raises(StoreMismatch, match=f"cannot be joined: .*{field}"):
-        FeatureWriter(store.root, tiny_features.made()).join(second.root)
-    assert read(store.root) == before
 
 
 def test_video_features_keep_optional_tensors_through_selection() -> None:

@@ -61,8 +61,9 @@ def films(shown: list[list[int]], name: str = "segment") -> SimpleNamespace:
     )
 
 
-def with_torch(part: SimpleNamespace, queries: np.ndarray) -> np.ndarray:
-    return (torch.from_numpy(queries) @ torch.from_numpy(part.array("frames")).float().T).numpy()
+def with_torch(part: SimpleNamespace, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    frames = torch.from_numpy(part.array("frames")[slice(None) if rows is None else rows])
+    return (torch.from_numpy(queries) @ frames.float().T).numpy()
 
 
 # --------------------------------------------------------------------------------------------------------- closed form
@@ -136,6 +137,69 @@ def test_all_moments_and_some_numpy_and_torch_score_alike():
     for query, row in zip(said, plain, strict=True):
         some = np.array([1, 2, 4])
         assert ranking.ByHead(head).some(part, some, query) == pytest.approx(row[some], abs=1e-5)
+
+
+def large(monkeypatch: pytest.MonkeyPatch, least: int) -> tuple[SimpleNamespace, np.ndarray, np.ndarray]:
+    """A segment of more moments than are all scored, sentences, and what they would score. least: that are scored."""
+    draw = np.random.default_rng(13)
+    part = films([draw.integers(0, DIM, n).tolist() for n in draw.integers(1, 6, 60)], "large")
+    said = unit(draw.standard_normal((4, DIM)))
+    exact = ranking.ByHead(a_head()).scores(part, said)
+    monkeypatch.setattr(ranking, "_ALL", 20)
+    monkeypatch.setattr(ranking, "_LEAST", least)
+    return part, said, exact
+
+
+@pytest.mark.parametrize("products", [ranking.products, with_torch])
+def test_of_many_moments_those_are_scored_that_are_best_if_each_frame_were_the_mean(monkeypatch, products):
+    part, said, exact = large(monkeypatch, 15)
+    head = a_head()
+    scores = ranking.ByHead(head, products).scores(part, said)
+    less = unit(said - head.mean)
+    frames = np.eye(DIM)[part.array("frames").argmax(1)]
+    means = np.stack([frames[a:b].mean(0) for a, b in part.array("moment")])
+    rough = less @ (means @ head.weights.sum(0)).T / ranking._lengths(part, head)
+    for found, wanted, one in zip(scores, exact, rough, strict=True):
+        best, rest = np.argsort(-one)[:15], np.argsort(-one)[15:]
+        assert found[best] == pytest.approx(wanted[best], abs=1e-5)
+        assert found[rest].max() <= found[best].min() + 1e-6
+        assert np.diff(found[rest]) == pytest.approx(np.diff(one[rest]), abs=1e-5)
+
+
+def test_of_many_moments_only_those_are_scored_that_an_answer_may_be_of(monkeypatch):
+    part, said, exact = large(monkeypatch, 15)
+    among = np.zeros(60, bool)
+    among[[3, 20, 31, 59]] = True
+    scores = ranking.ByHead(a_head()).scores(part, said, among)
+    assert scores[:, among] == pytest.approx(exact[:, among], abs=1e-5)
+    nothing = ranking.ByHead(a_head()).scores(part, said, np.zeros(60, bool))
+    assert nothing.shape == exact.shape
+
+
+@pytest.mark.parametrize("many", [20, 60])
+def test_scores_and_cosines_of_one_scan_are_those_of_two(monkeypatch, many):
+    part, said, _ = large(monkeypatch, 60)
+    monkeypatch.setattr(ranking, "_ALL", many)
+    head = ranking.ByHead(a_head())
+    scores, cosines = head.with_cosines(part, said)
+    assert scores == pytest.approx(head.scores(part, said), abs=1e-6)
+    assert cosines == pytest.approx(ranking.Alike().scores(part, said), abs=1e-6)
+    scores, cosines = ranking.Compared().with_cosines(part, said)
+    assert cosines == pytest.approx(ranking.Alike().scores(part, said), abs=1e-6)
+    assert scores == pytest.approx(ranking.Compared().scores(part, said), abs=1e-6)
+
+
+@pytest.mark.parametrize("sentences", [1, 3, 4, 9])
+@pytest.mark.parametrize("rows", [None, np.array([0, 1, 5, 1500, 2047, 2048, 2099])])
+def test_products_of_a_session_are_those_of_numpy(sentences, rows):
+    draw = np.random.default_rng(17)
+    frames = draw.standard_normal((2100, 16)).astype(np.float16)  # more than are widened at a time
+    part = SimpleNamespace(array={"frames": frames}.__getitem__, segment={"timeline.frames": torch.from_numpy(frames)})
+    said = unit(draw.standard_normal((sentences, 16)))
+    found = sessions.products(part, said, rows)
+    assert found.shape == (sentences, 2100 if rows is None else 7)
+    assert found == pytest.approx(ranking.products(part, said, rows), abs=1e-5)
+    assert found == pytest.approx(said @ frames[slice(None) if rows is None else rows].astype(np.float32).T, abs=1e-5)
 
 
 def test_a_score_is_the_cosine_of_what_the_head_reads_and_what_is_said():

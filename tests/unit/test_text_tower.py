@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 import subprocess
@@ -89,6 +90,36 @@ def test_chosen_texts_too_with_the_shipped_merges_and_those_of_the_demo(text, tm
     assert CLIP.words(text) == OPEN_CLIP.encode(text)
     assert BytePairs(folder / "bpe.txt.gz").words(text) == small.encode(text)
     assert BytePairs(folder / "bpe.txt.gz").vocab_size == small.vocab_size
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["b c</w>", "a b", "ab c</w>", "a bc</w>", "d e</w>", "d e</w>"],
+        ["a  b", "ab\tc</w>", " d e</w>", "", "f g</w>\r", "a é"],
+        [],
+    ],
+    ids=["a token that two pairs make", "other spaces", "no pair"],
+)
+def test_merges_that_are_not_as_clips_give_the_ids_of_open_clips_tokenizer(lines, tmp_path):
+    path = tmp_path / "merges.txt.gz"
+    path.write_bytes(gzip.compress("\n".join(["#version: 0.2", *lines]).encode()))
+    other, text = SimpleTokenizer(bpe_path=str(path)), "abc de ab bc fg aé"
+
+    assert BytePairs(path).words(text) == other.encode(text)
+    assert BytePairs(path).encode([text], 40)[0][0].tolist()[:1] == [other.sot_token_id]
+    assert BytePairs(path).encode([text], 40)[0].max() == other.eot_token_id
+
+
+def test_of_a_longer_list_the_merges_are_read_that_clip_kept(tmp_path):
+    path = tmp_path / "merges.txt.gz"
+    names = [f"{a}{b}" for a in map(chr, range(0x4E00, 0x4EFB)) for b in map(chr, range(0x5000, 0x50C8))]
+    lines = [*(" ".join(name) for name in names[:48893]), "a b</w>", "c d</w>", *(" ".join(n) for n in names[48893:])]
+    path.write_bytes(gzip.compress("\n".join(["#version: 0.2", *lines]).encode()))
+    other = SimpleTokenizer(bpe_path=str(path))
+
+    assert BytePairs(path).words("ab cd") == other.encode("ab cd") == [512 + 48893, *other.encode("cd")]
+    assert len(other.encode("cd")) == 2
 
 
 def test_a_long_caption_is_cut_before_its_end_token():

@@ -492,10 +492,11 @@ def test_what_cannot_be_read_is_left_out_and_told(films: Callable[[str], Path], 
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_a_timeline_of_what_is_only_nearest_names_the_flag_that_takes_it(tmp_path: Path) -> None:
+def test_of_what_is_only_nearest_no_timeline_is_written(tmp_path: Path) -> None:
     near = Hit(1, 1.0, "film.mov", str(tmp_path / "film.mov"), 0, 1, 0, confidence=0.5)
-    with pytest.raises(DataError, match="found none with confidence; --all takes"):
-        OUT.export(QueryReport([Answer.of("a", [near], 0.95)]), tmp_path / "none.csv")
+    done = OUT.export(QueryReport([Answer.of("a", [near], 0.95)]), tmp_path / "none.csv")
+    assert done.timeline is not None and (done.timeline.events, done.timeline.form) == (0, "csv")
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_silent_files_have_no_sound_in_a_timeline(films: Callable[[str], Path], tmp_path: Path) -> None:

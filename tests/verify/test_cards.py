@@ -71,7 +71,7 @@ def test_the_card_of_a_measurement_is_one_too_and_cannot_be_verified(tmp_path: P
     card = card_of(result)
     assert {value.name for value in card.values} >= {"t2v R@1", "v2t MdR"} and card.hashes["scores"]
     (tmp_path / "card.json").write_text(json.dumps(card.to_json()))
-    with pytest.raises(DataError, match="only a verification can be done again"):
+    with pytest.raises(DataError, match="only a verification and a row of a table can be done"):
         rerun.read(tmp_path / "card.json")
 
 

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from tvr_cli.backbones.hub import Wanted
     from tvr_cli.backbones.text_tower.card import TextCard
 
-# What a backbone may provide. Features of a store: frames, video.pooled (one vector a clip), pooled (text), tokens;
-# temporal_shift is an ability.
-PROVIDES = frozenset({"frames", "video.pooled", "pooled", "tokens", "temporal_shift"})
+# What a backbone may provide. Features of a store: frames, video.pooled (one vector a clip), pooled (text), tokens; and
+# what is made only where it is asked for: video.patches are large, temporal_shift changes what frames are.
+ON_DEMAND = frozenset({"video.patches", "temporal_shift"})
+PROVIDES = frozenset({"frames", "video.pooled", "pooled", "tokens"}) | ON_DEMAND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,10 @@ class Description:
 
     name: what `registry.load` takes. kind: the class that loads it. dim: D. image_size: S, the side of its input in
     pixels. context_length: the largest L. provides: of `PROVIDES`. frames: the one number of frames a clip that it
-    takes, None = any. timed: whether it has to know when frames stand. source: what its weights are called where they
-    come from. weights: their file on this machine, None while they are not here; a backbone without weights names its
-    own source file, which then takes their place in the identity. expected_at: where they are looked for, for people.
+    takes, None = any. patches: P of a frame, 0 where it provides none. timed: whether it has to know when frames stand.
+    source: what its weights are called where they come from. weights: their file on this machine, None while they are
+    not here; a backbone without weights names its own source file, which then takes their place in the identity.
+    expected_at: where they are looked for, for people.
     licence: of the weights, empty where it is not known; non_commercial: whether it forbids commercial use. fit,
     filter: how a picture becomes its square, as it was trained (`types.View`). revision: the commit that its name pins,
     None = the hub's newest. commit: the one that the weights on this machine are of, None where they are of no
@@ -65,6 +67,7 @@ class Description:
     fit: SquareFit = "crop"
     filter: Filter = "bicubic"
     frames: int | None = None
+    patches: int = 0
     timed: bool = False
     revision: str | None = None
     commit: str | None = None
@@ -88,10 +91,14 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class VideoOut:
-    """What a backbone makes of V clips. frames: [V, F, D], pooled: [V, D]; None where it does not provide them."""
+    """What a backbone makes of V clips. frames: [V, F, D], pooled: [V, D]; None where it does not provide them.
+
+    patches: [V, F, P, D], None where nobody asked for them.
+    """
 
     frames: Tensor | None
     pooled: Tensor | None
+    patches: Tensor | None = None
 
 
 class Backbone(nn.Module):
@@ -249,6 +256,14 @@ class Backbone(nn.Module):
 
         A missing frame counts as the all-zero *normalised* image, whatever its pixels hold. Gradients flow.
         Raises ValueError for another shape or type. Who provides no frames leaves it out.
+        """
+        raise NotImplementedError
+
+    def encode_patches(self, pixels: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode frames as `encode_frames` does, to frames [V, F, D] and the patches of each [V, F, P, D].
+
+        Patches are in the space of frames and go the way of the token that stands for the whole picture. Who does not
+        provide video.patches leaves it out.
         """
         raise NotImplementedError
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_cli import plugins
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.defaults import named_backbone
 from tvr_cli.errors import ConfigError, DataError
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from tvr_cli.backbones.base import Backbone, Description
 
-DEMO_TINY = "demo-tiny"
 LOCAL = "local:"
 # The scheme that names without one have.
 WITHOUT_SCHEME = "openclip"
@@ -75,7 +75,7 @@ def resolve(name: str) -> Description:
     if (target := _preset_target(name)) is not None:
         return _with_card(replace(resolve(target), name=name))
     about = class_of(name).describe(name)
-    return _with_card(about) if name == DEMO_TINY else about
+    return _with_card(about) if is_toy(name) else about
 
 
 def load(
@@ -222,11 +222,11 @@ def _backbone_class(found: Any, name: str) -> type[Backbone]:
 
 
 def _preset_target(name: str) -> str | None:
-    """Return what a preset stands for, None where the name is no preset (or, `demo-tiny`, stands for itself)."""
+    """Return what a preset stands for, None where the name is no preset (or stands for itself, as what ships does)."""
     from tvr_cli.config import flatten, preset_layers
     from tvr_cli.preset_loader import preset_names
 
-    if name == DEMO_TINY or name not in preset_names("backbones"):
+    if is_toy(name) or name not in preset_names("backbones"):
         return None
     target = None
     for layer in preset_layers("backbones", name):

@@ -145,7 +145,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and exit.")
     ] = False,
 ) -> None:
-    """Search videos by text, and train and compare ten published text-video retrieval methods.
+    """Search videos by text, and train and compare eleven published text-video retrieval methods.
 
     \b
     tvr demo                                   everything on a toy world, no data needed

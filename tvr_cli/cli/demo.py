@@ -14,6 +14,7 @@ from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.whole.demo import DemoPreview, DemoReport, MethodRow, Question
+    from tvr_cli.engine.whole.demo_films import HeadRow
     from tvr_cli.engine.whole.demo_results import Moments
     from tvr_cli.results.metrics import Rate
 
@@ -110,6 +111,8 @@ def _show(result: DemoReport, *, kept: bool) -> None:
     render.line()
     _show_question(result.query)
     render.line()
+    _show_head(result.moment_head)
+    render.line()
     render.line(
         f"{render.duration(result.seconds)} in all." + (f" Everything is in {result.workspace}" if kept else "")
     )
@@ -129,8 +132,18 @@ def _show_question(asked: Question) -> None:
     render.table(None, ("#", "video", "where", "score", ""), rows, left=2)
 
 
+def _show_head(row: HeadRow) -> None:
+    render.line(
+        f"Moments of {render.count(row.films, 'film')} by time: the first answer is right for {row.first:.1f} % of "
+        f"{row.queries} queries with the moment head ({row.trained_on} moments to train on), {row.first_without:.1f} % "
+        "without. Ask:"
+    )
+    render.line(f"  {commands.tvr('query', row.example, workspace=Workspace(row.workspace))}")
+
+
 def _show_preview(preview: DemoPreview) -> None:
     render.line(f"would make {preview.videos} videos and {preview.captions} captions in {preview.workspace}/videos")
+    render.line(f"would join some of them to {render.count(preview.films, 'film')}, and train a moment head on these")
     render.line(f"would take about {render.size(preview.size_bytes)} and extract {preview.frames} frames")
     for row in preview.methods:
         trained = f"train {row.runs} run(s), {row.epochs} epochs each" if row.trains else "nothing to train"

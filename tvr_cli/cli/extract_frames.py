@@ -16,6 +16,7 @@ from tvr_cli.cli.options import DEFAULT_WORKSPACE, DryRun, Json, Workspace
 if TYPE_CHECKING:
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
+    from tvr_cli.engine.extraction.part_list import PartListReport
 
 
 def extract_frames(
@@ -93,8 +94,22 @@ def extract_frames(
         float, typer.Option("--timeout", min=0.1, help="Give a video up after this many seconds without progress.")
     ] = 120.0,
     shard: Annotated[
-        str, typer.Option("--shard", metavar="I/N", help="Only part I of N, for several machines or jobs.")
+        str,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Only part I of N, for several machines or jobs; auto/N in a Slurm or Kubernetes array.",
+        ),
     ] = "1/1",
+    plan_parts: Annotated[
+        int | None,
+        typer.Option(
+            "--plan-parts",
+            metavar="N",
+            min=1,
+            help="Read nothing; write parts.jsonl, N lists of videos of equal bytes: VIDEOS of a --shard I/N.",
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also try again what is in failures.jsonl.")
     ] = False,
@@ -133,6 +148,7 @@ def extract_frames(
     Example: tvr extract-frames videos/ -o out
     """
     from tvr_cli.engine.extraction.extract import ExtractReport
+    from tvr_cli.engine.extraction.part_list import PartListReport
 
     report = api.open_workspace(workspace).extract(
         videos or (),
@@ -161,13 +177,16 @@ def extract_frames(
         tracks=tracks,
         memory_budget=memory_budget,
         repair=repair,
+        plan_parts=plan_parts,
         dry_run=dry_run,
         again=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
     )
-    if isinstance(report, ExtractReport):
+    if isinstance(report, PartListReport):
+        render.result(report, as_json, lambda: _show_list(report))
+    elif isinstance(report, ExtractReport):
         _finish(report, workspace, data, as_json, allow_failures)
     else:
-        _show_estimate(report, as_json)
+        show_estimate(report, as_json)
 
 
 def _finish(report: ExtractReport, workspace: Workspace, data: str | None, as_json: bool, allow_failures: bool) -> None:
@@ -217,7 +236,18 @@ def _show(report: ExtractReport, workspace: Workspace) -> None:
         render.line(f"failed: … and {report.failed - 20} more")
 
 
-def _show_estimate(found: ExtractEstimate, as_json: bool) -> None:
+def _show_list(report: PartListReport) -> None:
+    render.line(
+        f"{render.count(report.videos, 'video')}, {render.size(report.video_bytes)} in "
+        f"{render.count(report.parts, 'part')} of {render.size(report.smallest)} to {render.size(report.largest)}"
+        f"{'; nothing was written' if report.dry_run else f': {report.path}'}"
+    )
+    if not report.dry_run:
+        part = commands.tvr("extract-frames", report.path, shard=f"1/{report.parts}", workspace=Path("parts") / "1")
+        log.logger.info("next, of each part: %s", part)
+
+
+def show_estimate(found: ExtractEstimate, as_json: bool) -> None:
     def human() -> None:
         videos = render.count(found.videos, "video")
         render.line(f"{videos}: {found.todo} to read, {found.kept} kept, {found.failed} failed before")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -49,6 +51,34 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the configuration; repeatable."),
 ]
+
+
+def seconds(flag: str) -> Callable[[str], float]:
+    """Return what reads the seconds behind a flag. Raises ConfigError for what are none."""
+    return _number(flag, "seconds, 0 or more, such as 2.5", lambda value: 0 <= value < math.inf)
+
+
+def share(flag: str) -> Callable[[str], float]:
+    """Return what reads a number from 0 to 1 behind a flag. Raises ConfigError for what is none."""
+    return _number(flag, "a number from 0 to 1, such as 0.9", lambda value: 0 <= value <= 1)
+
+
+def number(flag: str) -> Callable[[str], float]:
+    """Return what reads any number behind a flag. Raises ConfigError for what is none."""
+    return _number(flag, "a number such as 0.2", lambda value: not math.isnan(value))
+
+
+def _number(flag: str, expected: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not fits(value):
+            raise ConfigError(f"{flag}: expected {expected}, found {text!r}")
+        return value
+
+    return read
 
 
 def require_threads() -> None:

@@ -45,6 +45,10 @@ def precompute_features(
     temporal_shift: Annotated[
         bool, typer.Option("--temporal-shift", help="Shift patches between frames (EagleNet); needs a ViT.")
     ] = False,
+    patches: Annotated[
+        bool,
+        typer.Option("--patches", help="Keep patches of frames too (TS2-Net): 50 times the bytes. Needs a ViT."),
+    ] = False,
     word_importance: Annotated[
         str, typer.Option("--word-importance", help="Mark content words (DMAE): none, stopwords or spacy.")
     ] = "none",
@@ -64,6 +68,10 @@ def precompute_features(
             help="Make one damaged shard again, nothing else; or what a store, by its fingerprint, lacks.",
         ),
     ] = None,
+    shard: Annotated[
+        str,
+        typer.Option("--shard", metavar="I/N", help="Only part I of N of the clips, no captions; auto/N in an array."),
+    ] = "1/1",
     device: Device = "auto",
     offline: Offline = False,
     dry_run: DryRun = False,
@@ -85,10 +93,12 @@ def precompute_features(
         word_shape=words,
         max_words=max_words,
         temporal_shift=temporal_shift,
+        patches=patches,
         word_importance=word_importance,
         precision=precision,
         batch=batch,
         repair=repair,
+        shard=shard,
         device=device,
         offline=offline,
         dry_run=dry_run,

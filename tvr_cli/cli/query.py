@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import textwrap
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvr_cli import api, files, log
+from tvr_cli import api, log
 from tvr_cli.cli import render, streams
 from tvr_cli.cli.options import (
     DEFAULT_WORKSPACE,
@@ -21,7 +21,10 @@ from tvr_cli.cli.options import (
     Json,
     Offline,
     Searched,
+    number,
     require_threads,
+    seconds,
+    share,
 )
 from tvr_cli.errors import ConfigError, PartialFailure
 from tvr_cli.workspace import Workspace
@@ -63,14 +66,19 @@ def query(
         ),
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Let the method score every clip.")] = False,
-    min_score: Annotated[float | None, typer.Option("--min-score", help="Leave out hits below this score.")] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score", parser=number("--min-score"), metavar="SCORE", help="Leave out hits below this score."
+        ),
+    ] = None,
     min_confidence: Annotated[
         float | None,
         typer.Option(
             "--min-confidence",
-            min=0.0,
-            max=1.0,
-            help="A moment below this is not found, but among the nearest; default: 0.95.",
+            parser=share("--min-confidence"),
+            metavar="SHARE",
+            help="A moment below this, 0 to 1, is not found, but among the nearest; default: 0.95.",
         ),
     ] = None,
     show_all: Annotated[
@@ -113,10 +121,14 @@ def query(
         str | None, typer.Option("--older", metavar="DATE", help="Search files written before that.")
     ] = None,
     longer: Annotated[
-        float | None, typer.Option("--longer", metavar="SECONDS", help="Search files that last longer.")
+        float | None,
+        typer.Option("--longer", parser=seconds("--longer"), metavar="SECONDS", help="Search files that last longer."),
     ] = None,
     shorter: Annotated[
-        float | None, typer.Option("--shorter", metavar="SECONDS", help="Search files that are shorter.")
+        float | None,
+        typer.Option(
+            "--shorter", parser=seconds("--shorter"), metavar="SECONDS", help="Search files that are shorter."
+        ),
     ] = None,
     not_in: Annotated[
         Path | None, typer.Option("--not-in", metavar="FILE", help="Leave out files that FILE lists, one a line.")
@@ -138,7 +150,12 @@ def query(
     ] = None,
     pad: Annotated[
         float | None,
-        typer.Option("--pad", metavar="SECONDS", help="Of --save-clips: seconds before and after a moment."),
+        typer.Option(
+            "--pad",
+            parser=seconds("--pad"),
+            metavar="SECONDS",
+            help="Of --save-clips: seconds before and after a moment.",
+        ),
     ] = None,
     export: Annotated[
         Path | None,
@@ -178,7 +195,7 @@ def query(
         )
         raise ConfigError(f"{about} and --export, and none of them is given")
     if html is not None:
-        files.require_free(html, overwrite=overwrite)  # before anything is searched
+        opened.require_page(html, overwrite=overwrite)  # before anything is searched
     if export is not None:
         opened.require_exportable(export, overwrite=overwrite)
     require_threads()
@@ -256,10 +273,8 @@ def _show(report: QueryReport, min_score: float | None) -> None:
         else:
             limit = f" (nothing scored {min_score} or more)" if min_score is not None else ""
             render.line(f"{answer.query!r}: nothing found{limit}")
-    if report.clips is not None:
-        _show_clips(report.clips)
-    if report.timeline is not None:
-        _show_timeline(report.timeline)
+    if report.clips is not None or report.timeline is not None:
+        _show_saved(report)
 
 
 def _table(title: str | None, hits: Sequence[Hit]) -> None:
@@ -268,7 +283,7 @@ def _table(title: str | None, hits: Sequence[Hit]) -> None:
     rows = [
         [
             h.rank,
-            f"{render.shortest(h.path)}{' (not there any more)' if h.missing else ''}",
+            f"{render.shortest(h.path)}{f' ({h.why_missing})' if h.missing else ''}",
             *([h.channel, textwrap.shorten(h.said or "", _SAID, placeholder=" …")] if heard else []),
             f"{render.seconds(h.start)}–{render.seconds(h.end)}",
             render.seconds(h.peak),
@@ -292,6 +307,22 @@ def _say_left_out(answer: Answer) -> None:
         render.line(f"{some} more, found with less confidence; --all shows them, too")
 
 
+def _show_saved(report: QueryReport) -> None:
+    """Say what was written besides the answer."""
+    if not any(answer.hits for answer in report.results):
+        nearest = any(answer.nearest for answer in report.results)
+        also = "; --all takes what is nearest, too" if nearest else ""
+        if report.clips is not None:
+            render.line(f"nothing saved in {report.clips.folder}: no moment was found{also}")
+        if report.timeline is not None:
+            render.line(f"nothing written as {report.timeline.path}: no moment was found{also}")
+        return
+    if report.clips is not None:
+        _show_clips(report.clips)
+    if report.timeline is not None:
+        _show_timeline(report.timeline)
+
+
 def _show_clips(saved: SavedClips) -> None:
     there = [clip for clip in saved.clips if clip.problem is None]
     if saved.dry_run:
@@ -309,7 +340,7 @@ def _show_clips(saved: SavedClips) -> None:
 
 def _show_timeline(saved: SavedTimeline) -> None:
     done = "would be written" if saved.dry_run else "written"
-    rate = "" if saved.rate is None else f", {float(Fraction(saved.rate)):.5g} frames a second"
+    rate = "" if saved.frames_a_second is None else f", {saved.frames_a_second:.5g} frames a second"
     render.line(f"{render.count(saved.events, 'moment')} {done} as {saved.path}{rate}")
 
 
@@ -328,6 +359,15 @@ def _not_written(report: QueryReport) -> list[str]:
 
 
 def _say_missing(paths: Sequence[str], workspace: Workspace) -> None:
+    if named := [path for path in paths if not os.path.isabs(path)]:
+        log.logger.warning(
+            "%s of the answer %s no file here: the features were imported without (%r%s)",
+            render.count(len(named), "video"), "has" if len(named) == 1 else "have", named[0],
+            " …" if len(named) > 1 else "",
+        )  # fmt: skip
+    paths = [path for path in paths if os.path.isabs(path)]
+    if not paths:
+        return
     what = render.count(len(paths), "file")
     if not workspace.has_frames:
         log.logger.warning(

@@ -36,6 +36,12 @@ def result(found: Result, as_json: bool, human: Callable[[], None]) -> None:
         human()
 
 
+def at_once(found: Result) -> None:
+    """Print one of many results as a line of JSON, for a program that reads each as it comes."""
+    result(found, True, lambda: None)
+    sys.stdout.flush()
+
+
 def line(text: str = "") -> None:
     """Print one line of results."""
     print(printable(text))

@@ -36,6 +36,16 @@ def serve(
         Path | None,
         typer.Option("--clips", metavar="DIR", help="Where the page saves clips; default: clips/ in the workspace."),
     ] = None,
+    watch: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--watch", metavar="VIDEOS", help="Keep up with these videos, too, as `tvr watch` does; repeatable."
+        ),
+    ] = None,
+    watch_workers: Annotated[
+        int | None,
+        typer.Option("--watch-workers", min=1, help="Processors for that; default: half of them."),
+    ] = None,
     background: Annotated[bool, typer.Option("--background", help="Go on behind the shell.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End the server of the workspace.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say whether one runs, and where.")] = False,
@@ -49,6 +59,8 @@ def serve(
     """
     if background + stop + status > 1:
         raise ConfigError("--background, --stop and --status are three things to do; give one of them")
+    if watch_workers is not None and not watch:
+        raise ConfigError("--watch-workers is for --watch VIDEOS; give both, or neither")
     from tvr_cli.server import running
 
     if stop or status:
@@ -58,14 +70,22 @@ def serve(
     from tvr_cli.server.library import Named
 
     address = running.address_of(host, port, token)
+    named = {"--run": run, "--method": method, "--backbone": backbone}
+    words = [word for flag, value in named.items() if value is not None for word in (flag, value)]
+    words += ["-o", str(workspace), "--device", device, *(["--offline"] if offline else [])]
+    workers = [] if watch_workers is None else [str(watch_workers)]
     if background:
-        named = {"--run": run, "--method": method, "--backbone": backbone, "--clips": clips}
-        words = [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
-        words += ["-o", str(workspace), "--host", address.host, "--port", str(port), "--device", device]
-        started = running.start(workspace, [*words, *(["--offline"] if offline else [])], address.token)
+        words += ["--host", address.host, "--port", str(port)]
+        words += [] if clips is None else ["--clips", str(clips)]
+        words += [word for videos in watch or () for word in ("--watch", str(videos))]
+        words += [word for number in workers for word in ("--watch-workers", number)]
+        started = running.start(workspace, words, address.token)
         render.result(started, as_json, lambda: _show(started))
         return
-    served = running.serve(workspace, Named(run, method, backbone, None, device, offline), address, clips)
+    words += [word for number in workers for word in ("--workers", number)]
+    watched = [*words, "--", *map(str, watch)] if watch else None
+    library = Named(run, method, backbone, None, device, offline)
+    served = running.serve(workspace, library, address, clips, watched)
     if as_json:
         render.result(served, as_json, lambda: None)
 

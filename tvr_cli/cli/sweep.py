@@ -56,17 +56,20 @@ def sweep(
 
     Example: tvr sweep msrvtt --data msrvtt:/data/MSRVTT --dry-run
     """
-    from tvr_cli.engine.whole import sweep as engine
-
-    found = engine.sweep(
+    found = api.open_workspace(workspace).sweep(
         file,
-        workspace,
-        methods=_listed(methods),
-        encoders=_listed(encoders),
+        methods=methods or (),
+        encoders=encoders or (),
         data=data or (),
-        seeds=_listed(seeds),
-        assignments=assignments or (),
-        options=engine.SweepOptions(name, jobs, api.shard_of(shard), device, threads, workers, offline),
+        seeds=seeds or (),
+        set=assignments or (),
+        name=name,
+        jobs=jobs,
+        shard=shard,
+        workers=workers,
+        device=device,
+        threads=threads,
+        offline=offline,
         dry_run=dry_run,
     )
     if found.dry_run:
@@ -79,10 +82,6 @@ def sweep(
             found.failed, render.count(len(found.cells), "cell"),
         )  # fmt: skip
         raise typer.Exit(PartialFailure.exit_code)
-
-
-def _listed(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _show(report: SweepReport, workspace: Workspace) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tvr_cli import api
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 from tvr_cli.errors import ConfigError
@@ -24,6 +25,10 @@ def table(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw recall against cost (needs matplotlib).")
     ] = None,
+    cards: Annotated[
+        Path | None,
+        typer.Option("--cards", metavar="DIR", help="Also write a card of each row, and a paragraph for an appendix."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of bootstrap and permutation.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -31,11 +36,10 @@ def table(
 
     Example: tvr table msrvtt --latex
     """
-    from tvr_cli.engine.whole import table as engine
     from tvr_cli.engine.whole.table_text import lines_of
 
     if as_latex + as_csv + as_json > 1:
         raise ConfigError("choose one of --latex, --csv and --json")
-    report = engine.table(sweep, workspace, baseline=baseline, seed=seed, plot=plot)
+    report = api.open_workspace(workspace).table(sweep, baseline=baseline, seed=seed, plot=plot, cards=cards)
     form = "latex" if as_latex else "csv" if as_csv else "markdown"
     render.result(report, as_json, lambda: render.exact(lines_of(report, form)))

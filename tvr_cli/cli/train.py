@@ -116,8 +116,9 @@ def _require_alone(**flags: Any) -> None:
 def _show_head(result: HeadReport | HeadPreview, workspace: Workspace) -> None:
     """Print what a moment head was, or would be, trained on, and how it does on what was held out."""
     if result.moments is None:
-        render.line("needs features with captions, which are not there or not as new as their frames or captions")
-        render.line(f"run {result.run!r} would be trained on them")
+        of = f" of {result.backbone}" if result.backbone else ""
+        render.line(f"would compute features{of} first, which are not there or not as new as their frames")
+        render.line(f"would train run {result.run!r} on those of their captions that have times")
         return
     said = f"{render.count(result.moments, 'moment')} of {render.count(result.videos or 0, 'video')}"
     where = f"features {result.store} ({result.backbone}, {result.fps:g} frames a second)"

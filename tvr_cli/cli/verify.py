@@ -11,6 +11,7 @@ from tvr_cli import commands, files
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline, Workspace
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, PartialFailure, did_you_mean
+from tvr_cli.results.card import TABLE
 
 if TYPE_CHECKING:
     from tvr_cli.verify.outcome import VerifyReport
@@ -91,12 +92,17 @@ def verify(
         from tvr_cli.verify import rerun
 
         said = rerun.read(card)
-        revision = revision or rerun.revision_of(said)
-        report = rerun.again(said, run)
+        if said.of[:1] == (TABLE,):
+            from tvr_cli.verify import row
+
+            report = row.again(said, workspace, device=device, who=who)
+        else:
+            revision = revision or rerun.revision_of(said)
+            report = rerun.again(said, run)
     else:
         report = run(words)
     if save_card is not None:
-        files.write_json(save_card, report.card.to_json())
+        files.write_json(save_card, report.card.sealed().to_json())
     render.result(report, as_json, lambda: _show(report))
     _end(report)
 

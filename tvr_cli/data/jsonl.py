@@ -5,7 +5,8 @@
 
 `video` names a file by its id (its path below the folder that was extracted), by its path without extension, by its
 bare name or stem where that is unique, or one window of it (`path#t=30,60`). Unknown keys are ignored. Everything is
-checked before any work starts; an error names file and line. Other names of keys, and CSV and JSON: `columns.py`.
+checked before any work starts; an error names file and line. Other names of keys, and CSV and JSON: `columns.py`;
+annotation files of data sets about moments: `timed.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from tvr_cli import schema
+from tvr_cli.data import timed
 from tvr_cli.data.annotation_files import VideoFiles, refuse_empty
 from tvr_cli.data.columns import KEYS, CaptionsFile, captions_in, is_table, named, parse_columns, records
+from tvr_cli.data.truth.question import Format
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.files import is_text, parse_json
 from tvr_cli.log import warn_once
@@ -119,6 +122,9 @@ def read_captions(file: Path | CaptionsFile, *, empty: bool = False) -> list[Cap
 def each_caption(file: CaptionsFile) -> Iterator[Caption]:
     """Yield the captions of a file one by one, as `read_captions` says; ids that occur twice are not looked for."""
     path = file.path
+    if (format := timed_format(file)) is not None:
+        yield from timed.captions(path, format)
+        return
     count: dict[str, int] = defaultdict(int)
     table = is_table(path) and path.is_file()
     for where, said in records(path) if table else _lines(path):
@@ -129,6 +135,11 @@ def each_caption(file: CaptionsFile) -> Iterator[Caption]:
                 caption = replace(caption, id=f"{caption.video}#{count[caption.video]}")
                 count[caption.video] += 1
             yield caption
+
+
+def timed_format(file: CaptionsFile) -> Format | None:
+    """Return which data set about moments a file is of, None of captions of one's own, or whose columns are named."""
+    return None if file.columns else timed.format_of(file.path)
 
 
 def unlike_ids(captions: Iterable[Caption], path: Path) -> Iterator[Caption]:

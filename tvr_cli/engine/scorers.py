@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from tvr_cli.files import sha256_file
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.runs import RunDir
+from tvr_cli.scale import Scale
 from tvr_cli.stores import run_header, run_weights
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.types import Encoding, Scale, TextFeatures, VideoFeatures
+from tvr_cli.types import Encoding, TextFeatures, VideoFeatures
 from tvr_cli.workspace import Workspace
 
 
@@ -172,10 +174,14 @@ def require_features(
     lacking = sorted(method.needs - there)
     if not lacking:
         return
+    make = partial(commands.tvr, "precompute-features", backbone=backbone, workspace=workspace)
+    more = {
+        "importance": f"Run: {make(word_importance='stopwords')}",
+        "video.patches": f"Where the backbone is a CLIP ViT, run: {make(patches=True)}",
+    }
     fix = (
-        "Run: "
-        + commands.tvr("precompute-features", word_importance="stopwords", backbone=backbone, workspace=workspace)
-        if lacking == ["importance"]
+        more[lacking[0]]
+        if len(lacking) == 1 and lacking[0] in more
         else f"Take a backbone that provides them ({commands.tvr('backbones')} lists what each does), or a method that "
         f"needs no more: {', '.join(suggest.fitting(there)) or 'there is none'}"
     )

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from tvr_cli import plugins
 from tvr_cli.errors import ConfigError
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Scale, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.scale import Scale
+from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 # Softmax temperature of the cosines in `frame_cosines`.
 EXPLAIN_TEMPERATURE = 0.01
@@ -34,10 +35,10 @@ def setting(default: Any, *, symbol: str = "", source: str = "", note: str = "")
 class Method(nn.Module):
     """Base class of every method; see the module docstring for the contract.
 
-    needs: features among {"frames", "video.pooled", "pooled", "tokens", "importance"}. fidelity: where the code comes
-    from ("authors-code@sha", "authors-port@sha", "patched-release@sha", "ours"), printed wherever results are. summary:
-    one line for `tvr methods`. trainable_preset: the preset to train on frozen features where the default one cannot
-    be.
+    needs: features among {"frames", "video.pooled", "video.patches", "pooled", "tokens", "importance"}. fidelity:
+    where the code comes from ("authors-code@sha", "authors-port@sha", "patched-release@sha", "ours"), printed wherever
+    results are. summary: one line for `tvr methods`. trainable_preset: the preset to train on frozen features where the
+    default one cannot be.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +72,11 @@ class Method(nn.Module):
         """Whether any trainable parameter reaches the score in this configuration."""
         dead = self.dead()
         return any(name not in dead for name, p in self.named_parameters() if p.requires_grad)
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether it has to be given the patches of frames, which are most of a store's bytes."""
+        return "video.patches" in self.needs
 
     def dead(self) -> frozenset[str]:
         """Names of parameters that this configuration of the paper's model never trains."""

@@ -66,3 +66,11 @@ class SavedTimeline:
     left_out: Sequence[LeftOut] = ()
     notes: Sequence[str] = ()
     dry_run: bool = False
+
+    @property
+    def frames_a_second(self) -> float | None:
+        """The rate as a number."""
+        if self.rate is None:
+            return None
+        frames, _, seconds = self.rate.partition("/")
+        return float(frames) / float(seconds or 1)

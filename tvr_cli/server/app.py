@@ -4,6 +4,7 @@ GET  /                     the page
 GET  /api/library          what is searched
 GET  /api/search           moments, as `tvr query --json`
 POST /api/search           the same with a picture in the body
+GET  /api/watch            what keeps it up to date, as `tvr watch --status --json`
 GET  /api/picture          the frame nearest to a second of a file
 GET  /media                a file of the library, or a part of it (byte ranges)
 GET  /api/stream           a file from a second on, transcoded for a browser
@@ -61,8 +62,9 @@ from tvr_cli.server.wanted import (
     unknown,
 )  # fmt: skip
 from tvr_cli.version import __version__
+from tvr_cli.watching import status as watching
 
-_STATIC = ("page.html", "style.css", "page.js", "docs.html", "docs.css", "docs.js")
+_STATIC = ("page.html", "style.css", "page.js", "watch.js", "docs.html", "docs.css", "docs.js")
 _STATUS = ((ConfigError, 400), (Unreadable, 503), (DataError, 404), (EnvironmentProblem, 503), (Interrupted, 503))
 
 _MOST_LINES, _LONGEST_LINE = 20, 400  # of a header: browsers take some of them only
@@ -128,6 +130,11 @@ def create_app(library: Library, rules: Rules) -> Guard:
     def about() -> dict[str, Any]:
         """Say what is searched: the files, and how long they are together."""
         return library.about().to_json()
+
+    @app.get("/api/watch")
+    def watched() -> dict[str, Any]:
+        """Say what `tvr watch` does in this workspace, and what failed; state none where none runs."""
+        return watching.read(library.workspace).to_json()
 
     @app.get("/api/search")
     def search(asked: Annotated[Asked, Query()], response: Response) -> dict[str, Any]:

@@ -84,9 +84,9 @@ class Door:
         verb = str(request.get("verb"))
         if verb not in resident.REPORTS:
             return {"other": f"it knows nothing of {verb!r}"}
-        asked = dict(request["asked"])
-        if any(asked.pop(name, usual) != getattr(library.named, name) for name, usual in vars(Named()).items()):
-            return {"other": "it answers with another method or backbone than was named"}
+        asked, own = dict(request["asked"]), vars(library.named)
+        if other := [name for name, usual in vars(Named()).items() if asked.pop(name, usual) != own[name]]:
+            return {"other": f"it was started with another --{other[0]} than was named"}
         with log.told() as said:
             try:
                 asked.update(self._as_named_there(verb, asked, request.get("folder")))

@@ -23,6 +23,7 @@ from tvr_cli.errors import ConfigError, EnvironmentProblem, TvrError
 from tvr_cli.results.base import OPTIONAL, Result
 from tvr_cli.server.library import Library, Named
 from tvr_cli.version import __version__
+from tvr_cli.watching import running as watching
 from tvr_cli.workspace import Workspace
 
 PORT = 8765
@@ -58,10 +59,13 @@ class ServeReport(Result):
     log: str | None = field(default=None, metadata=OPTIONAL)
 
 
-def serve(workspace: Workspace, named: Named, address: Address, clips: Path | None = None) -> ServeReport:
+def serve(
+    workspace: Workspace, named: Named, address: Address, clips: Path | None = None, watch: Sequence[str] | None = None
+) -> ServeReport:
     """Serve a workspace until the process is told to end. Raises EnvironmentProblem where it cannot.
 
-    clips: where clips are saved, None = in the workspace.
+    clips: where clips are saved, None = in the workspace. watch: the arguments of a `tvr watch` that runs beside it and
+    ends with it, None = none does.
 
     Raises ConfigError without the extra `serve`.
     """
@@ -71,6 +75,8 @@ def serve(workspace: Workspace, named: Named, address: Address, clips: Path | No
     from tvr_cli.server.guard import Rules
 
     refuse_second(workspace)
+    if watch is not None:
+        watching.refuse_second(workspace)
     library = Library(workspace, named, clips)
     rules = Rules(hosts=hosts_of(address.host), port=address.port, token=address.token)
     config = uvicorn.Config(
@@ -78,7 +84,10 @@ def serve(workspace: Workspace, named: Named, address: Address, clips: Path | No
         limit_concurrency=_AT_ONCE, timeout_keep_alive=10, timeout_graceful_shutdown=5, ws="none", lifespan="off",
     )  # fmt: skip
     door = Door(library)
-    with _listening(address) as listening, door.open(), _note(workspace, address, str(door.path)):
+    with (
+        _listening(address) as listening, door.open(), _note(workspace, address, str(door.path)),
+        _watched(workspace, watch),
+    ):  # fmt: skip
         log.logger.info("serving %s at %s  (Ctrl-C ends it)", workspace, address.url)
         threading.Thread(target=_warm, args=(library,), daemon=True).start()
         server = uvicorn.Server(config)
@@ -210,6 +219,24 @@ def _note(workspace: Workspace, address: Address, path: str) -> Iterator[None]:
         with contextlib.suppress(OSError, TvrError):
             if resident.noted(workspace).get("pid") == os.getpid():
                 workspace.server_note.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _watched(workspace: Workspace, arguments: Sequence[str] | None) -> Iterator[None]:
+    """Let `tvr watch` run beside the block: in a process of its own, so that answers wait for none of its work."""
+    if arguments is None:
+        yield
+        return
+    process, said = watching.spawn(workspace, arguments, here=True)
+    log.logger.info("watching for new videos (process %s, log %s)", process.pid, said)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_ENDS_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _warm(library: Library) -> None:

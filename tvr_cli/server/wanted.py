@@ -12,10 +12,9 @@ from tvr_cli.api import FOUND
 from tvr_cli.engine.searching import typed
 from tvr_cli.engine.searching.question import Picture
 from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.server.limits import LONGEST, MOST_K
 from tvr_cli.server.taking import TimelineForm
 
-_MOST_K = 200
-_LONGEST = 2000  # letters of a question
 _AS_TYPED = (
     *("like", "plus", "minus", "inside", "newer", "older", "longer", "shorter"),
     *("k", "per_file", "channel", "curves"),
@@ -30,7 +29,7 @@ class Asked(BaseModel, extra="forbid"):
     well every second of its file fits.
     """
 
-    q: str = Field("", max_length=_LONGEST)
+    q: str = Field("", max_length=LONGEST)
     like: Several = []
     plus: Several = []
     minus: Several = []
@@ -39,7 +38,7 @@ class Asked(BaseModel, extra="forbid"):
     older: str | None = None
     longer: float | None = None
     shorter: float | None = None
-    k: int = Field(10, ge=1, le=_MOST_K)
+    k: int = Field(10, ge=1, le=MOST_K)
     per_file: int = Field(3, ge=0)
     channel: str | None = None
     confidence: float | None = Field(FOUND, ge=0, le=1)
@@ -82,8 +81,8 @@ class Moment(BaseModel):
 class Wanted(BaseModel, extra="forbid"):
     """Moments that were chosen in an answer. query: what it was to."""
 
-    query: str = Field("", max_length=_LONGEST)
-    moments: list[Moment] = Field(min_length=1, max_length=_MOST_K)
+    query: str = Field("", max_length=LONGEST)
+    moments: list[Moment] = Field(min_length=1, max_length=MOST_K)
 
 
 class ClipsWanted(Wanted):

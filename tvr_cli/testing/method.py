@@ -20,7 +20,8 @@ from tvr_cli.testing.report import Check, require, run
 from tvr_cli.types import Batch, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 SIZES = Sizes(dim=64, frames=5, words=20)
-FEATURES = frozenset({"frames", "video.pooled", "pooled", "tokens", "importance"})
+PATCHES = 6  # of a frame
+FEATURES = frozenset({"frames", "video.pooled", "video.patches", "pooled", "tokens", "importance"})
 
 
 def check(name: str) -> list[Check]:
@@ -163,15 +164,20 @@ def with_mask_padding_what_is_missing_has_no_effect(name: str) -> str | None:
         return "there is no option mask_padding"
     method, text, video = make(name, mask_padding=True), text_features(6), video_features(5)
     noise = torch.Generator().manual_seed(9)
-    assert text.tokens is not None, "made so above"
+    assert text.tokens is not None and video.patches is not None, "made so above"
     pad = (torch.arange(SIZES.words) >= text.n_tokens[:, None])[..., None]
     gone = ~video.mask()[..., None]
     expected = scores(method, text, video)
     require(bool(expected.isfinite().all()), "expected finite scores with mask_padding, found NaN or infinity")
-    random = (5 * torch.randn(x.shape, generator=noise).double() for x in (text.tokens, video.frames))
-    for tokens, frames in (tuple(random), (torch.zeros_like(text.tokens), torch.zeros_like(video.frames))):
+    held = text.tokens, video.frames, video.patches
+    random = (5 * torch.randn(x.shape, generator=noise).double() for x in held)
+    for tokens, frames, patches in (tuple(random), tuple(torch.zeros_like(x) for x in held)):
         changed = dataclasses.replace(text, tokens=torch.where(pad, tokens, text.tokens))
-        other = dataclasses.replace(video, frames=torch.where(gone, frames, video.frames))
+        other = dataclasses.replace(
+            video,
+            frames=torch.where(gone, frames, video.frames),
+            patches=torch.where(gone[..., None], patches, video.patches),
+        )
         _close("pad tokens or missing frames change scores with mask_padding", scores(method, changed, other), expected)
     return None
 
@@ -360,7 +366,10 @@ def text_features(count: int, dtype: torch.dtype = torch.float64, seed: int = 0)
 
 
 def video_features(count: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> VideoFeatures:
-    """Return clips of 1 to F frames, what is missing filled with numbers; the first clip has all. Each has a vector."""
+    """Return clips of 1 to F frames, what is missing filled with numbers; the first clip has all.
+
+    Each has a vector of its own, and each frame its patches.
+    """
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randn(count, 1, SIZES.dim, generator=generator, dtype=torch.float64) + 0.5
     frames = frames + 0.6 * torch.randn(count, SIZES.frames, SIZES.dim, generator=generator, dtype=torch.float64)
@@ -369,7 +378,9 @@ def video_features(count: int, dtype: torch.dtype = torch.float64, seed: int = 1
     ts = torch.arange(SIZES.frames, dtype=dtype).expand(count, -1)
     key = torch.randint(-(2**62), 2**62, (count,), generator=generator)
     pooled = frames[:, 0] + 0.3 * torch.randn(count, SIZES.dim, generator=generator, dtype=torch.float64)
-    return VideoFeatures(key, frames.to(dtype), n_frames, ts, pooled.to(dtype))
+    patches = 0.5 * torch.randn(count, SIZES.frames, PATCHES, SIZES.dim, generator=generator, dtype=torch.float64)
+    patches = frames[:, :, None] + patches
+    return VideoFeatures(key, frames.to(dtype), n_frames, ts, pooled.to(dtype), patches.to(dtype))
 
 
 def batch(count: int = 6, dtype: torch.dtype = torch.float64) -> Batch:

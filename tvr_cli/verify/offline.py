@@ -24,7 +24,7 @@ from tvr_cli.engine.evaluation.moments import judge as moments
 from tvr_cli.methods import base
 from tvr_cli.testing import method as contract
 from tvr_cli.testing.report import BrokenContract
-from tvr_cli.types import Batch, Encoding
+from tvr_cli.types import Batch, Encoding, VideoFeatures
 from tvr_cli.verify import miniatures, vectors
 from tvr_cli.verify.miniatures import Miniature
 from tvr_cli.verify.outcome import Outcome, VerifyReport, compared, report
@@ -59,7 +59,7 @@ def golden(name: str, device: torch.device) -> Outcome:
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         method = vector.method.to(device)
         text = method.encode_text(vector.text.to(str(device)))
-        video = method.encode_video(vector.video.to(str(device)))
+        video = _encoded(method, vector.video.to(str(device)), vector.noise)
         found = _scores(method, text, video, vector.sigma)
     allowed = vector.tolerance * vector.expected.abs().clamp_min(1.0)
     return compared(f"scores of {name}", found, vector.expected, allowed, f"{vector.source}, {vector.line}")
@@ -91,9 +91,10 @@ def _step(step: vectors.Training, device: torch.device) -> tuple[Tensor, dict[st
     method = step.method.to(device).train()
     text, video = step.text.to(str(device)), step.video.to(str(device))
     given = {"text.pooled": text.pooled, "text.tokens": text.tokens, "video.frames": video.frames}
+    given["video.patches"] = video.patches
     leaves = {name: x.clone().requires_grad_() for name, x in given.items() if x is not None}
     text = replace(text, pooled=leaves["text.pooled"], tokens=leaves.get("text.tokens"))
-    video = replace(video, frames=leaves["video.frames"])
+    video = replace(video, frames=leaves["video.frames"], patches=leaves.get("video.patches"))
     draws = vectors.Recorded({name: x.to(device) for name, x in step.draws.tensors.items()})
     loss = method.loss(Batch(text, video), step=0, draws=draws).total
     wanted = {**dict(method.named_parameters()), **leaves}
@@ -199,6 +200,13 @@ def _scores(method: base.Method, text: Encoding, video: Encoding, sigma: Tensor 
         return method.score(text, video)
     scored: Tensor = method.score_with(text, video, sigma.to(text["text"].device))  # type: ignore[operator]
     return scored
+
+
+def _encoded(method: base.Method, video: VideoFeatures, noise: Tensor | None) -> Encoding:
+    if noise is None:
+        return method.encode_video(video)
+    encoded: Encoding = method.encode_with(video, noise.to(video.frames.device))  # type: ignore[operator]
+    return encoded
 
 
 def _squared(matrix: np.ndarray, side: str) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""`tvr verify --card FILE`: a card of somebody else's, done again on this machine and compared."""
+"""`tvr verify --card FILE`: a verification of somebody else's, done again on this machine and compared.
+
+The card of a row of a table is scored again (`row`).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ _SHARE = 1.0
 
 
 def read(path: Path) -> Card:
-    """Read a card. Raises DataError for what is none, and for one of a measurement, which `tvr verify` did not make."""
+    """Read a card. Raises DataError for what is none or was changed, and for one of a single measurement."""
     card = Card.from_file(path)
     if card.of[:1] == ("evaluate",):
-        raise DataError(f"{str(path)!r} is the card of a measurement; only a verification can be done again from it")
+        raise DataError(
+            f"{str(path)!r} is the card of a measurement; only a verification and a row of a "
+            "table can be done again from their cards"
+        )
     return card
 
 
@@ -35,12 +41,7 @@ def again(card: Card, verify: Callable[[tuple[str, ...]], VerifyReport]) -> Veri
     count as the same by their hashes. What differs in versions or device is no change, it is why one tries.
     """
     found = verify(card.of)
-    changes = [
-        f"{name}: another file, sha256 {digest[:12]}… on the card, {found.card.hashes[name][:12]}… here"
-        for name, digest in card.hashes.items()
-        if name in found.card.hashes and found.card.hashes[name] != digest
-    ]
-    changes += [f"{name}: named on the card, not here" for name in card.hashes if name not in found.card.hashes]
+    changes = other_files(card, found.card)
     if found.status != card.status:
         changes.append(f"status: {card.status} on the card, {found.status} here")
     here = {value.name: value for value in found.card.values}
@@ -51,3 +52,13 @@ def again(card: Card, verify: Callable[[tuple[str, ...]], VerifyReport]) -> Veri
         elif not abs(one.found - value.found) <= _SHARE * (value.allowed or 0.0):
             changes.append(f"{value.name}: {value.found:.9g} on the card, {one.found:.9g} here")
     return replace(found, changes=tuple(changes))
+
+
+def other_files(card: Card, here: Card) -> list[str]:
+    """Say which files, by their hashes, are not those of a card."""
+    told = [
+        f"{name}: another file, sha256 {digest[:12]}… on the card, {here.hashes[name][:12]}… here"
+        for name, digest in card.hashes.items()
+        if name in here.hashes and here.hashes[name] != digest
+    ]
+    return told + [f"{name}: named on the card, not here" for name in card.hashes if name not in here.hashes]

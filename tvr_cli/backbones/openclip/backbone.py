@@ -21,7 +21,7 @@ from tvr_cli.backbones.hub import Wanted, commit_of, no_network
 from tvr_cli.backbones.openclip import hugging_face_names
 from tvr_cli.backbones.openclip.licences import licence_of
 from tvr_cli.backbones.openclip.pixels import PixelConv
-from tvr_cli.backbones.openclip.source import CONFIG, DEMO_TINY, Source, known_architecture, resolve
+from tvr_cli.backbones.openclip.source import CONFIG, Source, known_architecture, resolve
 from tvr_cli.backbones.openclip.temporal_shift import TemporalShift, shiftable_blocks
 from tvr_cli.backbones.openclip.text import TextSide
 from tvr_cli.backbones.openclip.tokenizer import BytePairTokenizer
@@ -32,6 +32,7 @@ from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.backbones.text_tower.tower import Configuration
 from tvr_cli.backbones.tokenizer import TokenizedBackbone, Tokenizer
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError, advises_to_trust, reason
 
 # What a tower without torch is compared on: short and long words, other scripts, nothing, more than fits.
@@ -60,6 +61,7 @@ class OpenClipBackbone(TokenizedBackbone):
         provides = {"frames", "pooled"}
         provides |= {"tokens"} if self._text.has_tokens else set()
         provides |= {"temporal_shift"} if shiftable_blocks(visual) is not None else set()
+        provides |= {"video.patches"} if _projects_patches(visual) else set()
         self.provides = frozenset(provides)
         self._shift: TemporalShift | None = None
         self._identity: dict[str, Any] | None = None
@@ -190,6 +192,18 @@ class OpenClipBackbone(TokenizedBackbone):
             return self._run(pixels.flatten(0, 1), real.flatten(), pixels.shape[1]).unflatten(0, pixels.shape[:2])
         return encode_each(lambda images, there: self._run(images, there, 1), pixels, real)
 
+    def encode_patches(self, pixels: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """A ViT's tokens behind its last LayerNorm and its projection, the class token (the frame) apart."""
+        self.check_frames(pixels)
+        visual: Any = self.model.visual
+        visual.output_tokens = True
+        try:
+            frames, tokens = self._forward(pixels.flatten(0, 1), real.flatten(), pixels.shape[1])
+        finally:
+            visual.output_tokens = False
+        patches = tokens @ visual.proj
+        return frames.unflatten(0, pixels.shape[:2]), patches.unflatten(0, pixels.shape[:2])
+
     def encode_normalized(self, pixels: Tensor) -> Tensor:
         """Encode frames that are normalised already, float [V, F, 3, S, S], to [V, F, D]."""
         self.check_frames(pixels, None)
@@ -227,6 +241,11 @@ class OpenClipBackbone(TokenizedBackbone):
 
         real: [N], where it is False the image is the all-zero normalised one; None = all of them.
         """
+        out = self._forward(images, real, frames)
+        return out[0] if isinstance(out, tuple) else out
+
+    def _forward(self, images: Tensor, real: Tensor | None, frames: int) -> Any:
+        """Return what the tower returns for images of `_run`."""
         visual: Any = self.model.visual
         if self._shift is not None:
             self._shift.frames = frames
@@ -238,8 +257,7 @@ class OpenClipBackbone(TokenizedBackbone):
         else:
             marked = self._conv.missing(None if real is None else ~real)  # type: ignore[assignment]
         with marked:
-            out = visual(images)
-        return out[0] if isinstance(out, tuple) else out
+            return visual(images)
 
     @torch.no_grad()
     def _agrees(self, card: TextCard) -> bool:
@@ -268,8 +286,17 @@ class OpenClipBackbone(TokenizedBackbone):
         )
 
 
+def _projects_patches(visual: Any) -> bool:
+    """Whether a tower is a ViT whose class token alone is pooled, behind its last LayerNorm and before a projection."""
+    from open_clip.transformer import VisionTransformer
+
+    if not isinstance(visual, VisionTransformer) or visual.final_ln_after_pool or visual.proj is None:
+        return False
+    return visual.pool_type == "tok" and visual.attn_pool is None
+
+
 def _describe(source: Source) -> Description:
-    licence = licence_of(source.architecture) if source.origin or source.name == DEMO_TINY else Licence()
+    licence = licence_of(source.architecture) if source.origin or is_toy(source.name) else Licence()
     return Description(
         name=source.name,
         kind=OpenClipBackbone,
@@ -282,6 +309,7 @@ def _describe(source: Source) -> Description:
         expected_at=source.expected_at,
         fit=source.pixels.fit,
         filter=source.pixels.filter,
+        patches=source.patches if "video.patches" in source.provides else 0,
         commit=commit_of(source.weights),
         licence=licence.name,
         non_commercial=licence.non_commercial,

@@ -21,7 +21,7 @@ _LICENCES = (
     (r"^nllb-clip", _NON_COMMERCIAL),
     (r"SigLIP", _APACHE),
     (r"^PE-Core", _APACHE),
-    (r"^demo-tiny$", _APACHE),  # tvr's own
+    (r"^demo-tiny", _APACHE),  # tvr's own
     (r"^EVA0", _MIT),
     (r"/(openai|laion|datacomp|commonpool)", _MIT),
 )

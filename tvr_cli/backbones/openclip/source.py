@@ -16,22 +16,22 @@ from torch import Tensor
 
 import tvr_cli.backbones.openclip.weights as weights_module
 from tvr_cli import commands, files, user_cache
+from tvr_cli.backbones import toy
 from tvr_cli.backbones.hub import Wanted, fetch, no_network
 from tvr_cli.backbones.openclip.preprocessing import Preprocessing
 from tvr_cli.backbones.openclip.temporal_shift import can_shift
 from tvr_cli.backbones.openclip.tokenizer import of_open_clip
 from tvr_cli.backbones.tensor_files import read_state
 from tvr_cli.backbones.tokenizer import BESIDE_TOKENIZERS, TOKENIZERS, Tokenizer
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, advises_to_trust, did_you_mean, reason
 from tvr_cli.log import logger
 
-DEMO_TINY = "demo-tiny"
 CONFIG = "open_clip_config.json"
 _TEXT_MODEL = "config.json"  # of a text model of Hugging Face's
 # The sizes of text models that presets need, so that a list, a dry run or a skeleton asks no hub for them.
 _TEXT_MODELS = Path(__file__).resolve().parent / "text_models"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-_DEMO_FOLDER = Path(__file__).resolve().parents[1] / "demo_tiny"
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,21 @@ class Source:
         """What the towers that open_clip builds of `model` will yield: `OpenClipBackbone` reads it off the towers."""
         vision, text = self.model["vision_cfg"], self.model["text_cfg"]
         hides_tokens = text.get("hf_model_name") or text.get("embed_cls")
-        blocks, patches = vision.get("layers", 12), self.image_size // int(vision.get("patch_size") or 16)
-        shifts = not vision.get("timm_model_name") and can_shift(blocks, patches**2 + 1)
-        extra = {"tokens": not hides_tokens, "temporal_shift": shifts}
+        shifts = not vision.get("timm_model_name") and can_shift(vision.get("layers", 12), self.patches + 1)
+        extra = {"tokens": not hides_tokens, "temporal_shift": shifts, "video.patches": _projects_patches(vision)}
         return frozenset({"frames", "pooled", *(name for name, has in extra.items() if has)})
+
+    @property
+    def patches(self) -> int:
+        """Patches of a picture, of a ViT."""
+        return (self.image_size // int(self.model["vision_cfg"].get("patch_size") or 16)) ** 2
 
     @property
     def published_as(self) -> str:
         """What the weights are called where they come from: `ARCH/TAG`, or a file."""
         if self.origin is not None:
             return self.architecture
-        if self.name == DEMO_TINY:
+        if is_toy(self.name):
             return "shipped with tvr"
         return "a checkpoint in memory" if self.weights is None else str(self.weights)
 
@@ -252,13 +256,13 @@ class Source:
 
 
 def resolve(name: str) -> Source:
-    """Find out what `name` means: `demo-tiny`, `local:PATH`, `ARCH@FILE` or `ARCH/TAG`.
+    """Find out what `name` means: one that ships with tvr, `local:PATH`, `ARCH@FILE` or `ARCH/TAG`.
 
     Raises ConfigError for a name that means nothing (with the nearest one), DataError for a folder or file that is not
     a backbone, EnvironmentProblem for one that is not there.
     """
-    if name == DEMO_TINY:
-        return _demo_tiny()
+    if is_toy(name):
+        return _toy(name)
     if name.startswith("local:"):
         return _local(Path(name.removeprefix("local:")).expanduser())
     if "@" in name:
@@ -266,6 +270,13 @@ def resolve(name: str) -> Source:
     if "/" in name:
         return _tagged(*name.rsplit("/", 1))
     raise _unknown(name)
+
+
+def _projects_patches(vision: Mapping[str, Any]) -> bool:
+    """Whether a tower is one of open_clip's own ViTs whose class token is all that its pooling takes."""
+    pooling = ("attentional_pool", "final_ln_after_pool")
+    named = vision.get("timm_model_name") or vision.get("pool_type", "tok") != "tok"
+    return isinstance(vision.get("layers", 12), int) and not named and not any(vision.get(name) for name in pooling)
 
 
 def _tagged(arch: str, tag: str) -> Source:
@@ -348,10 +359,10 @@ def _local(path: Path) -> Source:
     return Source(name, arch, model, path, tokenizer_name=vocabulary, state=state)
 
 
-def _demo_tiny() -> Source:
-    if not (_DEMO_FOLDER / CONFIG).is_file():
-        raise EnvironmentProblem("the backbone 'demo-tiny' is not in this installation; reinstall tvr-cli")
-    return _folder(_DEMO_FOLDER, DEMO_TINY)
+def _toy(name: str) -> Source:
+    if name not in toy.folders():
+        raise EnvironmentProblem(f"the backbone {name!r} is not in this installation; reinstall tvr-cli")
+    return _folder(toy.folders()[name], name)
 
 
 def _folder(folder: Path, name: str) -> Source:
@@ -380,7 +391,7 @@ def _folder(folder: Path, name: str) -> Source:
     tokenizer, options = _folder_tokenizer(folder, model)
     return Source(
         name=name,
-        architecture=DEMO_TINY if name == DEMO_TINY else known_architecture(model),
+        architecture=name if is_toy(name) else known_architecture(model),
         model=model,
         weights=weights_module.folder_weights(folder),
         pixels=pixels,
@@ -425,7 +436,7 @@ def _unknown(name: str, arch: str | None = None) -> ConfigError:
 
     from tvr_cli.preset_loader import preset_names
 
-    presets = sorted({*preset_names("backbones"), DEMO_TINY})
+    presets = sorted({*preset_names("backbones"), *toy.folders()})
     if name in list_models():
         tags = ", ".join(f"{name}/{t}" for t in list_pretrained_tags_by_model(name)[:4])
         return ConfigError(f"the backbone {name!r} needs a tag that says which weights: {tags or 'none are published'}")

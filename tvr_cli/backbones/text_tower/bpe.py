@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import html
 import itertools
 import re
 from collections.abc import Sequence
@@ -20,33 +19,29 @@ _START, _END, _WORD_END = "<start_of_text>", "<end_of_text>", "</w>"
 _PATTERN = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
 _PLAIN_PATTERN = _PATTERN.replace(r"\p{L}", "a-z").replace(r"\p{N}", "0-9")  # of lower-case ASCII
 _CLIP_MERGES = 49152 - 256 - 2  # what CLIP kept of its list; the files hold more
+_SOME = 2**18  # letters of merges that are unpacked at a time
 
 
 class BytePairs:
     """A tokenizer from a file of merges (gzipped text, one pair a line after a first line that is none)."""
 
     def __init__(self, merges: Path):
-        text = gzip.decompress(merges.read_bytes()).decode("utf-8")
-        # All at once, not line by line: a query has a sentence or two. An empty line takes an id too.
-        lines = text.split("\n", _CLIP_MERGES + 1)[1 : _CLIP_MERGES + 1]
-        whole = "\n".join(lines)
-        if any(odd in whole for odd in ("  ", "\t", "\r", " \n", "\n ")):
-            lines = [" ".join(line.split()) for line in lines]
-            whole = "\n".join(lines)
+        # One table, of pairs, and no list of tokens: a query has a sentence or two. An empty line takes an id too.
+        pairs = _pairs(merges)
+        self._rank = dict(zip(pairs, itertools.count(), strict=False))
         self._letters = _printable_bytes()
-        letters = list(self._letters.values())
-        joined = whole.replace(" ", "").split("\n") if lines else []
-        words = [*letters, *(letter + _WORD_END for letter in letters), *joined, _START, _END]
-        self._ids = dict(zip(words, itertools.count(), strict=False))
-        self._rank = dict(zip(lines, itertools.count(), strict=False))
-        self.vocab_size = len(self._ids)
+        letters = self._letters.values()
+        self._letter_ids = dict(zip([*letters, *(f"{x}{_WORD_END}" for x in letters)], itertools.count(), strict=False))
+        self._start = len(self._letter_ids) + len(pairs)
+        self._end = self._start + 1
+        self.vocab_size = self._end + 1
         self._split = functools.lru_cache(maxsize=None)(self._split_word)
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ids [T, L] int64, zero-padded, cut to `length` with the end token kept, and n_tokens [T]."""
         rows = []
         for text in texts:
-            row = [self._ids[_START], *self.words(text), self._ids[_END]]
+            row = [self._start, *self.words(text), self._end]
             rows.append(row if len(row) <= length else [*row[: length - 1], row[-1]])
         ids = np.zeros((len(rows), length), np.int64)
         for i, row in enumerate(rows):
@@ -63,7 +58,7 @@ class BytePairs:
 
     def _split_word(self, word: str) -> tuple[int, ...]:
         if word in (_START, _END):
-            return (self._ids[word],)
+            return (self._start if word == _START else self._end,)
         parts = [*word[:-1], word[-1] + _WORD_END]
         while len(parts) > 1:
             best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(" ".join(pair), len(self._rank)))
@@ -76,10 +71,31 @@ class BytePairs:
                 else:
                     merged.append(part)
             parts = merged
-        return tuple(self._ids[part] for part in parts)
+        return tuple(self._id(part) for part in parts)
+
+    def _id(self, token: str) -> int:
+        """Return the id of a letter, or of the last of the pairs that make a token."""
+        if (letter := self._letter_ids.get(token)) is not None:
+            return letter
+        made = (self._rank.get(f"{token[:i]} {token[i:]}", -1) for i in range(1, len(token)))
+        return len(self._letter_ids) + max(made)
+
+
+def _pairs(merges: Path) -> list[str]:
+    """Return the pairs that CLIP kept of a file, `a b` each; what follows, four times as much, is not unpacked."""
+    text = ""
+    with gzip.open(merges, "rt", encoding="utf-8", newline="\n") as file:
+        while text.count("\n") <= _CLIP_MERGES and (some := file.read(_SOME)):
+            text += some
+    pairs = text.split("\n", _CLIP_MERGES + 1)[1 : _CLIP_MERGES + 1]
+    if any(odd in text for odd in ("  ", "\t", "\r", " \n", "\n ")):
+        return [" ".join(pair.split()) for pair in pairs]
+    return pairs
 
 
 def _any_words(text: str) -> list[str]:
+    import html
+
     import ftfy
     import regex
 

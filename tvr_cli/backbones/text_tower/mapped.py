@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
@@ -39,7 +40,7 @@ class MappedTensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind, shape, start = self._entries[name]
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         array = np.frombuffer(self._bytes, _TYPES[kind], count, self._start + start).reshape(shape)
         if kind == "BF16":
             return (array.astype(np.uint32) << 16).view(np.float32)
@@ -48,7 +49,7 @@ class MappedTensors(Mapping[str, np.ndarray]):
     def rows(self, name: str, index: np.ndarray) -> np.ndarray:
         """Return some rows of a matrix, reading only those."""
         kind, shape, start = self._entries[name]
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         array = np.frombuffer(self._bytes, _TYPES[kind], count, self._start + start).reshape(shape)[index]
         return (array.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else array.astype(np.float32)
 
@@ -64,7 +65,7 @@ class MappedTensors(Mapping[str, np.ndarray]):
 
     def _checked(self, entry: dict) -> tuple[str, tuple[int, ...], int]:
         kind, shape, (start, end) = str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), entry["data_offsets"]
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(_TYPES[kind]).itemsize
+        size = math.prod(shape) * np.dtype(_TYPES[kind]).itemsize
         if not 0 <= start <= end <= len(self._bytes) - self._start or end - start != size or min(shape, default=0) < 0:
             raise ValueError(f"a tensor of {shape} at {start} to {end}")
         return kind, shape, int(start)

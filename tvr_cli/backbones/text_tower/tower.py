@@ -158,7 +158,7 @@ class TextTower:
         if wanted is not None:
             x, attended = x[wanted], attended[wanted]
         x = self._added(x, attended, f"{name}attn.out_proj.weight", f"{name}attn.out_proj.bias")
-        hidden = self._norm(x, f"{name}ln_2") @ self._get(f"{name}mlp.c_fc.weight").T
+        hidden = _product(self._norm(x, f"{name}ln_2"), self._get(f"{name}mlp.c_fc.weight"))
         bias, activate = self._get(f"{name}mlp.c_fc.bias"), _quick_gelu if self._about.quick_gelu else _gelu
         for some in _blocks(hidden):
             some += bias
@@ -177,13 +177,13 @@ class TextTower:
         return (weights @ v).swapaxes(1, 2).reshape(-1, width)
 
     def _linear(self, x: np.ndarray, weight: str, bias: str) -> np.ndarray:
-        found = x @ self._get(weight).T
+        found = _product(x, self._get(weight))
         found += self._get(bias)
         return found
 
     def _added(self, x: np.ndarray, y: np.ndarray, weight: str, bias: str) -> np.ndarray:
         """Return x + a linear map of y."""
-        found, offset = y @ self._get(weight).T, self._get(bias)
+        found, offset = _product(y, self._get(weight)), self._get(bias)
         for some, kept in zip(_blocks(found), _blocks(x), strict=True):
             some += offset
             some += kept
@@ -202,6 +202,21 @@ class TextTower:
 
     def _get(self, name: str) -> np.ndarray:
         return self._tensors[self._prefix + name]
+
+
+def _product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return x W' [N, V] of tokens [N, W] and a matrix [V, W].
+
+    Of a sentence or two as W x', some rows of W at a time: BLAS copies what it multiplies, and in this order the copy
+    of so large a matrix stays in the cache.
+    """
+    if len(x) > _FEW:
+        return np.asarray(x @ weight.T)
+    across = np.ascontiguousarray(x.T)
+    found = np.empty((len(weight), len(x)), np.float32)
+    for start in range(0, len(weight), _ROWS):
+        np.matmul(weight[start : start + _ROWS], across, out=found[start : start + _ROWS])
+    return np.ascontiguousarray(found.T)
 
 
 def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
@@ -241,6 +256,7 @@ def _gelu(x: np.ndarray) -> None:
     x -= lost
 
 
+_FEW, _ROWS = 16, 512  # tokens that are multiplied from the right, and rows of a matrix at a time
 _CACHED = 2**15  # numbers: 128 KB
 _NEAR = np.float32(0.3275911 * 2**-0.5)
 _ERFC = [np.float32(a / 2) for a in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)]  # of half

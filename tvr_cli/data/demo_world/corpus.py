@@ -24,7 +24,7 @@ from typing import Any
 
 from tvr_cli import schema
 from tvr_cli.data.demo_world import encode, grammar, render
-from tvr_cli.data.demo_world.grammar import Video
+from tvr_cli.data.demo_world.grammar import Scene, Video
 from tvr_cli.errors import DataError
 from tvr_cli.files import disk_errors, lock, parse_lines, read_json, temporary_of, write_json, write_text
 from tvr_cli.log import progress
@@ -185,16 +185,6 @@ def _captions(options: WorldOptions, videos: Iterable[tuple[str, Split, Video]])
 def _events(videos: Iterable[tuple[str, Split, Video]]) -> Iterator[Mapping[str, Any]]:
     second = render.SCENE_FRAMES / render.FPS
     for name, split, video in videos:
-        scenes = [
-            {
-                "start": i * second,
-                "end": (i + 1) * second,
-                **dataclasses.asdict(scene.thing),
-                "action": scene.action,
-                "bystander": None if scene.bystander is None else dataclasses.asdict(scene.bystander),
-            }
-            for i, scene in enumerate(video.scenes)
-        ]
         i, j = video.pair
         yield {
             "video": name,
@@ -203,8 +193,23 @@ def _events(videos: Iterable[tuple[str, Split, Video]]) -> Iterator[Mapping[str,
             "family": video.family,
             "named": [i, j],
             "span": [i * second, (j + 1) * second],
-            "scenes": scenes,
+            "scenes": shown(video.scenes),
         }
+
+
+def shown(scenes: Iterable[Scene]) -> list[dict[str, Any]]:
+    """Return what scenes show that follow each other from the start of a file, each with its seconds."""
+    second = render.SCENE_FRAMES / render.FPS
+    return [
+        {
+            "start": i * second,
+            "end": (i + 1) * second,
+            **dataclasses.asdict(scene.thing),
+            "action": scene.action,
+            "bystander": None if scene.bystander is None else dataclasses.asdict(scene.bystander),
+        }
+        for i, scene in enumerate(scenes)
+    ]
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:

@@ -54,7 +54,7 @@ def recognised(path: Path) -> Format:
             return "qvhighlights"
         if "relevance" in record and "timestamp" in record:
             return "tvr-ranking"
-        if "query" in record:
+        if "query" in record or "caption" in record:
             return "jsonl"
         if any(isinstance(value, dict) and "timestamps" in value for value in record.values()):
             return "activitynet-captions"

@@ -4,6 +4,7 @@
 
 Several lines of one query are several moments, of one video or of many. A line without seconds says that nothing shows
 the query: in the whole library, or with `video` in that one. Lines belong together by `id`, else by the query's words.
+The lines of a captions file will do, too, whose key is `caption`: these have seconds, and belong together by the words.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def read(path: Path) -> Truth:
     absent: dict[tuple[str, str | None], str] = {}  # of a query, and of the video that has nothing of it -> place
     durations: dict[str, float] = {}
     for where, record in checks.objects(path, EXAMPLE):
-        said = checks.text(record, "query", where)
-        key = checks.name(record, "id", where) if record.get("id") is not None else said
+        is_caption = "caption" in record and "query" not in record
+        said = checks.text(record, "caption" if is_caption else "query", where)
+        key = checks.name(record, "id", where) if record.get("id") is not None and not is_caption else said
         if texts.setdefault(key, said) != said:
             raise DataError(f"{where}: the query {key!r} has other words than in {sources[key]}: {said!r}")
         sources.setdefault(key, where)
@@ -41,6 +43,8 @@ def read(path: Path) -> Truth:
         if video is not None and record.get("duration") is not None:
             durations[video] = checks.length(record["duration"], where)
         moment = _moment(record, video, where, durations)
+        if moment is None and is_caption:
+            raise DataError(f"{where}: expected a caption with start and end to judge by, found none; add the seconds")
         if moment is None:
             absent[key, video] = where
         elif moment in found:

@@ -66,7 +66,16 @@ class EvaluateOptions:
     judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
-@kernel_errors()
+@dataclass(frozen=True)
+class Measured:
+    """A split, scored and judged, nothing kept. ranks: None of old counting. scores: None where streamed."""
+
+    report: EvaluateReport
+    ranks: tuple[Ranks, Ranks] | None
+    gallery: Gallery
+    scores: np.ndarray | None
+
+
 def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluateReport:
     """Score a split, store the result and per-query ranks in the run's folder, and return the result.
 
@@ -76,6 +85,16 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
     _refuse_other_files(options.save_scores)
     run = scorer.run or workspace.run(options.under or scorer.name)
     _require_own(run, options.split)
+    found = measure(scorer, store, options)
+    _keep(run, options.split, found.report, found.ranks, found.gallery, store)
+    if options.save_scores is not None and found.scores is not None:
+        write_scores(options.save_scores, found.scores, found.gallery, store, scale=scorer.method.score_scale())
+    return found.report
+
+
+@kernel_errors()
+def measure(scorer: Scorer, store: FeatureStore, options: EvaluateOptions) -> Measured:
+    """Score and judge a split, writing nothing. Raises DataError when it is empty or incomplete, or a score is NaN."""
     gallery = gallery_of(store, options.split)
     completeness = _complete(store, gallery, options)
     _check_rule(scorer, gallery, options)
@@ -98,10 +117,7 @@ def evaluate(scorer: Scorer, store: FeatureStore, workspace: Workspace, options:
         streamed=True if streams else None,
         cost=Cost(seconds, pairs / seconds, **_sizes(scorer, store, gallery)),
     )
-    _keep(run, options.split, result, ranks, gallery, store)
-    if options.save_scores is not None and scores is not None:
-        write_scores(options.save_scores, scores, gallery, store, scale=scorer.method.score_scale())
-    return result
+    return Measured(result, ranks, gallery, scores)
 
 
 def dry_run(scorer: Scorer, store: FeatureStore, workspace: Workspace, options: EvaluateOptions) -> EvaluatePreview:
@@ -337,7 +353,7 @@ def _complete(store: FeatureStore, gallery: Gallery, options: EvaluateOptions) -
 
 def _sizes(scorer: Scorer, store: FeatureStore, gallery: Gallery) -> dict[str, int]:
     """Return the trained parameters and the bytes that an index holds for one video."""
-    one = scorers.encode_videos(scorer.method, store.video(gallery.clips[:1]))
+    one = scorers.encode_videos(scorer.method, store.video(gallery.clips[:1], patches=scorer.method.reads_patches))
     return {
         "parameters": sum(p.numel() for p in scorer.method.parameters()),
         "index_bytes_per_clip": sum(x.numel() * x.element_size() for x in one.tensors.values()),

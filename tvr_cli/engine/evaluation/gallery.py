@@ -89,7 +89,7 @@ def gallery_of_captions(store: FeatureStore, captions: Tensor) -> Gallery:
 
 def video_scores(method: Method, features: Features, gallery: Gallery, memory_budget: int) -> Tensor:
     """Return scores [T, V] of a gallery."""
-    text, video = _texts(method, features, gallery.captions), _videos(features, gallery.clips)
+    text, video = _texts(method, features, gallery.captions), _videos(method, features, gallery.clips)
     text_rows, text_of = first_of_equal(text.key)
     clip_rows, clip_of = first_of_equal(video.key)
     scores = score.score_matrix(method, text.only(text_rows), video.only(clip_rows), memory_budget=memory_budget)
@@ -106,7 +106,7 @@ def video_scores(method: Method, features: Features, gallery: Gallery, memory_bu
 def scores_by_rule(method: Method, features: Features, gallery: Gallery, rule: str) -> Tensor:
     """Return scores [T, V] by one of the method's `rules`, of a gallery with one caption and one clip a video."""
     text = scorers.encode_texts(method, features.text(gallery.captions))
-    video = scorers.encode_videos(method, features.video(gallery.clips[gallery.file_of_clip.argsort()]))
+    video = scorers.encode_videos(method, _reads(method, features)(gallery.clips[gallery.file_of_clip.argsort()]))
     own = text.rows(torch.from_numpy(np.argsort(gallery.video_of_caption)))
     return method.score_by_rule(rule, text, video, own).cpu()
 
@@ -131,7 +131,7 @@ def streamed_ranks(method: Method, features: Features, gallery: Gallery, memory_
     order = torch.from_numpy(np.argsort(gallery.video_of_caption, kind="stable"))
     video_of_caption = gallery.video_of_caption[order.numpy()]
     text = _texts(method, features, gallery.captions[order])
-    video = _videos(features, gallery.clips[gallery.file_of_clip.argsort()])
+    video = _videos(method, features, gallery.clips[gallery.file_of_clip.argsort()])
     ends = [i for i in range(1, len(text)) if video_of_caption[i] != video_of_caption[i - 1]]
     firsts = metrics.FirstPlaces(len(text), len(gallery.videos))
 
@@ -181,9 +181,16 @@ def _texts(method: Method, features: Features, captions: Tensor) -> _Items:
     return _Items(held.key, held.rows, torch.arange(len(held)))
 
 
-def _videos(features: Features, clips: Tensor) -> _Items:
+def _videos(method: Method, features: Features, clips: Tensor) -> _Items:
     """Return clips by row; a store's are read block by block."""
     if isinstance(features, FeatureStore):
-        return _Items(features.clips.key[clips], features.video, clips)
+        return _Items(features.clips.key[clips], _reads(method, features), clips)
     held = features.video(clips)
     return _Items(held.key, held.rows, torch.arange(len(held)))
+
+
+def _reads(method: Method, features: Features) -> Callable[[Tensor], VideoFeatures]:
+    """Return what reads clips by row; a source of training knows by itself whether its method reads patches."""
+    if isinstance(features, FeatureStore):
+        return partial(features.video, patches=method.reads_patches)
+    return features.video

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,20 @@ from tvr_cli.stores.frames.writer import Failure
 
 # Of the videos of a source, the largest share that a run forgets unasked.
 _FORGET_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What somebody who looks at the sources all the time knows of their files (`tvr watch`).
+
+    leave: files that are neither to be read nor forgotten now: still written, or gone a moment ago. gone: files that
+    were deleted, and are forgotten however many they are. again: files that have changed since they failed, in a way
+    that neither their size nor their time tells.
+    """
+
+    leave: Collection[Path] = frozenset()
+    gone: Collection[Path] = frozenset()
+    again: Collection[Path] = frozenset()
 
 
 @dataclass
@@ -55,18 +69,21 @@ def compare_videos(
     retry_failed: bool,
     complete: bool,
     forget: bool = False,
+    seen: Seen = Seen(),
 ) -> Work:
     """Decide what to do with each of `videos`, a part of the selection.
 
     clips: what the store has in whole shards. complete: the selection names everything that its manifests hold (no
     globs), so that what they no longer name may be forgotten. forget: all of it may; otherwise what is more
-    than a tenth of a source, which looks more like a disk that is not there, is kept.
+    than a tenth of a source, which looks more like a disk that is not there, is kept. seen: what decides before all
+    that. `videos` are without those that it leaves.
     """
     stored: dict[str, list[StoredClip]] = defaultdict(list)
     for clip in clips:
         stored[clip.video].append(clip)
     named = {video.id for video in selection.videos}
-    gone = {v for v, c in stored.items() if v not in named and _is_gone(c[0], selection, complete)}
+    left = {v for v, c in stored.items() if Path(c[0].record.path) in seen.leave}
+    gone = {v for v, c in stored.items() if v not in named | left and _is_gone(c[0], selection, complete)}
     twins = _Twins(stored)
     work = Work()
     for video in videos:
@@ -75,7 +92,7 @@ def compare_videos(
             work.kept.append(video)
             work.updates.update({n.record.id: n for n, old in zip(new, known, strict=True) if n != old})
             work.solved.add(video.id)
-        elif failure is not None and not retry_failed and _signature(video.path) == (failure.size, failure.mtime_ns):
+        elif failure is not None and not retry_failed and _is_as_it_failed(video, failure, seen):
             work.failed[video.id] = failure
         elif not known and (twin := twins.find(video)) is not None:
             _adopt(video, stored[twin], twin in gone, work)
@@ -83,7 +100,7 @@ def compare_videos(
         else:
             work.todo.append(video)
     if not forget:
-        work.unreachable = _too_many(gone, stored)
+        work.unreachable = _too_many(gone, stored, seen.gone)
         gone.difference_update(work.unreachable)
     work.forgotten = len(gone)
     work.updates.update({clip.record.id: None for video_id in gone for clip in stored[video_id]})
@@ -185,18 +202,36 @@ def _is_gone(item: StoredClip | Failure, selection: Selection, complete: bool) -
     if item.source not in selection.roots:
         return False
     path = item.record.path if isinstance(item, StoredClip) else item.path
-    return not os.path.exists(path) or (complete and not os.path.isdir(item.source))
+    return is_missing(path) or (complete and not os.path.isdir(item.source))
 
 
-def _too_many(gone: Iterable[str], stored: Mapping[str, list[StoredClip]]) -> list[str]:
+def is_missing(path: str | os.PathLike[str]) -> bool:
+    """Whether there is surely no file at a path: what a folder or a disk does not let one see may be there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_as_it_failed(video: Video, failure: Failure, seen: Seen) -> bool:
+    return video.path not in seen.again and _signature(video.path) == (failure.size, failure.mtime_ns)
+
+
+def _too_many(
+    gone: Iterable[str], stored: Mapping[str, list[StoredClip]], deleted: Collection[Path] = frozenset()
+) -> list[str]:
     """Return the videos to be forgotten whose files are not there, where they are more than a tenth of a source.
 
-    What a manifest no longer names, although it is there, somebody has taken out.
+    What a manifest no longer names, although it is there, somebody has taken out. deleted: files that surely were.
     """
     held = Counter(clips[0].source for clips in stored.values())
     lost: dict[str, list[str]] = defaultdict(list)
     for video_id in gone:
-        if not os.path.exists(stored[video_id][0].record.path):
+        path = stored[video_id][0].record.path
+        if is_missing(path) and Path(path) not in deleted:
             lost[stored[video_id][0].source].append(video_id)
     return sorted(v for source, videos in lost.items() if len(videos) > _FORGET_SHARE * held[source] for v in videos)
 

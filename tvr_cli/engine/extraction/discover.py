@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,16 @@ class Video:
 class Selection:
     """The videos found, by ascending id. roots: sources in the order given, as in `Video.source`.
 
-    captions: captions.jsonl beside them.
+    captions: captions.jsonl beside them. dataset: the data set that they are. prefixes: what stands before the ids of
+    each source, where that is decided (a list of parts says it): then the videos are those of the part, with the ids of
+    the store.
     """
 
     videos: list[Video]
     roots: tuple[str, ...]
     captions: Path | None
+    dataset: str | None = None
+    prefixes: Mapping[str, str] | None = None
 
 
 def discover(
@@ -142,9 +146,9 @@ def discover(
     return Selection(_unique(found), tuple(roots), captions)
 
 
-def in_shard(video: Video, part: int, of: int) -> bool:
-    """Return whether a video belongs to part `part` (from 1) of `of`: a fixed split by the hash of its id."""
-    digest = hashlib.blake2b(video.id.encode("utf-8"), digest_size=8).digest()
+def in_shard(name: str, part: int, of: int) -> bool:
+    """Return whether a video is of part `part` (from 1) of `of`: a fixed split by the hash of its id."""
+    digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % of == part - 1
 
 
@@ -185,6 +189,12 @@ def _of_folder(folder: Path, given: Path, walk: tree.Walk, keep: _Globs, segment
             others[path.suffix.lower()] += 1
     if others and found:
         logger.info("%s", _skipped(given, others))
+    if walk.unreadable:
+        logger.warning(
+            "warning: %s below %r cannot be looked through (%s: %s)%s; what is known of their files is kept",
+            counted(len(walk.unreadable), "folder"), str(given), *walk.unreadable[0],
+            "" if len(walk.unreadable) == 1 else " …",
+        )  # fmt: skip
     if walk.outside:
         logger.warning(
             "warning: %s below %r lead out of it (%s) and are left alone; --follow reads them too",
@@ -307,7 +317,7 @@ def _of_dataset(manifest: Manifest) -> Selection:
         videos.append(Video(clip.id, Path(os.path.abspath(clip.path)), root, spans, (clip.id,) if spans else ()))
     if not videos:
         raise DataError(f"data set {manifest.name!r}: no video found below {str(manifest.root)!r}")
-    return Selection(_unique(videos), (root,), None)
+    return Selection(_unique(videos), (root,), None, manifest.name)
 
 
 def _unique(videos: Sequence[Video]) -> list[Video]:

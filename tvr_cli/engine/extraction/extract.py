@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 from tvr_cli import files, log
 from tvr_cli.backbones import registry
 from tvr_cli.config import FramesConfig
-from tvr_cli.engine.extraction import headers
-from tvr_cli.engine.extraction.difference import Work, compare_videos, whole_shards
+from tvr_cli.engine.extraction import headers, part_list
+from tvr_cli.engine.extraction.difference import Seen, Work, compare_videos, whole_shards
 from tvr_cli.engine.extraction.discover import Selection, Video, counted, discover, few, in_shard
 from tvr_cli.engine.extraction.naming import name_videos
 from tvr_cli.errors import ConfigError, DataError, Interrupted
@@ -65,7 +65,7 @@ class ExtractOptions:
     progress after which a video is given up. forget: drop all videos that are not there, however many. follow: links
     that lead out of a folder. tracks: of a file with several video tracks. memory_bytes: that the frames which readers
     are decoding may take together, None = half of what is free. command: what to type to continue, for
-    messages.
+    messages. seen: what is known of the files by who looks at them all the time; None = nothing.
     """
 
     decoder: DecoderName = "auto"
@@ -83,6 +83,7 @@ class ExtractOptions:
     tracks: Tracks = "default"
     memory_bytes: int | None = None
     command: str = ""
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,9 @@ def extract(
         _drop_unfinished(root, work)
         done = _read_all(writer, work.todo, plan, options)
         writer.seal()
-    return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
+    report = done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
+    _note_part(workspace, sources, report, options)
+    return report
 
 
 def frame_plan(
@@ -261,6 +264,14 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> Selec
     check_decoder(options.decoder)
     if options.tracks not in get_args(Tracks):
         raise ConfigError(f"--tracks: expected {' or '.join(get_args(Tracks))}, found {options.tracks!r}")
+    if (listed := part_list.find(sources)) is not None:
+        decided = (options.include, options.exclude, options.segment, options.follow, options.tracks, options.forget)
+        if decided != ((), (), "auto", False, "default", False):
+            raise ConfigError(
+                "a list of parts says which videos there are and how they are cut; give --include, --exclude, "
+                "--segment, --follow and --tracks where it is made (--plan-parts), and --forget to no part"
+            )
+        return part_list.read_part(listed, options.shard)
     found = discover(
         sources,
         include=options.include,
@@ -268,7 +279,7 @@ def select(sources: Sequence[Path] | Manifest, options: ExtractOptions) -> Selec
         segmenting=parse_segment(options.segment),
         cut_manifests=options.segment not in ("auto", "none"),
         follow=options.follow,
-        may_be_empty=options.forget,
+        may_be_empty=options.forget or options.seen is not None,
     )
     return dataclasses.replace(found, videos=_each_track(found.videos)) if options.tracks == "all" else found
 
@@ -285,8 +296,11 @@ def _each_track(videos: Sequence[Video]) -> list[Video]:
 
 def part_of(selection: Selection, options: ExtractOptions) -> list[Video]:
     """Return this run's part of the videos."""
+    if selection.prefixes is not None:
+        return list(selection.videos)
     part, of = options.shard
-    return [video for video in selection.videos if in_shard(video, part, of)]
+    leave = options.seen.leave if options.seen is not None else ()
+    return [video for video in selection.videos if in_shard(video.id, part, of) and video.path not in leave]
 
 
 def compare(
@@ -307,8 +321,9 @@ def compare(
         [clip for shard in whole for clip in shard.clips],
         failures,
         retry_failed=options.retry_failed,
-        complete=not options.include and not options.exclude,
+        complete=not options.include and not options.exclude and selection.prefixes is None,
         forget=options.forget,
+        seen=options.seen or Seen(),
     )
 
 
@@ -335,6 +350,20 @@ def tasks_of(videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) 
 
 def worker_count(options: ExtractOptions, tasks: int) -> int:
     return max(1, min(options.workers or default_workers(), tasks))
+
+
+def _note_part(
+    workspace: Workspace, sources: Sequence[Path] | Manifest, report: ExtractReport, options: ExtractOptions
+) -> None:
+    """Note that a part is done, for whoever merges the parts, and for who waits for it."""
+    part, of = options.shard
+    if of == 1:
+        return
+    listed = part_list.find(sources)
+    known = None if listed is None else listed.sha256
+    done = part_list.DonePart(part=part, of=of, list=known, videos=report.videos, failed=report.failed)
+    part_list.note_done(workspace, [done])
+    log.logger.info("part %d of %d: done", part, of)
 
 
 def _apply(writer: FrameWriter, work: Work, selection: Selection, prefixes: Mapping[str, str]) -> None:

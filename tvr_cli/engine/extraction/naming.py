@@ -35,8 +35,10 @@ def name_videos(
 ) -> tuple[Selection, dict[str, str]]:
     """Return the selection with ids of which none means two files, and what stands before the ids of each source.
 
-    clips, failures, roots: what the store has.
+    clips, failures, roots: what the store has. Where a list of parts has decided the ids, they stay.
     """
+    if selection.prefixes is not None:
+        return selection, dict(selection.prefixes)
     held = {f.video: _Held(f.source, Path(f.path), f.size, f.mtime_ns) for f in failures}
     for clip in clips:
         size, mtime_ns, *_ = clip.file.stamp

@@ -11,6 +11,7 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class Walk:
     """files: (path below the folder, path) of each file. outside: links, below the folder, that lead out of it.
+    unreadable: (path, why) of each folder that could not be looked through.
 
     What a link inside of the folder leads to has its real name; what one leads to outside, which is there only where
     links are followed, has that of the link. A link to nothing is a file by its own name.
@@ -18,6 +19,7 @@ class Walk:
 
     files: tuple[tuple[str, Path], ...]
     outside: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
 
 
 def walk(folder: Path, *, follow: bool = False) -> Walk:
@@ -25,7 +27,8 @@ def walk(folder: Path, *, follow: bool = False) -> Walk:
     root = os.path.realpath(folder)
     found: dict[str, tuple[str, Path]] = {}  # by real path
     links: list[tuple[str, str]] = []
-    for relative, real in _below(root, "", links):
+    unread: list[OSError] = []
+    for relative, real in _below(root, "", links, unread):
         found[real] = (relative, folder / relative)
     outside = []
     entered = {root}
@@ -42,17 +45,18 @@ def walk(folder: Path, *, follow: bool = False) -> Walk:
             found.setdefault(real, (place, folder / place if inside else Path(real)) if known else (name, Path(link)))
         elif real not in entered:
             entered.add(real)
-            for relative, file in _below(real, "" if place == "." else place, links):
+            for relative, file in _below(real, "" if place == "." else place, links, unread):
                 found.setdefault(file, (relative, folder / relative if inside else Path(file)))
-    return Walk(tuple(sorted(found.values())), tuple(sorted(outside)))
+    unreadable = sorted((str(e.filename), e.strerror or str(e)) for e in unread)
+    return Walk(tuple(sorted(found.values())), tuple(sorted(outside)), tuple(unreadable))
 
 
-def _below(real: str, prefix: str, links: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield (name below the folder, real path) of each file that no link leads to, and note the links.
+def _below(real: str, prefix: str, links: list[tuple[str, str]], unread: list[OSError]) -> Iterator[tuple[str, str]]:
+    """Yield (name below the folder, real path) of each file that no link leads to; note links and unread folders.
 
     real: a folder without links in its path. prefix: what it is called below the folder that was named.
     """
-    for current, folders, names in os.walk(real):
+    for current, folders, names in os.walk(real, onerror=unread.append):
         front = Path(prefix, os.path.relpath(current, real)).as_posix()
         front = "" if front == "." else f"{front}/"
         plain = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli import commands, data, files
-from tvr_cli.data import jsonl
+from tvr_cli.data import jsonl, timed
 from tvr_cli.data.annotation_files import refuse_empty
 from tvr_cli.data.columns import CaptionsFile
 from tvr_cli.data.jsonl import Resolved
@@ -76,8 +76,9 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
         return Corpus()
     if isinstance(captions, CaptionsFile):
         as_read = _as_read([captions.path])
-        named = _of_their_folder(jsonl.read_captions(captions), captions.path, frames)
-        resolved, aside = jsonl.resolve(named, frames.records, absent=_failed(frames))
+        named = _called(jsonl.read_captions(captions), captions, frames)
+        strict = jsonl.timed_format(captions) is None
+        resolved, aside = jsonl.resolve(named, frames.records, absent=_failed(frames), strict=strict)
         origin: dict[str, Any] = {"captions": str(captions.path.resolve()), "read": as_read}
         if captions.columns:
             origin["columns"] = dict(captions.columns)
@@ -97,6 +98,8 @@ def of_imported(captions: CaptionsFile | Manifest, clips: Sequence[ClipRecord]) 
     """
     if isinstance(captions, CaptionsFile):
         named: Iterable[Caption] = jsonl.read_captions(captions)
+        if jsonl.timed_format(captions) is not None:
+            named = timed.as_called(named, dict.fromkeys(c.file_id for c in clips))
         origin: dict[str, Any] = {"captions": str(captions.path.resolve()), "read": _as_read([captions.path])}
         if captions.columns:
             origin["columns"] = dict(captions.columns)
@@ -146,8 +149,8 @@ def _counted(file: CaptionsFile, frames: FrameStore) -> Census:
     """Go through a captions file."""
     keys, ids, aside = bytearray(), bytearray(), dict[str, int]()
     wordless, splits = list[Caption](), jsonl.StatedSplits()
-    named = _of_their_folder(jsonl.each_caption(file), file.path, frames)
-    for c in jsonl.each_resolved(named, frames.records, absent=_failed(frames)):
+    named, strict = _called(jsonl.each_caption(file), file, frames), jsonl.timed_format(file) is None
+    for c in jsonl.each_resolved(named, frames.records, absent=_failed(frames), strict=strict):
         caption = c.caption if isinstance(c, Resolved) else c
         ids += hashlib.blake2b(caption.id.encode(), digest_size=_ID_KEY.itemsize).digest()
         if not caption.text.strip():
@@ -230,6 +233,15 @@ def _origin(manifest: Manifest) -> dict[str, Any]:
         "notes": list(manifest.notes),
         "expected": dict(manifest.expected),
     }
+
+
+def _called(captions: Iterable[Caption], file: CaptionsFile, frames: FrameStore) -> Iterable[Caption]:
+    """Return captions of a file with the ids that its videos have among the frames. A data set about moments names
+    videos that are nowhere any more, which are set aside as those of any data set.
+    """
+    if jsonl.timed_format(file) is not None:
+        return timed.as_called(captions, dict.fromkeys(record.file_id for record in frames.records))
+    return _of_their_folder(captions, file.path, frames)
 
 
 def _of_their_folder(captions: Iterable[Caption], file: Path, frames: FrameStore) -> Iterable[Caption]:

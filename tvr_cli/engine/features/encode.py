@@ -44,27 +44,38 @@ def encode_captions(
 
 
 @torch.no_grad()
-def encode_batch(backbone: Backbone, batch: FrameBatch, shape: str) -> VideoFeatures:
+def encode_batch(backbone: Backbone, batch: FrameBatch, shape: str, *, patches: bool = False) -> VideoFeatures:
     """Encode a batch of clips: `fixed` encodes missing frames too, `ragged` only the real ones (zeros elsewhere).
 
-    An encoder of whole clips is given no missing frames in either; their slots are zeros.
+    An encoder of whole clips is given no missing frames in either; their slots are zeros. patches: of frames too.
     """
     pixels, real = batch.pixels.to(backbone.device, non_blocking=True), batch.real.to(backbone.device)
     begins = torch.tensor([record.start or 0.0 for record in batch.records], dtype=batch.ts.dtype)
-    seen = clip_features(backbone, pixels, real, shape, times=(batch.ts - begins[:, None]).to(backbone.device))
+    times = (batch.ts - begins[:, None]).to(backbone.device)
+    seen = clip_features(backbone, pixels, real, shape, times=times, patches=patches)
     key = torch.tensor([record.key for record in batch.records], dtype=torch.int64)
     frames = torch.zeros(len(key), 0, backbone.dim) if seen.frames is None else seen.frames.float().cpu()
     pooled = None if seen.pooled is None else seen.pooled.float().cpu()
-    return VideoFeatures(key, frames, batch.real.sum(1), batch.ts, pooled)
+    each = None if seen.patches is None else seen.patches.float().cpu()
+    return VideoFeatures(key, frames, batch.real.sum(1), batch.ts, pooled, each)
 
 
 def clip_features(
-    backbone: Backbone, pixels: Tensor, real: Tensor, shape: str, *, times: Tensor | None = None
+    backbone: Backbone,
+    pixels: Tensor,
+    real: Tensor,
+    shape: str,
+    *,
+    times: Tensor | None = None,
+    patches: bool = False,
 ) -> VideoOut:
     """Return what the backbone yields of uint8 clips [V, F, 3, S, S]; gradients flow. shape: as in `encode_batch`.
 
-    times: [V, F] seconds since each clip begins; only a backbone that is `timed` needs them.
+    times: [V, F] seconds since each clip begins; only a backbone that is `timed` needs them. patches: those of frames
+    too, of a backbone that provides them.
     """
+    if patches:
+        return VideoOut(*_frames_and_patches(backbone, pixels, real, shape))
     if "video.pooled" in backbone.provides:
         return _whole_clips(backbone, pixels, real, times)
     return VideoOut(_frame_features(backbone, pixels, real, shape), None)
@@ -113,6 +124,17 @@ def _frame_features(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str
     frames = encoded.new_zeros(*real.shape, encoded.shape[-1])
     frames[real] = encoded
     return frames
+
+
+def _frames_and_patches(backbone: Backbone, pixels: Tensor, real: Tensor, shape: str) -> tuple[Tensor, None, Tensor]:
+    """Return frames [V, F, D] and their patches [V, F, P, D] as `VideoOut` has them."""
+    if shape == "fixed":
+        frames, patches = backbone.encode_patches(pixels, real)
+        return frames, None, patches
+    some = backbone.encode_patches(pixels[real][None], real.new_ones(1, int(real.sum())))
+    frames, patches = (x[0].new_zeros(*real.shape, *x.shape[2:]) for x in some)
+    frames[real], patches[real] = some[0][0], some[1][0]
+    return frames, None, patches
 
 
 def caption_features(

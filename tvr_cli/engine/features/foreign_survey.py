@@ -14,8 +14,8 @@ import numpy as np
 from tvr_cli.data.annotation_files import video_stem
 from tvr_cli.engine.features import foreign
 from tvr_cli.errors import DataError
+from tvr_cli.imported import Imported
 from tvr_cli.log import progress, warn_once
-from tvr_cli.plans import Imported
 from tvr_cli.stores.features.rows import clip_row_key
 from tvr_cli.stores.foreign import clip_video_encode
 from tvr_cli.stores.foreign.sample import Sample

@@ -34,8 +34,9 @@ from tvr_cli.engine.features.foreign_survey import Survey, Video, times
 from tvr_cli.engine.features.foreign_survey import survey as surveyed
 from tvr_cli.engine.features.precompute import DTYPES, CaptionCounts, ClipCounts
 from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.imported import Imported
 from tvr_cli.log import logger, progress
-from tvr_cli.plans import FeaturePlan, Imported, PrecomputeOptions, WordPlan, default_words
+from tvr_cli.plans import FeaturePlan, PrecomputeOptions, WordPlan, default_words
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import store as features

@@ -7,7 +7,6 @@ content, captions by text, and what a run leaves behind when it is stopped is ta
 from __future__ import annotations
 
 import platform
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,21 +19,21 @@ from tvr_kernels import gemm
 
 from tvr_cli import commands, files, plans
 from tvr_cli.backbones import registry
-from tvr_cli.backbones.base import Backbone, Description
-from tvr_cli.backbones.registry import DEMO_TINY
+from tvr_cli.backbones.base import ON_DEMAND, Backbone, Description
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.defaults import DEFAULT_METHOD
 from tvr_cli.engine import suggest
-from tvr_cli.engine.device import computes_in_half, pick_device
-from tvr_cli.engine.features import cost, word_importance
-from tvr_cli.engine.features.choose import DEFAULT_BACKBONE, choose_backbone
+from tvr_cli.engine.device import pick_device
+from tvr_cli.engine.features import cost, suiting, word_importance
+from tvr_cli.engine.features.choose import choose_backbone
 from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
 from tvr_cli.engine.features.frame_batches import frame_batches
+from tvr_cli.engine.features.share import share_of
 from tvr_cli.errors import DataError
-from tvr_cli.log import logger, progress, warn_once
+from tvr_cli.log import logger, progress
 from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
@@ -68,7 +67,6 @@ _SENTENCES = (
     "a dog runs on the beach", "two people talk in a kitchen", "a man plays the guitar on a stage", "a cartoon",
     "a car drives through the city at night", "a woman explains how to cook rice", "the sun sets over the sea",
 )  # fmt: skip
-_SHOWS = {"crop": "are cropped to their centre", "squash": "are squashed to a square, nothing cut off"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,10 @@ class CaptionCounts:
 
 @dataclass(frozen=True)
 class PlannedSizes:
-    """(frames + clips + tokens) x dim x bytes_a_value is what a store would take; clips: vectors of whole clips."""
+    """(frames + clips + tokens) x dim x bytes_a_value is what a store would take; clips: vectors of whole clips.
+
+    frames: with their patches where those are kept.
+    """
 
     frames: int
     clips: int
@@ -169,9 +170,10 @@ def precompute(
     """
     options = options or PrecomputeOptions()
     started = time.monotonic()
-    frames, corpus, about, plan = _inputs(
-        workspace, backbone, partial(read_corpus, captions), options, own=_is_own(captions), may_ask=True
-    )
+    share = share_of(workspace, options.shard)
+    read = partial(read_corpus, captions) if options.shard[1] == 1 else _no_captions
+    frames, corpus, about, plan = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=True)
+    records = share.records(frames.records)
     device = pick_device(options.device)
     model = registry.load(
         about.name,
@@ -183,7 +185,7 @@ def precompute(
     model.merge_for_inference()
     use_fast_linear(model)
     _remember_text(model, about.name)
-    by_time = has_films(frames.plan, model.provides) and not options.temporal_shift
+    by_time = _by_time(frames.plan, model.provides, options)
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
@@ -191,30 +193,31 @@ def precompute(
         identity,
         backbone=about.name,
         dim=model.dim,
-        provides=(model.provides - {"temporal_shift"}) | plan.extra | ({"timeline.frames"} if by_time else set()),
+        provides=(model.provides - ON_DEMAND) | plan.extra | ({"timeline.frames"} if by_time else set()),
         provenance={**_provenance(model, frames, options, device), **text_norm(model, identity)},
         dtype=str(DTYPES[options.dtype]).removeprefix("torch."),
     )
     require_own(folder, workspace)
     with files.lock(folder), torch.inference_mode():
         writer = FeatureWriter(folder, made, workspace)
-        new_clips = _new_clips(frames.records, writer.keys("video"))
+        new_clips = _new_clips(records, writer.keys("video"))
         new_texts = _new_texts(corpus, writer)
         if by_time:
-            todo = lacking(frames, writer.keys("timeline"), writer.keys("video"))
+            todo = share.films(lacking(frames, writer.keys("timeline"), writer.keys("video")))
             batch = options.batch or _FRAMES_A_BATCH.get(device.type, 48)
             encode_films(writer, model, frames, todo, plan, dtype=DTYPES[options.dtype], batch=batch)
         else:
             _encode_clips(writer, model, frames, new_clips, plan, options)
         truncated = encode_texts(writer, model, new_texts, plan, options)
         timelines = row_keys(frames.films()) if by_time else ()
-        writer.finish(frames.records, stored_captions(corpus), corpus.about(frames), timelines)
+        if share.is_all:
+            writer.finish(records, stored_captions(corpus), corpus.about(frames), timelines)
         size = writer.size_bytes()
     return PrecomputeReport(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
-        clips=ClipCounts(len(frames.records), len(new_clips), len(frames.records) - len(new_clips)),
+        clips=ClipCounts(len(records), len(new_clips), len(records) - len(new_clips)),
         captions=_counts(corpus, encoded=len(new_texts), truncated=truncated),
         size_bytes=size,
         seconds=time.monotonic() - started,
@@ -232,10 +235,18 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    found = _inputs(
-        workspace, backbone, partial(count_captions, captions), options, own=_is_own(captions), may_ask=False
-    )
+    read = partial(count_captions, captions) if options.shard[1] == 1 else _no_census
+    found = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=False)
     return _planned(workspace, *found, options)
+
+
+def _no_captions(frames: FrameStore, last: FeatureStore | None) -> Corpus:
+    """Return the captions of a part: none. They belong to the whole, and are encoded once."""
+    return Corpus()
+
+
+def _no_census(frames: FrameStore, last: FeatureStore | None) -> Census:
+    return Census()
 
 
 def _is_own(captions: Captions) -> bool:
@@ -303,66 +314,11 @@ def _inputs(
         captions=len(corpus.texts),
     )
     about = registry.resolve(chosen)
-    _require_view(frames, about, workspace)
-    _require_frames(frames, about, workspace)
+    suiting.require(about, frames, options, workspace)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
-    if about.name == DEMO_TINY:
-        _warn_of_real_videos(frames.records)
-    if about.non_commercial:
-        warn_once(f"the weights of {about.name} are under {about.licence}: not for commercial use")
-    _warn_of_slow_precision(options)
+    suiting.warn(about, frames, options)
     return frames, corpus, about, plan
-
-
-def _warn_of_slow_precision(options: PrecomputeOptions) -> None:
-    if options.precision == "fp32" or pick_device(options.device).type != "cpu":
-        return
-    if computes_in_half(options.precision) is False:
-        warn_once(
-            f"this processor has no instructions for {options.precision}: --precision {options.precision} takes "
-            "several times as long here as fp32"
-        )
-
-
-def _frames_for(backbone: Description, frames: FramePlan, workspace: Workspace) -> str:
-    """Return the command that reads the videos again for a backbone, into a workspace beside this one.
-
-    frames: how those of this one were chosen, and it goes on but for what the backbone decides.
-    """
-    root = workspace.root if workspace.root.name not in ("", "..") else workspace.root.resolve()
-    beside = Path(f"{root}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone.name)}")
-    flags = frames.flags() if backbone.frames is None else {}
-    return commands.tvr("extract-frames", *workspace.video_roots(), **{"for": backbone.name}, **flags, workspace=beside)
-
-
-def _require_view(frames: FrameStore, backbone: Description, workspace: Workspace) -> None:
-    """Raise DataError where frames do not show what a backbone sees: too few pixels, or another part of a picture."""
-    plan, view = frames.plan, backbone.view
-    if plan.serves(view):
-        return
-    for_it = _frames_for(backbone, plan, workspace)
-    if plan.fit not in ("whole", view.fit):
-        raise DataError(
-            f"the frames in {str(frames.root)!r} {_SHOWS[plan.fit]}, but the backbone {backbone.name} was trained on "
-            f"pictures that {_SHOWS[view.fit]}; give frames for it a workspace of their own: {for_it}"
-        )
-    raise DataError(
-        f"the frames in {str(frames.root)!r} are {plan.size} px, but the backbone {backbone.name} takes {view.size} "
-        f"px; name one that takes {plan.size} px or less with --backbone ({commands.tvr('backbones')}), or give larger "
-        f"frames a workspace of their own: {for_it}"
-    )
-
-
-def _require_frames(frames: FrameStore, backbone: Description, workspace: Workspace) -> None:
-    """Raise DataError where clips do not have the one number of frames that a backbone takes."""
-    if backbone.frames is None or frames.plan.slots == backbone.frames:
-        return
-    found = "any number of frames" if frames.plan.slots is None else f"up to {frames.plan.slots} frames"
-    raise DataError(
-        f"the clips in {str(frames.root)!r} have {found}, but the backbone {backbone.name} takes {backbone.frames} a "
-        "clip; give frames for it a workspace of their own: " + _frames_for(backbone, frames.plan, workspace)
-    )
 
 
 def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
@@ -387,7 +343,8 @@ def _encode_clips(
     options: PrecomputeOptions,
 ) -> None:
     width = plan.slots or max((r.n_frames for r in records), default=1)
-    rows = _shard_rows(width * model.dim * DTYPES[options.dtype].itemsize, _SHARD_CLIPS)
+    a_frame = 1 + model.about.patches if plan.patches else 1
+    rows = _shard_rows(width * a_frame * model.dim * DTYPES[options.dtype].itemsize, _SHARD_CLIPS)
     a_batch = options.batch or _FRAMES_A_BATCH.get(model.device.type, 48)
     if "video.pooled" in model.provides and model.device.type == "cpu" and options.batch is None:
         a_batch = width  # attention over all of a clip's patches: a batch would take gigabytes and save nothing
@@ -399,7 +356,7 @@ def _encode_clips(
             chunk = ids[start : start + rows]
             for batch in frame_batches(frames, chunk, view=model.about.view, slots=plan.slots, clips=clips):
                 keys = [clip_row_key(r.key, r.n_frames) for r in batch.records]
-                parts.append((keys, encode_batch(model, batch, plan.shape)))
+                parts.append((keys, encode_batch(model, batch, plan.shape, patches=plan.patches)))
                 bar.advance(len(keys))
             keys = [key for part, _ in parts for key in part]
             writer.add_video(keys, _cat_videos([video for _, video in parts]), DTYPES[options.dtype])
@@ -432,6 +389,11 @@ def encode_texts(
     return truncated
 
 
+def _by_time(frames: FramePlan, provides: frozenset[str], options: PrecomputeOptions) -> bool:
+    """Whether frames are encoded by time, once a file: not where clips are wanted whole or with their patches."""
+    return has_films(frames, provides) and not options.temporal_shift and not options.patches
+
+
 def _shard_rows(row_bytes: int, most: int) -> int:
     return max(1, min(most, _SHARD_BYTES // max(1, row_bytes)))
 
@@ -446,10 +408,12 @@ def _cat_videos(parts: Sequence[VideoFeatures]) -> VideoFeatures:
 
     slotted = {name: torch.cat([widen(getattr(p, name)) for p in parts]) for name in ("frames", "ts")}
     pooled = [p.pooled for p in parts if p.pooled is not None]
+    patches = [widen(p.patches) for p in parts if p.patches is not None]
     return VideoFeatures(
         torch.cat([p.key for p in parts]),
         n_frames=torch.cat([p.n_frames for p in parts]),
         pooled=torch.cat(pooled) if pooled else None,
+        patches=torch.cat(patches) if patches else None,
         **slotted,
     )
 
@@ -517,16 +481,6 @@ def text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
     return {"text_norm": round(float(torch.linalg.vector_norm(pooled.float(), dim=-1).mean()), 4)}
 
 
-def _warn_of_real_videos(records: Sequence[ClipRecord]) -> None:
-    """`demo-tiny` has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
-    folders = {Path(r.path).parent for r in records}
-    if any(not any((p / "events.jsonl").is_file() for p in (f, *f.parents[:2])) for f in folders):
-        warn_once(
-            "demo-tiny knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
-            f"Use --backbone {DEFAULT_BACKBONE} for real ones"
-        )
-
-
 # ------------------------------------------------------------------------------------------------------------- dry run
 
 
@@ -538,7 +492,9 @@ def _planned(
     plan: FeaturePlan,
     options: PrecomputeOptions,
 ) -> PrecomputePreview:
-    folder, records, texts = workspace.features_folder, list(frames.records), len(captions.texts)
+    share = share_of(workspace, options.shard)
+    folder, texts = workspace.features_folder, len(captions.texts)
+    records = mine = share.records(frames.records)
     per_frame, per_caption = registry.skeleton(about, temporal_shift=options.temporal_shift).cost(plan.words.length)
     fingerprint, there, films_there = None, set[str](), set[str]()
     if about.weights is not None:
@@ -550,11 +506,13 @@ def _planned(
         texts = captions.unlike(keys_there(folder, workspace, "text"))
     itemsize = DTYPES[options.dtype].itemsize
     slots = sum(plan.slots or r.n_frames for r in records) if "frames" in about.provides else 0
+    if plan.patches:
+        slots *= 1 + about.patches
     vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
-    if has_films(frames.plan, about.provides) and not options.temporal_shift:
-        pictures = frames.count_frames(lacking(frames, films_there, there))
+    if _by_time(frames.plan, about.provides, options):
+        pictures = frames.count_frames(share.films(lacking(frames, films_there, there)))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts
     device = pick_device(options.device)
@@ -562,7 +520,7 @@ def _planned(
         folder=folder,
         fingerprint=fingerprint,
         backbone=about.name,
-        clips=ClipCounts(len(frames.records), len(records), len(frames.records) - len(records)),
+        clips=ClipCounts(len(mine), len(records), len(mine) - len(records)),
         captions=CaptionCounts(
             total=captions.total, texts=len(captions.texts), encoded=texts, truncated=0, set_aside=captions.aside
         ),

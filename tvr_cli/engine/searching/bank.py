@@ -1,6 +1,6 @@
 """The bank: sentences that are about nothing in a library in particular, to measure with and to compare answers with.
 
-Some 500 everyday and meaningless sentences ship with tvr (`sentences.txt`); for the toy world's encoder, which knows no
+Some 500 everyday and meaningless sentences ship with tvr (`sentences.txt`); for the toy world's encoders, which know no
 other words, it is what its grammar says. `tvr index --null FILE` puts a user's own in their place, and an index keeps
 those. Features of a bank are encoded once an encoder and remembered in the user's cache: 500 sentences cost more than a
 small library.
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from tvr_cli import user_cache
+from tvr_cli.backbones.toy import is_toy
 from tvr_cli.data.demo_world import grammar
 from tvr_cli.errors import DataError
 from tvr_cli.files import is_text
@@ -29,7 +30,6 @@ from tvr_cli.stores.index.store import Index
 from tvr_cli.types import TextFeatures, caption_key
 
 _KIND = "bank"
-_TOY = "demo-tiny"
 _TOY_SEED = 20_13
 _STRANGE = 240
 _ONSETS = (
@@ -102,14 +102,14 @@ class Bank:
 
 def usual(backbone: str) -> Bank:
     """Return the bank for an encoder by its name: the shipped one, or what the toy world's grammar says."""
-    return _grammar() if backbone == _TOY else _shipped()
+    return _grammar() if is_toy(backbone) else _shipped()
 
 
 def strange(backbone: str) -> Bank:
     """Return sentences about nothing that an encoder knows, by its name: of the toy world's all that is of the real
     one, of others what is about nothing that can be seen.
     """
-    return _shipped() if backbone == _TOY else _meaningless()
+    return _shipped() if is_toy(backbone) else _meaningless()
 
 
 def read(path: Path) -> Bank:

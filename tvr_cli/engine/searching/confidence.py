@@ -24,9 +24,10 @@ import numpy as np
 
 from tvr_cli import commands, log
 from tvr_cli.engine.searching.hits import Hit
-from tvr_cli.engine.searching.ranking import MILD
 from tvr_cli.workspace import Workspace
 
+# Times cosines, before sentences are compared: half of what ranks, so that those that are nearly as good count, too.
+MILD = 25.0
 SAMPLED = 100  # clips that say what a sentence scores on average, where not all are scored
 _STEPS = 100
 _SHARE = 150  # one in so many sentences of the bank may be true of a moment

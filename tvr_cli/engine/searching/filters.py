@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tvr_cli.engine.searching import library
-from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tvr_cli.engine.searching.library import LibraryFile
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([hdw])")
 _SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -58,6 +60,8 @@ def chosen(workspace: Workspace, filters: Filters, *, now: float | None = None) 
     """
     if filters.ask_nothing:
         return None
+    from tvr_cli.engine.searching import library  # all data sets with it, and most queries ask for no files
+
     tests = list(_tests(filters, time.time() if now is None else now))
     files = library.files_of(workspace)
     passed = [[test.passes(file) for test in tests] for file in files]

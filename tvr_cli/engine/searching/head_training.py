@@ -19,7 +19,8 @@ import numpy as np
 from tvr_cli import commands, files, log
 from tvr_cli.engine.features import precompute, repair
 from tvr_cli.engine.features import require as training_store
-from tvr_cli.engine.searching.head_examples import DRAWS, Examples, pieces_of
+from tvr_cli.engine.features.corpus import read_corpus
+from tvr_cli.engine.searching.head_examples import DRAWS, Examples, Found, Said, pieces_of
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.results.base import Result
@@ -79,8 +80,8 @@ class HeadReport(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPreview(Result):
-    """What a head would be trained on. store, fps: None where features have to be made first; then nothing is known of
-    the captions either.
+    """What a head would be trained on. store, fps: None where features have to be made first, or again for frames that
+    came or went; then nothing is known of the captions either.
     """
 
     schema = "train-moments"
@@ -104,10 +105,10 @@ def train(workspace: Workspace, options: HeadOptions) -> HeadReport:
     store = _store(workspace, options)
     made_for = _made_for(store, workspace)
     examples = Examples.of(store, "train")
-    examples.require_some(workspace)
+    examples.found.require_some(workspace)
     weights, mean = fit(examples.draws(1 / made_for.fps, options.seed), examples.said)
     head = MomentHead(
-        weights, mean, made_for, moments=len(examples.spans), videos=examples.videos, seed=options.seed,
+        weights, mean, made_for, moments=len(examples.spans), videos=examples.found.videos, seed=options.seed,
         store=store.fingerprint,
     )  # fmt: skip
     with files.lock(run.path):
@@ -116,7 +117,7 @@ def train(workspace: Workspace, options: HeadOptions) -> HeadReport:
         head.save(run_header.head_path(run.path))
     return HeadReport(
         run=run.name, path=run.path, store=store.fingerprint, backbone=store.backbone_name, fps=made_for.fps,
-        moments=head.moments, videos=head.videos, left_out=examples.left_out,
+        moments=head.moments, videos=head.videos, left_out=examples.found.left_out,
         held_out=_held_out(head, Examples.of(store, "val")), seconds=time.monotonic() - started,
     )  # fmt: skip
 
@@ -124,17 +125,29 @@ def train(workspace: Workspace, options: HeadOptions) -> HeadReport:
 def dry_run(workspace: Workspace, options: HeadOptions) -> HeadPreview:
     """Say what `train` would do, writing nothing. Raises as `train`, as far as that is known."""
     run, store = _run(workspace, options), _there(workspace, options)
-    if store is None or training_store.stale(workspace, store, options.captions):
+    if store is None or (workspace.has_frames and workspace.outdated(store)):
         return HeadPreview(
             run=run.name, store=None, backbone=store.backbone_name if store else options.backbone, fps=None,
             moments=None, videos=None, left_out=None,
         )  # fmt: skip
-    made_for, examples = _made_for(store, workspace), Examples.of(store, "train")
-    examples.require_some(workspace)
+    made_for = _made_for(store, workspace)
+    found = Found.of(store, _captions(workspace, store, options))
+    found.require_some(workspace)
     return HeadPreview(
         run=run.name, store=store.fingerprint, backbone=store.backbone_name, fps=made_for.fps,
-        moments=len(examples.spans), videos=examples.videos, left_out=examples.left_out,
+        moments=len(found.spans), videos=found.videos, left_out=found.left_out,
     )  # fmt: skip
+
+
+def _captions(workspace: Workspace, store: FeatureStore, options: HeadOptions) -> list[Said]:
+    """Return the training captions: those of a file where one is named, whose sentences may have no features yet, or
+    where features have none, else those of the features.
+    """
+    if not workspace.has_frames or (options.captions is None and store.captions):
+        return [Said(c.file_id, c.text, c.start, c.end) for c in store.captions.take(store.split("train").tolist())]
+    corpus = read_corpus(options.captions, workspace.frames(), store)
+    own = (c for c in corpus.captions if c.caption.split == "train")
+    return [Said(c.file_id, c.caption.text, c.caption.start, c.caption.end) for c in own]
 
 
 def fit(seen: Iterator[tuple[np.ndarray, np.ndarray]], said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ Tensors and arrays of numpy do alike: both ways of searching (`search.py`, `ligh
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,8 +40,8 @@ class Hit:
     confidence: how rare such a score is where nothing is, 0 to 1; None where the index cannot tell, and of what was
     found by what is said alone. more: how many moments of the same file score better than the last one shown and were
     left out, because a file gets only so many places. missing: the file is not at `path` any more (renamed, moved or
-    deleted since). channel: what found it: `picture`, `speech` or `both`. said: the words that were found, of the
-    latter two. curve: that of its file, where it was asked for and the picture was searched.
+    deleted since), or never was (`why_missing`). channel: what found it: `picture`, `speech` or `both`. said: the words
+    that were found, of the latter two. curve: that of its file, where it was asked for and the picture was searched.
     """
 
     rank: int
@@ -56,6 +57,16 @@ class Hit:
     channel: str = "picture"
     said: str | None = field(default=None, metadata=OPTIONAL)
     curve: Curve | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def why_missing(self) -> str:
+        """See the function of that name; of what is missing alone."""
+        return why_missing(self.path)
+
+
+def why_missing(path: str) -> str:
+    """Say why a path is no file: features can be imported without their videos, and an id is the path then."""
+    return "not there any more" if os.path.isabs(path) else "imported without its file"
 
 
 @dataclass(frozen=True, slots=True)

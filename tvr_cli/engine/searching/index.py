@@ -287,21 +287,24 @@ def fresh_index(
     named: str | None = None,
     device: str = "auto",
     encode: Callable[[Scorer, FeatureStore], EncodeSentences] | None = None,
+    lagging: bool = False,
 ) -> tuple[Index, Scorer, FeatureStore]:
     """Return the workspace's index, brought up to date where it is missing or older than its store or run.
 
     named: the method that the command itself names; another one that is not built in is not loaded (MethodNotNamed).
     encode: makes what makes features of sentences, see `build_index`. Nobody waits for readers: what is returned stays
-    readable when the index is replaced. Where nothing was asked for the newest run of the features answers, else the
-    untrained `text_guided`.
+    readable when the index is replaced. lagging: an index that lacks clips, or has some too many, will do, as somebody
+    else is about to bring it up to date (`kept.py`).
+    Where nothing was asked for the newest run of the features answers, else the untrained `text_guided`.
     """
     folder = workspace.index_folder
     scorer, store = _wanted(workspace, asked, named)
     scorer = _two_stages(workspace, scorer, store, asked, device)
     wanted = identity_of(scorer, store)
     for _ in range(_TRIES):
-        if not _differs(place.standing(folder), wanted):
-            if (index := Index.open(folder)).identity == wanted:
+        if not _differs(standing := place.standing(folder), wanted, lagging):
+            assert standing is not None, "what differs in nothing is there"
+            if (index := Index.open(folder)).identity == standing.identity:
                 return index, scorer, store
             continue  # another process replaced it in between
         with lock(workspace.root):
@@ -319,12 +322,14 @@ def fresh_index(
     )
 
 
-def _differs(found: Standing | None, wanted: Mapping[str, Any]) -> list[str]:
-    """Return what an index that was found does not have as it is wanted; empty = nothing."""
+def _differs(found: Standing | None, wanted: Mapping[str, Any], lagging: bool = False) -> list[str]:
+    """Return what an index that was found does not have as it is wanted; empty = nothing. lagging: but its clips."""
     if found is None:
         return ["everything"]
     names = dict.fromkeys([*wanted, *({"first"} & found.identity.keys())])
     changed = [name for name in names if found.identity.get(name) != wanted.get(name)]
+    if lagging:
+        changed = [name for name in changed if name != "content"]
     return changed if found.format == place.INDEX_FORMAT else ["format", *changed]
 
 
@@ -426,7 +431,7 @@ def _blocks(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> Iterat
 
 def _block(scorer: Scorer, store: FeatureStore, clips: Sequence[int]) -> IndexBlock:
     """Encode some clips; the encoding stays on the method's device."""
-    video = store.video(torch.tensor(list(clips), dtype=torch.int64))
+    video = store.video(torch.tensor(list(clips), dtype=torch.int64), patches=scorer.method.reads_patches)
     encoded = scorers.encode_videos(scorer.method, video)
     if isinstance(scorer, TwoStages):
         encoded = two_stores.with_vectors(encoded, scorer.first.vectors(video.key))

@@ -20,21 +20,20 @@ from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
 from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine.features import cut
-from tvr_cli.engine.searching import confidence, heads, light_search, moments
+from tvr_cli.engine.searching import confidence, light_search
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.options import PresetOptions, of_preset
 from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
-from tvr_cli.engine.searching.ranking import ByHead
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
+from tvr_cli.scale import Scale
 from tvr_cli.stores.features.head import Head
 from tvr_cli.stores.features.scale import scale_of
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.place import Standing
-from tvr_cli.types import Scale
 from tvr_cli.workspace import Workspace
 
 # Numpy scans half precision a tenth as fast as torch does, 1.8 s for a million clips: about what importing it takes.
@@ -79,12 +78,8 @@ def answer(
         ids, n_tokens = tokenizer.encode(texts, light.length)
         said = dict(zip(texts, tower.encode_pooled(ids), strict=True))
         pooled = np.stack([features_of(question, lambda what: said[str(what)]) for question in asked])
-        if films := light.index.films:
-            chosen = heads.head_for(workspace, light.backbone, light.identity, options.head)
-            chosen.say()
-            unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
-            lines = confidence.of_index(light.index.measured)
-            found = moments.search(films, unit, options, None if chosen.head is None else ByHead(chosen.head), lines)
+        if light.index.films:
+            found = _by_time(workspace, light, pooled, options)
         else:
             found = light_search.search(light.method, light.index, light.scale * pooled, options)
     except (Ordinary, TvrError, FileNotFoundError) as e:
@@ -136,6 +131,18 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     identity = features.made.identity
     length = identity["words"]["length"]
     return Light(index, method, card, features.made.backbone, identity, length, _scale(features, name).text)
+
+
+def _by_time(workspace: Workspace, light: Light, pooled: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
+    """Return moments of frames that are kept by time, for the features [T, D] of what is asked."""
+    from tvr_cli.engine.searching import heads, moments  # which an index of windows does without
+    from tvr_cli.engine.searching.ranking import ByHead
+
+    chosen = heads.head_for(workspace, light.backbone, light.identity, options.head)
+    chosen.say()
+    unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
+    lines = confidence.of_index(light.index.measured)
+    return moments.search(light.index.films, unit, options, None if chosen.head is None else ByHead(chosen.head), lines)
 
 
 def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:

@@ -76,7 +76,7 @@ class QueryReport(Result):
 
     @property
     def missing(self) -> list[str]:
-        """The paths among the hits that are no file any more, each once."""
+        """The paths among the hits that are no file, or none any more, each once."""
         return list(dict.fromkeys(hit.path for answer in self.results for hit in answer.hits if hit.missing))
 
     def without_curves(self) -> QueryReport:
@@ -184,5 +184,5 @@ def has_words(workspace: Workspace) -> bool:
 def looked_for(hits: Sequence[Hit], there: dict[str, bool]) -> list[Hit]:
     """Mark the hits whose file is not at its place any more. there: what is known of paths, and what is found out."""
     for path in {hit.path for hit in hits} - there.keys():
-        there[path] = os.path.exists(path)
+        there[path] = os.path.isabs(path) and os.path.exists(path)  # else it is an id alone (`hits.why_missing`)
     return [hit if there[hit.path] else replace(hit, missing=True) for hit in hits]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
@@ -16,7 +17,7 @@ from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import confidence, explain, heads, library, moments, stretch
+from tvr_cli.engine.searching import confidence, explain, heads, kept, library, moments, stretch
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
@@ -26,6 +27,7 @@ from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
 from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
 from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
+from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.results.explained import ExplainReport
 from tvr_cli.stores.features.store import FeatureStore
@@ -36,6 +38,7 @@ from tvr_cli.workspace import Workspace
 
 _Opened = tuple[Index, Scorer, FeatureStore]
 _SCAN_ROWS = 1024  # frames that are widened to float32 at a time: they stay in the cache
+_FEW = 3  # sentences
 
 
 class Session:
@@ -48,6 +51,7 @@ class Session:
     def __init__(self, workspace: Workspace, flags: Asked, *, device: str = "auto", offline: bool = False):
         self.workspace, self.flags = workspace, flags
         self._device, self._offline = device, offline
+        self._keeps = False  # whether it is this session that keeps the workspace up to date
         self._seen: dict[Any, Any] = {}
         self._open: _Opened | None = None
         self._rankings: dict[HeadWish, tuple[Ranking, heads.Chosen]] = {}
@@ -97,6 +101,15 @@ class Session:
     def directions_of_files(self) -> tuple[list[str], np.ndarray]:
         """Return the ids of all files and the unit vectors [n, D] of what is seen in them. Raises as `answer` does."""
         return self._ready()[0].directions_of_files()
+
+    @kernel_errors()
+    def bring_up(self) -> Index:
+        """Make features and index as new as the frames, and return the index. Raises as `answer`.
+
+        That is for `tvr watch`; an answer does the same, unless somebody else is about to (`kept.py`).
+        """
+        self._keeps = True
+        return self._ready()[0]
 
     def _sentences(self, opened: _Opened, texts: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
         index, scorer, store = opened
@@ -160,29 +173,32 @@ class Session:
         return text
 
     def _ready(self) -> _Opened:
-        """Return the index, as new as the workspace, and what scores with it; whoever asks is told what it lacks."""
+        """Return the index and what scores with it (`_as_new`); whoever asks is told what it lacks."""
         opened = self._as_new()
         confidence.say(confidence.of_index(opened[0].measured), self.workspace)
         return opened
 
     def _as_new(self) -> _Opened:
+        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it."""
         if self._open is not None and self._stamp() == self._seen:
             return self._open
         before = self._stamp()
+        lagging = before["kept"] and not self._keeps
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
-        self._refresh_features(asked)
+        self._refresh_features(asked, lagging)
         if asked.first is not None:
             registry.require_named(asked.first, self.flags.first, self.workspace.index_folder)
-            self._refresh_features(Asked(backbone=asked.first))
+            self._refresh_features(Asked(backbone=asked.first), lagging)
 
         def sentence_encoder(scorer: Scorer, store: FeatureStore) -> EncodeSentences:
             return lambda texts: self._encode(scorer, store, texts)
 
         found = fresh_index(
-            self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder
-        )
+            self.workspace, asked, named=self.flags.method, device=self._device, encode=sentence_encoder,
+            lagging=lagging,
+        )  # fmt: skip
         found[1].method.to("cpu")
         if isinstance(found[1], TwoStages):
             found[1].first.scorer.method.to("cpu")
@@ -193,7 +209,8 @@ class Session:
         return found
 
     def _stamp(self) -> dict[Any, Any]:
-        return {**self.workspace.stamps(), "TVR_BACKBONE": named_backbone(None)}
+        kept_by_other = kept.by_watcher(self.workspace)
+        return {**self.workspace.stamps(), "TVR_BACKBONE": named_backbone(None), "kept": kept_by_other}
 
     def _encode(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences, by the backbone that made the store, which is loaded once."""
@@ -204,8 +221,8 @@ class Session:
             self._model = (wanted, model)
         return sentences.encode(self._model[1], texts, store)
 
-    def _refresh_features(self, asked: Asked) -> None:
-        """Compute the features where there are none, or where the frames have changed since."""
+    def _refresh_features(self, asked: Asked, lagging: bool) -> None:
+        """Compute the features where there are none, or, unless they may lag, where the frames have changed since."""
         workspace = self.workspace
         found = workspace.find_run(asked.run) if asked.run is not None else None
         named = named_backbone(asked.backbone)
@@ -214,7 +231,7 @@ class Session:
             require_library(workspace, asked.backbone)
         if not workspace.has_frames:
             return
-        if store is not None and store.imported is not None:
+        if store is not None and (lagging or store.imported is not None):
             return
         if store is not None and store.provenance.get("frames_content") == workspace.frames_content():
             return
@@ -224,12 +241,44 @@ class Session:
         options = PrecomputeOptions(device=self._device, offline=self._offline)
         if store is None:
             precompute.precompute(workspace, asked.backbone, None, options)
-        else:  # with the plans that it was made with: a run may have been trained on them
-            repair.refresh(workspace, store, options, named=asked.backbone)
+        else:
+            self._refresh(store, options, asked.backbone)
+
+    def _refresh(self, store: FeatureStore, options: PrecomputeOptions, named: str | None) -> None:
+        """Bring features up to date with the plans that they have: a run may have been trained on them."""
+        try:
+            repair.refresh(self.workspace, store, options, named=named)
+        except DataError as e:
+            if not self._keeps:
+                raise
+            # A file of captions does not follow its videos when these come and go.
+            log.logger.info("the captions are kept as they were: %s", e)
+            repair.refresh(self.workspace, store, options, store, named=named)
 
 
-def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-    """Return the products [T, N] of sentences [T, D] with all frames of a segment."""
-    asked = torch.from_numpy(queries)
-    found = [asked @ block.float().T for block in part.segment["timeline.frames"].split(_SCAN_ROWS)]
-    return torch.cat(found, 1).numpy()
+def products(part: IndexedFilms, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the products [T, n] of sentences [T, D] with frames of a segment. rows: [n] which, None = all of them.
+
+    Frames are widened in the same memory again and again: asked for anew each time, it costs more than the products.
+    """
+    frames = part.segment["timeline.frames"]
+    some = None if rows is None else torch.from_numpy(rows).split(_SCAN_ROWS)
+    found = np.empty((len(queries), len(frames) if rows is None else len(rows)), np.float32)
+    picked, wide = (torch.empty(_SCAN_ROWS, frames.shape[1], dtype=kind) for kind in (frames.dtype, torch.float32))
+    at = 0
+    for block in frames.split(_SCAN_ROWS) if some is None else some:
+        n = len(block)
+        if some is not None:
+            block = torch.index_select(frames, 0, block, out=picked[:n])
+        _multiply(queries, wide[:n].copy_(block), found[:, at : at + n])
+        at += n
+    return found
+
+
+def _multiply(queries: np.ndarray, frames: Tensor, out: np.ndarray) -> None:
+    """Fill out [T, n] with products. A few sentences are faster one by one: frames are not packed for them."""
+    if len(queries) > _FEW:
+        out[:] = (torch.from_numpy(queries) @ frames.T).numpy()
+        return
+    for query, row in zip(queries, out, strict=True):
+        np.dot(frames.numpy(), query, out=row)

@@ -38,7 +38,8 @@ class First:
         at = {key: row for row, key in enumerate(self.store.clips.key.tolist())}
         rows = torch.tensor([at[key] for key in keys.tolist()], dtype=torch.int64)
         method = self.scorer.method
-        return method.coarse(scorers.encode_videos(method, self.store.video(rows))).float().cpu()
+        video = self.store.video(rows, patches=method.reads_patches)
+        return method.coarse(scorers.encode_videos(method, video)).float().cpu()
 
     def sentences(self, text: TextFeatures) -> Tensor:
         """Return the unit vectors [T, D] of sentences by their features of the first encoder, on the CPU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import unicodedata
@@ -44,11 +45,13 @@ class ClipOptions:
 def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> QueryReport:
     """Save each moment as a file of `folder`; what cannot be saved is told in its `problem`, and the others go on.
 
+    Of an answer without moments nothing is written, no folder either.
+
     A file is written beside its place and renamed when it is whole. Raises ConfigError where a file is there already
     and for a padding that is no length, EnvironmentProblem where there can be no such folder.
     """
-    if not options.pad >= 0:
-        raise ConfigError(f"--pad: expected 0 or more, found {options.pad}")
+    if not 0 <= options.pad < math.inf:
+        raise ConfigError(f"--pad: expected seconds, 0 or more, found {options.pad}")
     planned = [
         (hit, SavedClip(number, answer.query, hit.path, Path(), hit.start, hit.end))
         for number, (answer, hit) in enumerate(((a, h) for a in report.results for h in a.hits), options.first)
@@ -56,7 +59,7 @@ def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> Query
     digits = max(3, len(str(options.first + len(planned) - 1)))
     wanted = [(hit, replace(clip, path=folder / clip_name(hit, clip.number, digits))) for hit, clip in planned]
     place.require_free([clip.path for _, clip in wanted], options.flag, overwrite=options.overwrite)
-    if not options.dry_run:
+    if wanted and not options.dry_run:
         with place.refusals(folder, options.flag):
             folder.mkdir(parents=True, exist_ok=True)
     by_film: dict[tuple[str, int | None], list[tuple[Hit, SavedClip]]] = {}
@@ -64,8 +67,8 @@ def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> Query
         by_film.setdefault((hit.path, track_of(hit.video_id, hit.path)), []).append((hit, clip))
     saved: list[SavedClip] = []
     with log.progress("saving clips", total=len(wanted), unit="clips") as bar:
-        for (path, track), some in by_film.items():
-            saved += _of_film(Path(path), track, some, options, bar)
+        for (_, track), some in by_film.items():
+            saved += _of_film(track, some, options, bar)
     return replace(report, clips=SavedClips(folder, sorted(saved, key=lambda c: c.number), options.dry_run))
 
 
@@ -92,12 +95,12 @@ def track_of(video_id: str, path: str) -> int | None:
 
 
 def _of_film(
-    path: Path, track: int | None, wanted: Sequence[tuple[Hit, SavedClip]], options: ClipOptions, bar: log.Bar
+    track: int | None, wanted: Sequence[tuple[Hit, SavedClip]], options: ClipOptions, bar: log.Bar
 ) -> list[SavedClip]:
     """Save the moments of one film, which is opened once."""
     found = []
     try:
-        film = _opened(path, track, missing=wanted[0][0].missing)
+        film = _opened(wanted[0][0], track)
     except TvrError as e:
         bar.advance(len(wanted))
         return [replace(clip, problem=str(e)) for _, clip in wanted]
@@ -109,12 +112,13 @@ def _of_film(
     return found
 
 
-def _opened(path: Path, track: int | None, *, missing: bool) -> Film:
+def _opened(hit: Hit, track: int | None) -> Film:
     """Open a film to be cut. Raises DecodeError, and what `os_errors` makes of the system's refusals."""
     from tvr_cli.engine.showing.cutting.film import Film
 
-    if missing:
-        raise DataError(f"{str(path)!r} is not there any more")
+    path = Path(hit.path)
+    if hit.missing:
+        raise DataError(f"{hit.path!r} is {hit.why_missing}")
     try:
         return Film(path, track)
     except DecodeError as e:

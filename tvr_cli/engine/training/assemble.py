@@ -25,8 +25,9 @@ from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.plans import Wish
+from tvr_cli.scale import Scale
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.types import Scale, Sizes
+from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
 # Leaves of `train` with a least value: 1, and 0.
@@ -154,7 +155,7 @@ def build_source(
 ) -> FeatureSource:
     """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
     if learner.clip is None:
-        return CachedSource(store, device)
+        return CachedSource(store, device, patches=learner.method.reads_patches)
     if not workspace.has_frames:
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "

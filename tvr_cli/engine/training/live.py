@@ -58,6 +58,7 @@ class LiveSource:
     ):
         self._store, self._backbone, self._train, self._device = store, backbone, train, device
         self._clip_key, self._caption_key = store.clips.key, store.captions.key
+        self._patches = "video.patches" in store.provides
         self._truncated: set[int] = set()
         self._loader = FrameLoader(
             frames,
@@ -148,10 +149,10 @@ class LiveSource:
         n_frames = real.sum(1)
         pixels, on_device = pixels.to(self._device, non_blocking=True), real.to(self._device)
         with precision.towers(self._train, self._device):
-            seen = clip_features(self._backbone, pixels, on_device, self._store.shape)
+            seen = clip_features(self._backbone, pixels, on_device, self._store.shape, patches=self._patches)
         assert seen.frames is not None, "no method that is trained does without frames"
-        pooled = None if seen.pooled is None else seen.pooled.float()
-        return VideoFeatures(self._clip_key[rows], seen.frames.float(), n_frames, ts, pooled).to(self._device)
+        pooled, patches = (None if x is None else x.float() for x in (seen.pooled, seen.patches))
+        return VideoFeatures(self._clip_key[rows], seen.frames.float(), n_frames, ts, pooled, patches).to(self._device)
 
 
 def default_workers() -> int:

@@ -68,11 +68,14 @@ class FeatureSource(Protocol):
 class CachedSource:
     """Batches from a feature store; a store that fits `keep_bytes` is held in memory."""
 
-    def __init__(self, store: FeatureStore, device: torch.device, *, keep_bytes: int = 2 * 10**9):
-        self._store, self._device = store, device
-        sizes = store.sizes
-        needed = 4 * sizes.dim * (len(store.clips) * sizes.frames + len(store.captions) * (sizes.words + 1))
-        self._kept: Features | None = (store.text(), store.video()) if needed <= keep_bytes else None
+    def __init__(
+        self, store: FeatureStore, device: torch.device, *, patches: bool = False, keep_bytes: int = 2 * 10**9
+    ):
+        """patches: give those of frames too."""
+        self._store, self._device, self._patches = store, device, patches
+        self._kept: Features | None = None
+        if self._needed() <= keep_bytes:
+            self._kept = store.text(), store.video(patches=patches)
 
     def stream(self, steps: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
         if self._kept is not None:
@@ -95,8 +98,17 @@ class CachedSource:
 
     def video(self, index: Tensor | None = None) -> VideoFeatures:
         if self._kept is None:
-            return self._store.video(index)
+            return self._store.video(index, patches=self._patches)
         return self._kept[1] if index is None else self._kept[1].rows(index)
 
     def close(self) -> None:
         pass
+
+    def _needed(self) -> int:
+        """Return the bytes of the store's features in float32."""
+        store, sizes = self._store, self._store.sizes
+        frames = len(store.clips) * sizes.frames
+        if self._patches and len(store.clips):
+            one = store.video(torch.tensor([0]), patches=True).patches
+            frames *= 1 if one is None else 1 + one.shape[2]
+        return 4 * sizes.dim * (frames + len(store.captions) * (sizes.words + 1))

@@ -1,9 +1,10 @@
 """`tvr demo`: every stage of the pipeline on a toy world, by the functions that the commands call.
 
-make the corpus -> extract frames -> precompute features -> train -> evaluate -> query. Each stage keeps what an earlier
-demo in the same workspace has done. The result is a table that says nothing about which method is better: the world is
-made up, the backbone was trained on it, and every method has a minute or so. What a demo made is listed in `demo.json`
-beside it; only that, and only as long as it is unchanged, is ever replaced or removed.
+make the corpus -> extract frames -> precompute features -> train -> evaluate -> query; and then a few films, with a
+head that ranks their moments (`demo_films.py`). Each stage keeps what an earlier demo in the same workspace has done.
+The result is a table that says nothing about which method is better: the world is made up, the backbone was trained on
+it, and every method has a minute or so. What a demo made is listed in `demo.json` beside it; only that, and only as
+long as it is unchanged, is ever replaced or removed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tvr_cli.config import Resolved
 from tvr_cli.data.demo import NOTE
 from tvr_cli.data.demo_world import corpus
 from tvr_cli.data.demo_world.corpus import Truth, WorldOptions
+from tvr_cli.data.demo_world.films import FilmOptions
 from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation import evaluate
 from tvr_cli.engine.extraction.extract import ExtractOptions, extract
@@ -35,7 +37,8 @@ from tvr_cli.engine.training import checkpoint, resume
 from tvr_cli.engine.training.seeds import check_seeds
 from tvr_cli.engine.training.train import TrainOptions, train
 from tvr_cli.engine.whole import demo_results
-from tvr_cli.engine.whole.demo_files import LIST, VIDEOS, MadeFiles, Taken
+from tvr_cli.engine.whole.demo_files import FILMS, LIST, VIDEOS, MadeFiles, Taken
+from tvr_cli.engine.whole.demo_films import DemoFilms, HeadRow
 from tvr_cli.engine.whole.demo_results import Moments, Recalls
 from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.log import logger
@@ -46,6 +49,7 @@ from tvr_cli.removal import listed, remove_folder
 from tvr_cli.results.base import INLINE, OPTIONAL, Result, key
 from tvr_cli.results.metrics import fold
 from tvr_cli.runs import RunDir
+from tvr_cli.stores import run_header
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
@@ -55,6 +59,7 @@ DATASET = "demo"
 DEFAULT_METHODS = ("mean", "text_guided", "glccl")
 SPLIT = "test"
 BYTES_A_VIDEO = 80_000  # of disk: the video, its frames and their features, the captions' features, the index
+FILMED, FILMED_SMALL = (160, 60), (30, 10)  # videos of train and test of which films are made
 FULL = {"train.backbone_lr": 1e-4}  # a hundred times what a real CLIP bears; 3e-4 forgets faster than it learns
 SMALL = {"train.epochs": 2, "train.batch_size": 32}
 
@@ -78,6 +83,11 @@ class DemoOptions:
     @property
     def world(self) -> WorldOptions:
         return corpus.SMALL if self.small else WorldOptions()
+
+    @property
+    def films(self) -> FilmOptions:
+        """Of whose videos films are made."""
+        return FilmOptions(self.world, *(FILMED_SMALL if self.small else FILMED))
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ class DemoReport(Result):
     stages: Sequence[Stage]
     methods: Sequence[MethodRow]
     query: Question
+    moment_head: HeadRow
     seconds: float
 
 
@@ -168,7 +179,9 @@ class PlannedClean:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPreview(Result):
-    """What a demo would make. size_bytes: of disk, about. clean: with `--clean` alone."""
+    """What a demo would make. films: that a moment head is trained and judged on. size_bytes: of disk, about. clean:
+    with `--clean` alone.
+    """
 
     schema = "demo"
     dry_run: Literal[True] = field(default=True, init=False)
@@ -176,6 +189,7 @@ class DemoPreview(Result):
     videos: int
     captions: int
     frames: int
+    films: int
     size_bytes: int = field(metadata=key("bytes"))
     methods: Sequence[PlannedMethod]
     clean: PlannedClean | None = field(default=None, metadata=OPTIONAL)
@@ -243,6 +257,7 @@ class Demo:
         truth = corpus.read_truth(self.videos)
         rows = [self.measure(name, store, truth) for name in self.options.methods]
         answer = self.ask(store)
+        head = self.rank_moments()
         return DemoReport(
             title=NOTE,
             workspace=self.workspace.root,
@@ -256,6 +271,7 @@ class Demo:
             stages=self.stages,
             methods=rows,
             query=answer,
+            moment_head=head,
             seconds=time.monotonic() - started,
         )
 
@@ -268,7 +284,8 @@ class Demo:
         space = self.workspace
         names = [self._run_name(m, s) for m in self.options.methods for s in self.options.seeds]
         runs = [space.run(name).path for name in (*names, *self.options.methods)]
-        places = [space.frames_folder, space.features_folder, space.index_folder, *runs]
+        films = self._films().workspace.root
+        places = [space.frames_folder, space.features_folder, space.index_folder, films, *runs]
         found = [place.relative_to(space.root).as_posix() for place in places if _holds_something(place)]
         if found:
             raise DataError(
@@ -286,6 +303,7 @@ class Demo:
             videos=videos,
             captions=(world.train + world.val) * world.captions + world.test * world.test_captions,
             frames=videos * self._frame_plan().num_frames,
+            films=self.options.films.films,
             size_bytes=videos * BYTES_A_VIDEO,
             methods=[
                 PlannedMethod(
@@ -380,6 +398,32 @@ class Demo:
             event=truth.span,
         )
 
+    def rank_moments(self) -> HeadRow:
+        """Make films of some of the videos, train a head that ranks their moments, and judge it."""
+        films = self._films()
+        with self._stage("films") as stage, _hushed():
+            made = films.make(self._unchanged, self._remove_head)
+            store = films.encode()
+            stage.text = (
+                f"{made.made + made.kept} films of {made.seconds:.0f} s by time ({made.made} made, {made.kept} kept)"
+            )
+        with self._stage("train a moment head") as stage, _hushed():
+            trained_on, kept = films.train(store, self._remove_head)
+            stage.text = f"on {trained_on} moments with their sentences{' (kept)' if kept else ''}"
+        with self._stage("evaluate the head") as stage, _hushed():
+            row = films.judge(made, trained_on)
+            stage.text = f"R@1 {row.first:.1f}, {row.first_without:.1f} without, of {row.queries} queries"
+        return row
+
+    def _films(self) -> DemoFilms:
+        space = Workspace(self.workspace.root / FILMS)
+        options = self.options
+        return DemoFilms(space, space.root / VIDEOS, options.films, BACKBONE, options.workers, options.device)
+
+    def _remove_head(self, run: RunDir) -> None:
+        """Remove the head of an earlier demo's films, if it is as that demo left it."""
+        self._remove_run(run, last=run_header.HEAD)
+
     def _scorers(self, name: str, store: FeatureStore) -> tuple[list[Scorer], float]:
         """Return one scorer a seed (one in all without training), and the seconds that training took now."""
         if not self._trains(name):
@@ -408,11 +452,11 @@ class Demo:
         done = "kept" if kept else f"{summary.samples_per_s:.0f} pairs/s"
         return f"{summary.steps} steps ({done}), best on validation after {best}", kept
 
-    def _remove_run(self, run: RunDir) -> None:
-        """Remove a run of an earlier demo with other settings, if it is as that demo left it."""
+    def _remove_run(self, run: RunDir, last: str = "config.json") -> None:
+        """Remove a run of an earlier demo with other settings, if it is as it was left. last: see `remove_folder`."""
         own = [p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file() and self._unchanged(p)]
         fix = "Move the folder elsewhere, or give the demo a folder of its own with -o"
-        remove_folder(run.path, own, last="config.json", what="a run as a demo left it", fix=fix)
+        remove_folder(run.path, own, last=last, what="a run as a demo left it", fix=fix)
 
     def _unchanged(self, path: Path) -> bool:
         return self.made is not None and self.made.unchanged(path)
@@ -467,7 +511,7 @@ def check_methods(wanted: Sequence[str]) -> tuple[str, ...]:
     Raises ConfigError for an unknown name.
     """
     if list(wanted) == ["all"]:
-        there = registry.resolve(registry.DEMO_TINY).provides | {"importance"}
+        there = registry.resolve(BACKBONE).provides | {"importance"}
         fits = [name for name in base.shipped() if base.load_class(name).needs <= there]
         rest = [name for name in fits if name not in DEFAULT_METHODS[:2]]
         return (*DEFAULT_METHODS[:2], *rest)

@@ -26,8 +26,9 @@ from tvr_cli.workspace import Workspace
 LIST = "demo.json"
 SCHEMA = "tvr/demo-files@1"
 VIDEOS = "videos"  # where a demo makes its corpus
+FILMS = "films"  # a workspace of their own, and in it VIDEOS
 # The names that a demo gives to files, below each of its folders.
-_OF_CORPUS = r"(train|val|test)/\d+\.mp4|world\.json|(captions|events)\.jsonl"
+_OF_CORPUS = r"(train|val|test)/\d+\.mp4|world\.json|(captions|events|truth)\.jsonl"
 _OF_FRAMES = "|".join(
     [*(x.pattern for x in (SHARD, RECORDS, SHARDS, UNFINISHED)), r"store\.json|(manifest|failures)\.jsonl"]
 )
@@ -37,7 +38,7 @@ _OF_FEATURES = "|".join(
         r"(clips|captions)-[0-9a-f]{16}\.json|(store|state)\.json|shards\.jsonl",  # the latter of 0.1.0
     ]
 )
-_OF_A_RUN = r"(config|origins|env)\.json|metrics\.jsonl|(checkpoints|results|backbone)/[^/]+"
+_OF_A_RUN = r"(config|origins|env)\.json|metrics\.jsonl|head\.safetensors|(checkpoints|results|backbone)/[^/]+"
 _OF_THE_INDEX = r"current|g\d{6,}/(store\.json|\d{6}-\d{2,}\.bin|\d{6}\.sums|deleted\.bits)"
 _OF_AN_OLD_INDEX = r"store\.json|clips\.jsonl|(coarse|encoding-\d+)\.safetensors"  # of tvr 0.1.0
 _Stamp = tuple[int, int, int]  # inode, bytes, time of the last change
@@ -124,8 +125,10 @@ class MadeFiles:
     def _look(self) -> dict[str, _Stamp]:
         """Return a stamp of every file that a demo could have made."""
         found: dict[str, _Stamp] = {}
-        folders = [self._root / VIDEOS, *self._workspace.parts()]
-        for path in [self._root / ".lock", *(p for folder in folders for p in folder.rglob("*"))]:
+        films = Workspace(self._root / FILMS)
+        folders = [self._root / VIDEOS, *self._workspace.parts(), films.root / VIDEOS, *films.parts()]
+        locks = [self._root / ".lock", films.root / ".lock"]
+        for path in [*locks, *(p for folder in folders for p in folder.rglob("*"))]:
             if path.is_file() and not path.is_symlink():
                 stat = path.stat()
                 stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
@@ -134,9 +137,10 @@ class MadeFiles:
 
     def _store(self, name: str) -> str:
         """Return the store that a file belongs to; a video is one by itself."""
-        parts = name.split("/")
+        of_films = f"{FILMS}/" if name.startswith(f"{FILMS}/") else ""
+        parts = name.removeprefix(of_films).split("/")
         several = (self._workspace.features_folder.name, self._workspace.runs_folder.name)
-        return name if parts[0] == VIDEOS else "/".join(parts[: 2 if parts[0] in several else 1])
+        return name if parts[0] == VIDEOS else of_films + "/".join(parts[: 2 if parts[0] in several else 1])
 
     def _write(self) -> None:
         write_json(self._root / LIST, {"schema": SCHEMA, "files": dict(sorted(self._files.items()))})
@@ -151,8 +155,9 @@ def _names(workspace: Workspace) -> re.Pattern[str]:
         )
     )  # fmt: skip
     return re.compile(
-        rf"(.+/)?\.lock|{VIDEOS}/({_OF_CORPUS})|{frames}/({_OF_FRAMES})|{features}/[0-9a-f]{{16}}/({_OF_FEATURES})"
-        rf"|{runs}/[^/]+/({_OF_A_RUN})|{index}/({_OF_THE_INDEX}|{_OF_AN_OLD_INDEX})"
+        rf"(.+/)?\.lock|({FILMS}/)?({VIDEOS}/({_OF_CORPUS})|{frames}/({_OF_FRAMES})"
+        rf"|{features}/[0-9a-f]{{16}}/({_OF_FEATURES})|{runs}/[^/]+/({_OF_A_RUN})"
+        rf"|{index}/({_OF_THE_INDEX}|{_OF_AN_OLD_INDEX}))"
     )
 
 

@@ -120,7 +120,7 @@ def spans(method: Method, store: FeatureStore, split: str, truth: Mapping[str, T
     place = {file_id: row for row, file_id in enumerate(store.clips.files_of(gallery.clips))}
     rows = torch.tensor([place[c.file_id] for c in captions])
     text = scorers.encode_texts(method, store.text(gallery.captions))
-    video = store.video(gallery.clips)
+    video = store.video(gallery.clips, patches=method.reads_patches)
     encoded = scorers.encode_videos(method, video)
     measured = []
     for start in range(0, len(captions), _TILE):

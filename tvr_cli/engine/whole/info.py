@@ -17,6 +17,7 @@ from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.files import read_json
 from tvr_cli.results.base import Result, key
 from tvr_cli.runs import RunDir
+from tvr_cli.scale import Scale
 from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames import head as frames_head
@@ -25,7 +26,7 @@ from tvr_cli.stores.index.place import CURRENT, require_free, standing
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.speech import store as speech
 from tvr_cli.stores.speech.place import is_speech
-from tvr_cli.types import Scale, Sizes
+from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
 

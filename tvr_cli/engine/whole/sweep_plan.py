@@ -24,6 +24,9 @@ from tvr_cli.types import Manifest, Sizes
 from tvr_cli.workspace import Workspace
 
 _PLAN, _CELLS = "sweep.json", "cells"
+_RECIPE = "recipe:"  # of a method: a published configuration in place of the method's preset
+# What a sweep has once for all methods; where a recipe's is another one, `tvr table` says so beside its number.
+_SHARED = ("backbone", "data", "frames", "shape", "words")
 _SMALL = Sizes(dim=128, frames=4, words=16)  # a method's needs and whether it trains do not depend on sizes
 
 
@@ -79,6 +82,7 @@ def table_of(asked: Asked) -> Table:
     set_layer = config.set_layer(asked.assignments)
     corpora = [_corpus(spec) for spec in wanted.data]
     _require_distinct("data sets", [corpus.label for corpus in corpora], wanted.data)
+    _require_distinct("methods", [_stem(method) for method in wanted.methods], wanted.methods)
     names = [short_name(encoder) for encoder in wanted.encoders]
     _require_distinct("encoders", names, wanted.encoders)
     provides = {encoder: registry.resolve(encoder).provides | {"importance"} for encoder in wanted.encoders}
@@ -90,7 +94,7 @@ def table_of(asked: Asked) -> Table:
                 for seed in wanted.seeds:
                     resolved = _experiment(preset, encoder, seed, layers, set_layer)
                     trains = _trains(resolved)
-                    stem = f"{preset.rpartition('.')[2]}-{short}"
+                    stem = f"{_stem(preset)}-{short}"
                     run = f"{stem}-seed{seed}" if trains else stem
                     cells.append(
                         Cell(
@@ -233,12 +237,17 @@ def _require_distinct(what: str, names: Sequence[str], given: Sequence[str]) -> 
             )
 
 
+def _stem(preset: str) -> str:
+    """Return what stands for a method in the name of a run: its preset or recipe, of a third party's the last part."""
+    return preset.removeprefix(_RECIPE).rpartition(".")[2]
+
+
 def _experiment(preset: str, encoder: str, seed: int, layers: Sequence[Layer], set_layer: Layer) -> Resolved:
     """Resolve a cell as `tvr train --method … --config … --set … --backbone … --seed …` does.
 
     Of options of methods in the file those of the cell's method count.
     """
-    own = scorers.method_layers(preset)
+    own = _own_layers(preset)
     name = config.method_of(own)
     flags = config.flag_layer({"train.seed": seed, "backbone.name": encoder})
     resolved = config.resolve(
@@ -246,6 +255,17 @@ def _experiment(preset: str, encoder: str, seed: int, layers: Sequence[Layer], s
     )
     require_in_range(resolved.experiment.train)
     return resolved
+
+
+def _own_layers(preset: str) -> list[Layer]:
+    """Return what stands for a method; of a recipe its options and its training."""
+    recipe = preset.removeprefix(_RECIPE)
+    if recipe == preset:
+        return scorers.method_layers(preset)
+    return [
+        dataclasses.replace(layer, tree={k: v for k, v in layer.tree.items() if k not in _SHARED})
+        for layer in config.preset_layers("recipes", recipe)
+    ]
 
 
 def _of_method(layer: Layer, name: str) -> Layer:

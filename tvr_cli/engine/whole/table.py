@@ -14,7 +14,7 @@ from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation import compare, ground
 from tvr_cli.engine.evaluation.compare import Entry
 from tvr_cli.engine.showing import cost_plot
-from tvr_cli.engine.whole import sweep_plan
+from tvr_cli.engine.whole import sweep_plan, table_card
 from tvr_cli.engine.whole.sweep_result import Cell
 from tvr_cli.engine.whole.table_result import DataTable, HolmTest, PublishedBeside, TableReport, TableRow
 from tvr_cli.errors import ConfigError, DataError
@@ -47,14 +47,23 @@ class _Row:
 
 
 def table(
-    sweep: str, out: Workspace, *, baseline: str | None = None, seed: int = 0, plot: Path | None = None
+    sweep: str,
+    out: Workspace,
+    *,
+    baseline: str | None = None,
+    seed: int = 0,
+    plot: Path | None = None,
+    cards: Path | None = None,
 ) -> TableReport:
     """Return the table of a sweep that is done or under way; what has no number yet is said.
 
     sweep: its name in a workspace, or its folder. baseline: a method, of which each encoder has its own row, or one
     row as METHOD-ENCODER; None = as the sweep says. seed: of bootstrap and permutation. plot: draw recall against cost.
-    Raises DataError where there is no sweep or nothing is done, ConfigError for a baseline that it has not.
+    cards: write a card of each row into this folder. Raises DataError where there is no sweep or nothing is done,
+    ConfigError for a baseline that it has not.
     """
+    if plot is not None:
+        cost_plot.require_drawable(plot)
     folder = Path(sweep) if (Path(sweep) / "sweep.json").is_file() else out.sweep_folder(Path(sweep).name)
     plan = sweep_plan.require_plan(folder)
     states = [sweep_plan.state_of(folder, cell) for cell in plan.cells]
@@ -74,9 +83,12 @@ def table(
             f"{s.cell.run} on {s.cell.data}: {s.reason or 'not done yet'}" for s in states if s.state != "done"
         ),
         plot=plot,
+        cards=cards,
     )
     if plot is not None:
-        cost_plot.draw([_point(t, row) for t in report.tables for row in t.rows], plot)
+        cost_plot.draw(_points(report.tables), plot)
+    if cards is not None:
+        table_card.write(report, cards, seed=seed)
     return report
 
 
@@ -235,6 +247,18 @@ def _differs(workspace: Workspace, cell: Cell, tree: Mapping[str, Any] | None, r
     ]
 
 
-def _point(found: DataTable, row: TableRow) -> cost_plot.Point:
-    low, high = row.interval["t2v"]
-    return cost_plot.Point(f"{row.row} ({found.data})", row.mean.t2v[_TESTED], low, high, row.index_bytes_per_clip or 0)
+def _points(tables: Sequence[DataTable]) -> list[cost_plot.Point]:
+    """Return what can be drawn: rows of which it is known what a clip takes in the index."""
+    return [
+        cost_plot.Point(
+            row.method,
+            f"{sweep_plan.short_name(row.encoder)} on {found.data}",
+            row.mean.t2v[_TESTED],
+            row.interval["t2v"][0],
+            row.interval["t2v"][1],
+            row.index_bytes_per_clip,
+        )
+        for found in tables
+        for row in found.rows
+        if row.index_bytes_per_clip
+    ]

@@ -85,7 +85,10 @@ class DataTable:
 
 @dataclass(frozen=True, kw_only=True)
 class TableReport(Result):
-    """The table of a sweep. left_out: a sentence for every cell without a number. plot: where it was drawn."""
+    """The table of a sweep. left_out: a sentence for every cell without a number. plot: where it was drawn.
+
+    cards: the folder that a card of each row was written to.
+    """
 
     schema = "table"
     folder: Path
@@ -93,3 +96,4 @@ class TableReport(Result):
     tables: Sequence[DataTable]
     left_out: Sequence[str]
     plot: Path | None = field(default=None, metadata=OPTIONAL)
+    cards: Path | None = field(default=None, metadata=OPTIONAL)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tvr_cli import commands, files, plans, schema
+from tvr_cli import commands, files, imported, schema
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
-from tvr_cli.plans import Imported
+from tvr_cli.imported import Imported
 from tvr_cli.schema import Misfit
 from tvr_cli.stores import listing
 from tvr_cli.stores.columns import SHAPE, Table
@@ -33,7 +33,7 @@ Kind = Literal["video", "text", "timeline"]
 SHARD = re.compile(r"(video|text|timeline)-[0-9a-f]{16}\.safetensors")
 ROWS = re.compile(r"(video|text|timeline)-[0-9a-f]{16}\.[0-9a-f]{12}\.rows\.json")
 # What a store may need of its reader beyond this version: a later one adds a word where an older one would read wrong.
-_KNOWN_USES: frozenset[str] = frozenset({plans.IMPORTED})
+_KNOWN_USES: frozenset[str] = frozenset({imported.KIND})
 _FOLDER_OF = re.compile(r"(?P<before>local:|[^@]*@)(?P<folder>/.*)")  # names that end in the folder of a backbone
 # A tensor's name is its shard's kind and its name in there; methods and backbones know four of them by a short one.
 SHORT = {
@@ -194,7 +194,7 @@ class Head:
             "fingerprint": self.made.fingerprint,
             **self.made.to_json(),
             "norms": dict(self.norms),
-            "uses": [] if self.made.imported is None else [plans.IMPORTED],
+            "uses": [] if self.made.imported is None else [imported.KIND],
             "shards": self.shards.to_json(),
             "finished": None if end is None else {
                 "clips": end.clips.to_json(),
@@ -437,7 +437,7 @@ def _put_back(workspace: Folder | None) -> str:
 _SHAPES = schema.one_of("fixed", "ragged")
 _NUMBERS = schema.one_of("fp16", "bf16", "fp32")
 _FRAMES = schema.known({}, {
-    "kind": schema.one_of("uniform", "fps", "timeline", plans.IMPORTED), "num_frames": schema.count,
+    "kind": schema.one_of("uniform", "fps", "timeline", imported.KIND), "num_frames": schema.count,
     "fps": schema.maybe(schema.number),
     "max_frames": schema.maybe(schema.count), "size": schema.count, "quality": schema.count, "filter": schema.text,
     "fit": schema.text, "short_side": schema.maybe(schema.count), "alike": schema.number,
@@ -449,7 +449,7 @@ IDENTITY = schema.known({
     "shape": _SHAPES,
     "words": schema.record({"shape": _SHAPES, "length": schema.count}),
     "importance": schema.text,
-})  # fmt: skip
+}, {"patches": schema.flag})  # fmt: skip
 PROVENANCE = schema.known({}, {"dtype": _NUMBERS, "precision": _NUMBERS, "text_norm": schema.number})
 CORPUS = schema.known({}, {
     "captions": schema.text, "columns": schema.each(schema.text), "data": schema.text,

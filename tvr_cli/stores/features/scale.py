@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tvr_cli.types import Scale
+from tvr_cli.scale import Scale
 
 # The mean norm of a caption and of a frame under OpenAI's ViT-B/32 and B/16, which the papers used: remembered, not
 # measured here, for the weights were not available. An error of it is one of every temperature alike.

@@ -25,7 +25,9 @@ from torch import Tensor
 from tvr_cli import files, plans
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
-from tvr_cli.plans import FramePlan, Imported, WordPlan
+from tvr_cli.imported import Imported
+from tvr_cli.plans import FramePlan, WordPlan
+from tvr_cli.scale import Scale
 from tvr_cli.stores import listing
 from tvr_cli.stores.columns import Columns, Table
 from tvr_cli.stores.features import head as heads
@@ -37,7 +39,7 @@ from tvr_cli.stores.features.scale import scale_of
 from tvr_cli.stores.features.shards import ShardReader, damaged
 from tvr_cli.stores.features.tables import Captions, Clips, Place, StoredCaption
 from tvr_cli.stores.table import MappedTable, rows_of
-from tvr_cli.types import Scale, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Sizes, TextFeatures, VideoFeatures
 
 __all__ = ["FeatureStore", "StoredCaption", "check_identity", "clip_row_key", "fingerprint_of", "text_row_key"]
 

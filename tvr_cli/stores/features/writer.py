@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvr_cli import files, plans
+from tvr_cli import files
 from tvr_cli.commands import Folder
 from tvr_cli.errors import DataError, StoreMismatch
 from tvr_cli.log import logger
@@ -62,7 +62,7 @@ class FeatureWriter:
         self.root = folder
         require_own(folder, workspace)
         if not (folder / listing.HEAD).is_file():
-            _begin(folder, made)
+            begin(folder, made)
         self._head, lines = heads.read(folder, workspace)
         self._covered = list(lines)
         self._digest = hashlib.sha256(heads.covered_bytes(folder, self._head, workspace))
@@ -135,33 +135,6 @@ class FeatureWriter:
         for file in (name, *(line.keys for line in gone)):
             (self.root / file).unlink(missing_ok=True)
         return True
-
-    def join(self, other: Path) -> int:
-        """Take over the shards of another store of the same identity, and return how many were new here.
-
-        Their files are linked, or copied where there are no links; their rows count once `finish` names their clips and
-        captions. Raises StoreMismatch, naming the first field, where the other store has another identity or tensors.
-        """
-        head, lines = heads.read(other)
-        ours, theirs = self.made.to_json(), head.made.to_json()
-        for part in ("identity", "tensors"):
-            for differing in plans.differences(ours[part], theirs[part])[:1]:
-                raise StoreMismatch(
-                    f"the feature stores {str(self.root)!r} and {str(other)!r} cannot be joined: {differing.field} is "
-                    f"{differing.found!r} in the first and {differing.wanted!r} in the second; make both with the same "
-                    "backbone and plans"
-                )
-        known = {line.name for line in self._lines}
-        new = [line for line in lines if line.name not in known]
-        for line in new:
-            self._keys[line.name] = _keys_of(other, line)
-            for name in (line.name, line.keys):
-                (self.root / name).unlink(missing_ok=True)  # of a shard that does not count
-                files.link(other / name, self.root / name)
-        if new:
-            self._lines += new
-            self._commit_lines()
-        return len(new)
 
     def finish(
         self,
@@ -306,17 +279,10 @@ def require_own(folder: Path, workspace: Folder | None = None) -> None:
         )
 
 
-def _begin(folder: Path, made: Made) -> None:
+def begin(folder: Path, made: Made) -> None:
     """Write the head of a new store; what lies in its folder of a lost one of the same identity is taken up."""
     lines = [held.line for held in rebuild.held(folder) if held.made.fingerprint == made.fingerprint]
     rebuild.write(folder, made, lines)
-
-
-def _keys_of(folder: Path, line: ShardLine) -> tuple[str, ...]:
-    try:
-        return rows.read(folder, line)
-    except Misfit as e:
-        raise DataError(f"{e}; make it again with: {heads.complete(folder, None)}") from e
 
 
 def _cast(x: Tensor, dtype: torch.dtype, what: str) -> Tensor:

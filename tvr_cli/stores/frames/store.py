@@ -272,14 +272,24 @@ class FrameStore:
 
 def seal(identity: Mapping[str, Any], clips: Iterable[StoredClip]) -> heads.Sealed:
     """Return what all records together tell: the hash of identity and records by id, and how many files there are."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    digest = content_digest(identity)
     said, videos = {}, set()
     for clip in clips:
-        said[clip.record.id] = json.dumps([getattr(clip.record, name) for name in _RECORD])
+        said[clip.record.id] = said_of(clip.record)
         videos.add(clip.record.file_id)
     for clip_id in sorted(said):
         digest.update(said[clip_id].encode())
     return heads.Sealed(digest.hexdigest(), len(videos))
+
+
+def content_digest(identity: Mapping[str, Any]) -> Any:
+    """Return the hashlib object that a content hash begins with; `said_of` every record follows, by ascending id."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+
+
+def said_of(record: ClipRecord) -> str:
+    """Return what a content hash takes in of a record."""
+    return json.dumps([getattr(record, name) for name in _RECORD])
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:

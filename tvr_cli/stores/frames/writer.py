@@ -102,7 +102,7 @@ class FrameWriter:
             if (root / listing.HEAD).exists():
                 check_identity(root, heads.read_head(root).identity, identity)
             else:
-                _begin(root, identity, provenance)
+                begin(root, identity, provenance)
             writer = cls(root, workspace)
             writer._drop_orphans()
             return writer
@@ -311,11 +311,7 @@ class FrameWriter:
 
     def _drop_orphans(self) -> None:
         """Delete files that the head does not cover: a crash before a step counted leaves some."""
-        names = {self._head.shards.name}
-        names.update(name for shard in self.shards for name in (shard.name, shard.line.records))
-        for path in _own_files(self.root):
-            if path.name not in names:
-                path.unlink(missing_ok=True)
+        drop_orphans(self.root, self._head.shards.name, [shard.line for shard in self.shards])
 
     def _compact(self) -> None:
         """Rewrite shards of which most rows are no longer wanted."""
@@ -401,9 +397,18 @@ def clear(root: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _begin(root: Path, identity: dict[str, Any], provenance: dict[str, Any]) -> None:
+def begin(root: Path, identity: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Write the head of a store without shards. The caller holds the lock."""
     covers = listing.write_list(root, listing.first_list(), b"")
     heads.write_head(root, Head(identity, provenance, None, {}, covers))
+
+
+def drop_orphans(root: Path, covered: str, lines: Iterable[ShardLine]) -> None:
+    """Delete files of a store that its head does not cover. covered: the list's name. The caller holds the lock."""
+    names = {covered, *(name for line in lines for name in (line.name, line.records))}
+    for path in _own_files(root):
+        if path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 def _has_records(root: Path, line: ShardLine) -> bool:

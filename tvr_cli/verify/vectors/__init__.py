@@ -2,8 +2,8 @@
 others. scripts/make_verify_vectors.py cuts the files from the golden files of the tests.
 
 Beside the scores most have one step of training: the loss, and of each gradient the largest entry, the norm and the
-first four. Not in them, and held by the test suite alone: the temporal transformers, the towers, and the losses of
-GLCCL and X-CLIP, which need their temporal transformers.
+first four. Not in them, and held by the test suite alone: the temporal transformers, TS2-Net's apart, the towers, and
+the losses of GLCCL and X-CLIP, which need their temporal transformers.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class MaskedFeatures(VideoFeatures):
 class Vector:
     """A method with given parameters, what it is given, and the scores [T, V] that others found.
 
-    sigma: the noise of EagleNet and T-MASS. tolerance: of |found - expected| over max(1, |expected|). source, line:
-    whose scores, and where they stand.
+    sigma: the noise of EagleNet and T-MASS, of a pair. noise: that of TS2-Net, of a clip. tolerance: of
+    |found - expected| over max(1, |expected|). source, line: whose scores, and where they stand.
     """
 
     method: Method
@@ -54,6 +54,7 @@ class Vector:
     source: str
     line: str
     sigma: Tensor | None = None
+    noise: Tensor | None = None
     training: Training | None = None
 
 
@@ -122,8 +123,8 @@ def _read(name: str, path: Path) -> Vector:
             _built(name, said, found), *_given(found, "loss."), draws, found["loss.expected"],
             _under(found, "loss.grad."), said["rows"], said["gradient_tolerance"], f"{REPOSITORY_OF}/{said['case']}",
         )  # fmt: skip
-    sigma = found.get("sigma")
-    return Vector(method, text, video, found["expected"], about["tolerance"], about["source"], line, sigma, training)
+    drawn = found.get("sigma"), found.get("noise")
+    return Vector(method, text, video, found["expected"], about["tolerance"], about["source"], line, *drawn, training)
 
 
 def _built(name: str, about: Mapping[str, Any], found: Mapping[str, Tensor]) -> Method:
@@ -139,8 +140,9 @@ def _given(found: Mapping[str, Tensor], prefix: str) -> tuple[TextFeatures, Vide
     counted = (importance > 0).sum(1) if importance is not None else torch.ones(len(pooled), dtype=torch.long)
     words = found.get(f"{prefix}text.n_tokens", counted)
     text = TextFeatures(torch.arange(len(pooled)), pooled, found.get(f"{prefix}text.tokens"), words, importance)
-    frames, times = found[f"{prefix}video.frames"], torch.zeros(real.shape)
-    return text, MaskedFeatures(torch.arange(len(real)), frames, real.sum(1), times, real=real)
+    frames, times, key = found[f"{prefix}video.frames"], torch.zeros(real.shape), torch.arange(len(real))
+    patches = found.get(f"{prefix}video.patches")
+    return text, MaskedFeatures(key, frames, real.sum(1), times, patches=patches, real=real)
 
 
 def _under(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_cli.engine.searching.hits import Curve, Hit
+from tvr_cli.engine.searching.hits import Curve, Hit, why_missing
 from tvr_cli.engine.showing.page import pictures
 from tvr_cli.engine.showing.page.chart import WIDTH, drawing
 from tvr_cli.engine.showing.page.markup import document
@@ -35,7 +35,7 @@ def page(report: ExplainReport, workspace: Workspace, to: Path) -> str:
     play = (
         f'<a href="{quoted(link(report.path, to, report.start, report.end))}">Play {where}</a>'
         if os.path.isfile(report.path)
-        else '<strong class="gone">The file is not there any more.</strong>'
+        else f'<strong class="gone">The file is {why_missing(report.path)}.</strong>'
     )
     rows = "".join(_row(word, report, first, length) for word in report.words)
     chart = drawing(curve, length, moment, report.peak - first, (), label)

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +117,10 @@ def _summary(answer: Answer) -> str:
         nearest = " with confidence; the nearest are:" if answer.nearest else "."
         return f'<p class="sum"><strong>Nothing was found{nearest}</strong></p>'
     files = len({hit.path for hit in answer.hits})
-    gone = len({hit.path for hit in answer.hits if hit.missing})
+    gone = Counter({hit.path: hit.why_missing for hit in answer.hits if hit.missing}.values())
     said = f"{_count(len(answer.hits), 'moment')} in {_count(files, 'file')}, the best first."
-    lost = f" <strong>{_count(gone, 'file')} {'is' if gone == 1 else 'are'} not there any more.</strong>"
-    return f'<p class="sum">{said}{lost if gone else ""}</p>'
+    lost = [f" <strong>{_count(n, 'file')} {'is' if n == 1 else 'are'} {why}.</strong>" for why, n in gone.items()]
+    return f'<p class="sum">{said}{"".join(lost)}</p>'
 
 
 def _left_out(answer: Answer) -> str:
@@ -156,7 +157,7 @@ def _card(card: Card, name: str, to: Path, level: int) -> str:
     folder, _, file = hit.path.rpartition(os.sep)
     where = f"{clock(hit.start)}–{clock(hit.end)}"
     said = f'<blockquote class="said">{text(hit.said)}</blockquote>' if hit.said else ""
-    gone = '<p class="gone">Not there any more: renamed, moved or deleted since.</p>' if hit.missing else ""
+    gone = f'<p class="gone">{hit.why_missing.capitalize()}.</p>' if hit.missing else ""
     return (
         f'<article class="card" aria-labelledby="{name}">{_picture(card, where, to)}'
         f'<div class="about"><div class="row"><h{level} class="name" id="{name}">{text(file)}</h{level}>'

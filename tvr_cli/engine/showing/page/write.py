@@ -10,9 +10,11 @@ from tvr_cli import files, log
 from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.engine.showing.page import markup, pictures
 from tvr_cli.engine.showing.page.pictures import Seen
+from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
 # All pictures together, so that a page of a hundred moments has at most 4 MB: in the page three bytes are four letters.
+_ENDINGS = (".html", ".htm")
 _PICTURE_BYTES = 2_300_000
 
 
@@ -26,13 +28,20 @@ class WrittenPage:
     size_bytes: int
 
 
+def require_page(to: Path, *, overwrite: bool = False) -> None:
+    """Raise ConfigError for another ending than a page has, and for a file that is there and not to be replaced."""
+    files.require_free(to, overwrite=overwrite)
+    if to.suffix.lower() not in _ENDINGS:
+        raise ConfigError(f"--html: expected a file ending in {' or '.join(_ENDINGS)}, found {str(to)!r}")
+
+
 def write(report: QueryReport, workspace: Workspace, to: Path, *, overwrite: bool = False) -> WrittenPage:
     """Write an answer as a page, in one step. workspace: what it was found in; its stored frames are the pictures.
 
     Nothing is searched: what the page shows of a moment is in the answer, its curve where it was asked for. Raises
-    ConfigError where a file is there that is not to be replaced, EnvironmentProblem where the page cannot be written.
+    ConfigError as `require_page`, EnvironmentProblem where the page cannot be written.
     """
-    files.require_free(to, overwrite=overwrite)
+    require_page(to, overwrite=overwrite)
     hits = [hit for answer in report.results for hit in markup.shown_of(answer)]
     seen = pictures.of_hits(hits, workspace, _PICTURE_BYTES)
     rest: Iterator[Seen] = iter(seen)

@@ -71,7 +71,7 @@ class Edit:
 def make_edit(report: QueryReport) -> Edit:
     """Put the moments of all answers one after another, at the rate of most of them.
 
-    Files that cannot be read are left out. Raises DataError where nothing is left.
+    There is one at least. Files that cannot be read are left out. Raises DataError where nothing is left.
     """
     hits = [(answer.query, hit) for answer in report.results for hit in answer.hits]
     media: dict[tuple[str, int | None], Media | str] = {}
@@ -85,10 +85,7 @@ def make_edit(report: QueryReport) -> Edit:
     ]
     left_out = [LeftOut(path, found) for (path, _), found in media.items() if isinstance(found, str)]
     if not wanted:
-        why = f": {left_out[0].problem}" if left_out else ""
-        if not hits and any(answer.nearest for answer in report.results):
-            why = " with confidence; --all takes what is nearest, too"
-        raise DataError(f"expected moments to put into a timeline, found none{why}")
+        raise DataError(f"expected moments to put into a timeline, found none: {left_out[0].problem}")
     counted = Counter(sequence_rate(m.rate) for *_, m in wanted)  # of as many the first
     rate = counted.most_common(1)[0][0]
     drop = may_drop(rate) and any(m.drop for *_, m in wanted if m.rate == rate)
@@ -110,7 +107,7 @@ def shown_rate(rate: Fraction) -> str:
 
 def _read(hit: Hit) -> Media | str:
     if hit.missing:
-        return f"{hit.path!r} is not there any more"
+        return f"{hit.path!r} is {hit.why_missing}"
     try:
         return read_media(Path(hit.path), track_of(hit.video_id, hit.path))
     except TvrError as e:

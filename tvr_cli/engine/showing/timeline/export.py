@@ -40,12 +40,15 @@ def require_exportable(path: Path, *, overwrite: bool) -> None:
 def export(report: QueryReport, path: Path, *, overwrite: bool = False, dry_run: bool = False) -> QueryReport:
     """Write the moments of all answers, one after another, in the format that the ending of `path` names.
 
-    Files that cannot be read are left out, which `timeline.left_out` says. Raises as `require_exportable`, DataError
-    where no moment is left, ConfigError for what the format cannot say.
+    Files that cannot be read are left out, which `timeline.left_out` says; of an answer without moments nothing is
+    written. Raises as `require_exportable`, DataError where the files of all moments are left out, ConfigError for what
+    the format cannot say.
     """
     require_exportable(path, overwrite=overwrite)
-    edit = make_edit(report)
     ending = path.suffix.lower()
+    if not any(answer.hits for answer in report.results):
+        return replace(report, timeline=SavedTimeline(path, ending[1:], None, 0, dry_run=dry_run))
+    edit = make_edit(report)
     data = _WRITERS[ending](edit)
     if not dry_run:
         place.write(path, data, FLAG)

@@ -1,0 +1,537 @@
+"""A watcher without a disk or a clock: what it takes for settled and gone, when it works, and what it survives."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tvr_cli import files, log
+from tvr_cli.engine.extraction.difference import Seen
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
+from tvr_cli.watching import budget, ears, running, status
+from tvr_cli.watching.agenda import Agenda
+from tvr_cli.watching.looking import Flaw, Look, Mark, look, surely_gone
+from tvr_cli.watching.status import Board, PassReport, WatchEvent, WatchStatus
+from tvr_cli.watching.watcher import Halt, Watcher, pausing_at_once
+from tvr_cli.workspace import Workspace
+
+A, B, C = Path("/v/a.mp4"), Path("/v/b.mp4"), Path("/v/c.mp4")
+OLD, NEW = 0.0, 1_000_000.0  # when a file was written: long ago, and now
+
+
+def mark(size: int, written: float = OLD) -> Mark:
+    return Mark((size, int(written * 1e9), 0, size), 1)
+
+
+def seen(**sizes: int) -> Look:
+    """A look at files by their stems; they were written now."""
+    return Look({Path(f"/v/{name}.mp4"): mark(size, NEW) for name, size in sizes.items()}, (Path("/v"),))
+
+
+# -------------------------------------------------------------------------------------------------------- what is due
+
+
+def test_what_was_there_before_is_due_at_once_and_what_grows_is_left() -> None:
+    agenda = Agenda(2.0)
+    agenda.take(Look({A: mark(1), B: mark(1, NEW)}), now=100.0, wall=NEW)
+    due = agenda.due(100.0)
+    assert due is not None and due.seen == Seen(leave=frozenset({B}))
+    assert agenda.unsettled(100.0) == [B]
+
+
+def test_a_file_counts_when_it_has_stayed_the_same_for_as_long_as_was_said() -> None:
+    agenda = begun(2.0)
+    agenda.take(seen(a=1), now=1.0, wall=NEW)
+    agenda.take(seen(a=2), now=2.5, wall=NEW)
+    assert agenda.due(3.5) is None
+    due = agenda.due(4.5)
+    assert due is not None and due.seen == Seen() and due.marks == {A: mark(2, NEW)}
+    agenda.done(due)
+    assert agenda.due(99.0) is None
+
+
+def test_a_file_that_changed_after_it_was_handled_is_tried_again_whatever_its_size_and_time() -> None:
+    agenda = begun(0.0, seen(a=1))
+    touched = Mark((1, int(NEW * 1e9), 7, 1), 1)  # its rights were changed, say
+    agenda.take(Look({A: touched}, (Path("/v"),)), now=5.0, wall=NEW)
+    due = agenda.due(5.0)
+    assert due is not None and due.seen.again == {A}
+
+
+def test_a_file_that_went_is_left_for_a_moment_and_then_forgotten() -> None:
+    agenda = begun(2.0, seen(a=1, b=1), gone=lambda path, device: True)
+    agenda.take(seen(b=1, c=1), now=10.0, wall=NEW)  # a is called c now, or was deleted
+    assert agenda.due(11.0) is None and agenda.unsettled(11.0) == [A, C]
+    due = agenda.due(12.0)
+    assert due is not None and due.seen == Seen(gone=frozenset({A})) and C in due.marks
+    agenda.done(due)
+    assert agenda.due(99.0) is None
+
+
+def test_a_file_that_is_moved_counts_at_its_new_place_when_it_is_gone_from_the_old_one() -> None:
+    agenda = begun(2.0, seen(a=1), gone=lambda path, device: True)
+    agenda.take(Look({C: mark(1, OLD)}, (Path("/v"),)), now=10.0, wall=NEW)  # it keeps the time that it had
+    assert agenda.due(11.9) is None
+    due = agenda.due(12.0)
+    assert due is not None and due.seen == Seen(gone=frozenset({A})) and C in due.marks
+
+
+def test_a_file_that_comes_back_within_the_moment_was_never_gone() -> None:
+    agenda = begun(2.0, seen(a=1), gone=lambda path, device: True)
+    agenda.take(seen(), now=10.0, wall=NEW)
+    agenda.take(seen(a=1), now=11.0, wall=NEW)
+    assert agenda.due(99.0) is None
+
+
+def test_what_lay_on_a_disk_that_is_away_is_left_for_as_long_as_it_is_away() -> None:
+    agenda = begun(2.0, seen(a=1, b=1), gone=lambda path, device: False)
+    agenda.take(seen(b=1, c=1), now=10.0, wall=NEW)
+    due = agenda.due(999.0)
+    assert due is not None and due.seen == Seen(leave=frozenset({A}))
+    agenda.done(due)
+    assert agenda.due(1999.0) is None and agenda.unsettled(1999.0) == []
+
+
+def begun(settle_s: float, first: Look = Look({}), gone: Callable[[Path, int], bool] = lambda *_: False) -> Agenda:
+    """An agenda on which everything of a first look was done."""
+    agenda = Agenda(settle_s, gone)
+    agenda.take(first, now=-100.0, wall=NEW)
+    due = agenda.due(0.0)
+    assert due is not None
+    agenda.done(due)
+    return agenda
+
+
+# ------------------------------------------------------------------------------------------------------------- looking
+
+
+def test_a_look_finds_files_and_leaves_hidden_ones_and_the_workspace(tmp_path: Path) -> None:
+    for name in ("a.mp4", "deep/b.mp4", ".hidden.mp4", "out/frames/shard.tar", "elsewhere.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = look([tmp_path, tmp_path / "none"], besides=tmp_path / "out")
+    assert sorted(found.files) == [tmp_path / "a.mp4", tmp_path / "deep" / "b.mp4", tmp_path / "elsewhere.txt"]
+    assert found.sources == (tmp_path,)
+    assert [flaw.what for flaw in found.flaws] == [str(tmp_path / "none")]
+
+
+def test_a_manifest_is_watched_with_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("x")
+    listed = tmp_path / "some.jsonl"
+    listed.write_text('{"path": "a.mp4"}\n')
+    assert sorted(look([listed]).files) == [tmp_path / "a.mp4", listed]
+    listed.write_text('{"path": ')
+    half = look([listed])
+    assert list(half.files) == [listed] and "some.jsonl" in half.flaws[0].what
+
+
+def test_a_folder_that_cannot_be_looked_through_is_said_and_its_files_are_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "a.mp4").write_text("x")
+    device = look([tmp_path]).files[closed / "a.mp4"].device
+    refuse_below(monkeypatch, closed)
+    found = look([tmp_path])
+    assert found.files == {} and found.flaws[0].what == str(closed) and "Permission denied" in found.flaws[0].reason
+    assert not surely_gone(closed / "a.mp4", device)
+
+
+def refuse_below(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
+    """Let the system refuse what lies in a folder, to root as well."""
+    real_stat, real_scandir = os.stat, os.scandir
+
+    def stat(path: object, *args: object, **named: object) -> os.stat_result:
+        if isinstance(path, str | Path) and closed in Path(path).parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real_stat(path, *args, **named)  # type: ignore[call-overload]
+
+    def scandir(path: object = ".") -> object:
+        if Path(path) == closed:  # type: ignore[arg-type]
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real_scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_a_file_is_gone_where_its_folder_or_the_one_above_is_still_on_the_same_disk(tmp_path: Path) -> None:
+    device = os.stat(tmp_path).st_dev
+    (tmp_path / "a.mp4").write_text("x")
+    assert not surely_gone(tmp_path / "a.mp4", device)
+    assert surely_gone(tmp_path / "b.mp4", device)
+    assert surely_gone(tmp_path / "deleted" / "folder" / "b.mp4", device)
+    assert not surely_gone(tmp_path / "b.mp4", device + 1)  # the disk that it was on is not mounted there now
+
+
+# ---------------------------------------------------------------------------------------------------------------- ears
+
+MOUNTS = """22 1 8:1 / / rw - ext4 /dev/sda1 rw
+30 22 0:40 / /mnt/na\\040s rw shared:1 - nfs4 server:/films rw
+31 22 0:41 / /home/me/far rw - fuse.sshfs me@there: rw
+32 22 0:42 / /mnt/na\\040s/local rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/videos", None),
+        ("/mnt/na s", "nfs4"),
+        ("/mnt/na s/films/2024", "nfs4"),
+        ("/mnt/na search", None),
+        ("/mnt/na s/local/a", None),
+        ("/home/me/far/a", "fuse.sshfs"),
+    ],
+)
+def test_a_folder_of_another_machine_is_known_by_what_is_mounted(path: str, kind: str | None) -> None:
+    assert ears.network_kind(Path(path), MOUNTS) == kind
+
+
+class NoObserver:
+    """Stands for the system's events where it gives none. error: what it says."""
+
+    def __init__(self, error: OSError | None = None):
+        self.error, self.handlers = error, list[object]()
+
+    def schedule(self, handler: object, path: str, recursive: bool) -> None:
+        self.handlers.append(handler)
+
+    def start(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def stop(self) -> None: ...
+
+    def join(self, timeout: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "fs.inotify.max_user_watches"),
+        (errno.EMFILE, "fs.inotify.max_user_instances"),
+        (errno.ENOSYS, "tells of no changes there"),
+    ],
+)
+def test_a_system_that_gives_no_events_is_said_and_looked_at_by_a_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    monkeypatch.setattr(ears, "_observer", lambda: NoObserver(OSError(code, "no more")))
+    heard, why = ears.listen([tmp_path], None)
+    assert heard.how == "looked at every 10 s" and heard.every_s == 10.0
+    assert words in why and "looking every 10 s instead" in why
+
+
+def test_a_folder_on_a_network_is_looked_at_by_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ears, "_observer", NoObserver)
+    monkeypatch.setattr(ears, "network_kind", lambda path: "nfs")
+    heard, why = ears.listen([tmp_path], None)
+    assert heard.how == "looked at every 10 s" and "(nfs)" in why
+
+
+def test_a_clock_that_was_asked_for_needs_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "watchdog.observers", None)
+    assert ears.listen([tmp_path], 3.0)[0].every_s == 3.0
+    with pytest.raises(ConfigError, match=r"tvr-cli\[watch\].*--poll 10"):
+        ears.listen([tmp_path], None)
+
+
+def test_events_of_reading_wake_nobody_and_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    observer = NoObserver()
+    heard = ears.Events([tmp_path], observer)
+
+    @dataclass
+    class Event:
+        event_type: str
+
+    (handler,) = observer.handlers
+    for kind in ("opened", "closed_no_write"):
+        handler.dispatch(Event(kind))  # type: ignore[attr-defined]
+    assert not heard.wait(0.0)
+    handler.dispatch(Event("moved"))  # type: ignore[attr-defined]
+    assert heard.wait(0.0) and not heard.wait(0.0)
+
+
+def test_watchdogs_own_events_are_heard(tmp_path: Path) -> None:
+    pytest.importorskip("watchdog")
+    heard, why = ears.listen([tmp_path], None)
+    try:
+        assert why == "" and heard.how == "events of the system"
+        (tmp_path / "a.mp4").write_text("x")
+        assert heard.wait(600.0)
+    finally:
+        heard.close()
+
+
+# ------------------------------------------------------------------------------------------------------------ the loop
+
+
+@dataclass
+class World:
+    """Time and a folder of files, of which a script changes one after each wait. plan: what happens, by the second."""
+
+    plan: dict[float, Callable[[], None]]
+    until: float = 100.0
+    time: float = 0.0
+    files: dict[str, int] = field(default_factory=dict)
+    passes: list[tuple[float, Seen]] = field(default_factory=list)
+    events: list[WatchEvent] = field(default_factory=list)
+    paused: bool = False
+    flaws: tuple[Flaw, ...] = ()
+    result: Callable[[], PassReport] = lambda: report()
+    how, every_s = "a script", 10.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wall(self) -> float:
+        return NEW + self.time
+
+    def wait(self, seconds: float) -> bool:
+        """Let time pass, up to what happens next; that is heard."""
+        if self.time >= self.until:
+            raise KeyboardInterrupt
+        coming = min((at for at in self.plan if at > self.time), default=float("inf"))
+        if coming > self.time + seconds:
+            self.time += seconds
+            return False
+        self.time = coming
+        self.plan[coming]()
+        return True
+
+    def close(self) -> None: ...
+
+    def look(self) -> Look:
+        return Look(seen(**self.files).files, (Path("/v"),), self.flaws)
+
+    def work(self, sources: Sequence[Path], what: Seen, watch: Callable[[str, int, int | None], None]) -> PassReport:
+        self.passes.append((self.time, what))
+        watch("extracting frames", 0, 1)
+        return self.result()
+
+    def put(self, **sizes: int) -> Callable[[], None]:
+        return lambda: self.files.update(sizes)
+
+    def told(self) -> list[str]:
+        return [event.did for event in self.events]
+
+
+def report(**changed: object) -> PassReport:
+    plain: dict[str, object] = {
+        "read": 0, "kept": 0, "renamed": 0, "forgotten": 0, "failures": [], "unreachable": [],
+        "clips": 1, "seconds": 1.0,
+    }  # fmt: skip
+    return PassReport(**{**plain, **changed})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Board:
+    return Board(Workspace(tmp_path), WatchStatus(workspace=str(tmp_path), state="starting", videos=["/v"]))
+
+
+def watcher(world: World, board: Board, settle_s: float = 2.0) -> Watcher:
+    return Watcher(
+        Agenda(settle_s, lambda path, device: True), world.look, lambda: (world, ""), world.work, board,
+        lambda: world.paused, world.events.append, clocks=world,
+    )  # fmt: skip
+
+
+def test_a_growing_file_is_read_once_when_it_has_settled(board: Board) -> None:
+    world = World({}, until=60.0)
+    world.plan = {5.0: world.put(a=1), 6.0: world.put(a=2), 7.0: world.put(a=3)}
+    last = watcher(world, board).run()
+    first, then = world.passes
+    assert first == (0.0, Seen()) and 9.0 <= then[0] <= 12.0 and then[1] == Seen()
+    assert last.state == "ended" and world.told() == ["started", "finished", "ended"]
+
+
+def test_a_crowd_of_events_is_one_look(board: Board) -> None:
+    world = World({}, until=30.0)
+    looks: list[float] = []
+    world.plan = {5.0 + i / 100: world.put(a=i) for i in range(40)}
+    world.look = lambda real=world.look: (looks.append(world.time), real())[1]  # type: ignore[method-assign,misc]
+    watcher(world, board).run()
+    assert len([at for at in looks if 5.0 <= at < 6.0]) <= 2
+
+
+def test_a_step_that_fails_is_listed_tried_again_and_does_not_end_it(board: Board) -> None:
+    world = World({}, until=130.0)
+    answers = iter([EnvironmentProblem("no space left"), ZeroDivisionError("bug"), report(read=1)])
+
+    def result() -> PassReport:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            problems.append([flaw.reason for flaw in board.now.problems])
+            raise answer
+        return answer
+
+    problems: list[list[str]] = []
+    world.result = result
+    last = watcher(world, board).run()
+    assert [at for at, _ in world.passes] == [0.0, 60.0, 120.0]
+    assert problems == [[], ["no space left"]] and list(last.problems) == []
+    assert [event.text for event in world.events if event.did == "failed"] == [
+        "no space left; tried again in 60 s",
+        "a bug in tvr: ZeroDivisionError: bug; tried again in 60 s",
+    ]
+    assert last.read == 1 and last.passes == 1
+
+
+def test_videos_that_fail_are_listed_and_said_once(board: Board) -> None:
+    world = World({}, until=30.0)
+    world.plan = {5.0: world.put(a=1)}
+    world.result = lambda: report(failures=[Flaw("a.mp4", "zero bytes")])
+    last = watcher(world, board).run()
+    assert len(world.passes) == 2 and last.failed == 1 and last.failures == [Flaw("a.mp4", "zero bytes")]
+    assert [event.text for event in world.events if event.did == "finished"] == [
+        "failed: a.mp4: zero bytes; 1 clip to search (1.0 s)"
+    ]
+
+
+def test_a_source_that_is_not_there_is_a_problem_and_no_end(board: Board) -> None:
+    world = World({}, until=30.0, flaws=(Flaw("/v", "there is no such folder"),))
+    watching = watcher(world, board)
+    world.plan = {15.0: lambda: setattr(world, "flaws", ())}
+    last = watching.run()
+    assert world.told() == ["started", "failed", "finished", "ended"] and list(last.problems) == []
+
+
+def test_a_pause_stops_a_pass_and_going_on_does_it_again(board: Board) -> None:
+    world = World({}, until=60.0)
+    states: list[str] = []
+
+    def interrupted() -> PassReport:
+        world.paused = len(world.passes) == 1
+        if world.paused:
+            raise Interrupted("saved")  # as an extraction ends by Ctrl-C, or by Halt
+        return report()
+
+    world.result = interrupted
+    world.plan = {
+        20.0: lambda: states.append(board.now.state),
+        30.0: lambda: setattr(world, "paused", False),
+    }
+    watcher(world, board).run()
+    assert [at for at, _ in world.passes] == [0.0, 30.0] and states == ["paused"]
+    assert world.told() == ["started", "paused", "continued", "finished", "ended"]
+
+
+def test_a_pause_is_noticed_by_the_next_word_of_progress(board: Board) -> None:
+    world = World({}, until=20.0)
+    watching = watcher(world, board)
+    world.paused = True
+    with pytest.raises(Halt):
+        watching._progress("encoding frames", 3, 9)
+    assert board.now.progress is not None and board.now.progress.done == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signal")
+def test_the_signal_of_a_pause_stops_what_is_under_way_and_nothing_else(board: Board) -> None:
+    world = World({}, until=0.0)
+    watching = watcher(world, board)
+    with pausing_at_once(watching):
+        signal.raise_signal(signal.SIGUSR1)  # it waits
+        world.paused = watching._working = True
+        with pytest.raises(Halt):
+            signal.raise_signal(signal.SIGUSR1)
+
+
+def test_ctrl_c_ends_it_and_what_it_was_at_is_said_to_be_saved(board: Board, tmp_path: Path) -> None:
+    world = World({}, until=100.0)
+
+    def stopped() -> PassReport:
+        raise Interrupted("saved")
+
+    world.result = stopped
+    last = watcher(world, board).run()
+    assert last.state == "ended" and world.told() == ["started", "ended"]
+    assert WatchStatus.from_file(status.status_path(Workspace(tmp_path))).state == "ended"
+
+
+def test_once_waits_for_what_is_written_and_ends(board: Board) -> None:
+    world = World({}, files={"a": 1})
+    last = watcher(world, board).run(once=True)
+    assert [(at, sorted(what.leave)) for at, what in world.passes] == [(0.0, [A]), (2.0, [])]
+    assert last.state == "ended" and world.time == 2.0
+
+
+def test_once_raises_what_its_work_raises(board: Board) -> None:
+    world = World({})
+
+    def failing() -> PassReport:
+        raise DataError("another plan")
+
+    world.result = failing
+    with pytest.raises(DataError, match="another plan"):
+        watcher(world, board).run(once=True)
+    assert board.now.state == "ended"
+    world.result = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        watcher(world, board).run(once=True)
+
+
+def test_it_ends_with_the_process_that_it_was_started_for(board: Board) -> None:
+    world = World({}, until=50.0)
+    watching = watcher(world, board)
+    watching.alone = lambda: world.time >= 5.0
+    assert watching.run().state == "ended" and world.time == pytest.approx(5.0)
+
+
+# ----------------------------------------------------------------------------------------------- status and the budget
+
+
+def test_a_status_is_that_of_a_watcher_that_runs(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert status.read(workspace).state == "none"
+    Board(workspace, WatchStatus(workspace="out", state="working", pid=7)).say(state="waiting")
+    assert status.read(workspace).state == "none"  # it is what one left behind
+    with files.lock(workspace.watch_folder):
+        assert status.read(workspace).pid == 7
+        status.status_path(workspace).write_text("{")
+        assert status.read(workspace).state == "starting"
+        with pytest.raises(EnvironmentProblem, match="is watched already"):
+            running.refuse_second(workspace)
+    running.refuse_second(workspace)
+
+
+def test_a_status_that_cannot_be_written_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, value: object) -> None:
+        raise EnvironmentProblem("the disk is full")
+
+    board = Board(Workspace(tmp_path), WatchStatus(workspace="out", state="starting"))
+    monkeypatch.setattr(files, "write_json", full)
+    said: list[str] = []
+    monkeypatch.setattr(log.logger, "warning", lambda text, *parts: said.append(text % parts))
+    board.say(state="waiting")
+    board.say(state="working")
+    assert said == ["warning: what the watcher does cannot be noted: the disk is full"]
+    assert board.now.state == "working"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no process to processors")
+def test_a_budget_holds_in_the_block_and_not_beyond_it() -> None:
+    before = os.sched_getaffinity(0)
+    with budget.kept_to(1):
+        assert os.sched_getaffinity(0) == {max(before)}
+    assert os.sched_getaffinity(0) == before
+    assert 1 <= budget.usual() <= len(before)
+
+
+def test_sources_are_those_of_the_frames_where_none_are_named(tmp_path: Path) -> None:
+    assert running.sources_of([Path("videos")], Workspace(tmp_path)) == [Path("videos")]
+    with pytest.raises(DataError, match="tvr watch videos/"):
+        running.sources_of([], Workspace(tmp_path))
+
+
+def test_no_flaw_is_said_twice(board: Board) -> None:
+    world = World({}, until=40.0, flaws=(Flaw("/v/closed", "cannot be looked through"),))
+    last = watcher(world, board).run()
+    assert world.told().count("failed") == 1 and last.problems == [Flaw("/v/closed", "cannot be looked through")]
