@@ -548,15 +548,6 @@ class OpenWorkspace(Showing, Sweeping):
         found: QueryReport = self.ask_for("search", sentences=several(sentences), **asked)
         return found
 
-    def ask_for(self, verb: str, **asked: Any) -> Any:
-        """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
-        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
-            from tvr_cli.engine.searching import resident
-
-            if (found := resident.ask(self.workspace, verb, asked)) is not None:
-                return found
-        return getattr(self, verb)(**asked)
-
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
     ) -> QueryReport:
