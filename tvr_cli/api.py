@@ -23,22 +23,26 @@ from tvr_cli import commands, log
 from tvr_cli.api_flags import (
     at_least,
     judge_options,
+    kind_of_index,
     no_dry_repair,
     one_of,
     path_of,
+    pool_of,
     several,
     shard_of,
     train_flags,
     train_options,
 )
+from tvr_cli.api_scores import judge_scores, protocol_card
 from tvr_cli.api_showing import Showing
 from tvr_cli.api_sweeping import Sweeping
+from tvr_cli.defaults import FOUND
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.config import Resolved
-    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport, ScoresReport
+    from tvr_cli.engine.evaluation.evaluate_result import EvaluatePreview, EvaluateReport
     from tvr_cli.engine.extraction.estimate import ExtractEstimate
     from tvr_cli.engine.extraction.extract import ExtractReport
     from tvr_cli.engine.extraction.part_list import PartListReport
@@ -55,7 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
-FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
 _SPLITS = ("train", "val", "test")
 
 
@@ -112,6 +115,8 @@ class OpenWorkspace(Showing, Sweeping):
         memory_budget: str | None = None,
         repair: str | None = None,
         plan_parts: int | None = None,
+        engine: str = "local",
+        address: str | None = None,
         dry_run: bool = False,
         again: str = "",
     ) -> ExtractReport | ExtractEstimate | PartListReport:
@@ -119,7 +124,7 @@ class OpenWorkspace(Showing, Sweeping):
 
         videos: folders, files, or manifests; or a list of parts, of which `shard` names one. data:
         `NAME:ROOT[:VARIANT]` instead. for_backbone: the flag `--for`. plan_parts: read nothing, and write the list of
-        so many parts.
+        so many parts. engine: "ray" reads all parts of a list on a cluster (at `address`, else one of this machine).
         again: what people type to go on, for the message of Interrupted. Raises DataError when there are no videos,
         StoreMismatch when the store has another plan, ConfigError, EnvironmentProblem and Interrupted.
         """
@@ -168,6 +173,7 @@ class OpenWorkspace(Showing, Sweeping):
             at_least("--plan-parts", plan_parts, 1)
             with self._watched():
                 return parts.plan_parts(manifest or sources, self.workspace, plan_parts, options, dry_run=dry_run)
+        pool = pool_of(engine, address, None, dry_run, options.shard)
         if (listed := part_list.find(sources)) is not None and listed.dataset is not None:
             preset = plans.of_dataset(listed.dataset)[0]
         asked = plans.AskedFrames(
@@ -183,6 +189,10 @@ class OpenWorkspace(Showing, Sweeping):
         verb = estimate.estimate if dry_run else extract.extract
         with self._watched():
             plan = extract.frame_plan(self.workspace, asked, options, preset=preset, backbone=for_backbone)
+            if pool is not None:
+                from tvr_cli.engine.whole import parts
+
+                return parts.extract_parts(manifest or sources, self.workspace, plan, options, pool)
             return verb(manifest or sources, self.workspace, plan, options)
 
     def features(
@@ -203,6 +213,8 @@ class OpenWorkspace(Showing, Sweeping):
         batch: int | None = None,
         repair: str | None = None,
         shard: str = "1/1",
+        engine: str = "local",
+        address: str | None = None,
         device: str = "auto",
         offline: bool = False,
         dry_run: bool = False,
@@ -210,7 +222,7 @@ class OpenWorkspace(Showing, Sweeping):
         """Compute features of the frames and of captions about them; only what is new is encoded.
 
         columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`. shard: of the clips, and no
-        captions.
+        captions. engine, address: as of `extract`, of the parts that it read.
         Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
         """
         one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
@@ -259,6 +271,10 @@ class OpenWorkspace(Showing, Sweeping):
         with self._watched():
             if repair is not None:
                 return repair_features(self.workspace, repair, options, corpus, named=backbone)
+            if (pool := pool_of(engine, address, repair, dry_run, part)) is not None:
+                from tvr_cli.engine.whole import parts
+
+                return parts.encode_parts(self.workspace, backbone, corpus, options, pool)
             if dry_run:
                 return precompute.dry_run(self.workspace, backbone, corpus, options)
             return precompute.precompute(self.workspace, backbone, corpus, options)
@@ -429,6 +445,8 @@ class OpenWorkspace(Showing, Sweeping):
         first: str | None = None,
         then: str | None = None,
         bank: PathLike | None = None,
+        store: str | None = None,
+        coarse_memory: str | None = None,
         device: str = "auto",
         overwrite: bool = False,
         dry_run: bool = False,
@@ -437,8 +455,9 @@ class OpenWorkspace(Showing, Sweeping):
 
         first, then: two backbones; the clip vectors of the first find the candidates, and the method ranks them on the
         features of the second. bank: a file of sentences about nothing in the library, in place of those that ship
-        with tvr. Raises DataError when something else than an index stands in its place, StoreMismatch without
-        features, ConfigError for one of two backbones alone.
+        with tvr. store: "file", "lance" or "lance:URI", None = as the one that stands. coarse_memory: with lance, bytes
+        above which clips are found by cells. Raises DataError when something else than an index stands in its place,
+        StoreMismatch without features, ConfigError for one of two backbones alone.
         """
         from tvr_cli.engine.searching import index
 
@@ -450,8 +469,9 @@ class OpenWorkspace(Showing, Sweeping):
         asked = index.Asked(run, method, then or backbone, first)
         with self._watched():
             return index.index(
-                self.workspace, asked, null=path_of(bank), device=device, overwrite=overwrite, dry_run=dry_run
-            )
+                self.workspace, asked, null=path_of(bank), kind=kind_of_index(store, coarse_memory), device=device,
+                overwrite=overwrite, dry_run=dry_run,
+            )  # fmt: skip
 
     def search(
         self,
@@ -568,34 +588,3 @@ class OpenWorkspace(Showing, Sweeping):
             if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
                 return found
         return query.ask(self._session(flags, device, offline), wanted, options)
-
-
-def judge_scores(
-    path: PathLike,
-    *,
-    v2t_protocol: str = "max",
-    metrics: str = "fair",
-    post: str | Sequence[str] = (),
-    scale: str | None = None,
-    qrels: PathLike | None = None,
-    allow_missing: bool = False,
-    seed: int = 0,
-    data: str | None = None,
-    split: str = "test",
-) -> ScoresReport:
-    """Judge a score matrix of any tool, safetensors or npz (`tvr evaluate --scores`). Raises DataError, ConfigError.
-
-    scale: what a cosine of one is in the scores: "cosine", "logit" or a number. data, split: what they are about.
-    """
-    from tvr_cli.engine.evaluation import judge, score_ids
-
-    options = judge_options(v2t_protocol, metrics, post, seed, scale, qrels)
-    ids = None if data is None else score_ids.of_dataset(data, split)
-    return judge.judge_file(Path(path), options, allow_missing=allow_missing, ids=ids)[0]
-
-
-def protocol_card(report: EvaluateReport | ScoresReport) -> list[str]:
-    """Return the lines of a citable block of text that says how a result came about."""
-    from tvr_cli.engine.evaluation.card import card_of
-
-    return card_of(report).lines()

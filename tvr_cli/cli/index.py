@@ -37,6 +37,14 @@ def index(
             help="File of sentences, one a line, about nothing in the library; default: those that ship with tvr.",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="KIND", help="file, lance (a LanceDB table in the workspace) or lance:URI."),
+    ] = None,
+    coarse_memory: Annotated[
+        str | None,
+        typer.Option("--coarse-memory", help="With lance: above this, clips are found by cells; default 4GB."),
+    ] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Rebuild even if it is up to date.")] = False,
     dry_run: DryRun = False,
@@ -53,6 +61,8 @@ def index(
         first=first,
         then=then,
         bank=bank,
+        store=store,
+        coarse_memory=coarse_memory,
         device=device,
         overwrite=overwrite,
         dry_run=dry_run,

@@ -38,8 +38,8 @@ from tvr_cli.stores.features import rows
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import read_records
+from tvr_cli.stores.index.opening import open_index
 from tvr_cli.stores.index.place import has_generations, is_index, standing
-from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.moment_head import MomentHead
 from tvr_cli.stores.speech import place as speech_place
 
@@ -97,7 +97,7 @@ def _index(folder: Path, workspace: Folder | None) -> Iterator[Finding]:
         yield Finding("head", str(e))
         return
     try:
-        index = Index.open(folder)
+        index = open_index(folder)
     except TvrError as e:
         yield _wrong("head", e, fix if there else "")
         return

@@ -91,6 +91,16 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
     return Corpus(resolved, aside, origin)
 
 
+def no_captions(frames: FrameStore, last: FeatureStore | None) -> Corpus:
+    """Return the captions of a part: none. They belong to the whole, and are encoded once."""
+    return Corpus()
+
+
+def no_census(frames: FrameStore, last: FeatureStore | None) -> Census:
+    """Return how many captions a part has: none."""
+    return Census()
+
+
 def of_imported(captions: CaptionsFile | Manifest, clips: Sequence[ClipRecord]) -> Corpus:
     """Read and resolve captions of features that somebody else computed; those of other videos are set aside.
 

@@ -26,7 +26,7 @@ from tvr_cli.engine import suggest
 from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.features import cost, suiting, word_importance
 from tvr_cli.engine.features.choose import choose_backbone
-from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, read_corpus
+from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, no_captions, no_census, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
@@ -34,7 +34,7 @@ from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.engine.features.share import share_of
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress
-from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
+from tvr_cli.plans import FeaturePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
@@ -171,7 +171,7 @@ def precompute(
     options = options or PrecomputeOptions()
     started = time.monotonic()
     share = share_of(workspace, options.shard)
-    read = partial(read_corpus, captions) if options.shard[1] == 1 else _no_captions
+    read = partial(read_corpus, captions) if options.shard[1] == 1 else no_captions
     frames, corpus, about, plan = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=True)
     records = share.records(frames.records)
     device = pick_device(options.device)
@@ -185,7 +185,7 @@ def precompute(
     model.merge_for_inference()
     use_fast_linear(model)
     _remember_text(model, about.name)
-    by_time = _by_time(frames.plan, model.provides, options)
+    by_time = has_films(frames.plan, model.provides, options)
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
@@ -235,18 +235,9 @@ def dry_run(
     Writes nothing, and the weights need not be here. Raises what `precompute` raises before any work.
     """
     options = options or PrecomputeOptions()
-    read = partial(count_captions, captions) if options.shard[1] == 1 else _no_census
+    read = partial(count_captions, captions) if options.shard[1] == 1 else no_census
     found = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=False)
     return _planned(workspace, *found, options)
-
-
-def _no_captions(frames: FrameStore, last: FeatureStore | None) -> Corpus:
-    """Return the captions of a part: none. They belong to the whole, and are encoded once."""
-    return Corpus()
-
-
-def _no_census(frames: FrameStore, last: FeatureStore | None) -> Census:
-    return Census()
 
 
 def _is_own(captions: Captions) -> bool:
@@ -389,11 +380,6 @@ def encode_texts(
     return truncated
 
 
-def _by_time(frames: FramePlan, provides: frozenset[str], options: PrecomputeOptions) -> bool:
-    """Whether frames are encoded by time, once a file: not where clips are wanted whole or with their patches."""
-    return has_films(frames, provides) and not options.temporal_shift and not options.patches
-
-
 def _shard_rows(row_bytes: int, most: int) -> int:
     return max(1, min(most, _SHARD_BYTES // max(1, row_bytes)))
 
@@ -511,7 +497,7 @@ def _planned(
     vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
-    if _by_time(frames.plan, about.provides, options):
+    if has_films(frames.plan, about.provides, options):
         pictures = frames.count_frames(share.films(lacking(frames, films_there, there)))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts

@@ -10,7 +10,6 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,9 @@ from tvr_cli.files import bare_name, lock
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index import place
+from tvr_cli.stores.index.opening import Kind, kind_of, open_index, parse_kind
 from tvr_cli.stores.index.place import Standing
-from tvr_cli.stores.index.store import ENCODING_ROWS, DoesNotFit, Index, IndexBlock, IndexedClip, Row, write_index
+from tvr_cli.stores.index.store import ENCODING_ROWS, DoesNotFit, Index, IndexBlock, IndexedClip, Row
 from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
@@ -132,11 +132,14 @@ def index(
     asked: Asked,
     *,
     null: Path | None = None,
+    kind: Kind | None = None,
     device: str = "auto",
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> IndexReport:
     """Bring the index up to date, and say what is there.
+
+    kind: how it is kept, None = as the one that stands, else in files.
 
     An existing index made with another run, method or backbone is replaced: naming them is asking for that. null: a
     file of sentences to take as the bank; the index keeps them until others are named, or it is built with `overwrite`.
@@ -154,6 +157,9 @@ def index(
     current = not overwrite and found is not None and (found.format, dict(found.identity), _asked_of(found)) == (
         place.INDEX_FORMAT, identity_of(scorer, store), asked,
     )  # fmt: skip
+    stands = found.head if found is not None else None
+    kind = kind or kind_of(stands)
+    current = current and kind == kind_of(stands)
     if named is not None and current:
         current = (about := measured_of(found).bank) is not None and about.sha256 == named.sha256
     if not current:
@@ -176,11 +182,13 @@ def index(
         return report
     scorers.announce(scorer, store)
     if current:
-        return replace(report, size_bytes=Index.open(folder).size_bytes())
+        return replace(report, size_bytes=open_index(folder).size_bytes())
     with lock(workspace.root):
         bank = named or (banks.usual(store.backbone_name) if overwrite else None)
-        again = overwrite or named is not None
-        made = _bring_up(scorer, store, workspace, asked, device=device, encode=encode, bank=bank, again=again)
+        again = overwrite or named is not None or kind != kind_of(stands)
+        made = _bring_up(
+            scorer, store, workspace, asked, device=device, encode=encode, bank=bank, again=again, kind=kind
+        )
     return replace(
         report, added=made.added, removed=made.removed, **vars(measured_of(place.standing(folder))),
         size_bytes=made.index.size_bytes(),
@@ -197,11 +205,12 @@ def build_index(
     device: str = "auto",
     encode: EncodeSentences | None = None,
     bank: Bank | None = None,
+    kind: Kind = Kind(),
 ) -> Index:
     """Encode every clip of the store and write the index. The caller holds the workspace's lock.
 
-    encode: makes features of sentences, for a store without captions of its own to measure with. bank: the sentences
-    that are about nothing in particular, None = those that go with the encoder.
+    kind: how it is kept. encode: makes features of sentences, for a store without captions of its own to measure
+    with. bank: the sentences that are about nothing in particular, None = those that go with the encoder.
     """
     scorer.method.to(pick_device(device))
     bank = bank or banks.usual(store.backbone_name)
@@ -217,16 +226,21 @@ def build_index(
         found = calibrate.found(scorer, store, encode, bank, index, way, seconds=spent)
         return {"way": asdict(way), "recall": asdict(recall) if recall else None, "confidence": asdict(found)}
 
-    edges, vectors = _edges(scorer, store, encode, bank)
-    write = partial(
-        write_index, workspace.index_folder, identity_of(scorer, store), asked=asdict(asked), measure=measure_search,
-        null_sentences=bank.sentences if bank.own else (),
-    )  # fmt: skip
+    def queries() -> torch.Tensor | None:
+        found = texts.on_cpu(*held())[0]
+        return None if found is None else scorer.method.to("cpu").coarse(found.rows(slice(0, _SENTENCES)))
+
+    edges, vectors = _edges(scorer, store, encode, bank) if kind.has_films else (None, None)
 
     def written(found: Precision) -> Index:
         about = {"precision": asdict(found), "bank": bank.about(), "moments": asdict(edges) if edges else None}
         by_time = films.blocks(store, None, edges.edge, vectors) if edges else ()
-        return write(_blocks(scorer, store, every), stored=found.stored, measured=about, films=by_time)
+        write = kind.writer(by_time, queries)
+        return write(
+            workspace.index_folder, identity_of(scorer, store), _blocks(scorer, store, every), asked=asdict(asked),
+            measure=measure_search, null_sentences=bank.sentences if bank.own else (), stored=found.stored,
+            measured=about,
+        )  # fmt: skip
 
     try:
         return written(found)
@@ -247,6 +261,11 @@ def _edges(
     except TvrError as e:
         log.logger.info("moments are compared with no other sentences: none could be encoded (%s)", e)
     return Edges(edge, None if vectors is None else bank.of), vectors
+
+
+def kind_named(store: str, memory: int | None) -> Kind:
+    """Return how an index is kept that `--store` names. memory: bytes of coarse vectors. Raises ConfigError."""
+    return parse_kind(store, memory)
 
 
 def measured_of(found: Standing | None) -> Measured:
@@ -304,7 +323,7 @@ def fresh_index(
     for _ in range(_TRIES):
         if not _differs(standing := place.standing(folder), wanted, lagging):
             assert standing is not None, "what differs in nothing is there"
-            if (index := Index.open(folder)).identity == standing.identity:
+            if (index := open_index(folder)).identity == standing.identity:
                 return index, scorer, store
             continue  # another process replaced it in between
         with lock(workspace.root):
@@ -343,10 +362,12 @@ def _bring_up(
     encode: EncodeSentences | None,
     bank: Bank | None = None,
     again: bool = False,
+    kind: Kind | None = None,
 ) -> Made:
     """Add and delete what came and went, or build the index again. The caller holds the workspace's lock.
 
-    bank: None = the one that the index keeps, else that of the encoder.
+    kind: how it is kept, None = as the one that stands. bank: None = the one that the index keeps, else that of the
+    encoder.
     """
     grown = None if again else _grow(scorer, store, workspace, asked, device, encode)
     if grown is not None:
@@ -354,7 +375,8 @@ def _bring_up(
     found = place.standing(workspace.index_folder)
     before = found.head.rows if found is not None and found.head is not None else 0
     bank = bank or _bank_kept(workspace)
-    index = build_index(scorer, store, workspace, asked, device=device, encode=encode, bank=bank)
+    kind = kind or kind_of(found.head if found is not None else None)
+    index = build_index(scorer, store, workspace, asked, device=device, encode=encode, bank=bank, kind=kind)
     return Made(index, len(store.clips), before)
 
 
@@ -373,13 +395,14 @@ def _grow(
     if found is None or found.head is None or set(_differs(found, wanted)) - {"content"}:
         return None
     try:
-        index = Index.open(workspace.index_folder)
+        index = open_index(workspace.index_folder)
         there = {clip.id: clip for _, clip in index.listing()}
     except DataError:
         return None  # it is derived: what is damaged is built again
     rows = [Row(c.id, c.file_id, c.path, *c.span, c.key, _slots(store, c.n_frames)) for c in store.clips]
     new = [i for i, row in enumerate(rows) if there.get(row.id) != row]
-    if store.has_films:  # those of a file go and come whole: which seconds its clips cover decides what they are
+    by_time_too = store.has_films and kind_of(found.head).has_films
+    if by_time_too:  # those of a file go and come whole: which seconds its clips cover decides what they are
         changed = {rows[i].id for i in new} | (there.keys() - {row.id for row in rows})
         touched = {rows[i].file_id for i in new} | {there[id_].file_id for id_ in changed & there.keys()}
         new = [i for i, row in enumerate(rows) if row.file_id in touched]
@@ -393,7 +416,7 @@ def _grow(
         return None
     edges = Edges(**(index.measured.get("moments") or _NO_EDGES))
     by_time: Iterable[FilmBlock] = ()
-    if store.has_films and new:
+    if by_time_too and new:
         bank, vectors = banks.of_index(index) or banks.usual(store.backbone_name), None
         if edges.against is not None:  # the moments of before were compared with it, so those that come are, too
             if encode is None:
@@ -467,7 +490,7 @@ def _bank_kept(workspace: Workspace) -> Bank | None:
     """Return a user's bank that the index keeps; None where it keeps none that can be read."""
     try:
         found = place.standing(workspace.index_folder)
-        return banks.of_index(Index.open(workspace.index_folder)) if found is not None and found.head else None
+        return banks.of_index(open_index(workspace.index_folder)) if found is not None and found.head else None
     except DataError:
         return None
 

@@ -22,8 +22,8 @@ from tvr_cli.stores.features import head as features_head
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames import head as frames_head
 from tvr_cli.stores.frames.store import FrameStore
+from tvr_cli.stores.index.opening import open_index
 from tvr_cli.stores.index.place import CURRENT, require_free, standing
-from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.speech import store as speech
 from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.types import Sizes
@@ -346,7 +346,7 @@ def _result(path: Path) -> Any:
 def _index(path: Path) -> IndexInfo:
     if not (path / CURRENT).is_file():
         require_free(path)
-    index = Index.open(path)
+    index = open_index(path)
     found = measured_of(standing(path))
     return IndexInfo(
         path=path,

@@ -19,9 +19,11 @@ class ArrayIndex(OpenedIndex):
 
     @staticmethod
     def holds(head: Head) -> bool:
-        """Whether arrays can hold an index: numpy has no bfloat16."""
-        return all(kept.dtype != BFLOAT16 for kept in head.encoding.values()) and all(
-            part.dtype != BFLOAT16 for segment in head.segments for part in segment.parts
+        """Whether arrays can hold an index: numpy has no bfloat16, and a table is read by its own index."""
+        return (
+            head.table is None
+            and all(kept.dtype != BFLOAT16 for kept in head.encoding.values())
+            and all(part.dtype != BFLOAT16 for segment in head.segments for part in segment.parts)
         )
 
     def rows(self, only: Collection[str] | None = None) -> np.ndarray:

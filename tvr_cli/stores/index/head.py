@@ -63,6 +63,41 @@ class Kept:
     in_coarse: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where the clips of an index are, where not in segments: a table of LanceDB (`lance_index.py`).
+
+    uri: what holds it, None = the workspace, with which it moves. version: of the table, the one that counts. rows,
+    files: in it. parts: name -> type and shape of a row, of coarse vectors, times and the method's tensors. memory:
+    bytes that coarse vectors may take; where they take more, `probes` cells of so many are searched. null: sentences.
+    """
+
+    uri: str | None
+    name: str
+    version: int
+    rows: int
+    files: int
+    parts: Mapping[str, tuple[str, tuple[int, ...]]]
+    memory: int
+    probes: int | None = None
+    null: Sequence[str] = ()
+
+    @property
+    def is_searched_by_cells(self) -> bool:
+        return self.probes is not None
+
+    def to_json(self) -> dict[str, Any]:
+        said = {name: getattr(self, name) for name in ("uri", "name", "version", "rows", "files", "memory", "probes")}
+        parts = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in self.parts.items()}
+        return {**said, "parts": parts, "null": list(self.null)}
+
+    @staticmethod
+    def from_json(said: Mapping[str, Any]) -> Table:
+        """Read what `to_json` wrote, its types being checked."""
+        parts = {name: (p["dtype"], tuple(p["shape"])) for name, p in said["parts"].items()}
+        return Table(**{**said, "parts": parts})
+
+
 @dataclass(frozen=True)
 class Head:
     """What store.json of a generation says. building: it is being written and does not count yet.
@@ -80,11 +115,12 @@ class Head:
     measured: Mapping[str, Any] = field(default_factory=dict)
     second: Mapping[str, Any] | None = None
     building: bool = False
+    table: Table | None = None
 
     @property
     def rows(self) -> int:
         """The rows of all segments, deleted ones too."""
-        return sum(segment.clips for segment in self.segments)
+        return self.table.rows if self.table is not None else sum(segment.clips for segment in self.segments)
 
     def names(self) -> set[str]:
         """Return the files of the generation."""
@@ -104,6 +140,7 @@ class Head:
             "deleted": self.deleted,
             "measured": dict(self.measured),
             "second": self.second,
+            **({} if self.table is None else {"table": self.table.to_json()}),
         }
 
     @staticmethod
@@ -114,7 +151,7 @@ class Head:
         encoding = {name: Kept(k["dtype"], k["in_coarse"]) for name, k in data["encoding"].items()}
         head = Head(
             data["identity"], data["asked"], data["stored"], encoding, segments, data["deleted"], data["measured"],
-            data["second"], data["building"],
+            data["second"], data["building"], None if data.get("table") is None else Table.from_json(data["table"]),
         )  # fmt: skip
         schema.check(head, _hangs_together, repr(str(path)), fix)
         return head
@@ -185,6 +222,14 @@ _MEASURED = schema.record(
     },
 )
 _ASKED = schema.record({}, {"run": schema.text, "method": schema.text, "backbone": schema.text, "first": schema.text})
+_TABLE = schema.record(
+    {
+        "uri": schema.maybe(schema.text), "name": schema.text, "version": schema.count, "rows": schema.count,
+        "files": schema.count, "memory": schema.count, "probes": schema.maybe(schema.count),
+        "parts": schema.each(schema.record({"dtype": DTYPE, "shape": schema.items(schema.count)})),
+        "null": schema.items(schema.text),
+    }
+)  # fmt: skip
 _HEAD = schema.record(
     {
         "kind": schema.one_of("index"),
@@ -198,7 +243,8 @@ _HEAD = schema.record(
         "deleted": schema.maybe(schema.sha256),
         "measured": _MEASURED,
         "second": schema.maybe(schema.record({"identity": schema.mapping})),
-    }
+    },
+    {"table": _TABLE},
 )
 
 

@@ -87,7 +87,7 @@ class Index(OpenedIndex):
             return torch.stack([self._apart(one[None].float(), n, of_files, among) for one in query])
         found = [self._scan(part.float(), n) for part in query.split(_SCAN_QUERIES)]
         rows = torch.cat(found)
-        of_files = min(of_files, sum(segment.files for segment in self.head.segments))
+        of_files = min(of_files, self._file_count())
         for i in self._crowded(rows, of_files) if of_files > 1 else ():
             rows[i] = self._apart(query[i : i + 1].float(), n, of_files, self.rows())
         return rows
@@ -265,6 +265,9 @@ class Index(OpenedIndex):
         rows = _reaching(rough, n)
         exact = [_nearest(self._gather(some, "coarse"), query[None])[0] for some in rows.split(_SCAN_ROWS)]
         return rows[torch.cat(exact).topk(n).indices]
+
+    def _file_count(self) -> int:
+        return sum(segment.files for segment in self.head.segments)
 
     def _crowded(self, rows: Tensor, of_files: int) -> list[int]:
         """Return which of the sentences have rows [Q, n] of fewer files than that."""

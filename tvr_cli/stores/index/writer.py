@@ -45,7 +45,7 @@ def kept_as(block: IndexBlock, stored: str) -> dict[str, Kept]:
 
     A tensor that is the coarse vector itself is kept once, unless full precision was asked for.
     """
-    coarse = _vectors(block.coarse)
+    coarse = vectors(block.coarse)
     return {
         name: Kept(
             NAMES[x.dtype],
@@ -58,7 +58,7 @@ def kept_as(block: IndexBlock, stored: str) -> dict[str, Kept]:
 def halved(encoding: Encoding, kept: Mapping[str, Kept]) -> Encoding:
     """Return an encoding as it comes back from an index of half precision. Raises DoesNotFit when a number does not."""
     tensors = {
-        name: _half(name, encoding[name]).float() if how.in_coarse or _halves(encoding[name]) else encoding[name]
+        name: half(name, encoding[name]).float() if how.in_coarse or halves(encoding[name]) else encoding[name]
         for name, how in kept.items()
     }
     return Encoding(encoding.key, tensors)
@@ -78,8 +78,8 @@ class SegmentWriter:
         """Write a block. Raises DoesNotFit, EnvironmentProblem when the disk is full."""
         if set(block.encoding.tensors) != set(self._kept):
             raise DoesNotFit(f"expected the tensors {sorted(self._kept)}, found {sorted(block.encoding.tensors)}")
-        coarse = _vectors(block.coarse)
-        self._write("coarse", _half("coarse", coarse.float()))
+        coarse = vectors(block.coarse)
+        self._write("coarse", half("coarse", coarse.float()))
         self._write("key", block.encoding.key)
         self._write("n_frames", block.n_frames.int())
         self._write("ts", block.ts.double())
@@ -91,7 +91,7 @@ class SegmentWriter:
             elif NAMES[x.dtype] != kept.dtype:
                 raise DoesNotFit(f"{name!r} is {NAMES[x.dtype]}, expected {kept.dtype}")
             else:
-                self._write(f"t.{name}", _half(name, x) if self._stored == "float16" and _halves(x) else x)
+                self._write(f"t.{name}", half(name, x) if self._stored == "float16" and halves(x) else x)
         self._write_clips(block.clips)
 
     def add_film(self, film: FilmBlock) -> None:
@@ -204,18 +204,19 @@ class _PartWriter:
         self._sums += group_sum(data)
 
 
-def _vectors(coarse: Tensor) -> Tensor:
+def vectors(coarse: Tensor) -> Tensor:
     """[n, D] or [n, K, D] to [n, K, D]."""
     return coarse if coarse.dim() == 3 else coarse[:, None]
 
 
-def _halves(x: Tensor) -> bool:
+def halves(x: Tensor) -> bool:
     """Whether half precision is for this tensor, where it will do."""
     return x.dtype == torch.float32 and 4 * x[:1].numel() > _SMALL_BYTES
 
 
-def _half(name: str, x: Tensor) -> Tensor:
-    half = x.half()
-    if half.isinf().any() and not x.isinf().any():
+def half(name: str, x: Tensor) -> Tensor:
+    """Return a tensor in half precision. Raises DoesNotFit where a number does not."""
+    found = x.half()
+    if found.isinf().any() and not x.isinf().any():
         raise DoesNotFit(f"{name!r} has numbers too large for half precision")
-    return half
+    return found

@@ -1,0 +1,456 @@
+"""An index whose clips are rows of a table of LanceDB: `tvr index --store lance[:URI]`, on a disk or in a bucket.
+
+What an index of files keeps in segments is a table here: a row a clip, with its coarse vector, the method's tensors
+(each one fixed-size list) and two checksums, one of what is shown and one of what is scored. Rows are found by Lance's
+stable ids. `current` and the head lie in the workspace as ever and name the version that counts; so a version is a
+generation, and what a reader has opened stays as it is.
+
+Coarse vectors are copied into memory once and scanned as those of files are, as long as they fit; above that Lance
+searches cells of them. Frames by time are not kept: moments are found in clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from math import prod, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tvr_cli.errors import DataError
+from tvr_cli.log import logger
+from tvr_cli.stores.dtypes import NAMES, tensor_of
+from tvr_cli.stores.index import place
+from tvr_cli.stores.index.head import Head, Table
+from tvr_cli.stores.index.lance_table import Column, LanceTable, Place
+from tvr_cli.stores.index.opened import ENCODING_ROWS, damaged
+from tvr_cli.stores.index.shortlist import chosen
+from tvr_cli.stores.index.store import Index, Row
+from tvr_cli.stores.index.timeline import FilmBlock, IndexedFilms
+from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, half, halves, kept_as, vectors
+from tvr_cli.types import Encoding
+
+MEMORY = 4_000_000_000  # bytes of coarse vectors that are kept in memory, unless somebody says another number
+_NAME = "tvr-index-"
+_SUM_BYTES = 16
+_SUMS = ("about.sum", "held.sum")
+_ABOUT = ("id", "file_id", "path", "start", "end", "key", "n_frames", "ts")
+_LISTED = ("row", "file")
+_FOUND = 0.99  # of the nearest that cells have to find
+_PROBES = (16, 32, 64, 128, 256)
+
+
+class _Resident:
+    """Columns of all rows in memory, as a segment gives them. coarse: [rows, K, D] float16, None where too large."""
+
+    def __init__(self, index: LanceIndex, file: np.ndarray, coarse: Tensor | None):
+        self.clips, self.files = len(file), index.head.table.files if index.head.table else 0
+        self._index, self._file, self._coarse = index, file, coarse
+        self.parts: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        assert name == "coarse" and self._coarse is not None, "nothing else is kept in memory"
+        return self._coarse
+
+    def array(self, name: str) -> np.ndarray:
+        return self._file if name == "clip.file" else self[name].numpy()
+
+    @property
+    def file_ids(self) -> list[str]:
+        return self._index.file_names
+
+
+class LanceIndex(Index):
+    """An index of a table. Its rows are numbers from 0 in the order in which clips came, as of the version opened."""
+
+    def __init__(self, folder: Path, generation: Path, head: Head, table: LanceTable):
+        super().__init__(folder, generation, head)
+        assert head.table is not None, "the caller asked"
+        self.about, self.table = head.table, table
+        table.require_columns(_columns(self.about))
+        numbers = [(found["row"], found["_rowid"], found["file"]) for found in table.scan(_LISTED)]
+        row, ids, file = (np.concatenate(x) for x in zip(*numbers, strict=True)) if numbers else [np.zeros(0, int)] * 3
+        if len(row) != self.about.rows:
+            raise self._damaged(f"its table has {len(row)} rows, and its head says {self.about.rows}")
+        order = np.argsort(row, kind="stable")
+        self._numbers, self._ids, self._file = row[order], ids[order], file[order].astype(np.int32)
+        self._by_id = np.argsort(self._ids, kind="stable")
+        self._seen: tuple[dict[int, int], dict[str, Any]] = {}, {}
+        coarse = None if self.about.is_searched_by_cells else self._coarse()
+        self._segments = [_Resident(self, self._file, coarse)]  # type: ignore[list-item]
+        self._starts, self._ends, self._live = [0, len(row)], torch.tensor([len(row)]), len(row)
+
+    @classmethod
+    def open(cls, folder: Path) -> LanceIndex:
+        """Open the version that counts. Raises as `Index.open`, and EnvironmentProblem where the table is not given."""
+        while True:
+            generation, head = place.current(folder)
+            assert head.table is not None, "the caller asked"
+            try:
+                table = LanceTable.open(_place(folder, head.table), head.table.version)
+                return cls(folder, generation, head, table)
+            except DataError as e:
+                if place.current(folder)[0] == generation:
+                    raise damaged(folder, str(e)) if "rebuild it" not in str(e) else e from e
+
+    # --------------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def file_numbers(self) -> np.ndarray:
+        return self._file
+
+    @property
+    def films(self) -> list[IndexedFilms]:
+        return []
+
+    @cached_property
+    def file_names(self) -> list[str]:
+        """The id of each file by its number; of files without a clip any more the empty text."""
+        names = [""] * self.about.files
+        for found in self.table.scan(("file", "file_id")):
+            for number, name in zip(found["file"].tolist(), found["file_id"], strict=True):
+                names[number] = name
+        return names
+
+    def require_whole(self) -> None:
+        """Nothing can be cut short: a version of a table is read, or refused."""
+
+    def rows_of(self, only: Collection[str] | None) -> np.ndarray:
+        if only is None:
+            return np.arange(len(self))
+        wanted = np.array([name in only for name in self.file_names], bool)
+        return np.flatnonzero(wanted[self._file]) if len(wanted) else np.zeros(0, np.int64)
+
+    def encoding(self, rows: Tensor, names: Sequence[str] | None = None) -> Encoding:
+        if names is not None:
+            return self._read(rows, names)
+        found = self._take(rows.numpy(), self._everything)
+        self._seen = {row: i for i, row in enumerate(rows.tolist())}, found  # some of these are shown next
+        return self._encoding(torch.from_numpy(found["key"].copy()), names, lambda part: self._tensor(part, found))
+
+    def blocks(self, names: Sequence[str] | None = None) -> Iterator[tuple[Tensor, Encoding]]:
+        for rows in torch.arange(len(self)).split(ENCODING_ROWS) if len(self) else ():
+            yield rows, self._read(rows, names)
+
+    def clip(self, row: int) -> IndexedClip:
+        at, seen = self._seen
+        if row in at:
+            found = {name: x[at[row] : at[row] + 1] for name, x in seen.items()}
+        else:
+            found = self._take(np.array([row]), self._everything)
+        for name, sums in zip(_SUMS, _sums(found, self.about), strict=True):
+            if found[name] != sums:
+                raise self._damaged(f"the row of {found['id'][0]!r} in {str(self.table.at)!r} is not what was written")
+        n = int(found["n_frames"][0])
+        return IndexedClip(
+            found["id"][0], found["file_id"][0], found["path"][0], float(found["start"][0]), float(found["end"][0]),
+            tuple(found["ts"][0, :n].tolist()),
+        )  # fmt: skip
+
+    def listing(self) -> Iterator[tuple[int, Row]]:
+        for found in self.table.scan(("row", *_ABOUT, _SUMS[0])):
+            if found[_SUMS[0]] != [_digest(part) for part in _about_bytes(found)]:
+                raise self._damaged(f"rows of {str(self.table.at)!r} are not what was written")
+            at = np.searchsorted(self._numbers, found["row"]).tolist()
+            columns = [found[n] if isinstance(found[n], list) else found[n].tolist() for n in _ABOUT[:-1]]
+            for row, (id_, file_id, path, start, end, key, n) in zip(at, zip(*columns, strict=True), strict=True):
+                yield row, Row(id_, file_id, path, start, end, key, n)
+
+    def null_sentences(self) -> list[str] | None:
+        return list(self.about.null) or None
+
+    def parts(self) -> Iterator[tuple[str, Any]]:
+        """Yield the table as one part, which can be verified."""
+        yield str(self.table.at), _Verified(self)
+
+    def count_files(self) -> int:
+        return len(np.unique(self._file))
+
+    def size_bytes(self) -> int:
+        return self.table.size_bytes()
+
+    @property
+    def worn(self) -> bool:
+        return False  # compaction keeps it fresh
+
+    # -------------------------------------------------------------------------------------------------------- changing
+
+    def append(
+        self,
+        blocks: Iterable[IndexBlock],
+        *,
+        identity: Mapping[str, Any],
+        asked: Mapping[str, str | None],
+        films: Iterable[FilmBlock] = (),
+        measure: Callable[[Index], Mapping[str, Any]] | None = None,
+    ) -> LanceIndex:
+        """Add clips in one commit of the table, and return the index that has them. Raises as `Index.append`."""
+        named = {name: value for name, value in asked.items() if value}
+        head = dataclasses.replace(self.head, identity=dict(identity), asked=named)
+        names = {self._key_of(number, name): number for number, name in enumerate(self.file_names)}
+        maker = _Rows(head, self.about.parts, names, int(self._numbers[-1]) + 1 if len(self) else 0)
+        generation = place.prepare(self.folder, Head(head.identity, head.asked))
+        coming = iter(blocks)
+        first = next(coming, None)
+        table = self.table
+        if first is not None:
+            table = self.table.add(_columns(self.about), map(maker.made, chain([first], coming)))
+            table.settle()
+            table = LanceTable.open(table.at)
+        about = dataclasses.replace(
+            self.about, version=table.version, rows=len(self) + maker.count, files=max(self.about.files, maker.files)
+        )
+        return _committed(self.folder, generation, dataclasses.replace(head, table=about), table, measure)
+
+    def delete(self, ids: Collection[str]) -> LanceIndex:
+        """Take clips out in one commit of the table, and return the index without them."""
+        generation = place.prepare(self.folder, Head(self.head.identity, self.head.asked))
+        table = self.table.delete(sorted(ids))
+        about = dataclasses.replace(self.about, version=table.version, rows=len(table))
+        return _committed(self.folder, generation, dataclasses.replace(self.head, table=about), table, None)
+
+    def tuned(self, queries: Tensor, n: int) -> tuple[int, float]:
+        """Return how many cells a search has to look at, and what share of the nearest n it then finds.
+
+        queries: [Q, D] unit vectors, for which the nearest are found exactly too. The index must have cells.
+        """
+        asked = queries.float().numpy()
+        exact = [set(self.table.nearest(q, n, probes=1, exact=True).tolist()) for q in asked]
+        found = 0.0
+        for probes in _PROBES:
+            seen = (set(self.table.nearest(query, n, probes=probes).tolist()) for query in asked)
+            found = sum(len(a & b) for a, b in zip(seen, exact, strict=True)) / max(1, sum(map(len, exact)))
+            if found >= _FOUND:
+                break
+        return probes, found
+
+    # --------------------------------------------------------------------------------------------------------- private
+
+    def _file_count(self) -> int:
+        return self.about.files
+
+    def _scan(self, query: Tensor, n: int) -> Tensor:
+        if not self.about.is_searched_by_cells:
+            return super()._scan(query, n)
+        return torch.stack([self._near(one, n) for one in query])
+
+    def _near(self, query: Tensor, n: int) -> Tensor:
+        """Return the rows [n] nearest to one vector by cells; where these hold fewer, any others follow."""
+        ids = self.table.nearest(query.numpy(), n, probes=self.about.probes or 1)
+        rows = torch.from_numpy(self._by_id[np.searchsorted(self._ids, ids, sorter=self._by_id)])
+        if len(rows) == n:
+            return rows
+        others = torch.ones(len(self), dtype=torch.bool)
+        others[rows] = False
+        return torch.cat([rows, others.nonzero()[: n - len(rows), 0]])
+
+    def _apart(self, query: Tensor, n: int, of_files: int, rows: Tensor) -> Tensor:
+        if not self.about.is_searched_by_cells:
+            return super()._apart(query, n, of_files, rows)
+        if len(rows) == len(self):
+            rows = self._near(query[0], min(len(self), max(8 * n, 1000)))
+        near = [self._vectors(part) @ query[0] for part in rows.split(ENCODING_ROWS)]
+        return rows[torch.from_numpy(chosen(torch.cat(near).numpy(), self._file[rows.numpy()], n, of_files))]
+
+    def _vectors(self, rows: Tensor) -> Tensor:
+        return self._tensor("coarse", self._take(rows.numpy(), ["coarse"]))[:, 0].float()
+
+    @property
+    def _everything(self) -> list[str]:
+        return [*_ABOUT, *_SUMS, *(name for name in self.about.parts if name != "ts")]
+
+    def _read(self, rows: Tensor, names: Sequence[str] | None) -> Encoding:
+        wanted = [name for name in self.head.encoding if names is None or name in names]
+        found = self._take(rows.numpy(), sorted({"key", *map(self._part_of, wanted)}))
+        return self._encoding(torch.from_numpy(found["key"].copy()), names, lambda part: self._tensor(part, found))
+
+    def _take(self, rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        return self.table.take(self._ids[rows], names)
+
+    def _tensor(self, part: str, found: Mapping[str, Any]) -> Tensor:
+        dtype, shape = self.about.parts[part]
+        x = np.ascontiguousarray(found[part])
+        return tensor_of(x if dtype != "bool" else x.astype(bool), dtype).view(len(x), *shape)
+
+    def _coarse(self) -> Tensor:
+        """Read the coarse vectors of all rows, in their order: [rows, K, D] float16."""
+        _, shape = self.about.parts["coarse"]
+        coarse = torch.empty(len(self._numbers), *shape, dtype=torch.float16)
+        for found in self.table.scan(("row", "coarse")):
+            at = torch.from_numpy(np.searchsorted(self._numbers, found["row"]))
+            coarse[at] = torch.from_numpy(found["coarse"].copy()).view(-1, *shape)
+        return coarse
+
+    def _key_of(self, number: int, name: str) -> str:
+        return name or f"\0{number}"  # a number whose file is gone is not given again
+
+
+class _Verified:
+    """All rows of a table, for `tvr doctor`."""
+
+    def __init__(self, index: LanceIndex):
+        self._index = index
+
+    def verify_all(self) -> None:
+        """Raise DataError unless every row is what was written."""
+        for row in range(len(self._index)):
+            self._index.clip(row)
+
+
+class _Rows:
+    """Makes rows of a table from blocks of clips. files: id -> number; counts on from `number`."""
+
+    def __init__(self, head: Head, parts: Mapping[str, Any], files: dict[str, int], number: int):
+        self._head, self._parts, self._files, self._number, self.count = head, parts, files, number, 0
+
+    @property
+    def files(self) -> int:
+        return len(self._files)
+
+    def made(self, block: IndexBlock) -> dict[str, Any]:
+        """Return the columns of a block. Raises DoesNotFit where it is not like those before."""
+        held = parts_of(block, self._head)
+        for name, x in held.items():
+            wanted, shape = self._parts.get(name, (None, None))
+            if (NAMES[x.dtype], tuple(x.shape[1:])) != (wanted, shape):
+                raise DoesNotFit(f"{name!r} has rows of {list(x.shape[1:])} {NAMES[x.dtype]} now")
+        n = len(block.clips)
+        numbers = [self._files.setdefault(clip.file_id, len(self._files)) for clip in block.clips]
+        made: dict[str, Any] = {
+            "row": np.arange(self._number, self._number + n),
+            "file": np.array(numbers, np.int32),
+            "id": [c.id for c in block.clips],
+            "file_id": [c.file_id for c in block.clips],
+            "path": [c.path for c in block.clips],
+            "start": np.array([c.start for c in block.clips]),
+            "end": np.array([c.end for c in block.clips]),
+            "key": block.encoding.key.numpy(),
+            "n_frames": block.n_frames.int().numpy(),
+            **{name: _numbers(x) for name, x in held.items()},
+        }
+        made |= zip(_SUMS, _sums(made, self._parts), strict=True)
+        self._number, self.count = self._number + n, self.count + n
+        return made
+
+
+def write_lance(
+    folder: Path,
+    identity: Mapping[str, Any],
+    blocks: Iterable[IndexBlock],
+    *,
+    uri: str | None = None,
+    memory: int = MEMORY,
+    asked: Mapping[str, str | None] | None = None,
+    stored: str = "float32",
+    measured: Mapping[str, Any] | None = None,
+    measure: Callable[[Index], Mapping[str, Any]] | None = None,
+    null_sentences: Sequence[str] = (),
+    queries: Callable[[], Tensor | None] = lambda: None,
+) -> Index:
+    """Write an index into a table, and let it count; the old one stands until then. Otherwise as `write_index`.
+
+    uri: the folder or bucket that holds the table, None = the workspace. memory: bytes that coarse vectors may take;
+    where they would take more, cells of them are built. queries: gives unit vectors of sentences that cells are tuned
+    with. Raises DataError without a clip, DoesNotFit, EnvironmentProblem where the table cannot be written.
+    """
+    named = {name: value for name, value in (asked or {}).items() if value}
+    head = Head(dict(identity), named, stored, measured=dict(measured or {}))
+    generation = place.prepare(folder, head)
+    coming = iter(blocks)
+    first = next(coming, None)
+    if first is None:
+        raise DataError(f"there is no clip to index in {str(folder.parent)!r}; a table needs one")
+    head = dataclasses.replace(head, encoding=kept_as(first, stored))
+    parts = {name: (NAMES[x.dtype], tuple(x.shape[1:])) for name, x in parts_of(first, head).items()}
+    about = Table(uri, f"{_NAME}{generation.name}", 0, 0, 0, parts, memory, None, tuple(null_sentences))
+    maker = _Rows(head, parts, {}, 0)
+    at = _place(folder, about)
+    table = LanceTable.create(at, _columns(about), map(maker.made, chain([first], coming)))
+    many = maker.count * prod(parts["coarse"][1]) * 2 > memory
+    if many and parts["coarse"][1][0] > 1:
+        logger.info("clips have several coarse vectors, which cells cannot hold: they are kept in memory all the same")
+    cells = many and parts["coarse"][1][0] == 1
+    if cells:
+        table.build(max(1, round(sqrt(maker.count))))
+        table = LanceTable.open(at)
+    about = dataclasses.replace(
+        about, version=table.version, rows=maker.count, files=maker.files, probes=_PROBES[1] if cells else None
+    )
+    head = dataclasses.replace(head, table=about)
+    if cells and (asking := queries()) is not None:
+        probes, found = LanceIndex(folder, generation, head, table).tuned(asking, 200)
+        logger.info("of the 200 nearest clips %.1f %% are found in %d cells", 100 * found, probes)
+        head = dataclasses.replace(head, table=dataclasses.replace(about, probes=probes))
+    done = _committed(folder, generation, head, table, measure)
+    LanceTable.drop(at.uri, at.name, lambda name: name.startswith(_NAME))
+    return done
+
+
+def parts_of(block: IndexBlock, head: Head) -> dict[str, Tensor]:
+    """Return what a row keeps of clips besides who they are: coarse vectors, times, the method's tensors."""
+    coarse = vectors(block.coarse)
+    found = {"coarse": half("coarse", coarse.float()).cpu(), "ts": block.ts.double()}
+    for name, kept in head.encoding.items():
+        x = block.encoding[name]
+        if kept.in_coarse:
+            if not x.equal(coarse[:, 0]):
+                raise DoesNotFit(f"{name!r} is not the coarse vector any more")
+        else:
+            found[f"t.{name}"] = half(name, x) if head.stored == "float16" and halves(x) else x
+    return found
+
+
+def _committed(
+    folder: Path, generation: Path, head: Head, table: LanceTable, measure: Callable[[Index], Mapping[str, Any]] | None
+) -> LanceIndex:
+    index = LanceIndex(folder, generation, head, table)
+    if measure is not None:
+        head = dataclasses.replace(head, measured={**head.measured, **measure(index)})
+    place.commit(folder, generation, head)
+    return LanceIndex(folder, generation, head, table)
+
+
+def _place(folder: Path, about: Table) -> Place:
+    return Place(about.uri or str(folder.parent), about.name)
+
+
+def _columns(about: Table) -> list[Column]:
+    fixed = [
+        Column("row", "int64"), Column("file", "int32"), Column("id", "text"), Column("file_id", "text"),
+        Column("path", "text"), Column("start", "float64"), Column("end", "float64"), Column("key", "int64"),
+        Column("n_frames", "int32"), *(Column(name, "bytes", _SUM_BYTES) for name in _SUMS),
+    ]  # fmt: skip
+    return [*fixed, *(Column(name, dtype, prod(shape)) for name, (dtype, shape) in about.parts.items())]
+
+
+def _numbers(x: Tensor) -> np.ndarray:
+    """[n, width] as the table has it: bfloat16 by its bits, truth as 0 and 1."""
+    flat = x.contiguous().view(len(x), -1)
+    if x.dtype == torch.bfloat16:
+        return flat.view(torch.int16).numpy()
+    return flat.to(torch.uint8).numpy() if x.dtype == torch.bool else flat.numpy()
+
+
+def _sums(rows: Mapping[str, Any], parts: Table | Mapping[str, Any]) -> tuple[list[bytes], list[bytes]]:
+    """Return the two checksums of each row: of what is shown, and of what is scored."""
+    names = sorted((parts.parts if isinstance(parts, Table) else parts).keys() - {"ts"})
+    held = [np.ascontiguousarray(rows[name]) for name in names]
+    scored = [_digest(b"".join(x[i].tobytes() for x in held)) for i in range(len(rows["id"]))]
+    return [_digest(part) for part in _about_bytes(rows)], scored
+
+
+def _about_bytes(rows: Mapping[str, Any]) -> Iterator[bytes]:
+    numbers = [np.ascontiguousarray(rows[name]) for name in ("start", "end", "key", "n_frames", "ts")]
+    for i, texts in enumerate(zip(rows["id"], rows["file_id"], rows["path"], strict=True)):
+        yield "\0".join(texts).encode("utf-8", "surrogatepass") + b"".join(x[i].tobytes() for x in numbers)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:_SUM_BYTES]
