@@ -34,7 +34,7 @@ from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.engine.features.share import share_of
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress
-from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
+from tvr_cli.plans import FeaturePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
@@ -185,7 +185,7 @@ def precompute(
     model.merge_for_inference()
     use_fast_linear(model)
     _remember_text(model, about.name)
-    by_time = _by_time(frames.plan, model.provides, options)
+    by_time = has_films(frames.plan, model.provides, options)
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
@@ -380,11 +380,6 @@ def encode_texts(
     return truncated
 
 
-def _by_time(frames: FramePlan, provides: frozenset[str], options: PrecomputeOptions) -> bool:
-    """Whether frames are encoded by time, once a file: not where clips are wanted whole or with their patches."""
-    return has_films(frames, provides) and not options.temporal_shift and not options.patches
-
-
 def _shard_rows(row_bytes: int, most: int) -> int:
     return max(1, min(most, _SHARD_BYTES // max(1, row_bytes)))
 
@@ -502,7 +497,7 @@ def _planned(
     vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
-    if _by_time(frames.plan, about.provides, options):
+    if has_films(frames.plan, about.provides, options):
         pictures = frames.count_frames(share.films(lacking(frames, films_there, there)))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts

@@ -214,6 +214,8 @@ class Session:
             return self._open
         before = self._stamp()
         lagging = before["kept"] and not self._keeps
+        if lagging:
+            kept.require_begun(self.workspace)
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
