@@ -3,8 +3,8 @@
     python scripts/bench_films.py --hours 100 --dim 512
 
 The index is synthetic: films of an hour at one frame a second, random unit vectors, an edge every few seconds. Printed
-are the median of some queries, the time of one sum over all frame vectors as they are mapped (what one read costs), and
-what of the process's memory belongs to no file.
+are the median of some queries, without a moment head and with one of random weights, the time of one sum over all frame
+vectors as they are mapped (what one read costs), and what of the process's memory belongs to no file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tvr_cli.engine.searching import cells, moments, ranking, session
+from tvr_cli.engine.searching import cells, confidence, moments, ranking, session
 from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.stores.index.store import IndexBlock, IndexedClip, write_index
 from tvr_cli.stores.index.timeline import FilmBlock, IndexedFilms
+from tvr_cli.stores.moment_head import PARTS, MadeFor, MomentHead
 from tvr_cli.types import Encoding
 
 SECONDS = 3600  # a film
@@ -44,18 +45,32 @@ def main() -> None:
         (part,) = index.films
         print(f"{len(part.array('ts')):,} frames of {args.dim} values, {len(part.live):,} moments")
         queries = unit(np.random.default_rng(1), args.queries, args.dim)
-        ask(part, queries[0])
-        before = anonymous_mb()
-        spent = [cpu(lambda q=q: ask(part, q)) for q in queries]  # type: ignore[misc]
-        read = statistics.median(cpu(lambda: part.array("frames").view(np.uint16).sum()) for _ in range(3))
-        took = statistics.median(spent)
-        print(f"a query {1000 * took:.0f} ms, one read of the vectors {1000 * read:.0f} ms: {took / read:.2f}")
-        print(f"memory of no file: {anonymous_mb():.0f} MB, before the queries {before:.0f} MB")
+        steps = np.linspace(0, 1, 101).tolist()
+        lines = confidence.Confidence(len(part.live), 500, 100, steps, steps, None)
+        for name, by, sure in (
+            ("a query", ranking.Compared(session.products), lines),
+            ("with a head", ranking.ByHead(head(args.dim), session.products), None),
+            ("with a head and its confidence", ranking.ByHead(head(args.dim), session.products), lines),
+        ):
+            first = cpu(lambda: ask(part, queries[0], by, sure))  # noqa: B023
+            before = anonymous_mb()
+            took = statistics.median(cpu(lambda: ask(part, q, by, sure)) for q in queries)  # noqa: B023
+            read = statistics.median(cpu(lambda: part.array("frames").view(np.uint16).sum()) for _ in range(5))
+            print(f"{name} {1000 * took:.0f} ms, one read of the vectors {1000 * read:.0f} ms: {took / read:.2f}")
+            print(
+                f"  the first {1000 * first:.0f} ms; memory of no file {anonymous_mb():.0f} MB, before {before:.0f} MB"
+            )
 
 
-def ask(part: IndexedFilms, query: np.ndarray) -> None:
-    """Answer a sentence as a session does."""
-    moments.search([part], query[None], SearchOptions(), ranking.Compared(session.products))
+def ask(part: IndexedFilms, query: np.ndarray, by: ranking.Ranking, sure: confidence.Confidence | None) -> None:
+    """Answer a sentence as a session does. sure: the lines that confidence is told by, None = it is not."""
+    moments.search([part], query[None], SearchOptions(), by, sure)
+
+
+def head(dim: int) -> MomentHead:
+    """Return a head that has learned nothing: what it costs does not depend on its weights."""
+    weights = np.random.default_rng(2).standard_normal((PARTS, dim, dim)).astype(np.float32) / dim
+    return MomentHead(weights, np.zeros(dim, np.float32), MadeFor("none", {}, 1, 1.0), 1, 1, 0, "")
 
 
 def films(n: int, dim: int) -> Iterator[FilmBlock]:

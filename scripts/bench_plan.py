@@ -1,12 +1,13 @@
 """Measure what a frame plan costs and what moments can be found in it, on films of `make_moment_films.py`.
 
-    python scripts/make_moment_films.py films --kind stretched --random-phase
+    python scripts/make_moment_films.py films --kind stretched --phase
     python scripts/bench_plan.py films -o out
 
 Three workspaces are made below `out`: every frame at 4 a second, `--fps 4` (without those that look like the one
 before), and the plan that a folder of one's own gets unasked. Printed of each are its frames and their bytes, the
 queries of which some span of the index has an IoU of 0.5 with a true moment, mean IoU and median edge of the best such
-span, and R@1 as `bench_moments.py` has it. `--run` names a run that ranks.
+span, and R@1 as `bench_moments.py` has it. `--head` names the run of a moment head, which
+ranks then.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("films", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--run", help="name or folder of a run that ranks, instead of text_guided")
+    parser.add_argument("--head", help="folder of the run of a moment head; without it none ranks")
     args = parser.parse_args()
     truth = read_truth(args.films / "truth.jsonl")
     for name, flags in PLANS.items():
@@ -44,8 +45,16 @@ def main() -> None:
         if not (folder / "frames").is_dir():
             workspace.extract(args.films, **flags)  # type: ignore[arg-type]
         workspace.features(backbone="demo-tiny")
-        by: dict[str, str] = {"run": args.run} if args.run else {"method": "text_guided", "backbone": "demo-tiny"}
-        report = workspace.search(list(truth), k=_TOP, per_file=0, **by)  # type: ignore[arg-type]
+        report = workspace.search(
+            list(truth),
+            k=_TOP,
+            per_file=0,
+            method="text_guided",
+            backbone="demo-tiny",
+            run=args.head,
+            no_head=args.head is None,
+            min_confidence=None,
+        )
         frames = Workspace(folder).frames()
         size = sum(path.stat().st_size for path in (folder / "frames").glob("*.safetensors"))
         print(f"{name}: {frames.count_frames(frames.films()):,} frames, {size / 1e6:.1f} MB")

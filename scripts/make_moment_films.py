@@ -13,8 +13,8 @@ joined: scenes of one second, hard cuts between them, as the test videos have th
 6 s, log-uniform. one-take: one background and no cut; between the events a pause. A moment is right where colour, shape
 and action are what the query says, and the texture where it says one. Everything follows from the seed.
 
---random-phase: black is shown before each film for less than a second, another time for each, and films have 24 frames
-a second instead of 8: no edge lies where a frame plan would have it.
+--phase: black is shown before each film for less than a second, another time for each, and films have 24 frames a
+second instead of 8: no edge lies where a frame plan would have it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KINDS = ("joined", "stretched", "one-take")
 SHORTEST_S, LONGEST_S = 0.5, 6.0  # of a stretched scene
 _TEXTURES = {"striped": {"striped", "stripes"}, "dotted": {"dotted", "dots"}}
 PAUSES_S = (0.5, 2.0)  # between the events of one take
-_FINER = 3  # times as many frames where the phase is random
+_FINER = 3  # times as many frames where films have a phase
 
 
 def main() -> None:
@@ -48,21 +48,20 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=160, help="videos that the films are made of")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="whose videos")
     parser.add_argument("--skip", type=int, default=0, help="videos of the split that are left to other films")
-    parser.add_argument("--phase", action="store_true", help="begin each film at random against the grid of a plan")
+    parser.add_argument("--phase", action="store_true", help="begin each film between two frames of a plan")
     parser.add_argument("--a-film", type=int, default=40, help="videos a film")
     parser.add_argument("--lead", type=float, default=0.0, help="seconds of the first frame before all else")
-    parser.add_argument("--random-phase", action="store_true", help="begin each film between two frames of a plan")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    moved = args.lead, args.split, args.skip, args.phase, args.random_phase
+    moved = args.lead, args.split, args.skip, args.phase
     print(Films(args.kind, args.videos, args.a_film, args.seed, *moved).make(args.folder))
 
 
 @dataclasses.dataclass(frozen=True)
 class Films:
-    """Which films. lead: seconds that move every edge against the grid of a frame plan; phase: more, by chance.
+    """Which films. lead: seconds that move every edge against the grid of a frame plan.
 
-    random_phase: black before each film, and more frames a second, so that the phase is no part of a frame of a scene.
+    phase: black before each film, and more frames a second, so that where an edge lies is no whole frame of a scene.
     """
 
     kind: str
@@ -73,7 +72,6 @@ class Films:
     split: str = "test"
     skip: int = 0
     phase: bool = False
-    random_phase: bool = False
 
     def make(self, folder: Path) -> str:
         """Write films and truth; say what was made."""
@@ -81,11 +79,11 @@ class Films:
         folder.mkdir(parents=True, exist_ok=True)
         encoder, rng = encode.find_encoder(), Random(f"{self.seed}/{self.kind}/films")
         shown: list[tuple[str, float, float, Scene]] = []
-        rate = render.FPS * (_FINER if self.random_phase else 1)
+        rate = render.FPS * (_FINER if self.phase else 1)
         for number, start in enumerate(range(0, len(scenes), self.a_film)):
             name, frames = f"{number:03d}.mp4", list[np.ndarray]()
-            black = Random(f"{self.seed}/{self.kind}/phase/{number}").randrange(1, rate) if self.random_phase else 0
-            at = lead = round(self.lead * render.FPS) + (rng.randrange(render.FPS) if self.phase else 0)
+            black = Random(f"{self.seed}/{self.kind}/phase/{number}").randrange(1, rate) if self.phase else 0
+            at = lead = round(self.lead * render.FPS)
             for part in itertools.chain.from_iterable(
                 _parts(scenes[start : start + self.a_film], self.kind, rng, number)
             ):

@@ -99,7 +99,7 @@ def test_tcmgc_has_no_number_and_says_the_gain_that_its_authors_give():
 
 def test_no_yaml_is_forgotten():
     kinds = {p.parent.name for p in presets_root().rglob("*.yaml")}
-    assert kinds <= {"methods", "datasets", "backbones", "recipes", "sweeps"}
+    assert kinds <= {"methods", "datasets", "backbones", "recipes", "sweeps", "ranges"}
 
 
 @pytest.mark.parametrize("name", preset_names("sweeps"))

@@ -98,6 +98,7 @@ VERBS = {
         "shorter: 'float | None' = None, not_in: 'PathLike | None' = None, "
         "device: 'str' = 'auto', offline: 'bool' = False) -> 'QueryReport'"
     ),
+    "require_page": "(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'",
     "page": ("(self, found: 'QueryReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'WrittenPage'"),
     "save_clips": (
         "(self, found: 'QueryReport', folder: 'PathLike', *, pad: 'float' = 0.0, overwrite: 'bool' = "
@@ -113,6 +114,11 @@ VERBS = {
         "backbone: 'str | None' = None, first: 'str | None' = None, no_head: 'bool' = False, device: "
         "'str' = 'auto', offline: 'bool' = False) -> 'ExplainReport'"
     ),
+    "similar": (
+        "(self, moment: 'str', *, k: 'int' = 10, backbone: 'str | None' = None, device: 'str' = 'auto', "
+        "offline: 'bool' = False) -> 'SimilarReport'"
+    ),
+    "ask_for": "(self, verb: 'str', **asked: 'Any') -> 'Any'",
     "require_drawable": ("(self, to: 'PathLike', *, overwrite: 'bool' = False) -> 'None'"),
     "draw": ("(self, found: 'ExplainReport', to: 'PathLike', *, overwrite: 'bool' = False) -> 'Path'"),
     "train_moments": (
@@ -123,9 +129,17 @@ VERBS = {
     "sweep": (
         "(self, file: 'PathLike | None' = None, *, methods: 'str | Sequence[str]' = (), encoders: 'str | "
         "Sequence[str]' = (), data: 'str | Sequence[str]' = (), seeds: 'str | Sequence[int]' = (), set: "
-        "'str | Sequence[str]' = (), name: 'str | None' = None, jobs: 'int' = 1, shard: 'str' = '1/1', "
+        "'str | Sequence[str]' = (), tuned: 'str | None' = None, name: 'str | None' = None, "
+        "jobs: 'int' = 1, shard: 'str' = '1/1', "
         "workers: 'int | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, offline: "
         "'bool' = False, dry_run: 'bool' = False) -> 'SweepReport | SweepPreview'"
+    ),
+    "optimise": (
+        "(self, methods: 'str | Sequence[str]', *, encoders: 'str | Sequence[str]' = (), data: 'str | "
+        "Sequence[str]' = (), trials: 'int' = 16, seed: 'int' = 0, ranges: 'PathLike | None' = None, config: "
+        "'PathLike | None' = None, set: 'str | Sequence[str]' = (), name: 'str | None' = None, jobs: 'int' = 1, "
+        "shard: 'str' = '1/1', workers: 'int | None' = None, device: 'str' = 'auto', threads: 'int | None' = "
+        "None, offline: 'bool' = False, dry_run: 'bool' = False) -> 'OptimiseReport | OptimisePreview'"
     ),
     "table": (
         "(self, sweep: 'PathLike', *, baseline: 'str | None' = None, plot: 'PathLike | None' = None, "

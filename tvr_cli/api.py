@@ -36,6 +36,7 @@ from tvr_cli.api_flags import (
 from tvr_cli.api_scores import judge_scores, protocol_card
 from tvr_cli.api_showing import Showing
 from tvr_cli.api_sweeping import Sweeping
+from tvr_cli.defaults import FOUND
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
-FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
 _SPLITS = ("train", "val", "test")
 
 
@@ -565,12 +565,17 @@ class OpenWorkspace(Showing, Sweeping):
 
     def ask(self, sentences: str | Sequence[str] = (), **asked: Any) -> QueryReport:
         """Answer as `search` does, by the server of the workspace where one runs (`tvr serve`), which has all open."""
+        found: QueryReport = self.ask_for("search", sentences=several(sentences), **asked)
+        return found
+
+    def ask_for(self, verb: str, **asked: Any) -> Any:
+        """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
+        found = None
         if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
             from tvr_cli.engine.searching import resident
 
-            if (found := resident.ask(self.workspace, {"sentences": several(sentences), **asked})) is not None:
-                return found
-        return self.search(sentences, **asked)
+            found = resident.ask(self.workspace, verb, asked)
+        return getattr(self, verb)(**asked) if found is None else found
 
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
@@ -582,8 +587,4 @@ class OpenWorkspace(Showing, Sweeping):
             self._sessions[named] = None
             if (found := query.ask_lightly(self.workspace, flags, wanted, options, device=device)) is not None:
                 return found
-        if (session := self._sessions.get(named)) is None:
-            session = query.session(self.workspace, flags, device=device, offline=offline)
-            self._sessions.clear()  # one backbone in memory is enough
-            self._sessions[named] = session
-        return query.ask(session, wanted, options)
+        return query.ask(self._session(flags, device, offline), wanted, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvr_cli import log
 from tvr_cli.errors import ConfigError
@@ -13,9 +13,12 @@ from tvr_cli.files import is_text
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.searching.explain import ExplainReport
+    from tvr_cli.engine.searching.asked import Asked
     from tvr_cli.engine.searching.query import QueryReport
+    from tvr_cli.engine.searching.session import Session
     from tvr_cli.engine.showing.page.write import WrittenPage
+    from tvr_cli.results.alike import SimilarReport
+    from tvr_cli.results.explained import ExplainReport
 
 PathLike = str | os.PathLike[str]
 
@@ -25,6 +28,7 @@ class Showing:
 
     workspace: Workspace
     progress: log.Watcher | None
+    _sessions: dict[Any, Session | None]
 
     def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
         """Write an answer as a page for a browser, which needs no network; with `search(curves=True)` it has curves.
@@ -94,7 +98,7 @@ class Showing:
         video: the file's id or path, `PATH@START-END` for a part of it. Raises ConfigError for an empty sentence,
         DataError for what is no file of the library, and as `search`.
         """
-        from tvr_cli.engine.searching import query, typed
+        from tvr_cli.engine.searching import typed
         from tvr_cli.engine.searching.asked import Asked
         from tvr_cli.engine.searching.heads import split
 
@@ -103,8 +107,20 @@ class Showing:
         where = typed.stretch(video)
         with self._watched():
             run, head = split(self.workspace, run, use=not no_head)
-            flags = Asked(run, method, backbone, first)
-            return query.session(self.workspace, flags, device=device, offline=offline).explain(sentence, where, head)
+            return self._session(Asked(run, method, backbone, first), device, offline).explain(sentence, where, head)
+
+    def similar(
+        self, moment: str, *, k: int = 10, backbone: str | None = None, device: str = "auto", offline: bool = False
+    ) -> SimilarReport:
+        """Return what looks like a file of the library, or like a moment of it (`PATH@START-END`), best first.
+
+        Raises ConfigError and DataError for what is no file or moment of the library, and as `search`.
+        """
+        from tvr_cli.engine.searching import similar
+        from tvr_cli.engine.searching.asked import Asked
+
+        with self._watched():
+            return similar.similar(self._session(Asked(backbone=backbone), device, offline), moment, k=k)
 
     def require_drawable(self, to: PathLike, *, overwrite: bool = False) -> None:
         """Raise ConfigError where `draw` would: for another ending, or a file that is there."""
@@ -122,6 +138,17 @@ class Showing:
 
         with self._watched():
             return explain_plot.draw(found, self.workspace, Path(to), overwrite=overwrite)
+
+    def _session(self, flags: Asked, device: str, offline: bool) -> Session:
+        """Return the session that answers with what is named; it stays open until another is asked for."""
+        from tvr_cli.engine.searching import query
+
+        named = (flags, device, offline)
+        if (session := self._sessions.get(named)) is None:
+            session = query.session(self.workspace, flags, device=device, offline=offline)
+            self._sessions.clear()  # one backbone in memory is enough
+            self._sessions[named] = session
+        return session
 
     def _watched(self) -> AbstractContextManager[None]:
         return log.watched(self.progress)

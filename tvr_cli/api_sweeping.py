@@ -12,6 +12,7 @@ from tvr_cli.api_flags import at_least, listed, path_of, several, shard_of
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
+    from tvr_cli.engine.whole.search_result import OptimisePreview, OptimiseReport
     from tvr_cli.engine.whole.sweep_result import SweepPreview, SweepReport
     from tvr_cli.engine.whole.table_result import TableReport
 
@@ -33,6 +34,7 @@ class Sweeping:
         data: str | Sequence[str] = (),
         seeds: str | Sequence[int] = (),
         set: str | Sequence[str] = (),
+        tuned: str | None = None,
         name: str | None = None,
         jobs: int = 1,
         shard: str = "1/1",
@@ -45,9 +47,9 @@ class Sweeping:
         """Train and evaluate every method with every encoder on every data set, a run a seed; finished cells are kept.
 
         file: YAML, or the name of a shipped sweep; what else is given takes the place of what it says. methods,
-        encoders, seeds: a list, or a text with commas. Failed cells are in the report and raise nothing. Raises
-        ConfigError for what cannot be swept, DataError for a data set that cannot be read, EnvironmentProblem while
-        another sweep works there, Interrupted.
+        encoders, seeds: a list, or a text with commas. tuned: a search (`optimise`) whose best settings count. Failed
+        cells are in the report and raise nothing. Raises ConfigError for what cannot be swept, DataError for a data set
+        that cannot be read, EnvironmentProblem while another sweep works there, Interrupted.
         """
         from tvr_cli.engine.whole import sweep
 
@@ -62,7 +64,53 @@ class Sweeping:
                 data=several(data),
                 seeds=listed(seeds if isinstance(seeds, str) else [str(seed) for seed in seeds]),
                 assignments=several(set),
+                tuned=tuned,
                 options=options,
+                dry_run=dry_run,
+            )
+
+    def optimise(
+        self,
+        methods: str | Sequence[str],
+        *,
+        encoders: str | Sequence[str] = (),
+        data: str | Sequence[str] = (),
+        trials: int = 16,
+        seed: int = 0,
+        ranges: PathLike | None = None,
+        config: PathLike | None = None,
+        set: str | Sequence[str] = (),
+        name: str | None = None,
+        jobs: int = 1,
+        shard: str = "1/1",
+        workers: int | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        offline: bool = False,
+        dry_run: bool = False,
+    ) -> OptimiseReport | OptimisePreview:
+        """Search settings of methods at random, on validation alone, with the same number of trials for each.
+
+        ranges: YAML in place of the shipped ranges. config: YAML as of `sweep`, for encoders, data and the rest. Raises
+        as `sweep` does, and ConfigError for a method that has no ranges or nothing to train.
+        """
+        from tvr_cli.engine.whole import optimise
+        from tvr_cli.engine.whole.sweep import SweepOptions
+        from tvr_cli.engine.whole.sweep_plan import Search
+
+        at_least("--workers", workers, 1)
+        at_least("--trials", trials, 1)
+        named = name if name is not None or config is not None else optimise.DEFAULT_NAME
+        with self._watched():
+            return optimise.optimise(
+                listed(methods),
+                self.workspace,
+                search=Search(trials, seed, path_of(ranges)),
+                file=path_of(config),
+                encoders=listed(encoders),
+                data=several(data),
+                assignments=several(set),
+                options=SweepOptions(named, jobs, shard_of(shard), device, threads, workers, offline),
                 dry_run=dry_run,
             )
 

@@ -143,6 +143,7 @@ class SweepConfig:
 
     methods: presets of methods, or `recipe:NAME` for a published configuration. encoders: as `--backbone` names them.
     data: `NAME:ROOT[:VARIANT]`. baseline: the method that `tvr table` tests the others against, None = the first.
+    tuned: the name of a search (`tvr optimise`) whose best settings the methods get.
     """
 
     methods: tuple[str, ...] = ()
@@ -150,6 +151,7 @@ class SweepConfig:
     data: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     baseline: str | None = None
+    tuned: str | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------- layers
@@ -423,7 +425,7 @@ def _file_layers(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
     for base in _as_list(tree.pop("extends", [])):
         kind, _, name = str(base).partition("/")
         base_path = path.parent / f"{base}.yaml"
-        if kind in ("methods", "datasets", "backbones", "recipes") and not base_path.is_file():
+        if kind in ("methods", "datasets", "backbones", "recipes", "ranges") and not base_path.is_file():
             base_path = preset_path(kind, name)  # type: ignore[arg-type]
         layers += _file_layers(base_path, (*seen, path))
     card = tree.pop("card", None) if path.parent.resolve() == (presets_root() / "backbones").resolve() else None

@@ -21,10 +21,20 @@ Watcher = Callable[[str, int, int | None], None]
 
 logger = logging.getLogger("tvr")
 
-_repeats: Counter[str] = Counter()
-_said: set[str] = set()
 _state = {"bars": False, "person": False}
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+class _Audience:
+    """Who hears what is said, and what they were told. repeats: how often each warning came."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+        self.repeats: Counter[str] = Counter()
+
+
+_everybody = _Audience()
+_listening: ContextVar[_Audience] = ContextVar("listening", default=_everybody)
 
 
 def printable(text: str) -> str:
@@ -68,8 +78,8 @@ class Bar:
 
 def set_up(*, quiet: bool = False, debug: bool = False) -> None:
     """Send the log to stderr. Bars appear only on a terminal, without NO_COLOR-less colour codes elsewhere."""
-    _repeats.clear()
-    _said.clear()
+    _everybody.repeats.clear()
+    _everybody.said.clear()
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line())
@@ -94,24 +104,51 @@ class _Line(logging.Formatter):
 
 def finish() -> None:
     """Say how often each repeated warning came."""
-    for message, n in _repeats.items():
+    repeats = _listening.get().repeats
+    for message, n in repeats.items():
         if n > 1:
             logger.warning("warning: (%d times) %s", n, message)
-    _repeats.clear()
+    repeats.clear()
 
 
 def warn_once(message: str) -> None:
     """Warn the first time; later repeats are only counted, `finish` says how many there were."""
-    _repeats[message] += 1
-    if _repeats[message] == 1:
+    repeats = _listening.get().repeats
+    repeats[message] += 1
+    if repeats[message] == 1:
         logger.warning("warning: %s", message)
 
 
 def say_once(message: str) -> None:
     """Say something the first time that it is true."""
-    if message not in _said:
-        _said.add(message)
+    said = _listening.get().said
+    if message not in said:
+        said.add(message)
         logger.info("%s", message)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[list[str]]:
+    """Give the lines that are said in the block, by this thread or task, to somebody who was told nothing before.
+
+    That is whoever asks a process that goes on: what is said once is said once to each of them. The log has it, too.
+    """
+    lines: list[str] = []
+    token = _listening.set(_Audience())
+    listening = _listening.get()
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if _listening.get() is listening and record.levelno >= logging.INFO:
+                lines.append(printable(record.getMessage()))
+
+    handler = Listening()
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        _listening.reset(token)
 
 
 def ask(question: str, answers: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean
 
-Kind = Literal["methods", "datasets", "backbones", "recipes", "sweeps"]
+Kind = Literal["methods", "datasets", "backbones", "recipes", "sweeps", "ranges"]
 
 
 def presets_root() -> Path:

@@ -290,7 +290,8 @@ class Workspace(os.PathLike[str]):
     def find_run(self, run: str) -> RunDir:
         """Return an existing run by name, or by path from anywhere.
 
-        Raises DataError when there is none, with what is wrong where a folder of this name is there.
+        Raises DataError when there is none, with what is wrong where a folder of this name is there, and for a moment
+        head.
         """
         path = Path(run)
         if os.sep in run and RunDir(path).config_path.is_file():
@@ -298,6 +299,11 @@ class Workspace(os.PathLike[str]):
         found = self.run(path.name if os.sep in run else run)
         if found.begun:
             return found
+        if (head := self.find_head(run)) is not None:
+            raise DataError(
+                f"the run {head.name!r} is a moment head: it ranks moments by time for `tvr query` and scores no "
+                "captions; judge it with: " + commands.tvr("moments", truth="truth.jsonl", run=run, workspace=self)
+            )
         there = sorted(r.name for r in self.runs())
         raise DataError(
             found.flaw()

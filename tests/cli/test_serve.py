@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import re
+import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,19 +19,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import av
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from videos import decode_all
 
-from tvr_cli import errors, files
+from tvr_cli import errors, files, log
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import resident
+from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.engine.searching.query import QueryReport
-from tvr_cli.server import door, running
+from tvr_cli.server import door, running, streams
 from tvr_cli.server.app import create_app
+from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Rules
 from tvr_cli.server.library import Library, Named
 from tvr_cli.version import __version__
@@ -133,7 +140,7 @@ def test_the_page_and_its_parts_name_no_other_address(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         *("/api/library", "/api/search", "/api/watch", "/api/picture", "/media"),
-        *("/api/clip", "/api/clips", "/api/timeline"),
+        *("/api/clip", "/api/clips", "/api/timeline", "/api/stream"),
     }
 
 
@@ -269,6 +276,64 @@ def test_a_moment_of_a_file_that_has_gone_is_said_and_the_others_are_saved(clien
         path.with_suffix(".away").rename(path)
 
 
+# ---------------------------------------------------------------------------------------------------------- transcoded
+
+
+def test_a_file_is_transcoded_from_the_second_that_is_asked_for(client, place, tmp_path):
+    video = sorted(library_files(client))[0]
+    film = decode_all(place / "videos" / video)
+    with av.open(str(place / "videos" / video)) as container:
+        rate = float(container.streams.video[0].average_rate or 0)
+    said = client.get("/api/stream", params={"video": video, "at": 1.0})
+    assert said.status_code == 200 and said.headers["content-type"] == "video/mp4"
+    made = tmp_path / "made.mp4"
+    made.write_bytes(said.content)
+    with av.open(str(made)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.codec.canonical_name == "h264"
+        assert b"moof" in said.content and said.content.index(b"moov") < said.content.index(b"moof")
+    found = decode_all(made)
+    assert len(found) == len(film) - round(rate)
+    for ours, theirs in zip(found, film[round(rate) :], strict=True):
+        assert np.abs(ours.astype(int) - theirs.astype(int)).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        ({"video": "nowhere.mp4"}, 404, "no video"),
+        ({"video": "test/00000.mp4", "at": 1e6}, 404, "cannot be transcoded: it has no picture at 1000000.0 s"),
+        ({"video": "test/00000.mp4", "at": "nan"}, 400, "at"),
+        ({"video": "test/00000.mp4", "at": -1}, 400, "at"),
+    ],
+)
+def test_what_cannot_be_transcoded_is_said(client, asked, status, words):
+    said = client.get("/api/stream", params=asked)
+    assert said.status_code == status and words in said.json()["error"]
+
+
+def test_a_file_that_is_no_video_any_more_is_said_to_be_none(client, place):
+    video = sorted(library_files(client))[-1]
+    path = place / "videos" / video
+    data = path.read_bytes()
+    path.write_bytes(b"it was replaced by words" * 100)
+    try:
+        said = client.get("/api/stream", params={"video": video})
+        assert said.status_code == 404 and "not readable as a video" in said.json()["error"]
+        cut = client.get("/api/clip", params={"video": video, "start": 0, "end": 1})
+        assert cut.status_code == 404 and "not readable as a video" in cut.json()["error"]
+    finally:
+        path.write_bytes(data)
+
+
+def test_no_more_is_encoded_at_a_time_than_there_are_places():
+    encoders = Encoders(at_once=1, wait_s=0.01)
+    with encoders.place(), pytest.raises(errors.EnvironmentProblem, match="1 videos are cut or transcoded already"):
+        encoders.take()
+    with encoders.place():
+        pass
+
+
 # ------------------------------------------------------------------------------------------------------------- hostile
 
 
@@ -320,6 +385,15 @@ def hostile(place: Path) -> list[tuple[str, str, dict[str, str], dict[str, Any]]
     return found
 
 
+def test_no_file_is_opened_that_an_imported_video_without_one_is_called(client, place, library, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(library, "file", lambda video: LibraryFile(video, "secret.txt", 1.0))
+    for address in ("/media", "/api/stream"):
+        said = client.get(address, params={"video": "a"})
+        assert said.status_code == 404 and SECRET not in said.text
+        assert said.json()["error"] == "'secret.txt' was imported without its file"
+
+
 def test_no_hostile_request_reaches_a_file_or_ends_the_server(client, place):
     requests = hostile(place)
     assert len(requests) >= 60
@@ -367,7 +441,7 @@ ASKED: dict[str, Any] = {"sentences": [SENTENCE], "k": 2, "min_confidence": None
 
 def test_a_query_is_answered_by_the_server_with_the_same(opened, place, library):
     assert opened.stat().st_mode & 0o777 == 0o600
-    found = resident.ask(library.workspace, ASKED)
+    found = resident.ask(library.workspace, "search", ASKED)
     assert (
         found is not None and found.to_json() == library.answer([SENTENCE], {"k": 2, "min_confidence": None}).to_json()
     )
@@ -376,11 +450,48 @@ def test_a_query_is_answered_by_the_server_with_the_same(opened, place, library)
     QueryReport.from_json(json.loads(result.stdout), "the answer")
 
 
+@pytest.mark.parametrize("words", [["explain", SENTENCE, "test/00000.mp4"], ["similar", "test/00000.mp4"]])
+def test_other_commands_that_ask_are_answered_by_the_server_with_the_same(opened, place, monkeypatch, words):
+    served = CliRunner().invoke(app, ["--debug", *words, "-o", str(place / "out"), "--json"])
+    assert served.exit_code == 0 and "answered by the server of this workspace" in served.stderr
+    monkeypatch.setenv("TVR_NO_SERVER", "1")
+    alone = CliRunner().invoke(app, [*words, "-o", str(place / "out"), "--json"])
+    assert alone.exit_code == 0 and json.loads(served.stdout) == json.loads(alone.stdout)
+    refused = CliRunner().invoke(app, [*words[:-1], "nowhere.mp4", "-o", str(place / "out")])
+    assert refused.exit_code == 3 and "found 'nowhere.mp4'" in refused.stderr
+
+
+def test_a_file_is_the_one_that_its_name_means_where_it_was_typed(opened, library, place, monkeypatch):
+    def similar(moment: str) -> Any:
+        return resident.ask(library.workspace, "similar", {"moment": moment, "k": 1})
+
+    monkeypatch.chdir(place / "videos" / "test")
+    assert similar("00001.mp4@0-1").video_id == "test/00001.mp4"
+    assert similar("../val/00000.mp4").video_id == "val/00000.mp4"
+    there = os.getcwd()
+    monkeypatch.setattr(resident, "_here", lambda: str(place))  # who asks stands elsewhere than the server
+    assert similar("videos/val/00000.mp4").video_id == "val/00000.mp4"
+    assert similar(f"{there}/00001.mp4").video_id == similar("test/00001.mp4").video_id == "test/00001.mp4"
+    assert similar("../val/00000.mp4") is None  # a file of the library as seen from the server alone
+
+
+def test_what_is_said_once_is_said_to_each_who_asks(opened, library, client, caplog):
+    line = "answers have no confidence: it takes 30 moments or windows to tell, and the index has 8"
+    for _ in range(2):
+        caplog.clear()
+        with log.told() as said:  # as in a process of its own
+            assert resident.ask(library.workspace, "search", ASKED) is not None
+        assert said == [line]
+        answer = client.get("/api/search", params={"q": SENTENCE})
+        assert json.loads(answer.headers["tvr-said"]) == [line]
+    assert "tvr-said" not in client.get("/api/library").headers
+
+
 def test_what_the_server_refuses_is_refused_with_its_words(opened, place):
     result = CliRunner().invoke(app, ["query", " ", "-o", str(place / "out")])
     assert result.exit_code == 2 and "expected a sentence to look for" in result.stderr
     with pytest.raises(errors.ConfigError, match="expected a sentence"):
-        resident.ask(Workspace(place / "out"), {"sentences": [""]})
+        resident.ask(Workspace(place / "out"), "search", {"sentences": [""]})
 
 
 @pytest.mark.parametrize(
@@ -394,41 +505,41 @@ def test_what_the_server_refuses_is_refused_with_its_words(opened, place):
     ],
 )
 def test_what_the_server_does_not_answer_with_is_answered_here(opened, library, asked):
-    assert resident.ask(library.workspace, asked) is None
+    assert resident.ask(library.workspace, "search", asked) is None
 
 
 @pytest.mark.parametrize("flag, value", [("device", "cpu:0"), ("method", "mean"), ("offline", True)])
 def test_what_was_named_otherwise_than_for_the_server_is_said(flag, value, opened, library, caplog):
     with caplog.at_level("DEBUG", logger="tvr"):
-        assert resident.ask(library.workspace, {**ASKED, flag: value}) is None
+        assert resident.ask(library.workspace, "search", {**ASKED, flag: value}) is None
     assert f"not asked of a server: it was started with another --{flag} than was named" in caplog.text
 
 
 def test_files_by_name_and_by_whole_paths_are_asked_of_the_server(opened, library, place):
     for inside in ("*.mp4", f"{place}/videos/"):
-        found = resident.ask(library.workspace, {**ASKED, "inside": [inside]})
+        found = resident.ask(library.workspace, "search", {**ASKED, "inside": [inside]})
         assert found is not None and len(found.results[0].hits) == 2
 
 
 def test_a_backbone_that_the_variable_names_here_alone_is_asked_here(opened, library, monkeypatch):
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")  # the server was started before
-    assert resident.ask(library.workspace, ASKED) is None
+    assert resident.ask(library.workspace, "search", ASKED) is None
     monkeypatch.delenv("TVR_BACKBONE")
-    assert resident.ask(library.workspace, ASKED) is not None
+    assert resident.ask(library.workspace, "search", ASKED) is not None
 
 
 def test_other_versions_other_workspaces_and_the_variable_are_answered_here(opened, library, monkeypatch, tmp_path):
     other = Workspace(tmp_path / "other")
     other.root.mkdir()
     other.server_note.write_text(library.workspace.server_note.read_text())
-    assert resident.ask(other, ASKED) is None
+    assert resident.ask(other, "search", ASKED) is None
     with monkeypatch.context() as changed:
         changed.setattr(resident, "__version__", "0.0.1")
-        assert resident.ask(library.workspace, ASKED) is None
+        assert resident.ask(library.workspace, "search", ASKED) is None
     with monkeypatch.context() as changed:
         changed.setenv("TVR_NO_SERVER", "1")
-        assert resident.ask(library.workspace, ASKED) is None
-    assert resident.ask(library.workspace, ASKED) is not None
+        assert resident.ask(library.workspace, "search", ASKED) is None
+    assert resident.ask(library.workspace, "search", ASKED) is not None
 
 
 @pytest.mark.parametrize(
@@ -437,7 +548,7 @@ def test_other_versions_other_workspaces_and_the_variable_are_answered_here(open
 def test_a_note_that_says_nothing_is_no_server(note, tmp_path):
     workspace = Workspace(tmp_path)
     workspace.server_note.write_text(note, encoding="latin-1")
-    assert resident.ask(workspace, ASKED) is None and resident.running(workspace) is None
+    assert resident.ask(workspace, "search", ASKED) is None and resident.running(workspace) is None
 
 
 def test_a_stale_or_foreign_socket_is_ignored(tmp_path, monkeypatch):
@@ -450,14 +561,135 @@ def test_a_stale_or_foreign_socket_is_ignored(tmp_path, monkeypatch):
     for path in (plain, dead, tmp_path / "none"):
         note = {"tvr": __version__, "pid": os.getpid(), "url": HERE, "socket": str(path)}
         workspace.server_note.write_text(json.dumps(note))
-        assert resident.ask(workspace, ASKED) is None
+        assert resident.ask(workspace, "search", ASKED) is None
     live = tmp_path / "live.sock"
     with socket.socket(socket.AF_UNIX) as line:
         line.bind(str(live))
         line.listen()
         workspace.server_note.write_text(json.dumps({**note, "socket": str(live)}))
         monkeypatch.setattr(resident, "peer", lambda line: os.getuid() + 1)
-        assert resident.ask(workspace, ASKED) is None  # another user listens
+        assert resident.ask(workspace, "search", ASKED) is None  # another user listens
+
+
+@pytest.mark.parametrize("says", [b"", b"something else\n"])
+def test_a_server_that_sleeps_or_speaks_otherwise_is_not_waited_for(tmp_path, monkeypatch, says):
+    monkeypatch.setattr(resident, "_HEARD_S", 0.2)
+    workspace = Workspace(tmp_path)
+    with socket.socket(socket.AF_UNIX) as line:
+        line.bind(str(tmp_path / "live.sock"))
+        line.listen()
+        note = {"tvr": __version__, "pid": os.getpid(), "url": HERE, "socket": str(tmp_path / "live.sock")}
+        workspace.server_note.write_text(json.dumps(note))
+
+        def answer() -> None:
+            with line.accept()[0] as asking:
+                asking.sendall(says)
+                asking.recv(1 << 16)
+                time.sleep(0.5)
+
+        other = threading.Thread(target=answer)
+        other.start()
+        assert resident.ask(workspace, "search", ASKED) is None
+        other.join()
+
+
+def test_whoever_connects_and_says_nothing_keeps_nobody_waiting(opened, library):
+    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as half:
+        silent.connect(str(opened))
+        half.connect(str(opened))
+        half.sendall(b'{"tvr": ')
+        assert resident.ask(library.workspace, "search", ASKED) is not None
+
+
+# ------------------------------------------------------------------------------------- what happens while it is served
+
+
+def test_an_index_that_is_made_again_or_deleted_meanwhile_is_noticed(client, place):
+    before = client.get("/api/search", params={"q": SENTENCE, "everything": True}).json()
+    tvr("index", "--method", "mean", "--overwrite", "-o", place / "out")
+    made = client.get("/api/search", params={"q": SENTENCE, "everything": True}).json()
+    assert [len(answer["results"][0]["hits"]) for answer in (before, made)] == [8, 8]
+    shutil.rmtree(place / "out" / "index")
+    again = client.get("/api/search", params={"q": SENTENCE, "everything": True})
+    assert again.status_code == 200 and len(again.json()["results"][0]["hits"]) == 8
+    tvr("index", "--method", "text_guided", "--overwrite", "-o", place / "out")
+
+
+def test_a_workspace_that_goes_meanwhile_is_said_to_have_gone(client, place):
+    (place / "out").rename(place / "away")
+    try:
+        for address in (f"/api/search?q={quote(SENTENCE)}", "/api/library", "/media?video=test/00000.mp4"):
+            said = client.get(address)
+            assert said.status_code == 404 and "found none" in said.json()["error"], said.text
+    finally:
+        (place / "away").rename(place / "out")
+    assert client.get("/api/search", params={"q": SENTENCE}).status_code == 200
+
+
+def test_a_video_that_is_being_written_is_said_not_to_be_readable(client, place):
+    path = place / "videos" / "test" / "00001.mp4"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3])
+    try:
+        for address in ("/api/stream?video=test/00001.mp4", "/api/clip?video=test/00001.mp4&start=0&end=1"):
+            said = client.get(address)
+            assert said.status_code == 404 and "not readable as a video" in said.json()["error"]
+        assert client.get("/media?video=test/00001.mp4").content == data[: len(data) // 3]
+    finally:
+        path.write_bytes(data)
+
+
+def test_clips_for_which_there_is_no_room_are_said_and_leave_nothing(client, place):
+    folder = place / "out" / "clips"
+    before = sorted(folder.iterdir()) if folder.is_dir() else []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Bytes that a file may have: the process that cuts inherits it.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        said = client.post("/api/clips", json={"moments": moments_of(client)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert said.status_code == 200
+    for clip in said.json()["clips"]["clips"]:
+        assert "cannot write" in clip["problem"] and "--clips" in clip["problem"]
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_of_clips_that_cannot_be_is_said(place, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    named = Library(Workspace(place / "out"), Named(), tmp_path / "file" / "clips")
+    made = create_app(named, Rules(running.hosts_of("127.0.0.1"), 8765))
+    with TestClient(made, base_url=HERE, raise_server_exceptions=False) as client:
+        said = client.post("/api/clips", json={"moments": [ONE]})
+        assert said.status_code in (404, 503) and str(tmp_path / "file") in said.json()["error"]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_who_watches_no_more_ends_what_is_transcoded(place, monkeypatch, gone):
+    monkeypatch.setattr(streams, "_IDLE_S", 0.3)
+    monkeypatch.setattr(streams, "_LOOK_S", 0.1)
+    encoders = Encoders(at_once=1, wait_s=0.01)
+
+    async def watch() -> None:
+        stream = await streams.Stream.open(place / "videos" / "test" / "00000.mp4", 0.0, None, encoders)
+        with pytest.raises(errors.EnvironmentProblem):
+            encoders.take()
+
+        async def receive() -> dict[str, Any]:
+            if not gone:
+                await asyncio.sleep(60)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.sleep(60)  # a laptop that sleeps takes nothing
+
+        await asyncio.wait_for(stream({"type": "http", "asgi": {}}, receive, send), 20)
+        assert stream._process.returncode is not None
+
+    asyncio.run(watch())
+    with encoders.place():
+        pass
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -494,6 +726,15 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = CliRunner().invoke(app, ["serve", "-o", str(tmp_path)])
     assert result.exit_code == 2 and "tvr-cli[serve]" in result.stderr
+
+
+@pytest.mark.slow
+def test_mixed_requests_of_many_clients_are_answered_and_memory_stays(place):
+    script = Path(__file__).resolve().parents[2] / "scripts" / "bench_serve.py"
+    asked = ["load", place, "--clients", 8, "--requests", 160, "--may-grow", 64]
+    done = subprocess.run([sys.executable, script, *map(str, asked)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wrong:" not in done.stdout and "since the first round" in done.stdout
 
 
 @pytest.mark.slow

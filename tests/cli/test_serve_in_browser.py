@@ -19,11 +19,14 @@ from PIL import Image
 from typer.testing import CliRunner
 from videos import decode_all, make_video
 
+from tvr_cli import files
 from tvr_cli.cli import app
 from tvr_cli.server import running
 from tvr_cli.server.app import create_app
 from tvr_cli.server.guard import Rules
 from tvr_cli.server.library import Library, Named
+from tvr_cli.watching.looking import Flaw
+from tvr_cli.watching.status import Board, Doing, WatchStatus
 from tvr_cli.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -38,6 +41,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "films").mkdir()
     for number, name in enumerate(NAMES):
         make_video(folder / "films" / name, 50 + number, fps=10, codec="libvpx", gop=10)
+    yield from serving(uvicorn, folder)
+
+
+@pytest.fixture(scope="module")
+def unplayable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of films that no browser plays as they are."""
+    uvicorn = pytest.importorskip("uvicorn")
+    folder = tmp_path_factory.mktemp("unplayable")
+    (folder / "films").mkdir()
+    make_video(folder / "films" / "tape.avi", 125, fps=25, codec="mpeg2video")
+    make_video(folder / "films" / "disc.mpg", 126, fps=25, codec="mpeg2video")
+    yield from serving(uvicorn, folder)
+
+
+def serving(uvicorn: Any, folder: Path) -> Iterator[str]:
+    """Serve the films of a folder."""
     out = folder / "out"
     for words in (
         ["extract-frames", folder / "films", "-o", out, "--num-frames", 4, "--workers", 1],
@@ -137,6 +156,31 @@ def test_keys_alone_ask_play_and_close(visit: Visit) -> None:
     assert not tab.locator("#player").is_visible()
 
 
+AT = "Number(new URL(document.querySelector('video').currentSrc).searchParams.get('at'))"
+
+
+def test_what_the_browser_cannot_play_is_transcoded_on_the_way_and_said(browser: Any, unplayable: str) -> None:
+    visit = Visit(browser, unplayable)
+    tab = visit.tab
+    tab.evaluate("document.getElementById('all').checked = true")
+    ask(visit)
+    for number in range(2):  # a film with sound, and one that is long enough to go elsewhere in it
+        (tab.locator(".card .play").first if number == 0 else tab.locator("#player-after")).click()
+        tab.wait_for_function("() => document.querySelector('video')?.currentSrc.includes('/api/stream')")
+        tab.wait_for_function("() => document.querySelector('video').played.length > 0")
+        assert "Transcoded for this browser" in tab.locator("#player-note").inner_text()
+        assert tab.evaluate("document.querySelector('video').videoWidth") == 160
+        tab.wait_for_function("() => document.querySelector('video').paused")
+    curve = tab.locator("#player-curve svg").bounding_box()
+    assert curve is not None
+    tab.mouse.click(curve["x"] + curve["width"] * 0.5, curve["y"] + 5)
+    tab.wait_for_function(f"() => {AT} > 2 && document.querySelector('video').played.length > 0")
+    tab.keyboard.press("Escape")
+    tab.wait_for_function("() => !document.querySelector('video')")
+    assert [one for one in visit.wrong if "416" not in one] == []
+    tab.context.close()
+
+
 def test_a_clip_is_saved_and_a_selection_exported_by_keys_alone(visit: Visit, served: str) -> None:
     ask(visit)
     tab = visit.tab
@@ -195,6 +239,33 @@ def test_a_dropped_picture_and_more_like_this_are_asked_with(visit: Visit) -> No
     visit.tab.wait_for_function("() => document.querySelector('#parts li')?.textContent.startsWith('like ')")
     visit.tab.wait_for_function("() => !document.getElementById('state').textContent.startsWith('Searching')")
     assert visit.tab.locator("#state.wrong").count() == 0
+
+
+@pytest.mark.parametrize("visit", LOOKS, indirect=True, ids=lambda look: f"{look[0]}-{look[1]}")
+def test_the_page_says_what_a_watcher_does_and_what_failed(visit: Visit, served: str) -> None:
+    with urllib.request.urlopen(f"{served}api/library") as answer:
+        workspace = Workspace(Path(json.load(answer)["workspace"]))
+    assert visit.tab.locator("#watch").is_hidden()  # none runs
+    board = Board(workspace, WatchStatus(workspace=str(workspace), state="starting", clips=3))
+    with files.lock(workspace.watch_folder):
+        board.say(
+            state="working", progress=Doing("encoding frames", 96, 480), settling=1, failed=2,
+            failures=[Flaw('<img src=x onerror="document.title=1">.mp4', "zero bytes"), Flaw("a/" * 200, "zero bytes")],
+        )  # fmt: skip
+        visit.tab.wait_for_selector("#watch p")
+        said = visit.tab.locator("#watch p").inner_text()
+        assert said == (
+            "New videos are being taken in; encoding frames: 96 of 480; 1 video still being written; 2 videos failed."
+        )
+        visit.tab.locator("#watch summary").click()
+        assert "<img src=x" in visit.tab.locator("#watch li").first.inner_text()
+        assert visit.tab.locator("#watch img").count() == 0
+        assert visit.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        require_accessible(visit)
+        board.say(state="waiting", progress=None, settling=0, read=1, clips=4)
+        visit.tab.wait_for_function("() => document.querySelector('#watch p').textContent.includes('read so far')")
+        assert visit.tab.locator("#watch details").get_attribute("open") is not None  # what was opened stays open
+    visit.tab.wait_for_function("() => document.getElementById('watch').hidden")
 
 
 def test_the_page_for_programs_lists_the_addresses(browser: Any, served: str) -> None:

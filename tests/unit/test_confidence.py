@@ -45,21 +45,25 @@ def filmed(folder: Path, turned: np.ndarray, bank: np.ndarray) -> Index:
     return write_index(folder, {}, [block], films=films)
 
 
-def told(folder: Path, turned: np.ndarray) -> np.ndarray:
-    """The confidences of the answers to some sentences in a turned world."""
+def told(folder: Path, turned: np.ndarray) -> list[list[Hit]]:
+    """The answers to some sentences in a turned world."""
     draw = np.random.default_rng(1)
     bank, strange, asked = (unit(draw, n) @ turned for n in (500, 500, 8))
     index = filmed(folder, turned, bank)
     lines = calibrate.of_films(index.films, bank, strange, seconds=60.0)
     assert lines.why is None and lines.moments == FILMS * FRAMES
-    answers = moments.search(index.films, asked.astype(np.float32), SearchOptions(k=3), lines=lines)
-    return np.array([[hit.confidence for hit in hits] for hits in answers])
+    return moments.search(index.films, asked.astype(np.float32), SearchOptions(k=3), lines=lines)
 
 
-def test_a_world_that_is_turned_is_as_sure(tmp_path):
+def test_a_world_that_is_turned_gives_the_same_moments_and_is_as_sure(tmp_path):
     turned = np.linalg.qr(np.random.default_rng(2).standard_normal((DIM, DIM)))[0].astype(np.float32)
-    straight = told(tmp_path / "straight", np.eye(DIM, dtype=np.float32))
-    np.testing.assert_allclose(told(tmp_path / "turned", turned), straight, atol=1e-3)
+    one, other = told(tmp_path / "straight", np.eye(DIM, dtype=np.float32)), told(tmp_path / "turned", turned)
+    for hits, again in zip(one, other, strict=True):
+        assert [(h.video_id, h.start, h.end) for h in hits] == [(h.video_id, h.start, h.end) for h in again]
+        # The index keeps frames in half precision, and a score is 50 cosines.
+        assert [h.score for h in hits] == pytest.approx([h.score for h in again], abs=5e-3)
+    straight, sure = (np.array([[h.confidence for h in hits] for hits in answers]) for answers in (one, other))
+    np.testing.assert_allclose(sure, straight, atol=1e-3)
     assert straight.std() > 0.1  # not all of one mind
 
 

@@ -30,7 +30,7 @@ EXACT = PrecomputeOptions(dtype="fp32", device="cpu")
 
 @pytest.fixture(autouse=True)
 def _said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_repeats", Counter())
+    monkeypatch.setattr(log._everybody, "repeats", Counter())
     logging.getLogger("tvr").propagate = True
 
 

@@ -23,6 +23,7 @@ from tvr_cli import log
 from tvr_cli.backbones import load, registry
 from tvr_cli.engine.features import precompute as engine
 from tvr_cli.engine.features import repair as repairing
+from tvr_cli.engine.features import suiting
 from tvr_cli.engine.features.choose import choose_backbone
 from tvr_cli.engine.features.frame_batches import ahead
 from tvr_cli.engine.features.precompute import backbone_of, encode_captions
@@ -521,9 +522,9 @@ def test_demo_tiny_warns_of_real_videos_only(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "toy" / "test").mkdir(parents=True)
     (tmp_path / "toy" / "events.jsonl").write_text("")
     toy = tiny_frames.clip("x", 1).clip.record
-    engine._warn_of_real_videos([_moved(toy, tmp_path / "toy" / "test" / "0.mp4")])
+    suiting._warn_of_real_videos("demo-tiny", [_moved(toy, tmp_path / "toy" / "test" / "0.mp4")])
     assert not caplog.text
-    engine._warn_of_real_videos([_moved(toy, tmp_path / "holiday" / "0.mp4")])
+    suiting._warn_of_real_videos("demo-tiny", [_moved(toy, tmp_path / "holiday" / "0.mp4")])
     assert "demo-tiny knows only the toy world" in caplog.text
 
 

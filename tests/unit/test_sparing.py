@@ -93,6 +93,24 @@ def test_a_cut_is_kept_at_once_whatever_was_spent() -> None:
     assert {i * 10 / LOOKS for i in range(16)} <= set(found) and len(found) < 90
 
 
+def test_short_shots_cost_a_frame_and_long_ones_one_every_second_after_two() -> None:
+    spent = [picture(i) for i in range(LOOKS * 10)]  # something new in every look: nothing is left to spend
+    shots = [picture(i % 100 + 100, grey=40 + 50 * (i // 14 % 4)) for i in range(14 * 8)]  # of 3.5 seconds
+    found = [at for at in kept([*spent, *shots]) if at >= 10 + 14]  # four shots later
+    of_shots = [at % 3.5 for at in (np.array(found) - 10).tolist()]
+    assert sorted(set(of_shots)) == [0, 2, 3] and len(found) == 3 * 4
+
+
+def test_what_is_paid_for_does_not_put_off_the_end_of_a_thing() -> None:
+    dull = [picture(cell % 200) for cell in range(LOOKS * 30)]
+    bare = Thinning(5.0, 1.0, float(LOOKS))
+    before = kept(dull, bare)  # all is spent, and one more is saved in eight seconds
+    still, thing = [dull[-1]] * (8 * LOOKS + 1), [picture(201 + i) for i in range(LOOKS)]
+    rest = kept([*still, *thing, *[dull[-1]] * 8], bare, first=len(dull))
+    comes = (len(dull) + len(still)) / LOOKS
+    assert before[-1] < 30 and rest == [30.0, comes, comes + 0.25, comes + 1]
+
+
 def test_a_resumed_reading_keeps_what_one_that_was_not_stopped_does() -> None:
     looks = [picture(i % 7, i % 5 + 20, grey=60 if i % 50 < 20 else 150) for i in range(200)]
     whole, seen = Thinning(5.0, 1.0, float(LOOKS)), list[tuple[float, float, bool]]()

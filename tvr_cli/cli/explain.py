@@ -16,13 +16,14 @@ from tvr_cli.cli.options import (
     Backbone,
     Device,
     Json,
+    NoHead,
     Offline,
     Searched,
     require_threads,
 )
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.searching.explain import ExplainReport
+    from tvr_cli.results.explained import ExplainReport
 
 _BAR = 20  # letters of the longest
 
@@ -42,7 +43,7 @@ def explain(
         str | None,
         typer.Option("--first", help="The first backbone of an index of two, where it is a module of your own."),
     ] = None,
-    no_head: Annotated[bool, typer.Option("--no-head", help="Rank moments without the moment head that fits.")] = False,
+    no_head: NoHead = False,
     device: Device = "auto",
     offline: Offline = False,
     as_json: Json = False,
@@ -55,9 +56,10 @@ def explain(
     opened = api.open_workspace(workspace)
     if out is not None:
         opened.require_drawable(out, overwrite=overwrite)  # before anything is computed
-    report = opened.explain(
-        text,
-        video,
+    report = opened.ask_for(
+        "explain",
+        sentence=text,
+        video=video,
         run=run,
         method=method,
         backbone=backbone,

@@ -22,6 +22,7 @@ NAMES = (
     "evaluate",
     "compare",
     "reproduce",
+    "optimise",
     "sweep",
     "mteb",
     "table",

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tvr_cli import api
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Backbone, Device, Json, Offline, Searched, require_threads
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.searching.similar import Alike, SimilarReport
+    from tvr_cli.results.alike import Alike, SimilarReport
 
 
 def similar(
@@ -28,11 +29,9 @@ def similar(
 
     Example: tvr similar holiday.mp4@12-15 --index out/
     """
-    from tvr_cli.engine.searching import similar as engine
-    from tvr_cli.engine.searching.asked import Asked
-
     require_threads()
-    report = engine.similar(workspace, moment, Asked(backbone=backbone), k=k, device=device, offline=offline)
+    opened = api.open_workspace(workspace)
+    report = opened.ask_for("similar", moment=moment, k=k, backbone=backbone, device=device, offline=offline)
     render.result(report, as_json, lambda: _show(report))
 
 

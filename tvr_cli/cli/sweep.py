@@ -37,6 +37,9 @@ def sweep(
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="N,M", help="A run of each; default 0.")] = None,
     assignments: Assignments = None,
+    tuned: Annotated[
+        str | None, typer.Option("--tuned", metavar="NAME", help="Take the best settings of a search (tvr optimise).")
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Of the sweep's folder below WORKSPACE/sweeps; default: the file's.")
     ] = None,
@@ -63,6 +66,7 @@ def sweep(
         data=data or (),
         seeds=seeds or (),
         set=assignments or (),
+        tuned=tuned,
         name=name,
         jobs=jobs,
         shard=shard,

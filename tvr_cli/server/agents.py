@@ -105,7 +105,7 @@ class Tools:
         said["min_confidence"] = None if everything else confidence
         library = self._library
         whole = {"sentences": [sentence], **vars(library.named), **said}
-        found = resident.ask(library.workspace, whole) or library.answer([sentence], said)
+        found = resident.ask(library.workspace, "search", whole) or library.answer([sentence], said)
         return found.to_json()
 
     def describe(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ POST /api/search           the same with a picture in the body
 GET  /api/watch            what keeps it up to date, as `tvr watch --status --json`
 GET  /api/picture          the frame nearest to a second of a file
 GET  /media                a file of the library, or a part of it (byte ranges)
+GET  /api/stream           a file from a second on, transcoded for a browser
 GET  /api/clip             a moment as a file of its own
 POST /api/clips            chosen moments saved as files, as `tvr query --save-clips`
 POST /api/timeline         chosen moments for an editor, as `tvr query --export`
@@ -28,10 +29,12 @@ from urllib.parse import quote
 from fastapi import Depends, FastAPI, Form, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from tvr_cli import log
-from tvr_cli.engine.searching.hits import Hit
+from tvr_cli.engine.searching.hits import Hit, why_missing
+from tvr_cli.engine.showing.clips import track_of
 from tvr_cli.errors import (
     ConfigError,
     DataError,
@@ -45,6 +48,7 @@ from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library
 from tvr_cli.server.pictures import Pictures
+from tvr_cli.server.streams import Stream
 from tvr_cli.server.taking import Taking, chosen
 from tvr_cli.server.wanted import (
     LONGEST_PAD_S,
@@ -74,7 +78,8 @@ def create_app(library: Library, rules: Rules) -> Guard:
         dependencies=[Depends(require_known)],
     )  # fmt: skip
     pictures = Pictures(library.workspace)
-    taking = Taking(library.clips_folder, Encoders())
+    encoders = Encoders()
+    taking = Taking(library.clips_folder, encoders)
     static = {name: _static(__package__, f"static/{name}") for name in _STATIC}
     # Moments look and play here as in `--html`.
     static["cards.css"] = _static("tvr_cli.engine.showing.page", "page.css")
@@ -132,20 +137,26 @@ def create_app(library: Library, rules: Rules) -> Guard:
         return watching.read(library.workspace).to_json()
 
     @app.get("/api/search")
-    def search(asked: Annotated[Asked, Query()]) -> dict[str, Any]:
-        """Find moments: the answer of `tvr query --json`, with its flags."""
-        return library.answer(asked.sentences, asked.flags()).to_json()
+    def search(asked: Annotated[Asked, Query()], response: Response) -> dict[str, Any]:
+        """Find moments: the answer of `tvr query --json`, with its flags. What the command would say on stderr stands
+        in the header `tvr-said`, a list of JSON.
+        """
+        with log.told() as said:
+            found = library.answer(asked.sentences, asked.flags()).to_json()
+        response.headers.update(_said(said))
+        return found
 
     @app.post("/api/search")
-    def search_by_picture(asked: Annotated[AskedByPicture, Form()]) -> dict[str, Any]:
+    def search_by_picture(asked: Annotated[AskedByPicture, Form()], response: Response) -> dict[str, Any]:
         """Find moments that look like a picture, with what else is asked added to it."""
-        with tempfile.TemporaryDirectory(prefix="tvr-") as folder:
+        with tempfile.TemporaryDirectory(prefix="tvr-") as folder, log.told() as said:
             path = Path(folder) / "picture"
             path.write_bytes(asked.image.file.read())
             try:
                 found = library.answer(asked.sentences, {**asked.flags(), "image": [path]}).to_json()
             except TvrError as e:  # where it was put for a moment tells nobody anything
                 raise type(e)(str(e).replace(repr(str(path)), "the picture that was sent")) from e
+        response.headers.update(_said(said))
         return _renamed(found, str(path), "a picture")
 
     @app.get("/api/picture", response_class=Response)
@@ -158,12 +169,20 @@ def create_app(library: Library, rules: Rules) -> Guard:
     def media(video: str) -> Response:
         """Return a file of the library; with `Range`, a part of it."""
         path = library.file(video).path
-        if not os.path.isfile(path):
-            raise DataError(f"{path!r} was renamed, moved or deleted since it was indexed")
+        _require_there(path)
         kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
         if not kind.startswith(("video/", "audio/")):  # whatever its name says, a browser is to run nothing of it
             kind = "application/octet-stream"
         return FileResponse(path, media_type=kind)
+
+    @app.get("/api/stream", response_class=StreamingResponse)
+    async def stream(video: str, at: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0) -> Response:
+        """Return a file of the library from a second on, transcoded on the way to what every browser plays: H.264 and
+        AAC in a fragmented MP4, whose time 0 is that second.
+        """
+        file = await run_in_threadpool(library.file, video)
+        _require_there(file.path)
+        return await Stream.open(Path(file.path), at, track_of(file.id, file.path), encoders)
 
     @app.get("/api/clip", response_class=StreamingResponse)
     def clip(
@@ -208,8 +227,15 @@ def _hit(moment: Moment, library: Library) -> Hit:
         raise ConfigError(f"expected a moment that ends after it starts, found {moment.start:g} to {moment.end:g}")
     return Hit(
         0, moment.score, file.id, file.path, moment.start, moment.end, moment.peak, moment.confidence,
-        missing=not os.path.isfile(file.path), channel=moment.channel, said=moment.said,
+        missing=not (os.path.isabs(file.path) and os.path.isfile(file.path)), channel=moment.channel, said=moment.said,
     )  # fmt: skip
+
+
+def _require_there(path: str) -> None:
+    if not os.path.isabs(path):  # an id alone, and no file of that name is meant
+        raise DataError(f"{path!r} was {why_missing(path)}")
+    if not os.path.isfile(path):
+        raise DataError(f"{path!r} was renamed, moved or deleted since it was indexed")
 
 
 def _attached(name: str) -> dict[str, str]:

@@ -1,27 +1,27 @@
-"""A socket for `tvr query` of the same user: the far side of `engine/searching/resident.py`."""
+"""A socket for commands of the same user that ask: the far side of `engine/searching/resident.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tvr_cli import files, log
-from tvr_cli.engine.searching import resident
+from tvr_cli.engine.searching import resident, typed
 from tvr_cli.errors import TvrError
-from tvr_cli.server.library import Library
+from tvr_cli.server.library import Library, Named
 from tvr_cli.version import __version__
 
 _LONGEST = 4 * 2**20  # bytes of what is asked
 _PATIENCE_S = 10.0  # for a question that was begun
+_NAMING = {"explain": "video", "similar": "moment"}  # arguments that name a file of the library
 
 
 class Door:
@@ -67,30 +67,54 @@ class Door:
                 asked = files.parse_json(resident.read_line(asking, _LONGEST))
             except ValueError:
                 return
+            asking.sendall(resident.HEARD)
             asking.sendall(json.dumps(self._said(asked)).encode() + b"\n")
 
-    def _said(self, asked: Any) -> dict[str, Any]:
+    def _said(self, request: Any) -> dict[str, Any]:
         """Return the answer to what came in."""
         library = self._library
-        if not isinstance(asked, dict) or not isinstance(asked.get("search"), dict):
+        if not isinstance(request, dict) or not isinstance(request.get("asked"), dict):
             return {"other": "it was asked nothing"}
-        if asked.get("tvr") != __version__:
+        if request.get("tvr") != __version__:
             return {"other": f"it is of tvr {__version__}"}
-        if asked.get("workspace") != str(library.workspace.root.resolve()):
+        if request.get("workspace") != str(library.workspace.root.resolve()):
             return {"other": "it serves another workspace"}
-        if asked.get("TVR_BACKBONE") != self._variable:
+        if request.get("TVR_BACKBONE") != self._variable:
             return {"other": "TVR_BACKBONE was another where it was started"}
-        search = dict(asked["search"])
-        if other := [name for name, own in vars(library.named).items() if search.pop(name, own) != own]:
+        verb = str(request.get("verb"))
+        if verb not in resident.REPORTS:
+            return {"other": f"it knows nothing of {verb!r}"}
+        asked = dict(request["asked"])
+        named, usual = vars(library.named), vars(Named())
+        if other := [name for name, own in named.items() if asked.pop(name, usual[name]) != own]:
             return {"other": f"it was started with another --{other[0]} than was named"}
-        with _heard() as said:
+        with log.told() as said:
             try:
-                report = library.answer(search.pop("sentences", []), search)
+                asked.update(self._as_named_there(verb, asked, request.get("folder")))
+                report = library.do(verb, asked)
             except TvrError as e:
                 return {"error": {"kind": type(e).__name__, "text": str(e)}, "said": said}
             except TypeError as e:
                 return {"other": f"it does not know what was asked ({e})"}
+            except resident.Nobody as e:
+                return {"other": str(e)}
         return {"report": report.to_json(), "said": said}
+
+    def _as_named_there(self, verb: str, asked: Mapping[str, Any], there: Any) -> dict[str, str]:
+        """Return the argument that names a file, as it is meant in the folder of who asks. Raises resident.Nobody."""
+        argument = _NAMING.get(verb)
+        if argument is None or not isinstance(text := asked.get(argument), str):
+            return {}
+        name = typed.stretch(text).video
+        files = self._library.files()
+        if name in files or os.path.isabs(name):
+            return {}
+        paths = {file.path for file in files.values()}
+        if isinstance(there, str) and (path := os.path.normpath(os.path.join(there, name))) in paths:
+            return {argument: path + text[len(name) :]}
+        if os.path.abspath(name) in paths:
+            raise resident.Nobody(f"{name!r} is a file as seen from where it was started, and not from here")
+        return {}
 
 
 def folder() -> Path:
@@ -105,22 +129,3 @@ def folder() -> Path:
     if there.st_uid != os.getuid() or there.st_mode & 0o077:
         return Path(tempfile.mkdtemp(prefix="tvr-"))  # somebody else made a folder of this name, or opened it to others
     return made
-
-
-@contextlib.contextmanager
-def _heard() -> Iterator[list[str]]:
-    """Give the lines that the log gets in the block, which whoever asked is to see."""
-    said: list[str] = []
-    here = threading.get_ident()
-
-    class Listening(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == here and record.levelno >= logging.INFO:
-                said.append(log.printable(record.getMessage()))
-
-    handler = Listening()
-    log.logger.addHandler(handler)
-    try:
-        yield said
-    finally:
-        log.logger.removeHandler(handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,12 +69,15 @@ class Library:
 
     def answer(self, sentences: list[str], asked: Mapping[str, Any]) -> QueryReport:
         """Answer as `OpenWorkspace.search` does, with what the server was told to answer with. Raises as it does."""
-        named = self.named
+        found: QueryReport = self.do("search", {"sentences": sentences, **asked})
+        return found
+
+    def do(self, verb: str, asked: Mapping[str, Any]) -> Any:
+        """Do what a verb of `OpenWorkspace` does, with what the server was told to answer with. Raises as it does."""
+        act = getattr(self._open, verb)
+        takes = inspect.signature(act).parameters
         with self._asking:
-            return self._open.search(
-                sentences, run=named.run, method=named.method, backbone=named.backbone, first=named.first,
-                device=named.device, offline=named.offline, **asked,
-            )  # fmt: skip
+            return act(**{name: value for name, value in vars(self.named).items() if name in takes}, **asked)
 
     def about(self) -> LibraryReport:
         """Say what is searched. Raises as `files` does."""

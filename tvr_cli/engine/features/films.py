@@ -12,7 +12,7 @@ from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.features.frame_batches import ahead
 from tvr_cli.engine.features.frame_loader import seen
 from tvr_cli.log import progress
-from tvr_cli.plans import FeaturePlan, FramePlan
+from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
 from tvr_cli.stores.features.films import FilmFeatures, film_row_key
 from tvr_cli.stores.features.store import clip_row_key
 from tvr_cli.stores.features.writer import FeatureWriter
@@ -24,9 +24,10 @@ _BYTES = 64_000_000  # of a shard; what may be lost when a run is stopped
 _ROWS = 128
 
 
-def has_films(plan: FramePlan, provides: frozenset[str]) -> bool:
-    """Whether a backbone's features of such frames are those of films: not where it encodes whole clips."""
-    return plan.has_timelines and "frames" in provides and "video.pooled" not in provides
+def has_films(plan: FramePlan, provides: frozenset[str], options: PrecomputeOptions) -> bool:
+    """Whether features of such frames are those of films: not where clips are wanted whole, or with their patches."""
+    of_clips = options.temporal_shift or options.patches
+    return plan.has_timelines and "frames" in provides and "video.pooled" not in provides and not of_clips
 
 
 def lacking(frames: FrameStore, films: set[str], clips: set[str]) -> list[Film]:

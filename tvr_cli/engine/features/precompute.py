@@ -7,7 +7,6 @@ content, captions by text, and what a run leaves behind when it is stopped is ta
 from __future__ import annotations
 
 import platform
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,21 +21,20 @@ from tvr_cli import commands, files, plans
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.base import ON_DEMAND, Backbone, Description
 from tvr_cli.backbones.text_tower import card as text_card
-from tvr_cli.backbones.toy import is_toy
 from tvr_cli.defaults import DEFAULT_METHOD
 from tvr_cli.engine import suggest
-from tvr_cli.engine.device import computes_in_half, pick_device
-from tvr_cli.engine.features import cost, word_importance
-from tvr_cli.engine.features.choose import DEFAULT_BACKBONE, choose_backbone
+from tvr_cli.engine.device import pick_device
+from tvr_cli.engine.features import cost, suiting, word_importance
+from tvr_cli.engine.features.choose import choose_backbone
 from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, no_captions, no_census, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
 from tvr_cli.engine.features.fast_linear import use_fast_linear
 from tvr_cli.engine.features.films import encode_films, has_films, lacking, row_keys
 from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.engine.features.share import share_of
-from tvr_cli.errors import ConfigError, DataError
-from tvr_cli.log import logger, progress, warn_once
-from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
+from tvr_cli.errors import DataError
+from tvr_cli.log import logger, progress
+from tvr_cli.plans import FeaturePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
@@ -69,7 +67,6 @@ _SENTENCES = (
     "a dog runs on the beach", "two people talk in a kitchen", "a man plays the guitar on a stage", "a cartoon",
     "a car drives through the city at night", "a woman explains how to cook rice", "the sun sets over the sea",
 )  # fmt: skip
-_SHOWS = {"crop": "are cropped to their centre", "squash": "are squashed to a square, nothing cut off"}
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ def precompute(
     model.merge_for_inference()
     use_fast_linear(model)
     _remember_text(model, about.name)
-    by_time = _by_time(frames.plan, model.provides, options)
+    by_time = has_films(frames.plan, model.provides, options)
     identity = plan.identity(model.identity(), frames.identity)
     fingerprint = features.fingerprint_of(identity)
     folder = workspace.feature_folder(fingerprint)
@@ -308,72 +305,11 @@ def _inputs(
         captions=len(corpus.texts),
     )
     about = registry.resolve(chosen)
-    _require_view(frames, about, workspace)
-    _require_frames(frames, about, workspace)
-    if options.patches and "video.patches" not in about.provides:
-        raise ConfigError(
-            f"--patches: the backbone {about.name} has no patches of frames to keep (it is no ViT of which only the "
-            f"class token is pooled); leave it out, or take one that provides video.patches "
-            f"({commands.tvr('backbones')})"
-        )
+    suiting.require(about, frames, options, workspace)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
-    if is_toy(about.name):
-        _warn_of_real_videos(about.name, frames.records)
-    if about.non_commercial:
-        warn_once(f"the weights of {about.name} are under {about.licence}: not for commercial use")
-    _warn_of_slow_precision(options)
+    suiting.warn(about, frames, options)
     return frames, corpus, about, plan
-
-
-def _warn_of_slow_precision(options: PrecomputeOptions) -> None:
-    if options.precision == "fp32" or pick_device(options.device).type != "cpu":
-        return
-    if computes_in_half(options.precision) is False:
-        warn_once(
-            f"this processor has no instructions for {options.precision}: --precision {options.precision} takes "
-            "several times as long here as fp32"
-        )
-
-
-def _frames_for(backbone: Description, frames: FramePlan, workspace: Workspace) -> str:
-    """Return the command that reads the videos again for a backbone, into a workspace beside this one.
-
-    frames: how those of this one were chosen, and it goes on but for what the backbone decides.
-    """
-    root = workspace.root if workspace.root.name not in ("", "..") else workspace.root.resolve()
-    beside = Path(f"{root}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone.name)}")
-    flags = frames.flags() if backbone.frames is None else {}
-    return commands.tvr("extract-frames", *workspace.video_roots(), **{"for": backbone.name}, **flags, workspace=beside)
-
-
-def _require_view(frames: FrameStore, backbone: Description, workspace: Workspace) -> None:
-    """Raise DataError where frames do not show what a backbone sees: too few pixels, or another part of a picture."""
-    plan, view = frames.plan, backbone.view
-    if plan.serves(view):
-        return
-    for_it = _frames_for(backbone, plan, workspace)
-    if plan.fit not in ("whole", view.fit):
-        raise DataError(
-            f"the frames in {str(frames.root)!r} {_SHOWS[plan.fit]}, but the backbone {backbone.name} was trained on "
-            f"pictures that {_SHOWS[view.fit]}; give frames for it a workspace of their own: {for_it}"
-        )
-    raise DataError(
-        f"the frames in {str(frames.root)!r} are {plan.size} px, but the backbone {backbone.name} takes {view.size} "
-        f"px; name one that takes {plan.size} px or less with --backbone ({commands.tvr('backbones')}), or give larger "
-        f"frames a workspace of their own: {for_it}"
-    )
-
-
-def _require_frames(frames: FrameStore, backbone: Description, workspace: Workspace) -> None:
-    """Raise DataError where clips do not have the one number of frames that a backbone takes."""
-    if backbone.frames is None or frames.plan.slots == backbone.frames:
-        return
-    found = "any number of frames" if frames.plan.slots is None else f"up to {frames.plan.slots} frames"
-    raise DataError(
-        f"the clips in {str(frames.root)!r} have {found}, but the backbone {backbone.name} takes {backbone.frames} a "
-        "clip; give frames for it a workspace of their own: " + _frames_for(backbone, frames.plan, workspace)
-    )
 
 
 def _counts(corpus: Corpus, *, encoded: int, truncated: int) -> CaptionCounts:
@@ -442,11 +378,6 @@ def encode_texts(
             "--max-words" if plan.words.length < model.context_length else f"{model.name} reads no more",
         )
     return truncated
-
-
-def _by_time(frames: FramePlan, provides: frozenset[str], options: PrecomputeOptions) -> bool:
-    """Whether frames are encoded by time, once a file: not where clips are wanted whole or with their patches."""
-    return has_films(frames, provides) and not options.temporal_shift and not options.patches
 
 
 def _shard_rows(row_bytes: int, most: int) -> int:
@@ -536,16 +467,6 @@ def text_norm(model: Backbone, identity: Mapping[str, Any]) -> dict[str, float]:
     return {"text_norm": round(float(torch.linalg.vector_norm(pooled.float(), dim=-1).mean()), 4)}
 
 
-def _warn_of_real_videos(name: str, records: Sequence[ClipRecord]) -> None:
-    """What ships with tvr has seen nothing but the toy world, whose folders are marked by `events.jsonl`."""
-    folders = {Path(r.path).parent for r in records}
-    if any(not any((p / "events.jsonl").is_file() for p in (f, *f.parents[:2])) for f in folders):
-        warn_once(
-            f"{name} knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
-            f"Use --backbone {DEFAULT_BACKBONE} for real ones"
-        )
-
-
 # ------------------------------------------------------------------------------------------------------------- dry run
 
 
@@ -576,7 +497,7 @@ def _planned(
     vectors = len(records) if "video.pooled" in about.provides else 0
     tokens = texts * (plan.words.length + 1)
     pictures = sum(about.frames or r.n_frames for r in records)
-    if _by_time(frames.plan, about.provides, options):
+    if has_films(frames.plan, about.provides, options):
         pictures = frames.count_frames(share.films(lacking(frames, films_there, there)))
         slots += pictures
     flops = per_frame * pictures + per_caption * texts

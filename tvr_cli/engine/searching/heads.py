@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tvr_cli import commands, log
@@ -25,35 +26,45 @@ def split(workspace: Workspace, run: str | None, *, use: bool = True) -> tuple[s
     return None, HeadWish(str(found.path), use)
 
 
-def head_for(workspace: Workspace, backbone: str, identity: Mapping[str, Any], wish: HeadWish) -> MomentHead | None:
-    """Return the head that ranks moments of features; None where there is none that fits. identity: the features'.
+@dataclass(frozen=True)
+class Chosen:
+    """The head that ranks moments, None = none does. lines: what whoever asks is to be told of that."""
 
-    Raises StoreMismatch where the one that is named does not fit, and as `MomentHead.open`; of others it is said.
+    head: MomentHead | None
+    lines: tuple[str, ...] = ()
+
+    def say(self) -> None:
+        """Tell it, once to each who asks."""
+        for line in self.lines:
+            log.say_once(line)
+
+
+def head_for(workspace: Workspace, backbone: str, identity: Mapping[str, Any], wish: HeadWish) -> Chosen:
+    """Return the head that ranks moments of features, where there is one that fits. identity: the features'.
+
+    Raises StoreMismatch where the one that is named does not fit, and as `MomentHead.open`.
     """
     if not wish.use:
-        return None
+        return Chosen(None)
     features = MadeFor.of(backbone, identity)
     if wish.named is not None:
         return _named(workspace, wish.named, features)
     if features is None:
-        return None
+        return Chosen(None)
     unfit: list[str] = []
     for run in workspace.heads():
         path = run_header.head_path(run.path)
         try:
             if not (unlike := moment_head.made_for(path).unlike(features)):
-                head = MomentHead.open(path)
-                log.say_once(f"moments are ranked by the head {run.name!r} (--no-head leaves it out)")
-                return head
+                line = f"moments are ranked by the head {run.name!r} (--no-head leaves it out)"
+                return Chosen(MomentHead.open(path), (line,))
         except TvrError as e:
             unlike = str(e)
         unfit.append(f"the head {run.name!r} is left out: {unlike}")
-    for line in unfit:
-        log.say_once(line)
-    return None
+    return Chosen(None, tuple(unfit))
 
 
-def _named(workspace: Workspace, named: str, features: MadeFor | None) -> MomentHead:
+def _named(workspace: Workspace, named: str, features: MadeFor | None) -> Chosen:
     found = workspace.find_head(named)
     if found is None:
         raise DataError(f"expected a moment head at {named!r}, found none; train one with: {_train(workspace)}")
@@ -62,8 +73,7 @@ def _named(workspace: Workspace, named: str, features: MadeFor | None) -> Moment
     unlike = "there are no frames by time here" if features is None else made.unlike(features)
     if unlike:
         raise StoreMismatch(f"the head {found.name!r} does not fit: {unlike}; train one here with: {_train(workspace)}")
-    log.say_once(f"moments are ranked by the head {found.name!r}")
-    return MomentHead.open(path)
+    return Chosen(MomentHead.open(path), (f"moments are ranked by the head {found.name!r}",))
 
 
 def _train(workspace: Workspace) -> str:

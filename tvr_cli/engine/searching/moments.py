@@ -6,15 +6,16 @@ What a moment's score is says `ranking.py`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.confidence import MILD, Confidence
+from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.ranking import NULL_SHARE, SHARPNESS, Alike, Compared, Ranking
+from tvr_cli.engine.searching.ranking import Compared, Ranking
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
 from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
@@ -30,12 +31,12 @@ def search(
     queries: np.ndarray,
     options: SearchOptions,
     ranking: Ranking | None = None,
-    lines: Confidence | None = None,
+    lines: Confidence | HeadLines | None = None,
 ) -> list[list[Hit]]:
     """Answer questions, unit vectors [T, D], with their best moments, best first.
 
-    ranking: None = by comparison with the bank. lines: by which confidence is told, None = it is not. Raises DataError
-    where a hit is damaged on disk.
+    ranking: None = by comparison with the bank. lines: by which confidence is told, those of a head where it ranks;
+    None = it is not. Raises DataError where a hit is damaged on disk.
     """
     ranking = ranking or Compared()
     library = _Library.of(films, options.only)
@@ -44,10 +45,15 @@ def search(
     with np.errstate(all="ignore"):  # a mean without length scores as no number, which comes last
         for start in range(0, len(queries), size):
             some = queries[start : start + size]
-            scores = np.concatenate([ranking.scores(part, some) for part in films], 1)
             tells: Iterable[Callable[[int], float | None] | None] = itertools.repeat(None)
-            if lines is not None and lines.why is None:
-                tells = (_confidences(library, one, lines) for one in _cosines(films, some, scores, ranking))
+            if not isinstance(lines, Confidence) or lines.why is not None:
+                scores = np.concatenate([ranking.scores(part, some, among) for part, among in library.parts()], 1)
+            else:
+                found = [ranking.with_cosines(part, some, among) for part, among in library.parts()]
+                scores, cosines = (np.concatenate(each, 1) for each in zip(*found, strict=True))
+                tells = [_confidences(library, one, lines) for one in cosines]
+            if isinstance(lines, HeadLines):
+                tells = [_confidences_by_head(library, query, lines) for query in some]
             for query, one, told in zip(some, scores, tells, strict=False):
                 answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking, told))
     return answers
@@ -161,18 +167,14 @@ class _Library:
         frames = sum(len(part.array("ts")) for part in films)
         return _Library(films, np.concatenate(files), live, there, frames, starts)
 
+    def parts(self) -> Iterator[tuple[IndexedFilms, np.ndarray]]:
+        """Yield each segment and which of its moments an answer may be of."""
+        return zip(self.films, np.split(self.live, self.starts[1:-1]), strict=True)
+
     def at(self, number: int) -> tuple[IndexedFilms, int]:
         """Return the films that a moment is among, and its number there."""
         of = int(np.searchsorted(self.starts, number, side="right")) - 1
         return self.films[of], number - int(self.starts[of])
-
-
-def _cosines(films: Sequence[IndexedFilms], queries: np.ndarray, scores: np.ndarray, ranking: Ranking) -> np.ndarray:
-    """Return the cosines [T, M] of sentences with the means of moments. scores: [T, M], of the ranking."""
-    if isinstance(ranking, Compared):
-        null = np.concatenate([part.array("null") for part in films])
-        return np.asarray((scores + NULL_SHARE * null) / SHARPNESS)
-    return np.concatenate([Alike(ranking.products).scores(part, queries) for part in films], 1)
 
 
 def _confidences(library: _Library, cosines: np.ndarray, lines: Confidence) -> Callable[[int], float | None]:
@@ -185,6 +187,16 @@ def _confidences(library: _Library, cosines: np.ndarray, lines: Confidence) -> C
     def told(number: int) -> float | None:
         part, local = library.at(number)
         return lines.of(float(cosines[number]) - float(part.array("mild")[local]) / MILD, apart)
+
+    return told
+
+
+def _confidences_by_head(library: _Library, query: np.ndarray, lines: HeadLines) -> Callable[[int], float | None]:
+    """Return what tells how sure a moment is, by its number, where a head ranks for one sentence [D]."""
+
+    def told(number: int) -> float | None:
+        part, local = library.at(number)
+        return lines.of(part, local, query)
 
     return told
 

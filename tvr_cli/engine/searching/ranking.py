@@ -18,11 +18,15 @@ linear, p = sum of A_i x_i over the mean of the moment's frames and the frames i
 is the sum of (A_i' (q - m)) x_i: four directions a sentence, looked for in the same frames by one scan. What remains is
 the length of p, which no sentence changes: it is computed once an index and head, and remembered in the user's cache.
 Without the length, and less the bank's sentences in the same space, films held out were answered worse.
+
+Four directions cost twice what one does. So where a segment has more than `_ALL` moments, one direction is looked for
+in all of its frames, the sum of the four, which gives the score if each frame of a moment were its mean; the best
+`_SHARE` of the moments by it are scored by all four, and the others stand below these in the order that they have. What
+that misses is measured (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,7 +40,15 @@ from tvr_cli.stores.moment_head import PARTS, MomentHead
 SHARPNESS = 50.0  # of cosines, before they are compared
 NULL_SHARE = 0.7  # of what the bank says of a moment, that is taken off
 _ROWS = 4096  # frames that are widened to float32 at a time
-Products = Callable[[IndexedFilms, np.ndarray], np.ndarray]
+_ALL = 40_000  # moments of a segment that a head scores one and all
+_SHARE, _LEAST = 0.05, 5_000  # of more: how many of them
+
+
+class Products(Protocol):
+    """What multiplies sentences with frames."""
+
+    def __call__(self, part: IndexedFilms, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the products [T, N] of sentences [T, D] with frames of a segment. rows: which, None = all of them."""
 
 
 class Ranking(Protocol):
@@ -45,12 +57,16 @@ class Ranking(Protocol):
     @property
     def vectors(self) -> int: ...
 
-    @property
-    def products(self) -> Products:
-        """What multiplies sentences with frames."""
+    def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Return the scores [T, M] of all moments of a segment. queries: unit vectors [T, D].
 
-    def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-        """Return the scores [T, M] of all moments of a segment. queries: unit vectors [T, D]."""
+        among: [M] bool, those that an answer may be of, None = all; the scores of others may be less exact.
+        """
+
+    def with_cosines(
+        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores, and the cosines [T, M] of sentences with the means of moments, by the same scan."""
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Return the scores [m] of some moments of one film, by their numbers, for one sentence [D]."""
@@ -62,12 +78,13 @@ class Ranking(Protocol):
         """
 
 
-def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-    """Return the products [T, N] of sentences with all frames of a segment."""
+def products(part: IndexedFilms, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """See `Products`."""
     frames = part.array("frames")
-    found = np.empty((len(queries), len(frames)), np.float32)
-    for start in range(0, len(frames), _ROWS):
-        block = frames[start : start + _ROWS].astype(np.float32)
+    found = np.empty((len(queries), len(frames) if rows is None else len(rows)), np.float32)
+    for start in range(0, found.shape[1], _ROWS):
+        some = slice(start, start + _ROWS)
+        block = frames[some if rows is None else rows[some]].astype(np.float32)
         found[:, start : start + len(block)] = queries @ block.T
     return found
 
@@ -105,8 +122,14 @@ class Alike:
 
     vectors = 1
 
-    def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
+    def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         return np.asarray(_means(part, self.products(part, queries)) / part.array("length"))
+
+    def with_cosines(
+        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = self.scores(part, queries)
+        return found, found
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         dots, first, last, seconds = _of_film(part, number, query[None])
@@ -125,8 +148,14 @@ class Compared:
 
     vectors = 1
 
-    def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-        return np.asarray(SHARPNESS * Alike(self.products).scores(part, queries) - NULL_SHARE * part.array("null"))
+    def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        return self.with_cosines(part, queries)[0]
+
+    def with_cosines(
+        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        cosines = Alike(self.products).scores(part, queries)
+        return np.asarray(SHARPNESS * cosines - NULL_SHARE * part.array("null")), cosines
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         return np.asarray(SHARPNESS * Alike().some(part, number, query) - NULL_SHARE * part.array("null")[number])
@@ -154,16 +183,69 @@ class ByHead:
     products: Products = products
     _of: dict[str, _Looked] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    vectors = PARTS
+    vectors = PARTS + 1
 
-    def scores(self, part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-        known = self._known(part)
-        asked = self._asked(queries)
-        dots = self.products(part, asked.reshape(-1, asked.shape[-1])).reshape(*asked.shape[:2], -1)
-        found = _means(part, dots[:, 0])
+    def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        return self._scores(part, queries, queries[:0], among)[0]
+
+    def with_cosines(
+        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scores, means = self._scores(part, queries, queries, among)
+        return scores, np.asarray(means / part.array("length"))
+
+    def _scores(
+        self, part: IndexedFilms, queries: np.ndarray, beside: np.ndarray, among: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores [T, M], and the means [b, M] over moments of products of `beside` [b, D] with frames."""
+        asked, count = self._asked(queries), len(queries)
+        if len(part.live) <= _ALL:
+            dots = self.products(part, np.concatenate([*asked, beside]))
+            of_parts = dots[: PARTS * count].reshape(count, PARTS, -1)
+            return self._of_all(part, of_parts), _means(part, dots[PARTS * count :])
+        means = _means(part, self.products(part, np.concatenate([asked.sum(1), beside])))
+        found = means[:count] / self._known(part).length
+        for one, directions in zip(found, asked, strict=True):
+            self._sharpen(one, part, directions, among)
+        return found, means[count:]
+
+    def _of_all(self, part: IndexedFilms, dots: np.ndarray) -> np.ndarray:
+        """Return the scores [T, M] of all moments. dots: [T, 4, N] products with all frames."""
+        known, found = self._known(part), _means(part, dots[:, 0])
         for i, at in enumerate(known.thirds, 1):
             found += dots[:, i][:, at]
         return found / known.length
+
+    def _sharpen(self, rough: np.ndarray, part: IndexedFilms, asked: np.ndarray, among: np.ndarray | None) -> None:
+        """Score the best of rough scores [M] by all directions [4, D], in place; the others stand below, in order."""
+        ranked = np.nan_to_num(rough if among is None else np.where(among, rough, -np.inf), nan=-np.inf)
+        count = min(max(_LEAST, int(_SHARE * len(ranked))), int((ranked > -np.inf).sum()))
+        if not count:
+            return
+        best = np.argpartition(-ranked, count - 1)[:count]
+        exact = self._of_some(part, best, asked)
+        rest = np.ones(len(rough), bool)
+        rest[best] = False
+        lowest, highest = (x[np.isfinite(x)] for x in (exact, rough[rest]))
+        if len(lowest) and len(highest):
+            rough[rest] += min(0.0, lowest.min() - highest.max())
+        rough[best] = exact
+
+    def _of_some(self, part: IndexedFilms, number: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Return the scores [m] of some moments of any films, by their numbers. asked: [4, D]."""
+        known, seconds = self._known(part), part.array("until") - part.array("ts")
+        first, last = np.clip(part.array("moment")[number], 0, len(seconds)).T
+        at = known.thirds[:, number]
+        begun = np.bincount(first, minlength=len(seconds) + 1) - np.bincount(last, minlength=len(seconds) + 1)
+        needed = np.cumsum(begun)[:-1] > 0
+        needed[at] = True
+        rows = np.flatnonzero(needed)
+        dots = self.products(part, asked, rows)
+        first, last = np.searchsorted(rows, first), np.searchsorted(rows, last)
+        found = _mean(dots[0], first, last, seconds[rows])
+        for of, where in zip(dots[1:], np.searchsorted(rows, at), strict=True):
+            found += of[where]
+        return np.asarray(found / known.length[number])
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         dots, first, last, seconds = _of_film(part, number, self._asked(query[None])[0])
@@ -182,9 +264,7 @@ class ByHead:
 
     def _asked(self, queries: np.ndarray) -> np.ndarray:
         """Return the directions [T, 4, D] that sentences are looked for in."""
-        less = queries - self.head.mean
-        less /= np.maximum(np.linalg.norm(less, axis=1, keepdims=True), 1e-12)
-        return np.einsum("idk,tk->tid", self.head.weights, less, optimize=True).astype(np.float32)
+        return np.einsum("idk,tk->tid", self.head.weights, self.head.asked(queries), optimize=True).astype(np.float32)
 
     def _known(self, part: IndexedFilms) -> _Looked:
         name = part.segment.sha256
@@ -230,19 +310,24 @@ def _thirds_of(part: IndexedFilms) -> np.ndarray:
 
 def _lengths(part: IndexedFilms, head: MomentHead) -> np.ndarray:
     """Return the length [M] of what a head reads from each moment, some at a time, whose frames lie together."""
-    moments, seconds = np.clip(part.array("moment"), 0, len(part.array("ts"))), part.array("until") - part.array("ts")
-    looked, found = _thirds_of(part), np.empty(len(moments), np.float32)
-    for start in range(0, len(moments), _ROWS):
-        some = slice(start, start + _ROWS)
-        first, last = moments[some].T
-        low, high = int(first.min()), int(last.max())
-        unit = part.array("frames")[low:high].astype(np.float32)
-        mean = _mean(unit.T, first - low, last - low, seconds[low:high]).T.astype(np.float32)
-        read = mean @ head.weights[0]
-        for at, weights in zip(looked[:, some], head.weights[1:], strict=True):
-            read += unit[at - low] @ weights
-        found[some] = np.linalg.norm(read, axis=1)
+    found = np.empty(len(part.live), np.float32)
+    for start in range(0, len(found), _ROWS):
+        found[start : start + _ROWS] = np.linalg.norm(read(part, slice(start, start + _ROWS), head), axis=1)
     return found
+
+
+def read(part: IndexedFilms, some: slice, head: MomentHead) -> np.ndarray:
+    """Return what a head reads [m, D] from moments that follow each other, by their numbers."""
+    seconds = part.array("until") - part.array("ts")
+    first, last = np.clip(part.array("moment")[some], 0, len(seconds)).T  # damage may lose a hit, and ends nothing
+    low, high = int(first.min()), int(last.max())
+    unit, seconds = part.array("frames")[low:high].astype(np.float32), seconds[low:high]
+    mean = _mean(unit.T, first - low, last - low, seconds).T.astype(np.float32)
+    found = mean @ head.weights[0]
+    looked = np.minimum(thirds(first - low, last - low, seconds), len(seconds) - 1)
+    for at, weights in zip(looked, head.weights[1:], strict=True):
+        found += unit[at] @ weights
+    return np.asarray(found)
 
 
 def _means(part: IndexedFilms, products: np.ndarray) -> np.ndarray:

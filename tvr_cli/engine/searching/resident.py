@@ -1,8 +1,9 @@
 """Asking the server of a workspace, where one runs, instead of opening the workspace: the near side of the socket.
 
 `tvr serve` notes in the workspace where its socket is. Whoever asks makes sure that a process of the same user listens
-there, sends one line of JSON, what was asked, and gets one line back: the answer, or the error that it ended with. Any
-doubt (a stale note, a foreign socket, another version, another workspace) is no error: the question is answered here.
+there, sends one line of JSON, what was asked, is told that it was heard, and gets one line back: the answer, or the
+error that it ended with. Any doubt (a stale note, a foreign socket, another version, another workspace) is no error:
+the question is answered here.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from typing import Any
 from tvr_cli import errors, files, log
 from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.searching.query import QueryReport
+from tvr_cli.results.alike import SimilarReport
+from tvr_cli.results.base import Result
+from tvr_cli.results.explained import ExplainReport
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
 _OF_HERE = ("image", "like", "plus", "minus", "not_in")  # paths, as seen from where they were typed
-_CONNECT_S, _ANSWER_S = 1.0, 600.0
+_CONNECT_S, _HEARD_S, _ANSWER_S = 1.0, 3.0, 600.0
+HEARD = b"heard\n"  # comes at once where somebody is awake at the other end, and the answer after it
 _LONGEST = 64 * 2**20  # bytes of an answer
 _ERRORS = {
     kind.__name__: kind
@@ -33,14 +38,17 @@ _ERRORS = {
 }  # fmt: skip
 
 
+REPORTS: Mapping[str, type[Result]] = {"search": QueryReport, "explain": ExplainReport, "similar": SimilarReport}
+
+
 class Nobody(Exception):
     """Why no server answers, in words."""
 
 
-def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
-    """Return what the server of a workspace answers, None where none does: `OpenWorkspace.search` then has to.
+def ask(workspace: Workspace, verb: str, asked: Mapping[str, Any]) -> Result | None:
+    """Return what the server of a workspace answers, None where none does: who asks then has to.
 
-    asked: the arguments of that verb. Raises what it raised.
+    verb: of `OpenWorkspace`, one of `REPORTS`. asked: its arguments. Raises what it raised.
     """
     if os.environ.get("TVR_NO_SERVER"):
         return None
@@ -49,7 +57,7 @@ def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
         note = noted(workspace)
         answer = _exchange(Path(note["socket"]), {
             "tvr": __version__, "workspace": str(workspace.root.resolve()), "TVR_BACKBONE": variable(),
-            "search": dict(asked),
+            "folder": _here(), "verb": verb, "asked": dict(asked),
         })  # fmt: skip
     except Nobody as e:
         if str(e):
@@ -60,12 +68,20 @@ def ask(workspace: Workspace, asked: Mapping[str, Any]) -> QueryReport | None:
     if (failed := answer.get("error")) is not None:
         raise _ERRORS.get(failed["kind"], errors.DataError)(failed["text"])
     log.logger.debug("answered by the server of this workspace (process %s)", note["pid"])
-    return QueryReport.from_json(answer["report"], "the server's answer")
+    return REPORTS[verb].from_json(answer["report"], "the server's answer")
 
 
 def variable() -> str | None:
     """Return the backbone that TVR_BACKBONE names in this process, which server and who asks must have alike."""
     return named_backbone(None)
+
+
+def _here() -> str | None:
+    """Return the folder that a file may be named from, None where it has gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def _require_anywhere(asked: Mapping[str, Any]) -> None:
@@ -106,10 +122,16 @@ def noted(workspace: Workspace) -> dict[str, Any]:
 def _exchange(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Send one line and return the one that comes back. Raises Nobody."""
     with _connected(path) as line:
-        line.settimeout(_ANSWER_S)
+        line.settimeout(_HEARD_S)
         try:
             line.sendall(json.dumps(asked).encode() + b"\n")
-            answer = files.parse_json(read_line(line, _LONGEST))
+            with line.makefile("rb") as coming:
+                if coming.readline(len(HEARD)) != HEARD:
+                    raise Nobody("it is none that this tvr knows")
+                line.settimeout(_ANSWER_S)
+                answer = files.parse_json(coming.readline(_LONGEST))
+        except TimeoutError:
+            raise Nobody("it does not answer") from None
         except (OSError, ValueError) as e:
             raise Nobody(f"it broke off ({e})") from None
     if not isinstance(answer, dict) or not ({"report", "error"} & answer.keys()):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
@@ -16,19 +18,31 @@ from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import confidence, explain, heads, kept, library, moments, stretch
+from tvr_cli.engine.searching import bank as banks
+from tvr_cli.engine.searching import (
+    confidence,
+    explain,
+    head_confidence,
+    heads,
+    kept,
+    library,
+    moments,
+    stretch,
+)
 from tvr_cli.engine.searching.asked import Asked, require_library
-from tvr_cli.engine.searching.explain import ExplainReport
+from tvr_cli.engine.searching.confidence import Confidence
+from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
 from tvr_cli.engine.searching.question import Question, Stretch, asking
 from tvr_cli.engine.searching.ranking import ByHead, Compared, Ranking
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
-from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
+from tvr_cli.engine.searching.texts import TwoStages, bank_vectors, encoded_texts
 from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
 from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
+from tvr_cli.results.explained import ExplainReport
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.index.timeline import IndexedFilms
@@ -37,6 +51,7 @@ from tvr_cli.workspace import Workspace
 
 _Opened = tuple[Index, Scorer, FeatureStore]
 _SCAN_ROWS = 1024  # frames that are widened to float32 at a time: they stay in the cache
+_FEW = 3  # sentences
 
 
 class Session:
@@ -52,7 +67,7 @@ class Session:
         self._keeps = False  # whether it is this session that keeps the workspace up to date
         self._seen: dict[Any, Any] = {}
         self._open: _Opened | None = None
-        self._rankings: dict[HeadWish, Ranking] = {}
+        self._rankings: dict[HeadWish, tuple[Ranking, heads.Chosen]] = {}
         self._finder: moments.Finder | None = None
         self._model: tuple[tuple[str, bool], EncodesText] | None = None
         self._seer: tuple[str, Backbone] | None = None
@@ -114,8 +129,8 @@ class Session:
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            lines = confidence.of_index(index.measured)
-            return moments.search(index.films, unit, options, self._ranking(store, options.head), lines)
+            ranking = self._ranking(store, options.head)
+            return moments.search(index.films, unit, options, ranking, self._lines(opened, ranking))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
@@ -135,6 +150,7 @@ class Session:
             backbone=lambda: self._seeing(store),
             finder=lambda: self._found_in(index),
             words=lambda: self._ranking(store, options.head),
+            lines=lambda: self._lines(opened, self._ranking(store, options.head)),
             products=products,
         )
         return made.answer(questions, options)
@@ -157,9 +173,26 @@ class Session:
     def _ranking(self, store: FeatureStore, wish: HeadWish) -> Ranking:
         """Return what ranks moments by time: a head that is wanted and fits, else comparison with the bank."""
         if wish not in self._rankings:
-            head = heads.head_for(self.workspace, store.backbone_name, store.identity, wish)
-            self._rankings[wish] = Compared(products) if head is None else ByHead(head, products)
-        return self._rankings[wish]
+            found = heads.head_for(self.workspace, store.backbone_name, store.identity, wish)
+            self._rankings[wish] = (Compared(products) if found.head is None else ByHead(found.head, products)), found
+        ranking, chosen = self._rankings[wish]
+        chosen.say()
+        return ranking
+
+    def _lines(self, opened: _Opened, ranking: Ranking) -> Confidence | HeadLines | None:
+        """Return by what confidence is told: the index's lines, or where a head ranks those of the head."""
+        index, scorer, store = opened
+        lines = confidence.of_index(index.measured)
+        if not isinstance(ranking, ByHead) or lines is None or lines.why is not None:
+            return lines
+        bank = banks.of_index(index) or banks.usual(store.backbone_name)
+
+        def vectors() -> tuple[np.ndarray, np.ndarray]:
+            encode = partial(self._encode, scorer, store)
+            known, unknown = bank, banks.strange(store.backbone_name)
+            return bank_vectors(scorer, store, encode, known), bank_vectors(scorer, store, encode, unknown)
+
+        return head_confidence.found(index.films, ranking.head, bank.sha256, vectors)
 
     def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences of a question, and say which of them is cut."""
@@ -169,11 +202,20 @@ class Session:
         return text
 
     def _ready(self) -> _Opened:
-        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it."""
+        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it; whoever asks
+        is told what it lacks.
+        """
+        opened = self._as_new()
+        confidence.say(confidence.of_index(opened[0].measured), self.workspace)
+        return opened
+
+    def _as_new(self) -> _Opened:
         if self._open is not None and self._stamp() == self._seen:
             return self._open
         before = self._stamp()
         lagging = before["kept"] and not self._keeps
+        if lagging:
+            kept.require_begun(self.workspace)
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)
@@ -196,7 +238,6 @@ class Session:
         self._seen = {**before, **self.workspace.stamp_of_index(found[0].generation)}
         self._open = found
         self._rankings.clear()
-        confidence.say(confidence.of_index(found[0].measured), self.workspace)
         return found
 
     def _stamp(self) -> dict[Any, Any]:
@@ -247,8 +288,29 @@ class Session:
             repair.refresh(self.workspace, store, options, store, named=named)
 
 
-def products(part: IndexedFilms, queries: np.ndarray) -> np.ndarray:
-    """Return the products [T, N] of sentences [T, D] with all frames of a segment."""
-    asked = torch.from_numpy(queries)
-    found = [asked @ block.float().T for block in part.segment["timeline.frames"].split(_SCAN_ROWS)]
-    return torch.cat(found, 1).numpy()
+def products(part: IndexedFilms, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the products [T, n] of sentences [T, D] with frames of a segment. rows: [n] which, None = all of them.
+
+    Frames are widened in the same memory again and again: asked for anew each time, it costs more than the products.
+    """
+    frames = part.segment["timeline.frames"]
+    some = None if rows is None else torch.from_numpy(rows).split(_SCAN_ROWS)
+    found = np.empty((len(queries), len(frames) if rows is None else len(rows)), np.float32)
+    picked, wide = (torch.empty(_SCAN_ROWS, frames.shape[1], dtype=kind) for kind in (frames.dtype, torch.float32))
+    at = 0
+    for block in frames.split(_SCAN_ROWS) if some is None else some:
+        n = len(block)
+        if some is not None:
+            block = torch.index_select(frames, 0, block, out=picked[:n])
+        _multiply(queries, wide[:n].copy_(block), found[:, at : at + n])
+        at += n
+    return found
+
+
+def _multiply(queries: np.ndarray, frames: Tensor, out: np.ndarray) -> None:
+    """Fill out [T, n] with products. A few sentences are faster one by one: frames are not packed for them."""
+    if len(queries) > _FEW:
+        out[:] = (torch.from_numpy(queries) @ frames.T).numpy()
+        return
+    for query, row in zip(queries, out, strict=True):
+        np.dot(frames.numpy(), query, out=row)

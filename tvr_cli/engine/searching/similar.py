@@ -10,71 +10,34 @@ world that were encoded again, at another rate, size and quality, that differenc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from tvr_cli.engine.searching import library, query, typed
-from tvr_cli.engine.searching.asked import Asked
+from tvr_cli.engine.searching import library, typed
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.engine.searching.question import Part, Question
 from tvr_cli.engine.searching.session import Session
 from tvr_cli.engine.searching.stretch import moment_of
-from tvr_cli.results.base import Result
+from tvr_cli.results.alike import Alike, SimilarReport
 from tvr_cli.stores.decoding.alike import grey
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
 from tvr_cli.stores.frames.windows import on_screen
-from tvr_cli.workspace import Workspace
 
 NEAR = 0.85  # cosine
 SAME = 4.0  # of 255 levels of grey, on average
 _FRAMES = 16  # of what is asked about, that are compared
 
 
-@dataclass(frozen=True, slots=True)
-class Alike:
-    """A file, or a moment of one, that looks like what was asked about. cosine: of what is seen in both.
-
-    difference: of the pictures, 0 to 255, the median over frames of the mean over cells; None where the frames are gone
-    or the cosine is too small to look. duplicate: whether it is a near-duplicate, None where that is not known.
-    """
-
-    rank: int
-    cosine: float
-    video_id: str
-    path: str
-    start: float
-    end: float
-    difference: float | None
-    duplicate: bool | None
-
-
-@dataclass(frozen=True)
-class SimilarReport(Result):
-    """What looks like `start` to `end` seconds of a file. whole: files were compared, and not moments."""
-
-    schema, version = "similar", 1
-    video_id: str
-    path: str
-    start: float
-    end: float
-    whole: bool
-    results: Sequence[Alike]
-
-
-def similar(
-    workspace: Workspace, name: str, flags: Asked, *, k: int = 10, device: str = "auto", offline: bool = False
-) -> SimilarReport:
+def similar(session: Session, name: str, *, k: int = 10) -> SimilarReport:
     """Return what looks like `PATH`, or like the moment `PATH@START-END`, best first.
 
     Raises ConfigError and DataError for what is no file or moment of the library, and as `Session.answer`.
     """
-    what = typed.stretch(name)
+    what, workspace = typed.stretch(name), session.workspace
     files = library.files_of(workspace)
     file = library.named(files, what.video)
     moment = moment_of(what, file)
-    session = query.session(workspace, flags, device=device, offline=offline)
     if what.start is None:
         hits = _files_like(session, file, files, k)
     else:

@@ -64,7 +64,7 @@ def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> Query
             folder.mkdir(parents=True, exist_ok=True)
     by_film: dict[tuple[str, int | None], list[tuple[Hit, SavedClip]]] = {}
     for hit, clip in wanted:
-        by_film.setdefault((hit.path, track_of(hit)), []).append((hit, clip))
+        by_film.setdefault((hit.path, track_of(hit.video_id, hit.path)), []).append((hit, clip))
     saved: list[SavedClip] = []
     with log.progress("saving clips", total=len(wanted), unit="clips") as bar:
         for (_, track), some in by_film.items():
@@ -88,10 +88,10 @@ def next_number(folder: Path) -> int:
     return 1 + max((int(found[1]) for name in names if (found := _NUMBERED.match(name))), default=0)
 
 
-def track_of(hit: Hit) -> int | None:
-    """Return the number of the video stream that a hit is of, None = the one that players show."""
-    name, _, number = hit.video_id.rpartition("#track=")
-    return int(number) if name and number.isdigit() and not hit.path.endswith(f"#track={number}") else None
+def track_of(video_id: str, path: str) -> int | None:
+    """Return the number of the video stream that an id names, None = the one that players show. path: of its file."""
+    name, _, number = video_id.rpartition("#track=")
+    return int(number) if name and number.isdigit() and not path.endswith(f"#track={number}") else None
 
 
 def _of_film(

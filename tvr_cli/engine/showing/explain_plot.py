@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tvr_cli import files, log
-from tvr_cli.engine.searching.explain import ExplainReport
 from tvr_cli.engine.showing.page import explained
 from tvr_cli.engine.showing.plot import FORMATS
 from tvr_cli.errors import ConfigError, EnvironmentProblem
 from tvr_cli.log import clock, printable
+from tvr_cli.results.explained import ExplainReport
 from tvr_cli.workspace import Workspace
 
 _PAGES = (".html", ".htm")

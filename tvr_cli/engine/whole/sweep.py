@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,13 @@ from tvr_cli.engine.extraction import extract
 from tvr_cli.engine.features import precompute
 from tvr_cli.engine.training import train
 from tvr_cli.engine.training.train import TrainOptions
+from tvr_cli.engine.training.train_result import TrainSummary
 from tvr_cli.engine.whole import sweep_cost
+from tvr_cli.engine.whole.search_result import found_in
 from tvr_cli.engine.whole.sweep_features import feature_options, frame_plan
 from tvr_cli.engine.whole.sweep_plan import (
     Asked,
+    Search,
     Table,
     keep_plan,
     kept_plan,
@@ -44,7 +48,7 @@ from tvr_cli.engine.whole.sweep_plan import (
     workspace_of,
 )
 from tvr_cli.engine.whole.sweep_result import Cell, CellRecord, SweepHead, SweepPreview, SweepReport
-from tvr_cli.errors import ConfigError, Interrupted, TvrError, reason
+from tvr_cli.errors import ConfigError, DataError, Interrupted, TvrError, reason
 from tvr_cli.workspace import Workspace
 
 _PATIENCE_S = 24 * 3600.0  # for another shard that makes the features of a data set
@@ -87,11 +91,15 @@ def sweep(
     data: Sequence[str] = (),
     seeds: Sequence[str] = (),
     assignments: Sequence[str] = (),
+    tuned: str | None = None,
     options: SweepOptions | None = None,
+    search: Search | None = None,
     dry_run: bool = False,
 ) -> SweepReport | SweepPreview:
     """Do every cell that is not done, or (dry_run) say what that would be, writing nothing.
 
+    tuned: the name of a search whose best settings the methods get. search: the cells are trials of settings, judged on
+    validation alone (`optimise`).
     Failed cells are in the report and raise nothing; the next call tries them again. Raises ConfigError for what cannot
     be asked and for a sweep that is not the one in the folder, DataError for a data set that cannot be read,
     EnvironmentProblem while another sweep works in the folder, Interrupted when the user stops it.
@@ -99,7 +107,8 @@ def sweep(
     options = options or SweepOptions()
     _check(options)
     folder = out.sweep_folder(options.name or (file.stem if file is not None else "sweep"))
-    table = table_of(Asked(file, methods, encoders, data, seeds, assignments))
+    found = partial(found_in, out)
+    table = table_of(Asked(file, methods, encoders, data, seeds, assignments, search, found, tuned))
     before = kept_plan(folder)
     if before is not None:
         require_same(before, table, folder)
@@ -147,6 +156,8 @@ def _plan(table: Table, cpu_gemm: str) -> SweepHead:
         baseline=table.baseline,
         cpu_gemm=cpu_gemm,
         cells=tuple(table.cells),
+        search=table.search,
+        tuned=table.tuned,
     )
 
 
@@ -289,7 +300,7 @@ def _follow(sentinel: Any) -> None:
 def _run(job: _Job) -> None:
     """Do a cell and keep what became of it. Raises Interrupted when the user stops it, and nothing else."""
     try:
-        seconds = _cell(job)
+        record = _cell(job)
     except Interrupted as e:
         told = f"{job.cell.run}: {e.__cause__ or e}; give the same command again, and finished cells are kept"
         raise Interrupted(told) from e
@@ -298,11 +309,11 @@ def _run(job: _Job) -> None:
         log.logger.error("failed: %s on %s: %s", job.cell.run, job.cell.data, told)
         _keep(job.folder, job.cell, CellRecord(state="failed", reason=told))
     else:
-        _keep(job.folder, job.cell, CellRecord(state="done", train_seconds=seconds))
+        _keep(job.folder, job.cell, record)
 
 
-def _cell(job: _Job) -> float | None:
-    """Train, where there is something to train, and evaluate on test; return the seconds that training took."""
+def _cell(job: _Job) -> CellRecord:
+    """Train, where there is something to train, and evaluate on test; a trial never sees that."""
     cell, options = job.cell, job.options
     gemm.use(job.cpu_gemm)
     workspace = workspace_of(job.folder, cell.data)
@@ -317,12 +328,21 @@ def _cell(job: _Job) -> float | None:
             ),
         )  # fmt: skip
         seconds = None if begun else summary.seconds
+        if cell.trial is not None:
+            return CellRecord(state="done", train_seconds=seconds, validation=_validation(summary))
         scorer, store = evaluate.load(workspace, run=cell.run, method=method, backbone=None)
     else:
         store = workspace.features_for(cell.encoder)
         scorer = scorers.untrained_as(job.resolved, store)
     evaluate.evaluate(scorer, store, workspace, evaluate.EvaluateOptions(device=options.device, under=cell.run))
-    return seconds
+    return CellRecord(state="done", train_seconds=seconds)
+
+
+def _validation(summary: TrainSummary) -> tuple[float, float]:
+    """Return t2v R@1 and rsum of a run's kept weights on validation."""
+    if summary.best is None or summary.best.metrics is None:
+        raise DataError(f"the run {summary.run!r} has no result on validation to choose by")
+    return summary.best.metrics.t2v["R@1"], summary.best.metrics.rsum
 
 
 def _keep(folder: Path, cell: Cell, record: CellRecord) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from tvr_cli.config import FramesConfig, Layer, Resolved, SweepConfig, WordsConf
 from tvr_cli.engine import dataset, scorers
 from tvr_cli.engine.training.assemble import require_in_range
 from tvr_cli.engine.training.seeds import check_seeds
-from tvr_cli.engine.whole.sweep_result import Cell, CellRecord, CellState, SweepHead
+from tvr_cli.engine.whole.ranges import Ranges, drawn, ranges_of
+from tvr_cli.engine.whole.sweep_result import Cell, CellRecord, CellState, SearchHead, SweepHead
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
@@ -32,7 +33,10 @@ _SMALL = Sizes(dim=128, frames=4, words=16)  # a method's needs and whether it t
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of a sweep. file: YAML, or a shipped one by name. Flags replace what it says."""
+    """What the command line says of a sweep. file: YAML, or a shipped one by name. Flags replace what it says.
+
+    search: its cells are trials. found: what a search found, where the sweep takes its settings (`tuned`).
+    """
 
     file: Path | None = None
     methods: Sequence[str] = ()
@@ -40,6 +44,30 @@ class Asked:
     data: Sequence[str] = ()
     seeds: Sequence[str] = ()
     assignments: Sequence[str] = ()
+    search: Search | None = None
+    found: Callable[[str], Found] | None = None
+    tuned: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Trials of each method, drawn by a seed from the shipped ranges or those of a file."""
+
+    trials: int
+    seed: int = 0
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found. best: (data, method, encoder) -> path -> value. tried: the same -> finished trials."""
+
+    best: Mapping[tuple[str, str, str], Mapping[str, Any]]
+    tried: Mapping[tuple[str, str, str], int]
+
+    def paths(self) -> set[str]:
+        """The settings that were searched and are not the preset's."""
+        return {path for values in self.best.values() for path in values}
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,8 @@ class Table:
     cells: Sequence[Cell]
     experiments: Sequence[Resolved]
     settings: dict[str, Any]
+    search: SearchHead | None = None
+    tuned: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def baseline(self) -> str:
@@ -88,22 +118,30 @@ def table_of(asked: Asked) -> Table:
     provides = {encoder: registry.resolve(encoder).provides | {"importance"} for encoder in wanted.encoders}
     cells: list[Cell] = []
     experiments: list[Resolved] = []
+    ranges = _ranges(asked.search, wanted, set_layer)
+    found = None if wanted.tuned is None or asked.found is None else asked.found(wanted.tuned)
+    if found is not None and (both := sorted(config.flatten(set_layer.tree).keys() & found.paths())):
+        raise ConfigError(f"{both[0]} is what the search {wanted.tuned!r} found, and --set gives it a value")
     for corpus in corpora:
         for encoder, short in zip(wanted.encoders, names, strict=True):
             for preset in wanted.methods:
-                for seed in wanted.seeds:
-                    resolved = _experiment(preset, encoder, seed, layers, set_layer)
+                for one in _variants(asked.search, ranges.get(preset), found, (corpus.label, preset, encoder), wanted):
+                    own = [*layers, config.flag_layer(one.settings)]
+                    resolved = _experiment(preset, encoder, one.seed, own, set_layer)
                     trains = _trains(resolved)
+                    if one.trial is not None:
+                        _require_searchable(preset, resolved, trains)
                     stem = f"{_stem(preset)}-{short}"
-                    run = f"{stem}-seed{seed}" if trains else stem
                     cells.append(
                         Cell(
                             method=preset,
                             encoder=encoder,
                             data=corpus.label,
-                            seed=seed if trains else None,
-                            run=run,
+                            seed=one.seed if trains else None,
+                            run=f"{stem}-{one.suffix}" if trains else stem,
                             lacks=_lacks(resolved, encoder, provides[encoder]),
+                            trial=one.trial,
+                            trials=one.trials if trains else (None if found is None else 0),
                         )
                     )
                     experiments.append(resolved)
@@ -113,7 +151,18 @@ def table_of(asked: Asked) -> Table:
         raise ConfigError(
             f"baseline: expected a method of the sweep ({', '.join(wanted.methods)}), found {wanted.baseline!r}"
         )
-    return Table(wanted, corpora, cells, experiments, _settings(layers, set_layer))
+    head = None
+    if asked.search is not None:
+        said = {method: {path: r.said() for path, r in own.items()} for method, own in ranges.items()}
+        settings = {method: _draws(asked.search, own, method) for method, own in ranges.items()}
+        head = SearchHead(trials=asked.search.trials, seed=asked.search.seed, ranges=said, settings=settings)
+    tuned = None if found is None else {row_key(*key): dict(values) for key, values in found.best.items()}
+    return Table(wanted, corpora, cells, experiments, _settings(layers, set_layer), head, tuned)
+
+
+def row_key(data: str, method: str, encoder: str) -> str:
+    """Return what stands for a row of a data set in the plan of a sweep."""
+    return f"{method} with {encoder} on {data}"
 
 
 def short_name(encoder: str) -> str:
@@ -155,6 +204,7 @@ def require_same(before: SweepHead, table: Table, folder: Path) -> None:
         for path in sorted({*old, *new})
         if old.get(path) != new.get(path)
     ]
+    told += _searched_otherwise(before, table)
     if told:
         raise ConfigError(
             f"the sweep in {str(folder)!r} is another one ({'; '.join(told)}); methods, encoders, data sets and seeds "
@@ -188,11 +238,84 @@ def state_of(folder: Path, cell: Cell) -> CellState:
         return CellState(cell, "todo")
     if record.state == "failed":
         return CellState(cell, "failed", record.reason)
+    if cell.trial is not None:
+        return CellState(cell, "done")
     result = workspace_of(folder, cell.data).run(cell.run).results / "test.json"
     return CellState(cell, "done" if result.is_file() else "todo")
 
 
 # ------------------------------------------------------------------------------------------------------------ private
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One of the cells of a row: a seed, or a trial."""
+
+    suffix: str
+    seed: int
+    settings: Mapping[str, Any]
+    trial: int | None = None
+    trials: int | None = None
+
+
+def _variants(
+    search: Search | None, ranges: Ranges | None, found: Found | None, row: tuple[str, str, str], wanted: SweepConfig
+) -> list[_Variant]:
+    """Return the cells of a row: its trials in a search, else its seeds, with the settings that a search found."""
+    if search is not None:
+        assert ranges is not None, "those of every method were read"
+        settings = _draws(search, ranges, row[1])
+        return [_Variant(f"trial{t}", wanted.seeds[0], own, trial=t) for t, own in enumerate(settings)]
+    own = {} if found is None else found.best.get(row, {})
+    trials = None if found is None else found.tried.get(row, 0)
+    return [_Variant(f"seed{seed}", seed, own, trials=trials) for seed in wanted.seeds]
+
+
+def _draws(search: Search, ranges: Ranges, method: str) -> list[dict[str, Any]]:
+    return [drawn(ranges, seed=search.seed, method=method, trial=t) for t in range(search.trials)]
+
+
+def _ranges(search: Search | None, wanted: SweepConfig, set_layer: Layer) -> dict[str, Ranges]:
+    """Return the ranges of each method of a search. Raises ConfigError for a setting that is also given with --set."""
+    if search is None:
+        return {}
+    if search.trials < 1:
+        raise ConfigError(f"--trials: expected 1 or more, found {search.trials}")
+    fixed = config.flatten(set_layer.tree)
+    out = {}
+    for preset in wanted.methods:
+        found = ranges_of(config.method_of(_own_layers(preset)), search.file)
+        if both := sorted(found.keys() & fixed.keys()):
+            raise ConfigError(f"{both[0]} is searched, and --set gives it a value; leave one of the two out")
+        out[preset] = found
+    return out
+
+
+def _require_searchable(preset: str, resolved: Resolved, trains: bool) -> None:
+    if not trains:
+        raise ConfigError(f"{preset} has nothing to train, so there is nothing to search; leave it out")
+    if resolved.experiment.train.select_on != "val":
+        raise ConfigError(
+            "a search looks at validation alone, and train.select_on is "
+            f"{resolved.experiment.train.select_on!r}; set train.select_on=val"
+        )
+
+
+def _searched_otherwise(before: SweepHead, table: Table) -> list[str]:
+    """Say in what a search, or what is taken of one, is not that of the folder."""
+    old, new = before.search, table.search
+    if (old is None) != (new is None):
+        return ["one is a search of settings and the other is not"]
+    told = []
+    if old is not None and new is not None:
+        if old.seed != new.seed:
+            told.append(f"--seed: it was {old.seed}, {new.seed} is asked for")
+        if old.trials > new.trials:
+            told.append(f"--trials: it was {old.trials}, {new.trials} is asked for")
+        told += [f"the ranges of {m} have changed" for m, r in old.ranges.items() if dict(new.ranges[m]) != dict(r)]
+    was, now = before.tuned or {}, table.tuned or {}
+    told += [f"the search found other settings for {key}" for key in was if dict(was[key]) != dict(now.get(key, {}))]
+    return told
 
 
 def _wanted(asked: Asked) -> tuple[SweepConfig, list[Layer]]:
@@ -203,6 +326,8 @@ def _wanted(asked: Asked) -> tuple[SweepConfig, list[Layer]]:
         for name in ("methods", "encoders", "data")
         if (values := getattr(asked, name))
     }
+    if asked.tuned is not None:
+        flags["tuned"] = asked.tuned
     if asked.seeds:
         flags["seeds"] = check_seeds(asked.seeds)
     wanted = dataclasses.replace(wanted, **flags)

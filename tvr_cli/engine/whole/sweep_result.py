@@ -18,6 +18,7 @@ class Cell:
     """One method with one encoder on one data set under one seed. seed: None where nothing is trained.
 
     run: its name in the workspace of the data set. method: the preset. lacks: why it cannot be, None where it can.
+    trial: its number in a search. trials: how many its settings are the best of, in a sweep that takes a search's.
     """
 
     method: str
@@ -26,6 +27,8 @@ class Cell:
     seed: int | None
     run: str
     lacks: str | None = field(default=None, metadata=OPTIONAL)
+    trial: int | None = field(default=None, metadata=OPTIONAL)
+    trials: int | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def row(self) -> str:
@@ -38,12 +41,27 @@ class CellRecord(Result):
     """What became of a cell, kept in `cells/DATA/RUN.json`. reason: of a failure.
 
     train_seconds: None where nothing was trained, or where training was interrupted and its whole time is not known.
+    validation: t2v R@1 and rsum of the kept weights on validation, of a trial.
     """
 
     schema = "sweep-cell"
     state: Literal["done", "failed"]
     reason: str | None = field(default=None, metadata=OPTIONAL)
     train_seconds: float | None = None
+    validation: Sequence[float] | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchHead:
+    """A search of settings. trials: of each method. ranges: method -> path of a setting -> what is drawn from.
+
+    settings: method -> what was drawn for each trial, in order.
+    """
+
+    trials: int
+    seed: int
+    ranges: Mapping[str, Mapping[str, str]]
+    settings: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +69,7 @@ class SweepHead(Result):
     """What a sweep is, kept in its `sweep.json`: two sweeps in one folder are one only where this is the same.
 
     settings: what else decides every cell, from the file and `--set`. cpu_gemm: the matrix product of all its cells.
+    search: where its cells are trials. tuned: row -> path -> value that a search found, where it takes a search's.
     """
 
     schema = "sweep-plan"
@@ -62,6 +81,8 @@ class SweepHead(Result):
     baseline: str
     cpu_gemm: str
     cells: Sequence[Cell]
+    search: SearchHead | None = field(default=None, metadata=OPTIONAL)
+    tuned: Mapping[str, Mapping[str, Any]] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tvr_cli import config, significance
+from tvr_cli import commands, config, significance
 from tvr_cli.config import Resolved
 from tvr_cli.engine import scorers
 from tvr_cli.engine.evaluation import compare, ground
@@ -66,6 +66,12 @@ def table(
         cost_plot.require_drawable(plot)
     folder = Path(sweep) if (Path(sweep) / "sweep.json").is_file() else out.sweep_folder(Path(sweep).name)
     plan = sweep_plan.require_plan(folder)
+    if plan.search is not None:
+        again = commands.tvr("sweep", tuned=folder.name, workspace=out)
+        raise DataError(
+            f"{str(folder)!r} is a search, and its trials were judged on validation alone; a table is of a sweep that "
+            f"takes what it found: {again} …"
+        )
     states = [sweep_plan.state_of(folder, cell) for cell in plan.cells]
     done = [s.cell for s in states if s.state == "done"]
     if not done:
@@ -165,6 +171,7 @@ def _row(
         encoder=cell.encoder,
         fidelity=first.fidelity,
         seeds=tuple(c.seed for c in row.cells if c.seed is not None),
+        trials=cell.trials,
         runs=tuple(c.run for c in row.cells),
         mean=folded,
         deviation=spread,

@@ -106,7 +106,8 @@ def _command(plan: SweepHead, table: DataTable, row: TableRow, name: str) -> str
     """Return the command line of the sweep that has this row alone."""
     cell = next(cell for cell in plan.cells if cell.run == row.runs[0] and cell.data == table.data)
     at = list(dict.fromkeys(c.data for c in plan.cells)).index(table.data)
-    settings = [f"{path}={_yaml(value)}" for path, value in config.flatten(plan.settings).items()]
+    found = (plan.tuned or {}).get(sweep_plan.row_key(cell.data, cell.method, cell.encoder), {})
+    settings = [f"{path}={_yaml(value)}" for path, value in {**config.flatten(plan.settings), **found}.items()]
     return commands.tvr(
         "sweep",
         methods=cell.method,

@@ -45,6 +45,7 @@ class PublishedBeside:
 class TableRow:
     """A method with an encoder on a data set. seeds: of the runs that are there, () where nothing was trained.
 
+    trials: how many its settings are the best of, by validation; None in a sweep that takes no search's.
     interval: side -> 95 % of R@1 over videos, the mean over seeds. against: the row that it is tested against, None of
     that row itself. pairs_per_second, train_seconds: the mean over seeds, on whatever machine each was.
     """
@@ -54,6 +55,7 @@ class TableRow:
     encoder: str
     fidelity: str | None
     seeds: Sequence[int]
+    trials: int | None = field(default=None, metadata=OPTIONAL)
     runs: Sequence[str]
     mean: Metrics
     deviation: Deviation

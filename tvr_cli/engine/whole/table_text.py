@@ -78,6 +78,11 @@ def notes(report: TableReport, table: DataTable) -> list[str]:
         "± is the deviation over seeds, [ ] the 95 % interval over videos of the mean over seeds; seconds are of the "
         "machine that each cell ran on",
     ]
+    if budgets := {row.trials for row in table.rows if row.trials}:
+        told.append(
+            "trials: how many settings a method had, the best on validation taken (tvr optimise)"
+            + ("" if len(budgets) == 1 else "; methods had unequal budgets, which favours those that had more")
+        )
     for row in table.rows:
         for side, test in row.tests.items():
             low, high = test.found.interval
@@ -100,13 +105,15 @@ def _published(row: TableRow, i: int) -> str:
 
 def _cells(table: DataTable, *, bold: str, plus: str, missing: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows as text: two columns of names, then numbers."""
-    header = ["method", "encoder", "seeds"]
+    searched = any(row.trials is not None for row in table.rows)
+    header = ["method", "encoder", *(["trials"] if searched else []), "seeds"]
     header += [f"t2v {name}" for name in _RECALLS[:1]] + ["[95 %]", *_RECALLS[1:], *_RANKS]
     header += [f"v2t {name}" for name in _RECALLS[:1]] + ["[95 %]", *_RECALLS[1:], *_RANKS]
     header += ["rsum", "parameters", "index B/clip", "pairs/s", "training s"]
     rows = []
     for row in table.rows:
-        cells = [row.method, row.encoder, str(len(row.seeds)) if row.seeds else missing]
+        cells = [row.method, row.encoder, *([str(row.trials or 0)] if searched else [])]
+        cells.append(str(len(row.seeds)) if row.seeds else missing)
         for side in ("t2v", "v2t"):
             found, spread = getattr(row.mean, side), getattr(row.deviation, side)
             numbers = [_number(found[name], spread[name], plus) for name in (*_RECALLS, *_RANKS)]

@@ -40,6 +40,7 @@
     throw new Error(said.error || `the server said ${answer.status}`);
   };
   const got = async (address, options) => (await fetched(address, options)).json();
+  const heard = (answer) => JSON.parse(answer.headers.get("tvr-said") || "[]"); // what is to be said beside it
   const posted = (sent) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(sent) });
   const why = (error) => error instanceof TypeError ? "The server does not answer; it may have been ended." : error.message;
 
@@ -69,14 +70,16 @@
         const form = new FormData();
         form.append("image", picture);
         for (const [name, value] of asked) form.append(name, value);
-        answer = await got("/api/search", { method: "POST", body: form, signal: mine.signal });
+        answer = await fetched("/api/search", { method: "POST", body: form, signal: mine.signal });
       } else {
-        answer = await got(`/api/search?${asked}`, { signal: mine.signal });
+        answer = await fetched(`/api/search?${asked}`, { signal: mine.signal });
       }
-      if (mine === asking) show(answer.results[0]);
+      const { results } = await answer.json();
+      if (mine === asking) show(results[0], heard(answer));
     } catch (error) {
       if (error.name === "AbortError") return;
       shown = [];
+      $("lines").textContent = "";
       $("cards").replaceChildren();
       counted();
       say(why(error), true);
@@ -133,7 +136,7 @@
       made("div", { class: "about" },
         made("div", { class: "row" }, made("h3", { class: "name" }, made("bdi", {}, name)), made("span", { class: "score" }, sure)),
         made("p", { class: "folder" }, made("bdi", {}, hit.path.slice(0, hit.path.length - name.length))),
-        hit.missing ? made("p", { class: "gone" }, "The file is not there any more.") : null,
+        hit.missing ? made("p", { class: "gone" }, hit.path.startsWith("/") ? "The file is not there any more." : "Imported without its file.") : null,
         hit.said ? made("blockquote", { class: "said" }, hit.said) : null,
         made("div", { class: "time" }, hit.curve ? curveOf(hit) : null),
         made("div", { class: "does" },
@@ -144,7 +147,8 @@
             made("span", { class: "hidden" }, ` ${name}, ${when}`))))));
   };
 
-  const show = (answer) => {
+  const show = (answer, lines) => {
+    $("lines").textContent = lines.join(" ");
     const found = answer.hits, nearest = answer.nearest || [];
     shown = [...found, ...nearest];
     question = answer.query;
@@ -187,7 +191,7 @@
     const address = URL.createObjectURL(await answer.blob());
     made("a", { href: address, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60000);
-    return [`Saved ${name}.`, ...JSON.parse(answer.headers.get("tvr-said") || "[]")].join(" ");
+    return [`Saved ${name}.`, ...heard(answer)].join(" ");
   };
 
   // One at a time of each button; it keeps the focus, which a disabled one would lose.
@@ -240,6 +244,13 @@
       start: shown[i].start, end: shown[i].end, poster: pictureOf(shown[i]),
       source: `/media?video=${encodeURIComponent(shown[i].video_id)}`,
     },
+    converted: (i, from) => `/api/stream?video=${encodeURIComponent(shown[i].video_id)}&at=${from.toFixed(3)}`,
+    why: async (address) => {
+      const asked = new AbortController();
+      try { await fetched(address, { signal: asked.signal }); return ""; }
+      catch (error) { return why(error); }
+      finally { asked.abort(); } // what it says is wanted, and not the film
+    },
     lost: () => "This browser cannot play the file: it is gone, or of a kind that it does not know.",
     shown: (i) => {
       const curve = shown[i].curve ? curveOf(shown[i]) : null;
@@ -282,10 +293,12 @@
     document.body.classList.remove("over");
     if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
   });
-  got("/api/library").then((library) => {
+  const describe = () => got("/api/library").then((library) => {
     const hours = library.seconds / 3600;
     $("library").textContent = `${count(library.videos, "video")}, ${hours < 1 ? `${Math.round(library.seconds / 60)} minutes` : `${hours.toFixed(1)} hours`}, in ${library.workspace}`;
     $("taking-clips").title = `In ${library.clips}`;
   }).catch((error) => say(error.message, true));
+  describe();
+  document.addEventListener("library", describe); // it has others now, as watch.js finds
   if (new URLSearchParams(location.search).get("q")) { $("q").value = new URLSearchParams(location.search).get("q"); ask(); }
 })();

@@ -3,7 +3,7 @@
 (() => {
   const EVERY_MS = 5000;
   const place = document.getElementById("watch");
-  let before = "";
+  let before = "", library = null;
 
   const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
   const lineOf = (status) => {
@@ -23,6 +23,8 @@
     const details = document.createElement("details"), summary = document.createElement("summary");
     summary.textContent = "What failed";
     const list = document.createElement("ul");
+    list.tabIndex = 0; // it scrolls, also by keys
+    list.setAttribute("aria-label", "What failed");
     for (const one of wrong) {
       const item = document.createElement("li");
       item.textContent = `${one.what}: ${one.reason}`;
@@ -36,6 +38,9 @@
     const said = JSON.stringify({ ...status, updated: "" });
     if (said === before) return; // what did not change is not said again, and an open list stays open
     before = said;
+    const has = JSON.stringify([status.clips, status.read, status.renamed, status.forgotten]);
+    if (library !== null && has !== library) document.dispatchEvent(new Event("library"));
+    library = has;
     place.hidden = status.state === "none";
     const line = document.createElement("p"), list = listOf(status);
     line.textContent = lineOf(status);

@@ -6,11 +6,13 @@ few cells); the median one, whether all of the picture changed at once, as it do
 Of a file that is looked at more often than its frames are to be kept (`FramePlan.detail`), a frame is kept that shows
 something new, and
 
-- is due: the last one that was kept is 1 / fps seconds before it, or
-- is the first one behind a cut, or
+- is due: the last one that was due is 1 / fps seconds before it, or
+- is the first one behind a cut; then the next is due in twice the time, for short shots cost enough, or
 - is paid for: by and by some more frames may be kept, and what a still picture leaves over is saved for the moment when
   something happens in it. Where all moves all the time (a camera does, for minutes) there is little to spend, and
-  little to be seen that a frame a second does not show.
+  little to be seen that a frame a second does not show. Where cuts follow each other fast they spend it, too.
+
+What is paid for puts off nothing: of a thing that comes and goes, its end is seen as soon as it would be without.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ HARD = 4.0  # of 255 levels of grey: a larger median difference may be a cut
 STANDS_OUT = 2.5  # times what is usual around it, if it is one: a camera that moves changes all of a picture, too
 USUAL_S = 1.0  # before and after a frame, in which what is usual is looked for
 _SAVED_S = 2.0  # at the finer rate, that may be saved; at the beginning all is there
-_MORE = 0.25  # of `fps`: frames a second that may be kept besides those that are due
+_MORE = 0.125  # of `fps`: frames a second that may be kept besides those that are due
+_AFTER_CUT = 2.0  # times 1 / fps, until a frame is due again
 
 
 def grey(pixels: np.ndarray) -> np.ndarray:
@@ -79,10 +82,10 @@ class _Sparing:
     """Says of frames that show something new which of them are kept, where not all are."""
 
     def __init__(self, fps: float, detail: float):
-        self._due_s = 1 / fps - 0.5 / detail  # a look is as late as the frame rate of the file has it
+        self._step, self._slack = 1 / fps, 0.5 / detail  # a look is as late as the frame rate of the file has it
         self._most, self._a_second = _SAVED_S * detail, _MORE * fps
         self._saved = self._most
-        self._kept_at: float | None = None
+        self._due_at: float | None = None
         self._seen_at = 0.0
         self._lately: deque[float] = deque(maxlen=max(1, round(USUAL_S * detail)))
 
@@ -91,20 +94,21 @@ class _Sparing:
 
         What was decided before follows from the changes and what was kept: a frame that was not counts as not new.
         """
-        if self._kept_at is None:
-            self._kept_at = self._seen_at = at
+        if self._due_at is None:
+            self._seen_at, self._due_at = at, at + self._step
             return True
         self._saved = min(self._most, self._saved + (at - self._seen_at) * self._a_second)
         usual = sorted(self._lately)[len(self._lately) // 2] if self._lately else 0.0
         self._lately.append(change)
         self._seen_at = at
-        due = at - self._kept_at >= self._due_s
+        due = at >= self._due_at - self._slack
         cut = change > HARD and change > STANDS_OUT * usual
         if not new or not (due or cut or self._saved >= 1):
             return False
         if not due:
             self._saved = max(0.0, self._saved - 1)
-        self._kept_at = at
+        if due or cut:
+            self._due_at = at + self._step * (_AFTER_CUT if cut else 1.0)
         return True
 
 

@@ -18,7 +18,7 @@ _OF_8_BITS = {"libx264": {"crf": "18", "preset": "fast"}, "mpeg4": {"qscale": "2
 _OF_MORE = {"libx265": {"crf": "18", "preset": "fast", "x265-params": "log-level=none"}, "libx264": {"crf": "18"}}
 # Where the clock of a film does not count whole ticks from frame to frame: what all usual rates divide.
 _CLOCK = Fraction(1, 90_000)
-_BT709 = 1  # as in ITU-T H.273
+BT709 = 1  # as in ITU-T H.273
 _FULL_RANGE = "yuvj"
 
 
@@ -29,7 +29,7 @@ class Picture:
         """out: the container that is written. until: [n + 1] seconds, when frames are shown and the last one ends."""
         context = stream.codec_context
         deep = any(c.bits > 8 for c in context.format.components)
-        name, options = _encoder(_OF_MORE if deep else _OF_8_BITS)
+        name, options = encoder_of(_OF_MORE if deep else _OF_8_BITS)
         full = context.pix_fmt.startswith(_FULL_RANGE)
         self._format = "yuv420p10le" if deep else "yuvj420p" if full else "yuv420p"
         self._is_rgb = bool(context.format.is_rgb)
@@ -39,7 +39,7 @@ class Picture:
         if name == "libx265":
             self._stream.codec_context.codec_tag = HEVC_TAG
         self._aspect, self._colours = stream.sample_aspect_ratio, context
-        self._turn: _Turn | None = None
+        self._turn: Turn | None = None
 
     def packets(self, decoded: Callable[[Sequence[int]], Iterator[tuple[int, Any]]], part: Any) -> Iterator[Any]:
         """Yield the packets of frames `part.first` to `part.last`. Raises DecodeError where none can be decoded."""
@@ -61,11 +61,11 @@ class Picture:
     def _as_encoded(self, frame: Any) -> Any:
         """Return a frame upright, in the encoder's format, of an even number of rows and columns."""
         if self._is_rgb:
-            frame = frame.reformat(format=self._format, dst_colorspace=_BT709)
+            frame = frame.reformat(format=self._format, dst_colorspace=BT709)
         elif frame.format.name != self._format:
             frame = frame.reformat(format=self._format)
         if self._turn is None:
-            self._turn = _Turn(frame, display_matrix(frame))
+            self._turn = Turn(frame, display_matrix(frame))
         return self._turn(frame)
 
     def _begin(self, frame: Any, *, turned: bool) -> None:
@@ -75,14 +75,14 @@ class Picture:
         if self._aspect:
             context.sample_aspect_ratio = 1 / self._aspect if turned else self._aspect
         if self._is_rgb:
-            context.colorspace = _BT709
+            context.colorspace = BT709
             return
         context.color_range = film.color_range
         context.colorspace = film.colorspace
         context.color_primaries, context.color_trc = film.color_primaries, film.color_trc
 
 
-class _Turn:
+class Turn:
     """Turns frames upright and cuts off an odd last row and column. swaps: width and height change places."""
 
     def __init__(self, frame: Any, matrix: tuple[int, ...] | None):
@@ -115,7 +115,7 @@ class _Turn:
         return self._graph.pull()
 
 
-def _encoder(wanted: dict[str, dict[str, str]]) -> tuple[str, dict[str, str]]:
+def encoder_of(wanted: dict[str, dict[str, str]]) -> tuple[str, dict[str, str]]:
     """Return the first of some encoders that the installed PyAV has, and its options."""
     import av
 

@@ -23,6 +23,7 @@ _LEAD_S = 0.08
 # Gaps and overlaps beyond this are what the film has; smaller ones are how its times were rounded.
 _GAP_S = 0.03
 _SEEK_S = 1.0
+_WHOLE_S = 1e6  # longer than any film
 # What AAC is made of, and how many channels each has.
 _CHANNELS = {"mono": 1, "stereo": 2, "3.0": 3, "4.0": 4, "5.0": 5, "5.1": 6}
 # AAC is made at these rates, other sound is brought to the last one.
@@ -45,6 +46,18 @@ def sounds(out: Any, film: Any, path: Path, start: float, end: float) -> list[It
             track = out.add_stream("aac", rate=_rate(context))
             made.append(_encoded(track, _layout(context.layout), path, stream.index, start, end))
     return made
+
+
+def heard(out: Any, film: Any, path: Path, start: float) -> list[Iterator[Any]]:
+    """Add the track that a film is heard with to `out`, encoded from an instant on, and return its packets, if any.
+
+    start: by the film's own clock.
+    """
+    stream = film.streams.best("audio")
+    if stream is None or stream.codec_context is None:
+        return []
+    track = out.add_stream("aac", rate=_rate(stream.codec_context))
+    return [_encoded(track, "stereo", path, stream.index, start, start + _WHOLE_S)]
 
 
 def _copied(made: Any, path: Path, index: int, start: float, end: float) -> Generator[Any, None, None]:

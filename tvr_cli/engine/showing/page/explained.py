@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_cli.engine.searching.explain import ExplainReport, WordShare
 from tvr_cli.engine.searching.hits import Curve, Hit, why_missing
 from tvr_cli.engine.showing.page import pictures
 from tvr_cli.engine.showing.page.chart import WIDTH, drawing
@@ -15,6 +14,7 @@ from tvr_cli.engine.showing.page.markup import document
 from tvr_cli.engine.showing.page.pictures import Picture
 from tvr_cli.engine.showing.page.text import link, quoted, text
 from tvr_cli.log import clock
+from tvr_cli.results.explained import ExplainReport, WordShare
 from tvr_cli.workspace import Workspace
 
 _FRAMES = 8  # under the curve
@@ -34,7 +34,7 @@ def page(report: ExplainReport, workspace: Workspace, to: Path) -> str:
     by = f"{report.method}{f' (run {report.run})' if report.run else ''}"
     play = (
         f'<a href="{quoted(link(report.path, to, report.start, report.end))}">Play {where}</a>'
-        if os.path.isfile(report.path)
+        if os.path.isabs(report.path) and os.path.isfile(report.path)
         else f'<strong class="gone">The file is {why_missing(report.path)}.</strong>'
     )
     rows = "".join(_row(word, report, first, length) for word in report.words)

@@ -33,10 +33,10 @@ const makePlayer = ({ moment, lost, converted = () => null, why = async () => ""
 
   const second = () => (zero ?? 0) + video.currentTime;
 
+  // A film that is converted on the way has no other second than the one it is at, in most browsers.
   const has = (there) => {
-    for (let i = 0; i < video.buffered.length; i++) {
-      if (video.buffered.start(i) <= there && there <= video.buffered.end(i)) return true;
-    }
+    const ranges = video.seekable;
+    for (let i = 0; i < ranges.length; i++) if (ranges.start(i) <= there && there <= ranges.end(i)) return true;
     return false;
   };
 
@@ -89,7 +89,7 @@ const makePlayer = ({ moment, lost, converted = () => null, why = async () => ""
       if (bounded && second() >= found.end) {
         bounded = false;
         one.pause();
-        one.currentTime = Math.max(found.start, found.end - LAST_FRAME_S) - (zero ?? 0);
+        if (zero === null) one.currentTime = Math.max(found.start, found.end - LAST_FRAME_S);
       }
       requestAnimationFrame(look);
     };

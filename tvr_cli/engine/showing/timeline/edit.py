@@ -76,12 +76,12 @@ def make_edit(report: QueryReport) -> Edit:
     hits = [(answer.query, hit) for answer in report.results for hit in answer.hits]
     media: dict[tuple[str, int | None], Media | str] = {}
     for _, hit in hits:
-        if (hit.path, track_of(hit)) not in media:
-            media[hit.path, track_of(hit)] = _read(hit)
+        if (hit.path, track_of(hit.video_id, hit.path)) not in media:
+            media[hit.path, track_of(hit.video_id, hit.path)] = _read(hit)
     wanted = [
         (number, query, hit, found)
         for number, (query, hit) in enumerate(hits, 1)
-        if isinstance(found := media[hit.path, track_of(hit)], Media)
+        if isinstance(found := media[hit.path, track_of(hit.video_id, hit.path)], Media)
     ]
     left_out = [LeftOut(path, found) for (path, _), found in media.items() if isinstance(found, str)]
     if not wanted:
@@ -109,7 +109,7 @@ def _read(hit: Hit) -> Media | str:
     if hit.missing:
         return f"{hit.path!r} is {hit.why_missing}"
     try:
-        return read_media(Path(hit.path), track_of(hit))
+        return read_media(Path(hit.path), track_of(hit.video_id, hit.path))
     except TvrError as e:
         return str(e)
 
