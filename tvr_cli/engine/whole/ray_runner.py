@@ -7,9 +7,11 @@ its own, so one part takes none of the others with it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +30,10 @@ class RayPool:
 
     def __call__(self, job: Job, parts: Sequence[int], cpus: float, gpus: float) -> list[PartRow]:
         """Run a job for each part. cpus, gpus: that one takes. Raises EnvironmentProblem without Ray or the cluster."""
+        with contextlib.redirect_stdout(sys.stderr):  # Ray says there who died; stdout is for results
+            return self._run(job, parts, cpus, gpus)
+
+    def _run(self, job: Job, parts: Sequence[int], cpus: float, gpus: float) -> list[PartRow]:
         ray = _started(self._address, self._processors)
         try:
             import ray.data as data
