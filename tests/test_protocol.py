@@ -127,9 +127,9 @@ VERBS = {
     "sweep": (
         "(self, file: 'PathLike | None' = None, *, methods: 'str | Sequence[str]' = (), encoders: 'str | "
         "Sequence[str]' = (), data: 'str | Sequence[str]' = (), seeds: 'str | Sequence[int]' = (), set: "
-        "'str | Sequence[str]' = (), tuned: 'str | None' = None, name: 'str | None' = None, jobs: 'int' = 1, shard: 'str' = '1/1', "
-        "workers: 'int | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, offline: "
-        "'bool' = False, dry_run: 'bool' = False) -> 'SweepReport | SweepPreview'"
+        "'str | Sequence[str]' = (), tuned: 'str | None' = None, name: 'str | None' = None, jobs: 'int' = 1, "
+        "shard: 'str' = '1/1', workers: 'int | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, "
+        "offline: 'bool' = False, dry_run: 'bool' = False) -> 'SweepReport | SweepPreview'"
     ),
     "optimise": (
         "(self, methods: 'str | Sequence[str]', *, encoders: 'str | Sequence[str]' = (), data: 'str | "

@@ -34,7 +34,7 @@ from tvr_cli.engine.features.frame_batches import frame_batches
 from tvr_cli.engine.features.share import share_of
 from tvr_cli.errors import DataError
 from tvr_cli.log import logger, progress
-from tvr_cli.plans import FeaturePlan, FramePlan, PrecomputeOptions
+from tvr_cli.plans import FeaturePlan, PrecomputeOptions
 from tvr_cli.results.base import Result, key
 from tvr_cli.stores.features import head as heads
 from tvr_cli.stores.features import rows as feature_rows
