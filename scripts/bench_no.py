@@ -3,6 +3,9 @@
     python scripts/bench_no.py work/ --videos 100
     python scripts/bench_no.py work/ --videos 1000 --folds 2
     python scripts/bench_no.py work/ --videos 100 --backbone local-dir:FOLDER
+    python scripts/bench_no.py work/ --videos 100 --head trained/runs/moments
+    python scripts/bench_no.py work/ --videos 400 --num-frames 12 --method mean
+    python scripts/bench_no.py work/ --videos 400 --num-frames 12 --run out/demo/runs/glccl-head-seed0
 
 The scenes of so many test videos of the toy world are joined to eight films by what they show: each has eight of the 64
 looks (shape and colour), every shape and every colour once, bystanders too. A fold is the library without one film, so
@@ -13,20 +16,23 @@ that eight looks are nowhere in it, though each of their shapes and colours is. 
   absent action   an event of a look that is in it, doing something else
   out of domain   everyday sentences, none of which the index is calibrated with
 
-and of each answer the confidence is told: the share that is refused, below 0.95, or answered. Everything follows from
-the seed.
+and of each answer the confidence is told: the share that is refused, below 0.95, or answered. With `--num-frames` each
+film is cut to clips of three scenes, of which windows of so many frames are ranked, as a data set has them. A run is
+one that was trained on features of the same plan: those of `tvr demo`. Everything follows from the seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
-from make_moment_films import _test_videos
+from make_moment_films import Films
 
 from tvr_cli.api import FOUND, open_workspace
 from tvr_cli.data.demo_world import encode, grammar, render
@@ -35,6 +41,9 @@ from tvr_cli.data.demo_world.grammar import Scene, Thing
 GROUPS = 8
 MOST = 150  # queries of a kind that a fold is asked
 FPS = 4
+SCENES = 3  # of a clip
+SIZE = 64  # pixels, as the toy world's encoder sees them
+OF_THE_DEMO: dict[str, Any] = {"max_words": 24, "word_importance": "stopwords"}
 Look = tuple[str, str]
 OUTSIDE = Path(__file__).with_name("sentences_outside.txt")
 
@@ -45,10 +54,15 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=100, help="test videos that the films are made of")
     parser.add_argument("--folds", type=int, default=GROUPS)
     parser.add_argument("--backbone", default="demo-tiny")
+    parser.add_argument("--num-frames", type=int, help="windows of so many frames instead of frames by time")
+    parser.add_argument("--method", default="text_guided")
+    parser.add_argument("--run", type=Path, help="folder of the run of a method, which ranks windows")
+    parser.add_argument("--head", type=Path, help="folder of the run of a moment head; without it none ranks")
     parser.add_argument("--null", type=Path, help="a bank, for a backbone whose own is of another world")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    library = Library.made(args.work / f"{args.videos}", args.videos, args.seed)
+    name = f"{args.videos}" + ("-clips" if args.num_frames else "")
+    library = Library.made(args.work / name, args.videos, args.seed, SCENES if args.num_frames else None)
     told: dict[str, list[float]] = {}
     for fold in range(args.folds):
         for kind, confidences in ask(library, fold, args).items():
@@ -60,18 +74,23 @@ def main() -> None:
 
 def ask(library: Library, fold: int, args: argparse.Namespace) -> dict[str, list[float]]:
     """Return the confidences of the first answers of a fold, by what was asked."""
-    out = args.work / f"out-{args.videos}"
-    hidden = library.films / f"{fold}.mp4"
-    aside = args.work / f"{args.videos}-{hidden.name}"
+    out = args.work / f"out-{library.films.name}"
+    hidden = library.films / f"{fold}"
+    aside = args.work / f"{library.films.name}-{fold}"
     hidden.rename(aside)
     try:
         workspace = open_workspace(out)
-        workspace.extract(library.films, fps=FPS, forget=True)
-        workspace.features(backbone=args.backbone)
-        workspace.index(method="text_guided", backbone=args.backbone, bank=args.null, overwrite=True)
+        scored = {"method": args.method} if args.run is None else {"run": str(args.run)}
+        if args.num_frames is None:
+            workspace.extract(library.films, fps=FPS, forget=True)
+        else:
+            workspace.extract(data=f"jsonl:{library.films}", num_frames=args.num_frames, size=SIZE, forget=True)
+        workspace.features(backbone=args.backbone, **(OF_THE_DEMO if args.num_frames else {}))
+        workspace.index(**scored, backbone=args.backbone, bank=args.null, overwrite=True)
         asked = queries(library, fold, Random(f"{args.seed}/{fold}/queries"))
         texts = [text for some in asked.values() for text in some]
-        answers = workspace.search(texts, k=10, backbone=args.backbone, min_confidence=None).results
+        by_head = {"no_head": True} if args.head is None else {"run": str(args.head)}
+        answers = workspace.search(texts, k=10, backbone=args.backbone, min_confidence=None, **by_head).results
     finally:
         aside.rename(hidden)
     confidences = iter(answer.confidence for answer in answers)
@@ -127,19 +146,29 @@ class Library:
     shown: Sequence[Sequence[Scene]]
 
     @staticmethod
-    def made(folder: Path, videos: int, seed: int) -> Library:
-        """Return the films of so many videos, made where they are not there yet."""
+    def made(folder: Path, videos: int, seed: int, scenes: int | None = None) -> Library:
+        """Return the films of so many videos, made where they are not there yet. scenes: of a clip that a film is cut
+        to, None = it is not cut.
+        """
         draw, shown = Random(f"{seed}/{videos}/groups"), [list[Scene]() for _ in range(GROUPS)]
-        for video in _test_videos(seed, videos):
+        for video in Films("joined", videos, seed=seed)._videos():
             for scene in video.scenes:
                 group = group_of(scene.thing.look)
                 shown[group].append(replace(scene, bystander=_among(scene, group, draw)))
         encoder = encode.find_encoder()
         folder.mkdir(parents=True, exist_ok=True)
-        for group, scenes in enumerate(shown):
-            if not (path := folder / f"{group}.mp4").is_file():
-                frames = [frame for scene in scenes for frame in render.scene_frames(scene)]
-                encode.write_video(path, frames, encoder=encoder, fps=render.FPS)
+        lines = []
+        for group, of_group in enumerate(shown):
+            (folder / f"{group}").mkdir(exist_ok=True)
+            for number, start in enumerate(range(0, len(of_group), scenes or len(of_group))):
+                some = of_group[start : start + (scenes or len(of_group))]
+                if not (path := folder / f"{group}" / f"{group}-{number:03d}.mp4").is_file():
+                    frames = [frame for scene in some for frame in render.scene_frames(scene)]
+                    encode.write_video(path, frames, encoder=encoder, fps=render.FPS)
+                said = grammar.clause(draw, some[0])
+                lines.append({"video": f"{group}/{path.name}", "caption": said, "split": "test"})
+        if scenes is not None:  # which makes it a data set, whose pictures are those that runs are trained on
+            (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         return Library(folder, shown)
 
 

@@ -66,7 +66,7 @@ def answered(
     opened = open_workspace(workspace.root)
     opened.features(backbone="demo-tiny")
     queries = list(dict.fromkeys(str(s["query"]) for s in slides))
-    report = opened.search(queries, k=1, method="text_guided", backbone="demo-tiny")
+    report = opened.search(queries, k=1, method="text_guided", backbone="demo-tiny", no_head=True, min_confidence=None)
     frames = workspace.frames()
     (timeline,) = (frames.timeline(film) for film in frames.films())
     starts = [float(str(s["start"])) for s in slides]

@@ -38,7 +38,8 @@ VERBS = {
         "retry_failed: 'bool' = False, overwrite: 'bool' = False, keep_truncated: 'bool' = True, "
         "forget: 'bool' = False, follow: 'bool' = False, tracks: 'str' = 'default', "
         "memory_budget: 'str | None' = None, repair: 'str | None' = None, plan_parts: 'int | None' = None, "
-        "dry_run: 'bool' = False, again: 'str' = '') -> 'ExtractReport | ExtractEstimate | PartListReport'"
+        "engine: 'str' = 'local', address: 'str | None' = None, dry_run: 'bool' = False, "
+        "again: 'str' = '') -> 'ExtractReport | ExtractEstimate | PartListReport'"
     ),
     "features": (
         "(self, *, captions: 'PathLike | None' = None, columns: 'str | None' = None, "
@@ -46,7 +47,8 @@ VERBS = {
         "shape: 'str' = 'fixed', word_shape: 'str | None' = None, "
         "max_words: 'int | None' = None, temporal_shift: 'bool' = False, patches: 'bool' = False, "
         "word_importance: 'str' = 'none', precision: 'str' = 'fp32', batch: 'int | None' = None, "
-        "repair: 'str | None' = None, shard: 'str' = '1/1', device: 'str' = 'auto', offline: 'bool' = False, "
+        "repair: 'str | None' = None, shard: 'str' = '1/1', "
+        "engine: 'str' = 'local', address: 'str | None' = None, device: 'str' = 'auto', offline: 'bool' = False, "
         "dry_run: 'bool' = False) -> 'PrecomputeReport | PrecomputePreview'"
     ),
     "train": (
@@ -127,9 +129,10 @@ VERBS = {
     "sweep": (
         "(self, file: 'PathLike | None' = None, *, methods: 'str | Sequence[str]' = (), encoders: 'str | "
         "Sequence[str]' = (), data: 'str | Sequence[str]' = (), seeds: 'str | Sequence[int]' = (), set: "
-        "'str | Sequence[str]' = (), tuned: 'str | None' = None, name: 'str | None' = None, jobs: 'int' = 1, "
-        "shard: 'str' = '1/1', workers: 'int | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, "
-        "offline: 'bool' = False, dry_run: 'bool' = False) -> 'SweepReport | SweepPreview'"
+        "'str | Sequence[str]' = (), tuned: 'str | None' = None, name: 'str | None' = None, "
+        "jobs: 'int' = 1, shard: 'str' = '1/1', "
+        "workers: 'int | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, offline: "
+        "'bool' = False, dry_run: 'bool' = False) -> 'SweepReport | SweepPreview'"
     ),
     "optimise": (
         "(self, methods: 'str | Sequence[str]', *, encoders: 'str | Sequence[str]' = (), data: 'str | "

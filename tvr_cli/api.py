@@ -27,6 +27,7 @@ from tvr_cli.api_flags import (
     no_dry_repair,
     one_of,
     path_of,
+    pool_of,
     several,
     shard_of,
     train_flags,
@@ -35,6 +36,7 @@ from tvr_cli.api_flags import (
 from tvr_cli.api_scores import judge_scores, protocol_card
 from tvr_cli.api_showing import Showing
 from tvr_cli.api_sweeping import Sweeping
+from tvr_cli.defaults import FOUND
 from tvr_cli.errors import ConfigError
 from tvr_cli.workspace import Workspace
 
@@ -57,7 +59,6 @@ if TYPE_CHECKING:
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 
 PathLike = str | os.PathLike[str]
-FOUND = 0.95  # confidence of a hit: of twenty sentences about what is not there one gets an answer with it
 _SPLITS = ("train", "val", "test")
 
 
@@ -114,6 +115,8 @@ class OpenWorkspace(Showing, Sweeping):
         memory_budget: str | None = None,
         repair: str | None = None,
         plan_parts: int | None = None,
+        engine: str = "local",
+        address: str | None = None,
         dry_run: bool = False,
         again: str = "",
     ) -> ExtractReport | ExtractEstimate | PartListReport:
@@ -121,7 +124,7 @@ class OpenWorkspace(Showing, Sweeping):
 
         videos: folders, files, or manifests; or a list of parts, of which `shard` names one. data:
         `NAME:ROOT[:VARIANT]` instead. for_backbone: the flag `--for`. plan_parts: read nothing, and write the list of
-        so many parts.
+        so many parts. engine: "ray" reads all parts of a list on a cluster (at `address`, else one of this machine).
         again: what people type to go on, for the message of Interrupted. Raises DataError when there are no videos,
         StoreMismatch when the store has another plan, ConfigError, EnvironmentProblem and Interrupted.
         """
@@ -170,6 +173,7 @@ class OpenWorkspace(Showing, Sweeping):
             at_least("--plan-parts", plan_parts, 1)
             with self._watched():
                 return parts.plan_parts(manifest or sources, self.workspace, plan_parts, options, dry_run=dry_run)
+        pool = pool_of(engine, address, None, dry_run, options.shard)
         if (listed := part_list.find(sources)) is not None and listed.dataset is not None:
             preset = plans.of_dataset(listed.dataset)[0]
         asked = plans.AskedFrames(
@@ -185,6 +189,10 @@ class OpenWorkspace(Showing, Sweeping):
         verb = estimate.estimate if dry_run else extract.extract
         with self._watched():
             plan = extract.frame_plan(self.workspace, asked, options, preset=preset, backbone=for_backbone)
+            if pool is not None:
+                from tvr_cli.engine.whole import parts
+
+                return parts.extract_parts(manifest or sources, self.workspace, plan, options, pool)
             return verb(manifest or sources, self.workspace, plan, options)
 
     def features(
@@ -205,6 +213,8 @@ class OpenWorkspace(Showing, Sweeping):
         batch: int | None = None,
         repair: str | None = None,
         shard: str = "1/1",
+        engine: str = "local",
+        address: str | None = None,
         device: str = "auto",
         offline: bool = False,
         dry_run: bool = False,
@@ -212,7 +222,7 @@ class OpenWorkspace(Showing, Sweeping):
         """Compute features of the frames and of captions about them; only what is new is encoded.
 
         columns: which columns of the captions file are what, `video=COLUMN,caption=COLUMN`. shard: of the clips, and no
-        captions.
+        captions. engine, address: as of `extract`, of the parts that it read.
         Raises DataError for bad captions or without frames, ConfigError, EnvironmentProblem for missing weights.
         """
         one_of("--dtype", dtype, ("fp16", "bf16", "fp32"))
@@ -261,6 +271,10 @@ class OpenWorkspace(Showing, Sweeping):
         with self._watched():
             if repair is not None:
                 return repair_features(self.workspace, repair, options, corpus, named=backbone)
+            if (pool := pool_of(engine, address, repair, dry_run, part)) is not None:
+                from tvr_cli.engine.whole import parts
+
+                return parts.encode_parts(self.workspace, backbone, corpus, options, pool)
             if dry_run:
                 return precompute.dry_run(self.workspace, backbone, corpus, options)
             return precompute.precompute(self.workspace, backbone, corpus, options)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tvr_cli.engine.evaluation.judge import JudgeOptions
     from tvr_cli.engine.searching.index import Kind
     from tvr_cli.engine.training.train import TrainOptions
+    from tvr_cli.engine.whole.parts import Pool
 
 PathLike = str | os.PathLike[str]
 _V2T, _COUNTINGS = ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
@@ -72,6 +73,20 @@ def kind_of_index(store: str | None, coarse_memory: str | None) -> Kind | None:
     from tvr_cli.engine.searching.index import kind_named
 
     return kind_named(store, None if coarse_memory is None else parse_bytes(coarse_memory))
+
+
+def pool_of(engine: str, address: str | None, repair: str | None, dry_run: bool, shard: tuple[int, int]) -> Pool | None:
+    """Read `--engine` and `--address`: None is this process. Raises ConfigError."""
+    one_of("--engine", engine, ("local", "ray"))
+    if engine == "local":
+        if address is not None:
+            raise ConfigError("--address is of a cluster: give it with --engine ray")
+        return None
+    if repair is not None or dry_run or shard[1] > 1:
+        raise ConfigError("--engine ray runs all parts of a list; leave out --shard, --repair and --dry-run")
+    from tvr_cli.engine.whole.ray_runner import RayPool
+
+    return RayPool(address)
 
 
 # What tells a job its number: the variable, and the number of the first job.

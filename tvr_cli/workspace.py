@@ -9,6 +9,7 @@
         heard/                   what `tvr transcribe` wrote down of what is said
       sweeps/<name>/             tables of many runs, each data set a workspace of its own: `tvr sweep`
       parts.jsonl                which videos each of several jobs reads: `tvr extract-frames --plan-parts`
+      parts/<i>-of-<n>/          parts that a cluster reads, workspaces of their own: `--engine ray`
       done.jsonl                 which parts were read here: `tvr extract-frames --shard`
       mteb/                      MTEB's own folder of results, and a workspace for each of its data sets: `tvr mteb`
       server.json, server.log    where `tvr serve` runs: how it is reached, and what it says in the background
@@ -289,7 +290,8 @@ class Workspace(os.PathLike[str]):
     def find_run(self, run: str) -> RunDir:
         """Return an existing run by name, or by path from anywhere.
 
-        Raises DataError when there is none, with what is wrong where a folder of this name is there.
+        Raises DataError when there is none, with what is wrong where a folder of this name is there, and for a moment
+        head.
         """
         path = Path(run)
         if os.sep in run and RunDir(path).config_path.is_file():
@@ -297,6 +299,11 @@ class Workspace(os.PathLike[str]):
         found = self.run(path.name if os.sep in run else run)
         if found.begun:
             return found
+        if (head := self.find_head(run)) is not None:
+            raise DataError(
+                f"the run {head.name!r} is a moment head: it ranks moments by time for `tvr query` and scores no "
+                "captions; judge it with: " + commands.tvr("moments", truth="truth.jsonl", run=run, workspace=self)
+            )
         there = sorted(r.name for r in self.runs())
         raise DataError(
             found.flaw()
@@ -439,6 +446,26 @@ class Workspace(os.PathLike[str]):
     def given_videos(self) -> Path:
         """Where videos lie that were handed over as bytes, while they are decoded."""
         return self.root / "videos"
+
+    @property
+    def parts_folder(self) -> Path:
+        """Where a cluster keeps the parts of this workspace, each a workspace of its own."""
+        return self.root / "parts"
+
+    def part(self, part: int, of: int) -> Workspace:
+        """Return the workspace of a part, which need not exist."""
+        return Workspace(self.parts_folder / f"{part}-of-{of}")
+
+    def parts_below(self) -> list[tuple[int, int]]:
+        """Return the parts that have frames in `parts_folder`, as (i, n), of the largest n."""
+        found = [tuple(map(int, path.name.split("-of-"))) for path in self.parts_folder.glob("[0-9]*-of-[0-9]*")]
+        newest = max((of for _, of in found), default=0)
+        return sorted((i, of) for i, of in found if of == newest and self.part(i, of).has_frames)
+
+    @property
+    def attempts(self) -> Path:
+        """What counts how often a part was begun and did not end: a byte each."""
+        return self.root / "attempts"
 
     @property
     def server_note(self) -> Path:

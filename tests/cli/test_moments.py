@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from tvr_cli.cli import app
 from tvr_cli.engine.features import precompute
 from tvr_cli.engine.searching import query
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching.hits import Answering, HeadWish, Hit, Moment, SearchOptions
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 
@@ -108,6 +109,27 @@ def test_a_video_answers_with_all_its_moments_as_a_query_does(
         truth = {"query": SENTENCE, "video": hit.video_id, "start": 0.2, "end": 0.3}
     found = measured(tvr("--truth", lines(tmp_path / "t.jsonl", [truth]), "-o", out, "--json"))
     assert (found["mAP@0.5"] if one_video else found["mR@5"]) > 0
+
+
+def test_what_is_not_sure_is_no_answer_as_in_a_query(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hit,) = first_hits(out, SENTENCE)
+    sure = {SENTENCE: 0.97, "a submarine": 0.6}
+
+    def answer(sentences: Sequence[str], options: SearchOptions) -> list[list[Hit]]:
+        assert options.head == HeadWish(use=False)
+        return [[dataclasses.replace(hit, confidence=sure[sentence], score=0.5)] for sentence in sentences]
+
+    monkeypatch.setattr(query, "session", lambda *args, **options: SimpleNamespace(answer=answer))
+    moment = {"video": hit.video_id, "start": hit.start, "end": hit.end}
+    truth = lines(tmp_path / "t.jsonl", [{"query": SENTENCE, **moment}, {"query": "a submarine"}])
+    found = measured(tvr("--truth", truth, "-o", out, "--no-head", "--json"))
+    assert (found["refused"], found["answered"], found["Rej-F1"], found["AUROC"]) == (100, 100, 100, 100)
+    for flags, refused, answered in ((("--all",), 0, 100), (("--min-confidence", 0.98), 100, 0)):
+        found = measured(tvr("--truth", truth, "-o", out, "--no-head", *flags, "--json"))
+        assert (found["refused"], found["answered"], found["AUROC"]) == (refused, answered, 100)
+    assert tvr("--truth", truth, "-o", out, "--all", "--min-confidence", 0.5).exit_code == 2
 
 
 def test_a_table_says_whose_counting_each_number_is(out: Path, tmp_path: Path) -> None:

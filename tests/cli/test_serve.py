@@ -31,6 +31,7 @@ from tvr_cli import errors, files, log
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import resident
+from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.server import door, running, streams
 from tvr_cli.server.app import create_app
@@ -382,6 +383,15 @@ def hostile(place: Path) -> list[tuple[str, str, dict[str, str], dict[str, Any]]
         ("PUT", "/media", {}, {"params": {"video": "x"}}),
     ]
     return found
+
+
+def test_no_file_is_opened_that_an_imported_video_without_one_is_called(client, place, library, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(library, "file", lambda video: LibraryFile(video, "secret.txt", 1.0))
+    for address in ("/media", "/api/stream"):
+        said = client.get(address, params={"video": "a"})
+        assert said.status_code == 404 and SECRET not in said.text
+        assert said.json()["error"] == "'secret.txt' was imported without its file"
 
 
 def test_no_hostile_request_reaches_a_file_or_ends_the_server(client, place):

@@ -168,6 +168,15 @@ def test_while_it_is_watched_a_search_answers_from_what_is_there(place: Path) ->
     assert searched(out) == before | {"later.mp4", "new.mp4"}
 
 
+def test_before_there_is_an_index_a_search_says_that_it_is_being_made(place: Path) -> None:
+    out = place / "out"
+    shutil.rmtree(out / "index")
+    with files.lock(Workspace(out).watch_folder):
+        said = tvr("query", SENTENCE, "-o", out, code=4).stderr
+    assert "is watched, and its first videos are still being taken in" in said and "tvr watch --status" in said
+    assert not (out / "index").exists()
+
+
 def test_captions_that_name_a_video_which_has_gone_do_not_stop_it(place: Path) -> None:
     root, out = place / "videos", place / "out"
     lines = [{"video": path.name, "caption": f"film {path.stem}"} for path in sorted(root.glob("*.mp4"))]

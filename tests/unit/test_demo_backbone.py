@@ -1,4 +1,4 @@
-"""The shipped backbone: its size, its vocabulary, its scale, what it tells apart; and the script that trains it."""
+"""The backbones that ship: size, vocabulary, lengths, what they tell apart; and the script that trains them."""
 
 import importlib.util
 import subprocess
@@ -14,15 +14,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tvr_cli.backbones
+from tvr_cli.backbones import registry, toy
 from tvr_cli.data.demo_world import grammar, render
+from tvr_cli.scale import Scale
+from tvr_cli.stores.features.scale import scale_of
 
-FOLDER = Path(tvr_cli.backbones.__file__).parent / "demo_tiny"
+LENGTHS = {"demo-tiny": (10.0, 10.0), "demo-tiny-siglip": (4.0, 2.0)}  # of frames and captions: CLIP's, and others
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_demo_backbone.py"
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return tvr_cli.backbones.load("demo-tiny", offline=True, device="cpu")
+@pytest.fixture(scope="module", params=sorted(LENGTHS))
+def backbone(request):
+    return tvr_cli.backbones.load(request.param, offline=True, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +59,23 @@ def encode_scenes(backbone, scenes):
         return backbone.encode_frames(pixels, torch.ones(len(scenes), 3, dtype=torch.bool))
 
 
-def test_it_is_small_and_in_half_precision():
-    assert sum(p.stat().st_size for p in FOLDER.iterdir() if p.is_file()) <= 4_000_000
-    state = load_file(FOLDER / "open_clip_model.safetensors")
+def test_these_two_ship():
+    assert sorted(toy.folders()) == sorted(LENGTHS)
+
+
+@pytest.mark.parametrize("name", sorted(LENGTHS))
+def test_it_is_small_and_in_half_precision(name):
+    folder = toy.folders()[name]
+    assert sum(p.stat().st_size for p in folder.iterdir() if p.is_file()) <= 4_000_000
+    state = load_file(folder / "open_clip_model.safetensors")
     assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float16}
     assert sum(v.numel() for v in state.values()) < 2_000_000
 
 
 def test_open_clip_loads_the_folder_as_it_is(backbone):
-    model = open_clip.create_model(f"local-dir:{FOLDER}").eval()
-    tokenizer = open_clip.tokenizer.SimpleTokenizer(bpe_path=str(FOLDER / "bpe.txt.gz"), context_length=32)
+    folder = toy.folders()[backbone.name]
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(bpe_path=str(folder / "bpe.txt.gz"), context_length=32)
     texts = ["a red star moves left, then a blue box grows", "first a disc rises, after that an orange hoop spins"]
     with torch.no_grad():
         torch.testing.assert_close(encode_texts(backbone, texts), model.encode_text(tokenizer(texts)))
@@ -82,14 +92,13 @@ def test_captions_of_the_world_fit_its_words_and_context(backbone):
     assert (pieces - 2).tolist() == [len(full.encode(w)) for w in words]  # cut as CLIP's whole vocabulary cuts them
 
 
-def test_features_have_clips_magnitude(backbone):
+def test_features_have_the_lengths_that_were_folded_in(backbone):
     draw = grammar.Draw(3, unseen_pairs=True)
     frames = encode_scenes(backbone, [draw.scene([]) for _ in range(64)])
     texts = encode_texts(backbone, [grammar.caption(draw.rng, draw.video(2)) for _ in range(64)])
-    for features in (frames, texts):
-        length = features.norm(dim=-1)
-        assert float(length.mean()) == pytest.approx(10, rel=0.1)
-    assert float(frames.norm(dim=-1).std()) < 2.5  # GLIM's temperature acts on raw dot products
+    for features, length in zip((frames, texts), LENGTHS[backbone.name], strict=True):
+        assert float(features.norm(dim=-1).mean()) == pytest.approx(length, rel=0.1)
+    assert float(frames.norm(dim=-1).std() / frames.norm(dim=-1).mean()) < 0.25  # GLIM's temperature acts on raw dots
 
 
 def test_text_tells_order_and_direction_apart(backbone):
@@ -118,7 +127,20 @@ def test_a_frame_is_nearest_to_the_name_of_its_thing(backbone):
 
 def test_the_script_cuts_the_shipped_vocabulary(script, tmp_path):
     script.cut_vocabulary(tmp_path / "bpe.txt.gz")
-    assert (tmp_path / "bpe.txt.gz").read_bytes() == (FOLDER / "bpe.txt.gz").read_bytes()
+    for folder in toy.folders().values():
+        assert (tmp_path / "bpe.txt.gz").read_bytes() == (folder / "bpe.txt.gz").read_bytes()
+
+
+def test_the_second_one_is_another_kind_of_encoder():
+    clip, siglip = (registry.resolve(name) for name in sorted(LENGTHS))
+    assert (clip.fit, siglip.fit) == ("crop", "squash")
+    assert scale_of("demo-tiny", {}, {"text_norm": 2.0}) == Scale()
+    assert scale_of("demo-tiny-siglip", {"video.frames": 4.0}, {"text_norm": 2.0}) == Scale(text=5.0, frames=2.5)
+    towers = [tvr_cli.backbones.load(name, offline=True, device="cpu").model for name in sorted(LENGTHS)]
+    assert [getattr(tower, "logit_bias", None) is None for tower in towers] == [True, False]
+    short, long = (torch.tensor([[49, 50, *pads]]) for pads in ([0] * 30, [0] * 29 + [51]))
+    with torch.no_grad():  # a tower that looks both ways sees what comes after a word
+        assert not torch.allclose(towers[1].encode_text(short), towers[1].encode_text(long))
 
 
 def test_the_script_trains_on_no_pair_of_the_test_split(script):

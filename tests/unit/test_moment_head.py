@@ -16,7 +16,15 @@ from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world import encode, grammar, render
-from tvr_cli.engine.searching import cells, head_examples, head_training, heads, light, ranking
+from tvr_cli.engine.searching import (
+    cells,
+    head_confidence,
+    head_examples,
+    head_training,
+    heads,
+    light,
+    ranking,
+)
 from tvr_cli.engine.searching import session as sessions
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import HeadWish, SearchOptions
@@ -231,6 +239,54 @@ def test_the_lengths_are_worked_through_in_parts_and_remembered(monkeypatch):
     assert ranking.ByHead(head).scores(part, said).tolist() == scores.tolist()
 
 
+# ------------------------------------------------------------------------------------------------------ how sure it is
+
+
+def motions(n: int = 12) -> tuple[SimpleNamespace, MomentHead, np.ndarray]:
+    """A film of n motions, each through frames of its own, a head that knows them and their reverses, and what is said
+    of all 2 n: those that the film has come first.
+    """
+    draw, dim = np.random.default_rng(0), 32
+    looks = unit(draw.standard_normal((n, 3, dim)))
+    pieces = np.stack([np.concatenate([one.mean(0)[None], one]) for one in (*looks, *looks[:, ::-1])])
+    said = unit(draw.standard_normal((2 * n, dim)))
+    weights, mean = head_training.fit(iter([(np.repeat(pieces, 30, 0), np.repeat(np.arange(2 * n), 30))]), said)
+    shown = np.repeat(looks, 4, 0).reshape(-1, dim)
+    ts, first = np.arange(len(shown)) / 4, np.arange(0, len(shown), 3, dtype=np.int32)
+    parts = {
+        "frames": shown.astype(np.float16),
+        "ts": ts,
+        "until": ts + 0.25,
+        "moment": np.stack([first, first + 3], 1),
+    }
+    part = SimpleNamespace(
+        array=parts.__getitem__, live=np.ones(len(first), bool), segment=SimpleNamespace(sha256="motions")
+    )
+    return part, MomentHead(weights, mean, MADE_FOR, moments=2 * n, videos=1, seed=0, store=""), said
+
+
+def test_the_lines_of_a_head_refuse_a_motion_that_is_reversed_and_are_found_out_once(monkeypatch):
+    part, head, said = motions()
+    strange = unit(np.random.default_rng(1).standard_normal((30, 32)))
+    known = head_confidence.found([part], head, "bank", lambda: (said, strange))
+    assert known.lines.why is None and known.lines.moments == 48 and known.lines.sentences == 24
+    scores = ranking.ByHead(head).scores(part, said)
+    sure = [known.of(part, int(row.argmax()), query) for row, query in zip(scores, said, strict=True)]
+    assert min(sure[:12]) >= 0.95 and sum(one >= 0.95 for one in sure[12:]) <= 2  # of the bank one in twenty gets over
+    monkeypatch.setattr(head_confidence, "_lines", lambda *_: pytest.fail("found out again"))
+    again = head_confidence.found([part], head, "bank", lambda: pytest.fail("encoded again"))
+    assert again.lines == known.lines
+    part.live[:] = np.arange(48) % 2 == 0  # other moments are other lines
+    assert head_confidence.recalled([part], head, "bank") is None
+
+
+def test_how_much_is_read_is_one_for_all_of_it_and_nothing_for_nothing():
+    said = np.array([[0.0, 2.0], [0.5, 0.0]])
+    read = np.array([[0.0, 2.0], [0.0, 0.0], [0.0, 1.0], [0.0, -2.0]])
+    assert head_confidence.shares(read, said)[0] == pytest.approx([1, 0, 0.75, -3])
+    assert head_confidence.shares(said, said).diagonal() == pytest.approx([1, 1])
+
+
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
@@ -330,6 +386,7 @@ def test_a_query_uses_the_head_that_fits_and_both_ways_agree(headed):
     for one, other in zip(answers, lightly, strict=True):
         assert [(h.start, h.end, h.peak) for h in one] == [(h.start, h.end, h.peak) for h in other]
         assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-5)
+        assert [h.confidence for h in one] == pytest.approx([h.confidence for h in other], abs=1e-3)
     assert all(-1 <= hit.score <= 1 for hits in answers for hit in hits)
     first = [hits[0].start for hits in answers]
     assert sum(start == i for i, start in enumerate(first)) >= 5  # it has seen them
@@ -355,6 +412,24 @@ def test_a_head_goes_to_another_workspace_by_its_path(made, headed, tmp_path):
     hits = there["results"][0]["hits"] + there["results"][0]["nearest"]
     assert hits[0]["start"] == 7 and not (out / "runs").exists()
     assert "give one of them" in run("query", asked, "-o", out, "--run", named, "--no-head", code=2).stderr
+
+
+def test_a_head_is_judged_by_moments_and_no_method_to_evaluate(headed, tmp_path):
+    said = run("evaluate", "moments", "-o", headed, code=3).stderr
+    assert "the run 'moments' is a moment head: it ranks moments by time" in said
+    assert f"tvr moments --truth truth.jsonl --run moments -o {headed}" in said
+    truth = headed.parent / "truth.jsonl"
+    texts = sentences(headed)
+    lines = [{"query": text, "video": "a.mp4", "start": i, "end": i + 1} for i, text in enumerate(texts)]
+    once = [line for line in lines if texts.count(line["query"]) == 1]
+    truth.write_text("".join(json.dumps(line) + "\n" for line in once))
+    asked = ("moments", "--truth", truth, "-o", headed, "--method", "text_guided", "--all", "--json")
+    values = [
+        {one["name"]: one["value"] for one in json.loads(run(*asked, *flags).stdout)["measures"]}
+        for flags in (("--run", "moments"), ("--no-head",))
+    ]
+    assert values[0]["R1@0.5"] > values[1]["R1@0.5"]
+    assert "give one of them" in run(*asked, "--run", "moments", "--no-head", code=2).stderr
 
 
 def test_a_head_that_does_not_fit_is_left_out_when_found_and_refused_when_named(headed, tmp_path):
@@ -415,6 +490,36 @@ def test_captions_without_times_and_frames_without_a_rate_are_refused(made, tmp_
     outside.write_text('{"video": "a.mp4", "caption": "a star", "start": 99, "end": 100}\n')
     assert "inside of 'a.mp4'" in run("train", "--moments", "--captions", outside, "-o", out, code=3).stderr
     assert "start with: tvr extract-frames" in run("train", "--moments", "-o", tmp_path / "none", code=3).stderr
+
+
+def charades(out: Path, folder: Path, n: int = 24) -> Path:
+    """The captions of a workspace as an annotation file of Charades-STA, which names the film by its stem."""
+    lines = "".join(f"a {i}.0 {i + 1}.0##{text}\n" for i, text in enumerate(sentences(out)[:n]))
+    path = folder / "charades_sta_train.txt"
+    path.write_text(lines + "gone 0.0 1.0##a film that is not here\n")
+    return path
+
+
+def test_times_of_a_data_set_about_moments_train_the_same_head(made, headed, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    report = json.loads(run("train", "--moments", "--captions", charades(made, tmp_path), "-o", out, "--json").stdout)
+    assert (report["moments"], report["videos"], report["left_out"]) == (24, 1, 0)
+    one, other = (MomentHead.open(o / "runs" / "moments" / "head.safetensors") for o in (out, headed))
+    assert one.weights == pytest.approx(other.weights, abs=1e-6)
+
+
+def test_a_dry_run_of_named_captions_says_what_it_would_train_on(made, tmp_path):
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    said = run("train", "--moments", "--captions", charades(made, tmp_path, 9), "-o", out, "--dry-run").stdout
+    assert "would train run 'moments' on 9 moments of 1 video, features" in said
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text('{"video": "a.mp4", "caption": "a star", "split": "train"}\n')
+    asked = ("train", "--moments", "--captions", plain, "-o", out, "--dry-run")
+    assert "expected training captions with times, found 1 of which 1 have none" in run(*asked, code=3).stderr
+    assert not (out / "runs").exists()
+    shutil.rmtree(out / "features")
+    first = run("train", "--moments", "-o", out, "--backbone", "demo-tiny", "--dry-run").stdout
+    assert "would compute features of demo-tiny first" in first and "run 'moments'" in first
 
 
 def test_clips_of_so_many_frames_have_no_rate(tmp_path):

@@ -45,10 +45,22 @@ def test_queries_of_one_wording_are_told_apart_by_their_ids(tmp_path: Path) -> N
     assert [q.id for q in formats.read(lines(tmp_path / "t.jsonl", records)).questions] == ["1", "2"]
 
 
+def test_captions_with_seconds_are_truth_and_belong_together_by_their_words(tmp_path: Path) -> None:
+    records = [
+        {"id": f"a#{i}", "caption": "a dog", "video": "a", "start": i, "end": i + 1, "split": "test"} for i in (1, 2)
+    ]
+    (question,) = formats.read(lines(tmp_path / "t.jsonl", records)).questions
+    assert question.text == "a dog" and question.moments == (Moment("a", 1, 2), Moment("a", 2, 3))
+    without = lines(tmp_path / "u.jsonl", [*records, {"caption": "a cat", "video": "a"}])
+    with pytest.raises(DataError, match=r"u\.jsonl:3: expected a caption with start and end to judge by"):
+        formats.read(without)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "format"),
     [
         ("a", '{"query": "x"}', "jsonl"),
+        ("a", '{"caption": "x", "video": "a", "start": 0, "end": 1}', "jsonl"),
         ("a", json.dumps(WINDOW), "qvhighlights"),
         ("a", "AO8RW 0.0 6.9##a person is putting a book on a shelf.", "charades-sta"),
         ("a", json.dumps(ACTIVITY), "activitynet-captions"),

@@ -362,6 +362,21 @@ def test_a_crowd_of_events_is_one_look(board: Board) -> None:
     assert len([at for at in looks if 5.0 <= at < 6.0]) <= 2
 
 
+def test_a_library_that_takes_long_to_look_at_is_looked_at_less_often(board: Board) -> None:
+    world = World({}, until=30.0)
+    looks: list[float] = []
+
+    def slow_look(real: Callable[[], Look] = world.look) -> Look:
+        looks.append(world.time)
+        world.time += 1.0
+        return real()
+
+    world.look = slow_look  # type: ignore[method-assign]
+    world.plan = {6.0 + i / 10: world.put(a=i) for i in range(200)}
+    watcher(world, board).run()
+    assert len([at for at in looks if 6.0 <= at < 26.0]) <= 5
+
+
 def test_a_step_that_fails_is_listed_tried_again_and_does_not_end_it(board: Board) -> None:
     world = World({}, until=130.0)
     answers = iter([EnvironmentProblem("no space left"), ZeroDivisionError("bug"), report(read=1)])
@@ -383,6 +398,25 @@ def test_a_step_that_fails_is_listed_tried_again_and_does_not_end_it(board: Boar
         "a bug in tvr: ZeroDivisionError: bug; tried again in 60 s",
     ]
     assert last.read == 1 and last.passes == 1
+
+
+def test_the_same_trouble_is_said_once(board: Board) -> None:
+    world = World({}, until=130.0)
+
+    def failing() -> PassReport:
+        raise EnvironmentProblem("no space left")
+
+    world.result = failing
+    last = watcher(world, board).run()
+    assert len(world.passes) == 3 and world.told() == ["started", "failed", "ended"]
+    assert [flaw.reason for flaw in last.problems] == ["no space left"]
+
+
+def test_videos_that_went_before_it_was_started_are_listed(board: Board) -> None:
+    world = World({}, until=5.0)
+    world.result = lambda: report(unreachable=["a.mp4"])
+    last = watcher(world, board).run()
+    assert [flaw.what for flaw in last.problems] == ["a.mp4"] and "--forget" in last.problems[0].reason
 
 
 def test_videos_that_fail_are_listed_and_said_once(board: Board) -> None:

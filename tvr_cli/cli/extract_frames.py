@@ -137,6 +137,12 @@ def extract_frames(
         str | None,
         typer.Option("--repair", metavar="SHARD", help="Rebuild a damaged shard (or `all` damaged ones); no VIDEOS."),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="ray runs all parts of a list on a cluster; local is this process.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", help="With --engine ray: of the cluster; default one of this machine.")
+    ] = None,
     allow_failures: Annotated[
         bool, typer.Option("--allow-failures", help="Exit with 0 even if some videos failed.")
     ] = False,
@@ -178,6 +184,8 @@ def extract_frames(
         memory_budget=memory_budget,
         repair=repair,
         plan_parts=plan_parts,
+        engine=engine,
+        address=address,
         dry_run=dry_run,
         again=shlex.join(["tvr", *(a for a in sys.argv[1:] if a != "--overwrite")]),
     )

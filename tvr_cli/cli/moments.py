@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvr_cli.cli import render
-from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, Offline, Searched
+from tvr_cli.cli.options import DEFAULT_WORKSPACE, OWN_METHOD, Backbone, Device, Json, NoHead, Offline, Searched
+from tvr_cli.defaults import FOUND
+from tvr_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from tvr_cli.engine.evaluation.moments.result import Measure, MomentsReport
@@ -37,11 +39,24 @@ def moments(
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Moments that an answer lists, where the whole library is asked.")
     ] = None,
-    run: Annotated[str | None, typer.Option("--run", help="Run whose scores rank the moments.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run whose scores rank the moments, or a moment head.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help=f"A method without training instead of a run; or: {OWN_METHOD}")
     ] = None,
     backbone: Backbone = None,
+    no_head: NoHead = False,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-confidence",
+            min=0.0,
+            max=1.0,
+            help="A moment of the library below this is no answer, as for tvr query; default: 0.95.",
+        ),
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Every moment is an answer, however sure it is.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap intervals.")] = 0,
     device: Device = "auto",
     offline: Offline = False,
@@ -54,7 +69,10 @@ def moments(
     from tvr_cli.engine.searching.asked import Asked
     from tvr_cli.engine.whole import moments as engine
 
-    searched = engine.Searched(Asked(run, method, backbone), k, device, offline)
+    if show_all and min_confidence is not None:
+        raise ConfigError("--all asks for no confidence, --min-confidence for some; give one of them")
+    least = None if show_all else FOUND if min_confidence is None else min_confidence
+    searched = engine.Searched(Asked(run, method, backbone), k, not no_head, least, device, offline)
     report = engine.moments(truth, workspace, searched, format=format, predictions=predictions, train=train, seed=seed)
     render.result(report, as_json, lambda: _show(report))
 

@@ -34,6 +34,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, how many and how much; write nothing.")
 ]
+NoHead = Annotated[bool, typer.Option("--no-head", help="Rank moments without the moment head that fits.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="TVR_OFFLINE", help="Never touch the network.")]
 Device = Annotated[str, typer.Option("--device", help="auto (cuda, then mps, then cpu), or a device by name.")]
 Threads = Annotated[

@@ -72,6 +72,12 @@ def precompute_features(
         str,
         typer.Option("--shard", metavar="I/N", help="Only part I of N of the clips, no captions; auto/N in an array."),
     ] = "1/1",
+    engine: Annotated[
+        str, typer.Option("--engine", help="ray runs all parts of a list on a cluster; local is this process.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", help="With --engine ray: of the cluster; default one of this machine.")
+    ] = None,
     device: Device = "auto",
     offline: Offline = False,
     dry_run: DryRun = False,
@@ -99,6 +105,8 @@ def precompute_features(
         batch=batch,
         repair=repair,
         shard=shard,
+        engine=engine,
+        address=address,
         device=device,
         offline=offline,
         dry_run=dry_run,

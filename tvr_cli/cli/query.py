@@ -19,6 +19,7 @@ from tvr_cli.cli.options import (
     Backbone,
     Device,
     Json,
+    NoHead,
     Offline,
     Searched,
     number,
@@ -91,7 +92,7 @@ def query(
             help="picture, speech (subtitles and text streams) or both; default: both where words were read before.",
         ),
     ] = None,
-    no_head: Annotated[bool, typer.Option("--no-head", help="Rank moments without the moment head that fits.")] = False,
+    no_head: NoHead = False,
     image: Annotated[
         list[str] | None, typer.Option("--image", metavar="FILE", help="Look for a picture; repeatable.")
     ] = None,

@@ -33,7 +33,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from tvr_cli import log
-from tvr_cli.engine.searching.hits import Hit
+from tvr_cli.engine.searching.hits import Hit, why_missing
 from tvr_cli.engine.showing.clips import track_of
 from tvr_cli.errors import (
     ConfigError,
@@ -227,11 +227,13 @@ def _hit(moment: Moment, library: Library) -> Hit:
         raise ConfigError(f"expected a moment that ends after it starts, found {moment.start:g} to {moment.end:g}")
     return Hit(
         0, moment.score, file.id, file.path, moment.start, moment.end, moment.peak, moment.confidence,
-        missing=not os.path.isfile(file.path), channel=moment.channel, said=moment.said,
+        missing=not (os.path.isabs(file.path) and os.path.isfile(file.path)), channel=moment.channel, said=moment.said,
     )  # fmt: skip
 
 
 def _require_there(path: str) -> None:
+    if not os.path.isabs(path):  # an id alone, and no file of that name is meant
+        raise DataError(f"{path!r} was {why_missing(path)}")
     if not os.path.isfile(path):
         raise DataError(f"{path!r} was renamed, moved or deleted since it was indexed")
 

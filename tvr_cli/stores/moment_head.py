@@ -76,6 +76,13 @@ class MomentHead:
     def sha256(self) -> str:
         return _sha256(self.weights, self.mean)
 
+    def asked(self, sentences: np.ndarray) -> np.ndarray:
+        """Return what sentences, unit vectors [T, D], are compared with what is read by: less the mean of all, unit
+        vectors [T, D].
+        """
+        less = sentences - self.mean
+        return np.asarray(less / np.maximum(np.linalg.norm(less, axis=1, keepdims=True), 1e-12))
+
     def save(self, path: Path) -> None:
         """Write it in one step. Raises EnvironmentProblem where that is not possible."""
         from safetensors.numpy import save

@@ -24,6 +24,7 @@ from tvr_cli.watching.looking import Flaw, Look
 from tvr_cli.watching.status import MOST_FAILURES, Board, Doing, PassReport, WatchEvent, WatchStatus, utc
 
 _BREATH_S = 0.5  # between two looks, at least: events come in crowds
+_BREATHS = 4  # times what a look took, that too: a large library is not looked at without end while a film grows
 _SLICE_S = 1.0  # of waiting, between two looks at whether it is to pause
 _AGAIN_S = 60.0  # after which a step that failed is tried again
 
@@ -79,9 +80,11 @@ class Watcher:
         self._sources: tuple[Path, ...] | None = None
         self._ears: Ears | None = None
         self._looked = float("-inf")
+        self._breath = _BREATH_S
         self._retry = float("-inf")  # not before
         self._problem: Flaw | None = None  # of a step of the work
         self._flaws: tuple[Flaw, ...] = ()
+        self._lost: tuple[Flaw, ...] = ()  # videos that went before it was started
         self._working = False
 
     @property
@@ -119,6 +122,7 @@ class Watcher:
     def _take_a_look(self) -> None:
         self._looked = self.clocks.now()
         seen = self.look()
+        self._breath = max(_BREATH_S, _BREATHS * (self.clocks.now() - self._looked))
         if seen.sources != self._sources:  # also the first time
             self._listen()
             self._sources = seen.sources
@@ -149,6 +153,10 @@ class Watcher:
             return True
         self.agenda.done(due)
         self._problem, self._retry = None, float("-inf")
+        self._lost = tuple(
+            Flaw(video, "is not where it was, and kept in case a disk is not there; --forget forgets it")
+            for video in found.unreachable[:MOST_FAILURES]
+        )
         status = self.board.now
         self.board.say(
             soon=True,
@@ -214,13 +222,13 @@ class Watcher:
         assert self._ears is not None, "a look has been taken"
         pace = self._ears.every_s
         if self.agenda.unsettled(self.clocks.now()):
-            pace = min(pace, max(self.agenda.settle_s, _BREATH_S))
+            pace = min(pace, max(self.agenda.settle_s, self._breath))
         until = self._looked + pace
         if self.agenda.due(self.clocks.now()) is not None:  # what failed is waiting for another try
-            until = min(until, max(self._retry, self._looked + _BREATH_S))
+            until = min(until, max(self._retry, self._looked + self._breath))
         while (left := until - self.clocks.now()) > 0 and not self.paused() and not self.alone():
             if self._ears.wait(min(left, _SLICE_S)):
-                if (rest := self._looked + _BREATH_S - self.clocks.now()) > 0:
+                if (rest := self._looked + self._breath - self.clocks.now()) > 0:
                     self._nap(rest)
                 return
 
@@ -235,7 +243,7 @@ class Watcher:
 
     def _show(self, state: str) -> None:
         now = self.clocks.now()
-        problems = [*self._flaws, *([self._problem] if self._problem is not None else [])]
+        problems = [*self._flaws, *([self._problem] if self._problem is not None else []), *self._lost]
         moving = [path for path in self.agenda.unsettled(now) if path.suffix.lower() in EXTENSIONS]
         before = self.board.now
         shown: dict[str, Any] = {

@@ -6,7 +6,6 @@ enough for all sentences, fewer are asked, from all over the bank.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -30,8 +29,6 @@ from tvr_cli.stores.index.store import ENCODING_ROWS, Index
 from tvr_cli.stores.index.timeline import IndexedFilms
 from tvr_cli.types import Encoding
 
-_FEWEST = 200  # sentences of each kind that are asked in any case
-_LEAST_S = 3.0  # that it may take however fast the index was built: lines of fewer sentences are rougher
 _MOMENTS = 2048  # scored at a time
 _TOGETHER = 64  # sentences scored at a time: some methods hold a vector a pair
 
@@ -66,20 +63,11 @@ def of_films(films: Sequence[IndexedFilms], bank: np.ndarray, strange: np.ndarra
     began = time.process_time()
     first = next(_scored(films, np.concatenate([bank, strange])), None)
     cost = (time.process_time() - began) / (1 if first is None else first.shape[1]) * total
-    bank, strange = (x[_some(len(x), cost, seconds)] for x in (bank, strange))
+    bank, strange = (x[confidence.some_of(len(x), cost, seconds)] for x in (bank, strange))
     tops = Tops(len(bank), len(strange))
     for cosines in _scored(films, np.concatenate([bank, strange])):
         tops.add(cosines, against=True)
     return tops.lines()
-
-
-def _some(n: int, cost: float, seconds: float) -> np.ndarray:
-    """Return which of n sentences there is time for, ascending. cost: what all of them would take, seconds.
-
-    They are drawn: neighbours in a bank may be alike, and every eighth of them say the same thing each time.
-    """
-    count = min(n, max(_FEWEST, math.floor(n * max(seconds, _LEAST_S) / max(cost, 1e-9))))
-    return np.sort(np.random.default_rng(0).permutation(n)[:count])
 
 
 def _scored(films: Sequence[IndexedFilms], sentences: np.ndarray) -> Iterator[np.ndarray]:
@@ -109,7 +97,7 @@ def of_windows(
     began = time.process_time()
     ask(method, index, bank.rows(some), strange.rows(slice(0, 1)), way)
     cost = (time.process_time() - began) / (len(range(*some.indices(len(bank)))) + 1) * (len(bank) + len(strange))
-    bank, strange = (x.rows(torch.from_numpy(_some(len(x), cost, seconds))) for x in (bank, strange))
+    bank, strange = (x.rows(torch.from_numpy(confidence.some_of(len(x), cost, seconds))) for x in (bank, strange))
     return ask(method, index, bank, strange, way)
 
 

@@ -8,7 +8,8 @@ apart   how far the best lies above the mean of the sentence's own scores, when 
         of sentences from outside of what the encoder knows
 
 A moment's score is here, where the index ranks moments by their frames, the cosine less what the bank says of it in
-general (`ranking.null_of`, the mild one), else what ranks it.
+general (`ranking.null_of`, the mild one), else what ranks it. Where a head ranks, both lines are its own
+(`head_confidence.py`).
 
 The confidence of a moment is the share of these that it exceeds, the smaller of the two. At 0.95 one in twenty
 sentences about what is not there gets an answer.
@@ -16,6 +17,7 @@ sentences about what is not there gets an answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +33,7 @@ MILD = 25.0
 SAMPLED = 100  # clips that say what a sentence scores on average, where not all are scored
 _STEPS = 100
 _SHARE = 150  # one in so many sentences of the bank may be true of a moment
+ASKED, LEAST_S = 200, 3.0  # sentences of each kind that are asked in any case; seconds that asking them may take
 FEWEST, FEWEST_MOMENTS = 20, 30  # sentences of each kind, and moments: of fewer the best is no line to go by
 
 
@@ -153,6 +156,15 @@ def usual_of(cosines: np.ndarray) -> np.ndarray:
     return np.asarray(top + np.log(np.exp(MILD * (cosines - top)).mean(0)) / MILD)
 
 
+def some_of(n: int, cost: float, seconds: float) -> np.ndarray:
+    """Return which of n sentences there is time for, ascending. cost: what all of them would take, seconds.
+
+    They are drawn: neighbours in a bank may be alike, and every eighth of them say the same thing each time.
+    """
+    count = min(n, max(ASKED, math.floor(n * max(seconds, LEAST_S) / max(cost, 1e-9))))
+    return np.sort(np.random.default_rng(0).permutation(n)[:count])
+
+
 def lines(best: np.ndarray, apart: np.ndarray, mean: np.ndarray, moments: int) -> Confidence:
     """Return the lines of sentences' best scores. best: [n], infinite where a sentence has no moment left.
 
@@ -161,12 +173,19 @@ def lines(best: np.ndarray, apart: np.ndarray, mean: np.ndarray, moments: int) -
     best, about = best[np.isfinite(best)], (moments, len(best), len(apart))
     if moments < FEWEST_MOMENTS:
         return cannot(f"it takes {FEWEST_MOMENTS} moments or windows to tell, and the index has {moments}", *about)
-    if len(best) < FEWEST or len(apart) < FEWEST:
-        return cannot(f"it takes {FEWEST} sentences to tell, and the bank has {min(len(best), len(apart))}", *about)
-    if not float(np.median(apart)) > 1e-2 * float(np.std(mean)):
+    if min(len(best), len(apart)) >= FEWEST and not float(np.median(apart)) > 1e-2 * float(np.std(mean)):
         return cannot("all of the index looks alike", *about)
+    return drawn(best, apart, moments)
+
+
+def drawn(best: np.ndarray, apart: np.ndarray, moments: int) -> Confidence:
+    """Return lines as they are drawn of scores, finite all, of as many sentences as it takes to tell."""
+    if len(best) < FEWEST or len(apart) < FEWEST:
+        why = f"it takes {FEWEST} sentences to tell, and the bank has {min(len(best), len(apart))}"
+        return cannot(why, moments, len(best), len(apart))
     steps = np.linspace(0, 1, _STEPS + 1)
-    return Confidence(*about, np.quantile(best, steps).tolist(), np.quantile(apart, steps).tolist(), None)
+    lines = (np.quantile(best, steps).tolist(), np.quantile(apart, steps).tolist())
+    return Confidence(moments, len(best), len(apart), *lines, None)
 
 
 def cannot(why: str, moments: int = 0, sentences: int = 0, strange: int = 0) -> Confidence:

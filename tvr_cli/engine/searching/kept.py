@@ -7,10 +7,21 @@ would wait for it, or do it twice.
 
 from __future__ import annotations
 
-from tvr_cli import files
+from tvr_cli import commands, files
+from tvr_cli.errors import EnvironmentProblem
+from tvr_cli.stores.index import place
 from tvr_cli.workspace import Workspace
 
 
 def by_watcher(workspace: Workspace) -> bool:
     """Return whether `tvr watch` keeps a workspace up to date at this moment."""
     return files.is_locked(workspace.watch_folder)
+
+
+def require_begun(workspace: Workspace) -> None:
+    """Raise EnvironmentProblem where there is no index yet, which the watcher of a workspace is about to make."""
+    if place.standing(workspace.index_folder) is None:
+        raise EnvironmentProblem(
+            f"{str(workspace)!r} is watched, and its first videos are still being taken in; how far that is says: "
+            + commands.tvr("watch", status=True, workspace=workspace)
+        )

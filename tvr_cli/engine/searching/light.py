@@ -135,15 +135,21 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
 
 def _by_time(workspace: Workspace, light: Light, pooled: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
     """Return moments of frames that are kept by time, for the features [T, D] of what is asked."""
-    from tvr_cli.engine.searching import heads, moments  # which an index of windows does without
+    # Which an index of windows does without.
+    from tvr_cli.engine.searching import head_confidence, heads, moments
     from tvr_cli.engine.searching.ranking import ByHead
 
     chosen = heads.head_for(workspace, light.backbone, light.identity, options.head)
-    chosen.say()
-    unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
+    films, unit = light.index.films, pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
     lines = confidence.of_index(light.index.measured)
-    ranking = None if chosen.head is None else ByHead(chosen.head)
-    return moments.search(light.index.films, unit, options, ranking, lines)
+    if chosen.head is None or lines is None or lines.why is not None:
+        chosen.say()
+        return moments.search(films, unit, options, None if chosen.head is None else ByHead(chosen.head), lines)
+    by_head = head_confidence.recalled(films, chosen.head, light.index.measured["bank"]["sha256"])
+    if by_head is None:
+        raise Ordinary("what the head reads of sentences that are not there was never found out for this index")
+    chosen.say()
+    return moments.search(films, unit, options, ByHead(chosen.head), by_head)
 
 
 def _method_named(workspace: Workspace, flags: Asked, found: Standing) -> str:

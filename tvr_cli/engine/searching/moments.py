@@ -13,6 +13,7 @@ import numpy as np
 
 from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.confidence import MILD, Confidence
+from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
 from tvr_cli.engine.searching.ranking import Compared, Ranking
 from tvr_cli.stores.index.segment import IndexedClip
@@ -30,12 +31,12 @@ def search(
     queries: np.ndarray,
     options: SearchOptions,
     ranking: Ranking | None = None,
-    lines: Confidence | None = None,
+    lines: Confidence | HeadLines | None = None,
 ) -> list[list[Hit]]:
     """Answer questions, unit vectors [T, D], with their best moments, best first.
 
-    ranking: None = by comparison with the bank. lines: by which confidence is told, None = it is not. Raises DataError
-    where a hit is damaged on disk.
+    ranking: None = by comparison with the bank. lines: by which confidence is told, those of a head where it ranks;
+    None = it is not. Raises DataError where a hit is damaged on disk.
     """
     ranking = ranking or Compared()
     library = _Library.of(films, options.only)
@@ -45,12 +46,14 @@ def search(
         for start in range(0, len(queries), size):
             some = queries[start : start + size]
             tells: Iterable[Callable[[int], float | None] | None] = itertools.repeat(None)
-            if lines is None or lines.why is not None:
+            if not isinstance(lines, Confidence) or lines.why is not None:
                 scores = np.concatenate([ranking.scores(part, some, among) for part, among in library.parts()], 1)
             else:
                 found = [ranking.with_cosines(part, some, among) for part, among in library.parts()]
                 scores, cosines = (np.concatenate(each, 1) for each in zip(*found, strict=True))
                 tells = [_confidences(library, one, lines) for one in cosines]
+            if isinstance(lines, HeadLines):
+                tells = [_confidences_by_head(library, query, lines) for query in some]
             for query, one, told in zip(some, scores, tells, strict=False):
                 answers.append(_answer(library, query, np.where(library.live, one, np.nan), options, ranking, told))
     return answers
@@ -184,6 +187,16 @@ def _confidences(library: _Library, cosines: np.ndarray, lines: Confidence) -> C
     def told(number: int) -> float | None:
         part, local = library.at(number)
         return lines.of(float(cosines[number]) - float(part.array("mild")[local]) / MILD, apart)
+
+    return told
+
+
+def _confidences_by_head(library: _Library, query: np.ndarray, lines: HeadLines) -> Callable[[int], float | None]:
+    """Return what tells how sure a moment is, by its number, where a head ranks for one sentence [D]."""
+
+    def told(number: int) -> float | None:
+        part, local = library.at(number)
+        return lines.of(part, local, query)
 
     return told
 

@@ -264,9 +264,7 @@ class ByHead:
 
     def _asked(self, queries: np.ndarray) -> np.ndarray:
         """Return the directions [T, 4, D] that sentences are looked for in."""
-        less = queries - self.head.mean
-        less /= np.maximum(np.linalg.norm(less, axis=1, keepdims=True), 1e-12)
-        return np.einsum("idk,tk->tid", self.head.weights, less, optimize=True).astype(np.float32)
+        return np.einsum("idk,tk->tid", self.head.weights, self.head.asked(queries), optimize=True).astype(np.float32)
 
     def _known(self, part: IndexedFilms) -> _Looked:
         name = part.segment.sha256
@@ -312,19 +310,24 @@ def _thirds_of(part: IndexedFilms) -> np.ndarray:
 
 def _lengths(part: IndexedFilms, head: MomentHead) -> np.ndarray:
     """Return the length [M] of what a head reads from each moment, some at a time, whose frames lie together."""
-    moments, seconds = np.clip(part.array("moment"), 0, len(part.array("ts"))), part.array("until") - part.array("ts")
-    looked, found = _thirds_of(part), np.empty(len(moments), np.float32)
-    for start in range(0, len(moments), _ROWS):
-        some = slice(start, start + _ROWS)
-        first, last = moments[some].T
-        low, high = int(first.min()), int(last.max())
-        unit = part.array("frames")[low:high].astype(np.float32)
-        mean = _mean(unit.T, first - low, last - low, seconds[low:high]).T.astype(np.float32)
-        read = mean @ head.weights[0]
-        for at, weights in zip(looked[:, some], head.weights[1:], strict=True):
-            read += unit[at - low] @ weights
-        found[some] = np.linalg.norm(read, axis=1)
+    found = np.empty(len(part.live), np.float32)
+    for start in range(0, len(found), _ROWS):
+        found[start : start + _ROWS] = np.linalg.norm(read(part, slice(start, start + _ROWS), head), axis=1)
     return found
+
+
+def read(part: IndexedFilms, some: slice, head: MomentHead) -> np.ndarray:
+    """Return what a head reads [m, D] from moments that follow each other, by their numbers."""
+    seconds = part.array("until") - part.array("ts")
+    first, last = np.clip(part.array("moment")[some], 0, len(seconds)).T  # damage may lose a hit, and ends nothing
+    low, high = int(first.min()), int(last.max())
+    unit, seconds = part.array("frames")[low:high].astype(np.float32), seconds[low:high]
+    mean = _mean(unit.T, first - low, last - low, seconds).T.astype(np.float32)
+    found = mean @ head.weights[0]
+    looked = np.minimum(thirds(first - low, last - low, seconds), len(seconds) - 1)
+    for at, weights in zip(looked, head.weights[1:], strict=True):
+        found += unit[at] @ weights
+    return np.asarray(found)
 
 
 def _means(part: IndexedFilms, products: np.ndarray) -> np.ndarray:

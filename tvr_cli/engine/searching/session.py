@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,27 @@ from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute, repair, sentences
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import confidence, explain, heads, kept, library, moments, stretch
+from tvr_cli.engine.searching import bank as banks
+from tvr_cli.engine.searching import (
+    confidence,
+    explain,
+    head_confidence,
+    heads,
+    kept,
+    library,
+    moments,
+    stretch,
+)
 from tvr_cli.engine.searching.asked import Asked, require_library
+from tvr_cli.engine.searching.confidence import Confidence
+from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
 from tvr_cli.engine.searching.question import Question, Stretch, asking
 from tvr_cli.engine.searching.ranking import ByHead, Compared, Ranking
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.sums import Sums
-from tvr_cli.engine.searching.texts import TwoStages, encoded_texts
+from tvr_cli.engine.searching.texts import TwoStages, bank_vectors, encoded_texts
 from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
 from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
@@ -116,8 +129,8 @@ class Session:
         text = self._encoded(scorer, store, texts)
         unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
         if index.films and _by_frames_alone(scorer):
-            lines = confidence.of_index(index.measured)
-            return moments.search(index.films, unit, options, self._ranking(store, options.head), lines)
+            ranking = self._ranking(store, options.head)
+            return moments.search(index.films, unit, options, ranking, self._lines(opened, ranking))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         if not index.films:
             return search(scorer.method, index, encoded, options)
@@ -137,6 +150,7 @@ class Session:
             backbone=lambda: self._seeing(store),
             finder=lambda: self._found_in(index),
             words=lambda: self._ranking(store, options.head),
+            lines=lambda: self._lines(opened, self._ranking(store, options.head)),
             products=products,
         )
         return made.answer(questions, options)
@@ -165,6 +179,21 @@ class Session:
         chosen.say()
         return ranking
 
+    def _lines(self, opened: _Opened, ranking: Ranking) -> Confidence | HeadLines | None:
+        """Return by what confidence is told: the index's lines, or where a head ranks those of the head."""
+        index, scorer, store = opened
+        lines = confidence.of_index(index.measured)
+        if not isinstance(ranking, ByHead) or lines is None or lines.why is not None:
+            return lines
+        bank = banks.of_index(index) or banks.usual(store.backbone_name)
+
+        def vectors() -> tuple[np.ndarray, np.ndarray]:
+            encode = partial(self._encode, scorer, store)
+            known, unknown = bank, banks.strange(store.backbone_name)
+            return bank_vectors(scorer, store, encode, known), bank_vectors(scorer, store, encode, unknown)
+
+        return head_confidence.found(index.films, ranking.head, bank.sha256, vectors)
+
     def _encoded(self, scorer: Scorer, store: FeatureStore, texts: Sequence[str]) -> TextFeatures:
         """Return features of sentences of a question, and say which of them is cut."""
         text = self._encode(scorer, store, texts)
@@ -185,6 +214,8 @@ class Session:
             return self._open
         before = self._stamp()
         lagging = before["kept"] and not self._keeps
+        if lagging:
+            kept.require_begun(self.workspace)
         asked = asked_for(self.workspace, self.flags)
         if asked.backbone is not None:
             registry.require_named(asked.backbone, self.flags.backbone, self.workspace.index_folder)

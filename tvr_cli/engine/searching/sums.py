@@ -18,7 +18,9 @@ from tvr_cli import commands
 from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.features import still
 from tvr_cli.engine.scorers import Scorer
-from tvr_cli.engine.searching import confidence, library, moments, stretch
+from tvr_cli.engine.searching import library, moments, stretch
+from tvr_cli.engine.searching.confidence import Confidence
+from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import Hit, Moment, SearchOptions
 from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.engine.searching.moments import Finder
@@ -49,7 +51,8 @@ class Sums:
     """What answers questions that are more than a sentence, from what a session has opened.
 
     sentences: makes features of sentences. backbone: gives the whole of it, which pictures need. finder: gives what
-    finds the frames of films. words: gives what ranks moments for sums of sentences. products: as in `ranking.Alike`.
+    finds the frames of films. words: gives what ranks moments for sums of sentences; lines: by which confidence is
+    told of these. products: as in `ranking.Alike`.
     """
 
     workspace: Workspace
@@ -60,6 +63,7 @@ class Sums:
     backbone: Callable[[], Backbone]
     finder: Callable[[], Finder]
     words: Callable[[], Ranking]
+    lines: Callable[[], Confidence | HeadLines | None]
     products: Products
     _spans: dict[Stretch, tuple[LibraryFile, Moment]] = field(default_factory=dict, init=False)
 
@@ -92,7 +96,7 @@ class Sums:
             if not of_words:
                 return moments.search(self.index.films, unit, options, Alike(self.products))
             # Of any other method the index knows what windows score.
-            lines = confidence.of_index(self.index.measured) if by_frames_alone(self.scorer) else None
+            lines = self.lines() if by_frames_alone(self.scorer) else None
             return moments.search(self.index.films, unit, options, self.words(), lines)
         key = torch.tensor([caption_key(question.text) for question in questions], dtype=torch.int64)
         text = TextFeatures(key, torch.from_numpy(pooled), None, torch.zeros_like(key))

@@ -11,12 +11,13 @@ from tvr_cli.data import jsonl
 from tvr_cli.data.jsonl import ClipInfo
 from tvr_cli.data.truth import formats
 from tvr_cli.data.truth.question import Moment, Question, Truth
+from tvr_cli.defaults import FOUND
 from tvr_cli.engine.evaluation.moments import judge as judging
 from tvr_cli.engine.evaluation.moments.answers import Answer
 from tvr_cli.engine.evaluation.moments.graded import CUTOFFS
 from tvr_cli.engine.evaluation.moments.judge import Answered
 from tvr_cli.engine.evaluation.moments.result import MomentsReport
-from tvr_cli.engine.searching import query
+from tvr_cli.engine.searching import heads, query
 from tvr_cli.engine.searching.asked import Asked
 from tvr_cli.engine.searching.hits import Hit, SearchOptions
 from tvr_cli.errors import ConfigError
@@ -31,11 +32,14 @@ _TOGETHER = 64  # sentences that are answered at a time
 @dataclass(frozen=True)
 class Searched:
     """How a workspace is asked. k: moments an answer lists where the whole library is asked, None = what the format
-    looks at.
+    looks at. head: whether one ranks moments by time, the run that is named or one that fits. least: the confidence
+    below which a moment of the library is no answer, as for `tvr query`; None = all are.
     """
 
     flags: Asked = field(default_factory=Asked)
     k: int | None = None
+    head: bool = True
+    least: float | None = FOUND
     device: str = "auto"
     offline: bool = False
 
@@ -59,7 +63,7 @@ def moments(
     if predictions is not None and searched != Searched():
         raise ConfigError(
             "--predictions judges a file; leave out what a search is asked with (-k, --run, --method, --backbone, "
-            "--device, --offline)"
+            "--no-head, --min-confidence, --all, --device, --offline)"
         )
     found = formats.read(truth, format)
     if predictions is not None:
@@ -115,15 +119,18 @@ def _clips(workspace: Workspace) -> Sequence[ClipInfo]:
 def _asked(truth: Truth, workspace: Workspace, searched: Searched, files: int) -> list[Answer]:
     """Ask the workspace each question, each sentence once.
 
-    Where one video is asked, the first `LISTED` moments of that video are the answer.
+    Where one video is asked, the first `LISTED` moments of that video are the answer, however sure they are: no means
+    there that the confidence is low.
     """
     one_video = any(question.video is not None for question in truth.questions)
     listed = searched.k or (max(CUTOFFS) if truth.format == "tvr-ranking" else LISTED)
-    options = SearchOptions(k=listed, per_file=_PER_FILE)
     rows: dict[str, list[int]] = {}
     for row, question in enumerate(truth.questions):
         rows.setdefault(question.text, []).append(row)
-    session = query.session(workspace, searched.flags, device=searched.device, offline=searched.offline)
+    run, head = heads.split(workspace, searched.flags.run, use=searched.head)
+    options = SearchOptions(k=listed, per_file=_PER_FILE, head=head)
+    flags = replace(searched.flags, run=run)
+    session = query.session(workspace, flags, device=searched.device, offline=searched.offline)
     texts, answers = list(rows), [Answer()] * len(truth.questions)
     with log.progress("asking", total=len(texts), unit="queries") as bar:
         for start in range(0, len(texts), _TOGETHER):
@@ -132,15 +139,20 @@ def _asked(truth: Truth, workspace: Workspace, searched: Searched, files: int) -
                 asked = {truth.questions[row].video for text in some for row in rows[text]}
                 only = None if None in asked else frozenset(filter(None, asked))
                 k = LISTED * (files if only is None else len(only))
-                options = SearchOptions(k=k, per_file=LISTED, exhaustive=True, only=only)
+                options = SearchOptions(k=k, per_file=LISTED, exhaustive=True, only=only, head=head)
             for text, hits in zip(some, session.answer(some, options), strict=True):
                 for row in rows[text]:
-                    answers[row] = Answer(_moments(hits, truth.questions[row].video))
+                    answers[row] = _answer(hits, truth.questions[row].video, searched.least)
             bar.advance(len(some))
     return answers
 
 
-def _moments(hits: Sequence[Hit], video: str | None) -> tuple[Moment, ...]:
-    """Return hits as moments, those of one video where one was asked."""
-    wanted = (hit for hit in hits if video in (None, hit.video_id))
-    return tuple(Moment(hit.video_id, hit.start, hit.end, hit.score) for hit in wanted)
+def _answer(hits: Sequence[Hit], video: str | None, least: float | None) -> Answer:
+    """Return hits as an answer: those of one video where one was asked, else those that are sure enough."""
+    if video is not None:
+        hits = [hit for hit in hits if hit.video_id == video]
+    told = [hit.confidence for hit in hits if hit.confidence is not None]
+    if video is None and least is not None:
+        hits = [hit for hit in hits if hit.confidence is None or hit.confidence >= least]
+    moments = tuple(Moment(hit.video_id, hit.start, hit.end, hit.score) for hit in hits)
+    return Answer(moments, max(told, default=None))

@@ -136,7 +136,7 @@
       made("div", { class: "about" },
         made("div", { class: "row" }, made("h3", { class: "name" }, made("bdi", {}, name)), made("span", { class: "score" }, sure)),
         made("p", { class: "folder" }, made("bdi", {}, hit.path.slice(0, hit.path.length - name.length))),
-        hit.missing ? made("p", { class: "gone" }, "The file is not there any more.") : null,
+        hit.missing ? made("p", { class: "gone" }, hit.path.startsWith("/") ? "The file is not there any more." : "Imported without its file.") : null,
         hit.said ? made("blockquote", { class: "said" }, hit.said) : null,
         made("div", { class: "time" }, hit.curve ? curveOf(hit) : null),
         made("div", { class: "does" },

@@ -82,6 +82,7 @@ class LanceIndex(Index):
         order = np.argsort(row, kind="stable")
         self._numbers, self._ids, self._file = row[order], ids[order], file[order].astype(np.int32)
         self._by_id = np.argsort(self._ids, kind="stable")
+        self._seen: tuple[dict[int, int], dict[str, Any]] = {}, {}
         coarse = None if self.about.is_searched_by_cells else self._coarse()
         self._segments = [_Resident(self, self._file, coarse)]  # type: ignore[list-item]
         self._starts, self._ends, self._live = [0, len(row)], torch.tensor([len(row)]), len(row)
@@ -128,17 +129,22 @@ class LanceIndex(Index):
         return np.flatnonzero(wanted[self._file]) if len(wanted) else np.zeros(0, np.int64)
 
     def encoding(self, rows: Tensor, names: Sequence[str] | None = None) -> Encoding:
-        wanted = [n for n in self.head.encoding if names is None or n in names]
-        columns = {"key", *(self._part_of(name) for name in wanted)}
-        found = self._take(rows.numpy(), sorted(columns))
+        if names is not None:
+            return self._read(rows, names)
+        found = self._take(rows.numpy(), self._everything)
+        self._seen = {row: i for i, row in enumerate(rows.tolist())}, found  # some of these are shown next
         return self._encoding(torch.from_numpy(found["key"].copy()), names, lambda part: self._tensor(part, found))
 
     def blocks(self, names: Sequence[str] | None = None) -> Iterator[tuple[Tensor, Encoding]]:
         for rows in torch.arange(len(self)).split(ENCODING_ROWS) if len(self) else ():
-            yield rows, self.encoding(rows, names)
+            yield rows, self._read(rows, names)
 
     def clip(self, row: int) -> IndexedClip:
-        found = self._take(np.array([row]), [*_ABOUT, *_SUMS, *(n for n in self.about.parts if n != "ts")])
+        at, seen = self._seen
+        if row in at:
+            found = {name: x[at[row] : at[row] + 1] for name, x in seen.items()}
+        else:
+            found = self._take(np.array([row]), self._everything)
         for name, sums in zip(_SUMS, _sums(found, self.about), strict=True):
             if found[name] != sums:
                 raise self._damaged(f"the row of {found['id'][0]!r} in {str(self.table.at)!r} is not what was written")
@@ -255,6 +261,15 @@ class LanceIndex(Index):
 
     def _vectors(self, rows: Tensor) -> Tensor:
         return self._tensor("coarse", self._take(rows.numpy(), ["coarse"]))[:, 0].float()
+
+    @property
+    def _everything(self) -> list[str]:
+        return [*_ABOUT, *_SUMS, *(name for name in self.about.parts if name != "ts")]
+
+    def _read(self, rows: Tensor, names: Sequence[str] | None) -> Encoding:
+        wanted = [name for name in self.head.encoding if names is None or name in names]
+        found = self._take(rows.numpy(), sorted({"key", *map(self._part_of, wanted)}))
+        return self._encoding(torch.from_numpy(found["key"].copy()), names, lambda part: self._tensor(part, found))
 
     def _take(self, rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         return self.table.take(self._ids[rows], names)

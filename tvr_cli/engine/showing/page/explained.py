@@ -34,7 +34,7 @@ def page(report: ExplainReport, workspace: Workspace, to: Path) -> str:
     by = f"{report.method}{f' (run {report.run})' if report.run else ''}"
     play = (
         f'<a href="{quoted(link(report.path, to, report.start, report.end))}">Play {where}</a>'
-        if os.path.isfile(report.path)
+        if os.path.isabs(report.path) and os.path.isfile(report.path)
         else f'<strong class="gone">The file is {why_missing(report.path)}.</strong>'
     )
     rows = "".join(_row(word, report, first, length) for word in report.words)

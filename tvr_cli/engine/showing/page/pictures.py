@@ -56,7 +56,9 @@ def of_hits(hits: Sequence[Hit], workspace: Workspace, budget: int) -> list[Seen
     """
     most = budget // max(1, len(hits))
     found, seconds = _of_stores(hits, workspace, most, _NEAR_S)
-    lacking = [i for i, hit in enumerate(hits) if found[i] is None and os.path.isfile(hit.path)]
+    lacking = [
+        i for i, hit in enumerate(hits) if found[i] is None and os.path.isabs(hit.path) and os.path.isfile(hit.path)
+    ]
     for i, (at, jpeg) in peaks.decoded([(hits[i].path, hits[i].video_id, hits[i].peak) for i in lacking], _SIDE):
         found[lacking[i]] = fitted(jpeg, at, most)
     return [Seen(picture, length) for picture, length in zip(found, seconds, strict=True)]
