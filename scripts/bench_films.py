@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tvr_cli.engine.searching import cells, confidence, moments, ranking, session
+from tvr_cli.engine.searching import cells, moments, ranking, session
+from tvr_cli.engine.searching.confidence import Confidence
+from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.stores.index.store import IndexBlock, IndexedClip, write_index
 from tvr_cli.stores.index.timeline import FilmBlock, IndexedFilms
@@ -46,23 +48,24 @@ def main() -> None:
         print(f"{len(part.array('ts')):,} frames of {args.dim} values, {len(part.live):,} moments")
         queries = unit(np.random.default_rng(1), args.queries, args.dim)
         steps = np.linspace(0, 1, 101).tolist()
-        lines = confidence.Confidence(len(part.live), 500, 100, steps, steps, None)
+        lines = Confidence(len(part.live), 500, 100, steps, steps, None)
+        read = head(args.dim)
         for name, by, sure in (
             ("a query", ranking.Compared(session.products), lines),
-            ("with a head", ranking.ByHead(head(args.dim), session.products), None),
-            ("with a head and its confidence", ranking.ByHead(head(args.dim), session.products), lines),
+            ("with a head", ranking.ByHead(read, session.products), None),
+            ("with a head and its confidence", ranking.ByHead(read, session.products), HeadLines(lines, read)),
         ):
             first = cpu(lambda: ask(part, queries[0], by, sure))  # noqa: B023
             before = anonymous_mb()
             took = statistics.median(cpu(lambda: ask(part, q, by, sure)) for q in queries)  # noqa: B023
-            read = statistics.median(cpu(lambda: part.array("frames").view(np.uint16).sum()) for _ in range(5))
-            print(f"{name} {1000 * took:.0f} ms, one read of the vectors {1000 * read:.0f} ms: {took / read:.2f}")
+            once = statistics.median(cpu(lambda: part.array("frames").view(np.uint16).sum()) for _ in range(5))
+            print(f"{name} {1000 * took:.0f} ms, one read of the vectors {1000 * once:.0f} ms: {took / once:.2f}")
             print(
                 f"  the first {1000 * first:.0f} ms; memory of no file {anonymous_mb():.0f} MB, before {before:.0f} MB"
             )
 
 
-def ask(part: IndexedFilms, query: np.ndarray, by: ranking.Ranking, sure: confidence.Confidence | None) -> None:
+def ask(part: IndexedFilms, query: np.ndarray, by: ranking.Ranking, sure: Confidence | HeadLines | None) -> None:
     """Answer a sentence as a session does. sure: the lines that confidence is told by, None = it is not."""
     moments.search([part], query[None], SearchOptions(), by, sure)
 

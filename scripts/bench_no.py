@@ -2,7 +2,7 @@
 
     python scripts/bench_no.py work/ --videos 100
     python scripts/bench_no.py work/ --videos 1000 --folds 2
-    python scripts/bench_no.py work/ --videos 100 --backbone local-dir:FOLDER
+    python scripts/bench_no.py work/ --videos 100 --backbone local:FOLDER --null sentences.txt
     python scripts/bench_no.py work/ --videos 100 --head trained/runs/moments
     python scripts/bench_no.py work/ --videos 400 --num-frames 12 --method mean
     python scripts/bench_no.py work/ --videos 400 --num-frames 12 --run out/demo/runs/glccl-head-seed0
@@ -89,8 +89,9 @@ def ask(library: Library, fold: int, args: argparse.Namespace) -> dict[str, list
         workspace.index(**scored, backbone=args.backbone, bank=args.null, overwrite=True)
         asked = queries(library, fold, Random(f"{args.seed}/{fold}/queries"))
         texts = [text for some in asked.values() for text in some]
-        by_head = {"no_head": True} if args.head is None else {"run": str(args.head)}
-        answers = workspace.search(texts, k=10, backbone=args.backbone, min_confidence=None, **by_head).results
+        run = args.run or args.head  # a run names itself, or is found by its name in this workspace, where it is not
+        about = {"run": run and str(run), "no_head": args.head is None}
+        answers = workspace.search(texts, k=10, backbone=args.backbone, min_confidence=None, **about).results
     finally:
         aside.rename(hidden)
     confidences = iter(answer.confidence for answer in answers)

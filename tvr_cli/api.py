@@ -568,15 +568,6 @@ class OpenWorkspace(Showing, Sweeping):
         found: QueryReport = self.ask_for("search", sentences=several(sentences), **asked)
         return found
 
-    def ask_for(self, verb: str, **asked: Any) -> Any:
-        """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
-        found = None
-        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
-            from tvr_cli.engine.searching import resident
-
-            found = resident.ask(self.workspace, verb, asked)
-        return getattr(self, verb)(**asked) if found is None else found
-
     def _by_picture(
         self, wanted: Sequence[Question], flags: Asked, options: SearchOptions, device: str, offline: bool
     ) -> QueryReport:

@@ -24,11 +24,20 @@ PathLike = str | os.PathLike[str]
 
 
 class Showing:
-    """Renderings of an answer of `search`, none of which searches again, and what explains one."""
+    """Renderings of an answer of `search`, none of which searches again, what explains one, and who is asked for it."""
 
     workspace: Workspace
     progress: log.Watcher | None
     _sessions: dict[Any, Session | None]
+
+    def ask_for(self, verb: str, **asked: Any) -> Any:
+        """Return what `search`, `explain` or `similar` does, by the server of the workspace where one runs."""
+        if os.path.exists(self.workspace.server_note):  # else nobody is there, and sockets need not be imported
+            from tvr_cli.engine.searching import resident
+
+            if (found := resident.ask(self.workspace, verb, asked)) is not None:
+                return found
+        return getattr(self, verb)(**asked)
 
     def page(self, found: QueryReport, to: PathLike, *, overwrite: bool = False) -> WrittenPage:
         """Write an answer as a page for a browser, which needs no network; with `search(curves=True)` it has curves.

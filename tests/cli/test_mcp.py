@@ -166,10 +166,11 @@ def test_tools_say_that_they_only_read(place: Path) -> None:
 def test_a_server_of_the_workspace_is_asked_where_one_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = QueryReport([])
     asked: list[Mapping[str, Any]] = []
-    monkeypatch.setattr(resident, "ask", lambda workspace, what: asked.append(what) or told)
+    monkeypatch.setattr(resident, "ask", lambda workspace, verb, what: asked.append({"verb": verb, **what}) or told)
     (found,) = calls(place, ("search", {"sentence": SENTENCE, "longer": 5}))
     assert found.structured_content == told.to_json()
-    assert asked[0]["sentences"] == [SENTENCE] and asked[0]["longer"] == 5 and asked[0]["method"] is None
+    assert (asked[0]["verb"], asked[0]["sentences"]) == ("search", [SENTENCE])
+    assert asked[0]["longer"] == 5 and asked[0]["method"] is None
 
 
 def test_without_the_extra_it_says_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,8 +223,21 @@ def test_what_cannot_be_swept_is_said_before_any_work(
 def test_a_dry_run_says_cells_bytes_and_hours_and_writes_nothing(place: Path, tmp_path: Path) -> None:
     payload = json.loads(ran("sweep", place / "table.yaml", "-o", tmp_path / "out", "--dry-run", "--json").stdout)
     assert payload["dry_run"] and (payload["todo"], payload["trains"]) == (6, 4)
-    assert payload["bytes"] > 0 and payload["hours"] > 0 and "training" in payload["unknown"][0]
+    assert payload["bytes"] > 0 and payload["hours"] > 0 and "training xpool on demo" in payload["unknown"][0]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_knows_the_time_of_training_from_cells_that_are_done(place: Path, copy: Path) -> None:
+    for seed in (0, 1):
+        (copy / "sweeps" / "table" / "cells" / "demo" / f"xpool-tiny-seed{seed}.json").unlink()
+    done = [
+        json.loads((copy / "sweeps" / "table" / "cells" / "demo" / f"xpool-demo-tiny-seed{seed}.json").read_text())
+        for seed in (0, 1)
+    ]
+    payload = json.loads(sweep(place, copy, "--dry-run", "--json").stdout)
+    (cells,) = (step for step in payload["steps"] if step["step"] == "cells of demo")
+    assert cells["seconds"] == pytest.approx(sum(d["train_seconds"] for d in done))  # two more like them
+    assert payload["unknown"] == ["the bytes of checkpoints"]
 
 
 def test_flags_alone_make_a_sweep(place: Path, tmp_path: Path) -> None:

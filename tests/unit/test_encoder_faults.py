@@ -19,7 +19,7 @@ from tvr_cli.backbones import load, registry
 from tvr_cli.backbones.openclip.text import TextSide
 from tvr_cli.engine import device as devices
 from tvr_cli.engine.features import precompute as engine
-from tvr_cli.engine.features import sentences
+from tvr_cli.engine.features import sentences, suiting
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.types import Caption, Clip, Manifest
@@ -116,7 +116,7 @@ def test_a_causal_tower_that_is_read_in_its_last_slot_gets_all_of_them(tmp_path:
 def test_half_precision_without_instructions_for_it_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, has: bool | None, warned: bool
 ) -> None:
-    monkeypatch.setattr(engine, "computes_in_half", lambda precision: has)
+    monkeypatch.setattr(suiting, "computes_in_half", lambda precision: has)
     tiny_frames.simple(tmp_path / "out", {"a.mp4": 1})
     name = f"local:{tiny_clip.folder(tmp_path / 'w')}"
     options = PrecomputeOptions(device="cpu", precision="bf16", max_words=9)

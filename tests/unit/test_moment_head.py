@@ -184,19 +184,6 @@ def test_of_many_moments_only_those_are_scored_that_an_answer_may_be_of(monkeypa
     assert nothing.shape == exact.shape
 
 
-@pytest.mark.parametrize("many", [20, 60])
-def test_scores_and_cosines_of_one_scan_are_those_of_two(monkeypatch, many):
-    part, said, _ = large(monkeypatch, 60)
-    monkeypatch.setattr(ranking, "_ALL", many)
-    head = ranking.ByHead(a_head())
-    scores, cosines = head.with_cosines(part, said)
-    assert scores == pytest.approx(head.scores(part, said), abs=1e-6)
-    assert cosines == pytest.approx(ranking.Alike().scores(part, said), abs=1e-6)
-    scores, cosines = ranking.Compared().with_cosines(part, said)
-    assert cosines == pytest.approx(ranking.Alike().scores(part, said), abs=1e-6)
-    assert scores == pytest.approx(ranking.Compared().scores(part, said), abs=1e-6)
-
-
 @pytest.mark.parametrize("sentences", [1, 3, 4, 9])
 @pytest.mark.parametrize("rows", [None, np.array([0, 1, 5, 1500, 2047, 2048, 2099])])
 def test_products_of_a_session_are_those_of_numpy(sentences, rows):

@@ -51,7 +51,7 @@ EXACT = PrecomputeOptions(dtype="fp32", device="cpu", max_words=9)
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_repeats", Counter())  # what is said once is said in every test
+    monkeypatch.setattr(log._everybody, "repeats", Counter())  # what is said once is said in every test
     logging.getLogger("tvr").propagate = True
 
 

@@ -84,9 +84,8 @@ class Door:
         verb = str(request.get("verb"))
         if verb not in resident.REPORTS:
             return {"other": f"it knows nothing of {verb!r}"}
-        asked = dict(request["asked"])
-        named, usual = vars(library.named), vars(Named())
-        if other := [name for name, own in named.items() if asked.pop(name, usual[name]) != own]:
+        asked, own = dict(request["asked"]), vars(library.named)
+        if other := [name for name, usual in vars(Named()).items() if asked.pop(name, usual) != own[name]]:
             return {"other": f"it was started with another --{other[0]} than was named"}
         with log.told() as said:
             try:

@@ -15,7 +15,7 @@ from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.confidence import MILD, Confidence
 from tvr_cli.engine.searching.head_confidence import HeadLines
 from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.ranking import Compared, Ranking
+from tvr_cli.engine.searching.ranking import NULL_SHARE, SHARPNESS, Alike, Compared, Ranking
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
 from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
@@ -46,12 +46,9 @@ def search(
         for start in range(0, len(queries), size):
             some = queries[start : start + size]
             tells: Iterable[Callable[[int], float | None] | None] = itertools.repeat(None)
-            if not isinstance(lines, Confidence) or lines.why is not None:
-                scores = np.concatenate([ranking.scores(part, some, among) for part, among in library.parts()], 1)
-            else:
-                found = [ranking.with_cosines(part, some, among) for part, among in library.parts()]
-                scores, cosines = (np.concatenate(each, 1) for each in zip(*found, strict=True))
-                tells = [_confidences(library, one, lines) for one in cosines]
+            scores = np.concatenate([ranking.scores(part, some, among) for part, among in library.parts()], 1)
+            if isinstance(lines, Confidence) and lines.why is None:
+                tells = (_confidences(library, one, lines) for one in _cosines(films, some, scores, ranking))
             if isinstance(lines, HeadLines):
                 tells = [_confidences_by_head(library, query, lines) for query in some]
             for query, one, told in zip(some, scores, tells, strict=False):
@@ -175,6 +172,14 @@ class _Library:
         """Return the films that a moment is among, and its number there."""
         of = int(np.searchsorted(self.starts, number, side="right")) - 1
         return self.films[of], number - int(self.starts[of])
+
+
+def _cosines(films: Sequence[IndexedFilms], queries: np.ndarray, scores: np.ndarray, ranking: Ranking) -> np.ndarray:
+    """Return the cosines [T, M] of sentences with the means of moments. scores: [T, M], of the ranking."""
+    if isinstance(ranking, Compared):
+        null = np.concatenate([part.array("null") for part in films])
+        return np.asarray((scores + NULL_SHARE * null) / SHARPNESS)
+    return np.concatenate([Alike(ranking.products).scores(part, queries) for part in films], 1)
 
 
 def _confidences(library: _Library, cosines: np.ndarray, lines: Confidence) -> Callable[[int], float | None]:

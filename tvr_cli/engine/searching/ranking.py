@@ -57,16 +57,15 @@ class Ranking(Protocol):
     @property
     def vectors(self) -> int: ...
 
+    @property
+    def products(self) -> Products:
+        """What multiplies sentences with frames."""
+
     def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """Return the scores [T, M] of all moments of a segment. queries: unit vectors [T, D].
 
         among: [M] bool, those that an answer may be of, None = all; the scores of others may be less exact.
         """
-
-    def with_cosines(
-        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the scores, and the cosines [T, M] of sentences with the means of moments, by the same scan."""
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Return the scores [m] of some moments of one film, by their numbers, for one sentence [D]."""
@@ -125,12 +124,6 @@ class Alike:
     def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         return np.asarray(_means(part, self.products(part, queries)) / part.array("length"))
 
-    def with_cosines(
-        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        found = self.scores(part, queries)
-        return found, found
-
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         dots, first, last, seconds = _of_film(part, number, query[None])
         with np.errstate(all="ignore"):
@@ -149,13 +142,7 @@ class Compared:
     vectors = 1
 
     def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
-        return self.with_cosines(part, queries)[0]
-
-    def with_cosines(
-        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        cosines = Alike(self.products).scores(part, queries)
-        return np.asarray(SHARPNESS * cosines - NULL_SHARE * part.array("null")), cosines
+        return np.asarray(SHARPNESS * Alike(self.products).scores(part, queries) - NULL_SHARE * part.array("null"))
 
     def some(self, part: IndexedFilms, number: np.ndarray, query: np.ndarray) -> np.ndarray:
         return np.asarray(SHARPNESS * Alike().some(part, number, query) - NULL_SHARE * part.array("null")[number])
@@ -183,31 +170,17 @@ class ByHead:
     products: Products = products
     _of: dict[str, _Looked] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    vectors = PARTS + 1
+    vectors = PARTS
 
     def scores(self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
-        return self._scores(part, queries, queries[:0], among)[0]
-
-    def with_cosines(
-        self, part: IndexedFilms, queries: np.ndarray, among: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        scores, means = self._scores(part, queries, queries, among)
-        return scores, np.asarray(means / part.array("length"))
-
-    def _scores(
-        self, part: IndexedFilms, queries: np.ndarray, beside: np.ndarray, among: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the scores [T, M], and the means [b, M] over moments of products of `beside` [b, D] with frames."""
-        asked, count = self._asked(queries), len(queries)
+        asked = self._asked(queries)  # [T, 4, D]
         if len(part.live) <= _ALL:
-            dots = self.products(part, np.concatenate([*asked, beside]))
-            of_parts = dots[: PARTS * count].reshape(count, PARTS, -1)
-            return self._of_all(part, of_parts), _means(part, dots[PARTS * count :])
-        means = _means(part, self.products(part, np.concatenate([asked.sum(1), beside])))
-        found = means[:count] / self._known(part).length
+            dots = self.products(part, asked.reshape(-1, asked.shape[-1]))
+            return self._of_all(part, dots.reshape(*asked.shape[:2], -1))
+        found = _means(part, self.products(part, asked.sum(1))) / self._known(part).length
         for one, directions in zip(found, asked, strict=True):
             self._sharpen(one, part, directions, among)
-        return found, means[count:]
+        return np.asarray(found)
 
     def _of_all(self, part: IndexedFilms, dots: np.ndarray) -> np.ndarray:
         """Return the scores [T, M] of all moments. dots: [T, 4, N] products with all frames."""
@@ -318,10 +291,11 @@ def _lengths(part: IndexedFilms, head: MomentHead) -> np.ndarray:
 
 def read(part: IndexedFilms, some: slice, head: MomentHead) -> np.ndarray:
     """Return what a head reads [m, D] from moments that follow each other, by their numbers."""
-    seconds = part.array("until") - part.array("ts")
-    first, last = np.clip(part.array("moment")[some], 0, len(seconds)).T  # damage may lose a hit, and ends nothing
+    moments = np.clip(part.array("moment")[some], 0, len(part.array("ts")))  # damage may lose a hit, and ends nothing
+    first, last = moments.T
     low, high = int(first.min()), int(last.max())
-    unit, seconds = part.array("frames")[low:high].astype(np.float32), seconds[low:high]
+    unit = part.array("frames")[low:high].astype(np.float32)
+    seconds = part.array("until")[low:high] - part.array("ts")[low:high]
     mean = _mean(unit.T, first - low, last - low, seconds).T.astype(np.float32)
     found = mean @ head.weights[0]
     looked = np.minimum(thirds(first - low, last - low, seconds), len(seconds) - 1)

@@ -202,14 +202,13 @@ class Session:
         return text
 
     def _ready(self) -> _Opened:
-        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it; whoever asks
-        is told what it lacks.
-        """
+        """Return the index and what scores with it (`_as_new`); whoever asks is told what it lacks."""
         opened = self._as_new()
         confidence.say(confidence.of_index(opened[0].measured), self.workspace)
         return opened
 
     def _as_new(self) -> _Opened:
+        """Return the index, as new as the workspace or as somebody else keeps it, and what scores with it."""
         if self._open is not None and self._stamp() == self._seen:
             return self._open
         before = self._stamp()

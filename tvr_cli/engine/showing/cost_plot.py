@@ -80,9 +80,10 @@ def _panel(axes: Any, points: Sequence[Point]) -> None:
 
 
 def _labels(axes: Any, points: Sequence[Point]) -> None:
-    """Write the name of each point beside it, from the top, each below those that stand in its way."""
+    """Write the name of each point beside it, from the top, each below names and points that stand in its way."""
     scale = axes.figure.dpi / 72.0
-    taken: list[tuple[float, float, float]] = []  # left, right, y in pixels
+    at_points = [axes.transData.transform((point.size_bytes, point.recall)) for point in points]
+    taken = [(x - 4 * scale, x + 4 * scale, y) for x, y in at_points]  # left, right, y in pixels
     for point in sorted(points, key=lambda p: -p.recall):
         x, y = axes.transData.transform((point.size_bytes, point.recall))
         left, right = x + 7 * scale, x + (9 + 5.2 * len(point.label)) * scale

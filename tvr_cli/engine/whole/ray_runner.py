@@ -7,9 +7,12 @@ its own, so one part takes none of the others with it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import socket
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +20,7 @@ from tvr_cli.engine.whole.parts import Job, PartRow
 from tvr_cli.errors import EnvironmentProblem
 from tvr_cli.log import logger
 
+_REACH_S = 10.0
 _STORE_BYTES = 100 * 2**20  # of objects: rows of numbers take none of it
 
 
@@ -28,6 +32,10 @@ class RayPool:
 
     def __call__(self, job: Job, parts: Sequence[int], cpus: float, gpus: float) -> list[PartRow]:
         """Run a job for each part. cpus, gpus: that one takes. Raises EnvironmentProblem without Ray or the cluster."""
+        with contextlib.redirect_stdout(sys.stderr):  # Ray says there who died; stdout is for results
+            return self._run(job, parts, cpus, gpus)
+
+    def _run(self, job: Job, parts: Sequence[int], cpus: float, gpus: float) -> list[PartRow]:
         ray = _started(self._address, self._processors)
         try:
             import ray.data as data
@@ -41,6 +49,17 @@ class RayPool:
             ray.shutdown()
 
 
+def _require_somebody(address: str | None) -> None:
+    """Raise EnvironmentProblem where nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except OSError as e:
+        raise EnvironmentProblem(f"no cluster of Ray answers at {address!r}: {e.strerror or e}") from e
+
+
 def _started(address: str | None, processors: int | None) -> Any:
     """Join the cluster, or start one; a busy machine may need a second try for that."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing leaves the machine
@@ -50,6 +69,7 @@ def _started(address: str | None, processors: int | None) -> Any:
         raise EnvironmentProblem(
             f"--engine ray needs Ray, which is not installed here ({e}); run: python -m pip install 'tvr-cli[ray]'"
         ) from e
+    _require_somebody(address)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES, "num_cpus": processors}
     options = {"address": address} if address is not None else own
     for left in (1, 0):

@@ -13,10 +13,11 @@ from tvr_cli.engine.extraction import estimate as extract_estimate
 from tvr_cli.engine.extraction import extract
 from tvr_cli.engine.features import cost
 from tvr_cli.engine.whole.sweep_features import feature_options, frame_plan
-from tvr_cli.engine.whole.sweep_plan import Corpus, Table, workspace_of
+from tvr_cli.engine.whole.sweep_plan import Corpus, Table, record_of, workspace_of
 from tvr_cli.engine.whole.sweep_result import Cell, PlannedWork
 from tvr_cli.errors import TvrError
 from tvr_cli.plans import FramePlan, default_words
+from tvr_cli.results.metrics import mean
 from tvr_cli.workspace import Workspace
 
 _FEATURE_BYTES = 2  # fp16
@@ -44,19 +45,36 @@ def estimate(
             if made is not None:
                 continue
             steps.append(_features(table, corpus, encoder, plan, device))
-        trained = sum(cell.seed is not None for cell in mine)
+        trained = [cell for cell in mine if cell.seed is not None]
+        known = _trained_in(folder, table, corpus.label)
+        timed = [known[cell.method] for cell in trained if cell.method in known]
         steps.append(
             PlannedWork(
                 step=f"cells of {corpus.label}",
-                does=f"{trained} to train and evaluate, {len(mine) - trained} to evaluate",
+                does=f"{len(trained)} to train and evaluate, {len(mine) - len(trained)} to evaluate",
                 size_bytes=None,
-                seconds=None,
+                seconds=sum(timed) if timed else None,
             )
         )
+        rest = list(dict.fromkeys(cell.method for cell in trained if cell.method not in known))
+        if rest:
+            unknown.append(
+                f"the time of training {', '.join(rest)} on {corpus.label}, which the first cell of each will show"
+            )
     if any(cell.seed is not None for cell in cells):
-        unknown.append("the time of training and the bytes of its checkpoints, which the first cell will show")
+        unknown.append("the bytes of checkpoints")
     unknown += [f"{step.step}: {step.does}" for step in steps if step.step.startswith("features") and not step.seconds]
     return steps, unknown
+
+
+def _trained_in(folder: Path, table: Table, data: str) -> dict[str, float]:
+    """Return method -> mean seconds of its trainings on a data set that are done, whatever encoder and seed."""
+    found: dict[str, list[float]] = {}
+    for cell in table.cells:
+        record = record_of(folder, cell) if cell.data == data else None
+        if record is not None and record.train_seconds is not None:
+            found.setdefault(cell.method, []).append(record.train_seconds)
+    return {method: mean(seconds) for method, seconds in found.items()}
 
 
 def _frames(corpus: Corpus, workspace: Workspace, plan: FramePlan, workers: int | None) -> PlannedWork:
