@@ -536,6 +536,28 @@ def test_a_status_is_that_of_a_watcher_that_runs(tmp_path: Path) -> None:
     running.refuse_second(workspace)
 
 
+def test_a_process_of_an_earlier_watcher_is_never_taken_for_this_one(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    Board(workspace, WatchStatus(workspace="out", state="working", pid=7)).say(state="waiting")
+    with running._alone(workspace):
+        found = status.read(workspace)
+        assert (found.state, found.pid) == ("starting", None)
+        assert running.stop(workspace).pid is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signal")
+@pytest.mark.parametrize(("state", "signals"), [("starting", 0), ("working", 1), ("ended", 0)])
+def test_a_pause_sends_its_signal_to_work_alone_for_it_would_end_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: status.State, signals: int
+) -> None:
+    workspace, sent = Workspace(tmp_path), list[tuple[int, int]]()
+    monkeypatch.setattr(os, "kill", lambda *what: sent.append(what))
+    with files.lock(workspace.watch_folder):
+        Board(workspace, WatchStatus(workspace="out", state=state, pid=7)).say()
+        running.pause(workspace)
+        assert sent == [(7, signal.SIGUSR1)] * signals and status.paused_path(workspace).is_file()
+
+
 def test_a_status_that_cannot_be_written_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, value: object) -> None:
         raise EnvironmentProblem("the disk is full")

@@ -172,7 +172,8 @@ def pause(workspace: Workspace) -> WatchStatus:
     if found.state == "none":
         return found
     files.write_text(status.paused_path(workspace), "")
-    if found.pid is not None and hasattr(signal, "SIGUSR1"):
+    # Only what is at work takes the signal; it would end one that has not come to its loop, or has left it.
+    if found.state == "working" and found.pid is not None and hasattr(signal, "SIGUSR1"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(found.pid, signal.SIGUSR1)
     return found
@@ -198,8 +199,9 @@ def refuse_second(workspace: Workspace) -> None:
 
 @contextlib.contextmanager
 def _alone(workspace: Workspace) -> Iterator[None]:
-    """Be the one watcher of a workspace in the block; a pause of an earlier one is over."""
+    """Be the one watcher of a workspace in the block; what an earlier one said, and its pause, are over."""
     refuse_second(workspace)
     with files.lock(workspace.watch_folder, wait_s=1.0):
-        status.paused_path(workspace).unlink(missing_ok=True)
+        for left in (status.status_path(workspace), status.paused_path(workspace)):
+            left.unlink(missing_ok=True)
         yield
