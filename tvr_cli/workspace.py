@@ -22,6 +22,7 @@ as new as what it was made from; it makes nothing. A store that was opened is ke
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _FRAMES, _FEATURES, _RUNS, _INDEX, _SPEECH = "frames", "features", "runs", "index", "speech"
 _HEARD, _SWEEPS, _CLIPS, _WATCH, _MTEB = "heard", "sweeps", "clips", "watch", "mteb"
+_PART = re.compile(r"([1-9][0-9]*)-of-([1-9][0-9]*)")
 _Read = TypeVar("_Read")
 
 
@@ -458,7 +460,8 @@ class Workspace(os.PathLike[str]):
 
     def parts_below(self) -> list[tuple[int, int]]:
         """Return the parts that have frames in `parts_folder`, as (i, n), of the largest n."""
-        found = [tuple(map(int, path.name.split("-of-"))) for path in self.parts_folder.glob("[0-9]*-of-[0-9]*")]
+        names = (_PART.fullmatch(path.name) for path in self.parts_folder.glob("*-of-*"))
+        found = [(int(name[1]), int(name[2])) for name in names if name is not None]
         newest = max((of for _, of in found), default=0)
         return sorted((i, of) for i, of in found if of == newest and self.part(i, of).has_frames)
 

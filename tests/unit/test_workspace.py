@@ -189,3 +189,13 @@ def test_a_workspace_that_is_half_copied_is_one_sentence(tmp_path, half, says):
     next(made.root.glob(half)).unlink()
     result = CliRunner().invoke(app, ["evaluate", "--method", "mean", "-o", str(tmp_path)])
     assert result.exit_code == 3 and says in result.stderr and result.stderr.count("error: ") == 1
+
+
+def test_parts_are_folders_that_are_called_so_and_nothing_else(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for name in ("1-of-2", "2-of-4", "4-of-4", "1-of-9.bak", "1a-of-9", "1-of-2-of-9", "3-of-4"):
+        frames = workspace.parts_folder / name / "frames"
+        frames.mkdir(parents=True)
+        if name != "3-of-4":
+            (frames / "store.json").write_text("{}")
+    assert workspace.parts_below() == [(2, 4), (4, 4)]
