@@ -38,6 +38,7 @@ from tvr_cli.server.app import create_app
 from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Rules
 from tvr_cli.server.library import Library, Named
+from tvr_cli.server.taking import Taking, chosen
 from tvr_cli.version import __version__
 from tvr_cli.watching import status
 from tvr_cli.watching.looking import Flaw
@@ -332,6 +333,22 @@ def test_no_more_is_encoded_at_a_time_than_there_are_places():
         encoders.take()
     with encoders.place():
         pass
+
+
+def test_who_saves_clips_while_others_are_saved_is_told_so_and_keeps_nobody_waiting(tmp_path, monkeypatch):
+    taking = Taking(tmp_path, Encoders(at_once=1, wait_s=0.01))
+    refused: list[str] = []
+
+    def cut(*_: object) -> QueryReport:
+        with pytest.raises(errors.EnvironmentProblem) as e:
+            taking.save(chosen("", []), 0.0)
+        refused.append(str(e.value))
+        return chosen("", [])
+
+    monkeypatch.setattr("tvr_cli.server.taking._apart", cut)
+    for _ in range(2):  # the first has let go
+        taking.save(chosen("", []), 0.0)
+    assert refused == ["clips of another request are still being saved; try again when they are there"] * 2
 
 
 # ------------------------------------------------------------------------------------------------------------- hostile

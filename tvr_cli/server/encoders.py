@@ -17,15 +17,15 @@ class Encoders:
     """So many places; threads may share them."""
 
     def __init__(self, at_once: int = AT_ONCE, wait_s: float = WAIT_S):
-        self.at_once, self._wait_s = at_once, wait_s
+        self.at_once, self.wait_s = at_once, wait_s
         self._free = threading.BoundedSemaphore(at_once)
 
     def take(self) -> None:
         """Take a place, which `give_back` frees. Raises EnvironmentProblem where none gets free in time."""
-        if not self._free.acquire(timeout=self._wait_s):
+        if not self._free.acquire(timeout=self.wait_s):
             raise EnvironmentProblem(
                 f"{self.at_once} videos are cut or transcoded already, and none of them ended within "
-                f"{self._wait_s:g} seconds; try again when one has"
+                f"{self.wait_s:g} seconds; try again when one has"
             )
 
     def give_back(self) -> None:

@@ -6,6 +6,7 @@ does: one that ends it costs an answer and not the server.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from tvr_cli.engine.searching.hits import Hit
 from tvr_cli.engine.searching.query import Answer, QueryReport
 from tvr_cli.engine.showing.clips import ClipOptions, next_number, save_clips
 from tvr_cli.engine.showing.timeline import export
-from tvr_cli.errors import DataError, TvrError
+from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
 from tvr_cli.results.shown import SavedTimeline
 from tvr_cli.server.encoders import Encoders
 from tvr_cli.stores.decoding.pool import DecodePool, Unread
@@ -56,11 +57,21 @@ class Taking:
     def save(self, report: QueryReport, pad: float) -> QueryReport:
         """Save chosen moments in the folder, numbered on from what is there; what cannot be saved says why.
 
-        Raises EnvironmentProblem where there can be no such folder, and as `Encoders.take`.
+        Raises EnvironmentProblem where there can be no such folder and while others are saved, and as `Encoders.take`.
         """
-        with self._saving, self._encoders.place():  # else two would give their clips the same numbers
+        with self._alone(), self._encoders.place():
             options = ClipOptions(pad, first=next_number(self.folder), flag=FLAG)
             return _apart(_cut, Cutting(report, self.folder, options))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the one who saves in the block: two would give their clips the same numbers. Who waits holds a thread."""
+        if not self._saving.acquire(timeout=self._encoders.wait_s):
+            raise EnvironmentProblem("clips of another request are still being saved; try again when they are there")
+        try:
+            yield
+        finally:
+            self._saving.release()
 
     def clip(self, report: QueryReport, pad: float) -> tuple[str, int, Iterator[bytes]]:
         """Return one moment as an MP4: the name for it, its size in bytes, and its parts.
