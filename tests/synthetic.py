@@ -76,6 +76,7 @@ class SyntheticStore:
     backbone_name = "synthetic"
     fingerprint = "synthetic0"
     word_importance = "none"
+    patches = 5  # of a frame, where they are asked for
     provides = frozenset({"frames", "pooled", "tokens"})
 
     def __init__(
@@ -119,7 +120,14 @@ class SyntheticStore:
         return self._text if index is None else self._text.rows(index)
 
     def video(self, index: Tensor | None = None, *, patches: bool = False) -> VideoFeatures:
-        return self._video if index is None else self._video.rows(index)
+        video = self._with_patches() if patches else self._video
+        return video if index is None else video.rows(index)
+
+    def _with_patches(self) -> VideoFeatures:
+        frames = self._video.frames[:, :, None]
+        g = torch.Generator().manual_seed(0)
+        near = frames + 0.5 * torch.randn(*frames.shape[:2], self.patches, frames.shape[-1], generator=g)
+        return dataclasses.replace(self._video, patches=near)
 
     def split(self, name: str) -> Tensor:
         return torch.tensor([i for i, c in enumerate(self.captions) if c.split == name], dtype=torch.int64)

@@ -44,7 +44,8 @@ def loop_in(name: str, folder: Path) -> Loop:
     cpu = torch.device("cpu")
     sampler = PairSampler(range(videos), [c.clips for c in store.captions], batch_size=4, seed=1)
     names = Names(str, str, torch.arange(videos))
-    return Loop(learner, CachedSource(store, cpu), sampler, names, train, RunDir(folder), device=cpu)
+    source = CachedSource(store, cpu, patches=learner.method.reads_patches)
+    return Loop(learner, source, sampler, names, train, RunDir(folder), device=cpu)
 
 
 @pytest.mark.parametrize("name", trained_names())
@@ -67,4 +68,6 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(name: str, tmp_path: Path
 
 
 def test_every_published_method_is_among_them() -> None:
-    assert {"clip4clip_seq", "dmae", "eaglenet", "gare", "glccl", "tcmgc", "tmass", "xpool"} <= set(trained_names())
+    assert {"clip4clip_seq", "dmae", "eaglenet", "gare", "glccl", "tcmgc", "tmass", "ts2net", "xpool"} <= set(
+        trained_names()
+    )
