@@ -118,7 +118,7 @@ class SyntheticStore:
     def text(self, index: Tensor | None = None) -> TextFeatures:
         return self._text if index is None else self._text.rows(index)
 
-    def video(self, index: Tensor | None = None) -> VideoFeatures:
+    def video(self, index: Tensor | None = None, *, patches: bool = False) -> VideoFeatures:
         return self._video if index is None else self._video.rows(index)
 
     def split(self, name: str) -> Tensor:

@@ -276,4 +276,5 @@ def test_nothing_is_printed_beside_the_one_function() -> None:
         "cli/render.py: sys.stdout.buffer.write(raw)",  # for a program
         "log.py: sys.stderr.write(printable(f'{question} [{listed}] '))",  # a question has no end of line
         "log.py: sys.stderr.write('\\n')",
+        "server/transcode.py: sys.stderr.write(f'{e}\\n')",  # for the server, which reads it
     }
