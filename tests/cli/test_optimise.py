@@ -93,11 +93,13 @@ def test_a_search_goes_on_where_it_was_and_may_become_longer(place: Path, tmp_pa
     old = {(r["method"], t["trial"]): t for r in optimise(place)["rows"] for t in r["trials"]}
     new = {(r["method"], t["trial"]): t for r in longer["rows"] for t in r["trials"]}
     assert {key: new[key] for key in old} == old
+    both = "xpool,clip4clip_seq"
     for words, told in (
-        (("--trials", "1"), "--trials: it was 3, 1 is asked for"),
-        (("--trials", "3", "--seed", "1"), "--seed: it was 0, 1 is asked for"),
+        ((both, "--trials", "1"), "--trials: it was 3, 1 is asked for"),
+        ((both, "--trials", "3", "--seed", "1"), "--seed: it was 0, 1 is asked for"),
+        (("xpool", "--trials", "3"), "methods: clip4clip_seq is gone"),
     ):
-        refused = tvr("optimise", "xpool,clip4clip_seq", *words, *data)
+        refused = tvr("optimise", *words, *data)
         assert refused.exit_code == 2 and told in refused.stderr
 
 

@@ -208,6 +208,29 @@ open_index(Path({str(made.folder)!r})).append(dying(), identity={{}}, asked={{}}
     assert list(data.glob(".tmp*")) == []
 
 
+@pytest.mark.parametrize("then", ["append", "delete"])
+def test_rows_of_a_writer_that_ended_before_its_index_counted_are_in_no_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    _, made = pair(tmp_path, 20)
+
+    def ends(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lance_index.place, "commit", ends)
+        made.append(blocks(method(), 5, first=20), identity={}, asked={})
+    there = open_index(made.folder)
+    assert len(there) == 20
+    if then == "append":
+        later = there.append(blocks(method(), 5, first=20), identity={}, asked={})
+    else:
+        later = there.delete({there.clip(0).id})
+    wanted = {f"{i % 10}.mp4#{i:04d}" for i in (range(25) if then == "append" else range(1, 20))}
+    assert [row.id for _, row in sorted(open_index(made.folder).listing())] == sorted(wanted, key=lambda n: n[-4:])
+    assert len(later) == len(wanted) and answers(later, "mean")
+
+
 def test_a_method_of_several_vectors_a_clip_is_scanned_in_memory(tmp_path: Path) -> None:
     def several() -> Iterator[Any]:
         for block in blocks(method(), 30):

@@ -59,6 +59,18 @@ def test_what_is_there_is_kept_and_what_is_missing_made(made):
     assert (again.made, again.kept) == (1, 1) and films.are_of(folder, OPTIONS)
 
 
+@pytest.mark.parametrize("name", ["truth.jsonl", "events.jsonl"])
+def test_what_somebody_wrote_into_it_is_replaced_only_where_it_may_be(made, name):
+    folder, _ = made
+    before = (folder / name).read_text()
+    (folder / name).write_text("mine\n")
+    with pytest.raises(DataError, match=f"holds '{name}'.*nothing was replaced"):
+        films.make(folder, OPTIONS)
+    assert (folder / name).read_text() == "mine\n"
+    films.make(folder, OPTIONS, replaceable=lambda path: path.name == name)
+    assert (folder / name).read_text() == before
+
+
 def test_other_films_are_replaced_only_where_they_may_be(made):
     folder, _ = made
     other = FilmOptions(WORLD, train=2, test=2)

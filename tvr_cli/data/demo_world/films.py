@@ -74,7 +74,8 @@ def make(
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
         other = not _is(folder / CAPTIONS, said)
-        _refuse_to_replace(folder, [*films, CAPTIONS, TRUTH, EVENTS] if other else [], replaceable)
+        wrong = [name for name, text in ((TRUTH, truth), (EVENTS, events)) if not _is(folder / name, text)]
+        _refuse_to_replace(folder, [*films, CAPTIONS, TRUTH, EVENTS] if other else wrong, replaceable)
         todo = [name for name in films if other or not (folder / name).is_file()]
         for name in todo:
             with disk_errors(folder / name):
@@ -82,7 +83,7 @@ def make(
                 frames = [frame for scene in films[name] for frame in render.scene_frames(scene)]
                 encode.write_video(folder / name, frames, encoder=encode.find_encoder(), fps=render.FPS)
         for name, text in ((TRUTH, truth), (EVENTS, events)):
-            if not _is(folder / name, text):
+            if name in wrong:
                 write_text(folder / name, text)
         if other:  # last: it says that the films beside it are these
             write_text(folder / CAPTIONS, said)

@@ -312,7 +312,8 @@ def _searched_otherwise(before: SweepHead, table: Table) -> list[str]:
             told.append(f"--seed: it was {old.seed}, {new.seed} is asked for")
         if old.trials > new.trials:
             told.append(f"--trials: it was {old.trials}, {new.trials} is asked for")
-        told += [f"the ranges of {m} have changed" for m, r in old.ranges.items() if dict(new.ranges[m]) != dict(r)]
+        kept = [method for method in old.ranges if method in new.ranges]
+        told += [f"the ranges of {m} have changed" for m in kept if dict(new.ranges[m]) != dict(old.ranges[m])]
     was, now = before.tuned or {}, table.tuned or {}
     told += [f"the search found other settings for {key}" for key in was if dict(was[key]) != dict(now.get(key, {}))]
     return told

@@ -202,7 +202,7 @@ class LanceIndex(Index):
         first = next(coming, None)
         table = self.table
         if first is not None:
-            table = self.table.add(_columns(self.about), map(maker.made, chain([first], coming)))
+            table = self.table.add(self.about.version, _columns(self.about), map(maker.made, chain([first], coming)))
             table.settle()
             table = LanceTable.open(table.at)
         about = dataclasses.replace(
@@ -213,7 +213,7 @@ class LanceIndex(Index):
     def delete(self, ids: Collection[str]) -> LanceIndex:
         """Take clips out in one commit of the table, and return the index without them."""
         generation = place.prepare(self.folder, Head(self.head.identity, self.head.asked))
-        table = self.table.delete(sorted(ids))
+        table = self.table.delete(self.about.version, sorted(ids))
         about = dataclasses.replace(self.about, version=table.version, rows=len(table))
         return _committed(self.folder, generation, dataclasses.replace(self.head, table=about), table, None)
 

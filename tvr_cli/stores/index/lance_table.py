@@ -138,21 +138,31 @@ class LanceTable:
 
     # -------------------------------------------------------------------------------------------------------- writing
 
-    def add(self, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]) -> LanceTable:
-        """Add blocks of rows in one commit, and return the table that has them."""
-        newest, feed = LanceTable.open(self.at), _Feed(columns, rows)
+    def add(self, version: int, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]) -> LanceTable:
+        """Add blocks of rows to a version in one commit, and return the table that has them."""
+        newest, feed = self._from(version), _Feed(columns, rows)
         with _told(self.at, feed):
             newest._handle.add(feed.reader(_schema(columns)))
         return newest
 
-    def delete(self, ids: Sequence[str]) -> LanceTable:
-        """Take out rows by their text `id`, and return the table without them."""
-        newest = LanceTable.open(self.at)
+    def delete(self, version: int, ids: Sequence[str]) -> LanceTable:
+        """Take rows out of a version by their text `id`, and return the table without them."""
+        newest = self._from(version)
         with _told(self.at):
             for start in range(0, len(ids), 500):
                 some = ", ".join("'" + name.replace("'", "''") + "'" for name in ids[start : start + 500])
                 newest._handle.delete(f"id IN ({some})")
         return newest
+
+    def _from(self, version: int) -> LanceTable:
+        """Return the table to be written on from a version: what a writer that was killed committed after it goes."""
+        newest = LanceTable.open(self.at)
+        if newest.version == version:
+            return newest
+        counts = LanceTable.open(self.at, version)
+        with _told(self.at):
+            counts._handle.restore()
+        return LanceTable.open(self.at)
 
     def build(self, partitions: int) -> None:
         """Build what finds near vectors without a scan: IVF with RaBitQ, a bit a dimension."""
