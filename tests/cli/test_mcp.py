@@ -176,7 +176,7 @@ def test_a_server_of_the_workspace_is_asked_where_one_runs(place: Path, monkeypa
 def test_without_the_extra_it_says_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
     result = CliRunner().invoke(app, ["mcp", "-o", str(place / "out")])
-    assert result.exit_code == 2 and "pip install 'tvr-cli[mcp]'" in result.stderr and result.stdout == ""
+    assert result.exit_code == 4 and "pip install 'tvr-cli[mcp]'" in result.stderr and result.stdout == ""
 
 
 @pytest.mark.slow

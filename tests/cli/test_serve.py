@@ -742,7 +742,7 @@ def test_another_address_needs_a_token_and_gets_one():
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = CliRunner().invoke(app, ["serve", "-o", str(tmp_path)])
-    assert result.exit_code == 2 and "tvr-cli[serve]" in result.stderr
+    assert result.exit_code == 4 and "tvr-cli[serve]" in result.stderr
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ def test_what_cannot_be_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     for flag in ("--status", "--stop", "--pause", "--continue"):
         assert tvr("watch", "-o", out, flag).stdout == f"no watcher of {out} runs\n"
     monkeypatch.setitem(sys.modules, "watchdog.observers", None)
-    assert "tvr-cli[watch]" in tvr("watch", tmp_path, "-o", out, code=2).stderr
+    assert "tvr-cli[watch]" in tvr("watch", tmp_path, "-o", out, code=4).stderr
     assert not out.exists()
 
 

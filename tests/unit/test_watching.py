@@ -13,7 +13,7 @@ import pytest
 
 from tvr_cli import files, log
 from tvr_cli.engine.extraction.difference import Seen
-from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, Interrupted
+from tvr_cli.errors import DataError, EnvironmentProblem, Interrupted
 from tvr_cli.watching import budget, ears, running, status
 from tvr_cli.watching.agenda import Agenda
 from tvr_cli.watching.looking import Flaw, Look, Mark, look, surely_gone
@@ -240,7 +240,7 @@ def test_a_folder_on_a_network_is_looked_at_by_a_clock(tmp_path: Path, monkeypat
 def test_a_clock_that_was_asked_for_needs_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "watchdog.observers", None)
     assert ears.listen([tmp_path], 3.0)[0].every_s == 3.0
-    with pytest.raises(ConfigError, match=r"tvr-cli\[watch\].*--poll 10"):
+    with pytest.raises(EnvironmentProblem, match=r"tvr-cli\[watch\].*--poll 10"):
         ears.listen([tmp_path], None)
 
 

@@ -21,7 +21,7 @@ from pydantic import Field
 from tvr_cli import log
 from tvr_cli.api import FOUND
 from tvr_cli.engine.searching import kept, query, resident
-from tvr_cli.errors import ConfigError, TvrError, reason
+from tvr_cli.errors import EnvironmentProblem, TvrError, reason
 from tvr_cli.results.base import Result
 from tvr_cli.server.library import Library
 from tvr_cli.server.limits import LONGEST, MOST_K
@@ -145,7 +145,7 @@ def small(jpeg: bytes, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def create(library: Library) -> Any:
-    """Return the SDK's server with the tools. Raises ConfigError without the extra `mcp`."""
+    """Return the SDK's server with the tools. Raises EnvironmentProblem without the extra `mcp`."""
     server_of, refusal, picture_of, hints = _sdk()
     tools = Tools(library)
     server = server_of("tvr", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
@@ -193,7 +193,7 @@ def _sdk() -> tuple[Any, type[Exception], Any, Any]:
         from mcp.server.mcpserver.exceptions import ToolError
         from mcp.types import ToolAnnotations
     except ImportError as e:
-        raise ConfigError(
+        raise EnvironmentProblem(
             f"tvr mcp needs the package mcp, version 2 or later ({reason(e)}); install the extra: "
             "pip install 'tvr-cli[mcp]'"
         ) from e

@@ -67,7 +67,7 @@ def serve(
     clips: where clips are saved, None = in the workspace. watch: the arguments of a `tvr watch` that runs beside it and
     ends with it, None = none does.
 
-    Raises ConfigError without the extra `serve`.
+    Raises EnvironmentProblem without the extra `serve`.
     """
     uvicorn = _uvicorn()
     from tvr_cli.server.app import create_app
@@ -254,5 +254,5 @@ def _uvicorn() -> Any:
         import python_multipart  # noqa: F401
         import uvicorn
     except ImportError as e:
-        raise ConfigError(f"tvr serve needs {e.name}; install the extra: pip install 'tvr-cli[serve]'") from e
+        raise EnvironmentProblem(f"tvr serve needs {e.name}; install the extra: pip install 'tvr-cli[serve]'") from e
     return uvicorn

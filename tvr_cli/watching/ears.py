@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tvr_cli.errors import ConfigError
+from tvr_cli.errors import EnvironmentProblem
 
 POLL_S = 10.0  # between two looks where nothing tells of changes
 _ANYWAY_S = 300.0  # between two looks where events do: links lead elsewhere, and a full queue of events drops some
@@ -91,8 +91,8 @@ class _Handler:
 def listen(sources: Sequence[Path], poll_s: float | None) -> tuple[Ears, str]:
     """Return what hears changes below sources, and a sentence where it is a clock that nobody asked for.
 
-    poll_s: seconds between two looks, None = events where there are some. Raises ConfigError without the extra `watch`,
-    which a clock that was asked for does not need.
+    poll_s: seconds between two looks, None = events where there are some. Raises EnvironmentProblem without the extra
+    `watch`, which a clock that was asked for does not need.
     """
     if poll_s is not None:
         return Clock(poll_s), ""
@@ -163,7 +163,7 @@ def _observer() -> Any:
     try:
         from watchdog.observers import Observer
     except ImportError as e:
-        raise ConfigError(
+        raise EnvironmentProblem(
             f"tvr watch needs {e.name} to hear of changes; install the extra: pip install 'tvr-cli[watch]', or let it "
             "look by the clock with --poll 10"
         ) from e

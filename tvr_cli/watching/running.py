@@ -51,7 +51,7 @@ def watch(
 ) -> WatchStatus:
     """Keep a workspace up to date with its sources until Ctrl-C, or once. tell: told of events.
 
-    Raises EnvironmentProblem where it is watched already, ConfigError without the extra `watch`, DataError where no
+    Raises EnvironmentProblem where it is watched already and without the extra `watch`, DataError where no
     source is there; once also what the work raises, and Interrupted on Ctrl-C.
     """
     workspace = passes.workspace
