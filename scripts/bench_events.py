@@ -27,7 +27,7 @@ from tvr_cli.api import open_workspace
 from tvr_cli.data.demo_world import corpus, encode, grammar, render
 from tvr_cli.data.demo_world.corpus import WorldOptions
 from tvr_cli.data.demo_world.grammar import Scene
-from tvr_cli.engine.searching.hits import Hit
+from tvr_cli.results.found import Hit
 from tvr_cli.workspace import Workspace
 
 TAKE_S = 120

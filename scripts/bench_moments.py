@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tvr_cli.api import open_workspace
-from tvr_cli.engine.searching.hits import Hit
+from tvr_cli.results.found import Hit
 
 LEAST_IOU = 0.5
 _TOP = 5

@@ -24,8 +24,9 @@ import torch
 from tvr_cli.engine import scorers
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import measure
-from tvr_cli.engine.searching.search import Hit, SearchOptions, search
+from tvr_cli.engine.searching.search import SearchOptions, search
 from tvr_cli.engine.searching.way import Way
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
 from tvr_cli.types import Encoding

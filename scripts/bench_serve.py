@@ -8,8 +8,9 @@
     python scripts/bench_serve.py query FOLDER      `tvr query`, from the start of the process to the answer
 
 `make` writes a library of the toy world with one frame a clip; with `--model` the picture side has one layer only, for
-a sentence needs none of it. The others start a server of their own, warm it up and end it. Processor times are of the
-kernel's clock, user and system; memory is the server's proportional set size, all of it and what belongs to no file.
+a sentence needs none of it. The others start a server of their own, warm it up and end it, also where Ctrl-C or SIGTERM
+ends them. Processor times are of the kernel's clock, user and system; memory is the server's proportional set size, all
+of it and what belongs to no file.
 Ends with 1 where a request was not answered as it should be, or memory grew beyond `--may-grow`.
 """
 
@@ -23,6 +24,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -92,6 +94,8 @@ def main() -> None:
     if options.what == "make":
         make(options)
         return
+    # Else a SIGTERM ends this process at once, and the server goes on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"load of the machine: {os.getloadavg()[0]:.1f} over the last minute")
     with served(options.folder) as server:
         {"load": load, "rate": rate, "page": page, "query": query}[options.what](server, options)
@@ -138,19 +142,29 @@ def served(folder: Path) -> Iterator[Server]:
     out, environment = folder.resolve() / "out", environment_of(folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", RUN, "serve", "-o", str(out)]
-    more = ["--background", "--json", "--port", str(port)]
-    started = subprocess.run([*command, *more], env=environment, stdout=subprocess.PIPE)
-    if started.returncode:
-        raise SystemExit(started.returncode)
-    server = Server(out, port, json.loads(started.stdout)["pid"], environment)
+    command = [sys.executable, "-c", RUN, "serve", "-o", str(out), "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
+        server = Server(out, port, process.pid, environment)
+        while not listens(port):
+            if (code := process.poll()) is not None:
+                raise SystemExit(code or 1)
+            time.sleep(0.1)
         line = server.line()
         for i in range(WARM):
             server.ask(line, searching(SENTENCES[i % len(SENTENCES)]))
         yield server
     finally:
-        subprocess.run([*command, "--stop"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        process.terminate()
+        process.wait()
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def searching(sentence: str, **more: object) -> Request:
@@ -231,7 +245,7 @@ def load(server: Server, options: argparse.Namespace) -> None:
                 if status not in request.right:
                     wrong.append(f"{request.kind}: {status} for {request.path[:80]}")
 
-        threads = [threading.Thread(target=client, args=(share,)) for share in shares]
+        threads = [threading.Thread(target=client, args=(share,), daemon=True) for share in shares]
         started = time.monotonic()
         for thread in threads:
             thread.start()
@@ -273,7 +287,7 @@ def rate(server: Server, options: argparse.Namespace) -> None:
         seconds.append(time.monotonic() - at)
         wrong += status != 200
 
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(n)]
+    threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(n)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -62,6 +62,7 @@ MAY_IMPORT = {
             "config",
             "errors",
             "files",
+            "results",
             "log",
         ),
         *("defaults", "relevance"),

@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     from tvr_cli.engine.searching.head_training import HeadPreview, HeadReport
     from tvr_cli.engine.searching.hits import SearchOptions
     from tvr_cli.engine.searching.index import IndexReport
-    from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.searching.question import Question
     from tvr_cli.engine.searching.session import Session
     from tvr_cli.engine.training.train_result import SeedsPreview, SeedsReport, TrainPreview, TrainSummary
+    from tvr_cli.results.found import QueryReport
 
 __all__ = ["OpenWorkspace", "judge_scores", "open_workspace", "protocol_card"]
 

@@ -14,11 +14,11 @@ from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from tvr_cli.engine.searching.asked import Asked
-    from tvr_cli.engine.searching.query import QueryReport
     from tvr_cli.engine.searching.session import Session
     from tvr_cli.engine.showing.page.write import WrittenPage
     from tvr_cli.results.alike import SimilarReport
     from tvr_cli.results.explained import ExplainReport
+    from tvr_cli.results.found import QueryReport
 
 PathLike = str | os.PathLike[str]
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import resident
-from tvr_cli.engine.searching.query import QueryReport
+from tvr_cli.results.found import QueryReport
 from tvr_cli.server import agents
 from tvr_cli.server.library import Library
 from tvr_cli.workspace import Workspace

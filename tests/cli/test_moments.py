@@ -19,7 +19,8 @@ from tvr_cli.cli import app
 from tvr_cli.engine.features import precompute
 from tvr_cli.engine.searching import query
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.hits import Answering, HeadWish, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching.hits import Answering, HeadWish, Moment, SearchOptions
+from tvr_cli.results.found import Hit
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace
 

@@ -11,11 +11,10 @@ import tiny_frames
 from browsers import LOOKS, Visit, opened, require_accessible
 from videos import make_video
 
-from tvr_cli.engine.searching.hits import Curve, Hit
-from tvr_cli.engine.searching.query import Answer, QueryReport
 from tvr_cli.engine.showing import explain_plot
 from tvr_cli.engine.showing.page.write import write
 from tvr_cli.results.explained import ExplainReport, WordShare
+from tvr_cli.results.found import Answer, Curve, Hit, QueryReport
 from tvr_cli.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from videos import make_video
 
 from tvr_cli.cli import app
-from tvr_cli.engine.searching.query import QueryReport
+from tvr_cli.results.found import QueryReport
 
 
 @pytest.fixture(scope="module")

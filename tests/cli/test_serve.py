@@ -32,7 +32,7 @@ from tvr_cli.cli import app
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import resident
 from tvr_cli.engine.searching.library import LibraryFile
-from tvr_cli.engine.searching.query import QueryReport
+from tvr_cli.results.found import QueryReport
 from tvr_cli.server import door, running, streams
 from tvr_cli.server.app import create_app
 from tvr_cli.server.encoders import Encoders
@@ -476,6 +476,26 @@ def test_other_commands_that_ask_are_answered_by_the_server_with_the_same(opened
     assert alone.exit_code == 0 and json.loads(served.stdout) == json.loads(alone.stdout)
     refused = CliRunner().invoke(app, [*words[:-1], "nowhere.mp4", "-o", str(place / "out")])
     assert refused.exit_code == 3 and "found 'nowhere.mp4'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["query", SENTENCE, "--all"], ["explain", SENTENCE, "test/00000.mp4"], ["similar", "test/00000.mp4"]]
+)
+def test_who_is_answered_by_the_server_imports_nothing_that_searches(opened, place, words):
+    command = ["tvr", "--debug", *words, "-o", str(place / "out"), "--json"]
+    code = (
+        "import sys\nfrom tvr_cli.cli import main\n"
+        f"sys.argv = {command!r}\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    searching = {name for name in imported if name.startswith("tvr_cli.engine.searching.")}
+
+    assert "answered by the server of this workspace" in done.stderr
+    assert searching == {"tvr_cli.engine.searching.resident"}
+    assert not imported & {"numpy", "torch", "PIL", "yaml", "rich", "pydantic", "tvr_cli.plans", "tvr_cli.config"}
 
 
 def test_a_file_is_the_one_that_its_name_means_where_it_was_typed(opened, library, place, monkeypatch):

@@ -21,8 +21,9 @@ import indexes
 import torch
 
 from faults.damage import cut, flipped, swaps
-from tvr_cli.engine.searching.search import Hit, SearchOptions, search
+from tvr_cli.engine.searching.search import SearchOptions, search
 from tvr_cli.errors import TvrError
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.index.store import Index
 
 CLIPS, DIM = 40, 256  # the frames of 12 clips share a group in half precision

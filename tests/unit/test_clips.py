@@ -24,11 +24,10 @@ from videos import (
 )
 
 from tvr_cli import api
-from tvr_cli.engine.searching.hits import Hit
-from tvr_cli.engine.searching.query import Answer, QueryReport
 from tvr_cli.engine.showing.clips import clip_name
 from tvr_cli.engine.showing.cutting.film import Film, Part
 from tvr_cli.errors import ConfigError, EnvironmentProblem
+from tvr_cli.results.found import Answer, Hit, QueryReport
 from tvr_cli.results.shown import SavedClip
 from tvr_cli.stores.decoding.pyav import PyavDecoder
 from tvr_cli.stores.decoding.types import unheard

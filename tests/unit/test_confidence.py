@@ -12,10 +12,10 @@ from indexes import captions, make, method
 from tvr_cli.engine.searching import bank as banks
 from tvr_cli.engine.searching import calibrate, confidence, moments, ranking
 from tvr_cli.engine.searching.confidence import Confidence, Tops
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
-from tvr_cli.engine.searching.query import Answer
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.way import Way
+from tvr_cli.results.found import Answer, Hit
 from tvr_cli.stores.index.store import Index, IndexBlock, IndexedClip, write_index
 from tvr_cli.stores.index.timeline import FilmBlock
 from tvr_cli.types import Encoding

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tvr_cli.engine.searching import light_search
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.engine.searching.search import search
 from tvr_cli.methods import _light
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.store import Index, IndexBlock, write_index
 

@@ -19,12 +19,11 @@ from pages import Element, elements, require_sound
 from PIL import Image
 from videos import make_video, read_barcode
 
-from tvr_cli.engine.searching.hits import Curve, Hit
-from tvr_cli.engine.searching.query import Answer, QueryReport
 from tvr_cli.engine.showing.page import markup, peaks, pictures
 from tvr_cli.engine.showing.page.text import link, shown
 from tvr_cli.engine.showing.page.write import WrittenPage, write
 from tvr_cli.errors import ConfigError, EnvironmentProblem
+from tvr_cli.results.found import Answer, Curve, Hit, QueryReport
 from tvr_cli.stores.decoding.types import unheard
 from tvr_cli.workspace import Workspace
 

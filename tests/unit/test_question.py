@@ -18,11 +18,12 @@ from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import light, sums
 from tvr_cli.engine.searching import session as sessions
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.engine.searching.question import Part, Picture, Question, Sentence, Stretch, asking, features_of
 from tvr_cli.engine.searching.session import Session
 from tvr_cli.errors import ConfigError, DataError, DecodeError
 from tvr_cli.plans import FramePlan
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.decoding import still
 from tvr_cli.stores.decoding.still import Still
 from tvr_cli.stores.decoding.types import unheard

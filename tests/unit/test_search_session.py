@@ -19,8 +19,9 @@ import tvr_cli
 from tvr_cli.engine.features import precompute
 from tvr_cli.engine.searching import index, query, session
 from tvr_cli.engine.searching.index import Asked
-from tvr_cli.engine.searching.search import Hit, SearchOptions, search
+from tvr_cli.engine.searching.search import SearchOptions, search
 from tvr_cli.engine.searching.session import Session
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.index.store import Index
 from tvr_cli.types import TextFeatures
 from tvr_cli.workspace import Workspace

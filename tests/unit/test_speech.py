@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvr_cli.engine.searching import channels, speech
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.query import Answer, QueryReport
+from tvr_cli.engine.searching.hits import Answering, Moment, SearchOptions
 from tvr_cli.errors import DataError
 from tvr_cli.files import read_json, sha256_file, write_json
+from tvr_cli.results.found import Answer, Hit, QueryReport
 from tvr_cli.stores.speech import cues, sources, store
 from tvr_cli.stores.speech.cues import Passage
 from tvr_cli.stores.speech.sources import Source, Video

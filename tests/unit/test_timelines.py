@@ -22,11 +22,10 @@ import numpy as np
 import pytest
 
 from tvr_cli import api
-from tvr_cli.engine.searching.hits import Hit
-from tvr_cli.engine.searching.query import Answer, QueryReport
 from tvr_cli.engine.showing.timeline.media import read_media
 from tvr_cli.engine.showing.timeline.timecode import from_timecode, known_rate, sequence_rate, to_timecode
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
+from tvr_cli.results.found import Answer, Hit, QueryReport
 
 OUT = api.open_workspace("nowhere")  # a rendering asks an answer alone
 

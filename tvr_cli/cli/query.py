@@ -31,8 +31,7 @@ from tvr_cli.errors import ConfigError, PartialFailure
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tvr_cli.engine.searching.hits import Hit
-    from tvr_cli.engine.searching.query import Answer, QueryReport
+    from tvr_cli.results.found import Answer, Hit, QueryReport
     from tvr_cli.results.shown import SavedClips, SavedTimeline
 
 _NEAREST = 3  # rows of what was not found

@@ -33,7 +33,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from tvr_cli import log
-from tvr_cli.engine.searching.hits import Hit, why_missing
 from tvr_cli.engine.showing.clips import track_of
 from tvr_cli.errors import (
     ConfigError,
@@ -44,6 +43,7 @@ from tvr_cli.errors import (
     Unreadable,
     reason,
 )
+from tvr_cli.results.found import Hit, why_missing
 from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library

@@ -11,9 +11,9 @@ from typing import Any
 
 from tvr_cli.api import OpenWorkspace
 from tvr_cli.engine.searching.library import LibraryFile, files_of
-from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.errors import DataError
 from tvr_cli.results.base import Result
+from tvr_cli.results.found import QueryReport
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tvr_cli.engine.searching.hits import Hit
-from tvr_cli.engine.searching.query import Answer, QueryReport
 from tvr_cli.engine.showing.clips import ClipOptions, next_number, save_clips
 from tvr_cli.engine.showing.timeline import export
 from tvr_cli.errors import DataError, EnvironmentProblem, TvrError
+from tvr_cli.results.found import Answer, Hit, QueryReport
 from tvr_cli.results.shown import SavedTimeline
 from tvr_cli.server.encoders import Encoders
 from tvr_cli.stores.decoding.pool import DecodePool, Unread

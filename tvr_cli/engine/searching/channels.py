@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from tvr_cli import log
 from tvr_cli.engine.searching import speech
-from tvr_cli.engine.searching.hits import Answering, Hit, Moment, SearchOptions
-from tvr_cli.engine.searching.query import Answer, QueryReport, looked_for
+from tvr_cli.engine.searching.hits import Answering, Moment, SearchOptions
+from tvr_cli.engine.searching.query import looked_for
 from tvr_cli.errors import DataError
+from tvr_cli.results.found import Answer, Hit, QueryReport
 from tvr_cli.stores.speech.store import Said
 from tvr_cli.workspace import Workspace
 

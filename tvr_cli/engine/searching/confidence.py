@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tvr_cli import commands, log
-from tvr_cli.engine.searching.hits import Hit
+from tvr_cli.results.found import Hit
 from tvr_cli.workspace import Workspace
 
 # Times cosines, before sentences are compared: half of what ranks, so that those that are nearly as good count, too.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvr_cli.engine.searching.hits import Curve, Hit
+from tvr_cli.results.found import Curve, Hit
 from tvr_cli.stores.index.segment import IndexedClip
 
 _POINTS = 480  # of a curve: more than a card has pixels for

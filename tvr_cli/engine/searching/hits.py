@@ -1,4 +1,4 @@
-"""What an answer is, and how it comes from scores: the best moments, some of each file, never overlapping. No torch.
+"""How an answer comes from scores: the best moments, some of each file, never overlapping. No torch.
 
 Tensors and arrays of numpy do alike: both ways of searching (`search.py`, `light_search.py`) are made of this.
 """
@@ -6,7 +6,6 @@ Tensors and arrays of numpy do alike: both ways of searching (`search.py`, `ligh
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,59 +13,9 @@ from typing import Any
 import numpy as np
 
 from tvr_cli.engine.searching.way import Way, way_of
-from tvr_cli.results.base import OPTIONAL
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """How well each second of a file fits a sentence (`curves.py`).
-
-    ts: seconds of the file, ascending. values: on the scale of the scores, one a second of `ts`. low, high: the lowest
-    and the highest score that the sentence has in the library.
-    """
-
-    ts: Sequence[float]
-    values: Sequence[float]
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One answer: a moment. start, end, peak: seconds in the file at `path`; peak is where it is found best.
-
-    confidence: how rare such a score is where nothing is, 0 to 1; None where the index cannot tell, and of what was
-    found by what is said alone. more: how many moments of the same file score better than the last one shown and were
-    left out, because a file gets only so many places. missing: the file is not at `path` any more (renamed, moved or
-    deleted since), or never was (`why_missing`). channel: what found it: `picture`, `speech` or `both`. said: the words
-    that were found, of the latter two. curve: that of its file, where it was asked for and the picture was searched.
-    """
-
-    rank: int
-    score: float
-    video_id: str
-    path: str
-    start: float
-    end: float
-    peak: float
-    confidence: float | None = None
-    more: int = 0
-    missing: bool = False
-    channel: str = "picture"
-    said: str | None = field(default=None, metadata=OPTIONAL)
-    curve: Curve | None = field(default=None, metadata=OPTIONAL)
-
-    @property
-    def why_missing(self) -> str:
-        """See the function of that name; of what is missing alone."""
-        return why_missing(self.path)
-
-
-def why_missing(path: str) -> str:
-    """Say why a path is no file: features can be imported without their videos, and an id is the path then."""
-    return "not there any more" if os.path.isabs(path) else "imported without its file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +34,9 @@ class SearchOptions:
 
     shortlist: clips that the method scores itself (None = what the index was built for). only: the ids of the files
     that an answer may be of, None = all; a shortlist knows nothing of it. min_confidence: what has less is not
-    found, but among the nearest (`query.Answer`); None = everything is a hit. without: moments of files, by id, that
-    no answer overlaps: what is asked with is not what was looked for. curves: whether hits have their file's curve.
-    head: what ranks moments by time.
+    found, but among the nearest (`results.found.Answer`); None = everything is a hit. without: moments of files, by
+    id, that no answer overlaps: what is asked with is not what was looked for. curves: whether hits have their file's
+    curve. head: what ranks moments by time.
     """
 
     k: int = 10

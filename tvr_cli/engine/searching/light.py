@@ -22,12 +22,13 @@ from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
 from tvr_cli.engine.features import cut
 from tvr_cli.engine.searching import confidence, light_search
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.engine.searching.options import PresetOptions, of_preset
 from tvr_cli.engine.searching.question import Question, asking, features_of, sentences_of
 from tvr_cli.errors import TvrError
 from tvr_cli.methods import _light
 from tvr_cli.methods._light import LightMethod
+from tvr_cli.results.found import Hit
 from tvr_cli.scale import Scale
 from tvr_cli.stores.features.head import Head
 from tvr_cli.stores.features.scale import scale_of

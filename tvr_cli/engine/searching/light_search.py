@@ -12,17 +12,9 @@ import numpy as np
 
 from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.curves import Window
-from tvr_cli.engine.searching.hits import (
-    Hit,
-    Moment,
-    SearchOptions,
-    answer,
-    best_clips,
-    moment_of,
-    of_files,
-    stages,
-)
+from tvr_cli.engine.searching.hits import Moment, SearchOptions, answer, best_clips, moment_of, of_files, stages
 from tvr_cli.methods._light import LightMethod
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.index.arrays import ArrayIndex
 from tvr_cli.stores.index.segment import ENCODING_ROWS, IndexedClip
 from tvr_cli.stores.index.shortlist import chosen

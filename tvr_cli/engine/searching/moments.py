@@ -14,8 +14,9 @@ import numpy as np
 from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.confidence import MILD, Confidence
 from tvr_cli.engine.searching.head_confidence import HeadLines
-from tvr_cli.engine.searching.hits import Answering, Curve, Hit, Moment, SearchOptions
+from tvr_cli.engine.searching.hits import Answering, Moment, SearchOptions
 from tvr_cli.engine.searching.ranking import NULL_SHARE, SHARPNESS, Alike, Compared, Ranking
+from tvr_cli.results.found import Curve, Hit
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
 from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvr_cli.backbones import registry
 from tvr_cli.engine.searching import light
 from tvr_cli.engine.searching.asked import Asked, require_library
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.engine.searching.question import Question, asking
 from tvr_cli.errors import ConfigError, did_you_mean
 from tvr_cli.methods import _light
-from tvr_cli.results.base import OPTIONAL, Result
-from tvr_cli.results.shown import SavedClips, SavedTimeline
+from tvr_cli.results.found import Answer, Hit, QueryReport
 from tvr_cli.stores.index import place
 from tvr_cli.stores.speech.place import is_speech
 from tvr_cli.workspace import Workspace
@@ -26,70 +24,6 @@ if TYPE_CHECKING:
 
 
 CHANNELS = ("picture", "speech", "both")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The best moments of one question, best first. query: the question in words (`Question.text`).
-
-    hits: what was found. found: whether anything was. confidence: the largest that a moment has; None where the index
-    cannot tell, or was not asked. nearest: moments of less confidence than hits have, as far as an answer has place;
-    their ranks go on.
-    """
-
-    query: str
-    hits: Sequence[Hit]
-    found: bool
-    confidence: float | None
-    nearest: Sequence[Hit]
-
-    @property
-    def places(self) -> int:
-        """How many moments there are down to the last one, with those that files had no place for."""
-        shown = [*self.hits, *self.nearest]
-        return len(shown) + sum({hit.video_id: hit.more for hit in shown}.values())
-
-    @staticmethod
-    def of(query: str, moments: Sequence[Hit], least: float | None) -> Answer:
-        """Return an answer of moments, best first. least: the confidence of a hit, None = every moment is one.
-
-        What is said is heard or not: what was found by it is a hit, and so is a moment of an index that cannot tell.
-        """
-        sure = [
-            least is None or m.channel != "picture" or m.confidence is None or m.confidence >= least for m in moments
-        ]
-        hits = list(itertools.compress(moments, sure))
-        nearest = list(itertools.compress(moments, (not one for one in sure)))
-        told = [moment.confidence for moment in moments if moment.confidence is not None]
-        ranked = [replace(moment, rank=rank) for rank, moment in enumerate([*hits, *nearest], 1)]
-        return Answer(query, ranked[: len(hits)], bool(hits), max(told, default=None), ranked[len(hits) :])
-
-
-@dataclass(frozen=True)
-class QueryReport(Result):
-    """An answer to each question, in the order asked. clips, timeline: what its moments were written as."""
-
-    schema, version = "query", 2
-    results: Sequence[Answer]
-    clips: SavedClips | None = field(default=None, metadata=OPTIONAL)
-    timeline: SavedTimeline | None = field(default=None, metadata=OPTIONAL)
-
-    @property
-    def missing(self) -> list[str]:
-        """The paths among the hits that are no file, or none any more, each once."""
-        return list(dict.fromkeys(hit.path for answer in self.results for hit in answer.hits if hit.missing))
-
-    def without_curves(self) -> QueryReport:
-        """Return the report as one that was not asked for curves."""
-        bare = [
-            replace(
-                answer,
-                hits=[replace(hit, curve=None) for hit in answer.hits],
-                nearest=[replace(hit, curve=None) for hit in answer.nearest],
-            )
-            for answer in self.results
-        ]
-        return replace(self, results=bare)
 
 
 def query(
@@ -184,5 +118,5 @@ def has_words(workspace: Workspace) -> bool:
 def looked_for(hits: Sequence[Hit], there: dict[str, bool]) -> list[Hit]:
     """Mark the hits whose file is not at its place any more. there: what is known of paths, and what is found out."""
     for path in {hit.path for hit in hits} - there.keys():
-        there[path] = os.path.isabs(path) and os.path.exists(path)  # else it is an id alone (`hits.why_missing`)
+        there[path] = os.path.isabs(path) and os.path.exists(path)  # else it is an id alone (`why_missing`)
     return [hit if there[hit.path] else replace(hit, missing=True) for hit in hits]

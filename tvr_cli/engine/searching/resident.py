@@ -20,10 +20,10 @@ from typing import Any
 
 from tvr_cli import errors, files, log
 from tvr_cli.defaults import named_backbone
-from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.results.alike import SimilarReport
 from tvr_cli.results.base import Result
 from tvr_cli.results.explained import ExplainReport
+from tvr_cli.results.found import QueryReport
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 

@@ -20,18 +20,10 @@ from torch import Tensor
 
 from tvr_cli.engine.searching import confidence, curves
 from tvr_cli.engine.searching.curves import Window
-from tvr_cli.engine.searching.hits import (
-    Hit,
-    Moment,
-    SearchOptions,
-    answer,
-    best_clips,
-    moment_of,
-    of_files,
-    stages,
-)
+from tvr_cli.engine.searching.hits import Moment, SearchOptions, answer, best_clips, moment_of, of_files, stages
 from tvr_cli.engine.searching.way import Way
 from tvr_cli.methods.base import Method
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.index.seam import SearchIndex
 from tvr_cli.stores.index.shortlist import chosen
 from tvr_cli.stores.index.store import ENCODING_ROWS, IndexedClip

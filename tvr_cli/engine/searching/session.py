@@ -32,7 +32,7 @@ from tvr_cli.engine.searching import (
 from tvr_cli.engine.searching.asked import Asked, require_library
 from tvr_cli.engine.searching.confidence import Confidence
 from tvr_cli.engine.searching.head_confidence import HeadLines
-from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
+from tvr_cli.engine.searching.hits import HeadWish, SearchOptions
 from tvr_cli.engine.searching.index import EncodeSentences, asked_for, fresh_index
 from tvr_cli.engine.searching.question import Question, Stretch, asking
 from tvr_cli.engine.searching.ranking import ByHead, Compared, Ranking
@@ -43,6 +43,7 @@ from tvr_cli.engine.searching.texts import by_frames_alone as _by_frames_alone
 from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.results.explained import ExplainReport
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
 from tvr_cli.stores.index.timeline import IndexedFilms

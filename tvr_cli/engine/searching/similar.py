@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tvr_cli.engine.searching import library, typed
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.engine.searching.question import Part, Question
 from tvr_cli.engine.searching.session import Session
 from tvr_cli.engine.searching.stretch import moment_of
 from tvr_cli.results.alike import Alike, SimilarReport
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.decoding.alike import grey
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
 from tvr_cli.stores.frames.windows import on_screen

@@ -21,7 +21,7 @@ from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import library, moments, stretch
 from tvr_cli.engine.searching.confidence import Confidence
 from tvr_cli.engine.searching.head_confidence import HeadLines
-from tvr_cli.engine.searching.hits import Hit, Moment, SearchOptions
+from tvr_cli.engine.searching.hits import Moment, SearchOptions
 from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.engine.searching.moments import Finder
 from tvr_cli.engine.searching.question import (
@@ -38,6 +38,7 @@ from tvr_cli.engine.searching.search import search
 from tvr_cli.engine.searching.texts import TwoStages, by_frames_alone, encoded_texts
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import _light
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.index.store import Index
 from tvr_cli.types import TextFeatures, caption_key

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_cli import log, os_errors
-from tvr_cli.engine.searching.hits import Hit
-from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.engine.showing import place
 from tvr_cli.errors import ConfigError, DataError, DecodeError, TvrError
+from tvr_cli.results.found import Hit, QueryReport
 from tvr_cli.results.shown import SavedClip, SavedClips
 
 if TYPE_CHECKING:

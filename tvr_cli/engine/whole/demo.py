@@ -32,7 +32,7 @@ from tvr_cli.engine.extraction.extract import ExtractOptions, extract
 from tvr_cli.engine.features.precompute import precompute
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import index, query
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.engine.training import checkpoint, resume
 from tvr_cli.engine.training.seeds import check_seeds
 from tvr_cli.engine.training.train import TrainOptions, train
@@ -47,6 +47,7 @@ from tvr_cli.plans import FramePlan, Wish
 from tvr_cli.preset_loader import preset_names
 from tvr_cli.removal import listed, remove_folder
 from tvr_cli.results.base import INLINE, OPTIONAL, Result, key
+from tvr_cli.results.found import Hit
 from tvr_cli.results.metrics import fold
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import run_header

@@ -19,9 +19,10 @@ from tvr_cli.engine.extraction.extract import ExtractOptions, extract
 from tvr_cli.engine.features.precompute import precompute
 from tvr_cli.engine.searching import head_training, index, query
 from tvr_cli.engine.searching.head_training import HeadOptions
-from tvr_cli.engine.searching.hits import HeadWish, Hit, SearchOptions
+from tvr_cli.engine.searching.hits import HeadWish, SearchOptions
 from tvr_cli.engine.whole.demo_results import HIT, overlap
 from tvr_cli.plans import AskedFrames, PrecomputeOptions
+from tvr_cli.results.found import Hit
 from tvr_cli.runs import RunDir
 from tvr_cli.stores import moment_head, run_header
 from tvr_cli.stores.features.store import FeatureStore

@@ -19,8 +19,9 @@ from tvr_cli.engine.evaluation.moments.judge import Answered
 from tvr_cli.engine.evaluation.moments.result import MomentsReport
 from tvr_cli.engine.searching import heads, query
 from tvr_cli.engine.searching.asked import Asked
-from tvr_cli.engine.searching.hits import Hit, SearchOptions
+from tvr_cli.engine.searching.hits import SearchOptions
 from tvr_cli.errors import ConfigError
+from tvr_cli.results.found import Hit
 from tvr_cli.types import Caption
 from tvr_cli.workspace import Workspace
 

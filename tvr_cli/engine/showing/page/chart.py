@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvr_cli.engine.searching.hits import Curve
 from tvr_cli.engine.showing.page.text import quoted
+from tvr_cli.results.found import Curve
 
 WIDTH, HEIGHT = 320.0, 48.0  # of the drawing's own units; the page stretches it
 _OUT = 9.0  # beyond its sides: nothing of that is seen

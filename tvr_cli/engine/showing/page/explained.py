@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_cli.engine.searching.hits import Curve, Hit, why_missing
 from tvr_cli.engine.showing.page import pictures
 from tvr_cli.engine.showing.page.chart import WIDTH, drawing
 from tvr_cli.engine.showing.page.markup import document
@@ -15,6 +14,7 @@ from tvr_cli.engine.showing.page.pictures import Picture
 from tvr_cli.engine.showing.page.text import link, quoted, text
 from tvr_cli.log import clock
 from tvr_cli.results.explained import ExplainReport, WordShare
+from tvr_cli.results.found import Curve, Hit, why_missing
 from tvr_cli.workspace import Workspace
 
 _FRAMES = 8  # under the curve

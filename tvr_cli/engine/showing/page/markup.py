@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvr_cli.engine.searching.hits import Curve, Hit
-from tvr_cli.engine.searching.query import Answer
 from tvr_cli.engine.showing.page.chart import drawing
 from tvr_cli.engine.showing.page.pictures import Picture, Seen
 from tvr_cli.engine.showing.page.text import link, quoted, shown, text
 from tvr_cli.log import clock
+from tvr_cli.results.found import Answer, Curve, Hit
 from tvr_cli.version import __version__
 
 _FOUND_BY = {"picture": "seen", "speech": "said", "both": "seen and said"}

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvr_cli import log
-from tvr_cli.engine.searching.hits import Hit
 from tvr_cli.engine.showing.page import peaks
 from tvr_cli.errors import TvrError
+from tvr_cli.results.found import Hit
 from tvr_cli.stores.frames.records import StoredClip
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.workspace import Workspace

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvr_cli import files, log
-from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.engine.showing.page import markup, pictures
 from tvr_cli.engine.showing.page.pictures import Seen
 from tvr_cli.errors import ConfigError
+from tvr_cli.results.found import QueryReport
 from tvr_cli.workspace import Workspace
 
 # All pictures together, so that a page of a hundred moments has at most 4 MB: in the page three bytes are four letters.

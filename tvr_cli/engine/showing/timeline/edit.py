@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from tvr_cli.engine.searching.hits import Hit
-from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.engine.showing.clips import track_of
 from tvr_cli.engine.showing.timeline.media import Media, read_media
 from tvr_cli.engine.showing.timeline.timecode import from_timecode, may_drop, sequence_rate
 from tvr_cli.errors import DataError, TvrError
+from tvr_cli.results.found import Hit, QueryReport
 from tvr_cli.results.shown import LeftOut
 
 # Times closer than this are the same: containers round to a thousandth of a second.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tvr_cli.engine.searching.query import QueryReport
 from tvr_cli.engine.showing import place
 from tvr_cli.engine.showing.timeline import fcpxml, interchange, markers
 from tvr_cli.engine.showing.timeline.edit import make_edit
 from tvr_cli.errors import ConfigError, did_you_mean
+from tvr_cli.results.found import QueryReport
 from tvr_cli.results.shown import SavedTimeline
 
 FLAG = "--export"
