@@ -306,7 +306,7 @@ class Workspace(os.PathLike[str]):
                 f"the run {head.name!r} is a moment head: it ranks moments by time for `tvr query` and scores no "
                 "captions; judge it with: " + commands.tvr("moments", truth="truth.jsonl", run=run, workspace=self)
             )
-        there = sorted(r.name for r in self.runs())
+        there = sorted(r.name for r in [*self.runs(), *self.heads()])
         raise DataError(
             found.flaw()
             or f"expected a run {run!r} in {str(self.runs_folder)!r}, found {', '.join(there) or 'no run at all'}"

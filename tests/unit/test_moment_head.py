@@ -419,6 +419,31 @@ def test_a_head_is_judged_by_moments_and_no_method_to_evaluate(headed, tmp_path)
     assert "give one of them" in run(*asked, "--run", "moments", "--no-head", code=2).stderr
 
 
+def test_a_head_that_is_named_is_refused_where_windows_are_ranked(made, headed, tmp_path):
+    out = tmp_path / "out"
+    run("extract-frames", made.parent / "films", "-o", out, "--num-frames", 4, "--size", 64, "--workers", 1)
+    run("precompute-features", "-o", out, "--backbone", "demo-tiny")
+    named = headed / "runs" / "moments"
+    for verb in (("query", "a star"), ("explain", "a star", "a.mp4")):
+        said = run(*verb, "-o", out, "--run", named, code=3).stderr
+        assert "the head 'moments' does not fit: there are no frames by time here" in said
+
+
+def test_what_is_explained_by_a_head_says_so(headed):
+    asked = ("explain", sentences(headed)[0], "a.mp4", "-o", headed)
+    assert "by the moment head 'moments'" in run(*asked).stdout
+    assert json.loads(run(*asked, "--json").stdout)["head"] == "moments"
+    assert "by text_guided" in run(*asked, "--no-head").stdout
+    assert "head" not in json.loads(run(*asked, "--no-head", "--json").stdout)
+
+
+def test_a_run_that_is_not_there_is_told_beside_the_heads_that_are(headed):
+    assert "expected a run 'moment' in" in (
+        said := run("query", "a star", "--run", "moment", "-o", headed, code=3).stderr
+    )
+    assert "found moments" in said
+
+
 def test_a_head_that_does_not_fit_is_left_out_when_found_and_refused_when_named(headed, tmp_path):
     out = Path(shutil.copytree(headed, tmp_path / "out"))
     path = out / "runs" / "moments" / "head.safetensors"

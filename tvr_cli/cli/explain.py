@@ -75,8 +75,8 @@ def explain(
 
 def _show(report: ExplainReport) -> None:
     where = f"{render.seconds(report.start)}–{render.seconds(report.end)}"
-    by = f"{report.method}{f' (run {report.run})' if report.run else ''}"
-    render.line(f"{report.video_id}: best at {render.seconds(report.peak)} ({where}), score {report.score:.3f} by {by}")
+    best = f"best at {render.seconds(report.peak)} ({where}), score {report.score:.3f} by {report.by}"
+    render.line(f"{report.video_id}: {best}")
     most = max((abs(word.contribution) for word in report.words), default=0.0) or 1.0
     rows = [
         [word.word, ("-" if word.contribution < 0 else "+") * round(_BAR * abs(word.contribution) / most),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tvr_cli import api
+from tvr_cli import api, log
 from tvr_cli.cli import render
 from tvr_cli.cli.options import DEFAULT_WORKSPACE, Json, Workspace
 from tvr_cli.errors import ConfigError
@@ -41,5 +41,7 @@ def table(
     if as_latex + as_csv + as_json > 1:
         raise ConfigError("choose one of --latex, --csv and --json")
     report = api.open_workspace(workspace).table(sweep, baseline=baseline, seed=seed, plot=plot, cards=cards)
+    if report.cards is not None:
+        log.logger.info("wrote the cards of its rows: %s", report.cards)
     form = "latex" if as_latex else "csv" if as_csv else "markdown"
     render.result(report, as_json, lambda: render.exact(lines_of(report, form)))

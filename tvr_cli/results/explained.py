@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tvr_cli.results.base import Result
+from tvr_cli.results.base import OPTIONAL, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class ExplainReport(Result):
 
     seconds: the file's length. score, start, end, peak: of the best moment in what was asked about. ts, values: the
     curve, on the scale of the scores, from `low` on. clips: none of a file whose single frames score (frames by time).
+    head: the run of the moment head whose scores these are, else they are the method's.
     """
 
     schema = "explain"
@@ -53,3 +54,11 @@ class ExplainReport(Result):
     values: Sequence[float]
     words: Sequence[WordShare]
     clips: Sequence[ClipShare]
+    head: str | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def by(self) -> str:
+        """Whose scores these are, in words."""
+        if self.head is not None:
+            return f"the moment head {self.head!r}"
+        return f"{self.method}{f' (run {self.run})' if self.run else ''}"

@@ -8,6 +8,7 @@ contributions do not add up to the score.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -67,9 +68,10 @@ def by_clips(
 
 def by_frames(
     scorer: Scorer, films: Sequence[IndexedFilms], unit: np.ndarray, sentence: str, file: LibraryFile, asked: Moment,
-    ranking: Ranking,
+    ranking: Ranking, head: str | None = None,
 ) -> ExplainReport:  # fmt: skip
-    """Explain where single frames score. unit: [1 + words, D] unit vectors of the sentence and `without_a_word`.
+    """Explain where single frames score. unit: [1 + words, D] unit vectors of the sentence and `without_a_word`. head:
+    the run of the head that ranks.
 
     Raises DataError as `by_clips` does.
     """
@@ -96,7 +98,7 @@ def by_frames(
     of_moment = (ts >= moment.start - _SLACK_S) & (ts < max(moment.end, moment.start + _SLACK_S))
     shares = (values[0] - values[1:])[:, of_moment].mean(1) if of_moment.any() else np.zeros(len(values) - 1)
     low, _ = curves.reach(values[0])
-    return _report(scorer, sentence, file, asked, moment, score, low, ts, values, shares, [])
+    return replace(_report(scorer, sentence, file, asked, moment, score, low, ts, values, shares, []), head=head)
 
 
 def _is_first_of(part: IndexedFilms, number: int, file_id: str) -> bool:

@@ -28,10 +28,11 @@ def split(workspace: Workspace, run: str | None, *, use: bool = True) -> tuple[s
 
 @dataclass(frozen=True)
 class Chosen:
-    """The head that ranks moments, None = none does. lines: what whoever asks is to be told of that."""
+    """The head that ranks moments, None = none does. name: its run's. lines: what whoever asks is told of it."""
 
     head: MomentHead | None
     lines: tuple[str, ...] = ()
+    name: str | None = None
 
     def say(self) -> None:
         """Tell it, once to each who asks."""
@@ -57,7 +58,7 @@ def head_for(workspace: Workspace, backbone: str, identity: Mapping[str, Any], w
         try:
             if not (unlike := moment_head.made_for(path).unlike(features)):
                 line = f"moments are ranked by the head {run.name!r} (--no-head leaves it out)"
-                return Chosen(MomentHead.open(path), (line,))
+                return Chosen(MomentHead.open(path), (line,), run.name)
         except TvrError as e:
             unlike = str(e)
         unfit.append(f"the head {run.name!r} is left out: {unlike}")
@@ -73,7 +74,7 @@ def _named(workspace: Workspace, named: str, features: MadeFor | None) -> Chosen
     unlike = "there are no frames by time here" if features is None else made.unlike(features)
     if unlike:
         raise StoreMismatch(f"the head {found.name!r} does not fit: {unlike}; train one here with: {_train(workspace)}")
-    return Chosen(MomentHead.open(path), (f"moments are ranked by the head {found.name!r}",))
+    return Chosen(MomentHead.open(path), (f"moments are ranked by the head {found.name!r}",), found.name)
 
 
 def _train(workspace: Workspace) -> str:

@@ -75,6 +75,8 @@ def answer(
         if not all(question.of_words for question in asked):
             raise Ordinary("a picture or a moment is looked for")
         light = ready(workspace, flags, device)
+        if options.head.named is not None and not light.index.films:
+            raise Ordinary("a moment head was named, and nothing is ranked by time")
         tokenizer, tower = light.card.open()
         ids, n_tokens = tokenizer.encode(texts, light.length)
         said = dict(zip(texts, tower.encode_pooled(ids), strict=True))

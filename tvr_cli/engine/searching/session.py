@@ -107,7 +107,9 @@ class Session:
         if index.films and _by_frames_alone(scorer):
             unit = torch.nn.functional.normalize(text.pooled.float().cpu(), dim=-1).numpy()
             ranking = self._ranking(store, head)
-            return explain.by_frames(scorer, index.films, unit, sentence, file, asked, ranking)
+            name = self._rankings[head][1].name
+            return explain.by_frames(scorer, index.films, unit, sentence, file, asked, ranking, name)
+        self._require_head(index, store, head)
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
         return explain.by_clips(scorer, index, encoded, sentence, file, asked)
 
@@ -133,6 +135,7 @@ class Session:
             ranking = self._ranking(store, options.head)
             return moments.search(index.films, unit, options, ranking, self._lines(opened, ranking))
         encoded = encoded_texts(scorer, text.to("cpu"), lambda: texts)
+        self._require_head(index, store, options.head)
         if not index.films:
             return search(scorer.method, index, encoded, options)
         finder = self._found_in(index, self._ranking(store, options.head))
@@ -170,6 +173,11 @@ class Session:
             model = precompute.backbone_of(store, named=named, offline=offline, device=self._device)
             self._seer = (store.fingerprint, model.eval())
         return self._seer[1]
+
+    def _require_head(self, index: Index, store: FeatureStore, wish: HeadWish) -> None:
+        """Raise StoreMismatch where a head was named and nothing is ranked by time."""
+        if wish.named is not None and not index.films:
+            heads.head_for(self.workspace, store.backbone_name, store.identity, wish)
 
     def _ranking(self, store: FeatureStore, wish: HeadWish) -> Ranking:
         """Return what ranks moments by time: a head that is wanted and fits, else comparison with the bank."""

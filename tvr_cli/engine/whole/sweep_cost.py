@@ -47,11 +47,12 @@ def estimate(
             steps.append(_features(table, corpus, encoder, plan, device))
         trained = [cell for cell in mine if cell.seed is not None]
         known = _trained_in(folder, table, corpus.label)
+        judged = "evaluate" if table.search is None else "validate"
         timed = [known[cell.method] for cell in trained if cell.method in known]
         steps.append(
             PlannedWork(
                 step=f"cells of {corpus.label}",
-                does=f"{len(trained)} to train and evaluate, {len(mine) - len(trained)} to evaluate",
+                does=f"{len(trained)} to train and {judged}, {len(mine) - len(trained)} to {judged}",
                 size_bytes=None,
                 seconds=sum(timed) if timed else None,
             )

@@ -31,7 +31,6 @@ def page(report: ExplainReport, workspace: Workspace, to: Path) -> str:
     length = max(last - first, 1e-9)
     moment = (report.start - first, report.end - first)
     label = f"How well the file fits from {clock(first)} to {clock(last)}: the best moment is {where}"
-    by = f"{report.method}{f' (run {report.run})' if report.run else ''}"
     play = (
         f'<a href="{quoted(link(report.path, to, report.start, report.end))}">Play {where}</a>'
         if os.path.isabs(report.path) and os.path.isfile(report.path)
@@ -42,7 +41,8 @@ def page(report: ExplainReport, workspace: Workspace, to: Path) -> str:
     return document(
         report.sentence,
         f'<div class="why"><header class="top"><p class="mark">tvr explain</p><h1>{text(report.sentence)}</h1>'
-        f'<p class="sum">{text(file)} scores {report.score:.3f} by {text(by)}, best at {clock(report.peak)}. {play}</p>'
+        f'<p class="sum">{text(file)} scores {report.score:.3f} by {text(report.by)}, '
+        f"best at {clock(report.peak)}. {play}</p>"
         f'<p class="folder">{text(folder + os.sep)}</p></header><main><section aria-labelledby="time">'
         f'<h2 id="time">Over time</h2><div class="tall">{chart}</div>'
         f'<p class="axis"><span>{clock(first)}</span><span>{clock(last)}</span></p>'

@@ -96,7 +96,7 @@ def make_edit(report: QueryReport) -> Edit:
         events.append(_event(number, query, hit, found, rate, at))
         at += events[-1].length
     name = report.results[0].query if len(report.results) == 1 else f"{len(report.results)} answers"
-    return Edit(name, rate, begins[0], drop, events, left_out, _notes(rate, counted, events))
+    return Edit(name, rate, begins[0], drop, events, left_out, _notes(rate, events))
 
 
 def shown_rate(rate: Fraction) -> str:
@@ -130,14 +130,16 @@ def _frames(hit: Hit, rate: Fraction, frames: int) -> tuple[int, int]:
     return first, min(max(first + 1, math.ceil((Fraction(hit.end) - _SAME_S) * rate)), frames)
 
 
-def _notes(rate: Fraction, counted: Counter[Fraction], events: Sequence[Event]) -> list[str]:
+def _notes(rate: Fraction, events: Sequence[Event]) -> list[str]:
     notes = []
     others = sorted({e.media.rate for e in events} - {rate})
     if others:
         said = ", ".join(shown_rate(other) for other in others)
+        alike = sum(event.media.rate == rate for event in events)
+        why = f"as {alike} of {len(events)} moments have" if alike else "the nearest that editors know"
         notes.append(
-            f"the sequence has {shown_rate(rate)} frames a second, as {counted[rate]} of {len(events)} moments have; "
-            f"of files at {said} an editor shows the nearest frames"
+            f"the sequence has {shown_rate(rate)} frames a second, {why}; of files at {said} an editor shows the "
+            "nearest frames"
         )
     varying = sorted({e.media.name for e in events if e.media.varies})
     if varying:
