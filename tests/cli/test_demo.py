@@ -17,6 +17,8 @@ from tvr_cli.engine.whole.demo_files import MadeFiles
 from tvr_cli.errors import DataError
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.xdist_group("demo")  # one process makes it
+
 
 def demo(*args: object) -> Result:
     return CliRunner().invoke(app, ["demo", "--small", "--workers", "1", *(str(a) for a in args)])
@@ -146,6 +148,7 @@ def test_the_list_names_every_file_of_the_demo(finished):
         assert record == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+@pytest.mark.slow  # makes two
 def test_cleaning_leaves_nothing_of_a_demo_and_the_next_one_starts_anew(tmp_path):
     out = tmp_path / "out"
     for _ in range(2):

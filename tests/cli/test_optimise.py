@@ -19,6 +19,7 @@ from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.preset_loader import preset_names
 
 FAST = ("--threads", "1", "--device", "cpu", "--set", "train.epochs=1", "--set", "train.batch_size=8")
+pytestmark = pytest.mark.xdist_group("optimise")  # one process searches
 
 
 def tvr(*args: object) -> Result:

@@ -26,6 +26,7 @@ from tvr_cli.types import Sizes
 from tvr_cli.workspace import Workspace
 
 TRAINING = ("--set", "train.epochs=1", "--set", "train.batch_size=4", "--set", "method.ts2net.noise_rows=20")
+pytestmark = pytest.mark.xdist_group("patches")  # one process encodes
 
 
 def tvr(*words: str | Path, code: int = 0) -> str:
