@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_cli import commands, files
+from tvr_cli.engine.extraction.difference import Seen
 from tvr_cli.errors import DataError, EnvironmentProblem
 from tvr_cli.watching import budget, ears, status
 from tvr_cli.watching.agenda import Agenda
@@ -88,17 +89,16 @@ def watch(
             return watcher.run(once=options.once)
 
 
-def preview(sources: Sequence[Path], passes: Passes, settle_s: float) -> ExtractEstimate:
-    """Say what a first pass would read. Writes nothing. Raises DataError where no source is there."""
+def preview(sources: Sequence[Path], passes: Passes) -> ExtractEstimate:
+    """Say what a watcher would read of what is there, also of files that it would let settle first. Writes nothing.
+
+    Raises DataError where no source is there.
+    """
     sources = sources_of(sources, passes.workspace)
     seen = look(sources, follow=passes.options.follow, besides=passes.workspace.root)
     if not seen.sources:
         raise DataError("; ".join(f"{flaw.what!r}: {flaw.reason}" for flaw in seen.flaws))
-    agenda = Agenda(settle_s)
-    agenda.take(seen, 0.0, time.time())
-    due = agenda.due(0.0)
-    assert due is not None, "the first time something is due"
-    return passes.estimate(seen.sources, due.seen)
+    return passes.estimate(seen.sources, Seen())
 
 
 def sources_of(named: Sequence[Path], workspace: Workspace) -> list[Path]:
