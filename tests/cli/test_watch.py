@@ -29,7 +29,8 @@ from tvr_cli.engine.extraction.discover import Selection
 from tvr_cli.engine.extraction.extract import ExtractOptions, extract
 from tvr_cli.plans import FramePlan
 from tvr_cli.watching.passes import Passes
-from tvr_cli.watching.watcher import Halt
+from tvr_cli.watching.status import searchable
+from tvr_cli.watching.watcher import Halt, Watcher
 from tvr_cli.workspace import Workspace
 
 SENTENCE = "a red circle moves to the left"
@@ -149,6 +150,14 @@ def test_what_a_pass_did_before_it_was_stopped_is_counted_by_the_next(place: Pat
     assert (found.read, found.renamed, found.forgotten, found.clips) == (1, 1, 1, 8)
     found = passes.run([root], Seen(), lambda what, done, of: None)
     assert (found.read, found.renamed, found.forgotten) == (0, 0, 0)
+
+
+def test_the_first_word_of_a_watcher_says_how_much_can_be_searched_already(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watcher, "run", lambda watcher, once: watcher.board.now)
+    assert (caught_up(place)[-1]["state"], caught_up(place)[-1]["clips"]) == ("starting", 8)
+    assert searchable(Workspace(tmp_path)) is None
 
 
 def test_an_empty_folder_is_watched_until_something_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
