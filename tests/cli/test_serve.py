@@ -303,7 +303,13 @@ def test_a_file_is_transcoded_from_the_second_that_is_asked_for(client, place, t
     ("asked", "status", "words"),
     [
         ({"video": "nowhere.mp4"}, 404, "no video"),
-        ({"video": "test/00000.mp4", "at": 1e6}, 404, "cannot be transcoded: it has no picture at 1000000.0 s"),
+        ({"video": "test/00000.mp4", "at": 1e6}, 404, "cannot be transcoded: it has no picture at 1e+06 s"),
+        (
+            {"video": "test/00000.mp4", "at": 1e15},
+            404,
+            "cannot be transcoded: it has no picture at 1e+15 s, or none that can be decoded; it ends at",
+        ),
+        ({"video": "test/00000.mp4", "at": 1e300}, 404, "cannot be transcoded: it has no picture at 1e+300 s"),
         ({"video": "test/00000.mp4", "at": "nan"}, 400, "at"),
         ({"video": "test/00000.mp4", "at": -1}, 400, "at"),
     ],
@@ -732,9 +738,9 @@ def test_who_watches_no_more_ends_what_is_transcoded(place, monkeypatch, gone):
 # --------------------------------------------------------------------------------------------------------- the command
 
 
-def test_flags_that_cannot_be(tmp_path):
+def test_flags_that_cannot_be(place, tmp_path):
     def said(*flags: str) -> tuple[int, str]:
-        result = CliRunner().invoke(app, ["serve", "-o", str(tmp_path), *flags])
+        result = CliRunner().invoke(app, ["serve", "-o", str(place / "out"), *flags])
         return result.exit_code, result.stderr
 
     assert said("--stop", "--status") == (
@@ -745,7 +751,7 @@ def test_flags_that_cannot_be(tmp_path):
     assert said("--token", "short")[0] == 2
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, message = said("--port", str(taken.getsockname()[1]))
-    assert code == 4 and "is in use" in message and not (tmp_path / "server.json").exists()
+    assert code == 4 and "is in use" in message and not (place / "out" / "server.json").exists()
     assert said("--host", "203.0.113.7", "--port", "9")[0] == 4
     assert (
         CliRunner().invoke(app, ["serve", "--status", "-o", str(tmp_path)]).stdout == f"no server of {tmp_path} runs\n"
@@ -763,6 +769,42 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = CliRunner().invoke(app, ["serve", "-o", str(tmp_path)])
     assert result.exit_code == 4 and "tvr-cli[serve]" in result.stderr
+
+
+@pytest.mark.parametrize("how", [[], ["--background"]])
+def test_a_misspelt_workspace_is_refused_and_not_made(tmp_path, how):
+    out = tmp_path / "nothere"
+    result = CliRunner().invoke(app, ["serve", "-o", str(out), *how])
+    assert result.exit_code == 3 and not out.exists()
+    assert result.stderr == (
+        f"error: expected a workspace at '{out}', found no folder; name another with -o, or serve videos while they "
+        f"are taken in: tvr serve --watch videos/ -o {out}\n"
+    )
+    out.mkdir()
+    result = CliRunner().invoke(app, ["serve", "-o", str(out), *how])
+    assert result.exit_code == 3 and "found a folder without frames" in result.stderr and not list(out.iterdir())
+
+
+def test_a_workspace_that_a_watcher_will_fill_may_be_new(tmp_path):
+    running.require_library(Workspace(tmp_path / "new"), filled=True)
+
+
+def test_a_server_that_is_told_to_end_just_ends(place, tmp_path, monkeypatch):
+    """Nothing goes on with the same command, as what Ctrl-C says of other commands would have it."""
+    import uvicorn
+
+    def told(server: object, sockets: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(uvicorn.Server, "run", told)
+    monkeypatch.setattr(running, "_warm", lambda library: None)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    result = CliRunner().invoke(app, ["serve", "-o", str(place / "out"), "--port", str(port), "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["did"] == "served"
+    assert "interrupted" not in result.stderr and result.stderr.splitlines()[-1] == "ended"
+    assert not (place / "out" / "server.json").exists()
 
 
 @pytest.mark.slow

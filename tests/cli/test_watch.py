@@ -28,6 +28,9 @@ from tvr_cli.engine.extraction.difference import Seen, compare_videos
 from tvr_cli.engine.extraction.discover import Selection
 from tvr_cli.engine.extraction.extract import ExtractOptions, extract
 from tvr_cli.plans import FramePlan
+from tvr_cli.watching.passes import Passes
+from tvr_cli.watching.status import searchable
+from tvr_cli.watching.watcher import Halt, Watcher
 from tvr_cli.workspace import Workspace
 
 SENTENCE = "a red circle moves to the left"
@@ -130,6 +133,33 @@ def test_a_watcher_forgets_what_it_saw_go_and_leaves_what_is_moving(place: Path)
     assert "train-00000.mp4" in there and "train-00001.mp4" not in there and "growing.mp4" not in there
 
 
+@pytest.mark.parametrize("step", ["extracting frames", "encoding frames"])
+def test_what_a_pass_did_before_it_was_stopped_is_counted_by_the_next(place: Path, step: str) -> None:
+    root, passes = place / "videos", Passes(Workspace(place / "out"))
+    (root / "val-00001.mp4").rename(root / "elsewhere.mp4")
+    (root / "test-00002.mp4").unlink()
+    videos.make_video(root / "new.mp4", 30)
+
+    def pause(what: str, done: int, of: int | None) -> None:
+        if what == step:
+            raise Halt
+
+    with pytest.raises(KeyboardInterrupt):
+        passes.run([root], Seen(gone=frozenset({root / "test-00002.mp4"})), pause)
+    found = passes.run([root], Seen(), lambda what, done, of: None)
+    assert (found.read, found.renamed, found.forgotten, found.clips) == (1, 1, 1, 8)
+    found = passes.run([root], Seen(), lambda what, done, of: None)
+    assert (found.read, found.renamed, found.forgotten) == (0, 0, 0)
+
+
+def test_the_first_word_of_a_watcher_says_how_much_can_be_searched_already(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watcher, "run", lambda watcher, once: watcher.board.now)
+    assert (caught_up(place)[-1]["state"], caught_up(place)[-1]["clips"]) == ("starting", 8)
+    assert searchable(Workspace(tmp_path)) is None
+
+
 def test_an_empty_folder_is_watched_until_something_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
     (tmp_path / "videos").mkdir()
@@ -209,8 +239,8 @@ def test_a_dry_run_says_what_would_be_read_and_writes_nothing(place: Path) -> No
     videos.make_video(place / "videos" / "new.mp4", 30)
     before = sorted((place / "out").rglob("*"))
     root = place / "videos"
-    said = json.loads(tvr("watch", root, "-o", place / "out", "--settle", 0, "--dry-run", "--json").stdout)
-    assert (said["videos"], said["todo"]) == (10, 1)
+    said = json.loads(tvr("watch", root, "-o", place / "out", "--settle", 3600, "--dry-run", "--json").stdout)
+    assert (said["videos"], said["todo"]) == (10, 1)  # also of those that a watcher would still let settle
     assert sorted((place / "out").rglob("*")) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -536,13 +537,31 @@ def test_a_status_is_that_of_a_watcher_that_runs(tmp_path: Path) -> None:
     running.refuse_second(workspace)
 
 
-def test_a_process_of_an_earlier_watcher_is_never_taken_for_this_one(tmp_path: Path) -> None:
+def test_a_process_of_an_earlier_watcher_is_never_taken_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_SAYS_S", 0.0)
     workspace = Workspace(tmp_path)
     Board(workspace, WatchStatus(workspace="out", state="working", pid=7)).say(state="waiting")
     with running._alone(workspace):
         found = status.read(workspace)
         assert (found.state, found.pid) == ("starting", None)
-        assert running.stop(workspace).pid is None
+        with pytest.raises(EnvironmentProblem, match=r"has not said which process it is; try again .* --stop"):
+            running.stop(workspace)
+
+
+def test_a_watcher_that_is_starting_is_stopped_when_it_has_said_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, sent = Workspace(tmp_path), list[tuple[int, int]]()
+    holding = contextlib.ExitStack()
+    holding.enter_context(running._alone(workspace))
+    first = WatchStatus(workspace="out", state="starting", pid=7)
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: Board(workspace, first).say())
+    monkeypatch.setattr(os, "kill", lambda *what: (sent.append(what), holding.close()))
+    with holding:
+        ended = running.stop(workspace)
+    assert (ended.state, ended.pid, sent) == ("ended", 7, [(7, signal.SIGTERM)])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signal")

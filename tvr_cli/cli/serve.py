@@ -79,7 +79,7 @@ def serve(
         words += [] if clips is None else ["--clips", str(clips)]
         words += [word for videos in watch or () for word in ("--watch", str(videos))]
         words += [word for number in workers for word in ("--watch-workers", number)]
-        started = running.start(workspace, words, address.token)
+        started = running.start(workspace, words, address.token, filled=bool(watch))
         render.result(started, as_json, lambda: _show(started))
         return
     words += [word for number in workers for word in ("--workers", number)]

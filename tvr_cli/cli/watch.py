@@ -108,7 +108,7 @@ def watch(
     if dry_run:
         from tvr_cli.cli.extract_frames import show_estimate
 
-        show_estimate(running.preview(videos or (), passes, settle), as_json)
+        show_estimate(running.preview(videos or (), passes), as_json)
         return
     parent = os.environ.get(running.PARENT, "")
     how = running.WatchOptions(poll, settle, workers, once, int(parent) if parent.isdecimal() else None)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from tvr_cli import commands, files, log
 from tvr_cli.engine.searching import resident
-from tvr_cli.errors import ConfigError, EnvironmentProblem, TvrError
+from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, TvrError
 from tvr_cli.results.base import OPTIONAL, Result
 from tvr_cli.server.library import Library, Named
 from tvr_cli.version import __version__
@@ -67,13 +67,14 @@ def serve(
     clips: where clips are saved, None = in the workspace. watch: the arguments of a `tvr watch` that runs beside it and
     ends with it, None = none does.
 
-    Raises EnvironmentProblem without the extra `serve`.
+    Raises EnvironmentProblem without the extra `serve`, and as `require_library`.
     """
     uvicorn = _uvicorn()
     from tvr_cli.server.app import create_app
     from tvr_cli.server.door import Door
     from tvr_cli.server.guard import Rules
 
+    require_library(workspace, filled=watch is not None)
     refuse_second(workspace)
     if watch is not None:
         watching.refuse_second(workspace)
@@ -90,20 +91,27 @@ def serve(
     ):  # fmt: skip
         log.logger.info("serving %s at %s  (Ctrl-C ends it)", workspace, address.url)
         threading.Thread(target=_warm, args=(library,), daemon=True).start()
-        server = uvicorn.Server(config)
-        server.run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM, which uvicorn raises again at its end
+            uvicorn.Server(config).run(sockets=[listening])
+    log.logger.info("ended")
     return ServeReport(workspace=str(workspace), did="served", url=address.url, pid=os.getpid())
 
 
-def start(workspace: Workspace, arguments: Sequence[str], token: str | None = None) -> ServeReport:
+def start(
+    workspace: Workspace, arguments: Sequence[str], token: str | None = None, *, filled: bool = False
+) -> ServeReport:
     """Start `tvr serve` with some arguments in the background, and return when it answers.
 
-    token: given by the environment, for arguments stand in the list of processes.
-    Raises EnvironmentProblem where it ends instead, with what it said.
+    token: given by the environment, for arguments stand in the list of processes. filled: as of `require_library`.
+    Raises EnvironmentProblem where it ends instead, with what it said, and as `require_library`.
     """
     _uvicorn()
+    require_library(workspace, filled=filled)
     refuse_second(workspace)
-    with files.disk_errors(workspace.server_log), open(workspace.server_log, "wb") as said:
+    with files.disk_errors(workspace.server_log):
+        workspace.root.mkdir(parents=True, exist_ok=True)
+        said = open(workspace.server_log, "wb")  # noqa: SIM115 - closed below
+    with said:
         process = subprocess.Popen(
             [sys.executable, "-m", "tvr_cli", "serve", *arguments],
             stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
@@ -174,6 +182,17 @@ def hosts_of(host: str) -> frozenset[str]:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
         names |= {f"[{one}]" if ":" in one else one for one in found}
     return frozenset(here | names)
+
+
+def require_library(workspace: Workspace, *, filled: bool) -> None:
+    """Raise DataError where nothing is that could be searched. filled: whether a watcher will bring it, soon enough."""
+    if filled or workspace.stores():
+        return
+    found = "no folder" if not workspace.root.exists() else "a folder without frames, features or an index"
+    raise DataError(
+        f"expected a workspace at {str(workspace)!r}, found {found}; name another with -o, or serve videos while they "
+        f"are taken in: {commands.tvr('serve', watch=commands.VIDEOS, workspace=workspace)}"
+    )
 
 
 def refuse_second(workspace: Workspace) -> None:

@@ -40,27 +40,38 @@ class Passes:
     offline: bool = False
     processors: int | None = None
     _session: Session | None = field(default=None, init=False)
+    _stopped: _Stopped = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stopped = _Stopped()
 
     def run(self, sources: Sequence[Path], seen: Seen, watch: log.Watcher) -> PassReport:
         """Do what is due. watch: told of progress; what it raises ends the pass, as Ctrl-C does.
 
-        Raises what the steps raise: what they have done until then is kept, and the next pass goes on from there.
+        Raises what the steps raise: what they have done until then is kept, and the next pass goes on from there. Its
+        report counts that, too.
         """
         started = time.monotonic()
         options = dataclasses.replace(self.options, seen=seen)
-        with log.watched(watch):
-            plan = extract.frame_plan(self.workspace, AskedFrames(), options, backbone=self.size_for)
-            found = extract.extract(sources, self.workspace, plan, options)
-            clips = self._bring_up() if self.workspace.frames().records else None
+        tally = extract.Tally()
+        try:
+            with log.watched(watch):
+                plan = extract.frame_plan(self.workspace, AskedFrames(), options, backbone=self.size_for)
+                found = extract.extract(sources, self.workspace, plan, options, tally)
+                clips = self._bring_up() if self.workspace.frames().records else None
+        except BaseException:  # also a pause and Ctrl-C: to the next pass all of this is as it was
+            self._stopped = self._stopped.plus(tally, time.monotonic() - started)
+            raise
+        done, self._stopped = self._stopped.plus(tally, time.monotonic() - started), _Stopped()
         return PassReport(
-            read=found.ok,
+            read=done.read,
             kept=found.kept,
-            renamed=found.renamed,
-            forgotten=found.forgotten,
+            renamed=done.renamed,
+            forgotten=done.forgotten,
             failures=[Flaw(failure.video, failure.reason) for failure in found.failures],
             unreachable=found.unreachable,
             clips=clips,
-            seconds=time.monotonic() - started,
+            seconds=done.seconds,
         )
 
     def estimate(self, sources: Sequence[Path], seen: Seen) -> ExtractEstimate:
@@ -78,3 +89,21 @@ class Passes:
         if self._session is None:
             self._session = query.session(self.workspace, self.asked, device=self.device, offline=self.offline)
         return len(self._session.bring_up())
+
+
+@dataclass(frozen=True)
+class _Stopped:
+    """What passes did that were stopped or failed, since the last that came to its end."""
+
+    read: int = 0
+    renamed: int = 0
+    forgotten: int = 0
+    seconds: float = 0.0
+
+    def plus(self, tally: extract.Tally, seconds: float) -> _Stopped:
+        return _Stopped(
+            self.read + tally.ok,
+            self.renamed + tally.renamed,
+            self.forgotten + tally.forgotten,
+            self.seconds + seconds,
+        )

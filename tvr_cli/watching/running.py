@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_cli import commands, files
+from tvr_cli.engine.extraction.difference import Seen
 from tvr_cli.errors import DataError, EnvironmentProblem
 from tvr_cli.watching import budget, ears, status
 from tvr_cli.watching.agenda import Agenda
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PARENT = "TVR_WATCH_PARENT"  # of the environment: the process that a watcher ends with
 _STARTS_S, _ENDS_S = 120.0, 60.0
+_SAYS_S = 5.0  # between a watcher's lock and its first word, on a machine that has much to do
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def watch(
             budget.step_back()
         first = WatchStatus(
             workspace=str(workspace), state="starting", pid=os.getpid(), videos=list(map(str, sources)),
-            processors=wanted, updated=status.utc(),
+            processors=wanted, clips=status.searchable(workspace), updated=status.utc(),
         )  # fmt: skip
         board = Board(workspace, first)
         board.say()
@@ -88,17 +90,16 @@ def watch(
             return watcher.run(once=options.once)
 
 
-def preview(sources: Sequence[Path], passes: Passes, settle_s: float) -> ExtractEstimate:
-    """Say what a first pass would read. Writes nothing. Raises DataError where no source is there."""
+def preview(sources: Sequence[Path], passes: Passes) -> ExtractEstimate:
+    """Say what a watcher would read of what is there, also of files that it would let settle first. Writes nothing.
+
+    Raises DataError where no source is there.
+    """
     sources = sources_of(sources, passes.workspace)
     seen = look(sources, follow=passes.options.follow, besides=passes.workspace.root)
     if not seen.sources:
         raise DataError("; ".join(f"{flaw.what!r}: {flaw.reason}" for flaw in seen.flaws))
-    agenda = Agenda(settle_s)
-    agenda.take(seen, 0.0, time.time())
-    due = agenda.due(0.0)
-    assert due is not None, "the first time something is due"
-    return passes.estimate(seen.sources, due.seen)
+    return passes.estimate(seen.sources, Seen())
 
 
 def sources_of(named: Sequence[Path], workspace: Workspace) -> list[Path]:
@@ -152,10 +153,15 @@ def spawn(
 
 
 def stop(workspace: Workspace) -> WatchStatus:
-    """End the watcher of a workspace. Raises EnvironmentProblem where it does not end."""
-    found = status.read(workspace)
-    if found.state == "none" or found.pid is None:
+    """End the watcher of a workspace. Raises EnvironmentProblem where it does not end, or says not who it is."""
+    found = _introduced(workspace)
+    if found.state == "none":
         return found
+    if found.pid is None:
+        raise EnvironmentProblem(
+            f"a watcher of {str(workspace)!r} is starting, or cannot write there, and has not said which process it "
+            "is; try again in a moment: " + commands.tvr("watch", stop=True, workspace=workspace)
+        )
     with contextlib.suppress(ProcessLookupError):
         os.kill(found.pid, signal.SIGTERM)
     until = time.monotonic() + _ENDS_S
@@ -195,6 +201,14 @@ def refuse_second(workspace: Workspace) -> None:
             f"{str(workspace)!r} is watched already (process {found.pid or 'unknown'}); end it with: "
             + commands.tvr("watch", stop=True, workspace=workspace)
         )
+
+
+def _introduced(workspace: Workspace) -> WatchStatus:
+    """Return the status of the watcher of a workspace when it has said which process it is, or after a moment."""
+    until = time.monotonic() + _SAYS_S
+    while (found := status.read(workspace)).state != "none" and found.pid is None and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
 
 
 @contextlib.contextmanager

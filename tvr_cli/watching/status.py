@@ -135,6 +135,16 @@ def read(workspace: Workspace) -> WatchStatus:
     return WatchStatus(workspace=str(workspace), state="none")
 
 
+def searchable(workspace: Workspace) -> int | None:
+    """Return how many clips the index has, None where none can be read: what is wrong with it the first pass says."""
+    from tvr_cli.stores.index.opened import OpenedIndex
+
+    try:
+        return len(OpenedIndex.open(workspace.index_folder))
+    except DataError:
+        return None
+
+
 def paused_path(workspace: Workspace) -> Path:
     """Return the file that is there while a watcher is to pause."""
     return workspace.watch_folder / "paused"

@@ -128,10 +128,12 @@ class ExtractReport(Result):
 
 
 @dataclass
-class _Tally:
-    """What was read and written so far."""
+class Tally:
+    """What was read, written and noted so far; of an extraction that is stopped, what it did until then."""
 
     ok: int = 0
+    renamed: int = 0
+    forgotten: int = 0
     clips: int = 0
     frames: int = 0
     size_bytes: int = 0
@@ -152,8 +154,8 @@ class _Tally:
             failures=failures,
             clips=self.clips,
             size_bytes=self.size_bytes,
-            renamed=work.renamed if work else 0,
-            forgotten=work.forgotten if work else 0,
+            renamed=self.renamed,
+            forgotten=self.forgotten,
             unreachable=work.unreachable if work else [],
             notes=sorted(self.notes, key=lambda n: n.video),
             workspace=workspace,
@@ -161,14 +163,21 @@ class _Tally:
 
 
 def extract(
-    sources: Sequence[Path] | Manifest, workspace: Workspace, plan: FramePlan, options: ExtractOptions
+    sources: Sequence[Path] | Manifest,
+    workspace: Workspace,
+    plan: FramePlan,
+    options: ExtractOptions,
+    tally: Tally | None = None,
 ) -> ExtractReport:
     """Bring `<workspace>/frames` up to date with the videos of `sources`.
+
+    tally: counts along, for whoever has to know what was done when this raises; a new one.
 
     Raises DataError when there are no videos, StoreMismatch when the store has another plan, EnvironmentProblem when
     another process does the same, and Interrupted on Ctrl-C (what is read is saved).
     """
     started = time.monotonic()
+    done = Tally() if tally is None else tally
     plan.check()
     selection = select(sources, options)
     root = workspace.frames_folder
@@ -182,8 +191,9 @@ def extract(
         videos = part_of(selection, options)
         work = compare(writer.root, writer.shards, failures, videos, selection, options)
         _apply(writer, work, selection, prefixes)
+        done.renamed, done.forgotten = work.renamed, work.forgotten
         _drop_unfinished(root, work)
-        done = _read_all(writer, work.todo, plan, options)
+        _read_all(writer, work.todo, plan, options, done)
         writer.seal()
     report = done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started, work=work)
     _note_part(workspace, sources, report, options)
@@ -249,7 +259,7 @@ def repair(workspace: Workspace, shard: str, options: ExtractOptions) -> Extract
         damaged = [s for s in asked if not frames.is_whole(root, s.line)]
         videos = _videos_of([clip for s in damaged for clip in s.clips])
         log.logger.info("%d of %d shards damaged, %d videos to read again", len(damaged), len(asked), len(videos))
-        done = _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True))
+        _read_all(writer, videos, plan, dataclasses.replace(options, keep_truncated=True), done := Tally())
         writer.seal()
     return done.report(workspace.root, videos=len(videos), seconds=time.monotonic() - started)
 
@@ -390,11 +400,12 @@ def _drop_unfinished(root: Path, work: Work) -> None:
         unfinished.remove(root, there.intersection(unfinished.name_of(video.path, video.track) for video in done))
 
 
-def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions) -> _Tally:
+def _read_all(
+    writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, options: ExtractOptions, done: Tally
+) -> None:
     """Read the videos in workers and write what they give."""
-    done = _Tally()
     if not videos:
-        return done
+        return
     tasks = tasks_of(videos, plan, options)
     if there := unfinished.kept(writer.root):
         tasks = {name: (_going_on(task, writer.root, there), group) for name, (task, group) in tasks.items()}
@@ -432,7 +443,6 @@ def _read_all(writer: FrameWriter, videos: Sequence[Video], plan: FramePlan, opt
                 f"{done.ok} of {len(videos)} videos are saved in {str(writer.root)!r}{began}; "
                 f"continue with: {options.command or 'the same command'}"
             ) from None
-    return done
 
 
 def _going_on(task: Task, root: Path, there: Collection[str]) -> Task:
@@ -454,7 +464,7 @@ def _clock(seconds: float) -> str:
 class _Sink:
     """Collects results and writes a shard when enough has come together."""
 
-    def __init__(self, writer: FrameWriter, done: _Tally):
+    def __init__(self, writer: FrameWriter, done: Tally):
         self._writer, self._done = writer, done
         self._stored = {clip.video for clip in writer.clips()}
         self._failed_before = set(writer.failures())

@@ -27,6 +27,7 @@ _ENCODERS = {"libx264": {"preset": "superfast", "crf": "23", "tune": "zerolatenc
 _SIDE = 1280  # of the picture, the longer one: larger films are made smaller
 _CLOCK = Fraction(1, 90_000)
 _THREADS = 2
+_MOST_TICKS = 2**62  # of a stream's clock, which has 64 bits
 _LAST_S = 0.5  # that the last frame of a film is looked at, where nothing says how long it stays
 # Seconds before an instant to look for a keyframe at: MPEG's streams are sought where they lie about, and not exactly.
 _LEADS_S = (0.0, 2.0, 10.0)
@@ -47,7 +48,8 @@ def stream(path: Path, at: float, file: BinaryIO, track: int | None = None) -> N
             frames = _frames(path, track, at + start_seconds(container))
             picture = _packets(out, source, frames, at + start_seconds(container))
             if (first := next(picture, None)) is None:
-                raise DecodeError(f"it has no picture at {at:.1f} s, or none that can be decoded")
+                ends = f"; it ends at {container.duration / av.time_base:.1f} s" if container.duration else ""
+                raise DecodeError(f"it has no picture at {at:.6g} s, or none that can be decoded{ends}")
             sound = heard(out, container, path, at + start_seconds(container))
             for packet in heapq.merge(_again(first, picture), *sound, key=_when):
                 out.mux_one(packet)
@@ -126,6 +128,8 @@ def _from_before(path: Path, track: int | None, start: float) -> Iterator[tuple[
     for lead in _LEADS_S:
         container, source = open_stream(path, track)
         with contextlib.closing(container):
+            if start >= _MOST_TICKS * source.time_base:  # no film is that long, and no seek can say it
+                return
             source.thread_type, source.codec_context.thread_count = "AUTO", _THREADS
             if start - lead > start_seconds(container):  # else it stands there, which some cannot be brought back to
                 with contextlib.suppress(av.error.FFmpegError):
