@@ -179,7 +179,8 @@ def run_line(line, page, world, ready):
             shutil.copytree(world.workspace, "out", dirs_exist_ok=True)
         ready["frames"] = True
     ready["frames"] |= words[0] == "extract-frames"
-    if "out/demo" in words and not Path("out/demo").exists():  # what the demo above it would have left there
+    # What the demo above it would have left there.
+    if any(word.startswith("out/demo") for word in words) and not Path("out/demo").exists():
         shutil.copytree(world.demo, "out/demo")
     words, _, source = (list(part) for part in _split(words, "<"))
     result = CliRunner().invoke(app, words, input=Path(*source).read_text() if source else None)
