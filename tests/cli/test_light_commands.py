@@ -104,3 +104,9 @@ def _called(command, words: list[str], environment: dict[str, str]) -> tuple[int
         except SystemExit as e:
             return int(e.code or 0), out.getvalue()
     return 0, out.getvalue()
+
+
+def test_the_help_lists_all_commands_and_makes_the_flags_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "_command", lambda name: pytest.fail(f"made the flags of {name}"))
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0 and all(f"\n  {name} " in result.stdout for name in lazy.NAMES)

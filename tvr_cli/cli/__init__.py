@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from tvr_cli import log, os_errors
 from tvr_cli.cli import broken_maps, streams, values
-from tvr_cli.cli.lazy import Commands
+from tvr_cli.cli.lazy import Commands, about
 from tvr_cli.errors import Interrupted, MethodNotNamed, TvrError, reason
 
 _EPILOG = (
@@ -39,6 +39,14 @@ class _Boundary(TyperGroup):
         except Exception as e:
             _make_printable(e)
             raise
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands without making the flags of each, which would take as long as all the rest."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about(name)) for name in self.commands])
 
     def invoke(self, ctx: Any) -> Any:
         debug = bool(ctx.params.get("debug"))

@@ -85,13 +85,22 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def _command(name: str) -> Any:
-    """Make the command of the function that has its name, in the file that has its name."""
+def about(name: str) -> str:
+    """Return what a command does, whole, where Typer would cut it at 45 letters; no flag is made for that."""
+    return " ".join((_function(name).__doc__ or "").split("\n\n")[0].split())
+
+
+def _function(name: str) -> Callable[..., None]:
+    """Return the function that has a command's name, in the file that has its name."""
     module = name.replace("-", "_")
-    function = getattr(importlib.import_module(f"tvr_cli.cli.{module}"), module)
-    about = (function.__doc__ or "").split("\n\n")[0]  # whole, where Typer would cut it at 45 letters
+    found: Callable[..., None] = getattr(importlib.import_module(f"tvr_cli.cli.{module}"), module)
+    return found
+
+
+def _command(name: str) -> Any:
+    function = _function(name)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=_Command, short_help=" ".join(about.split()))(function)
+    alone.command(name, cls=_Command, short_help=about(name))(function)
     command: Any = typer.main.get_command(alone)
     command.function = function
     return command
