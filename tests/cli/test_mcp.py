@@ -13,38 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_library
 from PIL import Image
+from small_library import SECRET, SENTENCE, tvr
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
-from tvr_cli.data.demo_world.corpus import WorldOptions, make
+from tvr_cli.data.demo_world.corpus import WorldOptions
 from tvr_cli.engine.searching import resident
 from tvr_cli.results.found import QueryReport
 from tvr_cli.server import agents
 from tvr_cli.server.library import Library
 from tvr_cli.workspace import Workspace
 
-SENTENCE = "a red circle moves to the left"
-SECRET = "nobody beyond this folder may read this"
-
-
-def tvr(*arguments: object) -> dict[str, Any]:
-    result = CliRunner().invoke(app, [*(str(a) for a in arguments), "--json"])
-    assert result.exit_code == 0, result.stderr
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("agents")
-    (folder / "secret.txt").write_text(SECRET)
-    make(folder / "videos", WorldOptions(train=2, val=1, test=1, captions=1))
-    out = folder / "out"
-    tvr("extract-frames", folder / "videos", "-o", out, "--size", 64, "--num-frames", 4, "--workers", 1)
-    tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
-    tvr("index", "--method", "text_guided", "-o", out)
-    return folder
+    return small_library.library(tmp_path_factory.mktemp("agents"), WorldOptions(train=2, val=1, test=1, captions=1))
 
 
 def calls(place: Path, *asked: tuple[str, Mapping[str, Any]]) -> list[Any]:

@@ -22,14 +22,16 @@ from urllib.parse import quote
 import av
 import numpy as np
 import pytest
+import small_library
 from PIL import Image
+from small_library import SECRET, SENTENCE, tvr
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from videos import decode_all
 
 from tvr_cli import errors, files, log
 from tvr_cli.cli import app
-from tvr_cli.data.demo_world.corpus import WorldOptions, make
+from tvr_cli.data.demo_world.corpus import WorldOptions
 from tvr_cli.engine.searching import resident
 from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.results.found import QueryReport
@@ -44,28 +46,12 @@ from tvr_cli.watching import status
 from tvr_cli.watching.looking import Flaw
 from tvr_cli.workspace import Workspace
 
-SENTENCE = "a red circle moves to the left"
 HERE = "http://127.0.0.1:8765"
-SECRET = "nobody beyond this folder may read this"
-
-
-def tvr(*arguments: object) -> dict[str, Any]:
-    result = CliRunner().invoke(app, [*(str(a) for a in arguments), "--json"])
-    assert result.exit_code == 0, result.stderr
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "secret.txt").write_text(SECRET)
-    make(folder / "videos", WorldOptions(train=2, val=2, test=4, captions=1))
-    out = folder / "out"
-    tvr("extract-frames", folder / "videos", "-o", out, "--size", 64, "--num-frames", 4, "--workers", 1)
-    tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
-    tvr("index", "--method", "text_guided", "-o", out)
-    return folder
+    return small_library.library(tmp_path_factory.mktemp("served"), WorldOptions(train=2, val=2, test=4, captions=1))
 
 
 @pytest.fixture(scope="module")
