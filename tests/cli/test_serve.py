@@ -333,13 +333,13 @@ def test_who_saves_clips_while_others_are_saved_is_told_so_and_keeps_nobody_wait
 
     def cut(*_: object) -> QueryReport:
         with pytest.raises(errors.EnvironmentProblem) as e:
-            taking.save(chosen("", []), 0.0)
+            taking.save(chosen("", []), 0.0, lambda: False)
         refused.append(str(e.value))
         return chosen("", [])
 
     monkeypatch.setattr("tvr_cli.server.taking._apart", cut)
     for _ in range(2):  # the first has let go
-        taking.save(chosen("", []), 0.0)
+        taking.save(chosen("", []), 0.0, lambda: False)
     assert refused == ["clips of another request are still being saved; try again when they are there"] * 2
 
 
@@ -699,8 +699,11 @@ def test_who_watches_no_more_ends_what_is_transcoded(place, monkeypatch, gone):
     monkeypatch.setattr(streams, "_LOOK_S", 0.1)
     encoders = Encoders(at_once=1, wait_s=0.01)
 
+    async def there() -> bool:
+        return False
+
     async def watch() -> None:
-        stream = await streams.Stream.open(place / "videos" / "test" / "00000.mp4", 0.0, None, encoders)
+        stream = await streams.Stream.open(place / "videos" / "test" / "00000.mp4", 0.0, None, encoders, there)
         with pytest.raises(errors.EnvironmentProblem):
             encoders.take()
 

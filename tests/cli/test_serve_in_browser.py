@@ -156,7 +156,7 @@ def test_keys_alone_ask_play_and_close(visit: Visit) -> None:
     assert not tab.locator("#player").is_visible()
 
 
-AT = "Number(new URL(document.querySelector('video').currentSrc).searchParams.get('at'))"
+AT = "Number(new URL(document.querySelector('video').src).searchParams.get('at'))"  # `currentSrc` comes later
 
 
 def test_what_the_browser_cannot_play_is_transcoded_on_the_way_and_said(browser: Any, unplayable: str) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+from anyio import from_thread
 from fastapi import Depends, FastAPI, Form, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -47,11 +48,11 @@ from tvr_cli.results.found import Hit, why_missing
 from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library
+from tvr_cli.server.limits import LONGEST_PAD_S
 from tvr_cli.server.pictures import Pictures
 from tvr_cli.server.streams import Stream
-from tvr_cli.server.taking import Taking, chosen
+from tvr_cli.server.taking import Gone, Taking, chosen
 from tvr_cli.server.wanted import (
-    LONGEST_PAD_S,
     Asked,
     AskedByPicture,
     ClipsWanted,
@@ -176,16 +177,19 @@ def create_app(library: Library, rules: Rules) -> Guard:
         return FileResponse(path, media_type=kind)
 
     @app.get("/api/stream", response_class=StreamingResponse)
-    async def stream(video: str, at: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0) -> Response:
+    async def stream(
+        request: Request, video: str, at: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0
+    ) -> Response:
         """Return a file of the library from a second on, transcoded on the way to what every browser plays: H.264 and
         AAC in a fragmented MP4, whose time 0 is that second.
         """
         file = await run_in_threadpool(library.file, video)
         _require_there(file.path)
-        return await Stream.open(Path(file.path), at, track_of(file.id, file.path), encoders)
+        return await Stream.open(Path(file.path), at, track_of(file.id, file.path), encoders, request.is_disconnected)
 
     @app.get("/api/clip", response_class=StreamingResponse)
     def clip(
+        request: Request,
         video: str,
         start: Annotated[float, Query(ge=0, allow_inf_nan=False)],
         end: Annotated[float, Query(ge=0, allow_inf_nan=False)],
@@ -193,26 +197,26 @@ def create_app(library: Library, rules: Rules) -> Guard:
     ) -> Response:
         """Return a moment of a file as an MP4 of its own, with its sound: what `tvr query --save-clips` saves."""
         moment = Moment(video_id=video, start=start, end=end, peak=start)
-        name, size, parts = taking.clip(chosen("", [_hit(moment, library)]), pad)
+        name, size, parts = taking.clip(chosen("", [_hit(moment, library)]), pad, _gone(request))
         return StreamingResponse(
             parts, media_type="video/mp4", headers={"content-length": str(size), **_attached(name)}
         )
 
     @app.post("/api/clips")
-    def clips(wanted: ClipsWanted) -> dict[str, Any]:
+    def clips(request: Request, wanted: ClipsWanted) -> dict[str, Any]:
         """Save moments of an answer as files of the server's folder, numbered on from what is there: the answer of
         `tvr query --save-clips DIR --json`, whose `clips` say which are there, and why others are not.
         """
         found = chosen(wanted.query, [_hit(moment, library) for moment in wanted.moments])
-        return taking.save(found, wanted.pad).to_json()
+        return taking.save(found, wanted.pad, _gone(request)).to_json()
 
     @app.post("/api/timeline", response_class=Response)
-    def timeline(wanted: TimelineWanted) -> Response:
+    def timeline(request: Request, wanted: TimelineWanted) -> Response:
         """Return moments of an answer as a file for an editor: what `tvr query --export` writes. What an editor will
         not find in it stands in the header `tvr-said`, a list of JSON.
         """
         found = chosen(wanted.query, [_hit(moment, library) for moment in wanted.moments])
-        data, saved = taking.timeline(found, wanted.form)
+        data, saved = taking.timeline(found, wanted.form, _gone(request))
         said = [f"not in it: the moments of {out.source!r}: {out.problem}" for out in saved.left_out]
         headers = {**_attached(saved.path.name), **_said([*said, *saved.notes])}
         return Response(data, media_type="application/octet-stream", headers=headers)
@@ -220,11 +224,21 @@ def create_app(library: Library, rules: Rules) -> Guard:
     return Guard(app, rules)
 
 
+def _gone(request: Request) -> Gone:
+    """Return what tells a thread that answers a request whether who sent it has gone."""
+    return lambda: from_thread.run(request.is_disconnected)
+
+
 def _hit(moment: Moment, library: Library) -> Hit:
     """Return a moment that was sent, with the path that the library has of its file. Raises DataError, ConfigError."""
     file = library.file(moment.video_id)
     if not moment.start < moment.end:
         raise ConfigError(f"expected a moment that ends after it starts, found {moment.start:g} to {moment.end:g}")
+    if 0 < file.seconds < moment.start:
+        raise ConfigError(
+            f"expected a moment of {file.id!r}, which ends at {file.seconds:g} seconds, found {moment.start:g} to "
+            f"{moment.end:g}"
+        )
     return Hit(
         0, moment.score, file.id, file.path, moment.start, moment.end, moment.peak, moment.confidence,
         missing=not (os.path.isabs(file.path) and os.path.isfile(file.path)), channel=moment.channel, said=moment.said,
