@@ -117,7 +117,8 @@ def test_a_picture_is_asked_with_and_never_kept(client, tmp_path, monkeypatch):
 
 def test_the_page_and_its_parts_name_no_other_address(client):
     for path, kind in (("/", "text/html"), ("/docs", "text/html"), ("/static/page.js", "text/javascript"),
-                       ("/static/player.js", "text/javascript"), ("/static/style.css", "text/css"),
+                       ("/static/player.js", "text/javascript"), ("/static/scrub.js", "text/javascript"),
+                       ("/static/style.css", "text/css"),
                        ("/static/cards.css", "text/css"), ("/static/watch.js", "text/javascript"),
                        ("/static/docs.js", "text/javascript"), ("/static/docs.css", "text/css")):  # fmt: skip
         said = client.get(path)

@@ -65,7 +65,7 @@ from tvr_cli.server.wanted import (
 from tvr_cli.version import __version__
 from tvr_cli.watching import status as watching
 
-_STATIC = ("page.html", "style.css", "page.js", "watch.js", "docs.html", "docs.css", "docs.js")
+_STATIC = ("page.html", "style.css", "page.js", "scrub.js", "watch.js", "docs.html", "docs.css", "docs.js")
 _STATUS = ((ConfigError, 400), (Unreadable, 503), (DataError, 404), (EnvironmentProblem, 503), (Interrupted, 503))
 
 _MOST_LINES, _LONGEST_LINE = 20, 400  # of a header: browsers take some of them only
