@@ -45,6 +45,7 @@ from tvr_cli.errors import (
     reason,
 )
 from tvr_cli.results.found import Hit, why_missing
+from tvr_cli.server import unfit
 from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library
@@ -93,14 +94,14 @@ def create_app(library: Library, rules: Rules) -> Guard:
         return JSONResponse({"error": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)
-    def unfit(request: Request, error: Exception) -> JSONResponse:
+    def does_not_fit(request: Request, error: Exception) -> JSONResponse:
         """Say which value does not fit, as a command would of a flag."""
         assert isinstance(error, RequestValidationError)
-        wrong = [(one["type"], str(one["loc"][-1]), one["msg"]) for one in error.errors()]
-        if others := [name for kind, name, _ in wrong if kind == "extra_forbidden"]:
+        wrong = error.errors()
+        if others := [str(one["loc"][-1]) for one in wrong if one["type"] == "extra_forbidden"]:
             known = [name for parameter in request.scope["route"].dependant.body_params for name in names(parameter)]
             return JSONResponse({"error": unknown(others[0], known)}, 422)
-        return JSONResponse({"error": "; ".join(f"{name}: {said}" for _, name, said in wrong)}, 400)
+        return JSONResponse({"error": unfit.sentence(wrong)}, 400)
 
     @app.exception_handler(HTTPException)
     def elsewhere(request: Request, error: Exception) -> JSONResponse:
