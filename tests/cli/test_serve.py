@@ -451,10 +451,10 @@ ASKED: dict[str, Any] = {"sentences": [SENTENCE], "k": 2, "min_confidence": None
 
 def test_a_query_is_answered_by_the_server_with_the_same(opened, place, library):
     assert opened.stat().st_mode & 0o777 == 0o600
+    asked = {"k": 2, "min_confidence": None}
+    library.answer([SENTENCE], asked)  # a first question is answered without torch, whose last digit may differ
     found = resident.ask(library.workspace, "search", ASKED)
-    assert (
-        found is not None and found.to_json() == library.answer([SENTENCE], {"k": 2, "min_confidence": None}).to_json()
-    )
+    assert found is not None and found.to_json() == library.answer([SENTENCE], asked).to_json()
     result = CliRunner().invoke(app, ["query", SENTENCE, "--verbose", "--all", "-o", str(place / "out"), "--json"])
     assert result.exit_code == 0 and "answered by the server of this workspace" in result.stderr
     QueryReport.from_json(json.loads(result.stdout), "the answer")
