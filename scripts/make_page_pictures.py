@@ -19,6 +19,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import make_moment_films
 from PIL import Image
@@ -129,12 +130,30 @@ def shoot_server(chromium: str | None, address: str, everything: Path | None) ->
                 tab.locator(".pick input").nth(box).check()
             tab.evaluate("scrollTo(0, 0); document.activeElement.blur()")
             keep(tab.screenshot(animations="disabled"), look, everything)
-            tab.locator(".card .play").nth(1).click()
-            tab.wait_for_function("() => document.querySelector('video')?.played.length")
-            tab.wait_for_function("() => document.querySelector('video').paused")
+            stand_at_peak(tab, 1)
             keep(tab.screenshot(animations="disabled"), f"{look}-player", everything)
             tab.close()
         browser.close()
+
+
+def stand_at_peak(tab: Any, number: int) -> None:
+    """Open the player of a card, and let it stand where the moment is seen best: at its end another may begin."""
+    tab.locator(".card .play").nth(number).click()
+    tab.wait_for_function("() => document.querySelector('video')?.played.length")
+    tab.wait_for_function("() => document.querySelector('video').paused")
+    curve = tab.locator("#player-curve svg")
+    end = float(curve.get_attribute("data-end"))
+    start, length = (float(curve.locator(".moment").get_attribute(name)) * end / 1000 for name in ("x", "width"))
+    peak = float(curve.locator(".peak").get_attribute("x1")) * end / 1000
+    box = curve.bounding_box()
+    tab.mouse.click(box["x"] + box["width"] * peak / end, box["y"] + box["height"] / 2)
+    tab.wait_for_function(f"() => Math.abs(document.querySelector('video').currentTime - {peak}) < 0.1")
+    tab.wait_for_function("() => !document.querySelector('video').seeking")
+    second = tab.evaluate("document.querySelector('video').currentTime")
+    if not start <= second <= start + length:
+        raise SystemExit(
+            f"the player stands at {second:.2f} s, outside of its moment, {start:.2f} to {start + length:.2f}"
+        )
 
 
 def keep(png: bytes, name: str, everything: Path | None) -> None:

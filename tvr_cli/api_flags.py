@@ -96,7 +96,7 @@ _JOB = {"SLURM_ARRAY_TASK_ID": 1, "JOB_COMPLETION_INDEX": 0}
 def shard_of(text: str) -> tuple[int, int]:
     """Read `--shard`: I/N, I from 1, or auto/N, where the scheduler says which. Raises ConfigError."""
     part, slash, of = text.partition("/")
-    if not (slash and (part == "auto" or part.isdigit()) and of.isdigit()):
+    if not (slash and (part == "auto" or part.isdecimal()) and of.isdecimal()):
         raise ConfigError(f"--shard: expected I/N such as 3/16, or auto/16 in a job of an array, found {text!r}")
     return _job_number(int(of)) if part == "auto" else int(part), int(of)
 
@@ -112,7 +112,7 @@ def _job_number(of: int) -> int:
         )
     name, value = next(iter(told.items()))
     first = _JOB[name]
-    if not value.isdigit() or not first <= int(value) < first + of:
+    if not value.isdecimal() or not first <= int(value) < first + of:
         raise ConfigError(
             f"--shard auto/{of}: expected {name} to be a number from {first} to {first + of - 1}, found {value!r}; "
             "start the array with as many jobs as there are parts"

@@ -81,7 +81,7 @@ def set_up(*, quiet: bool = False, debug: bool = False) -> None:
     _everybody.repeats.clear()
     _everybody.said.clear()
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_Line())
     logger.handlers[:] = [handler]
     logger.setLevel(level)
@@ -93,6 +93,14 @@ def set_up(*, quiet: bool = False, debug: bool = False) -> None:
 def show_details() -> None:
     """Show from now on what a command does beneath, too (`--verbose`)."""
     logger.setLevel(logging.DEBUG)
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what stderr is by then: who puts another in its place, as a notebook does, may close the one before."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Line(logging.Formatter):

@@ -73,7 +73,8 @@ def judged(scores: Scores, grades: Floats) -> tuple[dict[str, float], int]:
     """Return recall@k, nDCG@10 and mAP in percent, and how many queries they average: those with a right answer.
 
     scores, grades: [N, M]. recall@k: the share of a query's right items (grade above 0) among the first k. nDCG: the
-    gain of an item is its grade. A file without any right answer gives nothing to average: 0 queries, no numbers.
+    gain of an item is its grade. An item that scores -inf was not found: it has no place at all. A file without any
+    right answer gives nothing to average: 0 queries, no numbers.
     """
     rows = np.flatnonzero((grades > 0).any(1))
     found = [_query(scores[n], grades[n]) for n in rows]
@@ -84,10 +85,12 @@ def judged(scores: Scores, grades: Floats) -> tuple[dict[str, float], int]:
 
 def _query(scores: Floats, grades: Floats) -> dict[str, float]:
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])) + 1, len(order))  # of every run of equal scores
+    placed = scores[order][np.isfinite(scores[order])]
+    last = np.append(placed[1:] != placed[:-1], True)[: len(placed)]
+    ends = np.flatnonzero(last) + 1  # of every run of equal scores
     right = grades[order] > 0
     total, done, above, precision = int(right.sum()), 0, 0, 0.0
-    expected = np.empty((2, len(order)))  # at each place: the expected share of a right item, the expected gain
+    expected = np.zeros((2, len(order)))  # at each place: the expected share of a right item, the expected gain
     for end in ends.tolist():
         size, hits = end - done, int(right[done:end].sum())
         expected[0, done:end] = hits / size

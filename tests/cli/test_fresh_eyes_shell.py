@@ -69,8 +69,14 @@ def test_a_sentence_that_is_not_utf_8_is_refused(tmp_path):
 
 
 def test_sentences_from_stdin_that_are_not_utf_8_are_refused_whatever_the_locale(tmp_path):
-    message = refused("query", "-", "--index", tmp_path, code=2, stdin=b"a dog\na \xff car\n")
-    assert r"expected sentences in UTF-8, found 'a \udcff car'" in message
+    message = refused("query", "-", "--index", tmp_path, code=2, stdin=b"a dog\n\na \xff car\n")
+    assert r"standard input, line 3: expected a sentence in UTF-8, found 'a \udcff car'" in message
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_standard_input_without_a_sentence_is_called_that(tmp_path, stdin):
+    message = refused("query", "-", "--index", tmp_path, code=2, stdin=stdin)
+    assert "expected one sentence a line on standard input, found no line that says anything" in message
 
 
 def test_a_score_that_is_no_number_is_refused(tmp_path):

@@ -99,18 +99,31 @@ def test_whatever_is_no_file_of_the_library_is_refused_with_a_sentence(place: Pa
         ("search", {"sentence": "a", "newer": "yesterday"}, "--newer: expected a date"),
         ("search", {"sentence": "a", "channel": "smell"}, "--channel: unknown 'smell'"),
         ("search", {"sentence": "a", "inside": ["nowhere/*"]}, "nowhere"),
-        ("search", {"sentence": "a" * 2001}, "at most 2000 characters"),
-        ("search", {"sentence": "a", "k": 201}, "less than or equal to 200"),
-        ("search", {"sentence": "a", "inside": ["*"] * 17}, "at most 16 items"),
-        ("search", {"sentence": "a", "confidence": 2}, "less than or equal to 1"),
-        ("frame", {"video": "a.mp4", "at": -1}, "greater than or equal to 0"),
-        ("frame", {"at": 1}, "Field required"),
-        ("delete", {}, "delete"),
+        ("search", {"sentence": "a" * 2001}, "sentence: expected text of 2000 or fewer letters, found 2001"),
+        ("search", {"sentence": ""}, "sentence: expected text of 1 or more letters, found 0"),
+        ("search", {"sentence": 7}, "sentence: expected text, found 7"),
+        ("search", {"sentence": "a", "k": 201}, "k: expected 200 or less, found 201"),
+        ("search", {"sentence": "a", "k": "many"}, "k: expected a whole number, found 'many'"),
+        (
+            "search",
+            {"sentence": "a", "k": 1.5, "longer": -1},
+            "k: expected a whole number, found 1.5; longer: expected 0 or",
+        ),
+        ("search", {"sentence": "a", "everything": "perhaps"}, "everything: expected true or false, found 'perhaps'"),
+        ("search", {"sentence": "a", "inside": "x"}, "inside: expected a list, found 'x'"),
+        ("search", {"sentence": "a", "inside": ["x", 1]}, "inside: expected text, found 1"),
+        ("search", {"sentence": "a", "inside": ["*"] * 17}, "inside: expected 16 or fewer of them, found 17"),
+        ("search", {"sentence": "a", "confidence": 2}, "confidence: expected 1 or less, found 2"),
+        ("frame", {"video": "a.mp4", "at": -1}, "at: expected 0 or more, found -1"),
+        ("frame", {"at": 1}, "video: expected a value, found none"),
+        ("delete", {}, "there is no tool 'delete'; there are search, describe, frame"),
+        ("serch", {"sentence": "a"}, "there is no tool 'serch'; did you mean search?"),
     ],
 )
 def test_what_cannot_be_asked_is_a_sentence(place: Path, name: str, arguments: dict[str, Any], words: str) -> None:
     (found,) = calls(place, (name, arguments))
     assert found.is_error and words in found.content[0].text and "Traceback" not in found.content[0].text
+    assert "pydantic" not in found.content[0].text and "validation error" not in found.content[0].text
 
 
 def test_a_picture_cannot_be_asked_with_by_a_path(place: Path) -> None:

@@ -44,7 +44,16 @@ def test_a_video_that_could_not_be_read_is_in_no_answer_and_last_for_tvr() -> No
     matrix = Matrix(["a"], ["x", "y", "z"], scores, 1)
     assert list(matrix.best(10)["a"]) == ["x", "z"]
     found, tied = matrix.judged({"a": {"y": 1}})
-    assert tied == 0 and found["recall_at_1"] == 0 and found["ndcg_at_10"] == pytest.approx(1 / np.log2(4))
+    assert tied == 0 and set(found.values()) == {0.0}  # as MTEB counts what a search does not return
+
+
+def test_a_right_answer_outside_of_the_corpus_is_one_that_was_not_found(caplog: pytest.LogCaptureFixture) -> None:
+    matrix = Matrix(["a", "b"], ["x", "y"], np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32), 0)
+    found, tied = matrix.judged({"a": {"x": 1, "nowhere": 1}, "b": {"y": 1, "nowhere": 0, "else": 2}})
+    assert tied == 0 and found["recall_at_10"] == 0.5
+    best = 1 + 1 / np.log2(3), 2 + 1 / np.log2(3)
+    assert found["ndcg_at_10"] == pytest.approx((1 / best[0] + 1 / best[1]) / 2)
+    assert "name 2 documents that are not in the corpus (first: 'nowhere')" in caplog.text
 
 
 def test_videos_given_by_bytes_and_by_path_are_one_where_they_are_one_file(tmp_path: Path) -> None:

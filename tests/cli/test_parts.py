@@ -163,6 +163,8 @@ def listed(corpus: Path, tmp_path: Path) -> Path:
         (["--plan-parts", "2"], 2, "--plan-parts takes videos, found a list of parts"),
         (["--shard", "auto/2"], 2, "SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX"),
         (["--shard", "two/2"], 2, "expected I/N such as 3/16, or auto/16"),
+        (["--shard", "²/3"], 2, "expected I/N such as 3/16, or auto/16 in a job of an array, found '²/3'"),
+        (["--shard", "1/³"], 2, "expected I/N such as 3/16, or auto/16"),
     ],
 )
 def test_a_list_of_parts_is_used_as_it_is_or_refused(

@@ -18,6 +18,7 @@ from videos import make_video
 from tvr_cli.cli import app
 from tvr_cli.engine.searching import measure
 from tvr_cli.stores.index.store import Index
+from tvr_cli.workspace import Workspace
 
 COPIES = 5
 SENTENCE = "a red circle moves to the left"
@@ -161,3 +162,27 @@ def test_an_empty_workspace_is_refused_before_torch_is_imported(tmp_path: Path) 
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert found.stdout == "3 False\n" and "expected frames or features in 'out'" in found.stderr
+
+
+def test_captions_of_a_video_that_was_deleted_keep_no_question_from_its_answer(tmp_path: Path) -> None:
+    """Whoever trains is told; a question is answered, also when more videos come, and other captions stay."""
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    for number in range(3):
+        make_video(videos / f"{number}.mp4", 24, size=(64, 64))
+    lines = [{"video": f"{number}.mp4", "caption": f"thing {number}"} for number in range(3)]
+    (videos / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done("extract-frames", videos, "-o", out, "--num-frames", 3, "--size", 64, "--workers", 1)
+    done("precompute-features", "-o", out, "--backbone", "demo-tiny")
+    (videos / "0.mp4").unlink()
+    for others in (2, 3):
+        done("extract-frames", videos, "-o", out, "--forget", "--workers", 1)
+        result = tvr("query", "a thing", "-o", out, "--all", "--per-file", 1, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert "the captions are kept as they were: " in result.stderr and "the video '0.mp4' is not" in result.stderr
+        assert len(json.loads(result.stdout)["results"][0]["hits"]) == others
+        make_video(videos / "9.mp4", 48, size=(64, 64))
+    refused = tvr("precompute-features", "-o", out)
+    assert refused.exit_code == 3 and "captions.jsonl:1: the video '0.mp4' is not among" in refused.stderr
+    store = Workspace(out).newest_features()
+    assert store is not None and sorted(c.text for c in store.captions) == ["thing 1", "thing 2"]

@@ -156,7 +156,7 @@ def test_keys_alone_ask_play_and_close(visit: Visit) -> None:
     assert not tab.locator("#player").is_visible()
 
 
-AT = "Number(new URL(document.querySelector('video').currentSrc).searchParams.get('at'))"
+AT = "Number(new URL(document.querySelector('video').src).searchParams.get('at'))"  # `currentSrc` comes later
 
 
 def test_what_the_browser_cannot_play_is_transcoded_on_the_way_and_said(browser: Any, unplayable: str) -> None:
@@ -178,6 +178,70 @@ def test_what_the_browser_cannot_play_is_transcoded_on_the_way_and_said(browser:
     tab.keyboard.press("Escape")
     tab.wait_for_function("() => !document.querySelector('video')")
     assert [one for one in visit.wrong if "416" not in one] == []
+    tab.context.close()
+
+
+SECOND = "document.querySelector('video').currentTime"
+
+
+def value_of(tab: Any) -> float:
+    return float(tab.locator("#player-curve").get_attribute("aria-valuenow"))
+
+
+def test_keys_and_drags_on_the_curve_go_elsewhere_in_the_film(visit: Visit) -> None:
+    ask(visit)
+    tab = visit.tab
+    tab.locator(".card .play").first.click()
+    tab.wait_for_function("() => document.querySelector('video')?.played.length > 0")
+    tab.wait_for_function("() => document.querySelector('video').paused")
+    curve = tab.locator("#player-curve")
+    end = float(curve.get_attribute("aria-valuemax"))
+    assert (curve.get_attribute("role"), curve.get_attribute("aria-valuemin")) == ("slider", "0") and 4 < end < 6
+    assert curve.get_attribute("aria-label").startswith("Place in the file; the moment is 0:0")
+    for _ in range(20):
+        tab.keyboard.press("Tab")
+        if tab.evaluate("document.activeElement.id") == "player-curve":
+            break
+    for key, second in (("Home", 0.0), ("ArrowRight", 1.0), ("ArrowUp", 2.0), ("ArrowLeft", 1.0), ("PageUp", end),
+                        ("ArrowDown", end - 1), ("PageDown", 0.0), ("End", end)):  # fmt: skip
+        tab.keyboard.press(key)
+        tab.wait_for_function(f"() => Math.abs({SECOND} - {second}) < 0.11")
+        assert abs(value_of(tab) - second) < 0.11
+    assert curve.get_attribute("aria-valuetext") == f"0:{end:04.1f} of 0:{end:04.1f}"
+    box = curve.bounding_box()
+    assert box is not None
+    tab.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 9)
+    tab.mouse.down()
+    for share in (0.6, 0.2):
+        tab.mouse.move(box["x"] + box["width"] * share, box["y"] + 60, steps=4)  # below it is still dragged
+        tab.wait_for_function(f"() => Math.abs({SECOND} - {end * share}) < 0.11")
+        assert abs(value_of(tab) - end * share) < 0.11
+    tab.mouse.up()
+    tab.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 9)
+    assert abs(value_of(tab) - end * 0.2) < 0.11  # nothing is held any more
+    require_accessible(visit)
+
+
+def test_a_film_that_is_converted_is_asked_once_for_where_the_keys_come_to_rest(browser: Any, unplayable: str) -> None:
+    visit = Visit(browser, unplayable)
+    tab = visit.tab
+    tab.evaluate("document.getElementById('all').checked = true")
+    ask(visit)
+    tab.locator(".card .play").first.click()
+    tab.wait_for_function("() => document.querySelector('video')?.played.length > 0")
+    tab.wait_for_function("() => document.querySelector('video').paused")
+    before = [url for url in visit.asked if "/api/stream" in url]
+    tab.locator("#player-curve").focus()
+    tab.evaluate(  # in one go: a machine that pauses between two keys would have gone there
+        """for (const key of ["Home", "ArrowRight", "ArrowRight", "ArrowRight"])
+             document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key }));"""
+    )
+    assert value_of(tab) == 3.0  # the slider is there before the film is
+    tab.wait_for_function(f"() => {AT} === 3 && document.querySelector('video').played.length > 0")
+    asked = {url for url in visit.asked if "/api/stream" in url and url not in before}
+    assert [url.rpartition("at=")[2] for url in asked] == ["3.000"]
+    tab.keyboard.press("Escape")
+    tab.wait_for_function("() => !document.querySelector('video')")
     tab.context.close()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
-import logging
 import os
 import pty
 import re
@@ -58,12 +58,12 @@ def test_what_is_printable_is_one_line_of_utf_8_and_left_alone(name: str) -> Non
 def test_log_records_and_warnings_are_lines(name: str) -> None:
     out = io.StringIO()
     log.set_up(debug=True)
-    logging.getLogger("tvr").handlers[0].setStream(out)  # type: ignore[attr-defined]
-    log.logger.info("%s", name)
-    log.logger.error("error: " + name.replace("%", "%%"))
-    log.warn_once(name)
-    log.warn_once(name)
-    log.finish()
+    with contextlib.redirect_stderr(out):
+        log.logger.info("%s", name)
+        log.logger.error("error: " + name.replace("%", "%%"))
+        log.warn_once(name)
+        log.warn_once(name)
+        log.finish()
     said = out.getvalue()
     assert plain(said) and said.count("\n") == 4
     assert said == f"{printable(name)}\nerror: {printable(name.replace('%', '%%'))}\n" + (
@@ -136,6 +136,17 @@ def test_json_stays_exact_and_cannot_steer_a_terminal(name: str) -> None:
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_what_is_said_after_stderr_was_replaced_goes_where_it_is_now() -> None:
+    with contextlib.redirect_stderr(closed := io.StringIO()):
+        log.set_up()
+        log.logger.info("before")
+        assert closed.getvalue() == "before\n"
+    closed.close()
+    with contextlib.redirect_stderr(out := io.StringIO()):
+        log.logger.info("after")
+    assert out.getvalue() == "after\n"
 
 
 # What rich writes around a bar: the cursor off and on, a line cleared, one up.

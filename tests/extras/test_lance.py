@@ -73,6 +73,7 @@ def test_a_table_answers_as_files_do_and_grows(made: Path, tmp_path: Path) -> No
     ok("doctor", out)
     back = said("index", "-o", out, "--store", "file")
     assert back["built"] and hits(out) == hits(own)
+    assert not list(out.glob("*.lance"))  # of the table nothing is left
 
 
 @pytest.fixture

@@ -167,13 +167,13 @@ def test_a_row_that_was_changed_is_not_shown_and_doctor_finds_it(tmp_path: Path)
 def test_a_table_of_another_schema_or_none_at_all_is_a_sentence(tmp_path: Path) -> None:
     _, made = pair(tmp_path, 20)
     place = lance_table.Place(str(made.folder.parent), made.head.table.name)  # type: ignore[union-attr]
-    lance_table.LanceTable.drop(place.uri, "other", lambda name: True)
+    lance_table.LanceTable.drop(place, lambda name: True)
     rows = [{"row": torch.arange(3).numpy()}]
     strange = lance_table.LanceTable.create(place, [lance_table.Column("row", "int64")], rows)
     assert strange.version == made.head.table.version  # type: ignore[union-attr]
     with pytest.raises(DataError, match="another than the index says: its column"):
         open_index(made.folder)
-    lance_table.LanceTable.drop(place.uri, "other", lambda name: True)
+    lance_table.LanceTable.drop(place, lambda name: True)
     with pytest.raises(DataError, match="there is no table"):
         open_index(made.folder)
 
@@ -246,3 +246,49 @@ def test_without_lancedb_the_line_that_installs_it_is_said(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(EnvironmentProblem, match=r"pip install 'tvr-cli\[lance\]'"):
         write_lance(tmp_path / "index", {}, blocks(method(), 3))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.lance"))
+
+
+def test_tables_that_are_over_go_however_many_pages_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, made = pair(tmp_path, 12)
+    out = tmp_path / "out"
+    assert isinstance(made, LanceIndex)
+    lancedb = lance_table._lancedb()
+    db = lancedb.connect(str(out))
+    for number in range(5):
+        db.create_table(f"tvr-index-old-{number}", data=[{"x": number}])
+    db.create_table("somebody-elses", data=[{"x": 1}])
+    whole = type(db).list_tables
+    monkeypatch.setattr(type(db), "list_tables", lambda db, page_token=None: whole(db, page_token=page_token, limit=2))
+    model = method("mean")
+    again = write_lance(out / "index", {"method": "mean"}, blocks(model, 12, files=10))
+    assert isinstance(again, LanceIndex)
+    assert names_in(out) == sorted(["somebody-elses", again.about.name])
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_index_of_files_leaves_nothing_of_the_table_that_it_replaces(tmp_path: Path, elsewhere: bool) -> None:
+    folder, model = tmp_path / "out" / "index", method("mean")
+    held = tmp_path / "tables" if elsewhere else tmp_path / "out"
+    held.mkdir(exist_ok=True)
+    write_lance(folder, {"method": "mean"}, blocks(model, 12, files=10), uri=str(held) if elsewhere else None)
+    assert len(names_in(held)) == 1
+    if elsewhere:
+        lance_table._lancedb().connect(str(held)).create_table("tvr-index-of-another", data=[{"x": 1}])
+    write = Kind().writer((), lambda: None)
+    assert len(write(folder, {"method": "mean"}, blocks(model, 12, files=10))) == 12
+    assert names_in(held) == (["tvr-index-of-another"] if elsewhere else [])
+
+
+def test_a_table_that_cannot_be_removed_is_said_and_the_new_index_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, model = tmp_path / "out" / "index", method("mean")
+    write_lance(folder, {"method": "mean"}, blocks(model, 12, files=10))
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    made = Kind().writer((), lambda: None)(folder, {"method": "mean"}, blocks(model, 12, files=10))
+    assert len(made) == 12 and len(open_index(folder)) == 12
+    assert "is over, and could not be removed (--store lance needs LanceDB" in caplog.text

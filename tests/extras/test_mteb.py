@@ -190,6 +190,19 @@ def test_a_task_that_tvr_cannot_take_is_refused_before_any_work(tasks: str, told
     assert told in tvr("mteb", "--tasks", tasks, "--method", "mean", "-o", tmp_path / "nowhere", code=2)
 
 
+def test_right_answers_outside_of_the_corpus_count_as_not_found_by_both(
+    world: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(toy_mteb.ELSEWHERE, "nowhere-1,nowhere-2")
+    report = ask(world, "--tasks", "toy_mteb.ToyT2V")
+    words = ("mteb", "--method", "mean", "--tasks", "toy_mteb.ToyT2V", "-o", str(world[0]))
+    said = CliRunner().invoke(app, words).stderr
+    (one,) = report["scores"]
+    assert one["mteb"] == pytest.approx(one["tvr"], abs=1e-5)
+    assert one["documents"] == VIDEOS and one["tvr"]["recall_at_10"] <= 1 / 3
+    assert "2 documents that are not in the corpus (first: 'nowhere-1')" in said
+
+
 def test_metrics_of_tvr_are_those_of_a_hand_made_matrix() -> None:
     """Guards the comparison itself: a right answer in second place is 1 / log2(3)."""
     import numpy as np

@@ -11,6 +11,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
+ELSEWHERE = "TVR_TOY_ELSEWHERE"  # right answers of every query that no corpus has, by commas
 FOLDER = "TVR_TOY_VIDEOS"  # where the videos lie, with captions.txt: a sentence a video, in the order of their names
 
 
@@ -42,6 +43,8 @@ class _Toy(AbsTaskRetrieval):
         t2v = self.metadata.category == "t2v"
         corpus, queries = (films, texts) if t2v else (texts, films)
         right = {f"q{name}": {name: 1} for name in asked} if t2v else {name: {f"q{name}": 1} for name in asked}
+        for name in filter(None, os.environ.get(ELSEWHERE, "").split(",")):
+            right = {query: {**items, name: 1} for query, items in right.items()}
         split = RetrievalSplitData(corpus=corpus, queries=queries, relevant_docs=right, top_ranked=None)
         self.dataset = {"default": {"test": split}}
         self.data_loaded = True

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import tiny_frames
 
-from tvr_cli.engine.features.corpus import count_captions, read_corpus
+from tvr_cli.engine.features.corpus import count_captions, of_imported, read_corpus
 from tvr_cli.errors import DataError
 from tvr_cli.stores.features.rows import text_row_key
 from tvr_cli.stores.frames.store import FrameStore
+from tvr_cli.types import Manifest
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,11 @@ def test_counting_refuses_what_reading_refuses(frames: FrameStore, tmp_path: Pat
     with pytest.raises(DataError) as counted:
         count_captions(path, frames, None)
     assert str(counted.value) == str(read.value)
+
+
+def test_a_data_set_without_captions_is_called_that(frames: FrameStore, tmp_path: Path) -> None:
+    empty = Manifest("mine", tmp_path, (), ())
+    for read in (lambda: read_corpus(empty, frames, None), lambda: count_captions(empty, frames, None),
+                 lambda: of_imported(empty, frames.records)):  # fmt: skip
+        with pytest.raises(DataError, match=r"the data set 'mine' in .* holds no captions"):
+            read()

@@ -51,6 +51,16 @@ def test_with_one_right_answer_a_query_it_says_what_the_metrics_say() -> None:
     assert found["nDCG@10"] == pytest.approx(usual["nDCG@10"])
 
 
+def test_what_scores_nothing_at_all_has_no_place() -> None:
+    """Four items, of which two were not found: one of the three right ones among them."""
+    scores = np.array([[0.9, -np.inf, 0.7, -np.inf]])
+    found, queries = relevance.judged(scores, np.array([[0.0, 1.0, 1.0, 0.0]]))
+    assert queries == 1 and found["recall@5"] == found["recall@10"] == 50
+    assert found["mAP"] == pytest.approx(100 * (1 / 2) / 2)
+    assert found["nDCG@10"] == pytest.approx(100 * (1 / np.log2(3)) / (1 + 1 / np.log2(3)))
+    assert set(relevance.judged(np.full((1, 4), -np.inf), np.array([[0.0, 1.0, 1.0, 0.0]]))[0].values()) == {0.0}
+
+
 def test_queries_without_a_right_answer_are_not_averaged() -> None:
     scores = np.random.default_rng(0).random((3, 4))
     assert relevance.judged(scores, np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]))[1] == 1

@@ -28,6 +28,7 @@ from tvr_cli.cli.options import (
     share,
 )
 from tvr_cli.errors import ConfigError, PartialFailure
+from tvr_cli.files import is_text
 from tvr_cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -200,8 +201,6 @@ def query(
         opened.require_exportable(export, overwrite=overwrite)
     require_threads()
     wanted = _piped() if text == ["-"] else [" ".join(text)] if text else []
-    if text == ["-"] and not wanted:
-        wanted = [""]  # nothing to look for, whatever else is asked
     report = opened.ask(
         wanted,
         k=k,
@@ -251,12 +250,21 @@ def query(
 
 
 def _piped() -> list[str]:
-    """Return the lines of stdin that say something; what is no UTF-8 in them is kept, and refused as in an argument.
+    """Return the lines of stdin that say something. Raises ConfigError where none does, and for what is no UTF-8.
 
     Whatever the locale: in most of them Python's own stdin ends at the first byte that is no UTF-8.
     """
     lines = io.StringIO(streams.read().decode("utf-8-sig", "surrogateescape"), newline=None)
-    return [line.strip() for line in lines if line.strip()]
+    wanted = {at: line.strip() for at, line in enumerate(lines, 1) if line.strip()}
+    if not wanted:
+        raise ConfigError("expected one sentence a line on standard input, found no line that says anything")
+    for at, line in wanted.items():
+        if not is_text(line):
+            raise ConfigError(
+                f"standard input, line {at}: expected a sentence in UTF-8, found {line!r}; convert it, for example "
+                "with iconv"
+            )
+    return list(wanted.values())
 
 
 def _show(report: QueryReport, min_score: float | None) -> None:

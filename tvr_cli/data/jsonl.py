@@ -148,7 +148,7 @@ def unlike_ids(captions: Iterable[Caption], path: Path) -> Iterator[Caption]:
     for caption in captions:
         if caption.id in places:
             at = places[caption.id].removeprefix(f"{path}:").strip()
-            at = f"line {at}" if at.isdigit() else at
+            at = f"line {at}" if at.isdecimal() else at
             raise DataError(f"{caption.source}: the id {caption.id!r} is that of {at} already")
         places[caption.id] = caption.source
         yield caption

@@ -86,7 +86,7 @@ def default_threads() -> int:
     only cores that nobody uses count.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
+    if asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return max(1, min(MOST_THREADS, round(idle_cores())))
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from tvr_cli import log
 from tvr_cli.api import FOUND
 from tvr_cli.engine.searching import kept, query, resident
-from tvr_cli.errors import EnvironmentProblem, TvrError, reason
+from tvr_cli.errors import EnvironmentProblem, TvrError, did_you_mean, reason
 from tvr_cli.results.base import Result
+from tvr_cli.server import unfit
 from tvr_cli.server.library import Library
 from tvr_cli.server.limits import LONGEST, MOST_K
 from tvr_cli.server.pictures import Pictures
@@ -148,7 +149,7 @@ def create(library: Library) -> Any:
     """Return the SDK's server with the tools. Raises EnvironmentProblem without the extra `mcp`."""
     server_of, refusal, picture_of, hints = _sdk()
     tools = Tools(library)
-    server = server_of("tvr", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    server = _speaking(server_of, refusal)("tvr", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     reading = hints(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
     def frame(video: VideoId, at: Annotated[float, Field(ge=0)]) -> Any:
@@ -167,6 +168,25 @@ def serve(library: Library) -> None:
     log.logger.info("answering an agent about %s (it ends with its standard input)", library.workspace)
     with contextlib.suppress(KeyboardInterrupt):
         server.run("stdio")
+
+
+def _speaking(server_of: Any, refusal: type[Exception]) -> Any:
+    """Return the SDK's server with our own words for arguments that do not fit, and for tools that are not there."""
+
+    class Speaking(server_of):
+        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+            known = [tool.name for tool in await self.list_tools()]
+            if name not in known:
+                near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+                raise refusal(f"there is no tool {name!r}{near}")
+            try:
+                return await super().call_tool(name, arguments, context)
+            except refusal as e:
+                if not isinstance(wrong := e.__cause__, ValidationError):
+                    raise
+                raise refusal(unfit.sentence(wrong.errors())) from wrong
+
+    return Speaking
 
 
 def _saying(tool: _F, refusal: type[Exception]) -> _F:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+from anyio import from_thread
 from fastapi import Depends, FastAPI, Form, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -44,14 +45,15 @@ from tvr_cli.errors import (
     reason,
 )
 from tvr_cli.results.found import Hit, why_missing
+from tvr_cli.server import unfit
 from tvr_cli.server.encoders import Encoders
 from tvr_cli.server.guard import Guard, Rules
 from tvr_cli.server.library import Library
+from tvr_cli.server.limits import LONGEST_PAD_S
 from tvr_cli.server.pictures import Pictures
 from tvr_cli.server.streams import Stream
-from tvr_cli.server.taking import Taking, chosen
+from tvr_cli.server.taking import Gone, Taking, chosen
 from tvr_cli.server.wanted import (
-    LONGEST_PAD_S,
     Asked,
     AskedByPicture,
     ClipsWanted,
@@ -64,7 +66,7 @@ from tvr_cli.server.wanted import (
 from tvr_cli.version import __version__
 from tvr_cli.watching import status as watching
 
-_STATIC = ("page.html", "style.css", "page.js", "watch.js", "docs.html", "docs.css", "docs.js")
+_STATIC = ("page.html", "style.css", "page.js", "scrub.js", "watch.js", "docs.html", "docs.css", "docs.js")
 _STATUS = ((ConfigError, 400), (Unreadable, 503), (DataError, 404), (EnvironmentProblem, 503), (Interrupted, 503))
 
 _MOST_LINES, _LONGEST_LINE = 20, 400  # of a header: browsers take some of them only
@@ -92,14 +94,14 @@ def create_app(library: Library, rules: Rules) -> Guard:
         return JSONResponse({"error": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)
-    def unfit(request: Request, error: Exception) -> JSONResponse:
+    def does_not_fit(request: Request, error: Exception) -> JSONResponse:
         """Say which value does not fit, as a command would of a flag."""
         assert isinstance(error, RequestValidationError)
-        wrong = [(one["type"], str(one["loc"][-1]), one["msg"]) for one in error.errors()]
-        if others := [name for kind, name, _ in wrong if kind == "extra_forbidden"]:
+        wrong = error.errors()
+        if others := [str(one["loc"][-1]) for one in wrong if one["type"] == "extra_forbidden"]:
             known = [name for parameter in request.scope["route"].dependant.body_params for name in names(parameter)]
             return JSONResponse({"error": unknown(others[0], known)}, 422)
-        return JSONResponse({"error": "; ".join(f"{name}: {said}" for _, name, said in wrong)}, 400)
+        return JSONResponse({"error": unfit.sentence(wrong)}, 400)
 
     @app.exception_handler(HTTPException)
     def elsewhere(request: Request, error: Exception) -> JSONResponse:
@@ -176,16 +178,19 @@ def create_app(library: Library, rules: Rules) -> Guard:
         return FileResponse(path, media_type=kind)
 
     @app.get("/api/stream", response_class=StreamingResponse)
-    async def stream(video: str, at: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0) -> Response:
+    async def stream(
+        request: Request, video: str, at: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0
+    ) -> Response:
         """Return a file of the library from a second on, transcoded on the way to what every browser plays: H.264 and
         AAC in a fragmented MP4, whose time 0 is that second.
         """
         file = await run_in_threadpool(library.file, video)
         _require_there(file.path)
-        return await Stream.open(Path(file.path), at, track_of(file.id, file.path), encoders)
+        return await Stream.open(Path(file.path), at, track_of(file.id, file.path), encoders, request.is_disconnected)
 
     @app.get("/api/clip", response_class=StreamingResponse)
     def clip(
+        request: Request,
         video: str,
         start: Annotated[float, Query(ge=0, allow_inf_nan=False)],
         end: Annotated[float, Query(ge=0, allow_inf_nan=False)],
@@ -193,26 +198,26 @@ def create_app(library: Library, rules: Rules) -> Guard:
     ) -> Response:
         """Return a moment of a file as an MP4 of its own, with its sound: what `tvr query --save-clips` saves."""
         moment = Moment(video_id=video, start=start, end=end, peak=start)
-        name, size, parts = taking.clip(chosen("", [_hit(moment, library)]), pad)
+        name, size, parts = taking.clip(chosen("", [_hit(moment, library)]), pad, _gone(request))
         return StreamingResponse(
             parts, media_type="video/mp4", headers={"content-length": str(size), **_attached(name)}
         )
 
     @app.post("/api/clips")
-    def clips(wanted: ClipsWanted) -> dict[str, Any]:
+    def clips(request: Request, wanted: ClipsWanted) -> dict[str, Any]:
         """Save moments of an answer as files of the server's folder, numbered on from what is there: the answer of
         `tvr query --save-clips DIR --json`, whose `clips` say which are there, and why others are not.
         """
         found = chosen(wanted.query, [_hit(moment, library) for moment in wanted.moments])
-        return taking.save(found, wanted.pad).to_json()
+        return taking.save(found, wanted.pad, _gone(request)).to_json()
 
     @app.post("/api/timeline", response_class=Response)
-    def timeline(wanted: TimelineWanted) -> Response:
+    def timeline(request: Request, wanted: TimelineWanted) -> Response:
         """Return moments of an answer as a file for an editor: what `tvr query --export` writes. What an editor will
         not find in it stands in the header `tvr-said`, a list of JSON.
         """
         found = chosen(wanted.query, [_hit(moment, library) for moment in wanted.moments])
-        data, saved = taking.timeline(found, wanted.form)
+        data, saved = taking.timeline(found, wanted.form, _gone(request))
         said = [f"not in it: the moments of {out.source!r}: {out.problem}" for out in saved.left_out]
         headers = {**_attached(saved.path.name), **_said([*said, *saved.notes])}
         return Response(data, media_type="application/octet-stream", headers=headers)
@@ -220,11 +225,21 @@ def create_app(library: Library, rules: Rules) -> Guard:
     return Guard(app, rules)
 
 
+def _gone(request: Request) -> Gone:
+    """Return what tells a thread that answers a request whether who sent it has gone."""
+    return lambda: from_thread.run(request.is_disconnected)
+
+
 def _hit(moment: Moment, library: Library) -> Hit:
     """Return a moment that was sent, with the path that the library has of its file. Raises DataError, ConfigError."""
     file = library.file(moment.video_id)
     if not moment.start < moment.end:
         raise ConfigError(f"expected a moment that ends after it starts, found {moment.start:g} to {moment.end:g}")
+    if 0 < file.seconds < moment.start:
+        raise ConfigError(
+            f"expected a moment of {file.id!r}, which ends at {file.seconds:g} seconds, found {moment.start:g} to "
+            f"{moment.end:g}"
+        )
     return Hit(
         0, moment.score, file.id, file.path, moment.start, moment.end, moment.peak, moment.confidence,
         missing=not (os.path.isabs(file.path) and os.path.isfile(file.path)), channel=moment.channel, said=moment.said,

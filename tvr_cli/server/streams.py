@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from tvr_cli import log
-from tvr_cli.errors import DataError
+from tvr_cli.errors import DataError, Interrupted
 from tvr_cli.server.encoders import Encoders
 
 _CHUNK = 1 << 16
 _BEGINS_S = 60.0  # for a first picture
 _IDLE_S = 60.0  # a paused player takes nothing either, and goes on by asking again
 _LOOK_S = 1.0
+
+Gone = Callable[[], Awaitable[bool]]  # whether who asked has gone
 
 
 class Stream(StreamingResponse):
@@ -38,8 +40,12 @@ class Stream(StreamingResponse):
         super().__init__(self._parts(first), media_type="video/mp4")
 
     @classmethod
-    async def open(cls, path: Path, second: float, track: int | None, encoders: Encoders) -> Stream:
-        """Return a film from a second on. Raises DataError where it cannot be transcoded, and as `Encoders.take`."""
+    async def open(cls, path: Path, second: float, track: int | None, encoders: Encoders, gone: Gone) -> Stream:
+        """Return a film from a second on.
+
+        Raises DataError where it cannot be transcoded, Interrupted where `gone` says so before its first picture is
+        there, and as `Encoders.take`.
+        """
         await run_in_threadpool(encoders.take)
         process = None
         try:
@@ -49,7 +55,7 @@ class Stream(StreamingResponse):
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
             assert process.stdout is not None and process.stderr is not None
-            first = await asyncio.wait_for(process.stdout.read(_CHUNK), _BEGINS_S)
+            first = await _begun(process.stdout, gone)
             if not first:
                 said = (await process.stderr.read()).decode(errors="replace").strip().splitlines()
                 why = said[-1] if said else f"its process ended ({await process.wait()})"
@@ -88,6 +94,22 @@ class Stream(StreamingResponse):
             part = await self._process.stdout.read(_CHUNK)
         if code := await self._process.wait():  # not the end of the film: who watches is to notice
             raise DataError(f"{str(self._path)!r} was transcoded in part only ({code})")
+
+
+async def _begun(out: asyncio.StreamReader, gone: Gone) -> bytes:
+    """Return the first bytes of a film. Raises TimeoutError, and Interrupted where nobody waits for them any more."""
+    reading = asyncio.ensure_future(out.read(_CHUNK))
+    until = time.monotonic() + _BEGINS_S
+    try:
+        while not reading.done():
+            if await gone():
+                raise Interrupted("who asked has gone; what was being transcoded for it was ended")
+            if time.monotonic() > until:
+                raise TimeoutError
+            await asyncio.wait({reading}, timeout=_LOOK_S)
+        return await reading
+    finally:
+        reading.cancel()
 
 
 async def _ended(process: asyncio.subprocess.Process | None) -> None:

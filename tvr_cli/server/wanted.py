@@ -12,14 +12,13 @@ from tvr_cli.api import FOUND
 from tvr_cli.engine.searching import typed
 from tvr_cli.engine.searching.question import Picture
 from tvr_cli.errors import ConfigError, did_you_mean
-from tvr_cli.server.limits import LONGEST, MOST_K
+from tvr_cli.server.limits import LONGEST, LONGEST_PAD_S, MOST_K
 from tvr_cli.server.taking import TimelineForm
 
 _AS_TYPED = (
     *("like", "plus", "minus", "inside", "newer", "older", "longer", "shorter"),
     *("k", "per_file", "channel", "curves"),
 )
-LONGEST_PAD_S = 60.0
 
 Several = Annotated[list[str], Field(max_length=16)]
 

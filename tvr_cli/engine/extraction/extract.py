@@ -129,7 +129,7 @@ class ExtractReport(Result):
 
 @dataclass
 class Tally:
-    """What was read, written and noted so far; of an extraction that is stopped, what it did until then."""
+    """What was written and noted so far; of an extraction that is stopped, what it did until then."""
 
     ok: int = 0
     renamed: int = 0
@@ -472,7 +472,7 @@ class _Sink:
         self._videos: list[str] = []
         self._gone: set[str] = set()
         self._finished: set[str] = set()
-        self._bytes, self._last_flush = 0, time.monotonic()
+        self._bytes, self._frames, self._last_flush = 0, 0, time.monotonic()
 
     def take(self, task: Task, group: Sequence[Video], result: Sampled | Unread) -> None:
         """Take what reading one file gave, for all the videos that are spans of it."""
@@ -482,14 +482,14 @@ class _Sink:
             for video in group:
                 self._fail(video, result.reason, result.kind)
             return
-        first, shared, ok = 0, _shared(result), self._done.ok
+        first, shared, ok = 0, _shared(result), len(self._videos)
         for video in group:
             last = first + len(video.spans) if video.spans else len(result.clips)
             self._take_video(video, result, first, last, shared)
             first = last if video.spans else 0
-        if shared is not None and self._done.ok > ok:
+        if shared is not None and len(self._videos) > ok:
             self._bytes += sum(map(len, shared.jpegs))
-            self._done.frames += len(shared.jpegs)
+            self._frames += len(shared.jpegs)
         full = self._bytes >= _SHARD_BYTES or len(self._clips) >= _SHARD_CLIPS
         if full or time.monotonic() - self._last_flush > _SHARD_S:
             self._flush()
@@ -517,9 +517,7 @@ class _Sink:
             stored = StoredClip(record, file, shard="", row=0, slots=clip.slots)
             self._clips.append(NewClip(stored, shared or Timeline(clip.jpegs, clip.ts)))
             self._bytes += sum(map(len, clip.jpegs))
-            self._done.frames += len(clip.jpegs)
-        self._done.clips += len(clips)
-        self._done.ok += 1
+            self._frames += len(clip.jpegs)
         self._videos.append(video.id)
 
     def _fail(self, video: Video, reason: str, kind: str) -> None:
@@ -535,13 +533,17 @@ class _Sink:
 
     def _flush(self) -> None:
         shard = self._writer.add(self._clips)
+        # Only now: what the disk refuses is read again, and counted then.
+        self._done.ok += len(self._videos)
+        self._done.clips += len(self._clips)
+        self._done.frames += self._frames
         if shard is not None:
             self._done.size_bytes += shard.size_bytes
         if solved := self._failed_before.intersection(self._videos):
             self._writer.clear_failures(solved)
         unfinished.remove(self._writer.root, self._finished)
         self._clips, self._videos, self._finished = [], [], set()
-        self._bytes, self._last_flush = 0, time.monotonic()
+        self._bytes, self._frames, self._last_flush = 0, 0, time.monotonic()
 
 
 def _shared(result: Sampled) -> Timeline | None:

@@ -83,6 +83,7 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
         if captions.columns:
             origin["columns"] = dict(captions.columns)
     else:
+        _require_captions(captions)
         strict = captions.name == "jsonl"
         absent = [*captions.missing, *_failed(frames)]
         resolved, aside = jsonl.resolve(captions.captions, frames.records, absent=absent, strict=strict)
@@ -114,6 +115,7 @@ def of_imported(captions: CaptionsFile | Manifest, clips: Sequence[ClipRecord]) 
         if captions.columns:
             origin["columns"] = dict(captions.columns)
     else:
+        _require_captions(captions)
         named, origin = captions.captions, _origin(captions)
     resolved, aside = jsonl.resolve(named, clips, strict=False)
     if not resolved:
@@ -205,6 +207,14 @@ def _found(
     if isinstance(captions, str):
         return data.load(captions)
     return CaptionsFile(captions) if isinstance(captions, Path) else captions
+
+
+def _require_captions(manifest: Manifest) -> None:
+    if not manifest.captions:
+        raise DataError(
+            f"the data set {manifest.name!r} in {str(manifest.root)!r} holds no captions; leave it out for features "
+            "that serve queries alone, or give its captions"
+        )
 
 
 def _tell_of_aside(resolved: int, aside: int, videos: Mapping[str, object], frames: FrameStore) -> None:

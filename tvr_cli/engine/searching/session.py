@@ -289,11 +289,10 @@ class Session:
         try:
             repair.refresh(self.workspace, store, options, named=named)
         except DataError as e:
-            if not self._keeps:
-                raise
-            # A file of captions does not follow its videos when these come and go.
-            log.logger.info("the captions are kept as they were: %s", e)
+            # A file of captions does not follow its videos when these come and go, and a question needs none. What is
+            # wrong with anything else is raised once more.
             repair.refresh(self.workspace, store, options, store, named=named)
+            log.logger.info("the captions are kept as they were: %s", e)
 
 
 def products(part: IndexedFilms, queries: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:

@@ -17,6 +17,7 @@ from tvr_cli.engine.showing import place
 from tvr_cli.errors import ConfigError, DataError, DecodeError, TvrError
 from tvr_cli.results.found import Hit, QueryReport
 from tvr_cli.results.shown import SavedClip, SavedClips
+from tvr_cli.stores.decoding.types import Beat, unheard
 
 if TYPE_CHECKING:
     from tvr_cli.engine.showing.cutting.film import Film
@@ -41,13 +42,14 @@ class ClipOptions:
     flag: str = FLAG
 
 
-def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> QueryReport:
+def save_clips(report: QueryReport, folder: Path, options: ClipOptions, beat: Beat = unheard) -> QueryReport:
     """Save each moment as a file of `folder`; what cannot be saved is told in its `problem`, and the others go on.
 
     Of an answer without moments nothing is written, no folder either.
 
-    A file is written beside its place and renamed when it is whole. Raises ConfigError where a file is there already
-    and for a padding that is no length, EnvironmentProblem where there can be no such folder.
+    A file is written beside its place and renamed when it is whole; where `beat` ends the work, what is not goes.
+    Raises ConfigError where a file is there already and for a padding that is no length, EnvironmentProblem where there
+    can be no such folder.
     """
     if not 0 <= options.pad < math.inf:
         raise ConfigError(f"--pad: expected seconds, 0 or more, found {options.pad}")
@@ -67,7 +69,7 @@ def save_clips(report: QueryReport, folder: Path, options: ClipOptions) -> Query
     saved: list[SavedClip] = []
     with log.progress("saving clips", total=len(wanted), unit="clips") as bar:
         for (_, track), some in by_film.items():
-            saved += _of_film(track, some, options, bar)
+            saved += _of_film(track, some, options, bar, beat)
     return replace(report, clips=SavedClips(folder, sorted(saved, key=lambda c: c.number), options.dry_run))
 
 
@@ -90,16 +92,16 @@ def next_number(folder: Path) -> int:
 def track_of(video_id: str, path: str) -> int | None:
     """Return the number of the video stream that an id names, None = the one that players show. path: of its file."""
     name, _, number = video_id.rpartition("#track=")
-    return int(number) if name and number.isdigit() and not path.endswith(f"#track={number}") else None
+    return int(number) if name and number.isdecimal() and not path.endswith(f"#track={number}") else None
 
 
 def _of_film(
-    track: int | None, wanted: Sequence[tuple[Hit, SavedClip]], options: ClipOptions, bar: log.Bar
+    track: int | None, wanted: Sequence[tuple[Hit, SavedClip]], options: ClipOptions, bar: log.Bar, beat: Beat
 ) -> list[SavedClip]:
     """Save the moments of one film, which is opened once."""
     found = []
     try:
-        film = _opened(wanted[0][0], track)
+        film = _opened(wanted[0][0], track, beat)
     except TvrError as e:
         bar.advance(len(wanted))
         return [replace(clip, problem=str(e)) for _, clip in wanted]
@@ -111,7 +113,7 @@ def _of_film(
     return found
 
 
-def _opened(hit: Hit, track: int | None) -> Film:
+def _opened(hit: Hit, track: int | None, beat: Beat) -> Film:
     """Open a film to be cut. Raises DecodeError, and what `os_errors` makes of the system's refusals."""
     from tvr_cli.engine.showing.cutting.film import Film
 
@@ -119,7 +121,7 @@ def _opened(hit: Hit, track: int | None) -> Film:
     if hit.missing:
         raise DataError(f"{hit.path!r} is {hit.why_missing}")
     try:
-        return Film(path, track)
+        return Film(path, track, beat)
     except DecodeError as e:
         raise DecodeError(f"{str(path)!r}: {e}") from e
     except OSError as e:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tvr_cli import relevance
+from tvr_cli import log, relevance
 from tvr_cli.engine.evaluation import evaluate
 from tvr_cli.engine.features import precompute
 from tvr_cli.engine.scorers import Scorer
@@ -116,16 +116,29 @@ class Matrix:
         return out
 
     def judged(self, right: Mapping[str, Mapping[str, int]]) -> tuple[dict[str, float], int]:
-        """Return tvr's numbers of these scores, by MTEB's names, and how many queries have a right answer in a tie."""
-        column = {name: i for i, name in enumerate(self.documents)}
-        grades = np.zeros(self.scores.shape)
+        """Return tvr's numbers of these scores, by MTEB's names, and how many queries have a right answer in a tie.
+
+        right: query -> document -> grade, as a task has them. A document that is not in the corpus counts as MTEB
+        counts it: as an answer that was not found.
+        """
+        known = dict.fromkeys(self.documents)
+        lost = dict.fromkeys(d for query in self.queries for d in right.get(query, {}) if d not in known)
+        if lost:
+            log.logger.warning(
+                "warning: the right answers name %d documents that are not in the corpus (first: %r); they count as "
+                "not found, in MTEB's numbers as in tvr's", len(lost), next(iter(lost)),
+            )  # fmt: skip
+        column = {name: i for i, name in enumerate([*self.documents, *lost])}
+        grades = np.zeros((len(self.queries), len(column)))
+        scores = np.full(grades.shape, -np.inf)
+        scores[:, : len(self.documents)] = self.scores
         for number, query in enumerate(self.queries):
             for document, grade in right.get(query, {}).items():
                 grades[number, column[document]] = grade
-        found, _ = relevance.judged(self.scores, grades)
+        found, _ = relevance.judged(scores, grades)
         tied = sum(
             bool(np.isin(row[g <= 0], row[(g > 0) & np.isfinite(row)]).any())
-            for row, g in zip(self.scores, grades, strict=True)
+            for row, g in zip(scores, grades, strict=True)
         )
         return {theirs: found[ours] / 100 for theirs, ours in COMPARED.items() if ours in found}, tied
 

@@ -52,7 +52,7 @@ class RayPool:
 def _require_somebody(address: str | None) -> None:
     """Raise EnvironmentProblem where nobody listens at `host:port`: Ray itself would try for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()

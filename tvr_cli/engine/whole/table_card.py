@@ -76,7 +76,7 @@ def numbers_of(of: Sequence[str], runs: Sequence[Scored], *, seed: int) -> Card:
 def seed_of(card: Card) -> int:
     """Return the seed of a card's bootstrap."""
     said = card.protocol.get(_SEED, "0")
-    return int(said) if said.isdigit() else 0
+    return int(said) if said.isdecimal() else 0
 
 
 def read(results: Path) -> Scored:

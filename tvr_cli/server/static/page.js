@@ -118,6 +118,7 @@
     put("rect", { class: "moment", x: x(hit.start), y: 0, height: 100, width: Math.max(4, x(hit.end) - x(hit.start)) });
     put("path", { class: "line", d: `M0,101 ${ts.map((t, i) => `L${x(t)},${y(values[i])}`).join(" ")} L1000,101 Z` });
     put("line", { class: "peak", x1: x(hit.peak), x2: x(hit.peak), y1: 0, y2: 100 });
+    put("line", { class: "now", x1: -9, x2: -9, y1: 0, y2: 100 });
     drawn.dataset.end = end;
     return drawn;
   };
@@ -238,6 +239,9 @@
 
   // ------------------------------------------------------------------------------------------------------ playing
 
+  const scrubber = makeScrubber({
+    place: $("player-curve"), clock, seek: (to) => player.seek(to), convert: (to) => player.convert(to),
+  });
   const player = makePlayer({
     moment: (i) => shown[i] && {
       name: nameOf(shown[i].path), when: `${clock(shown[i].start)}–${clock(shown[i].end)}`,
@@ -253,13 +257,11 @@
     },
     lost: () => "This browser cannot play the file: it is gone, or of a kind that it does not know.",
     shown: (i) => {
-      const curve = shown[i].curve ? curveOf(shown[i]) : null;
-      $("player-curve").replaceChildren(...(curve ? [curve] : []));
-      if (curve) curve.addEventListener("click", (event) => {
-        const box = curve.getBoundingClientRect();
-        player.seek(Number(curve.dataset.end) * (event.clientX - box.left) / box.width);
-      });
+      const hit = shown[i];
+      scrubber.show(hit.curve ? curveOf(hit) : null, `Place in the file; the moment is ${clock(hit.start)} to ${clock(hit.end)}`);
     },
+    moved: (second) => scrubber.at(second),
+    closed: () => scrubber.forget(),
     opener: (i) => $("cards").querySelectorAll(".play")[i],
   });
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_cli.errors import DataError
+from tvr_cli.errors import DataError, TvrError
 from tvr_cli.log import logger
 from tvr_cli.stores.dtypes import NAMES, tensor_of
 from tvr_cli.stores.index import place
@@ -370,7 +370,7 @@ def write_lance(
         raise DataError(f"there is no clip to index in {str(folder.parent)!r}; a table needs one")
     head = dataclasses.replace(head, encoding=kept_as(first, stored))
     parts = {name: (NAMES[x.dtype], tuple(x.shape[1:])) for name, x in parts_of(first, head).items()}
-    before = _table_of(folder)
+    before = table_of(folder)
     about = Table(uri, _name(uri, generation), 0, 0, 0, parts, memory, None, tuple(null_sentences))
     maker = _Rows(head, parts, {}, 0)
     at = _place(folder, about)
@@ -391,14 +391,27 @@ def write_lance(
         logger.info("of the 200 nearest clips %.1f %% are found in %d cells", 100 * found, probes)
         head = dataclasses.replace(head, table=dataclasses.replace(about, probes=probes))
     done = _committed(folder, generation, head, table, measure)
-    if uri is None:
-        LanceTable.drop(at.uri, at.name, lambda name: name.startswith(_NAME))
-    elif before is not None and before.uri == uri:
-        LanceTable.drop(at.uri, at.name, lambda name: name == before.name)
+    if before is not None or uri is None:
+        drop_replaced(folder, before or about, at.name)
     return done
 
 
-def _table_of(folder: Path) -> Table | None:
+def drop_replaced(folder: Path, before: Table, keep: str = "") -> None:
+    """Remove the table of an index that was replaced, and in a workspace whatever else is left of tables, but one.
+
+    What refuses is said and no error: the new index counts already.
+    """
+    at = _place(folder, before)
+    try:
+        if before.uri is None:
+            LanceTable.drop(at, lambda name: name.startswith(_NAME) and name != keep)
+        else:  # where others may have theirs
+            LanceTable.drop(at, lambda name: name == before.name and name != keep)
+    except TvrError as e:
+        logger.warning("warning: the table %s is over, and could not be removed (%s)", at, e)
+
+
+def table_of(folder: Path) -> Table | None:
     """Return the table of the index that counts, None where there is none or it is one of files."""
     found = place.standing(folder)
     return None if found is None or found.head is None else found.head.table

@@ -190,12 +190,17 @@ class LanceTable:
                 path.unlink(missing_ok=True)
 
     @staticmethod
-    def drop(uri: str, keep: str, is_ours: Callable[[str], bool]) -> None:
-        """Remove the tables of a place but one, of those that `is_ours` knows by name."""
-        at = Place(uri, keep)
+    def drop(at: Place, is_over: Callable[[str], bool]) -> None:
+        """Remove the tables that lie beside a table, and itself, as far as `is_over` says so of their names.
+
+        Raises EnvironmentProblem without the extra, and when disk or bucket refuse.
+        """
         with _told(at):
-            db = _connected(at)
-            for name in [name for name in db.list_tables().tables if name != keep and is_ours(name)]:
+            db, names, page = _connected(at), list[str](), None
+            while page is None or page.page_token:
+                page = db.list_tables(page_token=None if page is None else page.page_token)
+                names += page.tables
+            for name in filter(is_over, names):
                 db.drop_table(name)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from tvr_cli.errors import ConfigError
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.head import Head
-from tvr_cli.stores.index.lance_index import MEMORY, LanceIndex, write_lance
+from tvr_cli.stores.index.lance_index import MEMORY, LanceIndex, drop_replaced, table_of, write_lance
 from tvr_cli.stores.index.store import Index, write_index
 from tvr_cli.stores.index.timeline import FilmBlock
 
@@ -36,8 +36,17 @@ class Kind:
     def writer(self, films: Iterable[FilmBlock], queries: Callable[[], Tensor | None]) -> Write:
         """Return what writes such an index. films: of files by time. queries: that cells of a table are tuned with."""
         if self.name == "file":
-            return partial(write_index, films=films)
+            return partial(_write_files, films=films)
         return partial(write_lance, uri=self.uri, memory=self.memory, queries=queries)
+
+
+def _write_files(folder: Path, *asked: Any, **named: Any) -> Index:
+    """Write an index of files, as `write_index` does, and remove the table of the one that it replaces."""
+    before = table_of(folder)
+    done = write_index(folder, *asked, **named)
+    if before is not None:
+        drop_replaced(folder, before)
+    return done
 
 
 def parse_kind(text: str, memory: int | None) -> Kind:

@@ -20,7 +20,7 @@ from tvr_cli.errors import DecodeError, reason
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.packets import start_seconds
 from tvr_cli.stores.decoding.pyav import PyavDecoder, open_stream
-from tvr_cli.stores.decoding.types import unheard
+from tvr_cli.stores.decoding.types import Beat, unheard
 
 # Times closer than this are the same: containers round to a thousandth of a second.
 SAME_S = 0.001
@@ -44,11 +44,14 @@ class Part:
 
 
 class Film:
-    """An open film, to be cut. Raises DecodeError where it is no video, OSError where it cannot be opened."""
+    """An open film, to be cut. Raises DecodeError where it is no video, OSError where it cannot be opened.
 
-    def __init__(self, path: Path, track: int | None = None):
-        self._path, self._track = path, track
-        opened = open_video(path, "pyav", track=track)
+    beat: called with each packet that is read or written; what it raises ends the work.
+    """
+
+    def __init__(self, path: Path, track: int | None = None, beat: Beat = unheard):
+        self._path, self._track, self._beat = path, track, beat
+        opened = open_video(path, "pyav", track=track, beat=beat)
         assert isinstance(opened, PyavDecoder)
         self._decoder = opened
         container, stream = open_stream(path, track)
@@ -79,7 +82,7 @@ class Film:
         if part.copied:
             with contextlib.suppress(DecodeError):  # a header that an MP4 does not hold
                 self._write(part, target)
-                if _shows(target, self._until(part)[:-1]):
+                if _shows(target, self._until(part)[:-1], self._beat):
                     return part
             part = replace(part, copied=False)
         self._write(part, target)
@@ -113,6 +116,7 @@ class Film:
                 heard = sounds(out, container, self._path, part.start + self.start_s, part.end + self.start_s)
                 for packet in heapq.merge(picture, *heard, key=_when):
                     out.mux_one(packet)
+                    self._beat()
         finally:
             container.close()
 
@@ -149,10 +153,10 @@ class _Written:
             raise
 
 
-def _shows(path: Path, ts: np.ndarray) -> bool:
+def _shows(path: Path, ts: np.ndarray, beat: Beat) -> bool:
     """Return whether a file shows a frame at each of these seconds and no other, decoded from the start."""
     try:
-        found = PyavDecoder(path, unheard, from_start=True)
+        found = PyavDecoder(path, beat, from_start=True)
     except DecodeError:
         return False
     found.close()

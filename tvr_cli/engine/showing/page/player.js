@@ -6,8 +6,10 @@
 //   converted(i, second) address of the file from a second on, in a form that every browser plays; null = there is none
 //   why(address)         a promise of what the server says of an address, for one that fails
 //   shown(i)             told which moment the player has turned to
+//   moved(second)        told where in the file it is, with each picture of the screen
+//   closed()             told that it has closed
 //   opener(i)            what gets the focus when the player closes, undefined = whatever the browser gives it to
-const makePlayer = ({ moment, lost, converted = () => null, why = async () => "", shown = () => {}, opener = () => {} }) => {
+const makePlayer = ({ moment, lost, converted = () => null, why = async () => "", shown = () => {}, moved = () => {}, closed = () => {}, opener = () => {} }) => {
   const LAST_FRAME_S = 0.04; // before the end of a moment, its last picture is still shown
   const dialog = document.getElementById("player");
   const part = (name) => document.getElementById("player-" + name);
@@ -40,10 +42,14 @@ const makePlayer = ({ moment, lost, converted = () => null, why = async () => ""
     return false;
   };
 
-  const go = (to) => {
-    if (zero !== null && !has(to - zero)) convert(to);
-    else video.currentTime = Math.max(0, to - (zero ?? 0));
+  // Whether it went there: what would have to be converted anew is not gone to.
+  const went = (to) => {
+    if (zero !== null && !has(to - zero)) return false;
+    video.currentTime = Math.max(0, to - (zero ?? 0));
+    return true;
   };
+
+  const go = (to) => { if (!went(to)) convert(to); };
 
   const play = () => {
     bounded = true;
@@ -59,8 +65,8 @@ const makePlayer = ({ moment, lost, converted = () => null, why = async () => ""
   };
 
   const failed = async (one) => {
-    const went = one.currentTime > 0;
-    if (zero === null || went) { convert(went ? second() : moment(at).start); return; }
+    const begun = one.currentTime > 0;
+    if (zero === null || begun) { convert(begun ? second() : moment(at).start); return; }
     const said = await why(one.currentSrc);
     if (video === one) note(said || lost(at));
   };
@@ -86,6 +92,7 @@ const makePlayer = ({ moment, lost, converted = () => null, why = async () => ""
     // Events of time come four times a second, too seldom for a moment of half of one.
     const look = () => {
       if (video !== one) return;
+      moved(second());
       if (bounded && second() >= found.end) {
         bounded = false;
         one.pause();
@@ -120,12 +127,14 @@ const makePlayer = ({ moment, lost, converted = () => null, why = async () => ""
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => {
     stop();
+    closed();
     opener(at)?.focus();
   });
   return {
     open: (number) => { dialog.showModal(); turn(number); },
     close: () => { if (dialog.open) dialog.close(); },
-    seek: (to) => { if (video) { bounded = false; go(to); } },
+    seek: (to) => { bounded = false; return !video || went(to); },
+    convert: (to) => { if (video) { bounded = false; convert(to); } },
     second: () => (video ? second() : 0),
     at: () => at,
   };
