@@ -36,8 +36,10 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests that share what their own file makes once."""
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
-            used = [found[-1].scope for found in item._fixtureinfo.name2fixturedefs.values()]
-            if "module" in used:
-                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+            file = item.nodeid.partition("::")[0]
+            used = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+            if any(fixture.baseid == file and fixture.scope in ("module", "session") for fixture in used):
+                item.add_marker(pytest.mark.xdist_group(file))
