@@ -1,4 +1,8 @@
-"""What every test starts from: no variable of tvr's own in the shell, Ctrl-C as at a terminal, no limit of time."""
+"""What every test starts from: no variable of tvr's own in the shell, Ctrl-C as at a terminal, no limit of time, no
+waiting for a disk.
+
+And what a fixture of a whole file makes is made once: all that use it run in one process.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import shutil
 import signal
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: a process a core leaves one thread a process
@@ -28,3 +33,21 @@ def pytest_configure() -> None:
     settings.register_profile("tvr", deadline=None)  # how long an example takes is the machine's
     settings.load_profile("tvr")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script starts without it
+    os.fsync = _written
+
+
+def _written(descriptor: int) -> None:
+    """Stand in for `os.fsync`: no test cuts the power, a kill loses nothing that was written, and tens of thousands of
+    syncs take minutes. What is no open file is refused as before."""
+    os.fstat(descriptor)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests that share what their own file makes once."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
+            file = item.nodeid.partition("::")[0]
+            used = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+            if any(fixture.baseid == file and fixture.scope in ("module", "session") for fixture in used):
+                item.add_marker(pytest.mark.xdist_group(file))

@@ -19,7 +19,13 @@ from tvr_cli.methods.base import shipped
 
 METHODS = sorted(p.stem for p in (Path(__file__).parent / "mutations").glob("[a-z]*.py"))
 LISTS: dict[str, list[Mutation]] = {name: importlib.import_module(f"mutations.{name}").MUTATIONS for name in METHODS}
-ALL = [pytest.param(name, m, id=f"{name}-{m.name.replace(' ', '-')}") for name in METHODS for m in LISTS[name]]
+# A group of each method: both processes of a run take part, and one of them alone would take longest of all files.
+GROUPS = {name: pytest.mark.xdist_group(f"mutations of {name}") for name in METHODS}
+ALL = [
+    pytest.param(name, m, id=f"{name}-{m.name.replace(' ', '-')}", marks=GROUPS[name])
+    for name in METHODS
+    for m in LISTS[name]
+]
 SOURCES = ("tvr_cli", "kernels/tvr_kernels", "presets", "tests/methods")
 
 
@@ -83,7 +89,7 @@ def golden(sources: Path) -> Iterator[Golden]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=GROUPS[name]) for name in METHODS])
 def test_golden_tests_pass_on_the_unchanged_copy(method, golden):
     returncode, output = golden.run(method)
     assert returncode == 0, output

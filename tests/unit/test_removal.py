@@ -191,7 +191,6 @@ def rebuild(folder: Path) -> None:
 def test_killed_at_any_step_an_index_opens_and_the_next_one_takes_its_place(
     tmp_path, monkeypatch, before, act, opened
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a kill loses nothing; a thousand syncs cost minutes
     states = set()
     for step in range(1000):
         folder = tmp_path / str(step) / "index"
