@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from processes import WATCHDOG_S, line_of
 from safetensors.numpy import load_file
 from synthetic import SyntheticStore, write_frames
+from tvr_kernels import gemm
 from typer.testing import CliRunner, Result
 
 from tvr_cli.cli import app
@@ -25,9 +25,11 @@ from tvr_cli.engine.training import launch
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = "tests.synthetic"
 FAST = ("--epochs", "2", "--batch-size", "5", "--threads", "1", "--device", "cpu")
+# Chunks of three pairs, as each of two ranks has: the products of the towers have one shape then, and round alike.
 FULL = (
     *("--tune", "full", "--method", "glccl", "--backbone", "demo-tiny", "--epochs", "4", "--batch-size", "6"),
     *("--set", "train.lr=1e-3", "--set", "train.backbone_lr=1e-3", "--set", "train.augment=randaugment"),
+    *("--set", "train.grad_cache=3"),
     *("--set", "train.checkpoint_every=1", "--threads", "1", "--workers", "0", "--device", "cpu"),
 )
 
@@ -94,10 +96,11 @@ def test_two_devices_give_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mon
     """Frozen features; the run is written once, says how many devices it had, and evaluates as any run."""
     monkeypatch.setattr(launch, "processors", lambda: 2)
     SyntheticStore().write(tmp_path)
-    assert tvr("train", "--method", METHOD, *FAST, "--run", "one", "-o", tmp_path).exit_code == 0
     done = tvr("train", "--method", METHOD, *FAST, "--run", "two", "--devices", "2", "--json", "-o", tmp_path)
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 12
+    gemm.use(json.loads((tmp_path / "runs" / "two" / "env.json").read_text())["cpu_gemm"])
+    assert tvr("train", "--method", METHOD, *FAST, "--run", "one", "-o", tmp_path).exit_code == 0
     runs = tmp_path / "runs"
     require_same_run(runs / "two", runs / "one", 1e-5)
     assert json.loads((runs / "two" / "env.json").read_text())["devices"] == 2
@@ -157,20 +160,18 @@ def test_a_rank_with_another_seed_is_refused_before_the_first_step(tmp_path: Pat
     assert not (tmp_path / "runs" / "synthetic" / "config.json").exists()
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace of frames of `demo-tiny`'s size, its features, and one full run of a single process in it."""
-    out = tmp_path_factory.mktemp("devices") / "out"
-    write_frames(out, videos=20, size=64)
-    done = tvr("train", *FULL, "--run", "whole", "-o", out)
+def whole_like(run: Path) -> Path:
+    """Train what a full run trained once more, in this process alone, with the matrix product that it chose."""
+    gemm.use(json.loads((run / "env.json").read_text())["cpu_gemm"])
+    done = tvr("train", *FULL, "--run", "whole", "-o", run.parent.parent)
     assert done.exit_code == 0, done.stderr
-    return out
+    return run.parent / "whole"
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_others_and_one_device_finishes_the_run(world: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_ends_the_others_and_one_device_finishes_the_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(world, out)
+    write_frames(out, videos=20, size=64)
     code = (
         "import os, signal\n"
         "from tvr_cli.engine.training.loop import Loop\n"
@@ -192,19 +193,19 @@ def test_a_killed_rank_ends_the_others_and_one_device_finishes_the_run(world: Pa
     assert sorted(p.name for p in (run / "checkpoints").glob("step-*"))[-1] == "step-00000003.safetensors"
     resumed = tvr("train", "--resume", "--run", "two", "--devices", "1", "--workers", "0", "-o", out)
     assert resumed.exit_code == 0, resumed.stderr
-    require_same_run(run, out / "runs" / "whole")
+    require_same_run(run, whole_like(run))
 
 
 @pytest.mark.slow
-def test_torchrun_trains_the_run_of_one_process(world: Path, tmp_path: Path) -> None:
+def test_torchrun_trains_the_run_of_one_process(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(world, out)
+    write_frames(out, videos=20, size=64)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tvr_cli", "train", *FULL, "--run", "two", "--json", "-o", str(out)]
+    command = [*torchrun, "-m", "--", "tvr_cli", "train", *FULL, "--run", "two", "--json", "-o", str(out)]
     done = subprocess.run(command, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=WATCHDOG_S)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == "two"  # one summary: rank 0's
-    require_same_run(out / "runs" / "two", out / "runs" / "whole")
+    require_same_run(out / "runs" / "two", whole_like(out / "runs" / "two"))
 
 
 @pytest.mark.slow
