@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from tvr_cli import metrics
 from tvr_cli.config import TrainConfig
 from tvr_cli.engine.evaluation.gallery import gallery_of_captions, video_scores
-from tvr_cli.engine.training import ranks
+from tvr_cli.engine.features.precompute import backbone_of
+from tvr_cli.engine.training import live, ranks
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.loop import Loop, Names
 from tvr_cli.engine.training.presence import Place
@@ -27,6 +29,7 @@ from tvr_cli.engine.training.sources import CachedSource, Features, Inputs
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 from tvr_cli.types import TextFeatures, VideoFeatures
+from tvr_cli.workspace import Workspace
 
 STEPS, BATCH, VIDEOS, DIM = 3, 12, 32, 64
 # Small enough for a second; dmae in the form that trains on frozen features.
@@ -133,6 +136,7 @@ def run_case(case: Case, group: Ranks = ALONE) -> dict[str, Any]:
         group.counts = lambda n: _cut(case.counts, n)  # type: ignore[method-assign,assignment,arg-type]
     with tempfile.TemporaryDirectory() as folder:
         loop, store = loop_of(case, group, Path(folder))
+        untrained = scores_of(loop, store, group)
         reports, gradients = [], {}
         for inputs in loop.source.stream(loop._steps(0)):
             report = loop.train_step(inputs)
@@ -140,10 +144,7 @@ def run_case(case: Case, group: Ranks = ALONE) -> dict[str, Any]:
             for name, p in loop.groups.named():
                 if p.grad is not None:
                     gradients[f"{inputs.step} {name}"] = p.grad.numpy().copy()
-        loop.learner.eval()
-        gallery = gallery_of_captions(store, store.split("val"))
-        small = 16 * loop.learner.method.pair_bytes()  # several tiles
-        scores = video_scores(loop.learner.method, loop.source, gallery, small, None if group is ALONE else group)
+        scores = scores_of(loop, store, group)
         state = loop.learner.state_dict()
     group.__dict__.pop("counts", None)
     return {
@@ -151,9 +152,33 @@ def run_case(case: Case, group: Ranks = ALONE) -> dict[str, Any]:
         "gradients": gradients,
         "state": {name: value.numpy().copy() for name, value in state.items()},
         "hash": ranks.hash_of(state),
-        "scores": scores.numpy(),
-        "metrics": metrics.evaluate(scores.numpy(), gallery.video_of_caption),
+        "scores": scores,
+        "untrained": untrained,
+        "metrics": metrics.evaluate(scores, gallery_of_captions(store, store.split("val")).video_of_caption),
     }
+
+
+def scores_of(loop: Loop, store: SyntheticStore, group: Ranks) -> np.ndarray:
+    """Return the scores of a validation, in several tiles, as the weights are now."""
+    loop.learner.eval()
+    gallery = gallery_of_captions(store, store.split("val"))
+    small = 16 * loop.learner.method.pair_bytes()
+    together = None if group is ALONE else group
+    return video_scores(loop.learner.method, loop.source, gallery, small, together).numpy()
+
+
+def live_features(workspace: Path, backbone: str, place: Place | None) -> list[dict[str, np.ndarray]]:
+    """Return what a live source gives a validation, three captions or clips at a time."""
+    torch.set_num_threads(1)
+    store = Workspace(workspace).newest_features(backbone)
+    assert store is not None
+    clip = backbone_of(store, offline=True, device="cpu")
+    with ranks.join(place) as group, mock.patch.object(live, "_CHUNK", 3):
+        group.open(CPU)
+        source = live.LiveSource(store, workspace / "frames", clip, TrainConfig(), CPU, workers=0, ranks=group)
+        features = source.text(), source.video(), source.text(torch.tensor([4]))
+        source.close()
+    return [{k: v.numpy() for k, v in vars(part).items() if v is not None} for part in features]
 
 
 def as_ranks(cases: list[Case], place: Place) -> list[dict[str, Any]]:

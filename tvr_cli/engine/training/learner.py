@@ -15,7 +15,7 @@ from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.training.optimisers import BACKBONE_PREFIX
 from tvr_cli.methods.base import Method
 
-_TEMPORAL = ("transformerClip.", "frame_position_embeddings.")
+_TEMPORAL = ("transformerClip.", "frame_position_embeddings.", "lstm_visual.")
 
 
 class Learner(nn.Module):
@@ -51,7 +51,7 @@ class Learner(nn.Module):
         """Return the parameters that the CLIP4Clip family runs before features are gathered.
 
         Each process gets the gradient of its own rows alone there, and DDP averages those: a sum over the number of
-        processes. They are CLIP and the temporal transformer. Source: ArrowLuo/CLIP4Clip@85cf908, `_loose_similarity`
+        processes. They are CLIP and what mixes frames behind it. Source: ArrowLuo/CLIP4Clip@85cf908, `_loose_similarity`
         and `AllGather`; foolwood/DRL@696c75c, `agg_video_feat`.
         """
         temporal = [p for name, p in self.method.named_parameters() if name.startswith(_TEMPORAL)]
