@@ -295,28 +295,40 @@ class OpenWorkspace(Showing, Sweeping):
         batch_size: int | None = None,
         tune: str | None = None,
         select_on: str | None = None,
+        gradients: str | None = None,
         device: str = "auto",
         threads: int | None = None,
         workers: int | None = None,
         memory_budget: str = "512MB",
+        devices: int | None = None,
         offline: bool = False,
         dry_run: bool = False,
     ) -> TrainSummary | TrainPreview:
         """Train a method, or continue a run (resume); the best weights on validation are kept.
 
-        set: changes of the configuration, each `PATH=VALUE`. Raises ConfigError, DataError without captions,
-        StoreMismatch, and Interrupted when Ctrl-C stopped it.
+        set: changes of the configuration, each `PATH=VALUE`. devices: of this machine, each in a process of its own,
+        of which the first writes its progress to stderr; where torchrun started this process it is one of its ranks.
+        Raises ConfigError, DataError without captions, StoreMismatch, EnvironmentProblem when such a process ended, and
+        Interrupted when Ctrl-C stopped it.
         """
         from tvr_cli.engine.training import train
 
-        options = train_options(run, resume, captions, device, offline, threads, workers, memory_budget)
-        flags = train_flags(seed, epochs, batch_size, tune, select_on, backbone)
+        options = train_options(run, resume, captions, device, offline, threads, workers, memory_budget, devices)
+        flags = train_flags(seed, epochs, batch_size, tune, select_on, gradients, backbone)
         with self._watched():
             resolved, options = train.experiment_of(
                 self.workspace, options, method=method, recipe=recipe, config_file=path_of(config),
                 assignments=several(set), flags=flags,
             )  # fmt: skip
             return (train.dry_run if dry_run else train.train)(resolved, self.workspace, options)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether results of this process are to be shown: not where torchrun started it as another rank than 0."""
+        from tvr_cli.engine.training import presence
+
+        place = presence.this_environment()
+        return place is None or place.rank == 0
 
     def train_moments(
         self,
@@ -356,10 +368,12 @@ class OpenWorkspace(Showing, Sweeping):
         batch_size: int | None = None,
         tune: str | None = None,
         select_on: str | None = None,
+        gradients: str | None = None,
         device: str = "auto",
         threads: int | None = None,
         workers: int | None = None,
         memory_budget: str = "512MB",
+        devices: int | None = None,
         offline: bool = False,
         dry_run: bool = False,
     ) -> SeedsReport | SeedsPreview:
@@ -370,14 +384,17 @@ class OpenWorkspace(Showing, Sweeping):
         from tvr_cli.engine.training import train, train_seeds
         from tvr_cli.engine.training.seeds import check_seeds
 
-        options = train_options(run, False, captions, device, offline, threads, workers, memory_budget)
+        options = train_options(run, False, captions, device, offline, threads, workers, memory_budget, devices)
 
         def resolve(seed: int) -> Resolved:
             return train.experiment_of(
                 self.workspace, options, method=method, recipe=recipe, config_file=path_of(config),
-                assignments=several(set), flags=train_flags(seed, epochs, batch_size, tune, select_on, backbone),
+                assignments=several(set),
+                flags=train_flags(seed, epochs, batch_size, tune, select_on, gradients, backbone),
             )[0]  # fmt: skip
 
+        if options.place is not None:
+            raise ConfigError("--seeds also evaluates, which one process does; use --devices in place of torchrun")
         words = seeds.split(",") if isinstance(seeds, str) else map(str, seeds)
         wanted = check_seeds([word.strip() for word in words if word.strip()])
         with self._watched():

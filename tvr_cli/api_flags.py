@@ -21,28 +21,32 @@ _V2T, _COUNTINGS = ("max", "best-caption", "mean-rank"), ("fair", "clip4clip")
 
 def train_options(
     run: str | None, resume: bool, captions: PathLike | None, device: str, offline: bool, threads: int | None,
-    workers: int | None, memory_budget: str,
+    workers: int | None, memory_budget: str, devices: int | None,
 ) -> TrainOptions:  # fmt: skip
     from tvr_cli.engine.device import parse_bytes
-    from tvr_cli.engine.training import train
+    from tvr_cli.engine.training import presence, train
 
+    at_least("--devices", devices, 1)
+    place = presence.this_environment()
+    if place is not None and devices is not None:
+        raise ConfigError("--devices starts the ranks of this machine, and torchrun has started them; leave it out")
     at_least("--threads", threads, 1)
     at_least("--workers", workers, 0)
     return train.TrainOptions(
         run=run, resume=resume, captions=path_of(captions), device=device, offline=offline, threads=threads,
-        workers=workers, memory_budget=parse_bytes(memory_budget),
+        workers=workers, memory_budget=parse_bytes(memory_budget), devices=devices or 1, place=place,
     )  # fmt: skip
 
 
 def train_flags(
     seed: int | None, epochs: int | None, batch_size: int | None, tune: str | None, select_on: str | None,
-    backbone: str | None,
+    gradients: str | None, backbone: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     at_least("--epochs", epochs, 1)
     at_least("--batch-size", batch_size, 1)
     return {
         "train.seed": seed, "train.epochs": epochs, "train.batch_size": batch_size, "train.tune": tune,
-        "train.select_on": select_on, "backbone.name": backbone,
+        "train.select_on": select_on, "train.gradients": gradients, "backbone.name": backbone,
     }  # fmt: skip
 
 

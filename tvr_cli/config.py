@@ -90,6 +90,7 @@ class TrainConfig:
     clip_precision: Literal["fp32", "fp16"] = "fp32"
     grad_checkpointing: bool = False
     grad_cache: int | None = None
+    gradients: Literal["exact", "authors"] = "exact"  # of several devices: of the loss, or as the authors average them
     augment: Literal["none", "randaugment"] = "none"
     validate_every: int | None = None  # steps; None = once an epoch
     validation_captions: Literal["one", "all"] = "one"

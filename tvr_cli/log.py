@@ -196,6 +196,19 @@ def watched(watcher: Watcher | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Say nothing but errors within the block, and draw nothing: another process speaks for this one."""
+    level, audience, watcher = logger.level, _listening.set(_Audience()), _watcher.set(lambda *_: None)
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        _watcher.reset(watcher)
+        _listening.reset(audience)
+
+
+@contextlib.contextmanager
 def progress(what: str, *, total: int | None = None, unit: str = "") -> Iterator[Bar]:
     """Show a bar while the block runs: `with progress("decoding", total=n, unit="video") as bar: bar.advance()`."""
     watcher = _watcher.get()

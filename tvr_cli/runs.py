@@ -238,8 +238,8 @@ _ENV = schema.known({}, {
     **dict.fromkeys(("tvr", "python", "platform", "device"), schema.text),
     "cpu_gemm": schema.one_of("mkl", "onednn"),
     "argv": schema.items(schema.text), "versions": schema.each(schema.maybe(schema.text)), "git": schema.mapping,
-    "threads": schema.count, "store": schema.text, "validation": schema.text, "tuned_store": schema.text,
-    "resumed": schema.items(schema.mapping), "imported": schema.mapping,
+    "threads": schema.count, "devices": schema.count, "store": schema.text, "validation": schema.text,
+    "tuned_store": schema.text, "resumed": schema.items(schema.mapping), "imported": schema.mapping,
     "scale": schema.record({"text": schema.number, "frames": schema.number}),
 })  # fmt: skip
 _NUMBERS = schema.each(schema.maybe(schema.any_number))  # a loss or norm may be infinite

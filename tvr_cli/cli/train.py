@@ -60,6 +60,12 @@ def train(
         int | None, typer.Option("--workers", min=0, help="Processes that decode frames for --tune full.")
     ] = None,
     memory_budget: MemoryBudget = "512MB",
+    gradients: Annotated[
+        str | None, typer.Option("--gradients", help="exact, or authors: averaged over devices as CLIP4Clip's are.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", min=1, help="Train on so many of this machine; the same numbers.")
+    ] = None,
     offline: Offline = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     dry_run: DryRun = False,
@@ -76,6 +82,7 @@ def train(
         _require_alone(
             method=method, recipe=recipe, config=config_file, set=assignments, resume=resume, seeds=seeds,
             epochs=epochs, batch_size=batch_size, tune=tune, select_on=select_on, threads=threads, workers=workers,
+            gradients=gradients, devices=devices,
         )  # fmt: skip
         head = out.train_moments(
             run=run, captions=captions, backbone=backbone, seed=seed or 0, device=device, offline=offline,
@@ -86,8 +93,8 @@ def train(
     asked: dict[str, Any] = {
         "method": method, "recipe": recipe, "config": config_file, "set": assignments or (), "run": run,
         "captions": captions, "backbone": backbone, "epochs": epochs, "batch_size": batch_size, "tune": tune,
-        "select_on": select_on, "device": device, "threads": threads, "workers": workers,
-        "memory_budget": memory_budget, "offline": offline, "dry_run": dry_run,
+        "select_on": select_on, "gradients": gradients, "device": device, "threads": threads, "workers": workers,
+        "memory_budget": memory_budget, "devices": devices, "offline": offline, "dry_run": dry_run,
     }  # fmt: skip
     if seeds is not None:
         if resume or seed is not None:
@@ -101,6 +108,8 @@ def train(
         render.result(several, as_json, rows)
         return
     result = out.train(seed=seed, resume=resume, **asked)
+    if not out.speaks:
+        return
     human = (lambda: _show(result, workspace)) if isinstance(result, TrainSummary) else lambda: show_preview(result)
     render.result(result, as_json, human)
 

@@ -26,6 +26,7 @@ def card_of(report: EvaluateReport | ScoresReport) -> Card:
         "method": f"{about.method} ({about.fidelity})",
         "rule": f"{subject.rule}: not comparable with any other number" if subject and subject.rule else None,
         "backbone": subject.backbone if subject else None,
+        "gradients": subject.gradients if subject else None,
         "seed": None if subject is None or subject.seed is None else str(subject.seed),
     }
     hashes = dict(data.annotations) if data else {}

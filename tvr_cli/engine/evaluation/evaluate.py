@@ -160,7 +160,15 @@ def describe(scorer: Scorer, store: FeatureStore, gallery: Gallery, split: str) 
         captions=len(gallery.captions),
         videos=len(gallery.videos),
         identity=ground.identity_of(**_ids(gallery, store)),
+        gradients=_gradients(scorer),
     )
+
+
+def _gradients(scorer: Scorer) -> str | None:
+    """Return in words how a run averaged its gradients over devices, None where they were those of the loss."""
+    if scorer.run is None or scorer.experiment.train.gradients == "exact":
+        return None
+    return f"authors, over {scorer.run.env().get('devices', 1)} devices"
 
 
 def _selected_on(scorer: Scorer) -> str:

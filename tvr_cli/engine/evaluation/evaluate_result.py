@@ -171,7 +171,8 @@ class Cost:
 class Subject:
     """What is scored, with what, chosen how. run, seed, tune, validation, checkpoint: None without a trained run.
 
-    rule: that of the authors' released test, where the scores follow it in place of the method's own.
+    rule: that of the authors' released test, where the scores follow it in place of the method's own. gradients: how
+    they were averaged over devices, where that was not the gradient of the loss.
     """
 
     tvr: str
@@ -194,6 +195,7 @@ class Subject:
     videos: int
     identity: Identity | None = field(default=None, metadata=OPTIONAL)  # None in results of 0.1
     rule: str | None = field(default=None, metadata=OPTIONAL)
+    gradients: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,12 +87,16 @@ def gallery_of_captions(store: FeatureStore, captions: Tensor) -> Gallery:
     )
 
 
-def video_scores(method: Method, features: Features, gallery: Gallery, memory_budget: int) -> Tensor:
-    """Return scores [T, V] of a gallery."""
+def video_scores(
+    method: Method, features: Features, gallery: Gallery, memory_budget: int, together: score.Together | None = None
+) -> Tensor:
+    """Return scores [T, V] of a gallery. together: processes that share the work, as in `score.score_matrix`."""
     text, video = _texts(method, features, gallery.captions), _videos(method, features, gallery.clips)
     text_rows, text_of = first_of_equal(text.key)
     clip_rows, clip_of = first_of_equal(video.key)
-    scores = score.score_matrix(method, text.only(text_rows), video.only(clip_rows), memory_budget=memory_budget)
+    scores = score.score_matrix(
+        method, text.only(text_rows), video.only(clip_rows), memory_budget=memory_budget, together=together
+    )
     if len(text_rows) < len(text) or len(clip_rows) < len(video):
         scores = scores[text_of][:, clip_of]
     if len(gallery.clips) == len(gallery.videos):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -28,6 +29,16 @@ class Items(Protocol):
     def rows(self, index: slice, /) -> TextFeatures | VideoFeatures | Encoding: ...
 
 
+class Together(Protocol):
+    """Processes that share work: `engine.training.ranks.Ranks`."""
+
+    def counts(self, n: int, /) -> list[int]: ...
+
+    def share(self, n: int, /) -> slice: ...
+
+    def join(self, x: Tensor, counts: Sequence[int], /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Tile:
     """A block of the score matrix: captions `texts` against clips `videos`."""
@@ -43,17 +54,28 @@ def score_matrix(
     video: Items,
     *,
     memory_budget: int = DEFAULT_BUDGET,
+    together: Together | None = None,
 ) -> Tensor:
-    """Return the whole [T, V] score matrix as fp32 on the CPU, computed in tiles."""
-    scores = torch.empty(len(text), len(video))
-    with log.progress("scoring", total=len(text) * len(video), unit="pairs") as bar:
-        for tile in score_tiles(method, text, video, memory_budget=memory_budget):
-            scores[tile.texts, tile.videos] = tile.scores
+    """Return the whole [T, V] score matrix as fp32 on the CPU, computed in tiles.
+
+    together: other processes that score the same; each takes some blocks of captions. The tiles are those of one
+    process, so the scores are its scores to the bit.
+    """
+    blocks = _row_blocks(len(text), tile_shape(method, len(text), len(video), memory_budget)[0], None)
+    mine = blocks if together is None else blocks[together.share(len(blocks))]
+    first = mine[0].start if mine else 0
+    scores = torch.empty(sum(b.stop - b.start for b in mine), len(video))
+    with log.progress("scoring", total=scores.numel(), unit="pairs") as bar:
+        for tile in _score_blocks(method, text, video, memory_budget, mine):
+            scores[tile.texts.start - first : tile.texts.stop - first, tile.videos] = tile.scores
             bar.advance(tile.scores.numel())
-    return scores
+    if together is None:
+        return scores
+    left = iter(blocks)
+    counts = [sum(b.stop - b.start for b in islice(left, n)) for n in together.counts(len(blocks))]
+    return together.join(scores, counts)
 
 
-@torch.no_grad()
 def score_tiles(
     method: Method,
     text: Items,
@@ -62,12 +84,22 @@ def score_tiles(
     memory_budget: int = DEFAULT_BUDGET,
     row_ends: Sequence[int] | None = None,
 ) -> Iterator[Tile]:
-    """Yield the score matrix block by block, every clip block against all captions before the next.
+    """Return the score matrix block by block, every clip block against all captions before the next.
 
     row_ends: where a block of captions may end (ascending), so that the captions of one video stay together.
     """
-    rows, columns = tile_shape(method, len(text), len(video), memory_budget)
-    blocks = _row_blocks(len(text), rows, row_ends)
+    rows, _ = tile_shape(method, len(text), len(video), memory_budget)
+    return _score_blocks(method, text, video, memory_budget, _row_blocks(len(text), rows, row_ends))
+
+
+@torch.no_grad()
+def _score_blocks(
+    method: Method, text: Items, video: Items, memory_budget: int, blocks: Sequence[slice]
+) -> Iterator[Tile]:
+    """Yield the tiles of some blocks of captions."""
+    if not blocks:
+        return
+    _, columns = tile_shape(method, len(text), len(video), memory_budget)
     text_blocks = _Blocks(method, text, keep_bytes=memory_budget // 4)
     for v in range(0, len(video), columns):
         video_slice = slice(v, min(v + columns, len(video)))

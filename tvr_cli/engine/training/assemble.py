@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tvr_cli.engine.features.precompute import backbone_of
 from tvr_cli.engine.training import precision
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.live import LiveSource
+from tvr_cli.engine.training.ranks import ALONE, Ranks
 from tvr_cli.engine.training.sources import CachedSource, FeatureSource
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem
 from tvr_cli.methods import base
@@ -152,16 +154,21 @@ def build_source(
     *,
     workspace: Workspace,
     workers: int | None,
+    ranks: Ranks = ALONE,
 ) -> FeatureSource:
-    """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames."""
+    """Cached features for a head; frames through the backbone where it is tuned. Raises DataError without frames.
+
+    ranks: of whose batches the source gives this one's part.
+    """
     if learner.clip is None:
-        return CachedSource(store, device, patches=learner.method.reads_patches)
+        own = None if ranks.world == 1 else partial(ranks.own, batch_size=train.batch_size)
+        return CachedSource(store, device, patches=learner.method.reads_patches, own=own)
     if not workspace.has_frames:
         raise DataError(
             f"--tune full runs the backbone on frames, and {str(workspace)!r} holds none; "
             f"run: {commands.tvr('extract-frames', commands.VIDEOS, workspace=workspace)}"
         )
-    return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers)
+    return LiveSource(store, workspace.frames_folder, learner.clip, train, device, workers=workers, ranks=ranks)
 
 
 def _backbone_of_run(workspace: Workspace, wish: Wish, store: FeatureStore | None) -> Description:

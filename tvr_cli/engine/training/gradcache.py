@@ -23,26 +23,41 @@ _R = TypeVar("_R", bound=Rows)
 
 
 def backward(
-    encode: Callable[[slice], Features], loss: Callable[[Features], LossOutput], size: int, chunk: int
+    encode: Callable[[slice], Features],
+    loss: Callable[[Features], LossOutput],
+    size: int,
+    chunk: int,
+    *,
+    gather: Callable[[Features], Features] | None = None,
+    first: int = 0,
 ) -> LossOutput:
     """Compute the loss of `size` pairs and add its gradients to every parameter, encoding `chunk` pairs at a time.
 
     encode: rows of the batch -> their features; called twice with the same rows, it must give the same values.
+    gather: where other processes encode the other pairs of the batch: own features -> those of the whole batch, in
+    which this process' begin at row `first`; it may have none, and then encodes a row to know what features look like.
     Returns the loss, detached.
     """
     blocks = [slice(i, min(i + chunk, size)) for i in range(0, size, chunk)]
     with torch.no_grad():
-        parts = [encode(block) for block in blocks]
-    leaves = _leaf(cat([text for text, _ in parts])), _leaf(cat([video for _, video in parts]))
+        parts = [encode(block) for block in blocks] or [_none_of(encode(slice(0, 1)))]
+    features = cat([text for text, _ in parts]), cat([video for _, video in parts])
+    text, video = features if gather is None else gather(features)
+    leaves = _leaf(text), _leaf(video)
     output = loss(leaves)
     output.total.backward()
     for block in blocks:
-        _push(encode(block), leaves, block)
+        _push(encode(block), leaves, slice(first + block.start, first + block.stop))
     return LossOutput(output.total.detach(), {k: v.detach() for k, v in output.parts.items()})
 
 
+def _none_of(features: Features) -> Features:
+    text, video = features
+    return text.rows(slice(0, 0)), video.rows(slice(0, 0))
+
+
 def _push(features: Features, leaves: Features, block: slice) -> None:
-    """Send the gradients of a chunk's features on, into the backbone's parameters."""
+    """Send the gradients of a chunk's features, rows `block` of the leaves, on into the backbone's parameters."""
     values, gradients = [], []
     for part, leaf in zip(features, leaves, strict=True):
         for field in dataclasses.fields(part):

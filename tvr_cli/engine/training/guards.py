@@ -25,10 +25,12 @@ def require_finite(
     grad_norm: float,
     captions: Sequence[str],
     clips: Sequence[str],
+    keep: bool = True,
 ) -> None:
     """Raise DataError when the loss or the gradient norm is NaN or infinite, after saving what the batch was.
 
     Called before the optimizer moves: the weights are still those of the step before, and so is the last checkpoint.
+    keep: whether this process saves it; another rank does otherwise.
     """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
@@ -38,7 +40,8 @@ def require_finite(
         "step": step, "loss": str(loss), "grad_norm": str(grad_norm), "parts": {k: str(v) for k, v in parts.items()},
         "captions": list(captions), "clips": list(clips),
     }  # fmt: skip
-    write_json(path, record)
+    if keep:
+        write_json(path, record)
     what = (
         f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4g}, its gradient's norm {grad_norm}"
     )

@@ -15,6 +15,8 @@ from tvr_cli.backbones.base import Backbone
 from tvr_cli.engine.training.optimisers import BACKBONE_PREFIX
 from tvr_cli.methods.base import Method
 
+_TEMPORAL = ("transformerClip.", "frame_position_embeddings.", "lstm_visual.")
+
 
 class Learner(nn.Module):
     """A method, and the backbone when it is tuned too (None otherwise).
@@ -40,6 +42,20 @@ class Learner(nn.Module):
         if self.clip is not None:
             for name, p in self.clip.named_parameters():
                 yield BACKBONE_PREFIX + public_name(name), p
+
+    def encoders(self) -> list[nn.Parameter]:
+        """Return the parameters that features are made with: the backbone's, none where it is frozen."""
+        return [] if self.clip is None else list(self.clip.parameters())
+
+    def before_gather(self) -> list[nn.Parameter]:
+        """Return the parameters that the CLIP4Clip family runs before features are gathered.
+
+        Each process gets the gradient of its own rows alone there, and DDP averages those: a sum over the number of
+        processes. They are CLIP and what mixes frames behind it. Source: ArrowLuo/CLIP4Clip@85cf908, `_loose_similarity`
+        and `AllGather`; foolwood/DRL@696c75c, `agg_video_feat`.
+        """
+        temporal = [p for name, p in self.method.named_parameters() if name.startswith(_TEMPORAL)]
+        return [*self.encoders(), *temporal]
 
     def modules_with_weights(self) -> list[nn.Module]:
         """Return the method, and the backbone if it is tuned."""

@@ -7,9 +7,11 @@ are not used. A missing frame counts as the all-zero normalised image, as in the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,19 +24,25 @@ from tvr_cli.engine.features.augment import RandAugment
 from tvr_cli.engine.features.encode import caption_features, clip_features
 from tvr_cli.engine.features.frame_loader import FrameLoader, Pixels
 from tvr_cli.engine.training import precision
+from tvr_cli.engine.training.ranks import ALONE, Ranks
 from tvr_cli.engine.training.seeds import derive
 from tvr_cli.engine.training.sources import Features, Inputs, cat
 from tvr_cli.stores.features.store import FeatureStore
-from tvr_cli.types import TextFeatures, VideoFeatures
+from tvr_cli.types import Rows, TextFeatures, VideoFeatures
 
 _CHUNK = 32  # clips or captions a forward pass of validation
 _MOST_WORKERS = 8
+_R = TypeVar("_R", bound=Rows)
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A batch before the backbone. pixels: [B, F, 3, S, S] uint8. real: [B, F] bool. marks: [B, L] uint8 or None."""
+    """What this process encodes of a batch. pairs: [B, 2] caption and clip rows.
 
+    pixels: [B, F, 3, S, S] uint8. real: [B, F] bool. marks: [B, L] uint8 or None.
+    """
+
+    pairs: np.ndarray
     ids: Tensor
     n_tokens: Tensor
     marks: Tensor | None
@@ -55,7 +63,9 @@ class LiveSource:
         device: torch.device,
         *,
         workers: int | None = None,
+        ranks: Ranks = ALONE,
     ):
+        self._ranks = ranks
         self._store, self._backbone, self._train, self._device = store, backbone, train, device
         self._clip_key, self._caption_key = store.clips.key, store.captions.key
         self._patches = "video.patches" in store.provides
@@ -65,27 +75,28 @@ class LiveSource:
             slots=store.sizes.frames,
             view=backbone.about.view,
             augment=RandAugment() if train.augment == "randaugment" else None,
-            workers=default_workers() if workers is None else workers,
+            workers=max(1, default_workers() // ranks.local_world) if workers is None else workers,
         )
 
     def stream(self, steps: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
-        asked: list[tuple[int, np.ndarray]] = []
+        asked: list[tuple[int, np.ndarray, np.ndarray]] = []
 
         def wanted() -> Iterator[tuple[Sequence[str], Sequence[int] | None]]:
             for step, pairs in steps:
-                asked.append((step, pairs))
+                rows = self._ranks.own(len(pairs), self._train.batch_size)
+                asked.append((step, pairs, rows))
                 yield (
-                    self._clips(pairs[:, 1]),
-                    [derive(self._train.seed, "augment", step, i) for i in range(len(pairs))],
+                    self._clips(pairs[rows, 1]),
+                    [derive(self._train.seed, "augment", step, i) for i in rows.tolist()],
                 )
 
         for pixels in self._loader.stream(wanted()):
-            step, pairs = asked.pop(0)
-            yield Inputs(step, pairs, self._raw(pairs[:, 0], pixels))
+            step, pairs, rows = asked.pop(0)
+            yield Inputs(step, pairs, self._raw(pairs[rows], pixels))
 
     def encode(self, inputs: Inputs, rows: slice) -> Features:
         raw: Raw = inputs.raw
-        pairs = torch.from_numpy(inputs.pairs[rows])
+        pairs = torch.from_numpy(raw.pairs[rows])
         marks = None if raw.marks is None else raw.marks[rows]
         text = self._text(pairs[:, 0], raw.ids[rows], raw.n_tokens[rows], marks)
         video = self._video(pairs[:, 1], raw.pixels[rows], raw.real[rows], raw.ts[rows])
@@ -93,23 +104,22 @@ class LiveSource:
 
     @torch.no_grad()
     def text(self, index: Tensor | None = None) -> TextFeatures:
-        rows = torch.arange(len(self._store.captions)) if index is None else index
-        parts = []
-        for chunk in rows.split(_CHUNK):
-            ids, n_tokens, marks = self._tokens(chunk.tolist())
-            parts.append(self._text(chunk, ids, n_tokens, marks).to("cpu"))
-        return cat(parts)
+        def encoded(chunks: Sequence[Tensor]) -> Iterator[TextFeatures]:
+            for chunk in chunks:
+                ids, n_tokens, marks = self._tokens(chunk.tolist())
+                yield self._text(chunk, ids, n_tokens, marks).to("cpu")
+
+        return self._together(torch.arange(len(self._store.captions)) if index is None else index, encoded)
 
     @torch.no_grad()
     def video(self, index: Tensor | None = None) -> VideoFeatures:
-        rows = torch.arange(len(self._store.clips)) if index is None else index
-        chunks = rows.split(_CHUNK)
-        parts = []
-        loaded = self._loader.stream((self._clips(chunk.numpy()), None) for chunk in chunks)
-        for chunk, pixels in zip(chunks, loaded, strict=True):
-            frames, real, ts = _tensors(pixels)
-            parts.append(self._video(chunk, frames, real, ts).to("cpu"))
-        return cat(parts)
+        def encoded(chunks: Sequence[Tensor]) -> Iterator[VideoFeatures]:
+            loaded = self._loader.stream((self._clips(chunk.numpy()), None) for chunk in chunks)
+            for chunk, pixels in zip(chunks, loaded, strict=True):
+                frames, real, ts = _tensors(pixels)
+                yield self._video(chunk, frames, real, ts).to("cpu")
+
+        return self._together(torch.arange(len(self._store.clips)) if index is None else index, encoded)
 
     def close(self) -> None:
         self._loader.close()
@@ -120,12 +130,21 @@ class LiveSource:
                 "was" if len(self._truncated) == 1 else "were",
             )  # fmt: skip
 
+    def _together(self, rows: Tensor, encoded: Callable[[Sequence[Tensor]], Iterator[_R]]) -> _R:
+        """Encode rows in chunks, each rank its share of them: the same chunks as one process has, so the same bits."""
+        chunks = rows.split(_CHUNK)
+        mine = chunks[self._ranks.share(len(chunks))]
+        made = cat(list(encoded(mine or chunks[:1])))
+        left = iter(chunks)
+        counts = [sum(map(len, islice(left, n))) for n in self._ranks.counts(len(chunks))]
+        return self._ranks.gather(made if mine else made.rows(slice(0, 0)), counts)
+
     def _clips(self, rows: np.ndarray) -> list[str]:
         return self._store.clips.ids(torch.from_numpy(rows))
 
-    def _raw(self, captions: np.ndarray, pixels: Pixels) -> Raw:
-        ids, n_tokens, marks = self._tokens(captions.tolist())
-        return Raw(ids, n_tokens, marks, *_tensors(pixels))
+    def _raw(self, pairs: np.ndarray, pixels: Pixels) -> Raw:
+        ids, n_tokens, marks = self._tokens(pairs[:, 0].tolist())
+        return Raw(pairs, ids, n_tokens, marks, *_tensors(pixels))
 
     def _tokens(self, captions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
         texts = self._store.captions.texts(captions)

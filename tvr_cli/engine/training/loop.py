@@ -27,6 +27,7 @@ from tvr_cli.engine.training.checkpoint import Best, Checkpoint
 from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.engine.training.journal import Journal
 from tvr_cli.engine.training.learner import Learner
+from tvr_cli.engine.training.ranks import ALONE, Ranks
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.sources import Features, FeatureSource, Inputs
 from tvr_cli.errors import Interrupted
@@ -71,7 +72,10 @@ class StepReport:
 
 
 class Loop:
-    """Trains `learner` on `source`; `validate` returns metrics as `metrics.evaluate` does, or is None."""
+    """Trains `learner` on `source`; `validate` returns metrics as `metrics.evaluate` does, or is None.
+
+    ranks: the processes that do so together; the source has to give this one's rows (`Ranks.own`).
+    """
 
     def __init__(
         self,
@@ -86,10 +90,12 @@ class Loop:
         validate: Callable[[], dict[str, Any]] | None = None,
         about: Mapping[str, Any] | None = None,
         watch: Callable[[Mapping[str, Any]], None] | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.learner, self.source, self.sampler, self.names = learner, source, sampler, names
         self.settings, self.run_dir, self.device = train, run, device
         self.validate, self.about, self.watch = validate, dict(about or {}), watch
+        self.ranks = ranks
         self.total = train.steps or train.epochs * sampler.steps
         self.schedule_total = (train.schedule_epochs or 0) * sampler.steps or self.total
         self.groups = optim.group_parameters(learner.named(), train, learner.dead())
@@ -111,10 +117,11 @@ class Loop:
     def run(self) -> Outcome:
         """Train to the last step. Raises Interrupted after saving when the user stops it, DataError for a NaN."""
         started, first = time.monotonic(), self.step
-        self._journal.cut(self.step)
-        checkpoint.require_space(
-            self.run_dir.checkpoints, self.learner.modules_with_weights(), keep=self.settings.keep_checkpoints
-        )
+        if self.ranks.first:
+            self._journal.cut(self.step)
+            checkpoint.require_space(
+                self.run_dir.checkpoints, self.learner.modules_with_weights(), keep=self.settings.keep_checkpoints
+            )
         stopped = "early" if self._impatient() else "finished"
         with _stop_signals() as stop, log.progress("training", total=self.total - first, unit="steps") as bar:
             clock = time.monotonic()
@@ -133,7 +140,7 @@ class Loop:
                 elif self.settings.checkpoint_every and self.step % self.settings.checkpoint_every == 0:
                     self._save()
                 clock = time.monotonic()
-                if stop.is_set() and self.step < self.total:
+                if self.ranks.any(stop.is_set()) and self.step < self.total:
                     self._save()
                     raise Interrupted(f"stopped after step {self.step} of {self.total}; the state is saved")
         seconds = time.monotonic() - started
@@ -148,6 +155,11 @@ class Loop:
         self.learner.train()
         self.optimizer.zero_grad(set_to_none=True)
         output = self._backward(inputs)
+        self.ranks.sum_gradients(self.learner.encoders(), self.learner.method.parameters())
+        if train.gradients == "authors":
+            for p in self.learner.before_gather():
+                if p.grad is not None:
+                    p.grad /= self.ranks.world
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, train.grad_clip or math.inf)
         loss, grad_norm = output.total.item(), norm.item()
         parts = {name: value.item() for name, value in output.parts.items()}
@@ -159,6 +171,7 @@ class Loop:
             grad_norm=grad_norm,
             captions=[self.names.captions(i) for i in inputs.pairs[:, 0].tolist()],
             clips=[self.names.clips(i) for i in inputs.pairs[:, 1].tolist()],
+            keep=self.ranks.first,
         )
         factor = optim.multiplier(train.schedule, inputs.step, self.schedule_total, train.warmup)
         optim.set_rates(self.optimizer, self.groups, factor)
@@ -176,6 +189,8 @@ class Loop:
     def _backward_batch(self, inputs: Inputs, i: int, n: int, size: int) -> LossOutput:
         """Add 1/n of the gradients of the loss on batch `i` of a step's `n`."""
         rows = slice(i * size, (i + 1) * size)
+        share, counts = self.ranks.share(size), self.ranks.counts(size)
+        own = share.stop - share.start
         draws = SeededDraws(self.settings.seed, inputs.step * self.settings.accumulate + i, self.device)
         video_id = None
         if self.settings.negatives == "other-videos":
@@ -186,10 +201,16 @@ class Loop:
             return found if n == 1 else LossOutput(found.total / n, found.parts)
 
         def encode(block: slice) -> Features:
-            return self.source.encode(inputs, slice(rows.start + block.start, rows.start + block.stop))
+            first = i * max(own, 1)  # of the rows of this batch among those that the source has
+            return self.source.encode(inputs, slice(first + block.start, first + block.stop))
 
-        if self.settings.grad_cache:
-            output = gradcache.backward(encode, loss, size, self.settings.grad_cache)
+        def gather(features: Features) -> Features:
+            text, video = features
+            return self.ranks.gather(text, counts), self.ranks.gather(video, counts)
+
+        if self.settings.grad_cache or self.ranks.world > 1:
+            chunk = self.settings.grad_cache or max(own, 1)
+            output = gradcache.backward(encode, loss, own, chunk, gather=gather, first=share.start)
         else:
             output = loss(encode(slice(0, size)))
             output.total.backward()
@@ -234,6 +255,8 @@ class Loop:
         return self.settings.patience is not None and self.waited >= self.settings.patience
 
     def _save(self) -> None:
+        if not self.ranks.first:
+            return
         self._journal.flush()
         checkpoint.write(
             self.run_dir.checkpoints,
@@ -248,6 +271,8 @@ class Loop:
         )
 
     def _save_best(self, best: Best) -> None:
+        if not self.ranks.first:
+            return
         checkpoint.write_best(
             self.run_dir.checkpoints,
             model=self.learner.method,
@@ -273,6 +298,8 @@ class Loop:
                 guards.say_if_at_chance(self._after_warm_up, size, self._first)
 
     def _record(self, record: Mapping[str, Any]) -> None:
+        if not self.ranks.first:
+            return
         full = {"event": record["event"], "step": self.step, "epoch": self.step / self.sampler.steps, **record}
         self._journal.add(full)
         if self.watch is not None:

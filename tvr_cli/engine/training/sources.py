@@ -7,7 +7,7 @@ stored frames and token ids, so that gradients reach it. Both take captions, cli
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -25,7 +25,10 @@ _R = TypeVar("_R", bound=Rows)
 
 @dataclass(frozen=True)
 class Inputs:
-    """One batch before the backbone. pairs: [B, 2] caption and clip rows. raw: what the source encodes."""
+    """One batch before the backbone. pairs: [B, 2] caption and clip rows. raw: what the source encodes.
+
+    Of several ranks each has all pairs here, and what is raw of its own rows alone (`Ranks.own`).
+    """
 
     step: int
     pairs: np.ndarray
@@ -69,10 +72,16 @@ class CachedSource:
     """Batches from a feature store; a store that fits `keep_bytes` is held in memory."""
 
     def __init__(
-        self, store: FeatureStore, device: torch.device, *, patches: bool = False, keep_bytes: int = 2 * 10**9
+        self,
+        store: FeatureStore,
+        device: torch.device,
+        *,
+        patches: bool = False,
+        keep_bytes: int = 2 * 10**9,
+        own: Callable[[int], np.ndarray] | None = None,
     ):
-        """patches: give those of frames too."""
-        self._store, self._device, self._patches = store, device, patches
+        """patches: give those of frames too. own: number of a step's pairs -> rows of them to read, None = all."""
+        self._store, self._device, self._patches, self._own = store, device, patches, own
         self._kept: Features | None = None
         if self._needed() <= keep_bytes:
             self._kept = store.text(), store.video(patches=patches)
@@ -84,7 +93,7 @@ class CachedSource:
 
     def _inputs(self, batch: tuple[int, np.ndarray]) -> Inputs:
         step, pairs = batch
-        rows = torch.from_numpy(pairs)
+        rows = torch.from_numpy(pairs if self._own is None else pairs[self._own(len(pairs))])
         return Inputs(step, pairs, (self.text(rows[:, 0]), self.video(rows[:, 1])))
 
     def encode(self, inputs: Inputs, rows: slice) -> Features:

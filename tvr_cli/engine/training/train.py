@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from tvr_cli import commands, config, files, log, metrics
 from tvr_cli.backbones import registry
 from tvr_cli.config import Experiment, Resolved, TrainConfig
 from tvr_cli.engine import scorers
-from tvr_cli.engine.device import DEFAULT_BUDGET, kernel_errors, pick_device, use_threads
+from tvr_cli.engine.device import DEFAULT_BUDGET, default_threads, kernel_errors, pick_device, use_threads
 from tvr_cli.engine.evaluation.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.features import require as training_store
-from tvr_cli.engine.training import board, checkpoint, resume
+from tvr_cli.engine.training import board, checkpoint, launch, ranks, resume
 from tvr_cli.engine.training import optimisers as optim
 from tvr_cli.engine.training.assemble import (
     build_learner,
@@ -29,6 +30,8 @@ from tvr_cli.engine.training.assemble import (
 )
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.loop import Loop, Names, Outcome
+from tvr_cli.engine.training.presence import Place, RankLost
+from tvr_cli.engine.training.ranks import Ranks
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.selection import Selection, numbers_of_videos, select
 from tvr_cli.engine.training.sources import FeatureSource
@@ -53,7 +56,8 @@ class TrainOptions:
 
     stem: what that name begins with, None = the method's. like: a run whose features, threads and matrix product this
     one takes over. threads: None = the cores that stand idle; a resumed run keeps those it began with. workers:
-    processes that decode frames for `tune: full`, None = all cores but one, 0 = none.
+    processes that decode frames for `tune: full`, None = all cores but one, 0 = none; of each rank. devices: of this
+    machine to train on, each in a process of its own. place: which rank this process is, where others started them.
     """
 
     run: str | None = None
@@ -66,6 +70,8 @@ class TrainOptions:
     threads: int | None = None
     workers: int | None = None
     memory_budget: int = DEFAULT_BUDGET
+    devices: int = 1
+    place: Place | None = None
 
 
 def resolve(layers: list[config.Layer]) -> Resolved:
@@ -113,11 +119,34 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
     """Train as `resolved` says and return the summary.
 
     Raises ConfigError for a method without anything to train, DataError without captions or when a resumed run differs,
-    Interrupted, with the command that continues, when the user stops it.
+    Interrupted, with the command that continues, when the user stops it, RankLost when another rank ends early.
+    """
+    require_named_backbone(resolved)
+    require_in_range(resolved.experiment.train)
+    if options.devices > 1:
+        launch.require_devices(options.devices, options.device)
+        return launch.launch(options.devices, partial(_train_at, resolved, workspace, options))
+    with contextlib.ExitStack() as held:
+        group = held.enter_context(ranks.join(options.place))
+        begun = _begin(held, resolved, workspace, options) if group.first else None
+        told = group.of_first(lambda: None if begun is None else [begun[0].name, begun[1].fingerprint, begun[2]])
+        run, store, before = begun or (workspace.run(told[0]), workspace.features(told[1]), told[2])
+        return _train_in(run, workspace, store, resolved, options, before, group)
+
+
+def _train_at(resolved: Resolved, workspace: Workspace, options: TrainOptions, place: Place) -> TrainSummary:
+    """Train as one of the ranks that this machine's launcher starts."""
+    return train(resolved, workspace, dataclasses.replace(options, devices=1, place=place))
+
+
+def _begin(
+    held: contextlib.ExitStack, resolved: Resolved, workspace: Workspace, options: TrainOptions
+) -> tuple[RunDir, FeatureStore, dict[str, Any]]:
+    """Make the features where they are missing, and take the lock of the run into `held`.
+
+    Returns the run, its features, and the environment of the run that is continued or repeated.
     """
     experiment = resolved.experiment
-    require_named_backbone(resolved)
-    require_in_range(experiment.train)
     run = _named_or_fresh(workspace, experiment.method, options)
     if options.resume:
         stored = RunDir.open(run.path)
@@ -135,9 +164,8 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
             workspace, wish, captions=_captions(resolved, options),
             device=options.device, offline=options.offline,
         )  # fmt: skip
-    with contextlib.ExitStack() as held:
-        run = _claim(held, run, workspace, experiment.method, options)
-        return _train_in(run, workspace, store, resolved, options, {} if origin is None else origin.env())
+    run = _claim(held, run, workspace, experiment.method, options)
+    return run, store, {} if origin is None else origin.env()
 
 
 def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> TrainPreview:
@@ -176,18 +204,26 @@ def _train_in(
     resolved: Resolved,
     options: TrainOptions,
     before: Mapping[str, Any],
+    group: Ranks,
 ) -> TrainSummary:
-    """Train in a run's folder. before: environment of the run that is continued or repeated; its settings are kept."""
+    """Train in a run's folder. before: environment of the run that is continued or repeated; its settings are kept.
+
+    group: the ranks that train it together, of which the first writes.
+    """
     train_config = resolved.experiment.train
+    if options.resume:
+        resume.require_same_world(run.name, train_config, before.get("devices", 1), group.world)
     saved = _saved(run, store) if options.resume else None
-    threads = use_threads(options.threads or before.get("threads"))
-    gemm = _fix_gemm(before.get("cpu_gemm"))
-    device = pick_device(options.device)
+    threads = use_threads(group.of_first(lambda: options.threads or before.get("threads") or _threads_of_each(group)))
+    gemm = _fix_gemm(group, before.get("cpu_gemm"))
+    device = group.open(pick_device(options.device))
     chosen = select(store, train_config)
     sampler = _sampler(store, chosen, train_config)
     scale = scorers.scale_of_run(before) if before else None
     learner = build_learner(resolved, store, offline=options.offline, device=device, scale=scale)
-    source = build_source(store, learner, train_config, device, workspace=workspace, workers=options.workers)
+    source = build_source(
+        store, learner, train_config, device, workspace=workspace, workers=options.workers, ranks=group
+    )
     about = {
         "method": resolved.experiment.method,
         "tune": train_config.tune,
@@ -198,17 +234,22 @@ def _train_in(
     }
     loop = Loop(
         learner, source, sampler, _names(store), train_config, run, device=device, about=about,
-        validate=_validator(learner, source, store, chosen, options.memory_budget),
-        watch=board.watcher(run.path / "tensorboard") if train_config.tensorboard else None,
+        validate=_validator(learner, source, store, chosen, options.memory_budget, group),
+        watch=board.watcher(run.path / "tensorboard") if train_config.tensorboard and group.first else None,
+        ranks=group,
     )  # fmt: skip
     if saved is not None:
         loop.resume(saved)
         log.logger.info("run %r goes on after step %d of %d", run.name, loop.step, loop.total)
-    if options.resume:
-        session = {"step": loop.step, **environment(registry.packages().values())}
+    _require_same(group, resolved, learner, loop, store)
+    several = {} if group.world == 1 else {"devices": group.world}
+    if not group.first:
+        pass  # the first writes for all
+    elif options.resume:
+        session = {"step": loop.step, **several, **environment(registry.packages().values())}
         files.write_json(run.env_path, {**before, "resumed": [*before.get("resumed", []), session]})
     else:
-        kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint}
+        kept = {"device": str(device), "threads": threads, "cpu_gemm": gemm, "store": store.fingerprint, **several}
         kept |= scorers.scale_said(learner.method.scale)
         run.write_env({**kept, "validation": chosen.where}, registry.packages().values())
         run.write_config(resolved)  # last: a run exists from here on, and can be resumed
@@ -219,13 +260,13 @@ def _train_in(
     )  # fmt: skip
     try:
         outcome = loop.run()
-    except Interrupted as e:
+    except (Interrupted, RankLost) as e:
         named = commands.own_method(resolved.experiment.method)
         again = commands.tvr("train", resume=True, run=run.name, **named, workspace=workspace)
-        raise Interrupted(f"{e}; continue with: {again}") from e
+        raise type(e)(f"{e}; continue with: {again}") from e
     finally:
         source.close()
-    if train_config.tune == "full":
+    if train_config.tune == "full" and group.first:
         from tvr_cli.engine.training import tuned
 
         store = tuned.finish(
@@ -293,7 +334,12 @@ def _sampler(store: FeatureStore, chosen: Selection, train: TrainConfig) -> Pair
 
 
 def _validator(
-    learner: Learner, source: FeatureSource, store: FeatureStore, chosen: Selection, memory_budget: int
+    learner: Learner,
+    source: FeatureSource,
+    store: FeatureStore,
+    chosen: Selection,
+    memory_budget: int,
+    group: Ranks,
 ) -> Callable[[], dict[str, Any]] | None:
     if len(chosen.validation) == 0:
         log.logger.warning("warning: no validation captions; the last weights are kept instead of the best")
@@ -301,8 +347,10 @@ def _validator(
     gallery = gallery_of_captions(store, chosen.validation)
 
     def validate() -> dict[str, Any]:
-        scores = video_scores(learner.method, source, gallery, memory_budget)
-        return metrics.evaluate(scores.numpy(), gallery.video_of_caption)
+        together = None if group.world == 1 else group
+        scores = video_scores(learner.method, source, gallery, memory_budget, together)
+        found: dict[str, Any] = group.of_first(lambda: metrics.evaluate(scores.numpy(), gallery.video_of_caption))
+        return found
 
     return validate
 
@@ -312,11 +360,31 @@ def _names(store: FeatureStore) -> Names:
     return Names(lambda i: captions[i].id, lambda i: clips[i].id, numbers_of_videos(store))
 
 
-def _fix_gemm(before: str | None) -> str:
-    """Fix the matrix product of scores for this run: the one it began with, else the faster one here."""
+def _fix_gemm(group: Ranks, before: str | None) -> str:
+    """Fix the matrix product of scores for this run: the one it began with, else the faster one here (at rank 0)."""
     from tvr_kernels import gemm
 
-    return gemm.use(before or gemm.setting())
+    return gemm.use(group.of_first(lambda: before or gemm.setting()))
+
+
+def _threads_of_each(group: Ranks) -> int:
+    """Return the threads of a rank where nobody says how many: its part of the cores that stand idle."""
+    return max(1, default_threads() // group.local_world)
+
+
+def _require_same(group: Ranks, resolved: Resolved, learner: Learner, loop: Loop, store: FeatureStore) -> None:
+    """Compare what every rank is about to do before the first step. Raises as `Ranks.require_same` does."""
+    if group.world == 1:
+        return
+    group.require_same(
+        resume.leaves(resolved.tree()),
+        {
+            "version of tvr": __version__,
+            "features": f"{store.fingerprint} {store.content_hash()}",
+            "step": str(loop.step),
+            "weights": ranks.hash_of(learner.state_dict()),
+        },
+    )
 
 
 def _claim(held: contextlib.ExitStack, run: RunDir, workspace: Workspace, method: str, options: TrainOptions) -> RunDir:

@@ -1,0 +1,115 @@
+"""Ranks train as one process does: the loss, every gradient, the state after three steps, and the validation."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rank_cases
+import torch
+from rank_cases import Case, as_ranks, run_case
+from synthetic import write_backbone, write_frames
+
+from tvr_cli.engine.features.precompute import precompute
+from tvr_cli.engine.training.draws import SeededDraws
+from tvr_cli.engine.training.launch import launch
+from tvr_cli.engine.training.ranks import ALONE
+from tvr_cli.plans import PrecomputeOptions
+from tvr_cli.types import Batch
+from tvr_cli.workspace import Workspace
+
+UNEVEN = {2: (7, 5), 3: (0, 8, 4), 4: (5, 0, 4, 3)}
+ALL = [Case(name, tune) for tune in ("head", "full") for name in rank_cases.methods(tune)]
+
+
+def require_equal(found: dict[str, Any], wanted: dict[str, Any], what: object, tolerance: float = 1e-10) -> None:
+    for kind in ("gradients", "state"):
+        assert found[kind].keys() == wanted[kind].keys() != set(), what
+        for name, value in wanted[kind].items():
+            got, want = np.asarray(found[kind][name], dtype=np.float64), np.asarray(value, dtype=np.float64)
+            error = np.abs(got - want).max(initial=0.0)
+            assert error <= tolerance * max(1.0, np.abs(want).max(initial=0.0)), (what, kind, name, error)
+    np.testing.assert_allclose(found["reports"], wanted["reports"], rtol=tolerance, atol=tolerance, err_msg=str(what))
+    np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-5, atol=1e-5, err_msg=str(what))
+    assert found["metrics"] == wanted["metrics"], what
+    assert np.array_equal(found["untrained"], wanted["untrained"]), what  # of equal weights to the bit
+
+
+def test_two_ranks_train_as_one_process_does() -> None:
+    cases = [Case("glccl", "full", (7, 5)), Case("glccl", "full", accumulate=2, grad_cache=2), Case("glccl", "head")]
+    for case, found in zip(cases, launch(2, partial(as_ranks, cases)), strict=True):
+        require_equal(found, run_case(case.alone()), case)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[Case, dict[str, Any]]:
+    return {case: run_case(case) for case in ALL}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_every_method_trains_so_frozen_and_full(alone: dict[Case, dict[str, Any]], world: int) -> None:
+    even = [Case(c.method, c.tune) for c in ALL]
+    uneven = [Case(c.method, c.tune, UNEVEN[world]) for c in ALL] if world > 1 else []
+    for case, found in zip([*even, *uneven], launch(world, partial(as_ranks, [*even, *uneven])), strict=True):
+        require_equal(found, alone[case.alone()], case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_validation_encodes_on_all_ranks_what_one_process_encodes_to_the_bit(tmp_path: Path, world: int) -> None:
+    backbone = write_backbone(tmp_path / "clip")
+    write_frames(tmp_path / "out", videos=8)
+    precompute(Workspace(tmp_path / "out"), backbone, None, PrecomputeOptions(max_words=12, device="cpu"))
+    alone = rank_cases.live_features(tmp_path / "out", backbone, None)
+    together = launch(world, partial(rank_cases.live_features, tmp_path / "out", backbone))
+    for found, wanted in zip(together, alone, strict=True):
+        assert found.keys() == wanted.keys() and len(wanted) >= 3
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_gradients_of_the_authors_are_the_mean_of_what_each_process_keeps(tmp_path: Path, world: int) -> None:
+    """DDP over a gather whose backward keeps own rows: CLIP4Clip gathers behind its temporal transformer."""
+    case = Case("clip4clip_seq", "full", gradients="authors")
+    (found,) = launch(world, partial(as_ranks, [case]))
+    wanted = mean_of_own_rows(world, tmp_path)
+    got = {name.removeprefix("0 "): g for name, g in found["gradients"].items() if name.startswith("0 ")}
+    assert got.keys() == wanted.keys() and {"clip.words.weight", "logit_scale"} <= wanted.keys()
+    for name, gradient in wanted.items():
+        assert np.abs(got[name] - gradient).max() <= 1e-10 * max(1.0, np.abs(gradient).max()), name
+    exact = run_case(Case("clip4clip_seq", "full"))["gradients"]
+    assert not np.allclose(exact["0 clip.words.weight"], wanted["clip.words.weight"], rtol=0.01)  # another norm to clip by
+
+
+def mean_of_own_rows(world: int, folder: Path) -> dict[str, np.ndarray]:
+    """Return the clipped gradients of the first step as DDP has them of CLIP4Clip, one process after the other."""
+    loop, _ = rank_cases.loop_of(Case("clip4clip_seq", "full"), ALONE, folder)
+    method, named = loop.learner.method, loop.groups.named()
+    inputs = next(iter(loop.source.stream(loop._steps(0))))
+    loop.learner.train()
+    total = {name: torch.zeros_like(p) for name, p in named}
+    whole = method.encode_video
+    for process in range(world):
+        rows = torch.tensor_split(torch.arange(rank_cases.BATCH), world)[process]
+        own = torch.zeros(rank_cases.BATCH, dtype=torch.bool).index_fill(0, rows, True)
+
+        def kept(x: torch.Tensor, own: torch.Tensor = own) -> torch.Tensor:
+            return torch.where(own.view(-1, *[1] * (x.dim() - 1)), x, x.detach())
+
+        method.encode_video = lambda video, kept=kept: whole(video).map(kept)  # type: ignore[method-assign]
+        loop.optimizer.zero_grad()
+        text, video = loop.source.encode(inputs, slice(0, rank_cases.BATCH))
+        video_id = loop.names.video_of_clip[torch.from_numpy(inputs.pairs[:, 1])]
+        batch = Batch(text.map(kept), video, video_id)
+        method.loss(batch, step=0, draws=SeededDraws(1, 0)).total.backward()
+        for name, p in named:
+            total[name] += 0 if p.grad is None else p.grad / world
+    for name, p in named:
+        p.grad = total[name]
+    torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
+    return {name: p.grad.numpy() for name, p in named if p.grad is not None}

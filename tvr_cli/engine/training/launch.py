@@ -1,0 +1,188 @@
+"""Starting the ranks of a training on the devices of this machine, and ending them together (`tvr train --devices`).
+
+Each rank is a process of its own that calls the same function with its place among them. This process holds their
+store, passes Ctrl-C on to rank 0, and returns what rank 0 returns. Where the process of a rank ends before its time it
+says so in the store, which ends the others with that sentence, and raises it here. Several machines: torchrun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from tvr_cli import log
+from tvr_cli.engine.device import pick_device
+from tvr_cli.engine.training import presence
+from tvr_cli.engine.training.presence import Place, RankLost
+from tvr_cli.errors import EnvironmentProblem
+
+_T = TypeVar("_T")
+_HOST = "127.0.0.1"
+_LEAVE_S = presence.SILENT_S + 10  # for the other ranks to end by themselves after one is lost
+
+
+@dataclass
+class _Rank:
+    """A process that was started. problem: what it raised. done: whether it said how it ended."""
+
+    process: BaseProcess
+    said: Connection
+    value: Any = None
+    problem: BaseException | None = None
+    done: bool = False
+
+    def listen(self) -> None:
+        """Take what it says, if it has said anything or has ended."""
+        with contextlib.suppress(EOFError):
+            self.value, self.problem = self.said.recv()
+            self.done = True
+        self.said.close()
+
+
+def require_devices(wanted: int, device: str) -> None:
+    """Raise EnvironmentProblem where this machine has fewer devices: CUDA devices, or processors where it has none."""
+    kind = pick_device(device)
+    there, what = processors(), "processors that this process may use"
+    if kind.type == "cuda":
+        there, what = torch.cuda.device_count(), "CUDA devices"
+    if kind.type not in ("cpu", "cuda") or kind.index is not None:
+        raise EnvironmentProblem(
+            f"--devices {wanted} starts ranks on processors or CUDA devices, each on its own, and --device {device} "
+            "names another; give --device cpu or --device cuda"
+        )
+    if wanted > there:
+        raise EnvironmentProblem(
+            f"--devices {wanted}: this machine has {there} {what}; ask for at most that many, or start ranks on "
+            "several machines with torchrun"
+        )
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launch(world: int, call: Callable[[Place], _T]) -> _T:
+    """Run `call` in `world` processes, each with its place, and return what rank 0 returns.
+
+    call: can be pickled, and so can what it returns and raises. Raises what a rank raised, RankLost where the process
+    of one ended without a word.
+    """
+    store = distributed.TCPStore(
+        _HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=presence.ARRIVE_S)
+    )
+    ranks = [_start(call, Place(rank, world, rank, world, _HOST, store.port)) for rank in range(world)]
+    try:
+        with _passing_on(ranks[0].process):
+            _wait(ranks, store)
+    finally:
+        for rank in ranks:
+            if rank.process.is_alive():
+                rank.process.kill()
+            rank.process.join()
+    for number, rank in sorted(enumerate(ranks), key=lambda item: isinstance(item[1].problem, RankLost)):
+        if rank.problem is not None:
+            if number and not isinstance(rank.problem, RankLost):
+                log.logger.error("rank %d of %d failed:", number, world)
+            raise rank.problem
+    if lost := [_how(number, world, rank.process) for number, rank in enumerate(ranks) if not rank.done]:
+        raise RankLost(lost[0])
+    found: _T = ranks[0].value
+    return found
+
+
+def _start(call: Callable[[Place], Any], place: Place) -> _Rank:
+    context = get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    level = log.logger.level if log.logger.handlers else None
+    process = context.Process(target=_run, args=(call, place, there, level), name=f"tvr rank {place.rank}")
+    process.start()
+    there.close()
+    return _Rank(process, here)
+
+
+def _run(call: Callable[[Place], Any], place: Place, out: Connection, level: int | None) -> None:
+    """Be a rank: the body of a process. level: of the log, None where nobody set it up."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C reaches the process that started this one, which passes it on to rank 0 alone
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if level is not None:
+        log.set_up(quiet=level >= logging.WARNING, debug=level <= logging.DEBUG)
+    value: Any = None
+    problem: BaseException | None = None
+    try:
+        value = call(place)
+    except BaseException as e:  # told to the starter, which raises it
+        problem = _sendable(e)
+    if place.rank == 0:
+        log.finish()
+    out.send((value, problem))
+
+
+def _sendable(e: BaseException) -> BaseException:
+    """Return an error that survives the way to another process, with its traceback as the cause."""
+    try:
+        pickle.loads(pickle.dumps(e))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(e)))
+    return e
+
+
+def _wait(ranks: list[_Rank], store: distributed.Store) -> None:
+    """Wait until every rank has ended; when one ends without a word, tell the others, and give them time to end."""
+    until = float("inf")
+    waiting = dict(enumerate(ranks))
+    while waiting and time.monotonic() < until:
+        connection.wait([rank.said for rank in waiting.values()], timeout=min(until - time.monotonic(), 3600))
+        for number, rank in list(waiting.items()):
+            if not rank.said.poll():
+                continue
+            rank.listen()
+            rank.process.join()
+            del waiting[number]
+            if not rank.done:
+                presence.note_death(store, number, _how(number, len(ranks), rank.process))
+            if not rank.done or rank.problem is not None:
+                until = min(until, time.monotonic() + _LEAVE_S)
+
+
+def _how(number: int, world: int, process: BaseProcess) -> str:
+    """Say how the process of a rank ended that said nothing."""
+    code = process.exitcode or 0
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"rank {number} of {world} {how}"
+
+
+@contextlib.contextmanager
+def _passing_on(process: BaseProcess) -> Iterator[None]:
+    """Pass Ctrl-C and SIGTERM on to a process, which agrees with the others where to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, frame: Any) -> None:
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
