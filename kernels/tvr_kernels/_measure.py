@@ -22,12 +22,16 @@ import torch
 from torch import Tensor
 
 from tvr_kernels import _dispatch
+from tvr_kernels._floor import products_alone
 from tvr_kernels._testing import Shape, max_error
 
-FIELDS = ("op", "impl", "device", "dtype", "shape", "ms", "ratio_to_naive", "peak_extra_mb", "max_abs_err")
+FIELDS = (
+    *("op", "impl", "device", "dtype", "shape", "ms", "ratio_to_naive", "floor_ms", "of_floor"),
+    *("peak_extra_mb", "max_abs_err"),
+)
 CSV_FIELDS = (
     *("op", "impl", "device", "dtype", "shape", "ms", "ms_20", "ms_80"),
-    *("ratio_to_naive", "peak_extra_mb", "max_abs_err", "commit"),
+    *("ratio_to_naive", "floor_ms", "of_floor", "peak_extra_mb", "max_abs_err", "commit"),
 )
 
 
@@ -43,6 +47,7 @@ class Contender:
     error: Callable[[Any], float]
     scale: float = 1.0
     note: str = ""  # what a reader must know beside the shape
+    floor: Callable[[], object] | None = None  # what of `run` cannot be left out, alone
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Case:
 
     sides: precision -> (text side, video side, weights). naive: name -> function of a slice of captions, giving its
     scores with all clips, float32. texts: captions of a slice. The first naive form is the one ratios refer to.
+    beside: what a form's floor holds besides its matrix products.
     """
 
     op: str
@@ -58,6 +64,9 @@ class Case:
     sides: Callable[[torch.dtype], tuple[dict[str, Tensor], dict[str, Tensor], Any]]
     naive: Mapping[str, Callable[[slice], Tensor]]
     texts: int = 16
+    beside: Callable[[str], Callable[[], object] | None] = lambda impl: (
+        None
+    )  # of a form, besides its products, in its floor
 
 
 def scoring(case: Case, device: str, *, reference: bool = True) -> list[Contender]:
@@ -92,6 +101,7 @@ def scoring(case: Case, device: str, *, reference: bool = True) -> list[Contende
                 lambda turn, score=score: score(text, video, weights),  # type: ignore[misc]
                 error,
                 note=f"per-item part {ms:.0f} ms beside",
+                floor=_floor_of(partial(score, text, video, weights), case.beside(name)),
             )
         )
     return contenders
@@ -101,6 +111,7 @@ def rows(op: str, shape: str, contenders: Iterable[Contender], rounds: int, devi
     """Measure contenders in alternated rounds and return one table row each, `FIELDS` and the CSV's quantiles."""
     contenders = list(contenders)
     times: list[list[float]] = [[] for _ in contenders]
+    floors: list[list[float]] = [[] for _ in contenders]
     first: list[tuple[int, float]] = []
     for contender in contenders:
         result: list[Any] = []
@@ -110,11 +121,13 @@ def rows(op: str, shape: str, contenders: Iterable[Contender], rounds: int, devi
         peak = peak_extra_bytes(lambda c=contender, r=result: r.append(c.run(0)), device)  # type: ignore[misc]
         first.append((peak, contender.error(result[0])))
     for turn in range(rounds):
-        for contender, found in zip(contenders, times, strict=True):
+        for contender, found, floor in zip(contenders, times, floors, strict=True):
             found.append(1e3 * contender.scale * _seconds(partial(contender.run, turn), device))
+            if contender.floor is not None:
+                floor.append(1e3 * _seconds(contender.floor, device))
     table = []
     naive = statistics.median(times[0])
-    for contender, found, (peak, error) in zip(contenders, times, first, strict=True):
+    for contender, found, floor, (peak, error) in zip(contenders, times, floors, first, strict=True):
         ms = statistics.median(found)
         table.append(
             {
@@ -125,6 +138,10 @@ def rows(op: str, shape: str, contenders: Iterable[Contender], rounds: int, devi
                 "shape": "; ".join(filter(None, (shape, contender.note))),
                 "ms": round(ms, 3),
                 "ratio_to_naive": round(naive / ms, 2),
+                "floor_ms": round(statistics.median(floor), 3) if floor else "",
+                "of_floor": round(statistics.median(a / b for a, b in zip(floor, found, strict=True)), 3)
+                if floor
+                else "",
                 "peak_extra_mb": round(peak / 1e6, 1),
                 "max_abs_err": float(f"{error:.2e}"),
                 "ms_20": round(_quantile(found, 0.2), 3),
@@ -132,6 +149,11 @@ def rows(op: str, shape: str, contenders: Iterable[Contender], rounds: int, devi
             }
         )
     return table
+
+
+def _floor_of(score: Callable[[], object], beside: Callable[[], object] | None) -> Callable[[], object]:
+    products = products_alone(score)
+    return products if beside is None else lambda: (products(), beside())
 
 
 def peak_extra_bytes(run: Callable[[], object], device: str) -> int:

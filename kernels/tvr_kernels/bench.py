@@ -6,7 +6,8 @@
 
 The naive forms are written as the research code writes them (`<op>/bench.py`), vectorised, in slices of captions that
 fit in memory, fp32, with one thread and the same GEMM as ours; from at least two different slices the time is scaled up
-to all captions. `ms` is processor time of one thread on a CPU; what one item alone decides is timed beside it.
+to all captions. `ms` is processor time of one thread on a CPU; what one item alone decides is timed beside it. The
+matrix products of a form alone are timed in the same rounds: `floor_ms`, and `of_floor` is their share of its time.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _machine(device: str) -> str:
 
 
 def _print_table(table: list[dict[str, Any]]) -> None:
-    columns = ("op", "impl", "ms", "ratio_to_naive", "peak_extra_mb", "max_abs_err", "shape")
+    columns = ("op", "impl", "ms", "ratio_to_naive", "floor_ms", "of_floor", "peak_extra_mb", "max_abs_err", "shape")
     cells = [
         columns,
         *(tuple(f"{row[c]:g}" if isinstance(row[c], float) else row[c] for c in columns) for row in table),

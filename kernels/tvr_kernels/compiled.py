@@ -1,8 +1,8 @@
-"""What the numba kernels share: arithmetic on blocks of frames x lanes, captions being the lanes of a vector unit.
+"""What the compiled kernels share: arithmetic on blocks of frames x lanes, the epilogues of `gemm.matmul`.
 
-The GEMM stays with `gemm.matmul`; these are its epilogues. A block is [F, LANES] float32 in the first-level cache. Sums
-over frames run in order, one lane a caption, so no flag that reorders sums is needed; `contract` (fused multiply-add)
-is the only one set. Compiled at first use and cached on disk by numba. Needs the extra `fast`.
+A block is [F, LANES] float32 in the first-level cache, one lane a caption or a word; sums over frames run in order.
+Functions take an array and the item's row in it, because slicing costs a reference count. Compiled at first use and
+cached on disk by numba. Needs the extra `fast`; the arithmetic itself is in `vectors`.
 """
 
 from __future__ import annotations
@@ -10,125 +10,144 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-LANES = 64
+from tvr_kernels.vectors import LANES, exp, jit, load, maximum, splat, store
+
 MAX_FRAMES = 128
 
-jit: Any = numba.njit(cache=True, nogil=True, fastmath={"contract"})
-
-_LOG2_E = np.float32(1.4426950408889634)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_LOWEST = np.float32(-87.0)  # exp is taken as 0 below
-_ONE, _HALF = np.float32(1.0), np.float32(0.5)
-# Cephes' expf: exp(r) - 1 - r = r^2 * p(r) on |r| <= ln(2) / 2, error below 1 unit in the last place
-_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_ZERO, _HALF = np.float32(0.0), np.float32(0.5)
 
 
 @jit
-def exp_below_max(x, real, scale, e, top, bits):
-    """Fill e [F, LANES] with exp(scale * (x - max over real frames)), 0 where not real or below e^-87.
+def fetch(source, v, first, lane, block):
+    """Copy rows source[v, first : first + F, lane : lane + LANES] to block [F, LANES]."""
+    for f in range(block.shape[0]):
+        store(block, (f, 0), load(source, (v, first + f, lane)))
 
-    x: [F, LANES]; real: [F] bool; top: [LANES] and bits: [LANES] int32 are workspace.
+
+@jit
+def exp_below_max(block, real, v, scale):
+    """Replace block [F, LANES] by exp(scale * (x - max over real frames)), 0 where not real [V, F]."""
+    F = block.shape[0]
+    top = splat(np.float32(-np.inf))
+    for f in range(F):
+        if real[v, f]:
+            top = maximum(top, load(block, (f, 0)))
+    for f in range(F):
+        if real[v, f]:
+            store(block, (f, 0), exp((load(block, (f, 0)) - top) * scale))
+        else:
+            store(block, (f, 0), splat(_ZERO))
+
+
+@jit
+def quadratic(matrices, v, first, e):
+    """Return e' M e for the symmetric M = matrices[v, first : first + F, :F] and a block e [F, LANES].
+
+    Four rows of M at a time share what they load of e.
     """
-    F, lanes = e.shape
-    for i in range(lanes):
-        top[i] = -np.inf
-    for f in range(F):
-        if real[f]:
-            for i in range(lanes):
-                top[i] = max(top[i], x[f, i])
-    power = bits.view(np.float32)
-    for f in range(F):
-        if not real[f]:
-            for i in range(lanes):
-                e[f, i] = np.float32(0.0)
-            continue
-        for i in range(lanes):
-            y = max((x[f, i] - top[i]) * scale, _LOWEST)
-            k = np.floor(y * _LOG2_E + _HALF)
-            r = y - k * _LN2_HIGH - k * _LN2_LOW
-            p = ((((_P0 * r + _P1) * r + _P2) * r + _P3) * r + _P4) * r + _P5
-            e[f, i] = p * r * r + r + _ONE
-            bits[i] = (np.int32(k) + np.int32(127)) << np.int32(23)
-        for i in range(lanes):
-            e[f, i] = e[f, i] * power[i]
-
-
-@jit
-def quadratic(matrix, e, total, row):
-    """Fill total [LANES] with e' M e for a symmetric M [F, F]; row: [LANES] workspace."""
-    F, lanes = e.shape
-    for i in range(lanes):
-        total[i] = np.float32(0.0)
-    for f in range(F):
-        half = _HALF * matrix[f, f]
-        for i in range(lanes):
-            row[i] = half * e[f, i]
+    F = e.shape[0]
+    half_sum = splat(_ZERO)  # of the lower triangle, the diagonal halved
+    for f in range(0, F - 3, 4):
+        m = first + f
+        e0, e1, e2, e3 = load(e, (f, 0)), load(e, (f + 1, 0)), load(e, (f + 2, 0)), load(e, (f + 3, 0))
+        row0 = (_HALF * matrices[v, m, f]) * e0
+        row1 = matrices[v, m + 1, f] * e0 + (_HALF * matrices[v, m + 1, f + 1]) * e1
+        row2 = matrices[v, m + 2, f] * e0 + matrices[v, m + 2, f + 1] * e1
+        row2 = row2 + (_HALF * matrices[v, m + 2, f + 2]) * e2
+        row3 = matrices[v, m + 3, f] * e0 + matrices[v, m + 3, f + 1] * e1
+        row3 = row3 + matrices[v, m + 3, f + 2] * e2 + (_HALF * matrices[v, m + 3, f + 3]) * e3
         for g in range(f):
-            m = matrix[f, g]
-            for i in range(lanes):
-                row[i] += m * e[g, i]
-        for i in range(lanes):
-            total[i] += row[i] * e[f, i]
-    for i in range(lanes):
-        total[i] += total[i]
+            x = load(e, (g, 0))
+            row0 = row0 + matrices[v, m, g] * x
+            row1 = row1 + matrices[v, m + 1, g] * x
+            row2 = row2 + matrices[v, m + 2, g] * x
+            row3 = row3 + matrices[v, m + 3, g] * x
+        half_sum = half_sum + ((row0 * e0 + row1 * e1) + (row2 * e2 + row3 * e3))
+    for f in range(F - F % 4, F):
+        x = load(e, (f, 0))
+        row = (_HALF * matrices[v, first + f, f]) * x
+        for g in range(f):
+            row = row + matrices[v, first + f, g] * load(e, (g, 0))
+        half_sum = half_sum + row * x
+    return half_sum + half_sum
 
 
 @jit
-def bilinear(matrix, e, w, total, row):
-    """Fill total [LANES] with e' M w for M [F, F]."""
-    F, lanes = e.shape
-    for i in range(lanes):
-        total[i] = np.float32(0.0)
-    for f in range(F):
-        for i in range(lanes):
-            row[i] = np.float32(0.0)
+def bilinear(matrices, v, e, w):
+    """Return e' M w for M = matrices[v, :F, :F] and blocks e, w [F, LANES]."""
+    F = e.shape[0]
+    result = splat(_ZERO)
+    for f in range(0, F - 3, 4):
+        row0, row1, row2, row3 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
         for g in range(F):
-            m = matrix[f, g]
-            for i in range(lanes):
-                row[i] += m * w[g, i]
-        for i in range(lanes):
-            total[i] += row[i] * e[f, i]
+            x = load(w, (g, 0))
+            row0 = row0 + matrices[v, f, g] * x
+            row1 = row1 + matrices[v, f + 1, g] * x
+            row2 = row2 + matrices[v, f + 2, g] * x
+            row3 = row3 + matrices[v, f + 3, g] * x
+        result = result + (row0 * load(e, (f, 0)) + row1 * load(e, (f + 1, 0)))
+        result = result + (row2 * load(e, (f + 2, 0)) + row3 * load(e, (f + 3, 0)))
+    for f in range(F - F % 4, F):
+        row = splat(_ZERO)
+        for g in range(F):
+            row = row + matrices[v, f, g] * load(w, (g, 0))
+        result = result + row * load(e, (f, 0))
+    return result
 
 
 @jit
-def linear(vector, e, total):
-    """Fill total [LANES] with v' e for v [F]."""
-    F, lanes = e.shape
-    for i in range(lanes):
-        total[i] = np.float32(0.0)
-    for f in range(F):
-        v = vector[f]
-        for i in range(lanes):
-            total[i] += v * e[f, i]
+def linear(matrices, v, row, e):
+    """Return m' e for the row m = matrices[v, row, :F] and a block e [F, LANES]."""
+    result = splat(_ZERO)
+    for f in range(e.shape[0]):
+        result = result + matrices[v, row, f] * load(e, (f, 0))
+    return result
 
 
 @jit
-def dot(x, e, total):
-    """Fill total [LANES] with sum_f x_f e_f."""
-    F, lanes = e.shape
-    for i in range(lanes):
-        total[i] = np.float32(0.0)
-    for f in range(F):
-        for i in range(lanes):
-            total[i] += x[f, i] * e[f, i]
+def column_sum(e):
+    """Return the sum over frames of a block e [F, LANES]."""
+    result = splat(_ZERO)
+    for f in range(e.shape[0]):
+        result = result + load(e, (f, 0))
+    return result
 
 
 @jit
-def load(source, first, block):
-    """Copy source [F, T], from lane `first`, to block [F, LANES]; lanes beyond T repeat the last one."""
-    F, lanes = block.shape
-    n = min(lanes, source.shape[1] - first)
-    for f in range(F):
-        for i in range(n):
-            block[f, i] = source[f, first + i]
-        for i in range(n, lanes):
-            block[f, i] = block[f, n - 1]
+def dot(source, v, first, lane, e):
+    """Return sum_f x_f e_f for x = source[v, first : first + F, lane : lane + LANES] and a block e [F, LANES]."""
+    result = splat(_ZERO)
+    for f in range(e.shape[0]):
+        result = result + load(source, (v, first + f, lane)) * load(e, (f, 0))
+    return result
+
+
+@jit
+def multiply(e, factor):
+    """Multiply every row of a block e [F, LANES] by a vector."""
+    for f in range(e.shape[0]):
+        store(e, (f, 0), load(e, (f, 0)) * factor)
+
+
+@jit
+def put_transposed(rows, lane, out):
+    """Write rows [V, LANES], scores of clips with captions `lane` and following, to out [T, V]."""
+    for i in range(rows.shape[1]):
+        for v in range(rows.shape[0]):
+            out[lane + i, v] = rows[v, i]
+
+
+def filled(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Repeat the last caption until there are LANES, the fewest that a kernel can take at a time."""
+    T = len(next(iter(text.values())))
+    if T >= LANES:
+        return dict(text)
+    rows = torch.arange(LANES).clamp_max(T - 1)
+    return {k: x[rows] for k, x in text.items()}
 
 
 def supported(tensors: Mapping[str, Tensor], frames: int, parameters: Any = ()) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from tvr_kernels import OPS, _dispatch, _measure, bench, gemm
+from tvr_kernels import OPS, _dispatch, _floor, _measure, bench, gemm
 from tvr_kernels._testing import Shape, max_error
 
 TINY = Shape(5, 4, 3, 5, 16)
@@ -54,6 +54,7 @@ def test_json_has_exactly_the_documented_keys(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert isinstance(rows, list)
     keys = {"op", "impl", "device", "dtype", "shape", "ms", "ratio_to_naive", "peak_extra_mb", "max_abs_err"}
+    keys |= {"floor_ms", "of_floor"}
     assert all(set(row) == keys for row in rows)
     assert all(row["op"] == "text_pooling" and row["device"] == "cpu" and row["ms"] > 0 for row in rows)
 
@@ -65,7 +66,9 @@ def test_csv_rows_are_appended_under_one_header(tmp_path, capsys):
 
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    header = "op,impl,device,dtype,shape,ms,ms_20,ms_80,ratio_to_naive,peak_extra_mb,max_abs_err,commit"
+    header = (
+        "op,impl,device,dtype,shape,ms,ms_20,ms_80,ratio_to_naive,floor_ms,of_floor,peak_extra_mb,max_abs_err,commit"
+    )
     assert file.read_text().splitlines()[0] == header
     assert len({row["impl"] for row in rows}) * 2 == len(rows)
     assert all(float(row["ms_20"]) <= float(row["ms"]) <= float(row["ms_80"]) for row in rows)
@@ -80,6 +83,29 @@ def test_a_slice_is_scaled_to_all_captions_and_says_so():
     first, second = naive.run(0), naive.run(1)
     assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
     assert first.shape == (2, 4) and not torch.equal(first, second)
+
+
+def test_the_floor_repeats_the_products_of_whole_matrices_and_nothing_else():
+    a, b, small = torch.ones(6, 4), torch.ones(4, 5), torch.ones(3, 2, 2)
+
+    def run() -> None:
+        _sum = gemm.matmul(a, b).exp().sum() + torch.bmm(small, small).sum() + gemm.matmul(b.T, a.T).sum()
+
+    again = _floor.products_alone(run)
+    with _floor._Recorder() as repeated:
+        again()
+    shapes = [[x.shape for x in arguments if isinstance(x, _floor._Layout)] for _, arguments in repeated.calls]
+
+    products = {((6, 4), (4, 5)), ((5, 4), (4, 6))}  # or with oneDNN's second operand transposed
+    assert len(shapes) == 2
+    assert {tuple(s) for s in shapes} in (products, {((6, 4), (5, 4)), ((5, 4), (6, 4))})
+
+
+def test_forms_have_a_floor_and_naive_forms_have_none():
+    table = {row["impl"]: row for row in bench.measure("dmae", quick=True, rounds=2, device="cpu")}
+
+    assert table["folded"]["floor_ms"] > 0 and table["folded"]["of_floor"] > 0
+    assert table["naive"]["floor_ms"] == table["naive"]["of_floor"] == ""
 
 
 def test_peak_memory_sees_a_temporary():

@@ -1,6 +1,6 @@
 """GARE with its epilogue compiled by numba: one pass over the output of the GEMM.
 
-The formulas are those of `folded.py`; c [F] are the first F coefficients of Delta, then come `last` and 1.
+The formulas are those of `folded.py`; the coefficients of Delta are c [F], then `last`, then 1.
 """
 
 from __future__ import annotations
@@ -13,14 +13,29 @@ import torch
 from torch import Tensor
 
 from tvr_kernels._tiles import by_clips
-from tvr_kernels.compiled import LANES, array, bilinear, dot, exp_below_max, jit, linear, load, quadratic, supported
+from tvr_kernels.compiled import (
+    array,
+    bilinear,
+    column_sum,
+    dot,
+    exp_below_max,
+    fetch,
+    filled,
+    linear,
+    multiply,
+    put_transposed,
+    quadratic,
+    supported,
+)
 from tvr_kernels.gare._sides import LAYER_NORM_EPS
 from tvr_kernels.gemm import matmul
+from tvr_kernels.vectors import LANES, jit, load, maximum, splat, sqrt, store
 
 if TYPE_CHECKING:
     from tvr_kernels.gare import GareWeights
 
-_SMALL = ("normal2", "normal3", "qq", "qv", "vv", "shift", "offset", "variance", "mask")
+_SMALL = ("normal2", "normal3", "qq", "qv", "vv", "shift", "offset", "variance", "attend", "mask")
+_ONE, _TWO, _ZERO = np.float32(1.0), np.float32(2.0), np.float32(0.0)
 
 
 def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: GareWeights) -> tuple[bool, str]:
@@ -33,13 +48,14 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Gare
     scale, eps = np.float32(1.0 / weights.temperature), np.float32(LAYER_NORM_EPS)
 
     def tile(some_text: dict[str, Tensor], some_video: dict[str, Tensor]) -> Tensor:
-        V, columns, D = some_video["columns"].shape
+        T, (V, columns, D) = len(some_text["text"]), some_video["columns"].shape
+        some_text = filled(some_text)
         products = matmul(some_video["columns"].reshape(V * columns, D), some_text["text"].T).view(V, columns, -1)
         of_video = [array(some_video[name]) for name in _SMALL]
-        of_text = [array(some_text[name]) for name in ("variance", "square", "on_shared")]
-        out = torch.empty(V, products.shape[2])
+        of_text = [array(x) for x in (some_text["variance"], some_text["square"], some_text["on_shared"].T)]
+        out = torch.empty(products.shape[2], V)
         _epilogue(array(products), *of_video, *of_text, np.float32(2.0 / D), scale, eps, out.numpy())
-        return out.T
+        return out[:T]
 
     with torch.no_grad():
         return by_clips(tile, text, video, pair_bytes=4 * video["columns"].shape[1], saved_bytes=0)
@@ -56,6 +72,7 @@ def _epilogue(
     shift,
     offset,
     variance,
+    attend,
     mask,
     text_variance,
     square,
@@ -63,67 +80,35 @@ def _epilogue(
     two_by_dim,
     scale,
     eps,
-    out,  # [V, T]
+    out,  # [T, V]
 ):
-    V, T = out.shape
+    T, V = out.shape
     F = mask.shape[1]
-    x, c, w = np.empty((F, LANES), np.float32), np.empty((F, LANES), np.float32), np.empty((F, LANES), np.float32)
-    zero, one, two = np.float32(0.0), np.float32(1.0), np.float32(2.0)
-    ones, bits = np.ones(F, np.float32), np.empty(LANES, np.int32)
-    gap, work = np.empty((1, LANES), np.float32), np.empty((9, LANES), np.float32)
-    top, row, number, form, add = work[0], work[1], work[2], work[3], work[4]
-    last, moved, along, length = work[5], work[6], work[7], work[8]
-    for v in range(V):
-        attended = offset[v] > -np.inf
-        for first in range(0, T, LANES):
-            n = min(LANES, T - first)
+    c, w = np.empty((F, LANES), np.float32), np.empty((F, LANES), np.float32)
+    rows, one = np.empty((V, LANES), np.float32), splat(_ONE)
+    for block in range(0, T, LANES):
+        first = min(block, T - LANES)  # the last block overlaps the one before
+        for v in range(V):
             # alpha, and what LN2 and LN3 leave of it
-            load(products[v, 3 * F :], first, gap)
-            for i in range(LANES):
-                spread = variance[v] + text_variance[min(first + i, T - 1)] - gap[0, i] * two_by_dim
-                gap[0, i] = one / np.sqrt(max(spread, zero) + eps)
-            load(products[v, 2 * F : 3 * F], first, x)
+            spread = (load(text_variance, (first,)) + variance[v]) - load(products, (v, 3 * F, first)) * two_by_dim
+            inverse = one / sqrt(maximum(spread, splat(_ZERO)) + eps)
             for f in range(F):
-                if attended[f]:
-                    for i in range(LANES):
-                        x[f, i] = (x[f, i] + shift[v, f]) * gap[0, i] + offset[v, f]
-            exp_below_max(x, attended, one, c, top, bits)
-            linear(ones, c, number)
-            quadratic(normal2[v], c, form, row)
-            for i in range(LANES):
-                row[i] = one / np.sqrt(form[i] + eps * number[i] * number[i])
-            for f in range(F):
-                for i in range(LANES):
-                    c[f, i] *= row[i]
-            quadratic(normal3[v, :F, :F], c, form, row)
-            linear(normal3[v, F, :F], c, add)
-            for i in range(LANES):
-                last[i] = one / np.sqrt(form[i] + two * add[i] + normal3[v, F, F] + eps)
-            for f in range(F):
-                for i in range(LANES):
-                    c[f, i] *= last[i]
+                store(c, (f, 0), (load(products, (v, 2 * F + f, first)) + shift[v, f]) * inverse + offset[v, f])
+            exp_below_max(c, attend, v, _ONE)
+            number = column_sum(c)
+            multiply(c, one / sqrt(quadratic(normal2, v, 0, c) + eps * (number * number)))
+            form = quadratic(normal3, v, 0, c) + _TWO * linear(normal3, v, F, c)
+            last = one / sqrt(form + (normal3[v, F, F] + eps))
+            multiply(c, last)
             # |t + Delta|^2
-            load(products[v, F : 2 * F], first, x)
-            dot(x, c, moved)
-            quadratic(qq[v, :F, :F], c, form, row)
-            for i in range(LANES):
-                moved[i] = two * moved[i] + form[i]
-            linear(qq[v, F, :F], c, add)
-            linear(qq[v, F + 1, :F], c, form)
-            for i in range(LANES):
-                moved[i] += two * (add[i] * last[i] + form[i] + last[i] * qq[v, F, F + 1])
-                moved[i] += last[i] * last[i] * qq[v, F, F] + qq[v, F + 1, F + 1]
+            moved = _TWO * dot(products, v, F, first, c) + quadratic(qq, v, 0, c) + load(square, (first,))
+            moved = moved + _TWO * (linear(qq, v, F, c) * last + linear(qq, v, F + 1, c) + last * qq[v, F, F + 1])
+            moved = moved + ((last * last) * qq[v, F, F] + qq[v, F + 1, F + 1])
+            moved = moved + _TWO * (last * load(on_shared, (0, first)) + load(on_shared, (1, first)))
             # <t + Delta, p> and |p|^2
-            load(products[v, :F], first, x)
-            exp_below_max(x, mask[v], scale, w, top, bits)
-            dot(x, w, along)
-            bilinear(qv[v, :F], c, w, form, row)
-            linear(qv[v, F], w, add)
-            linear(qv[v, F + 1], w, number)
-            for i in range(LANES):
-                along[i] += form[i] + add[i] * last[i] + number[i]
-            quadratic(vv[v], w, length, row)
-            for i in range(n):
-                t = first + i
-                on_q = two * (last[i] * on_shared[t, 0] + on_shared[t, 1])
-                out[v, t] = along[i] / np.sqrt((moved[i] + on_q + square[t]) * length[i])
+            fetch(products, v, 0, first, w)
+            exp_below_max(w, mask, v, scale)
+            along = dot(products, v, 0, first, w) + bilinear(qv, v, c, w)
+            along = along + (linear(qv, v, F, w) * last + linear(qv, v, F + 1, w))
+            store(rows, (v, 0), along / sqrt(moved * quadratic(vv, v, 0, w)))
+        put_transposed(rows, first, out)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tvr_kernels._tiles import by_clips
-from tvr_kernels.compiled import LANES, array, dot, exp_below_max, jit, load, quadratic, supported
+from tvr_kernels.compiled import array, dot, exp_below_max, fetch, filled, put_transposed, quadratic, supported
 from tvr_kernels.gemm import matmul
+from tvr_kernels.vectors import LANES, jit, sqrt, store
 
 if TYPE_CHECKING:
     from tvr_kernels.text_pooling import TextPoolingWeights
@@ -30,11 +31,12 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Text
     scale = np.float32(1.0 / weights.temperature)
 
     def tile(some_text: dict[str, Tensor], some_video: dict[str, Tensor]) -> Tensor:
-        V, F, D = some_video["frames"].shape
+        T, (V, F, D) = len(some_text["text"]), some_video["frames"].shape
+        some_text = filled(some_text)
         s = matmul(some_video["frames"].reshape(V * F, D), some_text["text"].T).view(V, F, -1)
-        out = torch.empty(V, s.shape[2])
+        out = torch.empty(s.shape[2], V)
         _epilogue(array(s), array(some_video["gram"]), array(some_video["frame_mask"]), scale, out.numpy())
-        return out.T * some_text["inverse_norm"][:, None]
+        return out[:T].mul_(some_text["inverse_norm"][:T, None])
 
     with torch.no_grad():
         frames = video["frames"].shape[1]
@@ -43,17 +45,13 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Text
 
 @jit
 def _epilogue(s, gram, mask, scale, out):
-    """Fill out [V, T] from dots s [V, F, T], gram [V, F, F], mask [V, F]."""
+    """Fill out [T, V] from dots s [V, F, T], gram [V, F, F], mask [V, F]."""
     V, F, T = s.shape
-    x, e = np.empty((F, LANES), np.float32), np.empty((F, LANES), np.float32)
-    top, row = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    along, length = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    bits = np.empty(LANES, np.int32)
-    for v in range(V):
-        for first in range(0, T, LANES):
-            load(s[v], first, x)
-            exp_below_max(x, mask[v], scale, e, top, bits)
-            dot(x, e, along)
-            quadratic(gram[v], e, length, row)
-            for i in range(min(LANES, T - first)):
-                out[v, first + i] = along[i] / np.sqrt(length[i])
+    e, rows = np.empty((F, LANES), np.float32), np.empty((V, LANES), np.float32)
+    for block in range(0, T, LANES):
+        first = min(block, T - LANES)  # the last block overlaps the one before
+        for v in range(V):
+            fetch(s, v, 0, first, e)
+            exp_below_max(e, mask, v, scale)
+            store(rows, (v, 0), dot(s, v, 0, first, e) / sqrt(quadratic(gram, v, 0, e)))
+        put_transposed(rows, first, out)

@@ -1,0 +1,219 @@
+"""A numba type for the compiled kernels: LANES float32 numbers, kept in vector registers.
+
+Left to itself, LLVM turns a loop over lanes into code that writes every partial sum to memory and checks for aliases
+each time; with a type of their own the sums of a whole kernel stay in registers. LANES is twice the width of the
+machine's vector unit, so that two independent chains hide the latency of a multiply-add. Arithmetic is +, -, *, /
+between vectors, or of a vector and a number; `contract` (fused multiply-add) is the only flag that changes rounding.
+Needs the extra `fast`.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import extending
+from numba.core import cgutils, types
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import lower_builtin, models, register_model
+from numba.np.arrayobj import make_array
+
+LANES = 32 if llvm.get_host_cpu_features().get("avx512f") else 16
+
+jit: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+intrinsic: Any = extending.intrinsic
+
+
+class Vector(types.Type):
+    """The numba type; its values exist inside compiled functions only."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{LANES}")
+
+
+vector = Vector()
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_INTS = ir.VectorType(ir.IntType(32), LANES)
+
+
+@register_model(Vector)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, numba_type: Any):
+        super().__init__(manager, numba_type, _FLOATS)
+
+
+@intrinsic
+def load(typing, array, index):
+    """Return LANES numbers of a contiguous float32 array from `index`, a tuple of ints, on. Nothing is checked."""
+
+    def generate(context, builder, signature, arguments):
+        value = builder.load(_pointer(context, builder, signature, arguments))
+        value.align = 4
+        return value
+
+    return vector(array, index), generate
+
+
+@intrinsic
+def store(typing, array, index, value):
+    """Write a vector to a contiguous float32 array from `index`, a tuple of ints, on."""
+
+    def generate(context, builder, signature, arguments):
+        written = builder.store(arguments[2], _pointer(context, builder, signature, arguments))
+        written.align = 4
+        return context.get_dummy_value()
+
+    return types.none(array, index, vector), generate
+
+
+@intrinsic
+def splat(typing, number):
+    """Return a vector of one number."""
+
+    def generate(context, builder, signature, arguments):
+        return _splat(builder, arguments[0])
+
+    return vector(types.float32), generate
+
+
+@intrinsic
+def maximum(typing, a, b):
+    """Return the larger number of each lane, `b` where one is NaN."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
+
+    return vector(vector, vector), generate
+
+
+@intrinsic
+def minimum(typing, a, b):
+    """Return the smaller number of each lane, `b` where one is NaN."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
+
+    return vector(vector, vector), generate
+
+
+@intrinsic
+def sqrt(typing, x):
+    """Return the square root of each lane."""
+    return vector(vector), _call("sqrt")
+
+
+@intrinsic
+def floor(typing, x):
+    """Return the largest integer below each lane."""
+    return vector(vector), _call("floor")
+
+
+@intrinsic
+def total(typing, x):
+    """Return the sum of the lanes, added as a tree."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _FLOATS])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+        return builder.call(function, [ir.Constant(ir.FloatType(), 0.0), *arguments], fastmath=("reassoc",))
+
+    return types.float32(vector), generate
+
+
+@intrinsic
+def largest(typing, x):
+    """Return the largest lane; undefined with NaN among them."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.FloatType(), [_FLOATS])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fmax.v{LANES}f32")
+        return builder.call(function, arguments, fastmath=("nnan",))
+
+    return types.float32(vector), generate
+
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_LOWEST = np.float32(-87.0)
+_ONE, _HALF = np.float32(1.0), np.float32(0.5)
+# Cephes' expf: exp(r) - 1 - r = r^2 * p(r) on |r| <= ln(2) / 2, error below 1 unit in the last place
+_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+
+
+@jit
+def exp(x):
+    """Return exp of each lane, for lanes below 88; below -87 it is exp(-87), 1.6e-38."""
+    y = maximum(x, splat(_LOWEST))
+    k = floor(y * _LOG2_E + _HALF)
+    r = y - k * _LN2_HIGH
+    r = r - k * _LN2_LOW
+    p = ((((_P0 * r + _P1) * r + _P2) * r + _P3) * r + _P4) * r + _P5
+    return (p * (r * r) + (r + _ONE)) * _power_of_two(k)
+
+
+@intrinsic
+def _power_of_two(typing, k):
+    """Return 2^k of whole numbers -126 ... 127."""
+
+    def generate(context, builder, signature, arguments):
+        exponent = builder.add(builder.fptosi(arguments[0], _INTS), ir.Constant(_INTS, [127] * LANES))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(_INTS, [23] * LANES)), _FLOATS)
+
+    return vector(vector), generate
+
+
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    array, index = signature.args[:2]
+    if array.dtype != types.float32 or array.layout != "C" or array.ndim != len(index):
+        raise TypeError(f"load and store take contiguous float32 arrays and a full index, found {array}, {index}")
+    items = cgutils.unpack_tuple(builder, arguments[1], len(index))
+    items = [context.cast(builder, i, kind, types.intp) for i, kind in zip(items, index.types, strict=True)]
+    memory = make_array(array)(context, builder, arguments[0])
+    pointer = cgutils.get_item_pointer(context, builder, array, memory, items, wraparound=False)
+    return builder.bitcast(pointer, _FLOATS.as_pointer())
+
+
+def _splat(builder: Any, number: Any) -> Any:
+    undefined = ir.Constant(_FLOATS, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+
+def _call(name: str) -> Any:
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(_FLOATS, [_FLOATS])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32"), arguments)
+
+    return generate
+
+
+def _arithmetic(symbol: Any, instruction: str) -> None:
+    @infer_global(symbol)
+    class Operator(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2 and vector in args and all(x == vector or isinstance(x, types.Float) for x in args):
+                return signature(vector, *(x if x == vector else types.float32 for x in args))
+            return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pairs = zip(arguments, signature.args, strict=True)
+        operands = [x if kind == vector else _splat(builder, x) for x, kind in pairs]
+        return getattr(builder, instruction)(*operands, flags=("contract",))
+
+    for kinds in ((vector, vector), (vector, types.float32), (types.float32, vector)):
+        lower_builtin(symbol, *kinds)(generate)
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _arithmetic(_symbol, _instruction)
