@@ -186,3 +186,24 @@ def test_captions_of_a_video_that_was_deleted_keep_no_question_from_its_answer(t
     assert refused.exit_code == 3 and "captions.jsonl:1: the video '0.mp4' is not among" in refused.stderr
     store = Workspace(out).newest_features()
     assert store is not None and sorted(c.text for c in store.captions) == ["thing 1", "thing 2"]
+
+
+def test_first_features_for_a_question_are_made_without_captions_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TVR_BACKBONE", "demo-tiny")
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    make_video(videos / "0.mp4", 24, size=(64, 64))
+    (videos / "captions.jsonl").write_text('{"video": "gone.mp4", "caption": "a thing"}\n')
+    done("extract-frames", videos, "-o", out, "--num-frames", 3, "--size", 64, "--workers", 1)
+    result = tvr("query", "a thing", "-o", out, "--all", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["results"][0]["hits"], result.stderr
+    assert "the features are made without captions: " in result.stderr and "'gone.mp4' is not among" in result.stderr
+    assert "without captions" not in tvr("query", "a thing", "-o", out, "--all").stderr
+    refused = tvr("train", "--method", "glccl", "-o", out)
+    assert refused.exit_code == 3 and "'gone.mp4' is not among" in refused.stderr
+    (videos / "captions.jsonl").write_text('{"video": "0.mp4", "caption": "a thing"}\n')
+    done("precompute-features", "-o", out)
+    store = Workspace(out).newest_features()
+    assert store is not None and [c.text for c in store.captions] == ["a thing"]

@@ -24,7 +24,6 @@ from tvr_cli.stores.frames.store import ClipRecord, FrameStore
 from tvr_cli.types import Caption, Manifest
 
 _TEXT_KEY, _ID_KEY = np.dtype("S12"), np.dtype("S8")  # bytes of `text_row_key`; of a hash that tells ids apart
-Captions = Path | CaptionsFile | Manifest | str | FeatureStore | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,9 @@ class Corpus:
         return {**self.origin, "missing": missing}
 
 
+Captions = Path | CaptionsFile | Manifest | str | FeatureStore | Corpus | None
+
+
 def has_captions(frames: FrameStore, last: FeatureStore | None) -> bool:
     """Return whether `read_corpus` would find captions where none are named."""
     return bool(last is not None and last.captions) or (_remembered(last) or frames.captions_beside) is not None
@@ -66,11 +68,13 @@ def read_corpus(captions: Captions, frames: FrameStore, last: FeatureStore | Non
     """Read and resolve captions.
 
     A path is a captions file whose columns are not named; a string is `NAME:ROOT[:VARIANT]`; a feature store: the
-    captions that it holds, and no file is read; None: those of `last`, else `captions.jsonl` beside the videos, else
-    none. Raises DataError, naming file and line, before anything else is done.
+    captions that it holds, and no file is read; a corpus: itself; None: those of `last`, else
+    `captions.jsonl` beside the videos, else none. Raises DataError, naming file and line, before anything else is done.
     """
     if isinstance(captions, FeatureStore):
         return _held(captions, frames)
+    if isinstance(captions, Corpus):
+        return captions
     captions = _found(captions, frames, last)
     if captions is None:
         return Corpus()
@@ -145,7 +149,7 @@ class Census:
 
 def count_captions(captions: Captions, frames: FrameStore, last: FeatureStore | None) -> Census:
     """Count what `read_corpus` reads, and raise what it raises. Of a captions file one caption at a time is held."""
-    if not isinstance(captions, FeatureStore):
+    if not isinstance(captions, FeatureStore | Corpus):
         captions = _found(captions, frames, last)
         if captions is None:
             return Census()

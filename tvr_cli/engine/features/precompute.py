@@ -242,7 +242,7 @@ def dry_run(
 
 def _is_own(captions: Captions) -> bool:
     """Return whether captions are of one's own videos, and not of a data set, which keeps what its papers took."""
-    return captions is None or isinstance(captions, Path)
+    return captions is None or isinstance(captions, Path | Corpus)
 
 
 def backbone_of(

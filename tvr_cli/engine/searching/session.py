@@ -16,6 +16,7 @@ from tvr_cli.backbones.base import Backbone
 from tvr_cli.defaults import named_backbone
 from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute, repair, sentences
+from tvr_cli.engine.features.corpus import Corpus
 from tvr_cli.engine.features.encode import EncodesText
 from tvr_cli.engine.scorers import Scorer
 from tvr_cli.engine.searching import bank as banks
@@ -280,9 +281,17 @@ class Session:
         log.logger.info("%s; computing features first (%s)", why, commands.tvr("precompute-features"))
         options = PrecomputeOptions(device=self._device, offline=self._offline)
         if store is None:
-            precompute.precompute(workspace, asked.backbone, None, options)
+            self._make(options, asked.backbone)
         else:
             self._refresh(store, options, asked.backbone)
+
+    def _make(self, options: PrecomputeOptions, named: str | None) -> None:
+        """Compute the first features, without captions where these cannot be read: a question needs none."""
+        try:
+            precompute.precompute(self.workspace, named, None, options)
+        except DataError as e:
+            precompute.precompute(self.workspace, named, Corpus(), options)  # raises once more what is not about them
+            log.logger.info("the features are made without captions: %s", e)
 
     def _refresh(self, store: FeatureStore, options: PrecomputeOptions, named: str | None) -> None:
         """Bring features up to date with the plans that they have: a run may have been trained on them."""
