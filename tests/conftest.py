@@ -7,10 +7,12 @@ And what a fixture of a whole file makes is made once: all that use it run in on
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -40,6 +42,17 @@ def _written(descriptor: int) -> None:
     """Stand in for `os.fsync`: no test cuts the power, a kill loses nothing that was written, and tens of thousands of
     syncs take minutes. What is no open file is refused as before."""
     os.fstat(descriptor)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let no collection of garbage look at what is imported here and stays, which takes half a second each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks

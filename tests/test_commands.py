@@ -1,6 +1,7 @@
 """Command lines in messages: written in one place, and right to the letter."""
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -24,15 +25,25 @@ TYPED = re.compile(
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")
 
 
+@functools.cache
+def lines_that_are_made():
+    """Every `commands.tvr("verb", …, flag=…)` of the code, as (place, call)."""
+    return [
+        (f"{path.relative_to(PACKAGE)}:{node.lineno}", node)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "commands.tvr(" in (source := path.read_text())
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "tvr"
+        if ast.unparse(node.func) == "commands.tvr"
+    ]
+
+
 def calls():
-    """Every `commands.tvr("verb", …, flag=…)` of the code, as (place, verb, flags)."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "commands.tvr":
-                verb = node.args[0]
-                if isinstance(verb, ast.Constant):  # a verb that is chosen at run time has no flags of its own
-                    flags = [k.arg for k in node.keywords if k.arg is not None]
-                    yield f"{path.relative_to(PACKAGE)}:{node.lineno}", verb.value, flags
+    """Those whose verb is known here, as (place, verb, flags)."""
+    for place, node in lines_that_are_made():
+        verb = node.args[0]
+        if isinstance(verb, ast.Constant):  # a verb that is chosen at run time has no flags of its own
+            yield place, verb.value, [k.arg for k in node.keywords if k.arg is not None]
 
 
 def strings(path):
@@ -64,11 +75,9 @@ def test_every_command_in_a_message_exists_with_its_flags():
 def test_no_command_in_a_message_has_a_word_that_the_reader_has_to_replace():
     """`tvr extract-frames VIDEOS`, typed as it stands, is an error; an example such as `videos/` may be right."""
     wrong = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "commands.tvr":
-                said = [n.value for part in (*node.args, *node.keywords) for n in ast.walk(part) if is_text(n)]
-                wrong += [f"{path.relative_to(PACKAGE)}:{node.lineno}: {s}" for s in said if PLACEHOLDER.search(s)]
+    for place, node in lines_that_are_made():
+        said = [n.value for part in (*node.args, *node.keywords) for n in ast.walk(part) if is_text(n)]
+        wrong += [f"{place}: {s}" for s in said if PLACEHOLDER.search(s)]
     assert not wrong, "\n".join(wrong)
 
 

@@ -53,12 +53,12 @@ def data_of(recipe: str) -> tuple[str, str | None]:
 
 
 def recipes() -> Iterator[Any]:
-    """Every recipe; one of each method is quick enough for every day, and the others are slow."""
-    methods: set[str] = set()
+    """Every recipe; the first of each data set is for every day, and the others are slow."""
+    seen: set[str] = set()
     for name in preset_names("recipes"):
-        method = name.split("-")[0]
-        yield pytest.param(name, marks=[pytest.mark.slow] if method in methods else [])
-        methods.add(method)
+        dataset, _ = data_of(name)
+        yield pytest.param(name, marks=[pytest.mark.slow] if dataset in seen else [])
+        seen.add(dataset)
 
 
 @pytest.mark.parametrize("recipe", recipes())

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import indexes
 import pytest
 import torch
+from processes import line_of
 from synthetic import SyntheticStore
 
 import tvr_cli
@@ -104,6 +105,8 @@ import indexes
 from tvr_cli.errors import DataError
 from tvr_cli.files import lock
 folder, number = Path(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
 for i in range(6):
     with lock(folder.parent, wait_s=60):
         made = indexes.make(folder, 20 + number)
@@ -122,7 +125,11 @@ def test_queries_are_answered_while_two_processes_rebuild(tmp_path: Path) -> Non
     indexes.make(folder, 20)
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{REBUILD}", str(folder)]
-    writers = [subprocess.Popen([*command, str(number)], stderr=subprocess.PIPE, text=True) for number in (0, 1)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    writers = [subprocess.Popen([*command, str(number)], **pipes, text=True) for number in (0, 1)]
+    assert [line_of(writer) for writer in writers] == ["ready", "ready"]  # nothing is asked while they import
+    for writer in writers:
+        print(file=writer.stdin, flush=True)
     held, answers, lengths = Index.open(folder), 0, set()
     before = search(mean, held, text, SearchOptions(k=30))
     while any(writer.poll() is None for writer in writers):

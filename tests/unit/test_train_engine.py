@@ -13,7 +13,9 @@ import pytest
 import torch
 from processes import REST, line_of
 from synthetic import SyntheticStore
+from typer.testing import CliRunner
 
+from tvr_cli.cli import app
 from tvr_cli.engine import scorers
 from tvr_cli.engine.training.train import TrainOptions, dry_run, experiment_of, train
 from tvr_cli.engine.training.train_result import Leaf
@@ -159,14 +161,14 @@ def test_sigkill_in_the_middle_then_resume_gives_the_same_bytes(tmp_path: Path) 
     flags = ["--set", "train.batch_size=8", "--set", "train.lr=1e-2", "--set", "train.checkpoint_every=2"]
     train_args = ["train", "--method", METHOD, "--epochs", "30", *flags, "--threads", "1", "--device", "cpu"]
     whole, killed = workspace_in(tmp_path / "whole"), workspace_in(tmp_path / "killed")
-    tvr(*train_args, "-o", str(whole)).wait()
+    assert CliRunner().invoke(app, [*train_args, "-o", str(whole)]).exit_code == 0
     process = tvr(*train_args, "-o", str(killed), first=_REST_BEFORE_STEP_12_IS_WHOLE)
     assert line_of(process) == "step-00000012.safetensors is written, and not yet whole"
     process.send_signal(signal.SIGKILL)
     process.wait()
     checkpoints = killed / "runs" / "synthetic" / "checkpoints"
     assert max(p.name for p in checkpoints.glob("step-*.safetensors")) == "step-00000010.safetensors"
-    assert tvr("train", "--resume", "--method", METHOD, "-o", str(killed)).wait() == 0
+    assert CliRunner().invoke(app, ["train", "--resume", "--method", METHOD, "-o", str(killed)]).exit_code == 0
     assert contents(checkpoints) == contents(whole / "runs" / "synthetic" / "checkpoints")
 
 
@@ -183,7 +185,7 @@ os.replace = rest
 """
 
 
-def tvr(*args: str, first: str = "") -> subprocess.Popen[str]:
+def tvr(*args: str, first: str) -> subprocess.Popen[str]:
     """Start a command in a process of its own, after the code `first`."""
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'kernels'}", "OMP_NUM_THREADS": "1"}
     program = f"{first}\nfrom tvr_cli.cli import main; main()"
