@@ -50,8 +50,10 @@ def started(*args: object, **more: object) -> subprocess.Popen[str]:
     )
 
 
-def as_torchrun(world: int, *args: object, **of_rank: tuple[object, ...]) -> list[subprocess.Popen[str]]:
-    """Start ranks by their environment; of_rank: `rank1=(…)`, more arguments of that rank alone."""
+def as_torchrun(
+    world: int, *args: object, path: str | None = None, **of_rank: tuple[object, ...]
+) -> list[subprocess.Popen[str]]:
+    """Start ranks by their environment; of_rank: `rank1=(…)`, more arguments of that rank alone. path: of modules."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,6 +61,7 @@ def as_torchrun(world: int, *args: object, **of_rank: tuple[object, ...]) -> lis
         started(
             *args, *of_rank.get(f"rank{rank}", ()), RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank,
             LOCAL_WORLD_SIZE=world, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            PYTHONPATH=path or environment()["PYTHONPATH"],
         )
         for rank in range(world)
     ]  # fmt: skip
@@ -158,6 +161,30 @@ def test_a_rank_with_another_seed_is_refused_before_the_first_step(tmp_path: Pat
         assert "rank 1 would train something else: train.seed is 7, rank 0 has 0" in said
     assert not (tmp_path / "runs" / "synthetic" / "metrics.jsonl").exists()
     assert not (tmp_path / "runs" / "synthetic" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_with_other_weights_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path / "out")
+    code = (
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from tvr_cli.engine.training import train\n"
+        "    original = train.build_learner\n"
+        "    def other(*args, **named):\n"
+        "        learner = original(*args, **named)\n"
+        "        learner.method.logit_scale.data += 1e-6\n"
+        "        return learner\n"
+        "    train.build_learner = other\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    ranks = as_torchrun(2, "train", "--method", METHOD, *FAST, "-o", tmp_path / "out", path=path)
+    ended = [rank.communicate(timeout=WATCHDOG_S) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [3, 3], ended
+    for _, said in ended:
+        assert "rank 1 does not begin as rank 0 does, in: weights" in said and "nothing was trained" in said
+    assert not (tmp_path / "out" / "runs" / "synthetic" / "config.json").exists()
 
 
 def whole_like(run: Path) -> Path:

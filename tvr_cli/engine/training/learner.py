@@ -51,8 +51,8 @@ class Learner(nn.Module):
         """Return the parameters that the CLIP4Clip family runs before features are gathered.
 
         Each process gets the gradient of its own rows alone there, and DDP averages those: a sum over the number of
-        processes. They are CLIP and what mixes frames behind it. Source: ArrowLuo/CLIP4Clip@85cf908, `_loose_similarity`
-        and `AllGather`; foolwood/DRL@696c75c, `agg_video_feat`.
+        processes. They are CLIP and what mixes frames behind it.
+        Source: ArrowLuo/CLIP4Clip@85cf908, `_loose_similarity`; foolwood/DRL@696c75c, `agg_video_feat`.
         """
         temporal = [p for name, p in self.method.named_parameters() if name.startswith(_TEMPORAL)]
         return [*self.encoders(), *temporal]

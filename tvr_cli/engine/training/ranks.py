@@ -184,7 +184,7 @@ class Group(Ranks):
                 raise ConfigError(f"rank {rank} would train something else: {told}; start all ranks with one command")
             if changed := [k for k in first["state"] if first["state"][k] != other["state"].get(k)]:
                 raise DataError(
-                    f"rank {rank} does not begin as rank 0 does: another {', another '.join(changed)}. All ranks need "
+                    f"rank {rank} does not begin as rank 0 does, in: {', '.join(changed)}. All ranks need "
                     "the same version of tvr, the same backbone and the same workspace; nothing was trained"
                 )
 
