@@ -108,12 +108,6 @@ def sqrt(typing, x):
 
 
 @intrinsic
-def floor(typing, x):
-    """Return the largest integer below each lane."""
-    return vector(vector), _call("floor")
-
-
-@intrinsic
 def total(typing, x):
     """Return the sum of the lanes, added as a tree."""
 
@@ -137,35 +131,48 @@ def largest(typing, x):
     return types.float32(vector), generate
 
 
-_LOG2_E = np.float32(1.4426950408889634)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_LOG2_E, _LOG2_E_REST = np.float32(1.4426950216293335), np.float32(1.925963033500e-8)
 _LOWEST = np.float32(-87.0)
-_ONE, _HALF = np.float32(1.0), np.float32(0.5)
-# Cephes' expf: exp(r) - 1 - r = r^2 * p(r) on |r| <= ln(2) / 2, error below 1 unit in the last place
-_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_ONE = np.float32(1.0)
+# Added to a number and subtracted again it leaves the nearest whole number, which its low bits hold meanwhile.
+_ROUNDER = np.float32(3 * 2**22)
+# 2^r = 1 + r p(r) on |r| <= 1/2, fitted to 2e-9 of its value; with the rounding of float32, 8e-8
+_P0, _P1, _P2 = np.float32(0.6931472055771), np.float32(0.24022648462281), np.float32(0.05550329035154)
+_P3, _P4, _P5 = np.float32(0.00961837325135), np.float32(0.00133998482907), np.float32(0.00015370704816)
 
 
 @jit
 def exp(x):
     """Return exp of each lane, for lanes below 88; below -87 it is exp(-87), 1.6e-38."""
-    y = maximum(x, splat(_LOWEST))
-    k = floor(y * _LOG2_E + _HALF)
-    r = y - k * _LN2_HIGH
-    r = r - k * _LN2_LOW
-    p = ((((_P0 * r + _P1) * r + _P2) * r + _P3) * r + _P4) * r + _P5
-    return (p * (r * r) + (r + _ONE)) * _power_of_two(k)
+    x = maximum(x, splat(_LOWEST))
+    shifted = multiply_add(x, splat(_LOG2_E), splat(_ROUNDER))
+    k = shifted - _ROUNDER
+    r = multiply_add(x, splat(_LOG2_E_REST), multiply_add(x, splat(_LOG2_E), splat(-_ONE) * k))
+    p = ((((_P5 * r + _P4) * r + _P3) * r + _P2) * r + _P1) * r + _P0
+    return _scaled(p * r + _ONE, shifted)
 
 
 @intrinsic
-def _power_of_two(typing, k):
-    """Return 2^k of whole numbers -126 ... 127."""
+def multiply_add(typing, a, b, c):
+    """Return a * b + c, rounded once where the machine can."""
 
     def generate(context, builder, signature, arguments):
-        exponent = builder.add(builder.fptosi(arguments[0], _INTS), ir.Constant(_INTS, [127] * LANES))
-        return builder.bitcast(builder.shl(exponent, ir.Constant(_INTS, [23] * LANES)), _FLOATS)
+        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+        return builder.call(function, arguments)
 
-    return vector(vector), generate
+    return vector(vector, vector, vector), generate
+
+
+@intrinsic
+def _scaled(typing, x, shifted):
+    """Return x * 2^k for shifted = _ROUNDER + k: k is added to the exponent's bits."""
+
+    def generate(context, builder, signature, arguments):
+        bits, k = (builder.bitcast(argument, _INTS) for argument in arguments)
+        return builder.bitcast(builder.add(bits, builder.shl(k, ir.Constant(_INTS, [23] * LANES))), _FLOATS)
+
+    return vector(vector, vector), generate
 
 
 def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 import tvr_kernels
 from triton_cases import sides
 from tvr_kernels import _dispatch, text_pooling
-from tvr_kernels._testing import ODD_SHAPES, Shape, max_error, poisoned
+from tvr_kernels._testing import ODD_SHAPES, Shape, features, max_error, poisoned
 
 pytest.importorskip("numba")
 
@@ -68,3 +68,35 @@ def test_gradients_and_fp64_are_left_to_the_folded_form():
         text_pooling.score(text, video, weights, implementation="compiled")
     exact = sides("text_pooling", Shape(256, 256, 2, 1, 4), torch.float64)
     assert _dispatch.select("score", "text_pooling", *exact, None)[0] == "folded"
+
+
+def _lowered(case, dtype):
+    text, video, weights = case
+    cast = [x.to(dtype) if isinstance(x, torch.Tensor) else x for x in weights]
+    return *({k: x.to(dtype) if x.is_floating_point() else x for k, x in d.items()} for d in (text, video)), cast
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["glccl"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all-slots", "real-slots"])
+@pytest.mark.parametrize("spread", [1.0, 40.0], ids=["cosines", "wide"])
+def test_similarities_of_words_equal_the_reference(op, masked, spread):
+    """`wide` maps spread M so far that one exponential for rows and columns would vanish in some of them.
+
+    They make M's rounding larger, and the difference that a wrong weight makes.
+    """
+    package = importlib.import_module(f"tvr_kernels.{op}")
+    for shape in (*SHAPES, Shape(35, 3, 12, 32, 64), Shape(2, 3, 5, 77, 16)):
+        drawn, (word_mask, frame_mask) = features(shape, unit=False, ragged=False), features(shape, unit=False)[3:]
+        weights = importlib.import_module(f"tvr_kernels.{op}.bench")._weights(shape, "cpu", torch.float32)
+        weights = weights._replace(local_map=weights.local_map * spread)
+        masks = (word_mask, frame_mask) if masked else (None, None)
+        text = package.text_side(drawn.text, drawn.words, weights, masks[0])
+        video = package.video_side(drawn.frames, weights, masks[1])
+        *exact, cast = _lowered((text, video, weights), torch.float64)
+        exact = package.similarities(*exact, type(weights)._make(cast), implementation="reference")
+        folded = package.similarities(text, video, weights, implementation="folded")
+        got = package.similarities(text, video, weights, implementation="compiled")
+
+        assert got.shape == (4, shape.T, shape.V)
+        assert max_error(got, exact) <= max(2e-6 * spread**2, 2 * max_error(folded, exact)), shape
