@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Name = Literal["mkl", "onednn"]
@@ -36,9 +37,17 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(f"matmul: expected two matrices, found shapes {tuple(a.shape)} and {tuple(b.shape)}")
     if not _eligible(a, b) or setting() == "mkl":
         return torch.mm(a, b)
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+    if torch.is_grad_enabled() and _tracked(a, b):
         return cast(Tensor, _OneDnn.apply(a, b))
     return _onednn(a, b)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + b for x [..., K], W [N, K] and b [N], like `F.linear`, by the chosen GEMM."""
+    rows = x.reshape(-1, x.shape[-1])
+    if not _eligible(rows, weight.T) or setting() == "mkl" or (torch.is_grad_enabled() and _tracked(x, weight, bias)):
+        return F.linear(x, weight, bias)
+    return _onednn(rows, weight.T, bias).view(*x.shape[:-1], -1)
 
 
 def setting() -> Name:
@@ -99,10 +108,14 @@ def _eligible(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _onednn(a: Tensor, b: Tensor) -> Tensor:
+def _tracked(*tensors: Tensor | None) -> bool:
+    return any(x is not None and x.requires_grad for x in tensors)
+
+
+def _onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     # The operator computes a @ weight.T for a contiguous input; the transpose of b is a view that it packs itself.
     weight = b.T if b.T.is_contiguous() or b.is_contiguous() else b.T.contiguous()
-    return torch.ops.mkldnn._linear_pointwise(a.contiguous(), weight, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(a.contiguous(), weight, bias, "none", [], "")
 
 
 def _operator() -> Callable[..., Tensor] | None:
