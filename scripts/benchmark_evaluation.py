@@ -6,6 +6,10 @@ largest resident set that the system counted for it, libraries included.
 
     python scripts/benchmark_evaluation.py                                  1 000 x 1 000 and 10 000 x 10 000
     python scripts/benchmark_evaluation.py --sizes 1000 --method glccl      one size, another method
+    python scripts/benchmark_evaluation.py --forms --sizes 1000             what `auto` takes, against the folded form
+
+`--forms` gives the processor time of the whole command, the best of --rounds in turns, for each method in --methods;
+the target is that `auto` is never slower by more than 5 %.
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ from tvr_cli.workspace import Workspace
 DIM, FRAMES, WORDS = 512, 12, 32
 ROWS = 512  # of one shard
 PROVIDES = ("frames", "pooled", "tokens", "importance")
+BARE = ("mean", "text_guided")  # methods without training
+FORMS = ("text_guided", "xpool", "gare", "dmae", "wti", "glccl")  # eaglenet and tcmgc take minutes, and have one form
 COMMAND = "from tvr_cli.cli import main; main()"
 
 
@@ -90,12 +96,19 @@ def write_run(workspace: Path, store: FeatureStore, method: str) -> None:
     run.write_config(resolved)
 
 
-def measure(workspace: Path, n: int, method: str, budget: str) -> Measured:
-    """Run `tvr evaluate` on the CPU in a process of its own."""
-    args = ["evaluate", method, "--memory-budget", budget, "--device", "cpu", "--json", "-o", str(workspace)]
+def measure(workspace: Path, n: int, method: str, budget: str, kernels: str = "auto") -> Measured:
+    """Run `tvr evaluate` on the CPU in a process of its own. kernels: what TVR_KERNELS says."""
+    named = ["--method", method] if method in BARE else [method]
+    args = ["evaluate", *named, "--memory-budget", budget, "--device", "cpu", "--json", "-o", str(workspace)]
     started = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", COMMAND, *args], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *args],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "TVR_KERNELS": kernels},
+    )
     wall = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = json.loads(done.stdout)
@@ -111,6 +124,24 @@ def row(m: Measured, method: str, budget: str) -> str:
     cells = [f"`{method}`", f"{m.n} x {m.n}", budget, "streamed" if m.streamed else "held", f"{m.seconds:.1f}"]
     cells += [f"{m.pairs_per_second:,.0f}", f"{m.wall:.1f}", f"{m.cpu:.1f}", f"{m.peak / 1e9:.2f}"]
     return "| " + " | ".join(cells) + " |"
+
+
+def compare_forms(methods: list[str], n: int, budget: str, rounds: int, work: Path | None) -> None:
+    """Print, for each method, the processor seconds of `tvr evaluate` with `auto` and with the folded form."""
+    print("| method | captions x clips | auto, CPU s | folded, CPU s | auto / folded |")
+    print("|---|---|---|---|---|")
+    for method in methods:
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            workspace = Path(folder)
+            store = write_store(workspace, n)
+            if method not in BARE:
+                write_run(workspace, store, method)
+            best = {"auto": float("inf"), "folded": float("inf")}
+            for _ in range(rounds):
+                for form in best:
+                    best[form] = min(best[form], measure(workspace, n, method, budget, form).cpu)
+        auto, folded = best["auto"], best["folded"]
+        print(f"| `{method}` | {n} x {n} | {auto:.2f} | {folded:.2f} | {auto / folded:.2f} |", flush=True)
 
 
 def _clip(i: int) -> ClipRecord:
@@ -145,8 +176,15 @@ def main() -> None:
     parser.add_argument("--method", default="gare")
     parser.add_argument("--memory-budget", default="2GB")
     parser.add_argument("--work", type=Path, help="where the features are written; default: a temporary folder")
+    parser.add_argument("--forms", action="store_true", help="compare TVR_KERNELS=auto with folded")
+    parser.add_argument("--methods", nargs="+", default=FORMS, help="of --forms")
+    parser.add_argument("--rounds", type=int, default=3, help="of --forms")
     args = parser.parse_args()
     print(f"{os.cpu_count()} CPUs, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}", file=sys.stderr)
+    if args.forms:
+        for n in sorted(args.sizes):
+            compare_forms(args.methods, n, args.memory_budget, args.rounds, args.work)
+        return
     print("| method | captions x clips | budget | matrix | scoring s | pairs/s | wall s | CPU s | peak GB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for n in sorted(args.sizes):

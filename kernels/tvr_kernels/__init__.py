@@ -9,8 +9,8 @@ forms of it; `_dispatch` chooses between them. The algebra is derived in `kernel
 
 from __future__ import annotations
 
-from tvr_kernels._dispatch import KernelUnavailable
+from tvr_kernels._dispatch import KernelUnavailable, job
 
 OPS = ("text_pooling", "xpool", "gare", "glccl", "tcmgc", "dmae", "eaglenet", "wti", "xclip")
 
-__all__ = ["OPS", "KernelUnavailable"]
+__all__ = ["OPS", "KernelUnavailable", "job"]

@@ -1,9 +1,11 @@
 """Which implementation of an op runs, and why.
 
 Order of `auto`: Triton on CUDA tensors if the op's `supports` agrees; else the compiled tier where it is installed and
-pays; else the folded form; else the reference. `TVR_KERNELS=auto|reference|folded|compiled|triton` (or the
-`implementation` argument, which wins) asks for one by name: it runs or `KernelUnavailable` says why not; nothing is
-swapped in silently. The files of an op's folder are its implementations: one that is not there does not exist.
+pays (`_payoff`); else the folded form; else the reference. A form that `auto` took and that fails, because its compiler
+or its cache is broken, is left out from then on, with one line that says why.
+`TVR_KERNELS=auto|reference|folded|compiled|triton` (or the `implementation` argument, which wins) asks for one by name:
+it runs or `KernelUnavailable` says why not; nothing is swapped in silently. The files of an op's folder are its
+implementations: one that is not there does not exist.
 """
 
 from __future__ import annotations
@@ -12,12 +14,17 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tvr_kernels import _payoff
 
 CHOICES = ("auto", "reference", "folded", "compiled", "triton")
 _FILES = {"reference": "reference", "folded": "folded", "compiled": "compiled", "triton": "triton_impl"}
@@ -25,14 +32,24 @@ _NEEDS = {"compiled": "numba", "triton": "triton"}  # the package that an implem
 _INSTALL = {"compiled": "pip install 'tvr-cli[fast]'", "triton": "pip install triton (Linux)"}
 
 Support = tuple[bool, str]
-COMPILED_PAIRS = 2**16  # `auto` leaves smaller jobs to the folded form: compiling or loading takes seconds
-_SMALL = f"it takes longer to load than {COMPILED_PAIRS} pairs to score"
 _log = logging.getLogger("tvr.kernels")
 _said: set[tuple[str, str, str]] = set()
+_broken: dict[tuple[str, str], str] = {}  # (op, form) -> why it failed in this process
+_job: ContextVar[int] = ContextVar("pairs of the job", default=0)
 
 
 class KernelUnavailable(RuntimeError):
     """An implementation was asked for by name and cannot run here; the message says why and what would."""
+
+
+@contextmanager
+def job(pairs: int) -> Iterator[None]:
+    """Say how many pairs will be scored in all, in tiles: one form is chosen for the whole job, by its size."""
+    token = _job.set(pairs)
+    try:
+        yield
+    finally:
+        _job.reset(token)
 
 
 def score(
@@ -51,8 +68,20 @@ def run(
     implementation: str | None,
 ) -> Tensor:
     """Run another function of an op, such as `similarities`, of the implementations that have it."""
-    chosen, _ = select(function, op, text, video, weights, implementation)
-    return getattr(load(op, chosen), function)(text, video, weights)
+    while True:
+        chosen, _ = select(function, op, text, video, weights, implementation)
+        try:
+            return getattr(load(op, chosen), function)(text, video, weights)
+        except Exception as e:
+            if not _may_fail(chosen, e):
+                raise
+            why, (asked, source) = failure(e), _asked(implementation)
+            if asked != "auto":
+                raise KernelUnavailable(
+                    f"{op}: {source} asks for {asked!r}, but {why}; TVR_KERNELS=auto picks one that runs"
+                ) from e
+            _log.warning("%s: the %s form is left out: %s", op, chosen, why)
+            _broken[op, chosen] = why
 
 
 def select(
@@ -65,14 +94,24 @@ def select(
 ) -> tuple[str, str]:
     """Return (implementation, reason) for these inputs: `choose` among the op's files."""
     tensors = [*text.values(), *video.values(), *(weights or ())]
-    pairs = len(next(iter(text.values()))) * len(next(iter(video.values())))
-    available: dict[str, Callable[[], Support]] = {}
-    for name in implementations(op):
-        if name == "compiled" and _asked(implementation)[0] == "auto" and pairs < COMPILED_PAIRS:
-            available[name] = lambda: (False, _SMALL)
-        else:
-            available[name] = lambda name=name: supports(function, op, name, text, video, weights)  # type: ignore[misc]
-    return choose(op, tensors, available, implementation)
+    pairs = max(_job.get(), len(next(iter(text.values()))) * len(next(iter(video.values()))))
+    by_size = _asked(implementation)[0] == "auto"
+    inputs = text, video, weights
+
+    def can(name: str) -> Support:
+        if by_size and (op, name) in _broken:
+            return False, _broken[op, name]
+        try:
+            if by_size and name == "compiled":
+                return _payoff.pays(op, pairs, *inputs, lambda: supports(function, op, name, *inputs))
+            return supports(function, op, name, *inputs)
+        except Exception as e:
+            if not _may_fail(name, e):
+                raise
+            _broken[op, name] = failure(e)
+            return False, _broken[op, name]
+
+    return choose(op, tensors, {name: partial(can, name) for name in implementations(op)}, implementation)
 
 
 def choose(
@@ -100,7 +139,7 @@ def choose(
             if ok:
                 return _say(op, name, why or "fastest form for these tensors")
             refused.append(f"{name}: {why}")
-            lost = lost or why != _SMALL
+            lost = lost or not why.startswith(_payoff.SMALL)
     name = "folded" if "folded" in options else "reference"
     why = "; ".join(refused) or ("CUDA without a fused kernel" if on_cuda else "CPU tensors")
     return _say(op, name, why, logging.INFO if lost else logging.DEBUG)
@@ -133,6 +172,17 @@ def supports(
     return (True, "") if supports is None else supports(text, video, weights)
 
 
+def _may_fail(name: str, e: Exception) -> bool:
+    """Whether an error is of a form that compiles when it is called: the next one has the same numbers."""
+    return name in _NEEDS and not isinstance(e, (MemoryError, torch.OutOfMemoryError, KernelUnavailable))
+
+
+def failure(e: BaseException) -> str:
+    """Say in one line why a form that should run did not."""
+    said = next((line.strip() for line in str(e).splitlines() if line.strip()), "")
+    return f"it failed here ({type(e).__name__}{': ' if said else ''}{said[:200]})"
+
+
 def report() -> list[tuple[str, str, str]]:
     """Return (op, implementation, reason) for ordinary fp32 scoring on this machine: what `tvr doctor` shows."""
     from tvr_kernels import OPS
@@ -157,17 +207,19 @@ def report() -> list[tuple[str, str, str]]:
                 )
             )
         else:
-            rows.append((op, *_usual(names)))
+            rows.append((op, *_usual(op, names)))
     return rows
 
 
-def _usual(names: list[str]) -> tuple[str, str]:
+def _usual(op: str, names: list[str]) -> tuple[str, str]:
     fused = "triton" if torch.cuda.is_available() else "compiled"
     device = "CUDA" if fused == "triton" else "CPU"
     fallback = "folded" if "folded" in names else "reference"
     if fused not in names:
         return fallback, f"{device}; the op has no {fused} form"
     there, why = _installed(fused)
+    if there and fused == "compiled":
+        return fallback, f"{device}; {_payoff.said(op)}"
     return (fused, f"{device}; where the inputs allow, else {fallback}") if there else (fallback, f"{device}; {why}")
 
 

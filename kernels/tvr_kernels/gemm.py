@@ -1,27 +1,27 @@
-"""The matrix product of all scores: the faster exact fp32 GEMM of this CPU, chosen once per process.
+"""The matrix product of all scores: the faster exact fp32 GEMM of this CPU, chosen once per process or machine.
 
 On AMD machines oneDNN's fp32 GEMM is often faster than the default BLAS; elsewhere it is not. Both accumulate in fp32
 and agree to rounding, but not to the bit, so the choice is a recorded setting: `setting()` names it, `use(name)` fixes
-it (a resumed run uses the one that it started with). Everything that oneDNN is not asked for – CUDA, fp64, bf16, an
-absent operator – goes to `torch.mm`.
+it (a resumed run uses the one that it started with). A trial that is not sure chooses torch's own. Everything that
+oneDNN is not asked for – CUDA, fp64, bf16, an absent operator – goes to `torch.mm`.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from tvr_kernels import trials
 
 Name = Literal["mkl", "onednn"]
 NAMES: tuple[Name, ...] = ("mkl", "onednn")
 
-_AUTOTUNE_SECONDS = 0.05
 _AUTOTUNE_SHAPE = (256, 512, 1024)  # M, K, N: a tile of captions against a tile of frames
-_MARGIN = 1.05  # oneDNN must be this much faster, so that the choice does not flicker between runs
 
 _lock = threading.Lock()
 _chosen: Name | None = None
@@ -36,13 +36,21 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(f"matmul: expected two matrices, found shapes {tuple(a.shape)} and {tuple(b.shape)}")
     if not _eligible(a, b) or setting() == "mkl":
         return torch.mm(a, b)
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+    if torch.is_grad_enabled() and _tracked(a, b):
         return cast(Tensor, _OneDnn.apply(a, b))
     return _onednn(a, b)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + b for x [..., K], W [N, K] and b [N], like `F.linear`, by the chosen GEMM."""
+    rows = x.reshape(-1, x.shape[-1])
+    if not _eligible(rows, weight.T) or setting() == "mkl" or (torch.is_grad_enabled() and _tracked(x, weight, bias)):
+        return F.linear(x, weight, bias)
+    return _onednn(rows, weight.T, bias).view(*x.shape[:-1], -1)
+
+
 def setting() -> Name:
-    """Return the GEMM in use, `mkl` (torch's default BLAS, whatever it is) or `onednn`; the first call measures."""
+    """Return the GEMM in use, `mkl` (torch's default BLAS, whatever it is) or `onednn`; the first call may measure."""
     global _chosen
     if _chosen is None:
         with _lock:
@@ -99,10 +107,14 @@ def _eligible(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _onednn(a: Tensor, b: Tensor) -> Tensor:
+def _tracked(*tensors: Tensor | None) -> bool:
+    return any(x is not None and x.requires_grad for x in tensors)
+
+
+def _onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     # The operator computes a @ weight.T for a contiguous input; the transpose of b is a view that it packs itself.
     weight = b.T if b.T.is_contiguous() or b.is_contiguous() else b.T.contiguous()
-    return torch.ops.mkldnn._linear_pointwise(a.contiguous(), weight, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(a.contiguous(), weight, bias, "none", [], "")
 
 
 def _operator() -> Callable[..., Tensor] | None:
@@ -114,18 +126,14 @@ def _operator() -> Callable[..., Tensor] | None:
 def _autotune() -> Name:
     if not has_onednn():
         return "mkl"
+    kept = (trials.recalled("gemm") or {}).get("faster")
+    if kept in NAMES:
+        return cast(Name, kept)
     m, k, n = _AUTOTUNE_SHAPE
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator).T
-    best = {"mkl": float("inf"), "onednn": float("inf")}
-    candidates: dict[str, Callable[[], Tensor]] = {"mkl": lambda: torch.mm(a, b), "onednn": lambda: _onednn(a, b)}
     with torch.no_grad():
-        for run in candidates.values():
-            run()
-        stop = time.perf_counter() + _AUTOTUNE_SECONDS
-        while time.perf_counter() < stop:
-            for name, run in candidates.items():
-                start = time.process_time()
-                run()
-                best[name] = min(best[name], time.process_time() - start)
-    return "onednn" if best["onednn"] * _MARGIN < best["mkl"] else "mkl"
+        found = trials.race({"mkl": lambda: torch.mm(a, b), "onednn": lambda: _onednn(a, b)}, "mkl")
+    if found.sure:
+        trials.keep("gemm", {"faster": found.faster, "seconds": dict(found.seconds)})
+    return cast(Name, found.faster)

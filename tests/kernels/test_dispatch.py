@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import tvr_kernels
-from tvr_kernels import _dispatch
+from tvr_kernels import _dispatch, _payoff
 from tvr_kernels._checks import Shapes
 
 CPU = [torch.zeros(1)]
@@ -75,7 +75,9 @@ def test_only_a_faster_form_that_was_not_taken_is_news(caplog):
     _dispatch._said.clear()
 
     _dispatch.choose("some_op", CPU, ["folded"])
-    _dispatch.choose("some_op", CPU, {"folded": _dispatch._always, "compiled": lambda: (False, _dispatch._SMALL)})
+    _dispatch.choose(
+        "some_op", CPU, {"folded": _dispatch._always, "compiled": lambda: (False, _payoff.SMALL + "9 pairs")}
+    )
     assert not caplog.records
     _dispatch.choose("some_op", CPU, {"folded": _dispatch._always, "compiled": lambda: (False, "no numba here")})
 

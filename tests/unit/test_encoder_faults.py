@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import pytest
 import tiny_clip
 import tiny_frames
 import torch
+from tvr_kernels import gemm, trials
 
 from tvr_cli import log
 from tvr_cli.backbones import load, registry
 from tvr_cli.backbones.openclip.text import TextSide
 from tvr_cli.engine import device as devices
+from tvr_cli.engine.features import precision, sentences
 from tvr_cli.engine.features import precompute as engine
-from tvr_cli.engine.features import sentences, suiting
+from tvr_cli.engine.whole import doctor
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.types import Caption, Clip, Manifest
@@ -112,16 +115,69 @@ def test_a_causal_tower_that_is_read_in_its_last_slot_gets_all_of_them(tmp_path:
 # ----------------------------------------------------------------------------------------- F12: half precision on a CPU
 
 
-@pytest.mark.parametrize(("has", "warned"), [(False, True), (True, False), (None, False)])
-def test_half_precision_without_instructions_for_it_is_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, has: bool | None, warned: bool
+@pytest.fixture
+def trials_memory() -> Iterator[dict[tuple[str, str], Any]]:
+    """What trials keep, in place of the user's folder for caches."""
+    kept: dict[tuple[str, str], Any] = {}
+
+    class Memory:
+        recall = staticmethod(lambda kind, name: kept.get((kind, name)))
+        keep = staticmethod(lambda kind, name, value: kept.update({(kind, name): value}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "user_cache", Memory)
+        patch.setattr(trials, "_memory", None)
+        yield kept
+
+
+@pytest.mark.parametrize(("half_s", "sure", "computes"), [(0.9, True, "fp32"), (0.05, True, "bf16"), (0.9, False, "")])
+def test_half_precision_that_is_slower_here_gives_way_to_fp32(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trials_memory: dict[tuple[str, str], Any],
+    half_s: float,
+    sure: bool,
+    computes: str,
 ) -> None:
-    monkeypatch.setattr(suiting, "computes_in_half", lambda precision: has)
-    tiny_frames.simple(tmp_path / "out", {"a.mp4": 1})
-    name = f"local:{tiny_clip.folder(tmp_path / 'w')}"
+    faster = "fp32" if half_s > 0.1 else "bf16"
+    found = trials.Finding(faster, {"fp32": 0.1, "bf16": half_s}, sure)
+    runs: list[object] = []
+
+    def race(ways: object, default: str) -> trials.Finding:
+        runs.append(default)
+        return found
+
+    monkeypatch.setattr(trials, "race", race)
+    monkeypatch.setattr(precision, "computes_in_half", lambda half: half_s < 0.1)
     options = PrecomputeOptions(device="cpu", precision="bf16", max_words=9)
-    engine.dry_run(Workspace.at(tmp_path / "out"), name, None, options)
-    assert ("has no instructions for bf16: --precision bf16 takes several times as long" in caplog.text) == warned
+    for _ in range(2):
+        assert precision.settled(options).precision == faster
+    assert runs[0] == ("bf16" if half_s < 0.1 else "fp32") and len(runs) == (1 if sure else 2)  # what is sure is kept
+    assert ("--precision bf16 takes 9.0 times as long as fp32 on this processor" in caplog.text) == (faster == "fp32")
+    if computes:
+        tiny_frames.simple(tmp_path / "out", {"a.mp4": 1})
+        made = engine.precompute(
+            Workspace.at(tmp_path / "out"), f"local:{tiny_clip.folder(tmp_path / 'w')}", None, options
+        )
+        assert made.store.provenance["precision"] == computes
+
+
+def test_a_gpu_and_fp32_need_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "race", lambda *_: pytest.fail("a trial"))
+    plain = PrecomputeOptions(device="cpu")
+    assert precision.settled(plain) is plain
+    monkeypatch.setattr(precision, "pick_device", lambda name: torch.device("cuda"))
+    half = PrecomputeOptions(precision="bf16")
+    assert precision.settled(half) is half
+
+
+def test_doctor_shows_what_was_measured(trials_memory: dict[tuple[str, str], Any]) -> None:
+    devices.remember_trials()
+    trials.keep("precision bf16", {"faster": "fp32", "times": 8.0})
+    checks = {check.name: check.detail for check in doctor.environment_checks(Workspace.at(Path("nowhere")))}
+    assert "takes 8 times as long as fp32" in checks["precision bf16"] and "fp32 is taken" in checks["precision bf16"]
+    assert checks["gemm"].startswith(gemm.setting())
 
 
 def test_a_processor_is_asked_and_one_that_cannot_tell_is_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_clip
 import torch
+from open_clip.transformer import QuickGELU
 from torch import nn
 from tvr_kernels import gemm
 
@@ -55,8 +57,8 @@ def test_the_attention_is_really_replaced(onednn: None, monkeypatch: pytest.Monk
         weights = attention(x, x, x)[1]
         assert use_fast_linear(attention)
         used: list[int] = []
-        product = gemm.matmul
-        monkeypatch.setattr(gemm, "matmul", lambda a, b: used.append(1) or product(a, b))
+        product = gemm.linear
+        monkeypatch.setattr(gemm, "linear", lambda x, w, b: used.append(1) or product(x, w, b))
         torch.testing.assert_close(attention(x, x, x, need_weights=False, attn_mask=mask)[0], expected)
         assert len(used) == 2  # q, k, v in one, and the output
         torch.testing.assert_close(attention(x, x, x)[1], weights)  # weights asked for: torch's own way
@@ -70,6 +72,31 @@ def test_a_mask_of_each_item_and_head_is_kept_apart(onednn: None) -> None:
         expected = attention(x, x, x, need_weights=False, attn_mask=mask)[0]
         assert use_fast_linear(attention)
         torch.testing.assert_close(attention(x, x, x, need_weights=False, attn_mask=mask)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", [QuickGELU(), nn.GELU(), nn.GELU(approximate="tanh")], ids=["quick", "", "tanh"])
+def test_an_mlps_activation_works_in_place_to_the_bit(activation: nn.Module, dtype: torch.dtype) -> None:
+    activation = copy.deepcopy(activation)  # cases share it
+    mlp = nn.Sequential(nn.Linear(8, 16), activation, nn.Linear(16, 8)).to(dtype)
+    hidden = torch.randn(3, 100, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        expected = activation(hidden)
+        use_fast_linear(mlp)
+        got = activation(given := hidden.clone())
+    assert torch.equal(got, expected) and got.data_ptr() == given.data_ptr()
+    kept = hidden.clone()
+    assert activation(kept).data_ptr() != kept.data_ptr()  # gradients may flow
+    assert torch.equal(kept, hidden)
+
+
+def test_an_activation_whose_input_is_anothers_too_is_left_alone() -> None:
+    model = nn.Sequential(nn.LayerNorm(4), nn.GELU())
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    use_fast_linear(model)
+    with torch.no_grad():
+        given = x.clone()
+        assert model[1](given).data_ptr() != given.data_ptr() and torch.equal(given, x)
 
 
 def test_gradients_take_torchs_own_way(onednn: None) -> None:

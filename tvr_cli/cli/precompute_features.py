@@ -56,7 +56,7 @@ def precompute_features(
         str,
         typer.Option(
             "--precision",
-            help="Arithmetic of the backbone: fp32; bf16 or fp16, faster where the device has it, else slower.",
+            help="Arithmetic of the backbone: fp32; bf16 or fp16, where a short trial finds them faster than fp32.",
         ),
     ] = "fp32",
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Frames a forward pass.")] = None,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvr_cli import user_cache
 from tvr_cli.errors import ConfigError, EnvironmentProblem, did_you_mean
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ def parse_bytes(text: str) -> int:
     return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
 
 
+def remember_trials() -> None:
+    """Let the kernels keep what they measure of this machine in the user's folder for caches."""
+    from tvr_kernels import trials
+
+    trials.remember_in(user_cache)
+
+
 @contextlib.contextmanager
 def kernel_errors() -> Iterator[None]:
     """Around everything that scores; also a decorator.
@@ -69,6 +77,7 @@ def kernel_errors() -> Iterator[None]:
     """
     from tvr_kernels import _dispatch
 
+    remember_trials()
     named = os.environ.get("TVR_KERNELS") or "auto"
     if named not in _dispatch.CHOICES:
         near = did_you_mean(named, _dispatch.CHOICES)

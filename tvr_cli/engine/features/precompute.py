@@ -24,7 +24,7 @@ from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.defaults import DEFAULT_METHOD
 from tvr_cli.engine import suggest
 from tvr_cli.engine.device import pick_device
-from tvr_cli.engine.features import cost, suiting, word_importance
+from tvr_cli.engine.features import cost, precision, suiting, word_importance
 from tvr_cli.engine.features.choose import choose_backbone
 from tvr_cli.engine.features.corpus import Captions, Census, Corpus, count_captions, no_captions, no_census, read_corpus
 from tvr_cli.engine.features.encode import encode_batch, encode_captions
@@ -173,6 +173,7 @@ def precompute(
     share = share_of(workspace, options.shard)
     read = partial(read_corpus, captions) if options.shard[1] == 1 else no_captions
     frames, corpus, about, plan = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=True)
+    options = precision.settled(options)
     records = share.records(frames.records)
     device = pick_device(options.device)
     model = registry.load(
@@ -237,7 +238,7 @@ def dry_run(
     options = options or PrecomputeOptions()
     read = partial(count_captions, captions) if options.shard[1] == 1 else no_census
     found = _inputs(workspace, backbone, read, options, own=_is_own(captions), may_ask=False)
-    return _planned(workspace, *found, options)
+    return _planned(workspace, *found, precision.settled(options))
 
 
 def _is_own(captions: Captions) -> bool:
@@ -308,7 +309,7 @@ def _inputs(
     suiting.require(about, frames, options, workspace)
     plan = FeaturePlan.make(options, frames.plan, backbone=about.name, context=about.context_length)
     plan = replace(plan, importance=word_importance.rule_identity(plan.importance))
-    suiting.warn(about, frames, options)
+    suiting.warn(about, frames)
     return frames, corpus, about, plan
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from tvr_cli import commands
 from tvr_cli.backbones.base import Description
 from tvr_cli.backbones.toy import is_toy
-from tvr_cli.engine.device import computes_in_half, pick_device
 from tvr_cli.engine.features.choose import DEFAULT_BACKBONE
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.log import warn_once
@@ -32,13 +31,12 @@ def require(backbone: Description, frames: FrameStore, options: PrecomputeOption
         )
 
 
-def warn(backbone: Description, frames: FrameStore, options: PrecomputeOptions) -> None:
-    """Say what is not refused: answers that mean nothing, a licence, an arithmetic that is slow here."""
+def warn(backbone: Description, frames: FrameStore) -> None:
+    """Say what is not refused: answers that mean nothing, a licence."""
     if is_toy(backbone.name):
         _warn_of_real_videos(backbone.name, frames.records)
     if backbone.non_commercial:
         warn_once(f"the weights of {backbone.name} are under {backbone.licence}: not for commercial use")
-    _warn_of_slow_precision(options)
 
 
 def _frames_for(backbone: Description, frames: FramePlan, workspace: Workspace) -> str:
@@ -88,14 +86,4 @@ def _warn_of_real_videos(name: str, records: Sequence[ClipRecord]) -> None:
         warn_once(
             f"{name} knows only the toy world of `tvr demo`; on other videos its answers mean nothing. "
             f"Use --backbone {DEFAULT_BACKBONE} for real ones"
-        )
-
-
-def _warn_of_slow_precision(options: PrecomputeOptions) -> None:
-    if options.precision == "fp32" or pick_device(options.device).type != "cpu":
-        return
-    if computes_in_half(options.precision) is False:
-        warn_once(
-            f"this processor has no instructions for {options.precision}: --precision {options.precision} takes "
-            "several times as long here as fp32"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
+from tvr_cli.engine.device import remember_trials
 from tvr_cli.engine.extraction.discover import discover
 from tvr_cli.engine.whole.probing import Check, probe_videos
 from tvr_cli.errors import ConfigError, DataError, EnvironmentProblem, TvrError
@@ -48,6 +49,8 @@ def environment_checks(workspace: Workspace) -> list[Check]:
         _guard("decoder pyav", _pyav),
         _guard("decoder decord", _decord),
         *_kernels(),
+        _guard("gemm", _gemm),
+        _guard("precision bf16", _bf16),
         *_weights(),
         _guard("workspace", lambda: _workspace(workspace)),
     ]
@@ -172,11 +175,28 @@ def _decord() -> Check:
 def _kernels() -> list[Check]:
     from tvr_kernels import _dispatch
 
+    remember_trials()
     try:
         rows = _dispatch.report()
     except ValueError as e:
         return [Check("kernels", False, str(e), "unset TVR_KERNELS")]
     return [Check(f"kernel {op}", name != "none", f"{name}: {reason}") for op, name, reason in rows]
+
+
+def _gemm() -> Check:
+    from tvr_kernels import gemm
+
+    return Check("gemm", True, f"{gemm.setting()} multiplies matrices of fp32 on the processor, as measured here")
+
+
+def _bf16() -> Check:
+    from tvr_cli.engine.features import precision
+
+    faster, times = precision.measured("bf16")
+    takes = f"takes {times:.2g} times as long as fp32 on the processor"
+    return Check(
+        "precision bf16", True, f"{takes}, as measured here" + ("" if faster == "bf16" else "; fp32 is taken for it")
+    )
 
 
 def _weights() -> list[Check]:

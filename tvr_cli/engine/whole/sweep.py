@@ -26,6 +26,7 @@ from tvr_kernels import gemm
 from tvr_cli import files, log
 from tvr_cli.config import Resolved
 from tvr_cli.engine import scorers
+from tvr_cli.engine.device import remember_trials
 from tvr_cli.engine.evaluation import evaluate
 from tvr_cli.engine.extraction import extract
 from tvr_cli.engine.features import precompute
@@ -139,6 +140,7 @@ def _agreed(folder: Path, table: Table) -> SweepHead:
     """Return the plan of the sweep, written where it is new or larger: shards that begin together agree on one."""
     with files.lock(folder / "shards"):
         before = kept_plan(folder)
+        remember_trials()
         plan = _plan(table, before.cpu_gemm if before else gemm.setting())
         if plan != before:
             keep_plan(folder, plan)
