@@ -82,10 +82,10 @@ def films(n: int, dim: int) -> Iterator[FilmBlock]:
     for i in range(n):
         ts = np.arange(SECONDS, dtype=np.float64)
         edges = draw.random(SECONDS) < 0.25
-        track = cells.Track(unit(draw, SECONDS, dim), ts, ts + 1, edges & (draw.random(SECONDS) < 0.5))
+        track = cells.Track(unit(draw, SECONDS, dim), ts, ts + 1, edges & (draw.random(SECONDS) < 0.5), ts)
         found = cells.candidates(track, edges)
         length = np.concatenate([part for _, part in cells.means(track, found)])
-        yield FilmBlock(f"{i}.mp4", f"/{i}.mp4", track.unit, ts, ts + 1, found, length, *np.zeros((2, len(found))))
+        yield FilmBlock(f"{i}.mp4", f"/{i}.mp4", track.unit, ts, ts + 1, ts, found, length, *np.zeros((2, len(found))))
 
 
 def unit(draw: np.random.Generator, n: int, dim: int) -> np.ndarray:

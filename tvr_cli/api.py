@@ -533,9 +533,9 @@ class OpenWorkspace(Showing, Sweeping):
         both where the words of the workspace have been read before, else the picture. curves: whether a hit has the
         curve of its file, which a page shows.
         The index and the backbone stay open for the next search that names the same; what changed since is noticed.
-        Raises ConfigError for nothing to look for or an empty sentence, DataError without frames, for what is no
-        picture and where no file is left to search, StoreMismatch when another run or backbone is named than the index
-        was made with.
+        Raises ConfigError for nothing to look for, an empty sentence or a least score of what is said, DataError
+        without frames, for what is no picture and where no file is left to search, StoreMismatch when another run or
+        backbone is named than the index was made with.
         """
         if min_score is not None and math.isnan(min_score):
             raise ConfigError("--min-score: expected a number such as 0.2, found nan: no score is above or below it")
@@ -557,6 +557,11 @@ class OpenWorkspace(Showing, Sweeping):
         run, head = split(self.workspace, run, use=not no_head)
         flags = Asked(run, method, backbone, first)
         found = query.channel_of(self.workspace, channel, wanted)
+        if found == "speech" and min_score is not None:
+            raise ConfigError(
+                "--min-score is about scores of the picture, and with --channel speech words are looked for, which are "
+                "found or not; leave one of them out"
+            )
         with self._watched():
             only = filters.chosen(self.workspace, asked)
             options = SearchOptions(

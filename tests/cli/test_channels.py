@@ -122,6 +122,14 @@ def test_what_cannot_be_asked_is_a_sentence(library: Path, tmp_path: Path) -> No
     assert result.exit_code == 3 and "start with: tvr extract-frames videos/" in result.stderr
     result = query(tmp_path / "nothing", "x", "--channel", "sound")
     assert result.exit_code == 2 and "there are picture, speech, both" in result.stderr
+    result = query(tmp_path / "nothing", "x", "--channel", "speech", "--min-score", 0.3)
+    assert result.exit_code == 2 and "--min-score is about scores of the picture" in result.stderr
+
+
+def test_a_least_score_leaves_out_what_is_seen_and_not_what_is_said(library: Path, place: Path) -> None:
+    (library / "films" / "lake.srt").write_text(SRT)
+    found = hits(query(place, "zeppelin", "--channel", "both", "--min-score", 1e9, "--json"))
+    assert [(hit["channel"], hit["said"]) for hit in found] == [("speech", "The zeppelin lands.")]
 
 
 def test_without_any_words_the_picture_answers_and_speech_alone_is_refused(

@@ -41,7 +41,7 @@ def filmed(folder: Path, turned: np.ndarray, bank: np.ndarray) -> Index:
     for clip in clips:
         frames = unit(draw, FRAMES) @ turned
         null, mild = ranking.null_of(frames, bank)
-        films.append(FilmBlock(clip.id, clip.path, frames, ts, ts + 1, alone, np.ones(FRAMES), null, mild))
+        films.append(FilmBlock(clip.id, clip.path, frames, ts, ts + 1, ts, alone, np.ones(FRAMES), null, mild))
     return write_index(folder, {}, [block], films=films)
 
 

@@ -24,11 +24,12 @@ def finder(tmp_path_factory):
         shown[2 * start : 2 * end] = 0
     shown[2 * 14 :] = 3
     hard = np.append(True, np.diff(shown) != 0)
-    track = cells.Track(AXES[shown] + 0.02, ts, ts + 0.5, hard)
-    track = cells.Track(track.unit / np.linalg.norm(track.unit, axis=1, keepdims=True), ts, ts + 0.5, hard)
+    track = cells.Track(AXES[shown] + 0.02, ts, ts + 0.5, hard, ts)
+    track = cells.Track(track.unit / np.linalg.norm(track.unit, axis=1, keepdims=True), ts, ts + 0.5, hard, ts)
     found = cells.candidates(track, np.zeros(len(ts), bool))
     length = np.concatenate([part for _, part in cells.means(track, found)])
-    film = FilmBlock("a", "/a", track.unit, ts, ts + 0.5, found, length, np.zeros(len(found)), np.zeros(len(found)))
+    null = np.zeros(len(found))
+    film = FilmBlock("a", "/a", track.unit, ts, ts + 0.5, ts, found, length, null, null)
     clips, one = [IndexedClip("a", "a", "/a", 0.0, float(LENGTH))], torch.ones(1, dtype=torch.int64)
     block = IndexBlock(clips, Encoding(torch.arange(1), {"none": torch.zeros(1, 1)}), one[:, None], one[:, None], one)
     index = write_index(tmp_path_factory.mktemp("films") / "index", {}, [block], films=[film])

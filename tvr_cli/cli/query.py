@@ -70,7 +70,10 @@ def query(
     min_score: Annotated[
         float | None,
         typer.Option(
-            "--min-score", parser=number("--min-score"), metavar="SCORE", help="Leave out hits below this score."
+            "--min-score",
+            parser=number("--min-score"),
+            metavar="SCORE",
+            help="Leave out what the picture scores below this.",
         ),
     ] = None,
     min_confidence: Annotated[

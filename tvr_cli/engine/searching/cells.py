@@ -28,13 +28,15 @@ _ROWS = 4096
 @dataclass(frozen=True)
 class Track:
     """A film's frames that count, by time. unit: [n, D] float32. ts, until: [n] seconds, each frame from one to the
-    other. hard: [n] bool, whether it begins behind a hard edge; the first one does.
+    other. hard: [n] bool, whether it begins behind a hard edge; the first one does. seen: [n] seconds at which it was
+    looked at, between the two.
     """
 
     unit: np.ndarray
     ts: np.ndarray
     until: np.ndarray
     hard: np.ndarray
+    seen: np.ndarray
 
     @property
     def weight(self) -> np.ndarray:
@@ -48,17 +50,23 @@ class Track:
         return seen
 
 
-def track(frames: np.ndarray, ts: np.ndarray, change: np.ndarray, spans: Sequence[tuple[float, float]]) -> Track | None:
+def track(
+    frames: np.ndarray,
+    ts: np.ndarray,
+    change: np.ndarray,
+    spans: Sequence[tuple[float, float]],
+    *,
+    looks: float | None = None,
+) -> Track | None:
     """Return the part of a film that lies in `spans` (ascending, apart); None where there is none.
 
-    frames: [n, D]. ts: [n] seconds. change: [n], `alike.Thinning`. A frame stands until the next one.
+    frames: [n, D]. ts: [n] seconds. change: [n], `alike.Thinning`. looks: a second, see `begun`.
     """
-    end = max(spans[-1][1], float(ts[-1]))
-    until = np.append(ts[1:], end)
-    begins, ends, hard = ts.copy(), until.copy(), cuts(ts, change)
+    begins, hard = begun(ts, looks), cuts(ts, change)
+    ends = np.append(begins[1:], max(spans[-1][1], float(ts[-1])))
     wanted = np.zeros(len(ts), bool)
     for start, stop in spans:
-        inside = (ts < stop) & (until > start)
+        inside = (begins < stop) & (ends > start)
         if not inside.any():
             continue
         begins[inside] = np.maximum(begins[inside], start)
@@ -70,7 +78,20 @@ def track(frames: np.ndarray, ts: np.ndarray, change: np.ndarray, spans: Sequenc
         return None
     lengths = np.linalg.norm(frames[wanted], axis=1, keepdims=True)
     unit = np.divide(frames[wanted], lengths, out=np.zeros_like(frames[wanted]), where=lengths > 0)
-    return Track(unit.astype(np.float32), begins[wanted], ends[wanted], hard[wanted])
+    seen = np.clip(ts[wanted], begins[wanted], ends[wanted])
+    return Track(unit.astype(np.float32), begins[wanted], ends[wanted], hard[wanted], seen)
+
+
+def begun(ts: np.ndarray, looks: float | None) -> np.ndarray:
+    """Return since when [n] what each frame of a film shows is taken to be there, in seconds.
+
+    It came after the last look that showed something else, and by this one; where in between, no look says, and the
+    middle errs least. ts: [n] seconds. looks: a second, where frames were left out that look like the one before: that
+    one still stood a look ago. None = every look is here.
+    """
+    found = ts.astype(np.float64)
+    found[1:] -= np.diff(ts) / 2 if looks is None else np.minimum(np.diff(ts), 1 / looks) / 2
+    return found
 
 
 def cuts(ts: np.ndarray, change: np.ndarray) -> np.ndarray:

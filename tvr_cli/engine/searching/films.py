@@ -58,7 +58,7 @@ def blocks(
             found = cells.candidates(track, soft)
             parts = [(length, *ranking.null_of(unit, bank)) for unit, length in cells.means(track, found)]
             length, null, mild = (np.concatenate(part) for part in zip(*parts, strict=True))
-            yield FilmBlock(file_id, path, track.unit, track.ts, track.until, found, length, null, mild)
+            yield FilmBlock(file_id, path, track.unit, track.ts, track.until, track.seen, found, length, null, mild)
 
 
 def tracks(store: FeatureStore) -> Iterator[tuple[str, cells.Track]]:
@@ -84,11 +84,18 @@ def _files(store: FeatureStore) -> Mapping[tuple[str, str], list[ClipRecord]]:
 
 def _tracks(store: FeatureStore, files: Iterable[list[ClipRecord]]) -> Iterator[cells.Track]:
     """Yield the tracks of each file, none of one whose films the store lacks."""
+    looks = _looks(store)
     for records in files:
         for spans, film in _films(store, records):
-            found = cells.track(film.frames.numpy(), film.ts.numpy(), film.change.numpy(), spans)
+            found = cells.track(film.frames.numpy(), film.ts.numpy(), film.change.numpy(), spans, looks=looks)
             if found is not None:
                 yield found
+
+
+def _looks(store: FeatureStore) -> float | None:
+    """Return how often a second the files of a store were looked at; None where every look is kept."""
+    plan = store.identity["frames"]
+    return None if plan.get("alike") is None else float(plan.get("detail") or plan["fps"])
 
 
 def _films(store: FeatureStore, records: list[ClipRecord]) -> Iterator[tuple[list[tuple[float, float]], FilmFeatures]]:

@@ -19,7 +19,7 @@ from tvr_cli.engine.searching.ranking import NULL_SHARE, SHARPNESS, Alike, Compa
 from tvr_cli.results.found import Curve, Hit
 from tvr_cli.stores.index.segment import IndexedClip
 from tvr_cli.stores.index.shortlist import in_order
-from tvr_cli.stores.index.timeline import FRAMES, IndexedFilms
+from tvr_cli.stores.index.timeline import IndexedFilms
 
 _SCORES = 2**22  # numbers of sentences x frames held at a time
 _SLACK_S = 0.05  # that a moment may reach beyond its window
@@ -103,8 +103,8 @@ class Finder:
             return None
         score, part, number_ = max(found, key=lambda one: one[0])
         frames = part.verified(number_)
-        ts, until = part.array("ts")[frames], part.array("until")[frames]
-        return score, Moment(float(ts[0]), float(until[-1]), float(ts[_nearest(part, frames, query)]))
+        start, end = float(part.array("ts")[frames][0]), float(part.array("until")[frames][-1])
+        return score, Moment(start, end, float(part.seen(frames)[_nearest(part, frames, query)]))
 
     def mean_between(self, file_id: str, start: float, end: float) -> np.ndarray | None:
         """Return the mean [D] of a file's frames between two seconds, verified; None where it has none there."""
@@ -115,10 +115,12 @@ class Finder:
             low, high = int(moments[:, 0].min()), int(moments[:, 1].max())
             begins = np.maximum(part.array("ts")[low:high], start)
             shown = np.clip(np.minimum(part.array("until")[low:high], end) - begins, 0.0, None)
+            surely = shown * (part.seen(slice(low, high)) < end)  # what was seen later may not have been there yet
+            shown = surely if surely.any() else shown
             if not shown.any():
                 continue
             frames = np.flatnonzero(shown)
-            part.segment.verify(list(FRAMES), low + int(frames[0]), low + int(frames[-1]) + 1)
+            part.segment.verify(part.of_frames, low + int(frames[0]), low + int(frames[-1]) + 1)
             seen = shown[frames] @ part.array("frames")[low + frames].astype(np.float32)
             total, lasted = seen if total is None else total + seen, lasted + float(shown.sum())
         return None if total is None else np.asarray(total / lasted, dtype=np.float32)
@@ -255,12 +257,12 @@ def frame_scores(part: IndexedFilms, number: int, query: np.ndarray, ranking: Ra
     part.segment.verify(part.of_moments, of_file.start, of_file.stop)
     moments = part.array("moment")[of_file]
     first, last = int(moments[:, 0].min()), int(moments[:, 1].max())
-    part.segment.verify(list(FRAMES), first, last)
-    return part.array("ts")[first:last], ranking.frames(part, of_file, query)
+    part.segment.verify(part.of_frames, first, last)
+    return part.seen(slice(first, last)), ranking.frames(part, of_file, query)
 
 
 def _peaked(hit: Hit, library: _Library, number: int, query: np.ndarray) -> Hit:
     """Return a hit with the second of its nearest frame, verified."""
     part, local = library.at(number)
     frames = part.verified(local)
-    return replace(hit, peak=float(part.array("ts")[frames][_nearest(part, frames, query)]))
+    return replace(hit, peak=float(part.seen(frames)[_nearest(part, frames, query)]))

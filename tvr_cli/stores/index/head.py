@@ -26,11 +26,12 @@ COLUMNS: Mapping[str, str] = {
 TIMELINE: Mapping[str, tuple[str, str]] = {
     "timeline.frames": ("float16", "frame"),
     "timeline.ts": ("float64", "frame"), "timeline.until": ("float64", "frame"),
+    "timeline.seen": ("float64", "frame"),
     "timeline.moment": ("int32", "moment"), "timeline.file": ("int32", "moment"),
     "timeline.length": ("float32", "moment"), "timeline.null": ("float32", "moment"),
     "timeline.mild": ("float32", "moment"),
 }  # fmt: skip
-LATER = frozenset({"timeline.mild"})  # of these, what an index may lack that was made before
+LATER = frozenset({"timeline.mild", "timeline.seen"})  # of these, what an index may lack that was made before
 ROOM = ("timeline.", "null.")  # parts that may come later: checked as the others, left alone by who does not know them
 
 

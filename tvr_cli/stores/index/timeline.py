@@ -3,6 +3,7 @@
 Parts of a segment whose rows are frames or moments and not clips (N frames, M moments, D values a vector):
 
     timeline.frames [N, D] float16   timeline.ts, timeline.until [N] float64, seconds in the file
+    timeline.seen [N] float64, the second between them at which it was looked at; not in an index made before
     timeline.moment [M, 2] int32, the first frame and the one behind the last
     timeline.file [M] int32, the number of its file in the segment; the moments of a file follow each other
     timeline.length [M] float32, of the mean of its frames   timeline.null [M] float32, what the bank says of it
@@ -17,7 +18,7 @@ import numpy as np
 
 from tvr_cli.stores.index.segment import MappedSegment
 
-FRAMES = ("timeline.frames", "timeline.ts", "timeline.until")
+FRAMES = ("timeline.frames", "timeline.ts", "timeline.until", "timeline.seen")
 MOMENTS = ("timeline.moment", "timeline.file", "timeline.length", "timeline.null", "timeline.mild")
 
 
@@ -25,7 +26,8 @@ MOMENTS = ("timeline.moment", "timeline.file", "timeline.length", "timeline.null
 class FilmBlock:
     """A film on its way into an index; its clips are in the segment before it.
 
-    unit: [n, D]. ts, until: [n] seconds. moments: [m, 2], counted from the film's first frame. length, null, mild: [m].
+    unit: [n, D]. ts, until, seen: [n] seconds. moments: [m, 2], counted from the film's first frame. length, null,
+    mild: [m].
     """
 
     file_id: str
@@ -33,6 +35,7 @@ class FilmBlock:
     unit: np.ndarray
     ts: np.ndarray
     until: np.ndarray
+    seen: np.ndarray
     moments: np.ndarray
     length: np.ndarray
     null: np.ndarray
@@ -44,6 +47,7 @@ class FilmBlock:
             "timeline.frames": self.unit.astype(np.float16),
             "timeline.ts": self.ts,
             "timeline.until": self.until,
+            "timeline.seen": self.seen,
             "timeline.moment": (self.moments + first).astype(np.int32),
             "timeline.file": np.full(len(self.moments), number, np.int32),
             "timeline.length": self.length.astype(np.float32),
@@ -71,6 +75,15 @@ class IndexedFilms:
         """The parts of a row a moment."""
         return [name for name in MOMENTS if name in self.segment.parts]
 
+    @property
+    def of_frames(self) -> list[str]:
+        """The parts of a row a frame."""
+        return [name for name in FRAMES if name in self.segment.parts]
+
+    def seen(self, frames: slice) -> np.ndarray:
+        """Return the seconds [n] at which some frames were looked at."""
+        return self.array("seen" if "timeline.seen" in self.segment.parts else "ts")[frames]
+
     def array(self, name: str) -> np.ndarray:
         """Return the rows of a part."""
         return self.segment.array(f"timeline.{name}")
@@ -90,5 +103,5 @@ class IndexedFilms:
         """Return the frames of a moment that is to be shown. Raises DataError unless all of it is what was written."""
         self.segment.verify(self.of_moments, number, number + 1)
         first, last = (int(i) for i in self.array("moment")[number])
-        self.segment.verify(list(FRAMES), first, last)
+        self.segment.verify(self.of_frames, first, last)
         return slice(first, last)
