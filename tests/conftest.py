@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -64,3 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             used = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
             if any(fixture.baseid == file and fixture.scope in ("module", "session") for fixture in used):
                 item.add_marker(pytest.mark.xdist_group(file))
+
+
+@pytest.fixture(scope="module")
+def warm_readers() -> Iterator[None]:
+    """Let processes that read videos start at once, for a file whose tests start dozens of them."""
+    from warm_readers import warm  # here, where it imports what reads videos
+
+    with warm():
+        yield

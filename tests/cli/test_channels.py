@@ -13,6 +13,8 @@ from videos import make_video
 
 from tvr_cli.cli import app
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 MKV = Path(__file__).parent.parent / "golden" / "speech" / "said.mkv"
 SRT = "1\n00:00:00,100 --> 00:00:00,900\nThe zeppelin lands.\n\n2\n00:00:01,200 --> 00:00:01,800\nBy the lake\n"
 

@@ -14,6 +14,8 @@ from tvr_cli.cli import app
 from tvr_cli.plans import FramePlan
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 PLANS = [
     ["--num-frames", "3"],
     ["--fps", "2"],

@@ -29,6 +29,8 @@ from tvr_cli.stores.frames.writer import FrameWriter
 from tvr_cli.types import Clip, Manifest
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "videos"
 SMALL = ["--size", "48", "--num-frames", "4", "--workers", "1"]
 

@@ -21,6 +21,8 @@ from tvr_cli.cli import app
 from tvr_cli.engine.extraction import tree
 from tvr_cli.stores.frames.store import FrameStore, decode_jpeg
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 SMALL = ["--size", "48", "--num-frames", "4", "--workers", "1"]
 
 

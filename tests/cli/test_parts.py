@@ -23,6 +23,8 @@ from tvr_cli.stores.features.store import FeatureStore
 from tvr_cli.stores.frames.store import FrameStore
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 PLAN = ["--size", "32", "--workers", "1"]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 

@@ -23,6 +23,8 @@ from tvr_cli.engine.searching import precision
 from tvr_cli.files import lock, read_json
 from tvr_cli.stores.features.store import FeatureStore
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 PLAN = WorldOptions(train=8, val=4, test=8, captions=2)
 
 

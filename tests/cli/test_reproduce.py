@@ -15,6 +15,8 @@ from tvr_cli import config, data
 from tvr_cli.cli import app
 from tvr_cli.preset_loader import preset_names
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 SMALL = {
     "backbone.name": "demo-tiny",
     "backbone.temporal_shift": "false",

@@ -33,6 +33,8 @@ from tvr_cli.watching.status import searchable
 from tvr_cli.watching.watcher import Halt, Watcher
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 SENTENCE = "a red circle moves to the left"
 
 

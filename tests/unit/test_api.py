@@ -30,6 +30,8 @@ from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.plans import AskedFrames, FramePlan
 from tvr_cli.types import Look, View
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 
 @pytest.fixture(autouse=True)
 def no_command_ran(monkeypatch: pytest.MonkeyPatch) -> None:

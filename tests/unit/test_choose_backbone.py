@@ -20,6 +20,8 @@ from tvr_cli.plans import FramePlan, PrecomputeOptions
 from tvr_cli.types import Caption, Manifest
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 WHOLE = FramePlan(num_frames=4, size=224, fit="whole", short_side=224)
 QUESTION = (
     "pe-core-b16 takes about 50 min of encoding frames here, and about 1.8 GB to download; clip-vit-b32 takes about a "

@@ -30,6 +30,8 @@ from tvr_cli.stores.decoding.types import unheard
 from tvr_cli.stores.frames.store import decode_jpeg
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 
 def png() -> bytes:
     Image.effect_noise((64, 64), 50).save(data := io.BytesIO(), "PNG")

@@ -31,6 +31,8 @@ from tvr_cli.stores.frames.windows import Segmenting, Span, timeline_frames, vie
 from tvr_cli.stores.index.store import Index
 from tvr_cli.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("warm_readers")
+
 PLAN = FramePlan("timeline", fps=4.0, num_frames=6, size=64, alike=5.0)
 SCENES = {"a.mp4": 5, "b.mp4": 4}  # of a second each
 
