@@ -248,3 +248,19 @@ def test_without_a_starter_the_others_miss_a_rank_that_dies(tmp_path: Path) -> N
     ranks[1].communicate()
     assert ranks[0].returncode == 4, said
     assert "rank 1 of 2 has given no sign of life" in said and "continue with: tvr train --resume" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_ranks_after_the_same_step_and_saves(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path)
+    running = started("train", "--method", METHOD, *FAST, "--epochs", "100000", "--devices", "2", "-o", tmp_path)
+    assert running.stderr is not None
+    while "training" not in running.stderr.readline():
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=WATCHDOG_S)
+    assert running.returncode == 130, said
+    assert "interrupted: stopped after step" in said and "continue with: tvr train --resume" in said
+    step = int(said.partition("stopped after step ")[2].split()[0])
+    assert (tmp_path / "runs" / "synthetic" / "checkpoints" / f"step-{step:08d}.safetensors").is_file()
+    assert journal(tmp_path / "runs" / "synthetic")[-1]["step"] == step
