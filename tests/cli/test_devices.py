@@ -108,6 +108,9 @@ def test_two_devices_give_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mon
     require_same_run(runs / "two", runs / "one", 1e-5)
     assert json.loads((runs / "two" / "env.json").read_text())["devices"] == 2
     assert "devices" not in json.loads((runs / "one" / "env.json").read_text())
+    again = tvr("rerun", "two", "--method", METHOD, "--device", "cpu", "--json", "-o", tmp_path)
+    assert json.loads(again.stdout)["identical"], again.stderr  # on two devices too
+    assert json.loads((runs / "two-again" / "env.json").read_text())["devices"] == 2
 
 
 @pytest.mark.parametrize(
