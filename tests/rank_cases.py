@@ -26,6 +26,7 @@ from tvr_cli.engine.training.presence import Place
 from tvr_cli.engine.training.ranks import ALONE, Ranks
 from tvr_cli.engine.training.sampling import PairSampler
 from tvr_cli.engine.training.sources import CachedSource, Features, Inputs
+from tvr_cli.errors import DataError
 from tvr_cli.methods import base
 from tvr_cli.runs import RunDir
 from tvr_cli.types import TextFeatures, VideoFeatures
@@ -190,6 +191,15 @@ def as_ranks(cases: list[Case], place: Place) -> list[dict[str, Any]]:
             found.append(run_case(case, group))
             group.require_same({}, {"weights after training": found[-1]["hash"]})
     return found
+
+
+def wrong_at_rank_1(place: Place) -> None:
+    """Fail at one rank while the other waits for it."""
+    with ranks.join(place) as group:
+        group.open(CPU)
+        if place.rank == 1:
+            raise DataError("what rank 1 found")
+        group.any(True)
 
 
 def _cut(counts: tuple[int, ...], n: int) -> list[int]:

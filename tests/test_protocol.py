@@ -56,8 +56,9 @@ VERBS = {
         "set: 'str | Sequence[str]' = (), run: 'str | None' = None, resume: 'bool' = False, "
         "captions: 'PathLike | None' = None, backbone: 'str | None' = None, seed: 'int | None' = None, "
         "epochs: 'int | None' = None, batch_size: 'int | None' = None, tune: 'str | None' = None, "
-        "select_on: 'str | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, "
-        "workers: 'int | None' = None, memory_budget: 'str' = '512MB', offline: 'bool' = False, "
+        "select_on: 'str | None' = None, gradients: 'str | None' = None, device: 'str' = 'auto', "
+        "threads: 'int | None' = None, workers: 'int | None' = None, memory_budget: 'str' = '512MB', "
+        "devices: 'int | None' = None, offline: 'bool' = False, "
         "dry_run: 'bool' = False) -> 'TrainSummary | TrainPreview'"
     ),
     "train_seeds": (
@@ -65,9 +66,9 @@ VERBS = {
         "config: 'PathLike | None' = None, set: 'str | Sequence[str]' = (), run: 'str | None' = None, "
         "captions: 'PathLike | None' = None, backbone: 'str | None' = None, epochs: 'int | None' = None, "
         "batch_size: 'int | None' = None, tune: 'str | None' = None, select_on: 'str | None' = None, "
-        "device: 'str' = 'auto', threads: 'int | None' = None, workers: 'int | None' = None, "
-        "memory_budget: 'str' = '512MB', offline: 'bool' = False, "
-        "dry_run: 'bool' = False) -> 'SeedsReport | SeedsPreview'"
+        "gradients: 'str | None' = None, device: 'str' = 'auto', threads: 'int | None' = None, "
+        "workers: 'int | None' = None, memory_budget: 'str' = '512MB', devices: 'int | None' = None, "
+        "offline: 'bool' = False, dry_run: 'bool' = False) -> 'SeedsReport | SeedsPreview'"
     ),
     "evaluate": (
         "(self, run: 'str | None' = None, *, method: 'str | None' = None, split: 'str' = 'test', "

@@ -108,6 +108,9 @@ def test_two_devices_give_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mon
     require_same_run(runs / "two", runs / "one", 1e-5)
     assert json.loads((runs / "two" / "env.json").read_text())["devices"] == 2
     assert "devices" not in json.loads((runs / "one" / "env.json").read_text())
+    again = tvr("rerun", "two", "--method", METHOD, "--device", "cpu", "--json", "-o", tmp_path)
+    assert json.loads(again.stdout)["identical"], again.stderr  # on two devices too
+    assert json.loads((runs / "two-again" / "env.json").read_text())["devices"] == 2
 
 
 @pytest.mark.parametrize(
@@ -248,3 +251,19 @@ def test_without_a_starter_the_others_miss_a_rank_that_dies(tmp_path: Path) -> N
     ranks[1].communicate()
     assert ranks[0].returncode == 4, said
     assert "rank 1 of 2 has given no sign of life" in said and "continue with: tvr train --resume" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_ranks_after_the_same_step_and_saves(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path)
+    running = started("train", "--method", METHOD, *FAST, "--epochs", "100000", "--devices", "2", "-o", tmp_path)
+    assert running.stderr is not None
+    while "training" not in running.stderr.readline():
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=WATCHDOG_S)
+    assert running.returncode == 130, said
+    assert "interrupted: stopped after step" in said and "continue with: tvr train --resume" in said
+    step = int(said.partition("stopped after step ")[2].split()[0])
+    assert (tmp_path / "runs" / "synthetic" / "checkpoints" / f"step-{step:08d}.safetensors").is_file()
+    assert journal(tmp_path / "runs" / "synthetic")[-1]["step"] == step

@@ -13,10 +13,13 @@ import torch
 from rank_cases import Case, as_ranks, run_case
 from synthetic import write_backbone, write_frames
 
+from tvr_cli.config import TrainConfig
 from tvr_cli.engine.features.precompute import precompute
+from tvr_cli.engine.training import resume
 from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.engine.training.launch import launch
-from tvr_cli.engine.training.ranks import ALONE
+from tvr_cli.engine.training.ranks import ALONE, Ranks
+from tvr_cli.errors import DataError
 from tvr_cli.plans import PrecomputeOptions
 from tvr_cli.types import Batch
 from tvr_cli.workspace import Workspace
@@ -113,3 +116,40 @@ def mean_of_own_rows(world: int, folder: Path) -> dict[str, np.ndarray]:
         p.grad = total[name]
     torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
     return {name: p.grad.numpy() for name, p in named if p.grad is not None}
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_a_rank_is_raised_where_ranks_were_started() -> None:
+    with pytest.raises(DataError, match="what rank 1 found"):
+        launch(2, rank_cases.wrong_at_rank_1)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_shares_of_a_step_are_all_its_pairs_once_and_in_order(world: int) -> None:
+    for pairs, batch in ((12, 12), (7, 12), (24, 12), (3, 3), (2, 2), (33, 11)):
+        ranks = [Ranks() for _ in range(world)]
+        for number, rank in enumerate(ranks):
+            rank.rank, rank.world = number, world
+        size = min(pairs, batch)
+        assert [i for rank in ranks for i in range(size)[rank.share(size)]] == list(range(size))
+        mine = [rank.own(pairs, batch) for rank in ranks if rank.counts(size)[rank.rank]]
+        assert sorted(np.concatenate(mine)) == list(range(pairs))
+        assert all(len(rank.own(pairs, batch)) >= pairs // size for rank in ranks)  # one to look at, where it has none
+
+
+def test_a_run_of_a_version_without_gradients_is_the_same_experiment() -> None:
+    tree = {"train": {"lr": 1.0, "gradients": "exact"}}
+    older = {"train": {"lr": 1.0}}
+    resume.require_same_config("mine", older, tree)
+    assert resume.config_hash(older) == resume.config_hash(tree)
+    authors = {"train": {"lr": 1.0, "gradients": "authors"}}
+    assert resume.config_hash(authors) != resume.config_hash(tree)
+    with pytest.raises(DataError, match=r"train\.gradients was 'exact', now 'authors'"):
+        resume.require_same_config("mine", older, authors)
+
+
+def test_gradients_of_the_authors_go_on_with_as_many_devices() -> None:
+    resume.require_same_world("mine", TrainConfig(), 2, 1)
+    resume.require_same_world("mine", TrainConfig(gradients="authors"), 2, 2)
+    with pytest.raises(DataError, match=r"over 2 devices .* give --devices 2"):
+        resume.require_same_world("mine", TrainConfig(gradients="authors"), 2, 1)

@@ -17,7 +17,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -84,13 +83,13 @@ def launch(world: int, call: Callable[[Place], _T]) -> _T:
     call: can be pickled, and so can what it returns and raises. Raises what a rank raised, RankLost where the process
     of one ended without a word.
     """
-    store = distributed.TCPStore(
-        _HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=presence.ARRIVE_S)
-    )
-    ranks = [_start(call, Place(rank, world, rank, world, _HOST, store.port)) for rank in range(world)]
+    store = presence.connect(_HOST, 0, hosts=True)
+    ranks: list[_Rank] = []
     try:
+        for number in range(world):
+            ranks.append(_start(call, Place(number, world, number, world, _HOST, store.port)))
         with _passing_on(ranks[0].process):
-            _wait(ranks, store)
+            deaths = _wait(ranks, store)
     finally:
         for rank in ranks:
             if rank.process.is_alive():
@@ -101,8 +100,8 @@ def launch(world: int, call: Callable[[Place], _T]) -> _T:
             if number and not isinstance(rank.problem, RankLost):
                 log.logger.error("rank %d of %d failed:", number, world)
             raise rank.problem
-    if lost := [_how(number, world, rank.process) for number, rank in enumerate(ranks) if not rank.done]:
-        raise RankLost(lost[0])
+    if deaths:
+        raise RankLost(deaths[0])
     found: _T = ranks[0].value
     return found
 
@@ -144,8 +143,12 @@ def _sendable(e: BaseException) -> BaseException:
     return e
 
 
-def _wait(ranks: list[_Rank], store: distributed.Store) -> None:
-    """Wait until every rank has ended; when one ends without a word, tell the others, and give them time to end."""
+def _wait(ranks: list[_Rank], store: distributed.Store) -> list[str]:
+    """Wait until every rank has ended; when one ends without a word, tell the others, and give them time to end.
+
+    Returns how those ended that said nothing, the first one first.
+    """
+    deaths: list[str] = []
     until = float("inf")
     waiting = dict(enumerate(ranks))
     while waiting and time.monotonic() < until:
@@ -157,9 +160,11 @@ def _wait(ranks: list[_Rank], store: distributed.Store) -> None:
             rank.process.join()
             del waiting[number]
             if not rank.done:
-                presence.note_death(store, number, _how(number, len(ranks), rank.process))
+                deaths.append(_how(number, len(ranks), rank.process))
+                presence.note_death(store, number, deaths[-1])
             if not rank.done or rank.problem is not None:
                 until = min(until, time.monotonic() + _LEAVE_S)
+    return deaths
 
 
 def _how(number: int, world: int, process: BaseProcess) -> str:

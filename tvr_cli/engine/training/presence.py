@@ -80,8 +80,9 @@ class Presence:
         self._at = f"tvr/{place.attempt}/{next(_visits)}"
         self._told = itertools.count()
         self._ended = threading.Event()
-        self.store = _connect(place, place.hosts)
-        self._thread = threading.Thread(target=self._beat, args=(_connect(place, False),), daemon=True)
+        self.store = connect(place.host, place.port, hosts=place.hosts)
+        listening = connect(place.host, place.port, hosts=False)  # a connection serves one thread at a time
+        self._thread = threading.Thread(target=self._beat, args=(listening,), daemon=True)
         self._thread.start()
 
     def require_all(self) -> None:
@@ -210,13 +211,16 @@ def _read(store: distributed.Store, key: str) -> str:
     return str(store.get(key).decode()) if store.check([key]) else ""
 
 
-def _connect(place: Place, hosts: bool) -> distributed.Store:
+def connect(host: str, port: int, *, hosts: bool) -> distributed.TCPStore:
+    """Return the store of the ranks; hosts: open it here (port 0 = a free one). Raises EnvironmentProblem."""
+    if not distributed.is_available():
+        raise EnvironmentProblem("this build of PyTorch has no torch.distributed; train on one device (--devices 1)")
     try:
         return distributed.TCPStore(
-            place.host, place.port, is_master=hosts, wait_for_workers=False, timeout=timedelta(seconds=ARRIVE_S)
+            host, port, is_master=hosts, wait_for_workers=False, timeout=timedelta(seconds=ARRIVE_S)
         )
     except RuntimeError as e:
         raise EnvironmentProblem(
-            f"rank {place.rank} cannot reach the store of the ranks at {place.host}:{place.port}: "
-            f"{str(e).splitlines()[0]}; start the ranks with torchrun, or with tvr train --devices"
+            f"cannot {'open' if hosts else 'reach'} the store of the ranks at {host}:{port}: {str(e).splitlines()[0]}; "
+            "start the ranks with torchrun, or with tvr train --devices"
         ) from e

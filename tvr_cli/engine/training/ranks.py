@@ -116,8 +116,6 @@ class Group(Ranks):
                 )
             device = torch.device("cuda", self._local_rank)
             torch.cuda.set_device(device)
-        if not distributed.is_available():
-            raise EnvironmentProblem("this build of PyTorch has no torch.distributed; train with --devices 1")
         with self._explained():
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",

@@ -17,7 +17,7 @@ from tvr_cli.files import sha256_file
 from tvr_cli.runs import RunDir
 from tvr_cli.workspace import Workspace
 
-_COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "threads", "cpu_gemm")
+_COMPARED = ("tvr", "python", "platform", "versions", "git", "device", "devices", "threads", "cpu_gemm")
 
 
 def rerun(
@@ -64,4 +64,5 @@ def _digest(run: RunDir) -> str:
 
 def _again(first: RunDir, options: TrainOptions) -> TrainOptions:
     """Return the options of a training like the first; its name is found and locked where every run's is."""
-    return dataclasses.replace(options, stem=f"{first.name}-again", like=first)
+    devices = first.env().get("devices", 1)
+    return dataclasses.replace(options, stem=f"{first.name}-again", like=first, devices=devices)
