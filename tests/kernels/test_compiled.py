@@ -17,7 +17,8 @@ pytest.importorskip("numba")
 SHAPES = (*ODD_SHAPES, Shape(150, 4, 12, 1, 24))
 COMPILED = [op for op in tvr_kernels.OPS if "compiled" in _dispatch.implementations(op)]
 # One of them in the default suite: they are slow to compile.
-OPS = [pytest.param(op, marks=() if op == "text_pooling" else pytest.mark.slow) for op in COMPILED]
+# EagleNet's heads must be whole vectors wide: it has a test of its own.
+OPS = [pytest.param(op, marks=() if op == "text_pooling" else pytest.mark.slow) for op in COMPILED if op != "eaglenet"]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -100,3 +101,59 @@ def test_similarities_of_words_equal_the_reference(op, masked, spread):
 
         assert got.shape == (4, shape.T, shape.V)
         assert max_error(got, exact) <= max(2e-6 * spread**2, 2 * max_error(folded, exact)), shape
+
+
+EAGLENET = {
+    "published": {},
+    "masked": {"options": {"mask_padding": True}},
+    "another draw": {"draw": 3},
+    "normal noise": {"options": {"prior": "normal", "prior_std": 0.7, "candidates": 6}},
+    "injected": {"sigma": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", EAGLENET.values(), ids=EAGLENET)
+def test_eaglenet_compiled_equals_the_reference(change):
+    from tvr_kernels import eaglenet
+    from tvr_kernels.eaglenet.bench import draw_weights
+
+    for shape in (Shape(1, 1, 1, 1, 128), Shape(3, 15, 7, 1, 256), Shape(45, 9, 12, 1, 128)):
+        x = features(shape, unit=False)
+        text_key, video_key = torch.arange(shape.T) * 10**13 - 5, torch.arange(shape.V) + 2**40
+        sigma = torch.rand(20, shape.T, shape.V, shape.D, generator=torch.Generator().manual_seed(2))
+
+        def case(dtype, shape=shape, x=x, text_key=text_key, video_key=video_key, sigma=sigma):
+            drawn = draw_weights(shape, "cpu", dtype)
+            options = drawn.options._replace(**change.get("options", {}))
+            given = sigma.to(dtype) if "sigma" in change else None
+            weights = drawn._replace(options=options, draw=change.get("draw", 0), sigma=given)
+            text = eaglenet.text_side(x.text.to(dtype), text_key, weights)
+            return text, eaglenet.video_side(x.frames.to(dtype), x.frame_mask, video_key, weights), weights
+
+        exact = eaglenet.score(*case(torch.float64), implementation="reference")
+        got = eaglenet.score(*case(torch.float32), implementation="compiled")
+        assert got.shape == (shape.T, shape.V)
+        assert max_error(got, exact) < 2e-6, shape
+
+
+@pytest.mark.slow
+def test_eaglenet_noise_is_that_of_the_torch_form_to_the_bit():
+    from tvr_kernels.eaglenet import compiled, noise
+    from tvr_kernels.eaglenet.bench import draw_weights
+
+    weights = draw_weights(Shape(1, 1, 2, 1, 128), "cpu", torch.float32)._replace(draw=2**31)
+    text, video = torch.tensor([-1, 2**62 + 7, 0]), torch.tensor([2**40, -(2**63)])
+    got = compiled.draw_noise({"key": text}, {"key": video}, weights, slice(0), slice(0))
+    assert torch.equal(got, noise.uniform(text, video[:, None], 20, 128, draw=2**31))
+
+
+def test_eaglenet_with_narrow_heads_is_left_to_the_folded_form():
+    from tvr_kernels import eaglenet
+    from tvr_kernels.eaglenet.bench import draw_weights
+
+    shape = Shape(2, 2, 3, 1, 20)
+    x, weights, key = features(shape), draw_weights(shape, "cpu", torch.float32), torch.arange(2)
+    text, video = eaglenet.text_side(x.text, key, weights), eaglenet.video_side(x.frames, x.frame_mask, key, weights)
+    with pytest.raises(_dispatch.KernelUnavailable, match="a head has 5 features"):
+        eaglenet.score(text, video, weights, implementation="compiled")
