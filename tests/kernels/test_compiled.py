@@ -17,8 +17,9 @@ pytest.importorskip("numba")
 SHAPES = (*ODD_SHAPES, Shape(150, 4, 12, 1, 24))
 COMPILED = [op for op in tvr_kernels.OPS if "compiled" in _dispatch.implementations(op)]
 # One of them in the default suite: they are slow to compile.
-# EagleNet's heads must be whole vectors wide: it has a test of its own.
-OPS = [pytest.param(op, marks=() if op == "text_pooling" else pytest.mark.slow) for op in COMPILED if op != "eaglenet"]
+# EagleNet's heads must be whole vectors wide, TC-MGC takes no word masks: they have tests of their own.
+OTHERS = ("eaglenet", "tcmgc")
+OPS = [pytest.param(op, marks=() if op == "text_pooling" else pytest.mark.slow) for op in COMPILED if op not in OTHERS]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -71,14 +72,14 @@ def test_gradients_and_fp64_are_left_to_the_folded_form():
     assert _dispatch.select("score", "text_pooling", *exact, None)[0] == "folded"
 
 
-def _lowered(case, dtype):
-    text, video, weights = case
-    cast = [x.to(dtype) if isinstance(x, torch.Tensor) else x for x in weights]
-    return *({k: x.to(dtype) if x.is_floating_point() else x for k, x in d.items()} for d in (text, video)), cast
+def _in_doubles(text, video, weights):
+    cast = (x.double() if isinstance(x, torch.Tensor) else x for x in weights)
+    sides = ({k: x.double() if x.is_floating_point() else x for k, x in side.items()} for side in (text, video))
+    return *sides, type(weights)._make(cast)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["glccl"])
+@pytest.mark.parametrize("op", ["glccl", "tcmgc"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all-slots", "real-slots"])
 @pytest.mark.parametrize("spread", [1.0, 40.0], ids=["cosines", "wide"])
 def test_similarities_of_words_equal_the_reference(op, masked, spread):
@@ -87,20 +88,22 @@ def test_similarities_of_words_equal_the_reference(op, masked, spread):
     They make M's rounding larger, and the difference that a wrong weight makes.
     """
     package = importlib.import_module(f"tvr_kernels.{op}")
-    for shape in (*SHAPES, Shape(35, 3, 12, 32, 64), Shape(2, 3, 5, 77, 16)):
+    shapes = (*SHAPES, Shape(35, 3, 12, 32, 64), Shape(2, 3, 5, 77, 16), Shape(2, 2, 3, 4, 16))
+    for shape in (s for s in shapes if op == "glccl" or s.L >= 3):  # TC-MGC keeps three ranks
         drawn, (word_mask, frame_mask) = features(shape, unit=False, ragged=False), features(shape, unit=False)[3:]
         weights = importlib.import_module(f"tvr_kernels.{op}.bench")._weights(shape, "cpu", torch.float32)
         weights = weights._replace(local_map=weights.local_map * spread)
-        masks = (word_mask, frame_mask) if masked else (None, None)
+        masks = (word_mask if op == "glccl" else None, frame_mask) if masked else (None, None)
         text = package.text_side(drawn.text, drawn.words, weights, masks[0])
         video = package.video_side(drawn.frames, weights, masks[1])
-        *exact, cast = _lowered((text, video, weights), torch.float64)
-        exact = package.similarities(*exact, type(weights)._make(cast), implementation="reference")
+        exact = package.similarities(*_in_doubles(text, video, weights), implementation="reference")
         folded = package.similarities(text, video, weights, implementation="folded")
         got = package.similarities(text, video, weights, implementation="compiled")
 
         assert got.shape == (4, shape.T, shape.V)
         assert max_error(got, exact) <= max(2e-6 * spread**2, 2 * max_error(folded, exact)), shape
+        scores = [package.score(text, video, weights, implementation=name) for name in ("compiled", "folded")]
+        assert max_error(*scores) <= 4e-6 * spread**2, shape
 
 
 EAGLENET = {
@@ -157,3 +160,12 @@ def test_eaglenet_with_narrow_heads_is_left_to_the_folded_form():
     text, video = eaglenet.text_side(x.text, key, weights), eaglenet.video_side(x.frames, x.frame_mask, key, weights)
     with pytest.raises(_dispatch.KernelUnavailable, match="a head has 5 features"):
         eaglenet.score(text, video, weights, implementation="compiled")
+
+
+def test_tcmgc_with_masked_words_is_left_to_the_folded_form():
+    text, video, weights = sides("tcmgc", Shape(3, 2, 3, 6, 16))
+    assert "mask" in text
+    assert _dispatch.supports("score", "tcmgc", "compiled", text, video, weights) == (
+        False,
+        "it takes all word slots, and some are masked",
+    )
