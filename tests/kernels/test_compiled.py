@@ -169,3 +169,25 @@ def test_tcmgc_with_masked_words_is_left_to_the_folded_form():
         False,
         "it takes all word slots, and some are masked",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("neighbours", [False, True])
+@pytest.mark.parametrize("branches", [(True, True), (True, False), (False, True)], ids=["both", "words", "sentence"])
+def test_dmae_compiled_equals_the_reference_with_every_option(branches, neighbours, mask_padding):
+    from tvr_kernels import dmae
+
+    words, sentence = branches
+    options = dmae.DmaeOptions(words, neighbours, mask_padding, sentence)
+    for shape in (Shape(3, 15, 7, 5, 20), Shape(70, 9, 12, 6, 24)):
+        x = features(shape)
+        clips = torch.where(x.frame_mask[..., None], x.frames, 7.0)  # what a mask hides must not count
+
+        def case(dtype, x=x, clips=clips):
+            spoken = x.text.to(dtype) if sentence else None
+            text = dmae.text_side(spoken, x.words.to(dtype), x.word_mask.long(), options)
+            return text, dmae.video_side(clips.to(dtype), x.frame_mask, options), options
+
+        exact = dmae.score(*case(torch.float64), implementation="reference")
+        assert max_error(dmae.score(*case(torch.float32), implementation="compiled"), exact) < 2e-6, shape
