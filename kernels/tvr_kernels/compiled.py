@@ -134,11 +134,29 @@ def multiply(e, factor):
 
 
 @jit
+def product(left, right, i, c, F):
+    """Return rows i ... i + 3 of left' right, lanes c and following; left, right: [F or more, P]."""
+    row0, row1, row2, row3 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
+    for f in range(F):
+        x = load(right, (f, c))
+        row0 = row0 + left[f, i] * x
+        row1 = row1 + left[f, i + 1] * x
+        row2 = row2 + left[f, i + 2] * x
+        row3 = row3 + left[f, i + 3] * x
+    return row0, row1, row2, row3
+
+
+@jit
 def put_transposed(rows, lane, out):
     """Write rows [V, LANES], scores of clips with captions `lane` and following, to out [T, V]."""
     for i in range(rows.shape[1]):
         for v in range(rows.shape[0]):
             out[lane + i, v] = rows[v, i]
+
+
+def whole(slots: int) -> int:
+    """Return `slots`, rounded up to whole vectors."""
+    return -(-slots // LANES) * LANES
 
 
 def filled(text: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -102,6 +102,17 @@ def minimum(typing, a, b):
 
 
 @intrinsic
+def where_greater(typing, a, b, x, y):
+    """Return x in lanes where a > b, else y."""
+
+    def generate(context, builder, signature, arguments):
+        a, b, x, y = arguments
+        return builder.select(builder.fcmp_ordered(">", a, b), x, y)
+
+    return vector(vector, vector, vector, vector), generate
+
+
+@intrinsic
 def sqrt(typing, x):
     """Return the square root of each lane."""
     return vector(vector), _call("sqrt")

@@ -17,7 +17,9 @@ pytest.importorskip("numba")
 SHAPES = (*ODD_SHAPES, Shape(150, 4, 12, 1, 24))
 COMPILED = [op for op in tvr_kernels.OPS if "compiled" in _dispatch.implementations(op)]
 # One of them in the default suite: they are slow to compile.
-OPS = [pytest.param(op, marks=() if op == "text_pooling" else pytest.mark.slow) for op in COMPILED]
+# EagleNet's heads must be whole vectors wide, TC-MGC takes no word masks: they have tests of their own.
+OTHERS = ("eaglenet", "tcmgc")
+OPS = [pytest.param(op, marks=() if op == "text_pooling" else pytest.mark.slow) for op in COMPILED if op not in OTHERS]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -190,14 +192,14 @@ def test_gradients_and_fp64_are_left_to_the_folded_form():
     assert _dispatch.select("score", "text_pooling", *exact, None)[0] == "folded"
 
 
-def _lowered(case, dtype):
-    text, video, weights = case
-    cast = [x.to(dtype) if isinstance(x, torch.Tensor) else x for x in weights]
-    return *({k: x.to(dtype) if x.is_floating_point() else x for k, x in d.items()} for d in (text, video)), cast
+def _in_doubles(text, video, weights):
+    cast = (x.double() if isinstance(x, torch.Tensor) else x for x in weights)
+    sides = ({k: x.double() if x.is_floating_point() else x for k, x in side.items()} for side in (text, video))
+    return *sides, type(weights)._make(cast)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["glccl"])
+@pytest.mark.parametrize("op", ["glccl", "tcmgc"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all-slots", "real-slots"])
 @pytest.mark.parametrize("spread", [1.0, 40.0], ids=["cosines", "wide"])
 def test_similarities_of_words_equal_the_reference(op, masked, spread):
@@ -206,17 +208,106 @@ def test_similarities_of_words_equal_the_reference(op, masked, spread):
     They make M's rounding larger, and the difference that a wrong weight makes.
     """
     package = importlib.import_module(f"tvr_kernels.{op}")
-    for shape in (*SHAPES, Shape(35, 3, 12, 32, 64), Shape(2, 3, 5, 77, 16)):
+    shapes = (*SHAPES, Shape(35, 3, 12, 32, 64), Shape(2, 3, 5, 77, 16), Shape(2, 2, 3, 4, 16))
+    for shape in (s for s in shapes if op == "glccl" or s.L >= 3):  # TC-MGC keeps three ranks
         drawn, (word_mask, frame_mask) = features(shape, unit=False, ragged=False), features(shape, unit=False)[3:]
         weights = importlib.import_module(f"tvr_kernels.{op}.bench")._weights(shape, "cpu", torch.float32)
         weights = weights._replace(local_map=weights.local_map * spread)
-        masks = (word_mask, frame_mask) if masked else (None, None)
+        masks = (word_mask if op == "glccl" else None, frame_mask) if masked else (None, None)
         text = package.text_side(drawn.text, drawn.words, weights, masks[0])
         video = package.video_side(drawn.frames, weights, masks[1])
-        *exact, cast = _lowered((text, video, weights), torch.float64)
-        exact = package.similarities(*exact, type(weights)._make(cast), implementation="reference")
+        exact = package.similarities(*_in_doubles(text, video, weights), implementation="reference")
         folded = package.similarities(text, video, weights, implementation="folded")
         got = package.similarities(text, video, weights, implementation="compiled")
 
         assert got.shape == (4, shape.T, shape.V)
         assert max_error(got, exact) <= max(2e-6 * spread**2, 2 * max_error(folded, exact)), shape
+        scores = [package.score(text, video, weights, implementation=name) for name in ("compiled", "folded")]
+        assert max_error(*scores) <= 4e-6 * spread**2, shape
+
+
+EAGLENET = {
+    "published": {},
+    "masked": {"options": {"mask_padding": True}},
+    "another draw": {"draw": 3},
+    "normal noise": {"options": {"prior": "normal", "prior_std": 0.7, "candidates": 6}},
+    "injected": {"sigma": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", EAGLENET.values(), ids=EAGLENET)
+def test_eaglenet_compiled_equals_the_reference(change):
+    from tvr_kernels import eaglenet
+    from tvr_kernels.eaglenet.bench import draw_weights
+
+    for shape in (Shape(1, 1, 1, 1, 128), Shape(3, 15, 7, 1, 256), Shape(45, 9, 12, 1, 128)):
+        x = features(shape, unit=False)
+        text_key, video_key = torch.arange(shape.T) * 10**13 - 5, torch.arange(shape.V) + 2**40
+        sigma = torch.rand(20, shape.T, shape.V, shape.D, generator=torch.Generator().manual_seed(2))
+
+        def case(dtype, shape=shape, x=x, text_key=text_key, video_key=video_key, sigma=sigma):
+            drawn = draw_weights(shape, "cpu", dtype)
+            options = drawn.options._replace(**change.get("options", {}))
+            given = sigma.to(dtype) if "sigma" in change else None
+            weights = drawn._replace(options=options, draw=change.get("draw", 0), sigma=given)
+            text = eaglenet.text_side(x.text.to(dtype), text_key, weights)
+            return text, eaglenet.video_side(x.frames.to(dtype), x.frame_mask, video_key, weights), weights
+
+        exact = eaglenet.score(*case(torch.float64), implementation="reference")
+        got = eaglenet.score(*case(torch.float32), implementation="compiled")
+        assert got.shape == (shape.T, shape.V)
+        assert max_error(got, exact) < 2e-6, shape
+
+
+@pytest.mark.slow
+def test_eaglenet_noise_is_that_of_the_torch_form_to_the_bit():
+    from tvr_kernels.eaglenet import compiled, noise
+    from tvr_kernels.eaglenet.bench import draw_weights
+
+    weights = draw_weights(Shape(1, 1, 2, 1, 128), "cpu", torch.float32)._replace(draw=2**31)
+    text, video = torch.tensor([-1, 2**62 + 7, 0]), torch.tensor([2**40, -(2**63)])
+    got = compiled.draw_noise({"key": text}, {"key": video}, weights, slice(0), slice(0))
+    assert torch.equal(got, noise.uniform(text, video[:, None], 20, 128, draw=2**31))
+
+
+def test_eaglenet_with_narrow_heads_is_left_to_the_folded_form():
+    from tvr_kernels import eaglenet
+    from tvr_kernels.eaglenet.bench import draw_weights
+
+    shape = Shape(2, 2, 3, 1, 20)
+    x, weights, key = features(shape), draw_weights(shape, "cpu", torch.float32), torch.arange(2)
+    text, video = eaglenet.text_side(x.text, key, weights), eaglenet.video_side(x.frames, x.frame_mask, key, weights)
+    with pytest.raises(_dispatch.KernelUnavailable, match="a head has 5 features"):
+        eaglenet.score(text, video, weights, implementation="compiled")
+
+
+def test_tcmgc_with_masked_words_is_left_to_the_folded_form():
+    text, video, weights = sides("tcmgc", Shape(3, 2, 3, 6, 16))
+    assert "mask" in text
+    assert _dispatch.supports("score", "tcmgc", "compiled", text, video, weights) == (
+        False,
+        "it takes all word slots, and some are masked",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("neighbours", [False, True])
+@pytest.mark.parametrize("branches", [(True, True), (True, False), (False, True)], ids=["both", "words", "sentence"])
+def test_dmae_compiled_equals_the_reference_with_every_option(branches, neighbours, mask_padding):
+    from tvr_kernels import dmae
+
+    words, sentence = branches
+    options = dmae.DmaeOptions(words, neighbours, mask_padding, sentence)
+    for shape in (Shape(3, 15, 7, 5, 20), Shape(70, 9, 12, 6, 24)):
+        x = features(shape)
+        clips = torch.where(x.frame_mask[..., None], x.frames, 7.0)  # what a mask hides must not count
+
+        def case(dtype, x=x, clips=clips):
+            spoken = x.text.to(dtype) if sentence else None
+            text = dmae.text_side(spoken, x.words.to(dtype), x.word_mask.long(), options)
+            return text, dmae.video_side(clips.to(dtype), x.frame_mask, options), options
+
+        exact = dmae.score(*case(torch.float64), implementation="reference")
+        assert max_error(dmae.score(*case(torch.float32), implementation="compiled"), exact) < 2e-6, shape

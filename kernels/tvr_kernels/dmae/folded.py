@@ -7,7 +7,7 @@ stands for all. The best frame is found with maxima alone (`_best_frame`): a CPU
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from tvr_kernels.gemm import matmul
 _TEXTS = 64
 _TABLE = 64 * 64 * 33 * 12
 
+Tile = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], DmaeOptions], Tensor]
+
 
 def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: DmaeOptions) -> Tensor:
     """Return [T, V]; differentiable in rows, frames, weights and closeness."""
@@ -28,6 +30,12 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Dmae
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*text.values(), *video.values())):
         table_bytes = rows.shape[1] * frames.shape[1] * rows.element_size()
         return by_clips(lambda t, v: _tile(t, v, weights), text, video, table_bytes, 2 * table_bytes)
+    return by_length(_tile, text, video, weights)
+
+
+def by_length(tile: Tile, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: DmaeOptions) -> Tensor:
+    """Return `tile(text, video, weights)` of all pairs [T, V], in tiles of captions and clips of like length."""
+    rows, frames = text["rows"], video["frames"]
     out = rows.new_empty(len(rows), len(frames))
     clips = video["length"].argsort(stable=True)
     video = {k: x[clips] for k, x in video.items()}
@@ -41,7 +49,7 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Dmae
             if weights.neighbours:
                 # A neighbour beyond the crop has closeness 0; it only has to exist.
                 v["neighbour"] = v["neighbour"].clamp_max(v["frames"].shape[1] - 1)
-            out[some[:, None], clips[j : j + step]] = _tile(t, v, weights)
+            out[some[:, None], clips[j : j + step]] = tile(t, v, weights)
     return out
 
 

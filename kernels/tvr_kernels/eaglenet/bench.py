@@ -6,19 +6,21 @@ the authors' `torch.rand` would take 1 % less of this form's time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tvr_kernels import eaglenet
+from tvr_kernels import _dispatch, eaglenet
 from tvr_kernels._measure import Case
 from tvr_kernels._testing import Shape, features
 from tvr_kernels.eaglenet import noise, reference
 from tvr_kernels.eaglenet.weights import EagleNetWeights, GraphLayer, Linear, Norm, Options, Pooling, Relation
 from tvr_kernels.gemm import matmul
 
+PAIRS = 40  # whose noise is drawn at a time
 BLOCK = 8  # captions and clips of one evaluation block, the authors' batch_size_val
 # A pair costs the same at any T and V; a million of them take nine minutes folded and a hundred as published.
 TARGET, SMALL = Shape(128, 128, 12, 32, 512), Shape(16, 16, 12, 32, 512)
@@ -49,7 +51,18 @@ def case(shape: Shape, device: str) -> Case:
             ]
         )
 
-    return Case("eaglenet", shape, sides, {"naive": naive}, texts=BLOCK)
+    def beside(impl: str) -> Callable[[], object] | None:
+        """Return the drawing of a form's noise, which its floor holds beside its products."""
+        if impl not in ("folded", "compiled"):
+            return None
+        draw = _dispatch.load("eaglenet", impl).draw_noise
+        return lambda: [
+            draw({"key": texts}, {"key": clip}, weights, slice(0), slice(0))
+            for clip in video_key.split(1)
+            for texts in text_key.split(PAIRS)
+        ]
+
+    return Case("eaglenet", shape, sides, {"naive": naive}, texts=BLOCK, beside=beside)
 
 
 def graph_cosine(text: Tensor, text_key: Tensor, frames: Tensor, video_key: Tensor, w: EagleNetWeights) -> Tensor:

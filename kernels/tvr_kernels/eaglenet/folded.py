@@ -77,7 +77,7 @@ def _by_blocks(
         parts = []
         for t in range(0, texts, rows):
             some_text = {name: x[t : t + rows] for name, x in text.items()}
-            sigma = _noise(some_text, some_video, weights, slice(t, t + rows), slice(v, v + columns))
+            sigma = draw_noise(some_text, some_video, weights, slice(t, t + rows), slice(v, v + columns))
             enriched = enrich(some_text, some_video, weights, fold, sigma).text
             parts.append(finish(enriched, some_video, weights).transpose(0, 1))
         out.append(torch.cat(parts))
@@ -159,7 +159,7 @@ def log_radius(text: Tensor, frames: Tensor, real: Tensor, weights: EagleNetWeig
     )
 
 
-def _noise(
+def draw_noise(
     text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: EagleNetWeights, rows: slice, columns: slice
 ) -> Tensor:
     """Return scaled noise [V, T, S, D] of a block, in memory that the caller owns."""

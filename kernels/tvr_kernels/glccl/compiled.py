@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tvr_kernels.compiled import array, exp_below_max, quadratic, supported
+from tvr_kernels.compiled import array, exp_below_max, product, quadratic, supported, whole
 from tvr_kernels.gemm import matmul
 from tvr_kernels.glccl import GlcclWeights
 from tvr_kernels.vectors import LANES, exp, jit, largest, load, maximum, minimum, splat, sqrt, store, total
@@ -55,9 +55,9 @@ def similarities(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weight
             t = len(some["norm"])
             columns = _columns(some, L)
             scale = some["norm"] * pooling
-            of_words, of_sentence = pad(scale[:, :L], (0, _whole(L) - L)), pad(scale[:, L], (0, _whole(t) - t))
+            of_words, of_sentence = pad(scale[:, :L], (0, whole(L) - L)), pad(scale[:, L], (0, whole(t) - t))
             words = some.get("mask", torch.ones(t, L, dtype=torch.bool))
-            real = pad(words.float(), (0, _whole(L) - L))
+            real = pad(words.float(), (0, whole(L) - L))
             for j in range(0, V, _CLIPS):
                 clips = video["columns"][j : j + _CLIPS]
                 dots = matmul(clips.flatten(0, 1), columns.T).view(len(clips), 2 * F, -1)
@@ -69,10 +69,6 @@ def similarities(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weight
         return out
 
 
-def _whole(slots: int) -> int:
-    return -(-slots // LANES) * LANES
-
-
 def _columns(text: Mapping[str, Tensor], L: int) -> Tensor:
     """Return the captions' vectors for the GEMM: all words, caption by caption, then all sentences, then G of them.
 
@@ -80,13 +76,13 @@ def _columns(text: Mapping[str, Tensor], L: int) -> Tensor:
     """
     query, mapped = text["query"], text["mapped"]
     T = len(query)
-    more = max(0, _whole(L) - L - 2 * T, _whole(T) - T)
+    more = max(0, whole(L) - L - 2 * T, whole(T) - T)
     return torch.cat([query[:, :L].flatten(0, 1), query[:, L], mapped, mapped.new_zeros(more, mapped.shape[1])])
 
 
 def _mixing(weights: GlcclWeights, L: int) -> np.ndarray:
     """Return A1, A2, A5, A6, A3', A4', each filled with zeros to whole vectors. [6, L', L']"""
-    w, more = weights, _whole(L) - L
+    w, more = weights, whole(L) - L
     maps = (w.video_word, w.sentence_frame, w.then_frames, w.then_words, w.over_words.T, w.over_frames.T)
     return array(pad(torch.stack(maps), (0, more, 0, more)))
 
@@ -171,26 +167,13 @@ def _mix(mixing, which, x, out, L):
 
 
 @jit
-def _product(left, right, i, c, F):
-    """Return rows i ... i + 3 of left' right, lanes c and following; left, right: [F, P]."""
-    row0, row1, row2, row3 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
-    for f in range(F):
-        x = load(right, (f, c))
-        row0 = row0 + left[f, i] * x
-        row1 = row1 + left[f, i + 1] * x
-        row2 = row2 + left[f, i + 2] * x
-        row3 = row3 + left[f, i + 3] * x
-    return row0, row1, row2, row3
-
-
-@jit
 def _attend(words, pooled, mixed_words, mixed_pooled, real, t, inverse, F, rows, matrix, e, sums, vectors):
     """Fill vectors[2] with r and vectors[3] with q: M attended to over the words and over the frame slots."""
     P = matrix.shape[1]
     top = splat(np.float32(-np.inf))
     for c in range(0, P, LANES):
         for i in range(0, rows, 4):
-            row0, row1, row2, row3 = _product(words, pooled, i, c, F)
+            row0, row1, row2, row3 = product(words, pooled, i, c, F)
             store(matrix, (i, c), row0)
             store(matrix, (i + 1, c), row1)
             store(matrix, (i + 2, c), row2)
@@ -260,7 +243,7 @@ def _over_words(mixed_words, pooled, e, sums, F, rows, vectors):
     for c in range(0, e.shape[1], LANES):
         result = splat(_ZERO)
         for i in range(0, rows, 4):
-            row0, row1, row2, row3 = _product(mixed_words, pooled, i, c, F)
+            row0, row1, row2, row3 = product(mixed_words, pooled, i, c, F)
             result = result + (row0 * load(e, (i, c)) + row1 * load(e, (i + 1, c)))
             result = result + (row2 * load(e, (i + 2, c)) + row3 * load(e, (i + 3, c)))
         store(vectors, (2, c), result / load(sums, (0, c)))
@@ -272,7 +255,7 @@ def _over_frames(words, mixed_pooled, e, sums, F, rows, vectors):
     for i in range(0, rows, 4):
         sum0, sum1, sum2, sum3 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
         for c in range(0, e.shape[1], LANES):
-            row0, row1, row2, row3 = _product(words, mixed_pooled, i, c, F)
+            row0, row1, row2, row3 = product(words, mixed_pooled, i, c, F)
             sum0 = sum0 + row0 * load(e, (i, c))
             sum1 = sum1 + row1 * load(e, (i + 1, c))
             sum2 = sum2 + row2 * load(e, (i + 2, c))
