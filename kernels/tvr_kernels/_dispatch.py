@@ -14,10 +14,12 @@ import importlib
 import importlib.util
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -180,7 +182,11 @@ def _may_fail(name: str, e: Exception) -> bool:
 def failure(e: BaseException) -> str:
     """Say in one line why a form that should run did not."""
     said = next((line.strip() for line in str(e).splitlines() if line.strip()), "")
-    return f"it failed here ({type(e).__name__}{': ' if said else ''}{said[:200]})"
+    line = f"it failed here ({type(e).__name__}{': ' if said else ''}{said[:200]})"
+    if isinstance(e, (pickle.UnpicklingError, EOFError)):
+        folder = os.environ.get("NUMBA_CACHE_DIR") or str(Path(__file__).parent)
+        line += f": numba's cache is damaged, delete the *.nbi and *.nbc files below {folder}"
+    return line
 
 
 def report() -> list[tuple[str, str, str]]:

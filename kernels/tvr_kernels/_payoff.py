@@ -45,11 +45,12 @@ def pays(
         kept = _kept().get(case)
         if kept is None and pairs < TRIAL_PAIRS:
             return False, _SMALL_UNKNOWN
+        start = time.process_time()
         can, why = supports()
         if not can:
             return can, why
         if kept is None or (not kept["final"] and pairs >= TRIAL_PAIRS):
-            kept = _measure(op, case, text, video, weights)
+            kept = _measure(op, case, text, video, weights, start)
         _found[case] = kept["from_pairs"]
     least = _found[case]
     if least is None:
@@ -75,13 +76,15 @@ _SMALL_UNKNOWN = f"{SMALL}a number of pairs that the first job of {TRIAL_PAIRS:,
 
 
 def _measure(
-    op: str, case: str, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any
+    op: str, case: str, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any, start: float
 ) -> dict[str, Any]:
-    """Load the compiled form, race it against the folded one on a slice, and keep what was found where it is sure."""
+    """Load the compiled form, race it against the folded one on a slice, and keep what was found where it is sure.
+
+    start: processor time before numba was imported.
+    """
     some_text = {k: x[:_TEXTS] for k, x in text.items()}
     some_video = {k: x[:_CLIPS] for k, x in video.items()}
     pairs = len(next(iter(some_text.values()))) * len(next(iter(some_video.values())))
-    start = time.process_time()
     compiled = import_module(f"tvr_kernels.{op}.compiled")
     compiled.score(some_text, some_video, weights)
     # What another op of this process had loaded already is part of the price in the next one.

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +154,36 @@ def test_a_broken_compiler_is_said_in_one_line_and_the_folded_form_gives_its_num
     )
     with pytest.raises(_dispatch.KernelUnavailable, match=r"asks for 'compiled', but it failed here \(RuntimeError"):
         text_pooling.score(text, video, weights, implementation="compiled")
+
+
+_CODE = """
+import logging, sys, torch
+from triton_cases import sides
+from tvr_kernels import _payoff, text_pooling
+from tvr_kernels._testing import Shape
+logging.basicConfig(stream=sys.stdout, level="WARNING", format="%(message)s")
+case = sides("text_pooling", Shape(70, 9, 3, 1, 8))
+_payoff._found[_payoff._case("text_pooling", case[1])] = 0
+torch.testing.assert_close(text_pooling.score(*case), text_pooling.score(*case, implementation="folded"))
+"""
+
+
+@pytest.mark.slow
+def test_a_damaged_cache_of_numba_is_named_and_the_folded_form_runs(tmp_path):
+    paths = os.pathsep.join([*(p for p in sys.path if p), str(Path(__file__).parent)])
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
+
+    def run():
+        return subprocess.run([sys.executable, "-c", _CODE], env=env, check=True, capture_output=True, text=True).stdout
+
+    assert run() == ""
+    damaged = list(tmp_path.rglob("*.nbc"))
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:100])
+    said = run()
+
+    assert damaged and said.startswith("text_pooling: the compiled form is left out: it failed here (")
+    assert said.endswith(f"numba's cache is damaged, delete the *.nbi and *.nbc files below {tmp_path}\n")
 
 
 def test_a_numba_that_cannot_be_imported_is_left_out_too(memory, monkeypatch):

@@ -118,3 +118,40 @@ def test_border_checks_name_the_op_the_tensor_and_the_sizes():
         shapes.check("other", torch.zeros(2, 8, dtype=torch.float64), "T D")
     with pytest.raises(ValueError, match="must be floating point"):
         Shapes("gare").check("text", torch.zeros(2, 8, dtype=torch.int64), "T D")
+
+
+class _Broken:
+    """A Triton without a C compiler, as far as `load` is concerned."""
+
+    @staticmethod
+    def score(text, video, weights):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+
+def test_a_gpu_without_a_compiler_takes_the_folded_form_and_says_why_once(monkeypatch, caplog):
+    tensors = {"text": torch.zeros(2, 4)}, {"frames": torch.zeros(3, 1, 4)}
+    real = _dispatch.load
+    monkeypatch.setattr(_dispatch, "_broken", {})
+    monkeypatch.setattr(_dispatch, "load", lambda op, name: _Broken if name == "triton" else real(op, name))
+    monkeypatch.setattr(_dispatch, "_installed", lambda name: (True, ""))
+    monkeypatch.setattr(_dispatch, "select", _select_with_triton_first(_dispatch.select))
+    monkeypatch.setattr("tvr_kernels.text_pooling.folded.score", lambda text, video, weights: "folded")
+
+    for _ in range(2):
+        assert _dispatch.run("score", "text_pooling", *tensors, None, None) == "folded"
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line.startswith("text_pooling: the triton form is left out: it failed here (RuntimeError: Failed to find C")
+
+    with pytest.raises(_dispatch.KernelUnavailable, match="asks for 'triton', but it failed here"):
+        _dispatch.run("score", "text_pooling", *tensors, None, "triton")
+
+
+def _select_with_triton_first(select):
+    """Return `select` as it answers for CUDA tensors."""
+
+    def chosen(function, op, text, video, weights, implementation):
+        if implementation is not None or (op, "triton") in _dispatch._broken:
+            return select(function, op, text, video, weights, implementation)
+        return "triton", "CUDA tensors"
+
+    return chosen
