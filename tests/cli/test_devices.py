@@ -267,3 +267,20 @@ def test_ctrl_c_stops_all_ranks_after_the_same_step_and_saves(tmp_path: Path) ->
     step = int(said.partition("stopped after step ")[2].split()[0])
     assert (tmp_path / "runs" / "synthetic" / "checkpoints" / f"step-{step:08d}.safetensors").is_file()
     assert journal(tmp_path / "runs" / "synthetic")[-1]["step"] == step
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in Linux's /proc")
+def test_ranks_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
+    SyntheticStore().write(tmp_path)
+    starter = started("train", "--method", METHOD, *FAST, "--epochs", "100000", "--devices", "2", "-o", tmp_path)
+    assert starter.stderr is not None
+    while "training" not in starter.stderr.readline():
+        assert starter.poll() is None
+    children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children").read_text().split()
+    assert len(children) >= 2
+    starter.kill()
+    said = starter.stderr.read()  # to its end: of the last rank that could write there
+    starter.communicate()
+    assert "the process that holds the ranks together" in said and "continue with: tvr train --resume" in said
+    assert "Traceback" not in said

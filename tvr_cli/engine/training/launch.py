@@ -131,7 +131,11 @@ def _run(call: Callable[[Place], Any], place: Place, out: Connection, level: int
         problem = _sendable(e)
     if place.rank == 0:
         log.finish()
-    out.send((value, problem))
+    try:
+        out.send((value, problem))
+    except OSError:  # the starter was killed, and nobody else can say it
+        if problem is not None:
+            log.logger.error("error: %s", problem)
 
 
 def _sendable(e: BaseException) -> BaseException:
