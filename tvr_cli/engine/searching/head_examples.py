@@ -114,11 +114,13 @@ class Examples:
         return self.found.spans
 
     def draws(self, step: float, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each span `DRAWS` times, its edges moved by up to half a step (seconds between two frames)."""
+        """Yield each span `DRAWS` times, its edges moved by up to half a step (seconds between two looks), and up to
+        half a step earlier still: where fewer frames are kept than were looked at, one stands for what comes after it.
+        """
         draw = np.random.default_rng(seed)
         for start in range(0, len(self.spans), _BLOCK):
             some = [span for span in self.spans[start : start + _BLOCK] for _ in range(DRAWS)]
-            moved = draw.uniform(-step / 2, step / 2, (len(some), 2))
+            moved = draw.uniform(-step, step / 2, (len(some), 2))
             pieces = [pieces_of(s.track, s.start + a, s.end + b) for s, (a, b) in zip(some, moved, strict=True)]
             yield np.stack(pieces), np.array([span.number for span in some])
 

@@ -1,9 +1,9 @@
 """Training a moment head (`tvr train --moments`): from what is seen in a span of a film to what is said of it.
 
 Ridge regression (lambda 1), in closed form: from the mean of the span's frames and the frames in the middle of its
-thirds, unit vectors all, to the sentence's unit vector less the mean of all. A moment of an index begins and ends at
-frames, and where these stand in an event is chance. So each span is seen several times, its edges moved by up to half
-the time between two frames.
+thirds, unit vectors all, to the sentence's unit vector less the mean of all. A moment of an index begins and ends
+between two looks, and where these fall in an event is chance. So each span is seen several times, its edges moved by
+up to half the time between two looks, and up to half of it earlier still (`head_examples.py`).
 """
 
 from __future__ import annotations
