@@ -556,12 +556,7 @@ class OpenWorkspace(Showing, Sweeping):
         asked = filters.Filters(tuple(several(inside)), newer, older, longer, shorter, path_of(not_in))
         run, head = split(self.workspace, run, use=not no_head)
         flags = Asked(run, method, backbone, first)
-        found = query.channel_of(self.workspace, channel, wanted)
-        if found == "speech" and min_score is not None:
-            raise ConfigError(
-                "--min-score is about scores of the picture, and with --channel speech words are looked for, which are "
-                "found or not; leave one of them out"
-            )
+        found = query.channel_of(self.workspace, channel, wanted, min_score)
         with self._watched():
             only = filters.chosen(self.workspace, asked)
             options = SearchOptions(

@@ -301,7 +301,9 @@ def test_clips_that_came_and_went_are_all_that_is_indexed(world, tmp_path, monke
     assert tvr("extract-frames", videos, "-o", again, "--num-frames", 12, "--workers", 1).exit_code == 0
     ok("query", "a star", "--index", again)  # it makes what is missing; both answer in the same way then
     answer = [ok("query", "a star", "--index", o)["results"][0]["hits"] for o in (out, again)]
+    scores = [[hit.pop("score") for hit in hits] for hits in answer]
     assert answer[0] == answer[1] and len(answer[0]) == 5
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)  # one clip is encoded alone here, and five together there
     assert not ok("index", "-o", out)["built"]
     shown = tvr("index", "-o", out).stdout
     assert "half precision: the ten best files of 50 of 50 sentences are those of full precision" in shown, shown

@@ -91,15 +91,22 @@ def _report(questions: Sequence[str | Question], found: Sequence[Sequence[Hit]],
     )
 
 
-def channel_of(workspace: Workspace, named: str | None, questions: Sequence[Question]) -> str:
+def channel_of(
+    workspace: Workspace, named: str | None, questions: Sequence[Question], min_score: float | None = None
+) -> str:
     """Return the channel that answers: the one that was named, else both where words have been read before.
 
     What is more than a sentence is looked for in the picture. Raises ConfigError for a channel that there is not, and
-    where what is said is asked for such.
+    where what is said is asked for such, or for a least score.
     """
     if named is not None and named not in CHANNELS:
         near = did_you_mean(named, CHANNELS) or f"; there are {', '.join(CHANNELS)}"
         raise ConfigError(f"--channel: unknown {named!r}{near}")
+    if named == "speech" and min_score is not None:
+        raise ConfigError(
+            "--min-score is about scores of the picture, and with --channel speech words are looked for, which are "
+            "found or not; leave one of them out"
+        )
     if all(question.sentence is not None for question in questions):
         return named or ("both" if has_words(workspace) else "picture")
     if named in ("speech", "both"):
