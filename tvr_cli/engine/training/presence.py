@@ -222,5 +222,5 @@ def connect(host: str, port: int, *, hosts: bool) -> distributed.TCPStore:
     except RuntimeError as e:
         raise EnvironmentProblem(
             f"cannot {'open' if hosts else 'reach'} the store of the ranks at {host}:{port}: {str(e).splitlines()[0]}; "
-            "start the ranks with torchrun, or with tvr train --devices"
+            "start the ranks with torchrun, or let --devices start them"
         ) from e
