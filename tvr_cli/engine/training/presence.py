@@ -222,5 +222,5 @@ def connect(host: str, port: int, *, hosts: bool) -> distributed.TCPStore:
     except RuntimeError as e:
         raise EnvironmentProblem(
             f"cannot {'open' if hosts else 'reach'} the store of the ranks at {host}:{port}: {str(e).splitlines()[0]}; "
-            "start all ranks with torchrun, on addresses that reach each other"
+            "start the ranks with torchrun, or let --devices start them"
         ) from e
