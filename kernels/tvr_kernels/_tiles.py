@@ -22,12 +22,18 @@ TEXTS = 1024  # captions of one scoring tile
 
 
 def by_clips(
-    tile: Tile, text: Mapping[str, Tensor], video: Mapping[str, Tensor], pair_bytes: int, saved_bytes: int
+    tile: Tile,
+    text: Mapping[str, Tensor],
+    video: Mapping[str, Tensor],
+    pair_bytes: int,
+    saved_bytes: int,
+    tile_bytes: int | None = None,
 ) -> Tensor:
     """Return `tile(text, video)` [T, V], computed in blocks.
 
     pair_bytes: intermediates of one pair when scoring; saved_bytes: what autograd keeps of one pair. Worked example,
     text pooling in fp32 with F = 12: two [F] rows of 48 bytes when scoring, so a tile of 1024 captions has 21 clips.
+    tile_bytes: of one scoring tile, CACHE_BYTES if not given.
     """
     T, V = len(next(iter(text.values()))), len(next(iter(video.values())))
     tensors = [*text.values(), *video.values()]
@@ -39,7 +45,7 @@ def by_clips(
         return cast(Tensor, _Recompute.apply(tile, names, clips, *tensors))
     like = next(x for x in tensors if x.is_floating_point())
     out = torch.empty(T, V, dtype=like.dtype, device=like.device)
-    clips = max(1, CACHE_BYTES // (min(T, TEXTS) * pair_bytes or 1))
+    clips = max(1, (tile_bytes or CACHE_BYTES) // (min(T, TEXTS) * pair_bytes or 1))
     for first in range(0, T, TEXTS):
         some_text = {k: v[first : first + TEXTS] for k, v in text.items()}
         for start in range(0, V, clips):

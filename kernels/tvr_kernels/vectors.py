@@ -72,6 +72,23 @@ def store(typing, array, index, value):
 
 
 @intrinsic
+def prefetch(typing, array, index):
+    """Ask for LANES numbers that will be read soon; beyond the end of the array nothing happens."""
+
+    def generate(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        pointer = builder.bitcast(_pointer(context, builder, signature, arguments), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        for line in range(0, 4 * LANES, 64):
+            place = builder.gep(pointer, [ir.Constant(ir.IntType(64), line)])
+            builder.call(function, [place, *(ir.Constant(number, x) for x in (0, 3, 1))])  # to read, keep, data
+        return context.get_dummy_value()
+
+    return types.none(array, index), generate
+
+
+@intrinsic
 def splat(typing, number):
     """Return a vector of one number."""
 

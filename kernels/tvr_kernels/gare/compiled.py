@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tvr_kernels._tiles import by_clips
 from tvr_kernels.compiled import (
+    TILE_BYTES,
     array,
     bilinear,
     column_sum,
@@ -29,7 +30,7 @@ from tvr_kernels.compiled import (
 )
 from tvr_kernels.gare._sides import LAYER_NORM_EPS
 from tvr_kernels.gemm import matmul
-from tvr_kernels.vectors import LANES, jit, load, maximum, splat, sqrt, store
+from tvr_kernels.vectors import LANES, jit, load, maximum, prefetch, splat, sqrt, store
 
 if TYPE_CHECKING:
     from tvr_kernels.gare import GareWeights
@@ -58,7 +59,9 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Gare
         return out[:T]
 
     with torch.no_grad():
-        return by_clips(tile, text, video, pair_bytes=4 * video["columns"].shape[1], saved_bytes=0)
+        return by_clips(
+            tile, text, video, pair_bytes=4 * video["columns"].shape[1], saved_bytes=0, tile_bytes=TILE_BYTES
+        )
 
 
 @jit
@@ -89,6 +92,8 @@ def _epilogue(
     for block in range(0, T, LANES):
         first = min(block, T - LANES)  # the last block overlaps the one before
         for v in range(V):
+            for row in range(3 * F + 1):
+                prefetch(products, (v + 1, row, first))  # rows are pages apart: the next clip's would come late
             # alpha, and what LN2 and LN3 leave of it
             spread = (load(text_variance, (first,)) + variance[v]) - load(products, (v, 3 * F, first)) * two_by_dim
             inverse = one / sqrt(maximum(spread, splat(_ZERO)) + eps)

@@ -20,10 +20,10 @@ from torch.nn.functional import pad
 from tvr_kernels.compiled import array, exp_below_max, product, quadratic, supported, whole
 from tvr_kernels.gemm import matmul
 from tvr_kernels.glccl import GlcclWeights
-from tvr_kernels.vectors import LANES, exp, jit, largest, load, maximum, minimum, splat, sqrt, store, total
+from tvr_kernels.vectors import LANES, exp, jit, largest, load, maximum, minimum, prefetch, splat, sqrt, store, total
 
-# One block's dots with the frames and through Lambda take 3.3 MB at L = 32, F = 12; smaller ones slow the GEMM down.
-_TEXTS, _CLIPS = 32, 32
+# One block's dots with the frames and through Lambda take 6.7 MB at L = 32, F = 12; smaller ones slow the GEMM down.
+_TEXTS, _CLIPS = 32, 64
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _FAR = np.float32(1e30)  # above any cosine
 _FAINT = np.float32(1e-25)  # a sum of exponentials below it has lost terms that its own row would have kept
@@ -107,6 +107,8 @@ def _block(dots, of_words, of_sentence, real, gram, frame_mask, mixing, inverse,
             for c in range(0, P, LANES):
                 kept = load(real, (t, c))
                 for f in range(F):
+                    prefetch(dots, (v, f, first + L + c))  # the next caption's, which lies across 2F rows
+                    prefetch(dots, (v, F + f, first + L + c))
                     store(words, (f, c), load(dots, (v, F + f, first + c)) * kept)
                     store(block, (f, 0), load(dots, (v, f, first + c)) * load(of_words, (t, c)))
                 exp_below_max(block, frame_mask, v, _ONE)

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from tvr_kernels._tiles import by_clips
-from tvr_kernels.compiled import array, dot, exp_below_max, fetch, filled, put_transposed, quadratic, supported
+from tvr_kernels.compiled import (
+    TILE_BYTES,
+    array,
+    dot,
+    exp_below_max,
+    fetch,
+    filled,
+    put_transposed,
+    quadratic,
+    supported,
+)
 from tvr_kernels.gemm import matmul
 from tvr_kernels.vectors import LANES, jit, sqrt, store
 
@@ -40,7 +50,7 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Text
 
     with torch.no_grad():
         frames = video["frames"].shape[1]
-        return by_clips(tile, text, video, pair_bytes=4 * frames, saved_bytes=0)
+        return by_clips(tile, text, video, pair_bytes=4 * frames, saved_bytes=0, tile_bytes=TILE_BYTES)
 
 
 @jit

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tvr_kernels._tiles import by_clips
 from tvr_kernels.compiled import (
+    TILE_BYTES,
     array,
     column_sum,
     dot,
@@ -58,7 +59,7 @@ def score(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: XPoo
     with torch.no_grad():
         frames = video["key"].shape[1]
         text, video = ({k: side[k] for k in names} for side, names in ((text, _TEXT), (video, _VIDEO)))
-        return by_clips(tile, text, video, pair_bytes=8 * frames, saved_bytes=0)
+        return by_clips(tile, text, video, pair_bytes=8 * frames, saved_bytes=0, tile_bytes=TILE_BYTES)
 
 
 @jit
