@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import tvr_kernels
+from tvr_kernels import _dispatch, _payoff
 
 from tvr_cli.engine import device
 from tvr_cli.engine.evaluation import score
@@ -43,6 +45,25 @@ def test_top_k_keeps_the_first_of_equal_clips():
     same = torch.eye(16)[:1].expand(len(video), 5, 16)  # one-hot frames: every score is exact, whatever the tile
     twins = VideoFeatures(video.key, same, video.n_frames, video.ts)
     assert score.top_k(method, text, twins, 3, memory_budget=3_000)[1].tolist() == [[0, 1, 2]] * len(text)
+
+
+def test_every_tile_is_scored_as_part_of_the_whole_job(monkeypatch):
+    _, text, video = make()
+    method = base.build("text_guided", Sizes(16, 5, 8))
+    seen = []
+
+    def pays(op, pairs, *_):
+        seen.append((op, pairs))
+        return False, "not asked about"
+
+    monkeypatch.setattr(_payoff, "pays", pays)
+    monkeypatch.setattr(_dispatch, "implementations", lambda op: ["reference", "folded", "compiled"])
+    score.score_matrix(method, text, video, memory_budget=50_000)
+
+    assert len(seen) > 1 and set(seen) == {("text_pooling", len(text) * len(video))}
+    with pytest.raises(RuntimeError), tvr_kernels.job(9):
+        raise RuntimeError
+    assert _dispatch._job.get() == 0
 
 
 @pytest.mark.parametrize(
