@@ -52,7 +52,7 @@ def main() -> None:
     parts = Index.open(workspace.index_folder).films
     shown = np.stack([mean(parts, span) for span in spans])
     fits = ranking.SHARPNESS * unit(list(truth)) @ shown.T  # [queries, spans]
-    null = ranking.null_of(shown, unit(bank.usual("demo-tiny").sentences))
+    null, _ = ranking.null_of(shown, unit(bank.usual("demo-tiny").sentences))
     for share in (0.0, ranking.NULL_SHARE, 1.0):
         best = (fits - share * null).argmax(1)
         right = np.mean([spans[i] in truth[query] for i, query in zip(best, truth, strict=True)])
@@ -94,6 +94,7 @@ def mean(parts: Sequence[IndexedFilms], span: Span) -> np.ndarray:
         first, last = part.array("moment")[of_file].min(), part.array("moment")[of_file].max()
         begins, ends = part.array("ts")[first:last], part.array("until")[first:last]
         weight = np.clip(np.minimum(ends, end) - np.maximum(begins, start), 0.0, None)
+        weight *= part.seen(slice(first, last)) < end  # these are true spans: what was seen later is not in it
         found = weight @ part.array("frames")[first:last].astype(np.float64)
         return np.asarray(found / np.linalg.norm(found), dtype=np.float32)
     raise SystemExit(f"{span[0]!r} is not in the index; run bench_moments.py on these films first")
