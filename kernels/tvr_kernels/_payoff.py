@@ -1,8 +1,8 @@
 """From how many pairs on the compiled tier pays here: loading it takes as long as the folded form scores millions.
 
-That is measured once a machine, op and size of a clip, in the first job that is large enough not to mind
-(`TRIAL_PAIRS`); smaller jobs without a measurement are left to the folded form. A job takes the compiled form from
-twice the pairs on at which its gain is what loading costs.
+That is measured once a machine, op and size of a clip, in the first job that is long enough not to mind (`TRIAL_S`);
+shorter jobs without a measurement are left to the folded form. A job takes the compiled form from twice the pairs on at
+which its gain is what loading costs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from torch import Tensor
 
 from tvr_kernels import trials
 
-TRIAL_PAIRS = 2**25  # a job of many seconds: measuring takes about one, and up to five where numba has to compile first
+TRIAL_S = 10  # of the folded form in a job: measuring takes about one, and up to eight where numba has to compile first
 SMALL = "it pays from "  # how the reason begins where a job is small, which is no news
 _SAFETY = 2
-_TEXTS, _CLIPS = 256, 64  # of the slice that is measured
+_TRIED_S = 0.1  # of the folded form in the slice that is measured, at most
+_SLICES = ((256, 64), (64, 64), (32, 32), (16, 16))  # texts and clips of it
+_LEAST_PAIRS = 2**15  # no form here takes seconds for fewer
 _log = logging.getLogger("tvr.kernels")
 _found: dict[str, int | None] = {}  # (op and size) -> pairs from which it pays, None = never; one answer a process
+_folded_s: dict[str, float] = {}  # (op and size) -> seconds of the folded form for one pair
 
 
 def pays(
@@ -43,13 +46,14 @@ def pays(
     case = _case(op, video)
     if case not in _found:
         kept = _kept().get(case)
-        if kept is None and pairs < TRIAL_PAIRS:
+        long = not (kept and kept["final"]) and pairs >= _LEAST_PAIRS and _lasts(op, case, pairs, text, video, weights)
+        if kept is None and not long:
             return False, _SMALL_UNKNOWN
         start = time.process_time()
         can, why = supports()
         if not can:
             return can, why
-        if kept is None or (not kept["final"] and pairs >= TRIAL_PAIRS):
+        if kept is None or long:
             kept = _measure(op, case, text, video, weights, start)
         _found[case] = kept["from_pairs"]
     least = _found[case]
@@ -72,7 +76,35 @@ def said(op: str) -> str:
     return "compiled pays " + ", ".join(each)
 
 
-_SMALL_UNKNOWN = f"{SMALL}a number of pairs that the first job of {TRIAL_PAIRS:,} measures"
+_SMALL_UNKNOWN = f"{SMALL}a number of pairs that the first job of {TRIAL_S} s measures"
+
+
+def _lasts(
+    op: str, case: str, pairs: int, text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Any
+) -> bool:
+    """Whether the folded form takes a job of so many pairs long enough for a trial."""
+    if case not in _folded_s:
+        folded = import_module(f"tvr_kernels.{op}.folded")
+        for texts, clips in reversed(_SLICES):  # a small slice takes longer a pair than a tile does
+            if case in _folded_s and texts * clips * _folded_s[case] > _TRIED_S:
+                break
+            some_text, some_video = _slice(text, texts), _slice(video, clips)
+            seconds = []
+            with torch.no_grad():
+                for _ in range(3):
+                    start = time.process_time()
+                    folded.score(some_text, some_video, weights)
+                    seconds.append(time.process_time() - start)
+            _folded_s[case] = min(seconds) / _pairs(some_text, some_video)
+    return pairs * _folded_s[case] >= TRIAL_S
+
+
+def _slice(side: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: x[:n] for name, x in side.items()}
+
+
+def _pairs(text: Mapping[str, Tensor], video: Mapping[str, Tensor]) -> int:
+    return len(next(iter(text.values()))) * len(next(iter(video.values())))
 
 
 def _measure(
@@ -82,9 +114,9 @@ def _measure(
 
     start: processor time before numba was imported.
     """
-    some_text = {k: x[:_TEXTS] for k, x in text.items()}
-    some_video = {k: x[:_CLIPS] for k, x in video.items()}
-    pairs = len(next(iter(some_text.values()))) * len(next(iter(some_video.values())))
+    texts, clips = next((s for s in _SLICES if s[0] * s[1] * _folded_s[case] <= _TRIED_S), _SLICES[-1])
+    some_text, some_video = _slice(text, texts), _slice(video, clips)
+    pairs = _pairs(some_text, some_video)
     compiled = import_module(f"tvr_kernels.{op}.compiled")
     compiled.score(some_text, some_video, weights)
     # What another op of this process had loaded already is part of the price in the next one.

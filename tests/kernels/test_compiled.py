@@ -66,6 +66,7 @@ def memory(monkeypatch):
 
     monkeypatch.setattr(trials, "_memory", Memory)
     monkeypatch.setattr(_payoff, "_found", {})
+    monkeypatch.setattr(_payoff, "_folded_s", {"text_pooling 2x4": 1e-6})
     monkeypatch.setattr(_dispatch, "_broken", {})
     monkeypatch.setattr(_payoff, "_compiled_anew", lambda module: False)
     return kept
@@ -96,6 +97,22 @@ def test_a_job_takes_it_from_the_measured_number_of_pairs_on(memory, monkeypatch
     _payoff._found.clear()  # another process
     assert chosen(found["from_pairs"] - 1) == "folded" and chosen(found["from_pairs"]) == "compiled"
     assert races.count("folded") == 1  # the GEMM has a race of its own
+
+
+def test_the_slower_a_pair_is_the_fewer_make_a_job_in_which_a_trial_is_worth_its_time(memory, monkeypatch):
+    monkeypatch.setattr(trials, "race", race_won_by("compiled", {"folded": 1.0, "compiled": 1e-9}))
+    monkeypatch.setattr(_payoff, "_folded_s", {"text_pooling 2x4": _payoff.TRIAL_S / 50_000})
+
+    assert chosen(49_000) == "folded" and chosen(51_000) == "compiled"
+
+
+def test_what_a_pair_takes_is_measured_where_a_job_is_not_short(memory, monkeypatch):
+    monkeypatch.setattr(_payoff, "_folded_s", {})
+
+    chosen(_payoff._LEAST_PAIRS - 1)
+    assert not _payoff._folded_s
+    chosen(_payoff._LEAST_PAIRS)
+    assert 0 <= _payoff._folded_s["text_pooling 2x4"] < 1
 
 
 def test_where_it_gains_nothing_it_is_never_taken_and_the_report_says_so(memory, monkeypatch):
