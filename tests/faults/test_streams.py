@@ -53,7 +53,7 @@ def test_the_next_file_does_not_become_a_closed_stream(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_utf_8_on_standard_input_are_a_sentence(tmp_path: Path) -> None:
     ended = shell(rf"printf 'star\n\377\n' | tvr query - -o {tmp_path}", PYTHONIOENCODING="utf-8:strict")
-    assert ended.returncode == 2 and rb"expected sentences in UTF-8, found '\udcff'" in ended.stderr
+    assert ended.returncode == 2 and rb"line 2: expected a sentence in UTF-8, found '\udcff'" in ended.stderr
 
 
 def test_characters_that_an_encoding_lacks_are_escaped() -> None:

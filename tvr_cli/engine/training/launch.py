@@ -8,9 +8,9 @@ says so in the store, which ends the others with that sentence, and raises it he
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
-import pickle
 import signal
 import threading
 import time
@@ -139,9 +139,9 @@ def _run(call: Callable[[Place], Any], place: Place, out: Connection, level: int
 
 
 def _sendable(e: BaseException) -> BaseException:
-    """Return an error that survives the way to another process, with its traceback as the cause."""
+    """Return an error that survives the way to another process, else its traceback as one that does."""
     try:
-        pickle.loads(pickle.dumps(e))
+        copy.copy(e)  # made anew from what it says of itself, as it will be there
     except Exception:
         return RuntimeError("".join(traceback.format_exception(e)))
     return e
