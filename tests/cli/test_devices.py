@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -257,9 +258,10 @@ def test_without_a_starter_the_others_miss_a_rank_that_dies(tmp_path: Path) -> N
 def test_ctrl_c_stops_all_ranks_after_the_same_step_and_saves(tmp_path: Path) -> None:
     SyntheticStore().write(tmp_path)
     running = started("train", "--method", METHOD, *FAST, "--epochs", "100000", "--devices", "2", "-o", tmp_path)
-    assert running.stderr is not None
-    while "training" not in running.stderr.readline():
+    written = tmp_path / "runs" / "synthetic" / "metrics.jsonl"
+    while not (written.is_file() and written.stat().st_size):  # the loop is at work, and takes Ctrl-C from here on
         assert running.poll() is None
+        time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=WATCHDOG_S)
     assert running.returncode == 130, said
