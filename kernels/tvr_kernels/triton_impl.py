@@ -197,8 +197,11 @@ class Blocks:
         self.PRECISION = "tf32x3" if like.dtype == torch.float32 else "tf32"
         self.grid = (triton.cdiv(texts, self.tile.captions) * triton.cdiv(clips, self.BV),)
 
-    def constants(self) -> dict[str, Any]:
+    def constants(self, features: int | None = None) -> dict[str, Any]:
+        """Return the constexpr arguments; of `slot_products` too, where the number of features is given."""
+        even = {} if features is None else {"EVEN": features % self.tile.step == 0}
         return {
+            **even,
             **{"BT": self.tile.captions, "BV": self.BV, "FP": self.FP, "BK": self.tile.step, "GROUP": 8},
             **{"PRECISION": self.PRECISION, "num_warps": self.tile.warps, "num_stages": self.tile.stages},
         }

@@ -17,20 +17,17 @@ from torch import Tensor
 from tvr_kernels._tiles import fused_forward
 from tvr_kernels.gare import folded
 from tvr_kernels.gare._sides import LAYER_NORM_EPS
-from tvr_kernels.triton_impl import (
-    Blocks,
-    Launch,
-    Tile,
-    Tiles,
-    bilinear,
-    by_clip,
-    clip_rows,
-    exp_below_max,
-    matrices,
-    products,
-    supported,
-    tile_of,
-    vectors,
+from tvr_kernels.triton_impl import Blocks, Launch, Tile, Tiles, supported, tile_of
+from tvr_kernels.triton_slots import (
+    block_diagonal,
+    bounds,
+    slot_form,
+    slot_numbers,
+    slot_products,
+    slot_sum,
+    slot_weights,
+    slots,
+    to_slots,
 )
 
 if TYPE_CHECKING:
@@ -38,9 +35,9 @@ if TYPE_CHECKING:
 
 VECTORS = ("text", "columns")  # what may be bf16 or fp16; the rest is fp32
 TILES = Tiles(
-    hopper=(Tile(32, 64, 4, 3, 16), Tile(64, 32, 4, 3, 64)),
-    other=(Tile(32, 64, 8, 2, 16), Tile(64, 64, 8, 2, 64)),
-    long=(Tile(16, 64, 8, 2, 16), Tile(16, 64, 8, 2, 64)),
+    hopper=(Tile(64, 32, 4, 3, 32), Tile(128, 32, 4, 3, 64)),
+    other=(Tile(64, 16, 4, 2, 16), Tile(64, 32, 4, 2, 64)),
+    long=(Tile(16, 64, 8, 2, 16), Tile(32, 64, 4, 2, 64)),
 )
 
 
@@ -72,61 +69,71 @@ def gare_fwd_kernel(
     FP: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     text_tile, clip_tile = tile_of(tl.program_id(0), tl.cdiv(T, BT), tl.cdiv(V, BV), GROUP)
-    t = text_tile * BT + tl.arange(0, BT)
-    v = clip_tile * BV + tl.arange(0, BV)
-    here, there, t64, v64 = t < T, v < V, t.to(tl.int64), v.to(tl.int64)
-    at = t64[None, :] * V + v[:, None]
-    pair = here[None, :] & there[:, None]
-    stride = 3 * F + 1
+    first_t, first_v = text_tile.to(tl.int64) * BT, clip_tile.to(tl.int64) * BV
+    stride, step, area = 3 * F + 1, F + 2, (F + 2) * (F + 2)
+    text, text_variance, square = text + first_t * D, text_variance + first_t, square + first_t
+    on_shared, columns, normal2 = on_shared + 2 * first_t, columns + first_v * stride * D, normal2 + first_v * F * F
+    normal3, qq, qv = normal3 + first_v * (F + 1) * (F + 1), qq + first_v * area, qv + first_v * step * F
+    vv, shift, offset = vv + first_v * F * F, shift + first_v * F, offset + first_v * F
+    variance, mask = variance + first_v, mask + first_v * F
+    t, v = tl.arange(0, BT), tl.arange(0, BV)
+    row = tl.minimum(t, (T - first_t).to(tl.int32) - 1)
+    clip, f, live = slots(first_v, V, F, BV, FP)
+    out += (first_t + t)[:, None] * V + first_v + v[None, :]
+    pair = (t < T - first_t)[:, None] & (v < V - first_v)[None, :]
+    last = tl.minimum(v, (V - first_v).to(tl.int32) - 1)
 
-    # attention of the increment: alpha, then what LN2 and LN3 leave of it
-    gap = tl.load(out + at, mask=pair, other=0.0)
-    spread = tl.load(variance + v, mask=there, other=0.0)[:, None]
-    spread += tl.load(text_variance + t, mask=here, other=0.0)[None, :] - gap * (2.0 / D)
-    inverse = tl.rsqrt(tl.maximum(spread, 0.0) + eps)[:, :, None]
-    rows, live = clip_rows(clip_tile * BV, V, F, stride, 2 * F, BV, FP)
-    c = by_clip(products(text, columns, t64, rows, here, live, D, BT, BV * FP, BK, PRECISION), BT, BV, FP)
-    add = vectors(offset, v, there, F, F, 0, 1, -float("inf"), FP)[:, None, :]
-    c = (c + vectors(shift, v, there, F, F, 0, 1, 0.0, FP)[:, None, :]) * inverse + add
-    c = exp_below_max(c, add > -float("inf"))
-    total = tl.sum(c, 2)
-    form = bilinear(c, matrices(normal2, v, there, F, F, F * F, 0, 0, F, FP), c, PRECISION)
-    c = c * tl.rsqrt(form + eps * total * total + 1e-37)[:, :, None]
-    step, area = F + 1, (F + 1) * (F + 1)
-    form = bilinear(c, matrices(normal3, v, there, F, F, area, 0, 0, step, FP), c, PRECISION)
-    form += 2.0 * tl.sum(c * vectors(normal3, v, there, F, area, F * step, 1, 0.0, FP)[:, None, :], 2)
-    c_last = tl.rsqrt(form + tl.load(normal3 + v64 * area + area - 1, mask=there, other=0.0)[:, None] + eps)
-    c = c * c_last[:, :, None]  # coefficients of the first F rows of Q; then c_last, then 1
+    # attention of the increment: e, then what LN2 and LN3 leave of it
+    square2, square3 = F * F, (F + 1) * (F + 1)
+    bound2 = bounds(normal2, first_v, V, F, square2, F, 0, BV, FP)
+    bound3 = bounds(normal3, first_v, V, F, square3, F + 1, 0, BV, FP)
+    matrix2 = block_diagonal(normal2, first_v, V, F, bound2, square2, F, 0, BV, FP, PRECISION)
+    matrix3 = block_diagonal(normal3, first_v, V, F, bound3, square3, F + 1, 0, BV, FP, PRECISION)
+    gap = tl.load(out, mask=pair, other=0.0)
+    spread = tl.load(variance + last)[None, :] + tl.load(text_variance + row)[:, None] - gap * (2.0 / D)
+    c = slot_products(text, columns, row, clip * stride + 2 * F + f, live, D, BK, EVEN, PRECISION)
+    add = slot_numbers(offset, clip, f, live, F, 0, 1, -float("inf"))[None, :]
+    inverse = to_slots(tl.rsqrt(tl.maximum(spread, 0.0) + eps), FP)
+    c = (c + slot_numbers(shift, clip, f, live, F, 0, 1, 0.0)[None, :]) * inverse + add
+    e = slot_weights(c, add > -float("inf"), BV, FP, PRECISION)
+    total = slot_sum(e.to(tl.float32), BV, FP)
+    c = tl.rsqrt(slot_form(e, matrix2, e, bound2, BV, FP, PRECISION) + eps * total * total + 1e-37)
+    linear3 = slot_numbers(normal3, clip, f, live, square3, F * (F + 1), 1, 0.0)[None, :]
+    form = c * slot_form(e, matrix3, e, bound3, BV, FP, PRECISION) + 2.0 * slot_sum(e * linear3, BV, FP)
+    c_last = tl.rsqrt(c * form + tl.load(normal3 + last * square3 + square3 - 1)[None, :] + eps)
+    c = c * c_last  # c * e: coefficients of the first F rows of Q; then c_last, then 1
 
     # |t + Delta|^2
-    rows, live = clip_rows(clip_tile * BV, V, F, stride, F, BV, FP)
-    tile = by_clip(products(text, columns, t64, rows, here, live, D, BT, BV * FP, BK, PRECISION), BT, BV, FP)
-    moved = tl.sum(c * tile, 2) + c_last * tl.load(on_shared + 2 * t, mask=here, other=0.0)[None, :]
-    moved += tl.load(on_shared + 2 * t + 1, mask=here, other=0.0)[None, :]
-    step, area = F + 2, (F + 2) * (F + 2)
-    moved += tl.sum(c * vectors(qq, v, there, F, area, F * step, 1, 0.0, FP)[:, None, :], 2) * c_last
-    moved += tl.sum(c * vectors(qq, v, there, F, area, (F + 1) * step, 1, 0.0, FP)[:, None, :], 2)
-    moved += c_last * tl.load(qq + v64 * area + F * step + F + 1, mask=there, other=0.0)[:, None]
-    moved = 2.0 * moved + bilinear(c, matrices(qq, v, there, F, F, area, 0, 0, step, FP), c, PRECISION)
-    moved += c_last * c_last * tl.load(qq + v64 * area + F * step + F, mask=there, other=0.0)[:, None]
-    moved += tl.load(qq + v64 * area + area - 1, mask=there, other=0.0)[:, None]
-    moved += tl.load(square + t, mask=here, other=0.0)[None, :]
+    bound = bounds(qq, first_v, V, F, area, step, 0, BV, FP)
+    matrix = block_diagonal(qq, first_v, V, F, bound, area, step, 0, BV, FP, PRECISION)
+    moved = c_last * tl.load(on_shared + 2 * row)[:, None] + tl.load(on_shared + 2 * row + 1)[:, None]
+    moved += c_last * tl.load(qq + last * area + F * step + F + 1)[None, :]
+    corner = tl.load(qq + last * area + F * step + F)[None, :]
+    corner = c_last * c_last * corner + tl.load(qq + last * area + area - 1)[None, :] + tl.load(square + row)[:, None]
+    tile = slot_products(text, columns, row, clip * stride + F + f, live, D, BK, EVEN, PRECISION)
+    tile += slot_numbers(qq, clip, f, live, area, (F + 1) * step, 1, 0.0)[None, :]
+    linear = slot_sum(e * slot_numbers(qq, clip, f, live, area, F * step, 1, 0.0)[None, :], BV, FP)
+    moved = 2.0 * (moved + c * (slot_sum(e * tile, BV, FP) + c_last * linear)) + corner
+    moved += c * c * slot_form(e, matrix, e, bound, BV, FP, PRECISION)
 
     # <t + Delta, p> and |p|^2 with the pooling weights w
-    rows, live = clip_rows(clip_tile * BV, V, F, stride, 0, BV, FP)
-    tile = by_clip(products(text, columns, t64, rows, here, live, D, BT, BV * FP, BK, PRECISION), BT, BV, FP)
-    real = vectors(mask, v, there, F, F, 0, 1, 0, FP)[:, None, :] > 0.5
-    w = exp_below_max(tile * inverse_temperature, real)
-    dot = tl.sum(w * tile, 2)
-    area = (F + 2) * F
-    dot += tl.sum(w * vectors(qv, v, there, F, area, F * F, 1, 0.0, FP)[:, None, :], 2) * c_last
-    dot += tl.sum(w * vectors(qv, v, there, F, area, (F + 1) * F, 1, 0.0, FP)[:, None, :], 2)
-    dot += bilinear(c, matrices(qv, v, there, F, F, area, 0, 0, F, FP), w, PRECISION)
-    length = bilinear(w, matrices(vv, v, there, F, F, F * F, 0, 0, F, FP), w, PRECISION)
-    tl.store(out + at, dot * tl.rsqrt(tl.where(pair, moved * length, 1.0)), mask=pair)
+    bound_v = bounds(vv, first_v, V, F, square2, F, 0, BV, FP)
+    bound = tl.sqrt(bound) * tl.sqrt(bound_v)  # |<q, v>| is at most |q| |v|
+    matrix = block_diagonal(qv, first_v, V, F, bound, step * F, F, 0, BV, FP, PRECISION)
+    matrix2 = block_diagonal(vv, first_v, V, F, bound_v, square2, F, 0, BV, FP, PRECISION)
+    tile = slot_products(text, columns, row, clip * stride + f, live, D, BK, EVEN, PRECISION)
+    real = slot_numbers(mask, clip, f, live, F, 0, 1, 0)[None, :] > 0.5
+    linear = slot_numbers(qv, clip, f, live, step * F, F * F, 1, 0.0)[None, :]
+    w = slot_weights(tile * inverse_temperature, real, BV, FP, PRECISION)
+    tile += slot_numbers(qv, clip, f, live, step * F, (F + 1) * F, 1, 0.0)[None, :]
+    dot = slot_sum(w * tile, BV, FP) + c_last * slot_sum(w * linear, BV, FP)
+    dot += c * slot_form(e, matrix, w, bound, BV, FP, PRECISION)
+    length = slot_form(w, matrix2, w, bound_v, BV, FP, PRECISION)
+    tl.store(out, dot * tl.rsqrt(tl.where(pair, moved * length, 1.0)), mask=pair)
 
 
 def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: GareWeights) -> tuple[bool, str]:
@@ -163,4 +170,4 @@ def launch(
         *(video["mask"].contiguous().view(torch.uint8), out),
     )
     scalars = (T, V, F, D, 1.0 / weights.temperature, LAYER_NORM_EPS)
-    return Launch(gare_fwd_kernel, blocks.grid, (*tensors, *scalars), blocks.constants())
+    return Launch(gare_fwd_kernel, blocks.grid, (*tensors, *scalars), blocks.constants(D))

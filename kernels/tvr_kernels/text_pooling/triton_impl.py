@@ -15,20 +15,16 @@ from torch import Tensor
 
 from tvr_kernels._tiles import fused_forward
 from tvr_kernels.text_pooling import folded
-from tvr_kernels.triton_impl import (
-    Blocks,
-    Launch,
-    Tile,
-    Tiles,
-    bilinear,
-    by_clip,
-    clip_rows,
-    exp_below_max,
-    matrices,
-    products,
-    supported,
-    tile_of,
-    vectors,
+from tvr_kernels.triton_impl import Blocks, Launch, Tile, Tiles, supported, tile_of
+from tvr_kernels.triton_slots import (
+    block_diagonal,
+    bounds,
+    slot_form,
+    slot_numbers,
+    slot_products,
+    slot_sum,
+    slot_weights,
+    slots,
 )
 
 if TYPE_CHECKING:
@@ -37,9 +33,9 @@ if TYPE_CHECKING:
 
 VECTORS = ("text", "frames")  # what may be bf16 or fp16; the rest is fp32
 TILES = Tiles(
-    hopper=(Tile(64, 64, 4, 3, 32), Tile(64, 128, 8, 3, 64)),
-    other=(Tile(64, 64, 8, 2, 16), Tile(64, 128, 8, 2, 64)),
-    long=(Tile(32, 64, 8, 2, 16), Tile(32, 64, 8, 2, 64)),
+    hopper=(Tile(128, 64, 8, 3, 32), Tile(128, 64, 8, 3, 64)),
+    other=(Tile(64, 32, 4, 2, 32), Tile(128, 64, 8, 2, 64)),
+    long=(Tile(32, 64, 8, 2, 16), Tile(64, 64, 8, 2, 64)),
 )
 
 
@@ -61,21 +57,27 @@ def text_pooling_fwd_kernel(
     FP: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     text_tile, clip_tile = tile_of(tl.program_id(0), tl.cdiv(T, BT), tl.cdiv(V, BV), GROUP)
-    t = text_tile * BT + tl.arange(0, BT)
-    v = clip_tile * BV + tl.arange(0, BV)
-    rows, live = clip_rows(clip_tile * BV, V, F, F, 0, BV, FP)
-    tile = products(text, frames, t.to(tl.int64), rows, t < T, live, D, BT, BV * FP, BK, PRECISION)
-    s = by_clip(tile, BT, BV, FP)
-    real = vectors(mask, v, v < V, F, F, 0, 1, 0, FP) > 0.5
-    e = exp_below_max(s * scale, real[:, None, :])
-    square = bilinear(e, matrices(gram, v, v < V, F, F, F * F, 0, 0, F, FP), e, PRECISION)
-    norm = tl.load(inverse_norm + t, mask=t < T, other=0.0)
-    score = tl.sum(e * s, 2) * tl.rsqrt(tl.maximum(square, 1e-30)) * norm[None, :]
-    at = t.to(tl.int64)[None, :] * V + v[:, None]
-    tl.store(out + at, score, mask=(t < T)[None, :] & (v < V)[:, None])
+    first_t, first_v = text_tile.to(tl.int64) * BT, clip_tile.to(tl.int64) * BV
+    text, inverse_norm = text + first_t * D, inverse_norm + first_t
+    frames, gram, mask = frames + first_v * F * D, gram + first_v * F * F, mask + first_v * F
+    t, v = tl.arange(0, BT), tl.arange(0, BV)
+    row = tl.minimum(t, (T - first_t).to(tl.int32) - 1)
+    clip, f, live = slots(first_v, V, F, BV, FP)
+    out += (first_t + t)[:, None] * V + first_v + v[None, :]
+    pair = (t < T - first_t)[:, None] & (v < V - first_v)[None, :]
+    bound = bounds(gram, first_v, V, F, F * F, F, 0, BV, FP)
+    products = block_diagonal(gram, first_v, V, F, bound, F * F, F, 0, BV, FP, PRECISION)
+    real = slot_numbers(mask, clip, f, live, F, 0, 1, 0) > 0.5
+    norm = tl.load(inverse_norm + row)
+    s = slot_products(text, frames, row, clip * F + f, live, D, BK, EVEN, PRECISION)
+    e = slot_weights(s * scale, real[None, :], BV, FP, PRECISION)
+    square = slot_form(e, products, e, bound, BV, FP, PRECISION)
+    score = slot_sum(e * s, BV, FP) * tl.rsqrt(tl.maximum(square, 1e-30)) * norm[:, None]
+    tl.store(out, score, mask=pair)
 
 
 def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: TextPoolingWeights) -> tuple[bool, str]:
@@ -115,4 +117,4 @@ def launch(
         out,
     )
     scalars = (T, V, F, D, 1.0 / weights.temperature)
-    return Launch(text_pooling_fwd_kernel, blocks.grid, (*tensors, *scalars), blocks.constants())
+    return Launch(text_pooling_fwd_kernel, blocks.grid, (*tensors, *scalars), blocks.constants(D))

@@ -14,20 +14,16 @@ import triton.language as tl
 from torch import Tensor
 
 from tvr_kernels._tiles import fused_forward
-from tvr_kernels.triton_impl import (
-    Blocks,
-    Launch,
-    Tile,
-    Tiles,
-    bilinear,
-    by_clip,
-    clip_rows,
-    exp_below_max,
-    matrices,
-    products,
-    supported,
-    tile_of,
-    vectors,
+from tvr_kernels.triton_impl import Blocks, Launch, Tile, Tiles, supported, tile_of
+from tvr_kernels.triton_slots import (
+    block_diagonal,
+    bounds,
+    slot_form,
+    slot_numbers,
+    slot_products,
+    slot_sum,
+    slot_weights,
+    slots,
 )
 from tvr_kernels.xpool import folded
 
@@ -36,9 +32,9 @@ if TYPE_CHECKING:
 
 VECTORS = ("query", "unit", "key", "value")  # what may be bf16 or fp16; the rest is fp32
 TILES = Tiles(
-    hopper=(Tile(32, 64, 4, 3, 32), Tile(64, 64, 4, 3, 64)),
-    other=(Tile(64, 64, 8, 2, 16), Tile(64, 128, 8, 2, 64)),
-    long=(Tile(32, 64, 8, 2, 16), Tile(32, 64, 8, 2, 64)),
+    hopper=(Tile(64, 32, 4, 3, 32), Tile(128, 64, 8, 3, 64)),
+    other=(Tile(64, 16, 4, 2, 16), Tile(64, 32, 4, 2, 64)),
+    long=(Tile(16, 64, 8, 2, 16), Tile(32, 64, 4, 2, 64)),
 )
 
 
@@ -64,39 +60,47 @@ def xpool_fwd_kernel(
     FP: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     text_tile, clip_tile = tile_of(tl.program_id(0), tl.cdiv(T, BT), tl.cdiv(V, BV), GROUP)
-    t = text_tile * BT + tl.arange(0, BT)
-    v = clip_tile * BV + tl.arange(0, BV)
-    here, there, t64 = t < T, v < V, t.to(tl.int64)
-    rows, live = clip_rows(clip_tile * BV, V, F, F, 0, BV, FP)
+    first_t, first_v = text_tile.to(tl.int64) * BT, clip_tile.to(tl.int64) * BV
     stride = (3 * F + 3) * F
+    query, unit, offset, bias = query + first_t * D, unit + first_t * D, offset + first_t, bias + first_t
+    key, value = key + first_v * F * D, value + first_v * F * D
+    key_bias, forms = key_bias + first_v * F, forms + first_v * stride
+    t, v = tl.arange(0, BT), tl.arange(0, BV)
+    row = tl.minimum(t, (T - first_t).to(tl.int32) - 1)
+    clip, f, live = slots(first_v, V, F, BV, FP)
+    out += (first_t + t)[:, None] * V + first_v + v[None, :]
+    pair = (t < T - first_t)[:, None] & (v < V - first_v)[None, :]
+    bound2 = bounds(forms, first_v, V, F, stride, F, 0, BV, FP)
+    bound3 = bounds(forms, first_v, V, F, stride, F, F, BV, FP)
+    bound = bounds(forms, first_v, V, F, stride, F, 2 * F, BV, FP)
+    normal2 = block_diagonal(forms, first_v, V, F, bound2, stride, F, 0, BV, FP, PRECISION)
+    normal3 = block_diagonal(forms, first_v, V, F, bound3, stride, F, F, BV, FP, PRECISION)
+    lengths = block_diagonal(forms, first_v, V, F, bound, stride, F, 2 * F, BV, FP, PRECISION)
+    gamma, nu, eta, beta = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2), tl.load(constants + 3)
 
-    logits = by_clip(products(query, key, t64, rows, here, live, D, BT, BV * FP, BK, PRECISION), BT, BV, FP)
-    shift = vectors(key_bias, v, there, F, F, 0, 1, -float("inf"), FP)[:, None, :]
-    e = exp_below_max(logits + shift, shift > -float("inf"))
-    total = tl.sum(e, 2)  # [BV, BT]
-    form = bilinear(e, matrices(forms, v, there, F, F, stride, 0, 0, F, FP), e, PRECISION)
-    e = e * tl.rsqrt(form + eps * total * total + 1e-37)[:, :, None]  # u: LN2 has divided
+    logits = slot_products(query, key, row, clip * F + f, live, D, BK, EVEN, PRECISION)
+    shift = slot_numbers(key_bias, clip, f, live, F, 0, 1, -float("inf"))[None, :]
+    linear3 = slot_numbers(forms, clip, f, live, stride, 3 * F * F, 1, 0.0)[None, :]
+    linear = slot_numbers(forms, clip, f, live, stride, (3 * F + 1) * F, 1, 0.0)[None, :]
+    on_bias = slot_numbers(forms, clip, f, live, stride, (3 * F + 2) * F, 1, 0.0)[None, :]
+    e = slot_weights(logits + shift, shift > -float("inf"), BV, FP, PRECISION)
+    total = slot_sum(e.to(tl.float32), BV, FP)  # [BT, BV]
+    form = slot_form(e, normal2, e, bound2, BV, FP, PRECISION)
+    inverse2 = tl.rsqrt(form + eps * total * total + 1e-37)  # LN2 divides: u = e * inverse2
+    form = slot_form(e, normal3, e, bound3, BV, FP, PRECISION)
+    inverse3 = tl.rsqrt(inverse2 * (inverse2 * form + 2.0 * slot_sum(e * linear3, BV, FP)) + gamma + eps)
+    form = slot_form(e, lengths, e, bound, BV, FP, PRECISION)
+    length2 = inverse3 * (inverse2 * (inverse2 * form + 2.0 * slot_sum(e * linear, BV, FP)) + nu)
+    length2 = inverse3 * (length2 + 2.0 * (inverse2 * slot_sum(e * on_bias, BV, FP) + eta)) + beta
 
-    gamma = tl.load(constants)
-    form = bilinear(e, matrices(forms, v, there, F, F, stride, F, 0, F, FP), e, PRECISION)
-    linear = tl.sum(e * vectors(forms, v, there, F, stride, 3 * F * F, 1, 0.0, FP)[:, None, :], 2)
-    inverse3 = tl.rsqrt(form + 2.0 * linear + gamma + eps)
-
-    nu, eta, beta = tl.load(constants + 1), tl.load(constants + 2), tl.load(constants + 3)
-    form = bilinear(e, matrices(forms, v, there, F, F, stride, 2 * F, 0, F, FP), e, PRECISION)
-    linear = tl.sum(e * vectors(forms, v, there, F, stride, (3 * F + 1) * F, 1, 0.0, FP)[:, None, :], 2)
-    length2 = inverse3 * (form + 2.0 * linear + nu)
-    linear = tl.sum(e * vectors(forms, v, there, F, stride, (3 * F + 2) * F, 1, 0.0, FP)[:, None, :], 2)
-    length2 = inverse3 * (length2 + 2.0 * (linear + eta)) + beta
-
-    along = by_clip(products(unit, value, t64, rows, here, live, D, BT, BV * FP, BK, PRECISION), BT, BV, FP)
-    dot = tl.sum(along * e, 2) + tl.load(offset + t, mask=here, other=0.0)[None, :]
-    dot = dot * inverse3 + tl.load(bias + t, mask=here, other=0.0)[None, :]
-    at, pair = t64[None, :] * V + v[:, None], here[None, :] & there[:, None]
-    tl.store(out + at, dot * tl.rsqrt(tl.where(pair, length2, 1.0)), mask=pair)
+    along = slot_products(unit, value, row, clip * F + f, live, D, BK, EVEN, PRECISION)
+    dot = inverse2 * slot_sum(along * e, BV, FP) + tl.load(offset + row)[:, None]
+    dot = dot * inverse3 + tl.load(bias + row)[:, None]
+    tl.store(out, dot * tl.rsqrt(tl.where(pair, length2, 1.0)), mask=pair)
 
 
 def supports(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: XPoolWeights) -> tuple[bool, str]:
@@ -131,4 +135,4 @@ def launch(
         *(key, video["value"].contiguous(), video["key_bias"].float().contiguous()),
         *(video["forms"].float().contiguous(), video["constants"][0].float().contiguous(), out),
     )
-    return Launch(xpool_fwd_kernel, blocks.grid, (*tensors, T, V, F, D, weights.eps), blocks.constants())
+    return Launch(xpool_fwd_kernel, blocks.grid, (*tensors, T, V, F, D, weights.eps), blocks.constants(D))
