@@ -5,16 +5,21 @@ python scripts/bench_lance.py --clips 100000        (in an environment with the 
 Clips of a stated mixture (D 512, F 12, fp16): clusters of about 20, their centres in 256 groups; a clip is its centre
 with noise of half its length, a frame its clip with 0.6, a sentence half a frame and half its clip's mean with 0.6
 (near) or 1.5 (far). Every way fetches --shortlist clips with their frames and scores them with text_guided; recall@10
-is that of the ten best of all clips, scored in the index of files. Processor seconds count all threads.
+is that of the ten best of all clips, scored in the index of files. The table is written once, with cells, and opened
+both ways. Each sentence is asked of every way in turn, so that all of them share what else the machine does: once for
+what it costs at first (frames may have to come from the disk), then --rounds times. Processor seconds count all
+threads; those of a build are without the making of its clips.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +36,7 @@ from tvr_cli.stores.index.store import ENCODING_ROWS, Index, IndexBlock, Indexed
 from tvr_cli.types import Encoding, Sizes, TextFeatures, VideoFeatures
 
 DIM, FRAMES, WORDS, GROUPS = 512, 12, 8, 256
+PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def main() -> None:
@@ -38,6 +44,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--shortlist", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="for the indexes, which are removed")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,59 +56,95 @@ def report(options: argparse.Namespace, folder: Path) -> None:
     method = base.build("text_guided", Sizes(DIM, FRAMES, WORDS)).eval()
     text = method.encode_text(sentences(options))
     print(f"{options.clips} clips, D {DIM}, F {FRAMES}, {options.queries} sentences, shortlist {options.shortlist}")
-    names = {
-        "files": lambda at: write_index(at, {}, blocks(method, options), stored="float16"),
-        "table, scanned in memory": lambda at: write_lance(at, {}, blocks(method, options), stored="float16"),
-        "table, cells": lambda at: write_lance(
-            at, {}, blocks(method, options), stored="float16", memory=1, queries=lambda: method.coarse(text)[:20]
-        ),
-    }
-    found: dict[str, Index] = {}
-    for number, (name, make) in enumerate(names.items()):
-        wall, cpu = time.perf_counter(), time.process_time()
-        found[name] = make(folder / str(number) / "index")
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        size = found[name].size_bytes() / 1e6
-        print(f"{name}: written in {wall:.0f} s, {cpu:.0f} s of processor time; {size:.0f} MB", flush=True)
-    exact = answers(method, found["files"], text, SearchOptions(k=10, exhaustive=True))[0]
-    for name, index in found.items():
-        row(name, method, index, text, options, exact)
-    cells = found["table, cells"]
+    asking = functools.partial(method.coarse, text.rows(slice(0, 20)))
+    files = built("files", options, functools.partial(write_index, folder / "files" / "index", {}), method)
+    exact = found_by(method, files, text, SearchOptions(k=10, exhaustive=True))
+    write = functools.partial(write_lance, folder / "table" / "index", {}, memory=1, queries=asking)
+    cells = built("table, with cells", options, write, method)
     assert isinstance(cells, LanceIndex)
-    for probes in (8, 16, 32, 64, 128):
-        cells.about = replace(cells.about, probes=probes)
-        row(f"table, {probes} cells", method, cells, text, options, exact)
+    head = replace(cells.head, table=replace(cells.about, probes=None))
+    scanned = LanceIndex(cells.folder, cells.generation, head, cells.table)
+    asked: dict[str, tuple[Index, int]] = {"files": (files, 0), "table, scanned in memory": (scanned, 0)}
+    asked |= {f"table, {p} cells": (cells, p) for p in sorted({*PROBES, cells.about.probes or 1})}
+    print(f"as tuned: {cells.about.probes} cells of {round(options.clips**0.5)}", flush=True)
+    rows(method, asked, text, options, exact)
+    print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 
-def row(
-    name: str, method: Method, index: Index, text: Encoding, options: argparse.Namespace, exact: list[set[str]]
-) -> None:
-    """Print what a sentence costs, and what share of the ten best of all clips it finds."""
-    asked = SearchOptions(k=10, shortlist=options.shortlist)
-    answers(method, index, text.rows(slice(0, 3)), asked)
-    got, cpu, wall = answers(method, index, text, asked)
-    far = len(exact) // 2
-    recall = [len(a & b) / len(b) for a, b in zip(got, exact, strict=True)]
-    near, faraway = np.mean(recall[:far]), np.mean(recall[far:])
+def built(name: str, options: argparse.Namespace, write: Callable[..., Index], method: Method) -> Index:
+    """Build an index, and print what that took; the making of clips, in one thread, apart."""
+    making = [0.0]
+
+    def timed() -> Iterator[IndexBlock]:
+        coming = blocks(method, options)
+        while True:
+            began = time.thread_time()
+            block = next(coming, None)
+            making[0] += time.thread_time() - began
+            if block is None:
+                return
+            yield block
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    index = write(timed(), stored="float16")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(
-        f"{name}: {1e3 * np.median(cpu):.1f} ms of processor time, {1e3 * np.median(wall):.1f} ms (95 %: "
-        f"{1e3 * np.percentile(wall, 95):.1f}); recall@10 near {near:.3f}, far {faraway:.3f}",
+        f"{name}: written in {wall:.0f} s, clips made in {making[0]:.0f} s of processor time, the rest "
+        f"{cpu - making[0]:.0f} s; {index.size_bytes() / 1e6:.0f} MB; {load()}",
         flush=True,
     )
+    return index
 
 
-def answers(
-    method: Method, index: Index, text: Encoding, options: SearchOptions
-) -> tuple[list[set[str]], list[float], list[float]]:
-    """Ask one sentence after the other; returns the clips found, processor seconds and seconds of each."""
-    got, cpu, wall = [], [], []
-    for i in range(len(text)):
-        seconds, spent = time.perf_counter(), time.process_time()
-        found = search(method, index, text.rows(slice(i, i + 1)), options)[0]
-        wall.append(time.perf_counter() - seconds)
-        cpu.append(time.process_time() - spent)
-        got.append({hit.path for hit in found})
-    return got, cpu, wall
+def rows(
+    method: Method,
+    asked: dict[str, tuple[Index, int]],
+    text: Encoding,
+    options: argparse.Namespace,
+    exact: list[set[str]],
+) -> None:
+    """Print what a sentence costs in each way, and what share of the ten best of all clips it finds.
+
+    asked: name -> index, and how many of its cells are looked at, if any.
+    """
+    want = SearchOptions(k=10, shortlist=options.shortlist)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+    got: dict[str, list[set[str]]] = {name: [] for name in asked}
+    for number in range(1 + options.rounds):
+        for i in range(len(text)):
+            for name, (index, probes) in asked.items():
+                if probes:
+                    assert isinstance(index, LanceIndex)
+                    index.about = replace(index.about, probes=probes)
+                wall, cpu = time.perf_counter(), time.process_time()
+                found = found_by(method, index, text.rows(slice(i, i + 1)), want)
+                taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+                if not number:
+                    got[name] += found
+    half, n = len(exact) // 2, len(text)
+    first = np.array(taken["files"][n:]) * 1e3
+    for name in asked:
+        recall = [len(a & b) / len(b) for a, b in zip(got[name], exact, strict=True)]
+        cold, warm = np.array(taken[name][:n]) * 1e3, np.array(taken[name][n:]) * 1e3
+        cpu, wall = np.median(warm, 0)
+        times = np.median(warm / first, 0)
+        print(
+            f"{name}: {cpu:.1f} ms of processor time ({times[0]:.2f} x files), {wall:.1f} ms ({times[1]:.2f} x; 95 %: "
+            f"{np.percentile(warm[:, 1], 95):.1f}); at first {np.median(cold[:, 0]):.1f} and "
+            f"{np.median(cold[:, 1]):.1f} ms; recall@10 near {np.mean(recall[:half]):.3f}, far "
+            f"{np.mean(recall[half:]):.3f}",
+            flush=True,
+        )
+    print(load())
+
+
+def found_by(method: Method, index: Index, text: Encoding, options: SearchOptions) -> list[set[str]]:
+    """Return the paths of the clips that answer each sentence."""
+    return [{hit.path for hit in hits} for hits in search(method, index, text, options)]
+
+
+def load() -> str:
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
 
 
 def blocks(method: Method, options: argparse.Namespace) -> Iterator[IndexBlock]:
