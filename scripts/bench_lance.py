@@ -5,10 +5,10 @@ python scripts/bench_lance.py --clips 100000        (in an environment with the 
 Clips of a stated mixture (D 512, F 12, fp16): clusters of about 20, their centres in 256 groups; a clip is its centre
 with noise of half its length, a frame its clip with 0.6, a sentence half a frame and half its clip's mean with 0.6
 (near) or 1.5 (far). Every way fetches --shortlist clips with their frames and scores them with text_guided; recall@10
-is that of the ten best of all clips, scored in the index of files. The table is written once, with cells, and opened
-both ways. Each sentence is asked of every way in turn, so that all of them share what else the machine does: once for
-what it costs at first (frames may have to come from the disk), then --rounds times. Processor seconds count all
-threads; those of a build are without the making of its clips.
+is that of the ten best of all clips, scored in the index of files. The table is written once, scanned in memory, and
+searched by cells that are built of it then. Each sentence is asked of every way in turn, so that all of them share what
+else the machine does: once for what it costs at first (frames may have to come from the disk), then --rounds times.
+Processor seconds count all threads; those of writing are without the making of the clips.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tvr_cli.engine.searching.search import SearchOptions, search
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method, unit
 from tvr_cli.stores.index.lance_index import LanceIndex, write_lance
+from tvr_cli.stores.index.lance_table import LanceTable
 from tvr_cli.stores.index.store import ENCODING_ROWS, Index, IndexBlock, IndexedClip, write_index
 from tvr_cli.types import Encoding, Sizes, TextFeatures, VideoFeatures
 
@@ -56,17 +57,15 @@ def report(options: argparse.Namespace, folder: Path) -> None:
     method = base.build("text_guided", Sizes(DIM, FRAMES, WORDS)).eval()
     text = method.encode_text(sentences(options))
     print(f"{options.clips} clips, D {DIM}, F {FRAMES}, {options.queries} sentences, shortlist {options.shortlist}")
-    asking = functools.partial(method.coarse, text.rows(slice(0, 20)))
     files = built("files", options, functools.partial(write_index, folder / "files" / "index", {}), method)
     exact = found_by(method, files, text, SearchOptions(k=10, exhaustive=True))
-    write = functools.partial(write_lance, folder / "table" / "index", {}, memory=1, queries=asking)
-    cells = built("table, with cells", options, write, method)
-    assert isinstance(cells, LanceIndex)
-    head = replace(cells.head, table=replace(cells.about, probes=None))
-    scanned = LanceIndex(cells.folder, cells.generation, head, cells.table)
-    asked: dict[str, tuple[Index, int]] = {"files": (files, 0), "table, scanned in memory": (scanned, 0)}
+    write = functools.partial(write_lance, folder / "table" / "index", {}, memory=2**60)
+    scanned = built("table", options, write, method)
+    assert isinstance(scanned, LanceIndex)
+    rows(method, {"files": (files, 0), "table, scanned in memory": (scanned, 0)}, text, options, exact)
+    cells = with_cells(scanned, method.coarse(text.rows(slice(0, 20))))
+    asked: dict[str, tuple[Index, int]] = {"files": (files, 0)}
     asked |= {f"table, {p} cells": (cells, p) for p in sorted({*PROBES, cells.about.probes or 1})}
-    print(f"as tuned: {cells.about.probes} cells of {round(options.clips**0.5)}", flush=True)
     rows(method, asked, text, options, exact)
     print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
@@ -94,6 +93,25 @@ def built(name: str, options: argparse.Namespace, write: Callable[..., Index], m
         flush=True,
     )
     return index
+
+
+def with_cells(scanned: LanceIndex, queries: torch.Tensor) -> LanceIndex:
+    """Build cells of a table as `write_lance` does above its memory, and open the index that searches them."""
+    wall, cpu, cells = time.perf_counter(), time.process_time(), round(len(scanned) ** 0.5)
+    table = LanceTable.open(scanned.table.at)
+    table.build(cells)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    table = LanceTable.open(table.at)
+    about = replace(scanned.about, version=table.version, probes=1)
+    made = LanceIndex(scanned.folder, scanned.generation, replace(scanned.head, table=about), table)
+    probes, found = made.tuned(queries, 200)
+    print(
+        f"{cells} cells: built in {wall:.0f} s, {cpu:.0f} s of processor time; {made.size_bytes() / 1e6:.0f} MB; tuned "
+        f"to {probes}, where {found:.3f} of the nearest 200 are found; {load()}",
+        flush=True,
+    )
+    made.about = replace(about, probes=probes)
+    return made
 
 
 def rows(
@@ -161,20 +179,27 @@ def noise(shape: tuple[int, ...], length: float, g: torch.Generator) -> torch.Te
     return length / DIM**0.5 * torch.randn(*shape, DIM, generator=g)
 
 
+@functools.cache
+def centres(clips: int) -> torch.Tensor:
+    """Return the directions [n, D] of the clusters."""
+    n = max(1, clips // 20)
+    groups = unit(torch.randn(GROUPS, DIM, generator=torch.Generator().manual_seed(7)))
+    return unit(groups[torch.arange(n) % GROUPS] + noise((n,), 0.5, torch.Generator().manual_seed(8)))
+
+
 def clip_means(numbers: torch.Tensor, clips: int) -> torch.Tensor:
     """Return the mean direction [n, D] of clips by their numbers."""
-    groups = unit(torch.randn(GROUPS, DIM, generator=torch.Generator().manual_seed(7)))
-    centres = max(1, clips // 20)
-    found = torch.empty(len(numbers), DIM)
-    for i, number in enumerate(numbers.tolist()):
-        centre = number % centres
-        g = torch.Generator().manual_seed(10_000_000 + centre)
-        middle = unit(groups[centre % GROUPS] + noise((1,), 0.5, g)[0])
-        found[i] = unit(middle + noise((1,), 0.5, torch.Generator().manual_seed(number))[0])
-    return found
+    own = torch.empty(len(numbers), DIM)
+    of = numbers // ENCODING_ROWS
+    for block in of.unique().tolist():
+        drawn = noise((ENCODING_ROWS,), 0.5, torch.Generator().manual_seed(10_000_000 + block))
+        own[of == block] = drawn[numbers[of == block] % ENCODING_ROWS]
+    middle = centres(clips)
+    return unit(middle[numbers % len(middle)] + own)
 
 
 def videos(n: int, first: int, clips: int) -> VideoFeatures:
+    """Return clips that are all of one block, the first of it being number `first`."""
     means = clip_means(torch.arange(first, first + n), clips)
     frames = unit(means[:, None] + noise((n, FRAMES), 0.6, torch.Generator().manual_seed(first + 5)))
     ts = torch.arange(FRAMES).double().expand(n, -1) + 0.5

@@ -271,7 +271,7 @@ class LanceIndex(Index):
 
     def _vectors(self, rows: Tensor) -> Tensor:
         found = self.table.take(self._ids[rows.numpy()], ["coarse"])
-        return torch.from_numpy(found["coarse"]).float()
+        return torch.from_numpy(found["coarse"])
 
     def _read(self, rows: Tensor, names: Sequence[str] | None) -> Encoding:
         wanted = {self._part_of(name) for name in self.head.encoding if names is None or name in names}
@@ -284,7 +284,7 @@ class LanceIndex(Index):
         held = {"coarse"} if "coarse" in own and not self.about.is_searched_by_cells else set[str]()
         found = self.table.take(self._ids[rows.numpy()], [PACKED, *(name for name in own if name not in held)])
         if held:
-            found["coarse"] = self._segments[0]["coarse"].index_select(0, rows).flatten(1).numpy()
+            found["coarse"] = self._segments[0]["coarse"].index_select(0, rows).flatten(1).float().numpy()
         try:
             return ReadRows(found, self.about.parts)
         except ValueError as e:
@@ -292,7 +292,7 @@ class LanceIndex(Index):
 
     def _tensor(self, part: str, found: ReadRows) -> Tensor:
         dtype, shape = self.about.parts[part]
-        x = found[part]
+        x = found[part] if part != "coarse" else found[part].astype(np.float16)
         return tensor_of(x if dtype != "bool" else x.astype(bool), dtype).view(len(x), *shape)
 
     def _coarse(self) -> Tensor:
@@ -301,7 +301,7 @@ class LanceIndex(Index):
         coarse = torch.empty(len(self._numbers), *shape, dtype=torch.float16)
         for found in self.table.scan(("row", "coarse")):
             at = torch.from_numpy(np.searchsorted(self._numbers, found["row"]))
-            coarse[at] = torch.from_numpy(found["coarse"].copy()).view(-1, *shape)
+            coarse[at] = torch.from_numpy(found["coarse"].astype(np.float16)).view(-1, *shape)
         return coarse
 
     def _key_of(self, number: int, name: str) -> str:

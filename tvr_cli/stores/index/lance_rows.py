@@ -63,6 +63,7 @@ class Rows:
             "n_frames": block.n_frames.int().numpy(),
             **{name: _numbers(x) for name, x in held.items()},
         }
+        made["coarse"] = made["coarse"].astype(np.float32)
         made[LISTED_SUM] = listed_sums(made)
         made[PACKED] = self._packed(made)
         self._number, self.count = self._number + n, self.count + n
@@ -132,13 +133,18 @@ def parts_of(block: IndexBlock, head: Head) -> dict[str, Tensor]:
 
 
 def columns(parts: Parts) -> list[Column]:
-    """Return the columns of a table of such rows."""
+    """Return the columns of a table of such rows.
+
+    Coarse vectors are written wide, as the numbers of half precision that they are: where the processor has no
+    arithmetic of half precision, cells of such a column take four times as long to build.
+    """
     fixed = [
         Column("row", "int64"), Column("file", "int32"), Column("id", "text"), Column("file_id", "text"),
         Column("path", "text"), Column("start", "float64"), Column("end", "float64"), Column("key", "int64"),
         Column("n_frames", "int32"), Column(LISTED_SUM, "bytes", _SUM_BYTES), Column(PACKED, "bytes"),
     ]  # fmt: skip
-    return [*fixed, *(Column(name, parts[name][0], prod(parts[name][1])) for name in own_columns(parts))]
+    own = {name: "float32" if name == "coarse" else parts[name][0] for name in own_columns(parts)}
+    return [*fixed, *(Column(name, dtype, prod(parts[name][1])) for name, dtype in own.items())]
 
 
 def own_columns(parts: Parts) -> list[str]:
