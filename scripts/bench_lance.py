@@ -67,7 +67,7 @@ def report(options: argparse.Namespace, folder: Path) -> None:
     asked: dict[str, tuple[Index, int]] = {"files": (files, 0)}
     asked |= {f"table, {p} cells": (cells, p) for p in sorted({*PROBES, cells.about.probes or 1})}
     rows(method, asked, text, options, exact)
-    print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+    print(f"most memory, mapped files too: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 
 def built(name: str, options: argparse.Namespace, write: Callable[..., Index], method: Method) -> Index:
