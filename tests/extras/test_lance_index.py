@@ -103,8 +103,8 @@ def test_above_the_memory_it_is_given_cells_find_the_candidates(tmp_path: Path) 
     query = unit(10, 64)
     wanted, found = own.candidates(query, 50), celled.candidates(query, 50)
     share = sum(len(set(a) & set(b)) for a, b in zip(wanted.tolist(), found.tolist(), strict=True)) / 500
-    assert found.shape == (10, 50) and share > 0.5  # of 600 by chance 0.08; a bit a dimension is little to go by
-    assert celled.tuned(unit(20, 64), 50)[1] > 0.5
+    assert found.shape == (10, 50) and share > 0.9  # of 600 by chance 0.08, by a bit a dimension alone 0.6
+    assert celled.tuned(unit(20, 64), 50)[1] > 0.9
     apart = celled.candidates(query, 12, of_files=12)
     assert all(len(set(celled.files(row).tolist())) == 12 for row in apart)
     among = torch.arange(0, 600, 7)
