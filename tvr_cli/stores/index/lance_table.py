@@ -24,8 +24,8 @@ _STABLE = {"new_table_enable_stable_row_ids": "true"}
 _KEPT = timedelta(hours=1)  # old versions, for who reads one
 _TRIES, _PAUSE_S = 8, 0.2  # of a compaction that another writer was faster than
 _ITERATIONS, _SAMPLE = 8, 64  # of k-means: what it finds is scored again, and building is most of the time
-# A bit a dimension orders clips roughly: of the 200 nearest of 200 000 it finds 0.71. Of so many times as many the whole
-# vectors are looked at, for 12 ms: twice as many 0.95, four times 1.00.
+# A bit a dimension orders clips roughly: of the 200 nearest of 200 000 it finds 0.71. Of so many times as many the
+# whole vectors are looked at, for 12 ms: twice as many 0.95, four times 1.00.
 _REFINED = 4
 TYPES = {  # of a tensor's numbers -> of a table's
     "float16": "float16", "float32": "float32", "float64": "float64", "int32": "int32", "int64": "int64",
