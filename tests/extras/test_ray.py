@@ -116,6 +116,35 @@ def test_a_part_that_keeps_killing_its_worker_is_given_up_after_three_attempts(c
     assert Workspace(out).frames().video_count() == 4
 
 
+SEES = """
+import json, os, sys
+from tvr_cli.engine.whole.parts import PartRow
+from tvr_cli.engine.whole.ray_runner import RayPool
+from tvr_cli.errors import EnvironmentProblem
+gpus = int(sys.argv[1])
+def job(part):  # the GPUs that a part may use, and the process that runs it
+    return PartRow(part, error=os.environ.get("CUDA_VISIBLE_DEVICES", ""), done=os.getpid())
+found = {}
+for name, asked in (("auto", None), ("cuda", 1.0)):
+    try:
+        rows = RayPool(processors=2, gpus=gpus)(job, [1, 2, 3], 1.0, asked)
+        found[name] = [[row.part, row.error, row.done] for row in rows]
+    except EnvironmentProblem as e:
+        found[name] = str(e)
+print(json.dumps(found))
+"""
+
+
+def test_a_part_that_is_encoded_gets_a_gpu_of_its_own_where_the_cluster_has_any() -> None:
+    found = tvr(code=SEES, before=("1",))  # Ray counts what it is told; no device is needed for that
+    for name in ("auto", "cuda"):
+        assert [(part, sees) for part, sees, _ in found[name]] == [(1, "0"), (2, "0"), (3, "0")]
+        assert len({process for _, _, process in found[name]}) == 1  # it stays, and no second one has the GPU
+    without = tvr(code=SEES, before=("0",))
+    assert [part for part, _, _ in without["auto"]] == [1, 2, 3] and all(not sees for _, sees, _ in without["auto"])
+    assert "a part takes 1 CPUs and 1 GPUs, and no node of the cluster has both (at most 2 CPUs and" in without["cuda"]
+
+
 def test_a_cluster_that_is_not_there_is_a_sentence(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tvr("extract-frames", corpus, "--plan-parts", "3", "-o", out, "--json")

@@ -43,9 +43,10 @@ class PartRow:
     error: str | None = None
 
 
-# A part's number to what it gave: what runs anywhere. Runs of a pool take one for each part, in any order.
+# A part's number to what it gave: what runs anywhere. Runs of a pool take one for each part, in any order; each takes
+# processors and GPUs, None = one where the pool has any.
 Job = Callable[[int], PartRow]
-Pool = Callable[[Job, Sequence[int], float, float], list[PartRow]]
+Pool = Callable[[Job, Sequence[int], float, float | None], list[PartRow]]
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def encode_parts(
             "extract-frames --engine ray read"
         )
     of = there[0][1]
-    gpus = 1.0 if options.device.startswith("cuda") else 0.0
+    gpus = None if options.device == "auto" else 1.0 if options.device.startswith("cuda") else 0.0
     rows = pool(EncodeJob(workspace.root.resolve(), of, backbone, options), [i for i, _ in there], 1.0, gpus)
     _merged(rows, workspace, of)
     return precompute.precompute(workspace, backbone, captions, options)

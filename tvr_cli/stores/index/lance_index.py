@@ -1,9 +1,8 @@
 """An index whose clips are rows of a table of LanceDB: `tvr index --store lance[:URI]`, on a disk or in a bucket.
 
 What an index of files keeps in segments is a table here: a row a clip, with its coarse vector, the method's tensors
-(each one fixed-size list) and two checksums, one of what is shown and one of what is scored. Rows are found by Lance's
-stable ids. `current` and the head lie in the workspace as ever and name the version that counts; so a version is a
-generation, and what a reader has opened stays as it is.
+and a checksum (`lance_rows.py`). Rows are found by Lance's stable ids. `current` and the head lie in the workspace as
+ever and name the version that counts; so a version is a generation, and what a reader has opened stays as it is.
 
 Coarse vectors are copied into memory once and scanned as those of files are, as long as they fit; above that Lance
 searches cells of them. Frames by time are not kept: moments are found in clips.
@@ -12,7 +11,6 @@ searches cells of them. Frames by time are not kept: moments are found in clips.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -30,20 +28,27 @@ from tvr_cli.log import logger
 from tvr_cli.stores.dtypes import NAMES, tensor_of
 from tvr_cli.stores.index import place
 from tvr_cli.stores.index.head import Head, Table
-from tvr_cli.stores.index.lance_table import Column, LanceTable, Place
+from tvr_cli.stores.index.lance_rows import (
+    LISTED,
+    LISTED_SUM,
+    PACKED,
+    ReadRows,
+    Rows,
+    columns,
+    listed_sums,
+    own_columns,
+    parts_of,
+)
+from tvr_cli.stores.index.lance_table import LanceTable, Place
 from tvr_cli.stores.index.opened import ENCODING_ROWS, damaged
 from tvr_cli.stores.index.shortlist import chosen
 from tvr_cli.stores.index.store import Index, Row
 from tvr_cli.stores.index.timeline import FilmBlock, IndexedFilms
-from tvr_cli.stores.index.writer import DoesNotFit, IndexBlock, IndexedClip, half, halves, kept_as, vectors
+from tvr_cli.stores.index.writer import IndexBlock, IndexedClip, kept_as
 from tvr_cli.types import Encoding
 
 MEMORY = 4_000_000_000  # bytes of coarse vectors that are kept in memory, unless somebody says another number
 _NAME = "tvr-index-"
-_SUM_BYTES = 16
-_SUMS = ("about.sum", "held.sum")
-_ABOUT = ("id", "file_id", "path", "start", "end", "key", "n_frames", "ts")
-_LISTED = ("row", "file")
 _FOUND = 0.99  # of the nearest that cells have to find
 _PROBES = (16, 32, 64, 128, 256)
 
@@ -75,15 +80,15 @@ class LanceIndex(Index):
         super().__init__(folder, generation, head)
         assert head.table is not None, "the caller asked"
         self.about, self.table = head.table, table
-        table.require_columns(_columns(self.about))
-        numbers = [(found["row"], found["_rowid"], found["file"]) for found in table.scan(_LISTED)]
+        table.require_columns(columns(self.about.parts))
+        numbers = [(found["row"], found["_rowid"], found["file"]) for found in table.scan(("row", "file"))]
         row, ids, file = (np.concatenate(x) for x in zip(*numbers, strict=True)) if numbers else [np.zeros(0, int)] * 3
         if len(row) != self.about.rows:
             raise self._damaged(f"its table has {len(row)} rows, and its head says {self.about.rows}")
         order = np.argsort(row, kind="stable")
         self._numbers, self._ids, self._file = row[order], ids[order], file[order].astype(np.int32)
         self._by_id = np.argsort(self._ids, kind="stable")
-        self._seen: tuple[dict[int, int], dict[str, Any]] = {}, {}
+        self._seen: tuple[dict[int, int], ReadRows | None] = {}, None
         coarse = None if self.about.is_searched_by_cells else self._coarse()
         self._segments = [_Resident(self, self._file, coarse)]  # type: ignore[list-item]
         self._starts, self._ends, self._live = [0, len(row)], torch.tensor([len(row)]), len(row)
@@ -132,9 +137,9 @@ class LanceIndex(Index):
     def encoding(self, rows: Tensor, names: Sequence[str] | None = None) -> Encoding:
         if names is not None:
             return self._read(rows, names)
-        found = self._take(rows.numpy(), self._everything)
+        found = self._take(rows)
         self._seen = {row: i for i, row in enumerate(rows.tolist())}, found  # some of these are shown next
-        return self._encoding(torch.from_numpy(found["key"].copy()), names, lambda part: self._tensor(part, found))
+        return self._encoding(torch.from_numpy(found["key"]), names, lambda part: self._tensor(part, found))
 
     def blocks(self, names: Sequence[str] | None = None) -> Iterator[tuple[Tensor, Encoding]]:
         for rows in torch.arange(len(self)).split(ENCODING_ROWS) if len(self) else ():
@@ -142,25 +147,28 @@ class LanceIndex(Index):
 
     def clip(self, row: int) -> IndexedClip:
         at, seen = self._seen
-        if row in at:
-            found = {name: x[at[row] : at[row] + 1] for name, x in seen.items()}
-        else:
-            found = self._take(np.array([row]), self._everything)
-        for name, sums in zip(_SUMS, _sums(found, self.about), strict=True):
-            if found[name] != sums:
-                raise self._damaged(f"the row of {found['id'][0]!r} in {str(self.table.at)!r} is not what was written")
-        n = int(found["n_frames"][0])
-        return IndexedClip(
-            found["id"][0], found["file_id"][0], found["path"][0], float(found["start"][0]), float(found["end"][0]),
-            tuple(found["ts"][0, :n].tolist()),
-        )  # fmt: skip
+        if seen is None or row not in at:
+            at, seen = {row: 0}, self._take(torch.tensor([row]))
+        if not seen.is_whole(at[row]):
+            name = seen.texts(at[row])[0]
+            raise self._damaged(f"the row of {name!r} in {str(self.table.at)!r} is not what was written")
+        return seen.clip(at[row])
+
+    def verify_rows(self) -> None:
+        """Raise DataError unless every row, and what lists read of it, is what was written; reads all of it."""
+        for _ in self.listing():
+            pass
+        for rows in torch.arange(len(self)).split(ENCODING_ROWS) if len(self) else ():
+            self.encoding(rows)
+            for row in rows.tolist():
+                self.clip(row)
 
     def listing(self) -> Iterator[tuple[int, Row]]:
-        for found in self.table.scan(("row", *_ABOUT, _SUMS[0])):
-            if found[_SUMS[0]] != [_digest(part) for part in _about_bytes(found)]:
+        for found in self.table.scan(("row", *LISTED, LISTED_SUM)):
+            if found[LISTED_SUM] != listed_sums(found):
                 raise self._damaged(f"rows of {str(self.table.at)!r} are not what was written")
             at = np.searchsorted(self._numbers, found["row"]).tolist()
-            columns = [found[n] if isinstance(found[n], list) else found[n].tolist() for n in _ABOUT[:-1]]
+            columns = [found[n] if isinstance(found[n], list) else found[n].tolist() for n in LISTED]
             for row, (id_, file_id, path, start, end, key, n) in zip(at, zip(*columns, strict=True), strict=True):
                 yield row, Row(id_, file_id, path, start, end, key, n)
 
@@ -196,13 +204,14 @@ class LanceIndex(Index):
         named = {name: value for name, value in asked.items() if value}
         head = dataclasses.replace(self.head, identity=dict(identity), asked=named)
         names = {self._key_of(number, name): number for number, name in enumerate(self.file_names)}
-        maker = _Rows(head, self.about.parts, names, int(self._numbers[-1]) + 1 if len(self) else 0)
+        maker = Rows(head, self.about.parts, names, int(self._numbers[-1]) + 1 if len(self) else 0)
         generation = place.prepare(self.folder, Head(head.identity, head.asked))
         coming = iter(blocks)
         first = next(coming, None)
         table = self.table
         if first is not None:
-            table = self.table.add(self.about.version, _columns(self.about), map(maker.made, chain([first], coming)))
+            made = map(maker.made, chain([first], coming))
+            table = self.table.add(self.about.version, columns(self.about.parts), made)
             table.settle()
             table = LanceTable.open(table.at)
         about = dataclasses.replace(
@@ -261,23 +270,29 @@ class LanceIndex(Index):
         return rows[torch.from_numpy(chosen(torch.cat(near).numpy(), self._file[rows.numpy()], n, of_files))]
 
     def _vectors(self, rows: Tensor) -> Tensor:
-        return self._tensor("coarse", self._take(rows.numpy(), ["coarse"]))[:, 0].float()
-
-    @property
-    def _everything(self) -> list[str]:
-        return [*_ABOUT, *_SUMS, *(name for name in self.about.parts if name != "ts")]
+        found = self.table.take(self._ids[rows.numpy()], ["coarse"])
+        return torch.from_numpy(found["coarse"])
 
     def _read(self, rows: Tensor, names: Sequence[str] | None) -> Encoding:
-        wanted = [name for name in self.head.encoding if names is None or name in names]
-        found = self._take(rows.numpy(), sorted({"key", *map(self._part_of, wanted)}))
-        return self._encoding(torch.from_numpy(found["key"].copy()), names, lambda part: self._tensor(part, found))
+        wanted = {self._part_of(name) for name in self.head.encoding if names is None or name in names}
+        found = self._take(rows, wanted)
+        return self._encoding(torch.from_numpy(found["key"]), names, lambda part: self._tensor(part, found))
 
-    def _take(self, rows: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-        return self.table.take(self._ids[rows], names)
+    def _take(self, rows: Tensor, parts: Collection[str] | None = None) -> ReadRows:
+        """Read what is packed, and of the other parts those of these names, None = all."""
+        own = [name for name in own_columns(self.about.parts) if parts is None or name in parts]
+        held = {"coarse"} if "coarse" in own and not self.about.is_searched_by_cells else set[str]()
+        found = self.table.take(self._ids[rows.numpy()], [PACKED, *(name for name in own if name not in held)])
+        if held:
+            found["coarse"] = self._segments[0]["coarse"].index_select(0, rows).flatten(1).float().numpy()
+        try:
+            return ReadRows(found, self.about.parts)
+        except ValueError as e:
+            raise self._damaged(f"a row of {str(self.table.at)!r} is not what was written: {e}") from None
 
-    def _tensor(self, part: str, found: Mapping[str, Any]) -> Tensor:
+    def _tensor(self, part: str, found: ReadRows) -> Tensor:
         dtype, shape = self.about.parts[part]
-        x = np.ascontiguousarray(found[part])
+        x = found[part] if part != "coarse" else found[part].astype(np.float16)
         return tensor_of(x if dtype != "bool" else x.astype(bool), dtype).view(len(x), *shape)
 
     def _coarse(self) -> Tensor:
@@ -286,7 +301,7 @@ class LanceIndex(Index):
         coarse = torch.empty(len(self._numbers), *shape, dtype=torch.float16)
         for found in self.table.scan(("row", "coarse")):
             at = torch.from_numpy(np.searchsorted(self._numbers, found["row"]))
-            coarse[at] = torch.from_numpy(found["coarse"].copy()).view(-1, *shape)
+            coarse[at] = torch.from_numpy(found["coarse"].astype(np.float16)).view(-1, *shape)
         return coarse
 
     def _key_of(self, number: int, name: str) -> str:
@@ -301,44 +316,7 @@ class _Verified:
 
     def verify_all(self) -> None:
         """Raise DataError unless every row is what was written."""
-        for row in range(len(self._index)):
-            self._index.clip(row)
-
-
-class _Rows:
-    """Makes rows of a table from blocks of clips. files: id -> number; counts on from `number`."""
-
-    def __init__(self, head: Head, parts: Mapping[str, Any], files: dict[str, int], number: int):
-        self._head, self._parts, self._files, self._number, self.count = head, parts, files, number, 0
-
-    @property
-    def files(self) -> int:
-        return len(self._files)
-
-    def made(self, block: IndexBlock) -> dict[str, Any]:
-        """Return the columns of a block. Raises DoesNotFit where it is not like those before."""
-        held = parts_of(block, self._head)
-        for name, x in held.items():
-            wanted, shape = self._parts.get(name, (None, None))
-            if (NAMES[x.dtype], tuple(x.shape[1:])) != (wanted, shape):
-                raise DoesNotFit(f"{name!r} has rows of {list(x.shape[1:])} {NAMES[x.dtype]} now")
-        n = len(block.clips)
-        numbers = [self._files.setdefault(clip.file_id, len(self._files)) for clip in block.clips]
-        made: dict[str, Any] = {
-            "row": np.arange(self._number, self._number + n),
-            "file": np.array(numbers, np.int32),
-            "id": [c.id for c in block.clips],
-            "file_id": [c.file_id for c in block.clips],
-            "path": [c.path for c in block.clips],
-            "start": np.array([c.start for c in block.clips]),
-            "end": np.array([c.end for c in block.clips]),
-            "key": block.encoding.key.numpy(),
-            "n_frames": block.n_frames.int().numpy(),
-            **{name: _numbers(x) for name, x in held.items()},
-        }
-        made |= zip(_SUMS, _sums(made, self._parts), strict=True)
-        self._number, self.count = self._number + n, self.count + n
-        return made
+        self._index.verify_rows()
 
 
 def write_lance(
@@ -372,9 +350,9 @@ def write_lance(
     parts = {name: (NAMES[x.dtype], tuple(x.shape[1:])) for name, x in parts_of(first, head).items()}
     before = table_of(folder)
     about = Table(uri, _name(uri, generation), 0, 0, 0, parts, memory, None, tuple(null_sentences))
-    maker = _Rows(head, parts, {}, 0)
+    maker = Rows(head, parts, {}, 0)
     at = _place(folder, about)
-    table = LanceTable.create(at, _columns(about), map(maker.made, chain([first], coming)))
+    table = LanceTable.create(at, columns(about.parts), map(maker.made, chain([first], coming)))
     many = maker.count * prod(parts["coarse"][1]) * 2 > memory
     if many and parts["coarse"][1][0] > 1:
         logger.info("clips have several coarse vectors, which cells cannot hold: they are kept in memory all the same")
@@ -423,20 +401,6 @@ def _name(uri: str | None, generation: Path) -> str:
     return f"{_NAME}{apart}{generation.name}"
 
 
-def parts_of(block: IndexBlock, head: Head) -> dict[str, Tensor]:
-    """Return what a row keeps of clips besides who they are: coarse vectors, times, the method's tensors."""
-    coarse = vectors(block.coarse)
-    found = {"coarse": half("coarse", coarse.float()).cpu(), "ts": block.ts.double()}
-    for name, kept in head.encoding.items():
-        x = block.encoding[name]
-        if kept.in_coarse:
-            if not x.equal(coarse[:, 0]):
-                raise DoesNotFit(f"{name!r} is not the coarse vector any more")
-        else:
-            found[f"t.{name}"] = half(name, x) if head.stored == "float16" and halves(x) else x
-    return found
-
-
 def _committed(
     folder: Path, generation: Path, head: Head, table: LanceTable, measure: Callable[[Index], Mapping[str, Any]] | None
 ) -> LanceIndex:
@@ -449,38 +413,3 @@ def _committed(
 
 def _place(folder: Path, about: Table) -> Place:
     return Place(about.uri or str(folder.parent), about.name)
-
-
-def _columns(about: Table) -> list[Column]:
-    fixed = [
-        Column("row", "int64"), Column("file", "int32"), Column("id", "text"), Column("file_id", "text"),
-        Column("path", "text"), Column("start", "float64"), Column("end", "float64"), Column("key", "int64"),
-        Column("n_frames", "int32"), *(Column(name, "bytes", _SUM_BYTES) for name in _SUMS),
-    ]  # fmt: skip
-    return [*fixed, *(Column(name, dtype, prod(shape)) for name, (dtype, shape) in about.parts.items())]
-
-
-def _numbers(x: Tensor) -> np.ndarray:
-    """[n, width] as the table has it: bfloat16 by its bits, truth as 0 and 1."""
-    flat = x.contiguous().view(len(x), -1)
-    if x.dtype == torch.bfloat16:
-        return flat.view(torch.int16).numpy()
-    return flat.to(torch.uint8).numpy() if x.dtype == torch.bool else flat.numpy()
-
-
-def _sums(rows: Mapping[str, Any], parts: Table | Mapping[str, Any]) -> tuple[list[bytes], list[bytes]]:
-    """Return the two checksums of each row: of what is shown, and of what is scored."""
-    names = sorted((parts.parts if isinstance(parts, Table) else parts).keys() - {"ts"})
-    held = [np.ascontiguousarray(rows[name]) for name in names]
-    scored = [_digest(b"".join(x[i].tobytes() for x in held)) for i in range(len(rows["id"]))]
-    return [_digest(part) for part in _about_bytes(rows)], scored
-
-
-def _about_bytes(rows: Mapping[str, Any]) -> Iterator[bytes]:
-    numbers = [np.ascontiguousarray(rows[name]) for name in ("start", "end", "key", "n_frames", "ts")]
-    for i, texts in enumerate(zip(rows["id"], rows["file_id"], rows["path"], strict=True)):
-        yield "\0".join(texts).encode("utf-8", "surrogatepass") + b"".join(x[i].tobytes() for x in numbers)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()[:_SUM_BYTES]
