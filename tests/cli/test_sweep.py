@@ -220,6 +220,26 @@ def test_what_cannot_be_swept_is_said_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("word", "told"), [("demoo", "did you mean demo"), ("zzz", "that ship are: demo, msrvtt")])
+def test_a_word_that_is_no_sweep_names_those_that_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "msrvtt").mkdir()  # a folder is no file, and does not hide the sweep of its name
+    result = tvr("sweep", word, "--data", "demo:videos")
+    assert result.exit_code == 2 and f"no file '{word}'" in result.stderr and told in result.stderr
+    assert "a sweep needs data" in tvr("sweep", "msrvtt").stderr
+
+
+def test_a_table_of_empty_cells_alone_says_why_they_are_empty(place: Path, tmp_path: Path) -> None:
+    flags = ["--methods", "ts2net", "--encoders", "demo-tiny", "--data", f"demo:{place / 'videos'}", "--name", "none"]
+    ran("sweep", *flags, *FAST, "-o", tmp_path)
+    result = tvr("table", "none", "-o", tmp_path)
+    assert result.exit_code == 3
+    assert "all of them are empty (ts2net needs video.patches" in result.stderr
+    assert "that began it" not in result.stderr  # it would end the same
+
+
 def test_a_dry_run_says_cells_bytes_and_hours_and_writes_nothing(place: Path, tmp_path: Path) -> None:
     payload = json.loads(ran("sweep", place / "table.yaml", "-o", tmp_path / "out", "--dry-run", "--json").stdout)
     assert payload["dry_run"] and (payload["todo"], payload["trains"]) == (6, 4)

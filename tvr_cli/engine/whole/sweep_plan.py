@@ -17,7 +17,7 @@ from tvr_cli.engine.training.assemble import require_in_range
 from tvr_cli.engine.training.seeds import check_seeds
 from tvr_cli.engine.whole.ranges import Ranges, drawn, ranges_of
 from tvr_cli.engine.whole.sweep_result import Cell, CellRecord, CellState, SearchHead, SweepHead
-from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.preset_loader import preset_names
@@ -344,8 +344,13 @@ def _wanted(asked: Asked) -> tuple[SweepConfig, list[Layer]]:
 
 def _file_layers(file: Path) -> list[Layer]:
     """Read a file, or the shipped sweep of that name. Raises ConfigError with file and line."""
-    shipped = not file.is_file() and str(file) in preset_names("sweeps")
-    return config.preset_layers("sweeps", str(file)) if shipped else config.file_layers(file)
+    name, shipped = str(file), preset_names("sweeps")
+    if not file.is_file() and file.name == name and not file.suffix:  # a word
+        if name not in shipped:
+            near = did_you_mean(name, shipped) or f"; the sweeps that ship are: {', '.join(shipped)}"
+            raise ConfigError(f"found no file {name!r}, and no sweep of that name ships{near}")
+        return config.preset_layers("sweeps", name)
+    return config.file_layers(file)
 
 
 def _corpus(spec: str) -> Corpus:
