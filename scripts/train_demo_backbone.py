@@ -3,13 +3,13 @@
     python scripts/train_demo_backbone.py --work /tmp/demo-tiny                # continues where it was stopped
     python scripts/train_demo_backbone.py --work /tmp/demo-tiny --install      # and copy the result into the package
     python scripts/train_demo_backbone.py --make demo-tiny-siglip --seed 2 --work /tmp/demo-tiny-siglip --install
-    python scripts/train_demo_backbone.py --make demo-tiny-vit --bf16 0 --pool 3000 --refresh 1000 --work /tmp/demo-tiny-vit
+    python scripts/train_demo_backbone.py --make demo-tiny-vit --bf16 0 --pool 3000 --refresh 1000 --work /tmp/vit
 
 `demo-tiny` is made as CLIP is: a causal text tower read at its end token, softmax over the pairs of a batch, CLIP's
 pixel statistics. `demo-tiny-siglip` is what SigLIP is beside that: a text tower that looks both ways and is read in its
 last slot, a sigmoid for each pair with a learned bias, statistics of one half, squashed pictures, and features of other
-lengths. `demo-tiny-vit` is demo-tiny's text tower with a ViT of twelve blocks that learned demo-tiny's features of single
-frames, for methods that read patches or move them between frames in the last blocks; it does not ship.
+lengths. `demo-tiny-vit` is demo-tiny's text tower with a ViT of twelve blocks that learned demo-tiny's features of
+single frames, for methods that read patches or move them between frames in the last blocks; it does not ship.
 
 The stages, each with a checkpoint:
 
@@ -24,7 +24,7 @@ The stages, each with a checkpoint:
           and frame features of even length. All heads are thrown away afterwards
   settle  the same at CLIP's logit scale of 100, so that cosines spread as little as CLIP's: only then does GLIM's
           temperature of 5 weigh the frames of both events instead of the best single frame
-  taught  of a kind that has a teacher, in place of the four before: single frames, drawn to the teacher's features of them
+  taught  of a kind that has a teacher, in place of the four before: single frames, drawn to the teacher's features
   export  fold the mean lengths of features (10 for demo-tiny, CLIP's magnitude) into the last linear layers and write
           fp16 weights as a folder that open_clip loads: open_clip_config.json, open_clip_model.safetensors, bpe.txt.gz
 
