@@ -192,6 +192,26 @@ def test_a_larger_sweep_adds_cells_to_the_one_that_is_there(place: Path, copy: P
     assert (preview["todo"], preview["trains"]) == (4, 4)
 
 
+def test_a_method_that_reads_patches_is_added_with_features_of_its_own(place: Path, copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text((place / "table.yaml").read_text().replace("mean, xpool", "mean, ts2net, xpool"))
+    planned = json.loads(ran("sweep", file, "-o", copy, *FAST, "--dry-run", "--json").stdout)
+    (features,) = (step for step in planned["steps"] if step["step"].startswith("features"))
+    frames, texts = 32 * 12, int(features["does"].split()[2])
+    assert "tiny" in features["step"] and features["bytes"] == 2 * 32 * (frames * (1 + 16) + texts * (16 + 1))
+    found = json.loads(ran("sweep", file, "-o", copy, *FAST, "--json").stdout)
+    states = {cell["run"]: cell["state"] for cell in found["cells"] if cell["method"] == "ts2net"}
+    assert states == {
+        "ts2net-demo-tiny-seed0": "empty", "ts2net-demo-tiny-seed1": "empty",
+        "ts2net-tiny-seed0": "done", "ts2net-tiny-seed1": "done",
+    }  # fmt: skip
+    assert found["kept"] == 6 and len(list((workspace(copy) / "features").iterdir())) == 3
+    again = json.loads(ran("sweep", file, "-o", copy, *FAST, "--dry-run", "--json").stdout)
+    assert again["todo"] == 0 and not [step for step in again["steps"] if step["step"].startswith("features")]
+    (table,) = json.loads(ran("table", "table", "-o", copy, "--json").stdout)["tables"]
+    assert "ts2net-tiny" in {row["row"] for row in table["rows"]}
+
+
 def test_two_sweeps_in_one_folder_are_refused(place: Path, copy: Path) -> None:
     with lock(copy / "sweeps" / "table"):
         result = sweep(place, copy)
