@@ -1,4 +1,4 @@
-"""A backbone in a folder of one's own, named by a path that begins where one stands, by every command that takes one."""
+"""A backbone in a folder of one's own, named by a path that begins where one stands, by each command that takes one."""
 
 from __future__ import annotations
 
