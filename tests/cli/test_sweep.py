@@ -326,6 +326,7 @@ def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None
     out = place / "out"
     markdown = ran("table", "table", "-o", out).stdout
     assert "| mean | demo-tiny | – |" in markdown and "left out: one_vector-demo-tiny" in markdown
+    assert "| mean | tiny | – |" in markdown  # the path of a folder is nobody else's
     assert "the smallest difference of R@1 that this gallery can show" in markdown
     latex = ran("table", "table", "-o", out, "--latex").stdout
     assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1 and "\\textbf" not in latex
