@@ -322,6 +322,19 @@ def test_the_table_folds_seeds_and_tests_against_the_baseline_on_the_same_encode
     assert {row["against"] for row in one["tables"][0]["rows"]} == {None, "mean-demo-tiny"}
 
 
+def test_a_table_says_how_a_damaged_result_is_made_again(copy: Path) -> None:
+    result = workspace(copy) / "runs" / "xpool-tiny-seed0" / "results" / "test.json"
+    whole = json.loads(result.read_text())
+    result.write_text(result.read_text()[:40])
+    refused = tvr("table", "table", "-o", copy)
+    assert refused.exit_code == 3 and "xpool-tiny-seed0/results/test.json' is not readable as JSON" in refused.stderr
+    again = shlex.split(refused.stderr.strip().partition("move it elsewhere and run: tvr ")[2])
+    result.rename(copy / "damaged.json")
+    ran(*again, "--device", "cpu")
+    assert json.loads(result.read_text())["t2v"] == whole["t2v"]
+    ran("table", "table", "-o", copy)
+
+
 def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None:
     out = place / "out"
     markdown = ran("table", "table", "-o", out).stdout
