@@ -167,7 +167,7 @@ class Source:
         }
 
     def in_full(self, name: str) -> str:
-        """Return the name that it was found by; of a folder with its whole path, so that it leads there from anywhere."""
+        """Return the name that it was found by; of a folder with its whole path, which leads there from anywhere."""
         if self.place is not None or self.folder is None:
             return name
         return f"{_LOCAL if name.startswith(_LOCAL) else SCHEME}{self.folder.resolve()}"
