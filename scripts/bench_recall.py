@@ -119,7 +119,7 @@ def blocks(scorer: Scorer, store: FeatureStore, crowded: bool) -> Iterator[Index
     spread = torch.randperm(len(store.clips), generator=torch.Generator().manual_seed(0)).tolist()
     for start in range(0, len(store.clips), ENCODING_ROWS):
         rows = list(range(start, min(start + ENCODING_ROWS, len(store.clips))))
-        video = store.video(torch.tensor(rows))
+        video = store.video(torch.tensor(rows), patches=scorer.method.reads_patches)
         encoded = scorers.encode_videos(scorer.method, video)
         names = [("film", "/film") if spread[i] < film else (store.clips[i].file_id, store.clips[i].path) for i in rows]
         listed = [

@@ -3,11 +3,13 @@
     python scripts/train_demo_backbone.py --work /tmp/demo-tiny                # continues where it was stopped
     python scripts/train_demo_backbone.py --work /tmp/demo-tiny --install      # and copy the result into the package
     python scripts/train_demo_backbone.py --make demo-tiny-siglip --seed 2 --work /tmp/demo-tiny-siglip --install
+    python scripts/train_demo_backbone.py --make demo-tiny-vit --bf16 0 --pool 3000 --refresh 1000 --work /tmp/vit
 
 `demo-tiny` is made as CLIP is: a causal text tower read at its end token, softmax over the pairs of a batch, CLIP's
 pixel statistics. `demo-tiny-siglip` is what SigLIP is beside that: a text tower that looks both ways and is read in its
 last slot, a sigmoid for each pair with a learned bias, statistics of one half, squashed pictures, and features of other
-lengths.
+lengths. `demo-tiny-vit` is demo-tiny's text tower with a ViT of twelve blocks that learned demo-tiny's features of
+single frames, for methods that read patches or move them between frames in the last blocks; it does not ship.
 
 The stages, each with a checkpoint:
 
@@ -22,6 +24,7 @@ The stages, each with a checkpoint:
           and frame features of even length. All heads are thrown away afterwards
   settle  the same at CLIP's logit scale of 100, so that cosines spread as little as CLIP's: only then does GLIM's
           temperature of 5 weigh the frames of both events instead of the best single frame
+  taught  of a kind that has a teacher, in place of the four before: single frames, drawn to the teacher's features
   export  fold the mean lengths of features (10 for demo-tiny, CLIP's magnitude) into the last linear layers and write
           fp16 weights as a folder that open_clip loads: open_clip_config.json, open_clip_model.safetensors, bpe.txt.gz
 
@@ -44,6 +47,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +58,7 @@ from open_clip.tokenizer import SimpleTokenizer, default_bpe, get_pairs
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tvr_cli.backbones import registry
 from tvr_cli.data.demo_world import grammar
 from tvr_cli.data.demo_world.grammar import COLOURS
 
@@ -73,7 +78,7 @@ EVERYDAY = (
 # Of the sigmoid: pairs count as matches from a cosine of one half on, as sure as the softmax of `demo-tiny` became.
 FIRST_SCALE, FIRST_BIAS = 20.0, -10.0
 
-STAGES = ("bpe", "text", "vision", "joint", "settle", "export")
+STAGES = ("bpe", "text", "vision", "joint", "settle", "export", "taught")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +94,16 @@ class Kind:
     frame_norm: float
     caption_norm: float
     sigmoid: bool
+    vision: dict[str, Any]  # open_clip's words for the image tower
+    teacher: str | None = None  # of the same text tower; such a kind does not ship
 
 
+RESNET = {"layers": [1, 1, 1, 1], "width": 12, "head_width": 64, "patch_size": None}
+VIT = {"layers": 12, "width": 96, "head_width": 32, "patch_size": 16}
 KINDS = {
-    "demo-tiny": Kind(CLIP_MEAN, CLIP_STD, "shortest", NORM, NORM, sigmoid=False),
-    "demo-tiny-siglip": Kind(HALF, HALF, "squash", 4.0, 2.0, sigmoid=True),
+    "demo-tiny": Kind(CLIP_MEAN, CLIP_STD, "shortest", NORM, NORM, sigmoid=False, vision=RESNET),
+    "demo-tiny-siglip": Kind(HALF, HALF, "squash", 4.0, 2.0, sigmoid=True, vision=RESNET),
+    "demo-tiny-vit": Kind(CLIP_MEAN, CLIP_STD, "shortest", NORM, NORM, sigmoid=False, vision=VIT, teacher="demo-tiny"),
 }
 
 
@@ -108,13 +118,15 @@ class Settings:
     vision_steps: int = 800
     joint_steps: int = 700
     settle_steps: int = 250
+    taught_steps: int = 600
     captions: int = 96  # a step of `text`
-    frames: int = 96  # a step of `vision`
+    frames: int = 96  # a step of `vision` and `taught`
     clips: int = 48  # a step of `joint`, of two scenes and four frames each
     text_rate: float = 1.5e-3
     vision_rate: float = 2e-3
     joint_rate: float = 1.2e-3
     settle_rate: float = 8e-4
+    taught_rate: float = 1e-3
     weight_decay: float = 0.02
     pool: int = 6000  # scenes drawn at a time
     refresh: int = 400  # steps before new scenes are drawn
@@ -126,7 +138,7 @@ def model_config(vocabulary: int, kind: Kind) -> dict:
     custom = {"custom_text": True, "init_logit_bias": FIRST_BIAS} if kind.sigmoid else {}
     return {
         "embed_dim": WIDTH,
-        "vision_cfg": {"image_size": IMAGE, "layers": [1, 1, 1, 1], "width": 12, "head_width": 64, "patch_size": None},
+        "vision_cfg": {"image_size": IMAGE, **kind.vision},
         "text_cfg": {
             "context_length": CONTEXT,
             "vocab_size": vocabulary,
@@ -218,9 +230,13 @@ class Learner(nn.Module):
 
     def images(self, pixels: Tensor) -> Tensor:
         """[N, S, S, 3] uint8 -> [N, D]."""
-        mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (self.kind.mean, self.kind.std))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            return self.clip.encode_image((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std).float()
+            return self.clip.encode_image(self.normalised(pixels)).float()
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """[N, S, S, 3] uint8 -> [N, 3, S, S]."""
+        mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (self.kind.mean, self.kind.std))
+        return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 def frame_loss(output: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -386,6 +402,27 @@ class Run:
         others = [p for p in self.model.parameters() if p is not scale]
         self.train("settle", s.settle_steps, s.settle_rate, others, self._pairs("settle"))
 
+    def taught(self, teacher: str) -> None:
+        """Take the teacher's text tower as it is, and train the image tower to the teacher's features of frames."""
+        whole = registry.load(teacher, offline=True).model.float().eval()
+        words = {k: v for k, v in whole.state_dict().items() if not k.startswith("visual.")}
+        self.model.clip.load_state_dict(words, strict=False)
+        s = self.settings
+
+        def step(rng: Random, number: int) -> tuple[Tensor, dict[str, float]]:
+            frames, _ = self.stills(rng, self.pool("taught", number), s.frames)
+            pixels = self.model.normalised(frames)
+            with torch.no_grad():
+                wanted = whole.encode_image(pixels)
+            seen = self.model.images(frames)
+            loss = ((seen - wanted) ** 2).sum(-1).mean() / NORM**2
+            found = F.normalize(seen - wanted.mean(0), dim=-1) @ F.normalize(wanted - wanted.mean(0), dim=-1).T
+            cosine = F.cosine_similarity(seen, wanted).mean().item()
+            return loss, {"cosine": cosine, "found": accuracy(found, torch.arange(len(found)))}
+
+        parameters = [p for n, p in self.model.named_parameters() if n.startswith("clip.visual.")]
+        self.train("taught", s.taught_steps, s.taught_rate, parameters, step)
+
     def _pairs(self, stage: str) -> StepOf:
         """Return the step of clips with their captions: `joint` and `settle`."""
         s, model = self.settings, self.model
@@ -479,8 +516,8 @@ def export(run: Run, folder: Path) -> None:
     batch = clip_batch(rng, pool, 400)
     frames = run.model.eval().images(batch.frames.flatten(0, 1))
     text = run.model.sentences(run.tokens(batch.captions))
-    pooled = model.visual.attnpool.c_proj
-    for parameter in (pooled.weight, pooled.bias):
+    pooled = getattr(model.visual, "attnpool", None)
+    for parameter in (model.visual.proj,) if pooled is None else (pooled.c_proj.weight, pooled.c_proj.bias):
         parameter.mul_(kind.frame_norm / frames.norm(dim=-1).mean())
     last = list(model.text.text_projection.parameters()) if kind.sigmoid else [model.text_projection]
     for parameter in last:
@@ -513,6 +550,8 @@ def main() -> None:
     for field in dataclasses.fields(Settings)[1:]:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     args = parser.parse_args()
+    if args.install and KINDS[args.make].teacher:
+        sys.exit(f"{args.make} does not ship with tvr; leave out --install and use it as local:FOLDER")
     torch.set_num_threads(args.threads)
     settings = Settings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)})
     args.work.mkdir(parents=True, exist_ok=True)
@@ -522,10 +561,13 @@ def main() -> None:
     stamp.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
     cut_vocabulary(args.work / "bpe.txt.gz")
     run = Run(args.work, settings, args.save_every)
-    run.text()
-    run.vision()
-    run.joint()
-    run.settle()
+    if run.kind.teacher:
+        run.taught(run.kind.teacher)
+    else:
+        run.text()
+        run.vision()
+        run.joint()
+        run.settle()
     name = settings.make.replace("-", "_")
     export(run, args.work / name)
     if args.install:

@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "nn": {"tvr_kernels", "types", "config", "errors", "log", "commands"},
     "stores": {
         *("types", "plans", "imported", "scale", "config", "errors", "log", "files", "os_errors", "removal", "schema"),
-        "commands",
+        *("commands", "defaults"),
     },
     "data": {"types", "config", "errors", "log", "files", "removal", "schema", "preset_loader", "commands", "plugins"},
     "backbones": {

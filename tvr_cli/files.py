@@ -92,6 +92,8 @@ def read_json(path: Path, *, fix: str | Callable[[], str] = "") -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"expected a file at {str(path)!r}, found none{_behind(fix)}") from None
+    except IsADirectoryError:
+        raise DataError(f"expected a file at {str(path)!r}, found a folder{_behind(fix)}") from None
     except (OSError, ValueError) as e:
         unread = os_errors.unread(e, path) if isinstance(e, OSError) else None
         raise unread or DataError(f"{str(path)!r} is not readable as JSON: {e}{_behind(fix)}") from e

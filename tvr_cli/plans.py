@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tvr_cli import commands
-from tvr_cli.defaults import named_backbone
+from tvr_cli.defaults import is_one_of, named_backbone
 from tvr_cli.errors import ConfigError
 from tvr_cli.imported import Imported
 from tvr_cli.types import Filter, Look, View
@@ -468,7 +468,7 @@ class Wish:
             f"{d.field} is {d.found!r}, {d.wanted!r} is wanted"
             for d in differences({name: found.get(name) for name in wanted}, wanted)
         ]
-        if self.backbone is not None and self.backbone not in (backbone, identity["backbone"]["name"]):
+        if self.backbone is not None and not is_one_of(self.backbone, (backbone, identity["backbone"]["name"])):
             told.insert(0, f"its backbone is {backbone}, {self.backbone} is wanted")
         return told
 

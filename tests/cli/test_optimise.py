@@ -164,7 +164,7 @@ def test_a_failed_trial_is_listed_and_tried_again(place: Path, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["mean"], "no ranges are shipped for 'mean'"),
+        (["mean"], "mean has nothing to train, so there is nothing to search"),
         (["xpol"], "did you mean xpool"),
         (["dmae"], "dmae has nothing to train, so there is nothing to search"),
         (["xpool", "--set", "train.lr=1e-4"], "train.lr is searched, and --set gives it a value"),
@@ -196,6 +196,11 @@ def test_every_shipped_range_is_of_a_setting_that_there_is_and_holds_its_draws(m
         layers = [*scorers.method_layers(method), config.flag_layer(values)]
         flat = config.flatten(config.resolve(layers, scorers.options_schema).tree())
         assert {path: flat[path] for path in values} == values
+
+
+def test_a_method_without_shipped_ranges_is_told_to_bring_a_file() -> None:
+    with pytest.raises(ConfigError, match=r"no ranges are shipped for 'theirs\.Method' .*give --ranges FILE"):
+        ranges.ranges_of("theirs.Method", None)
 
 
 def test_a_draw_depends_on_nothing_but_seed_method_trial_and_path() -> None:

@@ -192,6 +192,26 @@ def test_a_larger_sweep_adds_cells_to_the_one_that_is_there(place: Path, copy: P
     assert (preview["todo"], preview["trains"]) == (4, 4)
 
 
+def test_a_method_that_reads_patches_is_added_with_features_of_its_own(place: Path, copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text((place / "table.yaml").read_text().replace("mean, xpool", "mean, ts2net, xpool"))
+    planned = json.loads(ran("sweep", file, "-o", copy, *FAST, "--dry-run", "--json").stdout)
+    (features,) = (step for step in planned["steps"] if step["step"].startswith("features"))
+    frames, texts = 32 * 12, int(features["does"].split()[2])
+    assert "tiny" in features["step"] and features["bytes"] == 2 * 32 * (frames * (1 + 16) + texts * (16 + 1))
+    found = json.loads(ran("sweep", file, "-o", copy, *FAST, "--json").stdout)
+    states = {cell["run"]: cell["state"] for cell in found["cells"] if cell["method"] == "ts2net"}
+    assert states == {
+        "ts2net-demo-tiny-seed0": "empty", "ts2net-demo-tiny-seed1": "empty",
+        "ts2net-tiny-seed0": "done", "ts2net-tiny-seed1": "done",
+    }  # fmt: skip
+    assert found["kept"] == 6 and len(list((workspace(copy) / "features").iterdir())) == 3
+    again = json.loads(ran("sweep", file, "-o", copy, *FAST, "--dry-run", "--json").stdout)
+    assert again["todo"] == 0 and not [step for step in again["steps"] if step["step"].startswith("features")]
+    (table,) = json.loads(ran("table", "table", "-o", copy, "--json").stdout)["tables"]
+    assert "ts2net-tiny" in {row["row"] for row in table["rows"]}
+
+
 def test_two_sweeps_in_one_folder_are_refused(place: Path, copy: Path) -> None:
     with lock(copy / "sweeps" / "table"):
         result = sweep(place, copy)
@@ -218,6 +238,26 @@ def test_what_cannot_be_swept_is_said_before_any_work(
     result = tvr("sweep", file, "-o", tmp_path / "out")
     assert result.exit_code == 2 and re.search(told, result.stderr), result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("word", "told"), [("demoo", "did you mean demo"), ("zzz", "that ship are: demo, msrvtt")])
+def test_a_word_that_is_no_sweep_names_those_that_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "msrvtt").mkdir()  # a folder is no file, and does not hide the sweep of its name
+    result = tvr("sweep", word, "--data", "demo:videos")
+    assert result.exit_code == 2 and f"no file '{word}'" in result.stderr and told in result.stderr
+    assert "a sweep needs data" in tvr("sweep", "msrvtt").stderr
+
+
+def test_a_table_of_empty_cells_alone_says_why_they_are_empty(place: Path, tmp_path: Path) -> None:
+    flags = ["--methods", "ts2net", "--encoders", "demo-tiny", "--data", f"demo:{place / 'videos'}", "--name", "none"]
+    ran("sweep", *flags, *FAST, "-o", tmp_path)
+    result = tvr("table", "none", "-o", tmp_path)
+    assert result.exit_code == 3
+    assert "all of them are empty (ts2net needs video.patches" in result.stderr
+    assert "that began it" not in result.stderr  # it would end the same
 
 
 def test_a_dry_run_says_cells_bytes_and_hours_and_writes_nothing(place: Path, tmp_path: Path) -> None:
@@ -282,10 +322,24 @@ def test_the_table_folds_seeds_and_tests_against_the_baseline_on_the_same_encode
     assert {row["against"] for row in one["tables"][0]["rows"]} == {None, "mean-demo-tiny"}
 
 
+def test_a_table_says_how_a_damaged_result_is_made_again(copy: Path) -> None:
+    result = workspace(copy) / "runs" / "xpool-tiny-seed0" / "results" / "test.json"
+    whole = json.loads(result.read_text())
+    result.write_text(result.read_text()[:40])
+    refused = tvr("table", "table", "-o", copy)
+    assert refused.exit_code == 3 and "xpool-tiny-seed0/results/test.json' is not readable as JSON" in refused.stderr
+    again = shlex.split(refused.stderr.strip().partition("move it elsewhere and run: tvr ")[2])
+    result.rename(copy / "damaged.json")
+    ran(*again, "--device", "cpu")
+    assert json.loads(result.read_text())["t2v"] == whole["t2v"]
+    ran("table", "table", "-o", copy)
+
+
 def test_the_table_has_forms_for_people_papers_and_programs(place: Path) -> None:
     out = place / "out"
     markdown = ran("table", "table", "-o", out).stdout
     assert "| mean | demo-tiny | – |" in markdown and "left out: one_vector-demo-tiny" in markdown
+    assert "| mean | tiny | – |" in markdown  # the path of a folder is nobody else's
     assert "the smallest difference of R@1 that this gallery can show" in markdown
     latex = ran("table", "table", "-o", out, "--latex").stdout
     assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1 and "\\textbf" not in latex

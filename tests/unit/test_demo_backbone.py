@@ -152,6 +152,33 @@ def test_the_script_trains_on_no_pair_of_the_test_split(script):
 
 
 @pytest.mark.slow
+def test_a_vit_that_the_first_one_taught_has_its_words_and_patches_that_move(script, tmp_path):
+    script.cut_vocabulary(tmp_path / "bpe.txt.gz")
+    settings = script.Settings(make="demo-tiny-vit", bf16=0, taught_steps=60, frames=32, pool=60)
+    run = script.Run(tmp_path, settings)
+    run.taught(run.kind.teacher)
+    script.export(run, tmp_path / "vit")
+    vit, teacher = registry.load(f"local:{tmp_path / 'vit'}", offline=True), registry.load("demo-tiny", offline=True)
+    assert {"video.patches", "temporal_shift"} <= vit.provides
+    texts = ["a red star moves left, then a blue box grows", "an orange hoop spins"]
+    same = torch.nn.functional.cosine_similarity(encode_texts(vit, texts), encode_texts(teacher, texts))
+    assert float(same.min()) > 0.9999  # half precision, and a length that was folded in anew
+    draw = grammar.Draw(3, unseen_pairs=False)
+    scenes = [draw.scene([]) for _ in range(16)]
+    seen = [encode_scenes(backbone, scenes).flatten(0, 1) for backbone in (vit, teacher)]
+    assert float(torch.nn.functional.cosine_similarity(*seen).mean()) > 0.2  # of an untrained tower: about 0
+
+
+def test_what_does_not_ship_is_not_installed(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["train", "--make", "demo-tiny-vit", "--install", "--work", str(tmp_path / "work")]
+    )
+    with pytest.raises(SystemExit, match="demo-tiny-vit does not ship with tvr; leave out --install"):
+        script.main()
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
 def test_the_script_continues_to_the_same_bytes(tmp_path):
     def train(work, *more):
         steps = ["--text-steps", "4", "--vision-steps", "4", "--joint-steps", "4", "--pool", "100", "--clips", "8"]

@@ -207,6 +207,12 @@ def test_a_text_models_configuration_beside_open_clips_is_no_second_model(tmp_pa
     assert registry.resolve(f"local:{folder}").kind.library == "open_clip"
 
 
+def test_the_name_of_a_folder_leads_there_from_anywhere(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders)
+    assert registry.resolve("local:clip").name == f"local:{folders.resolve()}/clip"
+    assert registry.resolve("hf:./clip").name == f"hf:{folders.resolve()}/clip"
+
+
 def test_a_folder_with_neither_configuration_is_refused(folder: Path) -> None:
     (folder / "config.json").unlink()
     assert refused(f"hf:{folder}") == (DataError, f"expected 'config.json' in {str(folder)!r}, found none")

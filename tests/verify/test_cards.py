@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,31 @@ def test_the_card_of_a_measurement_is_one_too_and_cannot_be_verified(tmp_path: P
         rerun.read(tmp_path / "card.json")
 
 
-def test_a_file_that_is_no_card_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"schema": "tvr/audit@1"}')
-    found = CliRunner().invoke(app, ["verify", "--card", str(tmp_path / "a.json")])
-    assert found.exit_code == 3 and "expected a result of the schema tvr/card@1" in found.stderr
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "a.json",
+            '{"schema": "tvr/audit@1"}',
+            "expected a result of the schema tvr/card@1, found the schema tvr/audit@1",
+        ),
+        (
+            "b.json",
+            '{"schema": "tvr/card@9"}',
+            "found the schema tvr/card@9; give the JSON that `tvr verify --save-card`",
+        ),
+        ("c.txt", "t2v R@1 59.38", "is not readable as JSON: "),
+        ("folder", None, "expected a file at '.*folder', found a folder; give the JSON"),
+        ("none.json", "", "expected a file at '.*none.json', found none; give the JSON"),
+    ],
+)
+def test_a_file_that_is_no_card_is_a_sentence(tmp_path: Path, name: str, text: str | None, told: str) -> None:
+    if text is None:
+        (tmp_path / name).mkdir()
+    elif text:
+        (tmp_path / name).write_text(text)
+    found = CliRunner().invoke(app, ["verify", "--card", str(tmp_path / name)])
+    assert found.exit_code == 3 and re.search(told, found.stderr), found.stderr
 
 
 def test_the_command_writes_a_card_and_does_it_again(tmp_path: Path, monkeypatch: Any) -> None:

@@ -15,11 +15,12 @@ from tvr_cli.verify.outcome import NOT_PINNED, VerifyReport
 
 # Between two machines the same check may differ by this share of what it is allowed to be off.
 _SHARE = 1.0
+_FIX = "give the JSON that `tvr verify --save-card` or `tvr table --cards` of this version wrote"
 
 
 def read(path: Path) -> Card:
     """Read a card. Raises DataError for what is none or was changed, and for one of a single measurement."""
-    card = Card.from_file(path)
+    card = Card.from_file(path, _FIX)
     if card.of[:1] == ("evaluate",):
         raise DataError(
             f"{str(path)!r} is the card of a measurement; only a verification and a row of a "

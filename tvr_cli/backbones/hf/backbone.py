@@ -52,7 +52,8 @@ class HfBackbone(TokenizedBackbone):
 
     @classmethod
     def describe(cls, name: str) -> Description:
-        return _describe(resolve(name), name)
+        found = resolve(name)
+        return _describe(found, found.in_full(name))
 
     @classmethod
     def identify(cls, about: Description, *, temporal_shift: bool) -> dict[str, Any]:

@@ -166,6 +166,12 @@ class Source:
             **({} if (chat := self.recipe.chat) is None else {"instructions": dataclasses.asdict(chat)}),
         }
 
+    def in_full(self, name: str) -> str:
+        """Return the name that it was found by; of a folder with its whole path, which leads there from anywhere."""
+        if self.place is not None or self.folder is None:
+            return name
+        return f"{_LOCAL if name.startswith(_LOCAL) else SCHEME}{self.folder.resolve()}"
+
     @property
     def _shown(self) -> str:
         return repr(str(self.folder / CONFIG)) if self.folder is not None else repr(self.name)

@@ -124,18 +124,16 @@ def read_entry(path: Path, split: str, workspace: Workspace, ids: Ids | None = N
     folder = path if path.is_dir() else workspace.runs_folder / path.name
     if folder.is_dir():
         result_path = folder / "results" / f"{split}.json"
+        which = {} if RunDir(folder).begun else {"method": folder.name}
+        where = None if split == "test" else split
+        make = commands.tvr("evaluate", *([] if which else [folder.name]), **which, split=where, workspace=workspace)
         if not result_path.is_file():
-            which = {} if RunDir(folder).begun else {"method": folder.name}
-            where = None if split == "test" else split
-            make = commands.tvr(
-                "evaluate", *([] if which else [folder.name]), **which, split=where, workspace=workspace
-            )
             raise DataError(f"the run {folder.name!r} has no result on the split {split!r}; run: {make}")
         ranks_path = folder / "results" / f"{split}.ranks.safetensors"
         tree = RunDir(folder).config() if RunDir(folder).begun else None
         ranks = referee.read_ranks(ranks_path) if ranks_path.is_file() else None
         origins = RunDir(folder).origins()
-        said = ground.with_identity(Claim.in_file(result_path), result_path)
+        said = ground.with_identity(Claim.in_file(result_path, f"move it elsewhere and run: {make}"), result_path)
         return Entry(folder.name, said, ranks, tree, origins)
     if path.suffix == ".json" and path.is_file():
         ranks_path = path.with_suffix(".ranks.safetensors")

@@ -306,9 +306,9 @@ class Claim:
         return dataclasses.replace(read(Claim, data, where), said=frozenset(data))
 
     @staticmethod
-    def in_file(path: Path) -> Claim:
-        """Read the JSON of a result. Raises DataError as `of` does, and where the file has none."""
-        return Claim.of(read_json(path), repr(str(path)))
+    def in_file(path: Path, fix: str = "") -> Claim:
+        """Read the JSON of a result. Raises DataError as `of` does, and with the `fix` where the file has none."""
+        return Claim.of(read_json(path, fix=fix), repr(str(path)))
 
 
 def claim(result: EvaluateReport | ScoresReport) -> Claim:

@@ -18,6 +18,7 @@ import torch
 
 from tvr_cli import commands, log
 from tvr_cli.backbones import registry
+from tvr_cli.defaults import is_one_of
 from tvr_cli.engine import scorers
 from tvr_cli.engine.device import kernel_errors, pick_device
 from tvr_cli.engine.features import precompute
@@ -552,10 +553,10 @@ def _asked_of(found: Standing) -> Asked:
 def _refuse_other(made: Mapping[str, Any], flags: Asked, workspace: Workspace) -> None:
     named = {"run": Path(flags.run).name if flags.run else None, "method": flags.method}
     wrong = [(field, value) for field, value in named.items() if value is not None and made.get(field) != value]
-    if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
+    if flags.backbone is not None and not is_one_of(flags.backbone, (made.get("backbone"), made.get("architecture"))):
         wrong.append(("backbone", flags.backbone))
     kept = made.get("first") or {}
-    if flags.first is not None and flags.first not in (kept.get("backbone"), kept.get("architecture")):
+    if flags.first is not None and not is_one_of(flags.first, (kept.get("backbone"), kept.get("architecture"))):
         wrong.append(("first", flags.first))
     # Whatever was named belongs into the command: a run of somebody's own method is loaded only where that is named.
     asked = {

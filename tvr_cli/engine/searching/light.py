@@ -18,7 +18,7 @@ from tvr_cli import log
 from tvr_cli.backbones import registry
 from tvr_cli.backbones.text_tower import card as text_card
 from tvr_cli.backbones.text_tower.card import TextCard
-from tvr_cli.defaults import DEFAULT_METHOD, named_backbone
+from tvr_cli.defaults import DEFAULT_METHOD, is_one_of, named_backbone
 from tvr_cli.engine.features import cut
 from tvr_cli.engine.searching import confidence, light_search
 from tvr_cli.engine.searching.asked import Asked
@@ -110,7 +110,7 @@ def ready(workspace: Workspace, flags: Asked, device: str) -> Light:
     name = _method_named(workspace, flags, found)
     if name not in _light.METHODS or made.get("method") != name:
         raise Ordinary(f"the method {name} needs it")
-    if flags.backbone is not None and flags.backbone not in (made.get("backbone"), made.get("architecture")):
+    if flags.backbone is not None and not is_one_of(flags.backbone, (made.get("backbone"), made.get("architecture"))):
         raise Ordinary("another backbone was named than that of the index")
     if flags.backbone is None and named_backbone(None) not in (made.get("backbone"), made.get("architecture")):
         registry.require_known_variable()

@@ -12,7 +12,7 @@ from tvr_cli.engine.device import pick_device
 from tvr_cli.engine.extraction import estimate as extract_estimate
 from tvr_cli.engine.extraction import extract
 from tvr_cli.engine.features import cost
-from tvr_cli.engine.whole.sweep_features import feature_options, frame_plan
+from tvr_cli.engine.whole.sweep_features import feature_options, frame_plan, has_features
 from tvr_cli.engine.whole.sweep_plan import Corpus, Table, record_of, workspace_of
 from tvr_cli.engine.whole.sweep_result import Cell, PlannedWork
 from tvr_cli.errors import TvrError
@@ -41,8 +41,7 @@ def estimate(
         plan = frame_plan(workspace, corpus, table.asked.encoders)
         steps.append(_frames(corpus, workspace, plan, workers))
         for encoder in dict.fromkeys(cell.encoder for cell in mine):
-            made = workspace.newest_features(encoder) if workspace.begun_features() else None
-            if made is not None:
+            if has_features(workspace, table, corpus, encoder):
                 continue
             steps.append(_features(table, corpus, encoder, plan, device))
         trained = [cell for cell in mine if cell.seed is not None]
@@ -95,10 +94,12 @@ def _frames(corpus: Corpus, workspace: Workspace, plan: FramePlan, workers: int 
 def _features(table: Table, corpus: Corpus, encoder: str, plan: FramePlan, device: str) -> PlannedWork:
     step = f"features of {encoder} on {corpus.label}"
     about = registry.resolve(encoder)
-    words = feature_options(table, corpus, encoder).max_words or default_words(about.context_length)
+    wanted = feature_options(table, corpus, encoder)
+    words = wanted.max_words or default_words(about.context_length)
     clips, texts = len(corpus.manifest.clips), len({caption.text for caption in corpus.manifest.captions})
     slots = plan.slots or 0
-    size = _FEATURE_BYTES * about.dim * (clips * slots + texts * (words + 1))
+    a_frame = 1 + about.patches if wanted.patches else 1
+    size = _FEATURE_BYTES * about.dim * (clips * slots * a_frame + texts * (words + 1))
     weights = "" if about.weights is not None else f"; its weights are not here yet ({about.source})"
     does = f"{clips} videos, {texts} captions{weights}"
     try:

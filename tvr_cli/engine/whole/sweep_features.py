@@ -32,12 +32,28 @@ def feature_options(
     table: Table, corpus: Corpus, encoder: str, *, device: str = "auto", offline: bool = False
 ) -> PrecomputeOptions:
     """Return how the features of an encoder are made: as the experiments want them, for all methods in one store."""
-    cells = [c for c in table.cells if c.encoder == encoder and c.data == corpus.label and c.lacks is None]
-    experiments = [table.resolved(cell).experiment for cell in cells]
-    needs = frozenset().union(*(base.load_class(e.method).needs for e in experiments))
-    wanted = Wish.from_experiment(experiments[0], needs).options(device=device, offline=offline)
+    wanted = _wish(table, corpus, encoder).options(device=device, offline=offline)
     usual, most = corpus.words.length, registry.resolve(encoder).context_length
     if usual is not None and usual > most:
         log.logger.info("%s takes %d tokens of a caption, not the %d of the data set's preset", encoder, most, usual)
         usual = most
     return dataclasses.replace(wanted, max_words=wanted.max_words or usual)
+
+
+def has_features(workspace: Workspace, table: Table, corpus: Corpus, encoder: str) -> bool:
+    """Whether features of an encoder are there that serve all methods; a method that was added may need more."""
+    if not workspace.begun_features():
+        return False
+    wish = _wish(table, corpus, encoder)
+    return any(
+        store.made_by(encoder) and not wish.differences(store.identity, store.backbone_name)
+        for store in workspace.all_features()
+    )
+
+
+def _wish(table: Table, corpus: Corpus, encoder: str) -> Wish:
+    """Return what all cells of an encoder and a data set ask of their features."""
+    cells = [c for c in table.cells if c.encoder == encoder and c.data == corpus.label and c.lacks is None]
+    experiments = [table.resolved(cell).experiment for cell in cells]
+    needs = frozenset().union(*(base.load_class(e.method).needs for e in experiments))
+    return Wish.from_experiment(experiments[0], needs)

@@ -17,7 +17,7 @@ from tvr_cli.engine.training.assemble import require_in_range
 from tvr_cli.engine.training.seeds import check_seeds
 from tvr_cli.engine.whole.ranges import Ranges, drawn, ranges_of
 from tvr_cli.engine.whole.sweep_result import Cell, CellRecord, CellState, SearchHead, SweepHead
-from tvr_cli.errors import ConfigError, DataError
+from tvr_cli.errors import ConfigError, DataError, did_you_mean
 from tvr_cli.methods import base
 from tvr_cli.methods.base import Method
 from tvr_cli.preset_loader import preset_names
@@ -28,6 +28,7 @@ _PLAN, _CELLS = "sweep.json", "cells"
 _RECIPE = "recipe:"  # of a method: a published configuration in place of the method's preset
 # What a sweep has once for all methods; where a recipe's is another one, `tvr table` says so beside its number.
 _SHARED = ("backbone", "data", "frames", "shape", "words")
+_NOTHING = "{} has nothing to train, so there is nothing to search; leave it out"
 _SMALL = Sizes(dim=128, frames=4, words=16)  # a method's needs and whether it trains do not depend on sizes
 
 
@@ -276,7 +277,10 @@ def _draws(search: Search, ranges: Ranges, method: str) -> list[dict[str, Any]]:
 
 
 def _ranges(search: Search | None, wanted: SweepConfig, set_layer: Layer) -> dict[str, Ranges]:
-    """Return the ranges of each method of a search. Raises ConfigError for a setting that is also given with --set."""
+    """Return the ranges of each method of a search.
+
+    Raises ConfigError for a method without parameters, and for a setting that is also given with --set.
+    """
     if search is None:
         return {}
     if search.trials < 1:
@@ -284,7 +288,10 @@ def _ranges(search: Search | None, wanted: SweepConfig, set_layer: Layer) -> dic
     fixed = config.flatten(set_layer.tree)
     out = {}
     for preset in wanted.methods:
-        found = ranges_of(config.method_of(_own_layers(preset)), search.file)
+        name = config.method_of(_own_layers(preset))
+        if base.load_class(name).loss is Method.loss:  # no file of ranges would help
+            raise ConfigError(_NOTHING.format(preset))
+        found = ranges_of(name, search.file)
         if both := sorted(found.keys() & fixed.keys()):
             raise ConfigError(f"{both[0]} is searched, and --set gives it a value; leave one of the two out")
         out[preset] = found
@@ -293,7 +300,7 @@ def _ranges(search: Search | None, wanted: SweepConfig, set_layer: Layer) -> dic
 
 def _require_searchable(preset: str, resolved: Resolved, trains: bool) -> None:
     if not trains:
-        raise ConfigError(f"{preset} has nothing to train, so there is nothing to search; leave it out")
+        raise ConfigError(_NOTHING.format(preset))
     if resolved.experiment.train.select_on != "val":
         raise ConfigError(
             "a search looks at validation alone, and train.select_on is "
@@ -344,8 +351,13 @@ def _wanted(asked: Asked) -> tuple[SweepConfig, list[Layer]]:
 
 def _file_layers(file: Path) -> list[Layer]:
     """Read a file, or the shipped sweep of that name. Raises ConfigError with file and line."""
-    shipped = not file.is_file() and str(file) in preset_names("sweeps")
-    return config.preset_layers("sweeps", str(file)) if shipped else config.file_layers(file)
+    name, shipped = str(file), preset_names("sweeps")
+    if not file.is_file() and file.name == name and not file.suffix:  # a word
+        if name not in shipped:
+            near = did_you_mean(name, shipped) or f"; the sweeps that ship are: {', '.join(shipped)}"
+            raise ConfigError(f"found no file {name!r}, and no sweep of that name ships{near}")
+        return config.preset_layers("sweeps", name)
+    return config.file_layers(file)
 
 
 def _corpus(spec: str) -> Corpus:

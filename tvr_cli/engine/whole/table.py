@@ -15,7 +15,7 @@ from tvr_cli.engine.evaluation import compare, ground
 from tvr_cli.engine.evaluation.compare import Entry
 from tvr_cli.engine.showing import cost_plot
 from tvr_cli.engine.whole import sweep_plan, table_card
-from tvr_cli.engine.whole.sweep_result import Cell
+from tvr_cli.engine.whole.sweep_result import Cell, CellState
 from tvr_cli.engine.whole.table_result import DataTable, HolmTest, PublishedBeside, TableReport, TableRow
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import base
@@ -75,7 +75,7 @@ def table(
     states = [sweep_plan.state_of(folder, cell) for cell in plan.cells]
     done = [s.cell for s in states if s.state == "done"]
     if not done:
-        raise DataError(f"no cell of the sweep in {str(folder)!r} is done; give the command that began it again")
+        raise DataError(f"no cell of the sweep in {str(folder)!r} is done; {_what_to_do(states)}")
     wanted = baseline or plan.baseline
     if wanted not in {*plan.methods, *(cell.row for cell in plan.cells)}:
         known = f"a method ({', '.join(plan.methods)}) or a row such as {done[0].row}"
@@ -96,6 +96,13 @@ def table(
     if cards is not None:
         table_card.write(report, cards, seed=seed)
     return report
+
+
+def _what_to_do(states: Sequence[CellState]) -> str:
+    """Say how a sweep of which nothing is done comes to a table: by going on, or by other cells where none can be."""
+    if all(state.state == "empty" for state in states):
+        return f"all of them are empty ({states[0].reason}), so begin one with other methods or encoders"
+    return "give the command that began it again"
 
 
 def _of_data(folder: Path, cells: Sequence[Cell], baseline: str, seed: int) -> DataTable:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from tvr_cli import config
+from tvr_cli.engine.whole.sweep_plan import short_name
 from tvr_cli.engine.whole.table_result import ALPHA, DataTable, TableReport, TableRow
 from tvr_cli.results.base import plain
 
@@ -103,6 +104,11 @@ def _published(row: TableRow, i: int) -> str:
     return f"{said} is of another experiment and cannot stand beside it: {'; '.join(one.differs[:3])}{more}"
 
 
+def _encoder(row: TableRow) -> str:
+    """Return an encoder's name; of a folder of one's own the last part, which a sweep has once: no path in a paper."""
+    return short_name(row.encoder) if row.encoder.startswith("local:") else row.encoder
+
+
 def _cells(table: DataTable, *, bold: str, plus: str, missing: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows as text: two columns of names, then numbers."""
     searched = any(row.trials is not None for row in table.rows)
@@ -112,7 +118,7 @@ def _cells(table: DataTable, *, bold: str, plus: str, missing: str) -> tuple[lis
     header += ["rsum", "parameters", "index B/clip", "pairs/s", "training s"]
     rows = []
     for row in table.rows:
-        cells = [row.method, row.encoder, *([str(row.trials or 0)] if searched else [])]
+        cells = [row.method, _encoder(row), *([str(row.trials or 0)] if searched else [])]
         cells.append(str(len(row.seeds)) if row.seeds else missing)
         for side in ("t2v", "v2t"):
             found, spread = getattr(row.mean, side), getattr(row.deviation, side)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from tvr_cli import commands, files, imported, schema
 from tvr_cli.commands import Folder
+from tvr_cli.defaults import is_one_of
 from tvr_cli.errors import DataError, EnvironmentProblem, StoreMismatch
 from tvr_cli.imported import Imported
 from tvr_cli.schema import Misfit
@@ -103,7 +104,7 @@ class Made:
 
     def made_by(self, backbone: str) -> bool:
         """Whether `backbone` is a name of the backbone: the one given then, or its own."""
-        return backbone in (self.backbone, self.identity["backbone"]["name"])
+        return is_one_of(backbone, (self.backbone, self.identity["backbone"]["name"]))
 
     def to_json(self) -> dict[str, Any]:
         tensors = {name: {"dim": how.dim, "dtype": how.dtype} for name, how in self.tensors.items()}
