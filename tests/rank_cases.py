@@ -44,7 +44,10 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Case:
-    """One training. tune: `head`, or `full` with linear towers under the features. counts: rows of each rank."""
+    """One training. tune: `head`, or `full` with linear towers under the features. counts: rows of each rank.
+
+    options: of the method, besides `OPTIONS`.
+    """
 
     method: str
     tune: str
@@ -52,6 +55,7 @@ class Case:
     accumulate: int = 1
     grad_cache: int | None = None
     gradients: str = "exact"
+    options: tuple[tuple[str, Any], ...] = ()
 
     def alone(self) -> Case:
         return dataclasses.replace(self, counts=None)
@@ -117,7 +121,7 @@ def loop_of(case: Case, group: Ranks, folder: Path) -> tuple[Loop, SyntheticStor
         backbone_lr=1e-3, warmup=0.0, seed=1, grad_cache=case.grad_cache, gradients=case.gradients,  # type: ignore[arg-type]
     )  # fmt: skip
     torch.manual_seed(0)
-    method = base.build(case.method, store.sizes, OPTIONS.get(case.method, {}))
+    method = base.build(case.method, store.sizes, {**OPTIONS.get(case.method, {}), **dict(case.options)})
     towers = Towers() if case.tune == "full" else None
     learner = Learner(method, towers).double()  # type: ignore[arg-type]
     rows = store.split("train")
@@ -149,6 +153,7 @@ def run_case(case: Case, group: Ranks = ALONE) -> dict[str, Any]:
         state = loop.learner.state_dict()
     group.__dict__.pop("counts", None)
     return {
+        "by_rows": loop.by_rows,
         "reports": np.array(reports),
         "gradients": gradients,
         "state": {name: value.numpy().copy() for name, value in state.items()},

@@ -20,8 +20,9 @@ from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.engine.training.launch import launch
 from tvr_cli.engine.training.ranks import ALONE, Ranks
 from tvr_cli.errors import DataError
+from tvr_cli.methods import base, eaglenet
 from tvr_cli.plans import PrecomputeOptions
-from tvr_cli.types import Batch
+from tvr_cli.types import Batch, BatchShare, Draws, LossOutput, Sizes
 from tvr_cli.workspace import Workspace
 
 UNEVEN = {2: (7, 5), 3: (0, 8, 4), 4: (5, 0, 4, 3)}
@@ -42,9 +43,16 @@ def require_equal(found: dict[str, Any], wanted: dict[str, Any], what: object, t
 
 
 def test_two_ranks_train_as_one_process_does() -> None:
-    cases = [Case("glccl", "full", (7, 5)), Case("glccl", "full", accumulate=2, grad_cache=2), Case("glccl", "head")]
+    whole = [
+        Case("clip4clip_seq", "full", (7, 5)),
+        Case("clip4clip_seq", "full", accumulate=2, grad_cache=2),
+        Case("clip4clip_seq", "head"),
+    ]
+    by_rows = Case("eaglenet", "full", (12, 0), accumulate=2, grad_cache=2)
+    cases = [*whole, by_rows]
     for case, found in zip(cases, launch(2, partial(as_ranks, cases)), strict=True):
         require_equal(found, run_case(case.alone()), case)
+        assert found["by_rows"] == (case == by_rows)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +67,21 @@ def test_every_method_trains_so_frozen_and_full(alone: dict[Case, dict[str, Any]
     uneven = [Case(c.method, c.tune, UNEVEN[world]) for c in ALL] if world > 1 else []
     for case, found in zip([*even, *uneven], launch(world, partial(as_ranks, [*even, *uneven])), strict=True):
         require_equal(found, alone[case.alone()], case)
+
+
+def test_rows_are_those_of_the_loss_that_a_method_has() -> None:
+    class OtherLoss(eaglenet.Method):
+        def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
+            raise NotImplementedError
+
+    class OtherRows(OtherLoss):
+        def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+            raise NotImplementedError
+
+    config, sizes = eaglenet.Method.Config(replay_rows=2), Sizes(8, 2, 4)
+    found = [kind(config, sizes).splits_loss for kind in (eaglenet.Method, OtherLoss, OtherRows)]
+    assert found == [True, False, True]
+    assert not base.build("clip4clip_seq", Sizes(64, 2, 4)).splits_loss
 
 
 @pytest.mark.slow

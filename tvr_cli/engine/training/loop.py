@@ -29,6 +29,7 @@ from tvr_cli.engine.training.journal import Journal
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.ranks import ALONE, Ranks
 from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.shares import Share
 from tvr_cli.engine.training.sources import Features, FeatureSource, Inputs
 from tvr_cli.errors import Interrupted
 from tvr_cli.runs import RunDir
@@ -96,6 +97,7 @@ class Loop:
         self.settings, self.run_dir, self.device = train, run, device
         self.validate, self.about, self.watch = validate, dict(about or {}), watch
         self.ranks = ranks
+        self.by_rows = ranks.world > 1 and learner.method.splits_loss
         self.total = train.steps or train.epochs * sampler.steps
         self.schedule_total = (train.schedule_epochs or 0) * sampler.steps or self.total
         self.groups = optim.group_parameters(learner.named(), train, learner.dead())
@@ -155,7 +157,11 @@ class Loop:
         self.learner.train()
         self.optimizer.zero_grad(set_to_none=True)
         output = self._backward(inputs)
-        self.ranks.sum_gradients(self.learner.encoders(), self.learner.method.parameters())
+        encoders, heads = self.learner.encoders(), list(self.learner.method.parameters())
+        if self.by_rows:
+            self.ranks.sum_gradients([*encoders, *heads], [])
+        else:
+            self.ranks.sum_gradients(encoders, heads)
         if train.gradients == "authors":
             for p in self.learner.before_gather():
                 if p.grad is not None:
@@ -200,6 +206,13 @@ class Loop:
             found = self.learner.method.loss(Batch(*features, video_id), step=inputs.step, draws=draws)
             return found if n == 1 else LossOutput(found.total / n, found.parts)
 
+        part = Share(self.ranks, counts)
+
+        def term(features: Features) -> LossOutput:
+            batch = Batch(*features, None if video_id is None else part.own(video_id))
+            found = self.learner.method.loss_rows(batch, part, step=inputs.step, draws=draws)
+            return LossOutput(found.total / n, found.parts)
+
         def encode(block: slice) -> Features:
             first = i * max(own, 1)  # of the rows of this batch among those that the source has
             return self.source.encode(inputs, slice(first + block.start, first + block.stop))
@@ -208,8 +221,10 @@ class Loop:
             text, video = features
             return self.ranks.gather(text, counts), self.ranks.gather(video, counts)
 
-        if self.settings.grad_cache or self.ranks.world > 1:
-            chunk = self.settings.grad_cache or max(own, 1)
+        chunk = self.settings.grad_cache or max(own, 1)
+        if self.by_rows:
+            output = part.together(gradcache.backward(encode, term, own, chunk))
+        elif self.settings.grad_cache or self.ranks.world > 1:
             output = gradcache.backward(encode, loss, own, chunk, gather=gather, first=share.start)
         else:
             output = loss(encode(slice(0, size)))
