@@ -26,6 +26,7 @@ from tvr_cli.types import Batch, BatchShare, Draws, LossOutput, Sizes
 from tvr_cli.workspace import Workspace
 
 UNEVEN = {2: (7, 5), 3: (0, 8, 4), 4: (5, 0, 4, 3)}
+BY_ROWS = {"eaglenet", "gare", "glccl", "tcmgc", "tmass", "xclip", "xpool"}
 ALL = [Case(name, tune) for tune in ("head", "full") for name in rank_cases.methods(tune)]
 
 
@@ -61,12 +62,31 @@ def alone() -> dict[Case, dict[str, Any]]:
 
 
 @pytest.mark.slow
+def test_other_forms_of_a_method_train_so_too() -> None:
+    forms: list[tuple[str, dict[str, Any]]] = [
+        ("eaglenet", {"graph": "gat", "energy": "mlp", "loss": "softmax", "mask_padding": True}),
+        ("eaglenet", {"graph_dropout": 0.0, "pool_dropout": 0.0, "energy_support_weight": 0.0, "prior": "normal"}),
+        ("tcmgc", {"dropout": 0.0, "mask_padding": True}),
+        ("gare", {"dropout": 0.0, "norm_limit": 1e-9}),
+        ("gare", {"norm_limit": 1e9}),
+        ("xpool", {"dropout": 0.0, "heads": 2}),
+        ("xclip", {"temporal": "none", "mask_padding": True}),
+        ("glccl", {"temporal": "none", "mask_padding": True}),
+    ]
+    cases = [Case(name, "full", (0, 8, 4), options=tuple(options.items())) for name, options in forms]
+    for case, found in zip(cases, launch(3, partial(as_ranks, cases)), strict=True):
+        assert found["by_rows"], case
+        require_equal(found, run_case(case.alone()), case)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_every_method_trains_so_frozen_and_full(alone: dict[Case, dict[str, Any]], world: int) -> None:
     even = [Case(c.method, c.tune) for c in ALL]
     uneven = [Case(c.method, c.tune, UNEVEN[world]) for c in ALL] if world > 1 else []
     for case, found in zip([*even, *uneven], launch(world, partial(as_ranks, [*even, *uneven])), strict=True):
         require_equal(found, alone[case.alone()], case)
+        assert found["by_rows"] == (world > 1 and case.method in BY_ROWS), case
 
 
 def test_rows_are_those_of_the_loss_that_a_method_has() -> None:

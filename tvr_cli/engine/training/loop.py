@@ -210,7 +210,7 @@ class Loop:
 
         def term(features: Features) -> LossOutput:
             batch = Batch(*features, None if video_id is None else part.own(video_id))
-            found = self.learner.method.loss_rows(batch, part, step=inputs.step, draws=draws)
+            found = part.tied(self.learner.method.loss_rows(batch, part, step=inputs.step, draws=draws))
             return LossOutput(found.total / n, found.parts)
 
         def encode(block: slice) -> Features:
