@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def test_two_ranks_train_as_one_process_does() -> None:
         Case("clip4clip_seq", "full", accumulate=2, grad_cache=2),
         Case("clip4clip_seq", "head"),
     ]
-    by_rows = Case("eaglenet", "full", (12, 0), accumulate=2, grad_cache=2)
+    by_rows = Case("eaglenet", "full", (12, 0), accumulate=2, grad_cache=2, rows=True)
     cases = [*whole, by_rows]
     for case, found in zip(cases, launch(2, partial(as_ranks, cases)), strict=True):
         require_equal(found, run_case(case.alone()), case)
@@ -73,7 +74,7 @@ def test_other_forms_of_a_method_train_so_too() -> None:
         ("xclip", {"temporal": "none", "mask_padding": True}),
         ("glccl", {"temporal": "none", "mask_padding": True}),
     ]
-    cases = [Case(name, "full", (0, 8, 4), options=tuple(options.items())) for name, options in forms]
+    cases = [Case(name, "full", (0, 8, 4), options=tuple(options.items()), rows=True) for name, options in forms]
     for case, found in zip(cases, launch(3, partial(as_ranks, cases)), strict=True):
         assert found["by_rows"], case
         require_equal(found, run_case(case.alone()), case)
@@ -84,9 +85,11 @@ def test_other_forms_of_a_method_train_so_too() -> None:
 def test_every_method_trains_so_frozen_and_full(alone: dict[Case, dict[str, Any]], world: int) -> None:
     even = [Case(c.method, c.tune) for c in ALL]
     uneven = [Case(c.method, c.tune, UNEVEN[world]) for c in ALL] if world > 1 else []
-    for case, found in zip([*even, *uneven], launch(world, partial(as_ranks, [*even, *uneven])), strict=True):
+    rows = [dataclasses.replace(c, rows=True) for c in (*even, *uneven) if world > 1 and c.method in BY_ROWS]
+    cases = [*even, *uneven, *rows]
+    for case, found in zip(cases, launch(world, partial(as_ranks, cases)), strict=True):
         require_equal(found, alone[case.alone()], case)
-        assert found["by_rows"] == (world > 1 and case.method in BY_ROWS), case
+        assert found["by_rows"] == case.rows, case
 
 
 def test_rows_are_those_of_the_loss_that_a_method_has() -> None:
@@ -101,7 +104,8 @@ def test_rows_are_those_of_the_loss_that_a_method_has() -> None:
     config, sizes = eaglenet.Method.Config(replay_rows=2), Sizes(8, 2, 4)
     found = [kind(config, sizes).splits_loss for kind in (eaglenet.Method, OtherLoss, OtherRows)]
     assert found == [True, False, True]
-    assert not base.build("clip4clip_seq", Sizes(64, 2, 4)).splits_loss
+    names = rank_cases.methods("full")
+    assert {n for n in names if base.build(n, Sizes(64, 2, 10), rank_cases.OPTIONS.get(n, {})).splits_loss} == BY_ROWS
 
 
 @pytest.mark.slow

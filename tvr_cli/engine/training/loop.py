@@ -35,6 +35,9 @@ from tvr_cli.errors import Interrupted
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Batch, LossOutput
 
+# Pairs of a batch from which on a rank scores its own captions only. Below, there is little to save, and where every
+# rank scores all captions, the loss rounds as that of one process does.
+ROWS_FROM = 32
 _SHOWN_PARTS = 4  # parts of the loss in the live line; metrics.jsonl has all
 _FIRST = 5  # steps at the beginning, and
 _LOOK_AFTER = 20  # steps after the warm-up whose mean losses are compared with guessing
@@ -97,7 +100,6 @@ class Loop:
         self.settings, self.run_dir, self.device = train, run, device
         self.validate, self.about, self.watch = validate, dict(about or {}), watch
         self.ranks = ranks
-        self.by_rows = ranks.world > 1 and learner.method.splits_loss
         self.total = train.steps or train.epochs * sampler.steps
         self.schedule_total = (train.schedule_epochs or 0) * sampler.steps or self.total
         self.groups = optim.group_parameters(learner.named(), train, learner.dead())
@@ -158,7 +160,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         output = self._backward(inputs)
         encoders, heads = self.learner.encoders(), list(self.learner.method.parameters())
-        if self.by_rows:
+        if self.by_rows(self._batch_size(inputs)):
             self.ranks.sum_gradients([*encoders, *heads], [])
         else:
             self.ranks.sum_gradients(encoders, heads)
@@ -185,10 +187,19 @@ class Loop:
         scale = self.learner.clamp_scale(train.max_logit_scale)
         return StepReport(loss, parts, grad_norm, scale, {g.side: g.lr * factor for g in self.groups.trained})
 
+    def by_rows(self, size: int) -> bool:
+        """Whether each rank scores its own captions only, in a batch of `size` pairs; else all ranks score all."""
+        return self.ranks.world > 1 and size >= ROWS_FROM and self.learner.method.splits_loss
+
+    def _batch_size(self, inputs: Inputs) -> int:
+        """Return how many pairs of a step are contrasted with each other; a short epoch has a batch of its own."""
+        return self.settings.batch_size if len(inputs) >= 2 * self.settings.batch_size else len(inputs)
+
     def _backward(self, inputs: Inputs) -> LossOutput:
         """Add the gradients of the mean loss over the step's batches; return that loss, detached."""
-        size, n = self.settings.batch_size, max(len(inputs) // self.settings.batch_size, 1)
-        outputs = [self._backward_batch(inputs, i, n, size if n > 1 else len(inputs)) for i in range(n)]
+        size = self._batch_size(inputs)
+        n = len(inputs) // size
+        outputs = [self._backward_batch(inputs, i, n, size) for i in range(n)]
         parts = {name: sum((o.parts[name] for o in outputs), torch.zeros(())) / n for name in outputs[0].parts}
         return LossOutput(sum((o.total for o in outputs), torch.zeros(())) / n, parts)
 
@@ -222,7 +233,7 @@ class Loop:
             return self.ranks.gather(text, counts), self.ranks.gather(video, counts)
 
         chunk = self.settings.grad_cache or max(own, 1)
-        if self.by_rows:
+        if self.by_rows(size):
             output = part.together(gradcache.backward(encode, term, own, chunk))
         elif self.settings.grad_cache or self.ranks.world > 1:
             output = gradcache.backward(encode, loss, own, chunk, gather=gather, first=share.start)
