@@ -5,8 +5,12 @@
 
 Ranks are processes that speak through gloo, as `tvr train --devices 2` starts them; the backbone is `demo-tiny`, on
 plain frames that a temporary workspace holds, decoded in the step. One rank and two take turns, `--rounds` of each, and
-the ratio is that of the medians. `loss` is the part of a step of one rank that every rank repeats: the loss of the
-whole batch and its gradients to the features.
+the ratio is that of the medians. `loss` is the part of a step of one rank that every rank repeats where it does not
+score its own captions only (`Method.loss_rows`): the loss of the whole batch and its gradients to the features.
+`--whole` also has two ranks that repeat it, which such a method does in small batches; processor time tells the two
+apart on a busy machine, too.
+
+    python scripts/bench_devices.py --method eaglenet --batch 32 --steps 1 --rounds 1 --whole
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from synthetic import write_frames  # noqa: E402
 
 from tvr_cli.engine.features.precompute import precompute  # noqa: E402
 from tvr_cli.engine.training import gradcache, ranks  # noqa: E402
+from tvr_cli.engine.training import loop as training_loop  # noqa: E402
 from tvr_cli.engine.training.assemble import build_learner, build_source  # noqa: E402
 from tvr_cli.engine.training.draws import SeededDraws  # noqa: E402
 from tvr_cli.engine.training.launch import launch  # noqa: E402
@@ -51,8 +56,10 @@ class Round:
     loss: float
 
 
-def measure(out: Path, method: str, batch: int, steps: int, place: Place) -> Round:
-    """Train a few steps as one rank, and return what one of them takes."""
+def measure(out: Path, method: str, batch: int, steps: int, whole: bool, place: Place) -> Round:
+    """Train a few steps as one rank, and return what one of them takes. whole: every rank scores all captions."""
+    if whole:
+        training_loop.ROWS_FROM = batch + 1
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     workspace = Workspace(out)
@@ -102,24 +109,32 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--whole", action="store_true", help="also two ranks that both compute the whole loss")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         write_frames(out, videos=max(args.batch, 4), num_frames=args.frames, size=64)
         precompute(Workspace(out), "demo-tiny", None, PrecomputeOptions(device="cpu"))
-        call = partial(measure, out, args.method, args.batch, args.steps)
-        found: dict[int, list[Round]] = {1: [], 2: []}
+        found: dict[tuple[int, bool], list[Round]] = {(1, False): [], (2, False): []}
+        if args.whole:
+            found[2, True] = []
         for _ in range(args.rounds):
-            for world, rounds in found.items():
-                rounds.append(launch(world, call))
-    one, two = (statistics.median(r.wall for r in found[world]) for world in (1, 2))
-    used = {world: statistics.median(r.cpu for r in rounds) for world, rounds in found.items()}
-    share = statistics.median(r.loss / r.cpu for r in found[1])
+            for (world, whole), rounds in found.items():
+                rounds.append(launch(world, partial(measure, out, args.method, args.batch, args.steps, whole)))
+    wall = {way: statistics.median(r.wall for r in rounds) for way, rounds in found.items()}
+    used = {way: statistics.median(r.cpu for r in rounds) for way, rounds in found.items()}
+    one, two = wall[1, False], wall[2, False]
+    share = statistics.median(r.loss / r.cpu for r in found[1, False])
     print(
         f"{args.method}, demo-tiny, B {args.batch}, F {args.frames}: loss {100 * share:.1f} % of a step of one rank; "
-        f"a step takes {one:.3f} s on one rank ({used[1]:.3f} s of processor time), {two:.3f} s on two "
-        f"({used[2]:.3f} s); {one / two:.2f} times as fast"
+        f"a step takes {one:.3f} s on one rank ({used[1, False]:.3f} s of processor time), {two:.3f} s on two "
+        f"({used[2, False]:.3f} s); {one / two:.2f} times as fast"
     )
+    if args.whole:
+        print(
+            f"with the whole loss on both ranks {wall[2, True]:.3f} s ({used[2, True]:.3f} s of processor time); "
+            f"{one / wall[2, True]:.2f} times as fast as one"
+        )
 
 
 if __name__ == "__main__":

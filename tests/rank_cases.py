@@ -20,6 +20,7 @@ from tvr_cli.config import TrainConfig
 from tvr_cli.engine.evaluation.gallery import gallery_of_captions, video_scores
 from tvr_cli.engine.features.precompute import backbone_of
 from tvr_cli.engine.training import live, ranks
+from tvr_cli.engine.training import loop as training_loop
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.loop import Loop, Names
 from tvr_cli.engine.training.presence import Place
@@ -44,7 +45,10 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Case:
-    """One training. tune: `head`, or `full` with linear towers under the features. counts: rows of each rank."""
+    """One training. tune: `head`, or `full` with linear towers under the features. counts: rows of each rank.
+
+    options: of the method, besides `OPTIONS`. rows: as in large batches, where a rank scores its own captions only.
+    """
 
     method: str
     tune: str
@@ -52,9 +56,11 @@ class Case:
     accumulate: int = 1
     grad_cache: int | None = None
     gradients: str = "exact"
+    options: tuple[tuple[str, Any], ...] = ()
+    rows: bool = False
 
     def alone(self) -> Case:
-        return dataclasses.replace(self, counts=None)
+        return dataclasses.replace(self, counts=None, rows=False)
 
 
 class Towers(nn.Module):
@@ -117,7 +123,7 @@ def loop_of(case: Case, group: Ranks, folder: Path) -> tuple[Loop, SyntheticStor
         backbone_lr=1e-3, warmup=0.0, seed=1, grad_cache=case.grad_cache, gradients=case.gradients,  # type: ignore[arg-type]
     )  # fmt: skip
     torch.manual_seed(0)
-    method = base.build(case.method, store.sizes, OPTIONS.get(case.method, {}))
+    method = base.build(case.method, store.sizes, {**OPTIONS.get(case.method, {}), **dict(case.options)})
     towers = Towers() if case.tune == "full" else None
     learner = Learner(method, towers).double()  # type: ignore[arg-type]
     rows = store.split("train")
@@ -135,7 +141,8 @@ def run_case(case: Case, group: Ranks = ALONE) -> dict[str, Any]:
     torch.set_num_threads(1)
     if case.counts is not None:
         group.counts = lambda n: _cut(case.counts, n)  # type: ignore[method-assign,assignment,arg-type]
-    with tempfile.TemporaryDirectory() as folder:
+    rows_from = 0 if case.rows else training_loop.ROWS_FROM
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(training_loop, "ROWS_FROM", rows_from):
         loop, store = loop_of(case, group, Path(folder))
         untrained = scores_of(loop, store, group)
         reports, gradients = [], {}
@@ -146,9 +153,10 @@ def run_case(case: Case, group: Ranks = ALONE) -> dict[str, Any]:
                 if p.grad is not None:
                     gradients[f"{inputs.step} {name}"] = p.grad.numpy().copy()
         scores = scores_of(loop, store, group)
-        state = loop.learner.state_dict()
+        state, by_rows = loop.learner.state_dict(), loop.by_rows(BATCH // case.accumulate)
     group.__dict__.pop("counts", None)
     return {
+        "by_rows": by_rows,
         "reports": np.array(reports),
         "gradients": gradients,
         "state": {name: value.numpy().copy() for name, value in state.items()},

@@ -307,7 +307,7 @@ class OpenWorkspace(Showing, Sweeping):
         """Train a method, or continue a run (resume); the best weights on validation are kept.
 
         set: changes of the configuration, each `PATH=VALUE`. devices: of this machine, each in a process of its own,
-        of which the first writes its progress to stderr; where torchrun started this process it is one of its ranks.
+        of which the first tells of its progress; where torchrun started this process it is one of its ranks.
         Raises ConfigError, DataError without captions, StoreMismatch, EnvironmentProblem when such a process ended, and
         Interrupted when Ctrl-C stopped it.
         """

@@ -195,6 +195,11 @@ def watched(watcher: Watcher | None) -> Iterator[None]:
         finish()
 
 
+def watcher() -> Watcher | None:
+    """Return who is told of progress here: for work that another process does."""
+    return _watcher.get()
+
+
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Say nothing but errors within the block, and draw nothing: another process speaks for this one."""

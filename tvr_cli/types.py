@@ -254,6 +254,34 @@ class Draws(Protocol):
     def permutation(self, name: str, n: int) -> Tensor: ...
 
 
+class BatchShare(Protocol):
+    """The pairs of a batch that one process holds, where several hold them together, and what these do together.
+
+    size: B, pairs of all processes, which lie one after the other in the order of the processes. first: where this
+    one's begin; it may have none. world: number of processes. All of them have to call the same of these methods in the
+    same order (but for `own`), never inside of what is computed again (`torch.utils.checkpoint`).
+    """
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+
+    def own(self, x: Tensor) -> Tensor:
+        """Return this process' rows of those of all, [B, ...] -> [b, ...]."""
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Return the rows of all processes [B, ...] from own ones [b, ...]; differentiable."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum of what all processes give, of one shape; differentiable."""
+
+    def max(self, x: Tensor) -> Tensor:
+        """Return the largest of what all processes give, number by number; without a gradient."""
+
+
 # --------------------------------------------------------------------------------------------------------------- keys
 
 

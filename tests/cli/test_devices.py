@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from synthetic import SyntheticStore, write_frames
 from tvr_kernels import gemm
 from typer.testing import CliRunner, Result
 
+import tvr_cli
 from tvr_cli.cli import app
 from tvr_cli.engine.training import launch
 
@@ -114,6 +116,26 @@ def test_two_devices_give_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads((runs / "two-again" / "env.json").read_text())["devices"] == 2
 
 
+@pytest.mark.slow
+def test_a_program_is_told_of_the_progress_of_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "processors", lambda: 2)
+    SyntheticStore().write(tmp_path)
+    told: dict[int, list[tuple[str, int, int | None]]] = {1: [], 2: []}
+    for devices, seen in told.items():
+        out = tvr_cli.open_workspace(tmp_path, progress=lambda *said, seen=seen: seen.append(said))
+        out.train(METHOD, devices=devices, epochs=2, batch_size=5, threads=1, device="cpu")
+    assert told[2] == told[1] and ("training", 12, 12) in told[2]
+
+    def stop(what: str, done: int, total: int | None) -> None:
+        if done:
+            raise RuntimeError("enough")
+
+    watched = tvr_cli.open_workspace(tmp_path, progress=stop)
+    with pytest.raises(RuntimeError, match="enough"):
+        watched.train(METHOD, devices=2, epochs=2, batch_size=5, threads=1, device="cpu")
+    assert multiprocessing.active_children() == []  # of this process, which started them
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -129,6 +151,8 @@ def test_devices_that_are_not_there_are_refused(
     SyntheticStore().write(tmp_path)
     result = tvr("train", "--method", METHOD, "-o", tmp_path, *args)
     assert result.exit_code == code and words in result.stderr, result.stderr
+    previewed = tvr("train", "--method", METHOD, "-o", tmp_path, *args, "--dry-run")
+    assert (previewed.exit_code, previewed.stderr) == (code, result.stderr)
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +24,15 @@ from tvr_cli.engine.training import resume
 from tvr_cli.engine.training.draws import SeededDraws
 from tvr_cli.engine.training.launch import launch
 from tvr_cli.engine.training.ranks import ALONE, Ranks
+from tvr_cli.engine.training.shares import Share
 from tvr_cli.errors import DataError
+from tvr_cli.methods import base, eaglenet
 from tvr_cli.plans import PrecomputeOptions
-from tvr_cli.types import Batch
+from tvr_cli.types import Batch, BatchShare, Draws, LossOutput, Sizes
 from tvr_cli.workspace import Workspace
 
 UNEVEN = {2: (7, 5), 3: (0, 8, 4), 4: (5, 0, 4, 3)}
+BY_ROWS = {"eaglenet", "gare", "glccl", "tcmgc", "tmass", "xclip", "xpool"}
 ALL = [Case(name, tune) for tune in ("head", "full") for name in rank_cases.methods(tune)]
 
 
@@ -42,9 +50,16 @@ def require_equal(found: dict[str, Any], wanted: dict[str, Any], what: object, t
 
 
 def test_two_ranks_train_as_one_process_does() -> None:
-    cases = [Case("glccl", "full", (7, 5)), Case("glccl", "full", accumulate=2, grad_cache=2), Case("glccl", "head")]
+    whole = [
+        Case("clip4clip_seq", "full", (7, 5)),
+        Case("clip4clip_seq", "full", accumulate=2, grad_cache=2),
+        Case("clip4clip_seq", "head"),
+    ]
+    by_rows = Case("eaglenet", "full", (12, 0), accumulate=2, grad_cache=2, rows=True)
+    cases = [*whole, by_rows]
     for case, found in zip(cases, launch(2, partial(as_ranks, cases)), strict=True):
         require_equal(found, run_case(case.alone()), case)
+        assert found["by_rows"] == (case == by_rows)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +67,117 @@ def alone() -> dict[Case, dict[str, Any]]:
     return {case: run_case(case) for case in ALL}
 
 
+class Together(Ranks):
+    """A rank of several that are threads of this process. said: what each of them gives, by rank."""
+
+    def __init__(self, rank: int, said: list[torch.Tensor | None], barrier: threading.Barrier):
+        self.rank, self.world, self._said, self._barrier = rank, len(said), said, barrier
+
+    def _of_all(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self._said[self.rank] = x.detach().clone()
+        self._barrier.wait(60)
+        found = [x for x in self._said if x is not None]
+        self._barrier.wait(60)  # all have read
+        return found
+
+    def join(self, x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        return torch.cat(self._of_all(x))
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self._of_all(x)).sum(0)
+
+    def max(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self._of_all(x)).amax(0)
+
+
+@pytest.mark.parametrize("counts", [(7, 5), (5, 0, 4, 3)])
+@pytest.mark.parametrize("name", sorted(BY_ROWS))
+def test_terms_of_a_loss_add_up_to_it(name: str, counts: tuple[int, ...], tmp_path: Path) -> None:
+    """And so do their gradients; two pairs are of one video."""
+    loop, _ = rank_cases.loop_of(Case(name, "head"), ALONE, tmp_path)
+    inputs = next(iter(loop.source.stream(loop._steps(0))))
+    text, video = loop.source.encode(inputs, slice(0, rank_cases.BATCH))
+    video_id = torch.arange(rank_cases.BATCH)
+    video_id[9] = 2
+    method = loop.learner.method
+    names = [n for n, p in method.named_parameters() if p.requires_grad]
+    said: list[torch.Tensor | None] = [None] * len(counts)
+    barrier = threading.Barrier(len(counts))
+    models = [copy.deepcopy(method) for _ in counts]
+
+    def gradients(model: base.Method, found: LossOutput) -> list[torch.Tensor]:
+        of = dict(model.named_parameters())
+        return list(torch.autograd.grad(found.total, [of[n] for n in names], allow_unused=True, materialize_grads=True))
+
+    def at(rank: int) -> tuple[LossOutput, list[torch.Tensor]]:
+        share = Share(Together(rank, said, barrier), counts)
+        own = slice(share.first, share.first + counts[rank])
+        batch = Batch(text.rows(own), video.rows(own), video_id[own])
+        try:
+            term = share.tied(models[rank].loss_rows(batch, share, step=0, draws=SeededDraws(1, 0)))
+            return share.together(term), gradients(models[rank], term)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(len(counts)) as threads:
+        found = list(threads.map(at, range(len(counts))))
+    whole = method.loss(Batch(text, video, video_id), step=0, draws=SeededDraws(1, 0))
+    wanted = gradients(method, whole)
+    for output, _ in found:
+        assert output.parts.keys() == whole.parts.keys()
+        for got, want in zip((output.total, *output.parts.values()), (whole.total, *whole.parts.values()), strict=True):
+            torch.testing.assert_close(got, want.detach(), rtol=1e-10, atol=1e-10)
+    for i, n in enumerate(names):
+        summed = sum((own[i] for _, own in found), torch.zeros_like(wanted[i]))
+        error = (summed - wanted[i]).abs().max().item()
+        assert error <= 1e-10 * max(1.0, wanted[i].abs().max().item()), (n, error)
+
+
+@pytest.mark.slow
+def test_other_forms_of_a_method_train_so_too() -> None:
+    forms: list[tuple[str, dict[str, Any]]] = [
+        ("eaglenet", {"graph": "gat", "energy": "mlp", "loss": "softmax", "mask_padding": True}),
+        ("eaglenet", {"graph_dropout": 0.0, "pool_dropout": 0.0, "energy_support_weight": 0.0, "prior": "normal"}),
+        ("tcmgc", {"dropout": 0.0, "mask_padding": True}),
+        ("gare", {"dropout": 0.0, "norm_limit": 1e-9}),
+        ("gare", {"norm_limit": 1e9}),
+        ("xpool", {"dropout": 0.0, "heads": 2}),
+        ("xclip", {"temporal": "none", "mask_padding": True}),
+        ("glccl", {"temporal": "none", "mask_padding": True}),
+    ]
+    cases = [Case(name, "full", (0, 8, 4), options=tuple(options.items()), rows=True) for name, options in forms]
+    for case, found in zip(cases, launch(3, partial(as_ranks, cases)), strict=True):
+        assert found["by_rows"], case
+        require_equal(found, run_case(case.alone()), case)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_every_method_trains_so_frozen_and_full(alone: dict[Case, dict[str, Any]], world: int) -> None:
     even = [Case(c.method, c.tune) for c in ALL]
     uneven = [Case(c.method, c.tune, UNEVEN[world]) for c in ALL] if world > 1 else []
-    for case, found in zip([*even, *uneven], launch(world, partial(as_ranks, [*even, *uneven])), strict=True):
+    rows = [dataclasses.replace(c, rows=True) for c in uneven if c.method in BY_ROWS]
+    cases = [*even, *uneven, *rows]
+    for case, found in zip(cases, launch(world, partial(as_ranks, cases)), strict=True):
         require_equal(found, alone[case.alone()], case)
+        assert found["by_rows"] == case.rows, case
+
+
+def test_rows_are_those_of_the_loss_that_a_method_has() -> None:
+    class OtherLoss(eaglenet.Method):
+        def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
+            raise NotImplementedError
+
+    class OtherRows(OtherLoss):
+        def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+            raise NotImplementedError
+
+    config, sizes = eaglenet.Method.Config(replay_rows=2), Sizes(8, 2, 4)
+    found = [kind(config, sizes).splits_loss for kind in (eaglenet.Method, OtherLoss, OtherRows)]
+    assert found == [True, False, True]
+    names = rank_cases.methods("full")
+    assert {n for n in names if base.build(n, Sizes(64, 2, 10), rank_cases.OPTIONS.get(n, {})).splits_loss} == BY_ROWS
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tvr_cli.types import Draws
+from tvr_cli.types import BatchShare, Draws
 
 Kind = Literal["mlp", "bilinear", "cosine"]
 Pool = Literal["mean", "max", "min"]
@@ -82,18 +82,28 @@ class EnergyMatching(nn.Module):
         self.register_buffer("sampling", torch.zeros((), dtype=torch.bool))
 
     def forward(
-        self, text: Tensor, frames: Tensor, real: Tensor | None, negatives: Tensor, draws: Draws, name: str
+        self,
+        text: Tensor,
+        frames: Tensor,
+        real: Tensor | None,
+        negatives: Tensor,
+        draws: Draws,
+        name: str,
+        share: BatchShare,
     ) -> Matching:
         """Return L_eam of n matching pairs: text [n, D], frames [n, F, D], both un-normalised or not.
 
         real: [n, F] bool, frames that the energy pools, None = all. negatives: [n, n] bool, cells (caption, clip) that
         do not match. name: prefix of the sampler's draws. The sampled pairs reach the energy's parameters only.
+        share: where other processes have other captions, text and negatives are those of the own ones, and so are the
+        energies returned; every process walks all chains, so that their buffers stay equal without being sent.
         """
         energies = self.pairwise(text, frames, real)
-        positive = energies.diagonal()
-        batch = self._half(positive, energies[negatives])
-        sampled_frames, sampled_text = self.sample(len(text), draws, name)
-        sampled = self._half(positive, self.paired(sampled_text, sampled_frames))
+        positive = energies.diagonal(share.first)
+        batch = self._half(positive, energies[negatives], share, share.sum(negatives.sum()).clamp_min(1))
+        sampled_frames, sampled_text = self.sample(share.size, draws, name)
+        walked = self.paired(share.own(sampled_text), share.own(sampled_frames))
+        sampled = self._half(positive, walked, share, share.size)
         return Matching((batch.loss + sampled.loss) / 2, batch, sampled, sampled_frames, sampled_text)
 
     # -------------------------------------------------------------------------------------------------------- energy
@@ -146,13 +156,14 @@ class EnergyMatching(nn.Module):
             return (energies if real is None else energies.masked_fill(~real, -torch.inf)).amax(-1)
         return (energies if real is None else energies.masked_fill(~real, torch.inf)).amin(-1)
 
-    def _half(self, positive: Tensor, negative: Tensor) -> Half:
-        """l(P, N) = mean P - mean N + c (mean P^2 + mean N^2); no negatives (a batch of one pair) count as zero."""
-        other = negative if negative.numel() else negative.new_zeros(1)
-        contrast = positive.mean() - other.mean()
-        return Half(
-            contrast + self.regularizer * (positive.square().mean() + other.square().mean()), positive, negative
-        )
+    def _half(self, positive: Tensor, negative: Tensor, share: BatchShare, negatives: Tensor | int) -> Half:
+        """l(P, N) = mean P - mean N + c (mean P^2 + mean N^2); no negatives (a batch of one pair) count as zero.
+
+        negatives: how many there are in all processes, at least 1.
+        """
+        contrast = positive.sum() / share.size - negative.sum() / negatives
+        squares = positive.square().sum() / share.size + negative.square().sum() / negatives
+        return Half(contrast + self.regularizer * squares, positive, negative)
 
     # ------------------------------------------------------------------------------------------------------- sampler
 

@@ -18,7 +18,7 @@ from tvr_kernels.eaglenet.folded import enrich, fold_weights, graph_side, log_ra
 
 from tvr_cli.nn.losses import diagonal, false_negatives
 from tvr_cli.nn.xpool import XPool
-from tvr_cli.types import Draws
+from tvr_cli.types import BatchShare, Draws
 
 SAVED_BYTES = 512 * 2**20  # pair tensors that one block may keep for its backward pass
 
@@ -47,18 +47,20 @@ def score_pairs(
     dropout: Dropout,
     draws: Draws,
     *,
+    first: int = 0,
     saved_bytes: int = SAVED_BYTES,
 ) -> Pairs:
     """Return the pairs of captions [A, D] and clips [B, F, D], real [B, F] bool; differentiable.
 
     Draws, per caption a: `sigma.a` [S, B, D], `gnn_dropout_keep.0.a` [B, F + 1 + S, D], `pool_dropout_keep.a` [B, D].
+    first: number of the first caption, where the captions are part of a batch.
     """
     fold = fold_weights(weights)
     clip = {"frames": frames, "real": real, **graph_side(frames, real, weights)}
     attend = real if weights.options.mask_padding else None
 
-    def block(first: int, some_text: Tensor, message: Tensor) -> Pairs:
-        rows = range(first, first + len(some_text))
+    def block(start: int, some_text: Tensor, message: Tensor) -> Pairs:
+        rows = range(start, start + len(some_text))
         sigma = _sigma(draws, rows, frames, weights)
         keep = _node_keep(draws, rows, frames, weights, dropout.nodes)
         enriched = enrich({"text": some_text, "message": message}, clip, weights, fold, sigma, keep).text.transpose(
@@ -72,17 +74,17 @@ def score_pairs(
     message = text_message(text, fold)
     at_once = max(1, saved_bytes // (len(frames) * _pair_bytes(frames, weights)))
     if at_once >= len(text):
-        return block(0, text, message)
+        return block(first, text, message)
     blocks = [
         checkpoint(
             block,
-            first,
-            text[first : first + at_once],
-            message[first : first + at_once],
+            first + start,
+            text[start : start + at_once],
+            message[start : start + at_once],
             use_reentrant=False,
             preserve_rng_state=False,  # all randomness is in `draws`
         )
-        for first in range(0, len(text), at_once)
+        for start in range(0, len(text), at_once)
     ]
     return Pairs(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
@@ -93,20 +95,21 @@ def support_text(mean_pooled: Tensor, text: Tensor, radius: Tensor) -> Tensor:
 
 
 def support_scores(
-    text: Tensor, frames: Tensor, real: Tensor, pooled: Tensor, weights: EagleNetWeights
+    text: Tensor, frames: Tensor, real: Tensor, pooled: Tensor, weights: EagleNetWeights, share: BatchShare
 ) -> tuple[Tensor, Tensor]:
-    """Return s' [A, B] = u_ab . unit(y_ab), and the matching u_ii [B, D], of a batch whose pairs match by position.
+    """Return s' [A, B] = u_ab . unit(y_ab), and the matching u_ii [A, D], of a batch whose pairs match by position.
 
-    pooled: [A, B, D]. The clip's mean direction is taken over all captions of the batch and not normalised again.
+    text: [A, D], captions of `share`, and pooled: [A, B, D]; frames: [B, F, D], of all clips. The clip's mean direction
+    is taken over all captions of the batch and not normalised again.
     """
-    mean_pooled = F.normalize(pooled, dim=-1).mean(0)  # m, [B, D]
+    mean_pooled = share.sum(F.normalize(pooled, dim=-1).sum(0)) / share.size  # m, [B, D]
 
     def rows(some_text: Tensor, some_pooled: Tensor) -> Tensor:
         radius = log_radius(some_text, frames, real, weights).exp().transpose(0, 1)  # [A', B, D]
         support = support_text(mean_pooled, some_text[:, None], radius)
         return (support * F.normalize(some_pooled, dim=-1)).sum(-1)
 
-    at_once = max(1, SAVED_BYTES // (8 * pooled[0].numel() * pooled.element_size()))
+    at_once = max(1, SAVED_BYTES // (8 * pooled.shape[1:].numel() * pooled.element_size()))
     if at_once >= len(text):
         scores = rows(text, pooled)
     else:
@@ -115,22 +118,25 @@ def support_scores(
             [checkpoint(rows, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
         )
     seen = real if weights.options.mask_padding else torch.ones_like(real)
-    matching_radius = reference.radius(text, frames, seen, weights.radius).exp()
-    return scores, support_text(mean_pooled, text, matching_radius)
+    matching_radius = reference.radius(text, share.own(frames), share.own(seen), weights.radius).exp()
+    return scores, support_text(share.own(mean_pooled), text, matching_radius)
 
 
-def sigmoid_loss(scores: Tensor, temp_prior: Tensor, bias: Tensor, positives: Tensor | None) -> Tensor:
+def sigmoid_loss(
+    scores: Tensor, temp_prior: Tensor, bias: Tensor, positives: Tensor | None, share: BatchShare | None = None
+) -> Tensor:
     """Return -(1/n) sum_ij log sigmoid(z_ij (exp(temp_prior) s_ij + bias)), z = +1 on the diagonal, else -1.
 
     positives: [n, n] bool; cells off the diagonal that match as well are left out. None = the authors' diagonal.
+    share: where other processes have other captions, scores and positives have the rows of the own ones.
     Deviation: log sigmoid in its stable form; the authors take the logarithm of a sigmoid, -inf below -88.8 in fp32.
     Source: SigLIP (arXiv 2303.15343).
     """
-    signs = 2.0 * diagonal(scores).to(scores.dtype) - 1.0
+    signs = 2.0 * diagonal(scores, share).to(scores.dtype) - 1.0
     terms = F.logsigmoid(signs * (temp_prior.exp() * scores + bias))
     if positives is not None:
-        terms = terms.masked_fill(false_negatives(positives), 0.0)
-    return -terms.sum() / len(scores)
+        terms = terms.masked_fill(false_negatives(positives, share), 0.0)
+    return -terms.sum() / scores.shape[1]
 
 
 def _sigma(draws: Draws, rows: range, frames: Tensor, weights: EagleNetWeights) -> Tensor:
@@ -138,7 +144,8 @@ def _sigma(draws: Draws, rows: range, frames: Tensor, weights: EagleNetWeights) 
     options = weights.options
     draw = draws.uniform if options.prior == "uniform" else draws.normal
     shape = (options.candidates, len(frames), frames.shape[-1])
-    sigma = torch.stack([draw(f"sigma.{a}", shape) for a in rows]).permute(2, 0, 1, 3).to(frames)
+    drawn = [draw(f"sigma.{a}", shape) for a in rows]
+    sigma = _stack(drawn, shape, frames).permute(2, 0, 1, 3).to(frames)
     return sigma if options.prior == "uniform" else sigma * options.prior_std
 
 
@@ -146,17 +153,23 @@ def _node_keep(draws: Draws, rows: range, frames: Tensor, weights: EagleNetWeigh
     """Dropout mask of a block's hidden nodes, [B, A', F + 1 + S, D], divided by the kept share."""
     if not drop:
         return None
-    nodes = frames.shape[1] + 1 + weights.options.candidates
-    keep = [draws.keep(f"gnn_dropout_keep.0.{a}", (len(frames), nodes, frames.shape[-1]), drop) for a in rows]
-    return torch.stack(keep, 1).to(frames) / (1 - drop)
+    shape = (len(frames), frames.shape[1] + 1 + weights.options.candidates, frames.shape[-1])
+    keep = [draws.keep(f"gnn_dropout_keep.0.{a}", shape, drop) for a in rows]
+    return _stack(keep, shape, frames, 1).to(frames) / (1 - drop)
 
 
 def _linear_keep(draws: Draws, rows: range, frames: Tensor, drop: float) -> Tensor | None:
     """Dropout mask of a block's linear branch, [A', B, D], divided by the kept share."""
     if not drop:
         return None
-    keep = [draws.keep(f"pool_dropout_keep.{a}", (len(frames), frames.shape[-1]), drop) for a in rows]
-    return torch.stack(keep).to(frames) / (1 - drop)
+    shape = (len(frames), frames.shape[-1])
+    keep = [draws.keep(f"pool_dropout_keep.{a}", shape, drop) for a in rows]
+    return _stack(keep, shape, frames).to(frames) / (1 - drop)
+
+
+def _stack(drawn: list[Tensor], shape: tuple[int, ...], like: Tensor, dim: int = 0) -> Tensor:
+    """Stack the draws of a block's captions along `dim`; a process may have none of a batch's."""
+    return torch.stack(drawn, dim) if drawn else like.new_empty((*shape[:dim], 0, *shape[dim:]))
 
 
 def _pair_bytes(frames: Tensor, weights: EagleNetWeights) -> int:

@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
+from tvr_cli.nn.shares import Whole
+from tvr_cli.types import BatchShare
+
 STD_EPS = 1e-6  # added to the standard deviation over captions
 LOG_EPS = 1e-8  # added inside the logarithm of the diversity term
 
@@ -24,7 +27,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Increments:
-    """What the regularisers need of Delta, whichever way it is held.
+    """What the regularisers need of Delta, whichever way it is held; moments are of the captions of all processes.
 
     radius: [T, V] lengths. mean, std: [V, D] over captions, std unbiased. held: Delta itself or what it is made of;
     captions: its dimension of T; expand: a part of `held` -> the Delta [t, V, D] of its captions.
@@ -38,23 +41,30 @@ class Increments:
     expand: Callable[[Tensor], Tensor]
 
 
-def explicit(delta: Tensor) -> Increments:
-    """delta: [T, V, D]."""
-    return Increments(delta.norm(dim=-1), delta.mean(0), delta.std(0), delta, 0, lambda part: part)
+def explicit(delta: Tensor, share: BatchShare | None = None) -> Increments:
+    """delta: [T, V, D]. share: where other processes have other captions."""
+    radius = delta.norm(dim=-1)
+    if share is None or share.world == 1:
+        mean, std = delta.mean(0), delta.std(0)
+    else:
+        mean = share.sum(delta.sum(0)) / share.size
+        # The sum of squares around the mean has no slope towards it, so it is a constant there.
+        squares = share.sum((delta - mean.detach()).square().sum(0))
+        std = _root(squares / (share.size - 1))
+    return Increments(radius, mean, std, delta, 0, lambda part: part)
 
 
-def folded(coefficients: Tensor, rows: Tensor) -> Increments:
+def folded(coefficients: Tensor, rows: Tensor, share: BatchShare | None = None) -> Increments:
     """From `Delta_ij = sum_k coefficients[j, k, i] rows[j, k]`: [V, n, T] and [V, n, D]. Nothing is T x V x D.
 
-    Moments over captions are moments of the coefficients: mean = Q' E[c], variance_d = Q_d' Cov(c) Q_d.
+    Moments over captions are moments of the coefficients: mean = Q' E[c], variance_d = Q_d' Cov(c) Q_d. share: where
+    other processes have other captions.
     """
-    captions = coefficients.shape[-1]
-    mean = coefficients.mean(-1, keepdim=True)  # [V, n, 1]
+    share = Whole(coefficients.shape[-1]) if share is None else share
+    mean = share.sum(coefficients.sum(-1, keepdim=True)) / share.size  # [V, n, 1]
     centred = coefficients - mean
-    covariance = centred @ centred.mT / (captions - 1)  # [V, n, n]
-    variance = ((covariance @ rows) * rows).sum(1)  # [V, D]
-    varies = variance > 0  # one frame alone: no caption changes its weight, and sqrt has no slope at zero
-    std = torch.where(varies, torch.where(varies, variance, 1).sqrt(), 0)
+    covariance = share.sum(centred @ centred.mT) / (share.size - 1)  # [V, n, n]
+    std = _root(((covariance @ rows) * rows).sum(1))  # [V, D]
     radius = ((rows @ rows.mT @ coefficients) * coefficients).sum(1).clamp_min(0).sqrt().T
 
     def expand(part: Tensor) -> Tensor:
@@ -88,10 +98,15 @@ def direction(increments: Increments, sharpness: float) -> Tensor:
 
 
 def spread(increments: Increments) -> Tensor:
-    """Return minus the mean over captions of the unbiased variance of |Delta| over clips; ungated."""
-    return -increments.radius.var(1).mean()
+    """Return minus the sum over captions of the unbiased variance of |Delta| over clips; ungated."""
+    return -increments.radius.var(1).sum()
 
 
 def gated(value: Tensor, lower: float) -> Tensor:
     """Return `value` if it is at least -lower, else zero: value and gradient vanish together."""
     return torch.where(value >= -lower, value, torch.zeros_like(value))
+
+
+def _root(variance: Tensor) -> Tensor:
+    varies = variance > 0  # one frame alone: no caption changes its weight, and sqrt has no slope at zero
+    return torch.where(varies, torch.where(varies, variance, 1).sqrt(), 0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tvr_cli import plugins
 from tvr_cli.errors import ConfigError
 from tvr_cli.scale import Scale
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 # Softmax temperature of the cosines in `frame_cosines`.
 EXPLAIN_TEMPERATURE = 0.01
@@ -140,6 +140,24 @@ class Method(nn.Module):
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         """Return the training loss of B matching pairs; all randomness comes from `draws`."""
         raise NotImplementedError
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        """Return one process' term of `loss`, where several hold a batch's pairs and each scores its own captions.
+
+        Optional, for a method whose pairs cost more than what processes tell each other of them; without it every
+        process computes the whole loss. batch: own pairs, b >= 0 of them; `share` gathers the clips of all. The sum
+        over processes of `total` is the loss, that of each of `parts` its part, and that of the gradients the
+        gradient: so what all processes compute alike has to count 1 / world. Draws are those of `loss`, under the
+        numbers that captions have in the whole batch.
+        """
+        raise NotImplementedError
+
+    @property
+    def splits_loss(self) -> bool:
+        """Whether `loss_rows` is there for this configuration: by default, where it was written for this `loss`."""
+        classes = type(self).__mro__
+        loss, rows = (next(i for i, c in enumerate(classes) if name in vars(c)) for name in ("loss", "loss_rows"))
+        return rows <= loss and classes[rows] is not Method
 
     def coarse(self, e: Encoding) -> Tensor:
         """Return [N, D] unit vectors for the first stage of search, from a text or a video encoding."""

@@ -24,10 +24,12 @@ from tvr_cli.methods._eaglenet_energy import EnergyMatching, Matching
 from tvr_cli.methods._eaglenet_graph import Graph, pooling_tensors
 from tvr_cli.methods._eaglenet_training import Dropout, Pairs, score_pairs, sigmoid_loss, support_scores
 from tvr_cli.methods.base import setting
+from tvr_cli.nn import shares
 from tvr_cli.nn.losses import info_nce, negatives
 from tvr_cli.nn.radius import Radius
+from tvr_cli.nn.shares import Whole
 from tvr_cli.nn.xpool import XPool
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 SCRIPT = "authors' script (MSR-VTT ViT-B/16)"
 SCRIPTS = "all of the authors' scripts"
@@ -218,42 +220,65 @@ class Method(base.Method):
     # ------------------------------------------------------------------------------------------------------ training
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
-        text, frames, real = _full(batch.text.pooled), _full(batch.video.frames), batch.video.mask()
+        return self.loss_rows(batch, Whole(len(batch)), step=step, draws=draws)
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        text, own_frames = _full(batch.text.pooled), _full(batch.video.frames)
+        frames, real = share.gather(own_frames), share.gather(batch.video.mask())
         config = self.config
-        positives = None if batch.video_id is None else batch.positives()
-        apart = negatives(batch.positives())
-        pairs = self.pairs(text, frames, real, draws)
-        support, matching = self.support(text, frames, real, pairs)
-        parts = {"sim": self.contrast(pairs.scores, positives), "support": self.contrast(support, positives)}
+        matching = shares.positives(batch, share)
+        positives = None if batch.video_id is None else matching
+        pairs = self.pairs(text, frames, real, draws, share)
+        support, matching_text = self.support(text, frames, real, pairs, share)
+        parts = {
+            "sim": self.contrast(pairs.scores, positives, share),
+            "support": self.contrast(support, positives, share),
+        }
         total = parts["sim"] + config.support_weight * parts["support"]
+        apart = negatives(matching, share)
         if config.energy_weight:
-            parts["eam"] = self.match_energy(text, frames, real, apart, draws, "ebm0").loss
+            parts["eam"] = self.match_energy(text, frames, real, apart, draws, "ebm0", share).loss
             total = total + config.energy_weight * parts["eam"]
         if config.energy_support_weight:
-            parts["eam_support"] = self.match_energy(matching, frames, real, apart, draws, "ebm1").loss
+            parts["eam_support"] = self.match_energy(matching_text, frames, real, apart, draws, "ebm1", share).loss
             total = total + config.energy_support_weight * parts["eam_support"]
         return LossOutput(total, parts)
 
-    def pairs(self, text: Tensor, frames: Tensor, real: Tensor, draws: Draws) -> Pairs:
-        """Score captions [A, D] with clips [B, F, D] as in training: fresh noise and dropout from `draws`."""
+    def pairs(self, text: Tensor, frames: Tensor, real: Tensor, draws: Draws, share: BatchShare | None = None) -> Pairs:
+        """Score captions [A, D] with clips [B, F, D] as in training: fresh noise and dropout from `draws`.
+
+        share: whose captions these are, None = the first of the batch; so in what follows.
+        """
         dropout = Dropout(self.config.graph_dropout, self.config.pool_dropout)
-        return score_pairs(text, frames, real, self.weights(), self.pool_frames, dropout, draws)
+        first = 0 if share is None else share.first
+        return score_pairs(text, frames, real, self.weights(), self.pool_frames, dropout, draws, first=first)
 
-    def support(self, text: Tensor, frames: Tensor, real: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Return the support text's scores [B, B], and the support texts of the matching pairs [B, D]."""
-        return support_scores(text, frames, real, pairs.pooled, self.weights())
+    def support(
+        self, text: Tensor, frames: Tensor, real: Tensor, pairs: Pairs, share: BatchShare | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the support text's scores [b, B], and the support texts of the matching pairs [b, D]."""
+        share = Whole(len(text)) if share is None else share
+        return support_scores(text, frames, real, pairs.pooled, self.weights(), share)
 
-    def contrast(self, scores: Tensor, positives: Tensor | None = None) -> Tensor:
-        """Return the sigmoid or softmax loss of scores [B, B]."""
+    def contrast(self, scores: Tensor, positives: Tensor | None = None, share: BatchShare | None = None) -> Tensor:
+        """Return the sigmoid or softmax loss of scores [b, B]."""
         if self.config.loss == "sigmoid":
-            return sigmoid_loss(scores, self.loss_fct["temp_prior"], self.loss_fct["bias"], positives)
-        return info_nce(self.logit_scale.exp() * scores, positives).total
+            return sigmoid_loss(scores, self.loss_fct["temp_prior"], self.loss_fct["bias"], positives, share)
+        return info_nce(self.logit_scale.exp() * scores, positives, share).total
 
     def match_energy(
-        self, text: Tensor, frames: Tensor, real: Tensor, apart: Tensor, draws: Draws, name: str
+        self,
+        text: Tensor,
+        frames: Tensor,
+        real: Tensor,
+        apart: Tensor,
+        draws: Draws,
+        name: str,
+        share: BatchShare | None = None,
     ) -> Matching:
-        """Return energy-aware matching of texts [B, D] with their clips; apart: [B, B] bool, True = no match."""
-        return self.ebm(text, frames, real if self.config.mask_padding else None, apart, draws, name)
+        """Return energy-aware matching of texts [b, D] with their clips; apart: [b, B] bool, True = no match."""
+        share = Whole(len(text)) if share is None else share
+        return self.ebm(text, frames, real if self.config.mask_padding else None, apart, draws, name, share)
 
     # ------------------------------------------------------------------------------------------------------- private
 

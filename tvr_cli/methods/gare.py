@@ -24,9 +24,11 @@ from tvr_cli.errors import DataError
 from tvr_cli.methods import _gare_regularisers as regularisers
 from tvr_cli.methods import base
 from tvr_cli.methods.base import full_precision, masked_mean, setting, unit
+from tvr_cli.nn import shares
 from tvr_cli.nn.losses import info_nce
+from tvr_cli.nn.shares import Whole
 from tvr_cli.nn.temporal import TemporalTransformer, contextualize_frames, frame_positions, start_from_text_tower
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 SCRIPT = "authors' script (MSR-VTT)"
 INIT_STD = 0.02  # of every linear and embedding weight; the identity start inside psi is overwritten by it
@@ -155,37 +157,50 @@ class Method(base.Method):
     # ------------------------------------------------------------------------------------------------------ training
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
-        mask = batch.video.mask()
-        frames = self.contextualize(full_precision(self.scaled_video(batch.video).frames), mask)
-        positives = None if batch.video_id is None else batch.positives()
-        return self.objective(full_precision(self.scaled_text(batch.text).pooled), frames, mask, draws, positives)
+        return self.loss_rows(batch, Whole(len(batch)), step=step, draws=draws)
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        own_mask = batch.video.mask()
+        own_frames = self.contextualize(full_precision(self.scaled_video(batch.video).frames), own_mask)
+        frames, mask = share.gather(own_frames), share.gather(own_mask)
+        positives = None if batch.video_id is None else shares.positives(batch, share)
+        text = full_precision(self.scaled_text(batch.text).pooled)
+        return self.objective(text, frames, mask, draws, positives, share)
 
     def objective(
-        self, text: Tensor, frames: Tensor, mask: Tensor, draws: Draws, positives: Tensor | None = None
+        self,
+        text: Tensor,
+        frames: Tensor,
+        mask: Tensor,
+        draws: Draws,
+        positives: Tensor | None = None,
+        share: BatchShare | None = None,
     ) -> LossOutput:
         """Return the loss of B captions [B, D] and B clips of contextual frames [B, F, D], mask [B, F].
 
-        positives: [B, B] bool, or None for the authors' diagonal: two captions of one video are then negatives.
+        positives: [B, B] bool, or None for the authors' diagonal: two captions of one video are then negatives. share:
+        where other processes have other captions: text and positives have the rows of the own ones.
         Raises DataError for a batch of one pair, whose regularisers are undefined.
         """
-        if len(text) < 2:
+        share = Whole(len(text)) if share is None else share
+        if share.size < 2:
             raise DataError(
                 "gare compares the increments of a batch with each other and needs at least 2 pairs in it, found "
-                f"{len(text)}; raise train.batch_size, or use a split with more captions"
+                f"{share.size}; raise train.batch_size, or use a split with more captions"
             )
         if self.config.dropout > 0:
-            keep = draws.keep("increment", (len(text), len(frames), text.shape[1]), self.config.dropout)
-            scores, increments = self.explicit_pairs(text, frames, mask, keep)
+            keep = share.own(draws.keep("increment", (share.size, len(frames), text.shape[1]), self.config.dropout))
+            scores, increments = self.explicit_pairs(text, frames, mask, keep, share)
         else:
-            scores, increments = self._folded_pairs(text, frames, mask)
-        return self.total(scores, increments, positives)
+            scores, increments = self._folded_pairs(text, frames, mask, share)
+        return self.total(scores, increments, positives, share)
 
     def explicit_pairs(
-        self, text: Tensor, frames: Tensor, mask: Tensor, keep: Tensor | None
+        self, text: Tensor, frames: Tensor, mask: Tensor, keep: Tensor | None, share: BatchShare | None = None
     ) -> tuple[Tensor, regularisers.Increments]:
         """Score a batch with one increment vector a pair. keep: [T, V, D] bool, the dropout mask of psi, or None."""
         delta = make_increments(text, frames, self._attend(mask), self.weights(), keep, self.config.dropout)
-        return self.score_moved(text, delta, frames, mask), regularisers.explicit(delta)
+        return self.score_moved(text, delta, frames, mask), regularisers.explicit(delta, share)
 
     def score_moved(self, text: Tensor, delta: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         """Return cos(t + Delta, p) [T, V] from increments [T, V, D]; p stays folded into frame products."""
@@ -196,22 +211,30 @@ class Method(base.Method):
         pooled = (torch.bmm(frames @ frames.mT, weight) * weight).sum(1).sqrt()
         return (dot / (moved.norm(dim=-1) * pooled)).T
 
-    def _folded_pairs(self, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[Tensor, regularisers.Increments]:
+    def _folded_pairs(
+        self, text: Tensor, frames: Tensor, mask: Tensor, share: BatchShare
+    ) -> tuple[Tensor, regularisers.Increments]:
         weights = self.weights()
         text_side = kernel.text_side(text, weights)
         video_side = kernel.video_side(frames, mask, weights, attend=self._attend(mask))
         rows = folded.increment_rows(video_side, weights)
-        increments = regularisers.folded(folded.coefficients(text_side, video_side), rows)
+        increments = regularisers.folded(folded.coefficients(text_side, video_side), rows, share)
         return kernel.score(text_side, video_side, weights), increments
 
-    def total(self, scores: Tensor, increments: regularisers.Increments, positives: Tensor | None = None) -> LossOutput:
-        """Return the loss of scores [B, B] and their increments; parts are unweighted."""
-        config = self.config
-        contrastive = info_nce(self.logit_scale.exp() * scores, positives)
-        bottleneck = regularisers.bottleneck(increments).mean()
-        direction = regularisers.direction(increments, config.direction_sharpness).mean()
-        spread = regularisers.spread(increments)
-        norm = regularisers.gated(spread, config.norm_limit)
+    def total(
+        self,
+        scores: Tensor,
+        increments: regularisers.Increments,
+        positives: Tensor | None = None,
+        share: BatchShare | None = None,
+    ) -> LossOutput:
+        """Return the loss of scores [B, B] and their increments; parts are unweighted. share: as in `objective`."""
+        share, config = Whole(len(scores)) if share is None else share, self.config
+        contrastive = info_nce(self.logit_scale.exp() * scores, positives, share)
+        bottleneck = regularisers.bottleneck(increments).mean() / share.world
+        direction = regularisers.direction(increments, config.direction_sharpness).sum() / share.size
+        spread = share.sum(regularisers.spread(increments) / share.size) / share.world
+        norm = regularisers.gated(spread, config.norm_limit / share.world)
         total = (
             contrastive.total
             + config.bottleneck_weight * bottleneck

@@ -22,10 +22,12 @@ from tvr_kernels.glccl import folded
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import base
 from tvr_cli.methods.base import full_precision, mean_direction, setting, unit
+from tvr_cli.nn import shares
 from tvr_cli.nn.losses import info_nce, negatives
+from tvr_cli.nn.shares import Whole
 from tvr_cli.nn.temporal import TemporalTransformer, contextualize_frames, frame_positions, start_from_text_tower
 from tvr_cli.nn.words import check_slots, real_words
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 CODE = "authors' code"
 
@@ -110,8 +112,7 @@ class Method(base.Method):
     def encode_video(self, video: VideoFeatures) -> Encoding:
         mask = video.mask()
         frames = self.contextualize(full_precision(self.scaled_video(video).frames), mask)
-        side = kernel.video_side(frames, self.weights(), mask if self.config.mask_padding else None)
-        return Encoding(video.key, {**side, "real": mask})
+        return self._video_side(video.key, frames, mask)
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
         return self.logit_scale.exp() * kernel.score(text.tensors, video.tensors, self.weights())
@@ -155,10 +156,16 @@ class Method(base.Method):
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         """InfoNCE on the mean similarity + csc_weight * CSC. Draws nothing."""
-        scaled = self.similarities(self.encode_text(batch.text), self.encode_video(batch.video))
-        positives = batch.positives()
-        contrastive = info_nce(scaled.mean(0), positives)
-        consistency = csc(scaled, positives)
+        return self.loss_rows(batch, Whole(len(batch)), step=step, draws=draws)
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        text, mask = self.encode_text(batch.text), batch.video.mask()
+        frames = self.contextualize(full_precision(self.scaled_video(batch.video).frames), mask)
+        video = self._video_side(share.gather(batch.video.key), share.gather(frames), share.gather(mask))
+        scaled = self.similarities(text, video)
+        positives = shares.positives(batch, share)
+        contrastive = info_nce(scaled.mean(0), positives, share)
+        consistency = csc(scaled, positives, share)
         parts = {
             "t2v": contrastive.t2v,
             "v2t": contrastive.v2t,
@@ -177,6 +184,11 @@ class Method(base.Method):
             return frames
         return contextualize_frames(frames, mask, self.transformerClip, self.frame_position_embeddings)
 
+    def _video_side(self, key: Tensor, frames: Tensor, mask: Tensor) -> Encoding:
+        """Return the encoding of clips whose frames [V, F, D] have passed the temporal transformer."""
+        side = kernel.video_side(frames, self.weights(), mask if self.config.mask_padding else None)
+        return Encoding(key, {**side, "real": mask})
+
     def weights(self) -> kernel.GlcclWeights:
         """Return the head's parameters as the op takes them."""
         return kernel.GlcclWeights(
@@ -193,19 +205,22 @@ class Method(base.Method):
         )
 
 
-def csc(scaled: Tensor, positives: Tensor) -> dict[str, Tensor]:
+def csc(scaled: Tensor, positives: Tensor, share: BatchShare | None = None) -> dict[str, Tensor]:
     """Return the consistency loss `csc` = `positive` / `negative`, its variances on matching and other pairs.
 
     scaled: [4, B, B], of which the unbiased variance over the four is taken; its scale cancels. positives: [B, B] bool.
     The negatives' mean divides by all B^2 cells, as the authors have it, so the ratio is B / (B - 1) times a ratio of
-    means. A batch without negatives (the authors' 0 / 0) has csc 0.
+    means. A batch without negatives (the authors' 0 / 0) has csc 0. share: where other processes have other captions,
+    scaled is [4, b, B] and positives [b, B], and what is returned are this process' terms of sums over all.
     """
-    variance = scaled.var(0)  # [B, B]
-    positive = variance.diagonal().mean()
-    others = negatives(positives)
-    negative = (variance * others).sum() / others.numel()
-    ratio = positive / negative if bool(others.any()) else 0.0 * positive
-    return {"csc": ratio, "positive": positive, "negative": negative}
+    share = Whole(len(positives)) if share is None else share
+    variance = scaled.var(0)  # [b, B]
+    positive = variance.diagonal(share.first).sum() / share.size
+    others = negatives(positives, share)
+    negative = (variance * others).sum() / share.size**2
+    count, above, below = share.sum(others.sum()), share.sum(positive), share.sum(negative)
+    ratio = above / below if count else 0.0 * above  # of the whole batch: ratios of its parts do not add up to it
+    return {"csc": ratio / share.world, "positive": positive, "negative": negative}
 
 
 def _frames(video: Encoding) -> Tensor:

@@ -24,10 +24,12 @@ from tvr_kernels.tcmgc import folded
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import base
 from tvr_cli.methods.base import full_precision, mean_direction, setting, unit
+from tvr_cli.nn import shares
 from tvr_cli.nn.losses import info_nce
+from tvr_cli.nn.shares import Whole
 from tvr_cli.nn.temporal import TemporalTransformer, contextualize_frames, frame_positions, start_from_text_tower
 from tvr_cli.nn.words import check_slots, real_words
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 CODE = "authors' code"
 INIT_STD = 0.02  # of LVA's linear layer; the identity set in the authors' module is overwritten by their outer init
@@ -121,9 +123,7 @@ class Method(base.Method):
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         mask = video.mask()
-        frames = self.contextualize(full_precision(video.frames), mask)
-        side = kernel.video_side(frames, self.weights(), mask if self.config.mask_padding else None)
-        return Encoding(video.key, {**side, "mean": mean_direction(frames, mask), "real": mask})
+        return self._video_side(video.key, self.contextualize(full_precision(video.frames), mask), mask)
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
         return kernel.score(text.tensors, video.tensors, self.weights())
@@ -168,13 +168,19 @@ class Method(base.Method):
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         """InfoNCE on the fused score + sdr_weight * SDR. Draws LVA's dropout masks, one pair of them a caption."""
-        text, video = self.encode_text(batch.text), self.encode_video(batch.video)
+        return self.loss_rows(batch, Whole(len(batch)), step=step, draws=draws)
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        text, mask = self.encode_text(batch.text), batch.video.mask()
+        frames = self.contextualize(full_precision(batch.video.frames), mask)
+        video = self._video_side(share.gather(batch.video.key), share.gather(frames), share.gather(mask))
         if self.config.dropout > 0:
-            scaled = self.similarities_with_dropout(text, video, draws)
+            scaled = self.similarities_with_dropout(text, video, draws, share.first)
         else:
             scaled = self.similarities(text, video)
-        contrastive = info_nce(kernel.fuse(scaled, self.logit_weight), batch.positives())
-        disagreement = scaled.var(0).diagonal().mean()  # SDR: unbiased variance of the four on matching pairs
+        contrastive = info_nce(kernel.fuse(scaled, self.logit_weight), shares.positives(batch, share), share)
+        # SDR: unbiased variance of the four on matching pairs
+        disagreement = scaled.var(0).diagonal(share.first).sum() / share.size
         parts = {
             "t2v": contrastive.t2v,
             "v2t": contrastive.v2t,
@@ -183,13 +189,16 @@ class Method(base.Method):
         }
         return LossOutput(contrastive.total + self.config.sdr_weight * disagreement, parts)
 
-    def similarities_with_dropout(self, text: Encoding, video: Encoding, draws: Draws) -> Tensor:
-        """Return `similarities` of a training batch, every pair with masks of its own."""
+    def similarities_with_dropout(self, text: Encoding, video: Encoding, draws: Draws, first: int = 0) -> Tensor:
+        """Return `similarities` of a training batch, every pair with masks of its own.
+
+        first: number of the first caption, where the captions are part of a batch.
+        """
         clips, words, dim = len(video), self.sizes.words, self.sizes.dim
 
         def keep(caption: int) -> Tensor:
-            for_words = draws.keep(f"dropout_frame.{caption}", (clips, words, dim), self.config.dropout)
-            for_sentence = draws.keep(f"dropout_video.{caption}", (clips, dim), self.config.dropout)
+            for_words = draws.keep(f"dropout_frame.{first + caption}", (clips, words, dim), self.config.dropout)
+            for_sentence = draws.keep(f"dropout_video.{first + caption}", (clips, dim), self.config.dropout)
             return torch.cat([for_words, for_sentence[:, None]], 1)  # [V, L + 1, D]
 
         similarities = with_dropout.similarities(text.tensors, video.tensors, self.weights(), keep, self.config.dropout)
@@ -202,6 +211,11 @@ class Method(base.Method):
         if self.config.temporal == "none":
             return frames
         return contextualize_frames(frames, mask, self.transformerClip, self.frame_position_embeddings)
+
+    def _video_side(self, key: Tensor, frames: Tensor, mask: Tensor) -> Encoding:
+        """Return the encoding of clips whose frames [V, F, D] have passed the temporal transformer."""
+        side = kernel.video_side(frames, self.weights(), mask if self.config.mask_padding else None)
+        return Encoding(key, {**side, "mean": mean_direction(frames, mask), "real": mask})
 
     def weights(self) -> kernel.TcmgcWeights:
         """Return the head's parameters as the op takes them."""

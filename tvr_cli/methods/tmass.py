@@ -25,10 +25,12 @@ from tvr_cli.errors import ConfigError
 from tvr_cli.methods import _tmass_trials as mass
 from tvr_cli.methods import base
 from tvr_cli.methods.base import full_precision, mean_direction, setting, unit
+from tvr_cli.nn import shares
 from tvr_cli.nn.losses import info_nce
 from tvr_cli.nn.radius import Radius
+from tvr_cli.nn.shares import Whole
 from tvr_cli.nn.xpool import XPool, frame_weights, linear_keep
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 README = "authors' README, MSR-VTT-9k command"
 PARSER = "authors' parser"
@@ -152,30 +154,40 @@ class Method(base.Method):
 
         Draws `sigma` [B, D], one candidate a matching pair, and X-Pool's `pool_dropout_keep`.
         """
-        drawn, support, _ = self.cosines(batch, draws)
-        scale, positives = self.logit_scale.exp(), batch.positives()
-        sim, edge = info_nce(scale * drawn, positives).total, info_nce(scale * support, positives).total
+        return self.loss_rows(batch, Whole(len(batch)), step=step, draws=draws)
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        drawn, support, _ = self.cosines(batch, draws, share)
+        scale, positives = self.logit_scale.exp(), shares.positives(batch, share)
+        sim = info_nce(scale * drawn, positives, share).total
+        edge = info_nce(scale * support, positives, share).total
         return LossOutput(sim + self.config.support_weight * edge, {"sim": sim, "support": edge})
 
-    def cosines(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's scores [B, B] by drawn candidates and by support texts, and the candidates [B, D]."""
-        text, frames, real = full_precision(batch.text.pooled), full_precision(batch.video.frames), batch.video.mask()
-        seen = self._seen(real)
-        keep = linear_keep(draws, text, frames, self.config.dropout)
-        pooled = self.pool_frames(text, frames, seen, keep)  # y, [B, B, D]
-        around = reference.radius(text, frames, seen, self.stochastic.tensors()).exp()  # R of the matching pairs
-        candidate = text + self._sigma(draws, text) * around
-        middle = pooled.mean(0)  # of each clip over the batch's captions, raw
+    def cosines(self, batch: Batch, draws: Draws, share: BatchShare | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a batch's scores [b, B] by drawn candidates and by support texts, and the candidates [b, D].
+
+        share: where other processes have other pairs of the batch, None = all are here, b = B.
+        """
+        share = Whole(len(batch)) if share is None else share
+        text, frames = full_precision(batch.text.pooled), share.gather(full_precision(batch.video.frames))
+        seen = self._seen(share.gather(batch.video.mask()))
+        keep = linear_keep(draws, share, frames, self.config.dropout)
+        pooled = self.pool_frames(text, frames, seen, keep)  # y, [b, B, D]
+        # R of the matching pairs
+        around = reference.radius(text, share.own(frames), share.own(seen), self.stochastic.tensors()).exp()
+        candidate = text + self._sigma(draws, text, share) * around
+        middle = share.own(share.sum(pooled.sum(0))) / share.size  # of each clip over the batch's captions, raw
         support = text + around * unit(middle - text)
         directions = unit(pooled)
         return self._against(candidate, directions), self._against(support, directions), candidate
 
     # ------------------------------------------------------------------------------------------------------- private
 
-    def _sigma(self, draws: Draws, text: Tensor) -> Tensor:
+    def _sigma(self, draws: Draws, text: Tensor, share: BatchShare) -> Tensor:
+        shape = (share.size, text.shape[1])
         if self.config.prior == "uniform":
-            return draws.uniform("sigma", text.shape).to(text)
-        return self.config.prior_std * draws.normal("sigma", text.shape).to(text)
+            return share.own(draws.uniform("sigma", shape)).to(text)
+        return self.config.prior_std * share.own(draws.normal("sigma", shape)).to(text)
 
     def _seen(self, real: Tensor) -> Tensor:
         return real if self.config.mask_padding else torch.ones_like(real)

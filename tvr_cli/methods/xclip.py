@@ -23,10 +23,12 @@ from tvr_cli import commands
 from tvr_cli.errors import ConfigError, DataError
 from tvr_cli.methods import base
 from tvr_cli.methods.base import full_precision, mean_direction, setting, unit
+from tvr_cli.nn import shares
 from tvr_cli.nn.losses import info_nce
+from tvr_cli.nn.shares import Whole
 from tvr_cli.nn.temporal import TemporalTransformer, contextualize_frames, frame_positions, start_from_text_tower
 from tvr_cli.nn.words import check_slots, real_words
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 CODE = "authors' code"
 SCRIPTS = "authors' scripts"
@@ -104,11 +106,7 @@ class Method(base.Method):
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
         """The clip's vector is of contextualised frames, its frames are the backbone's (the authors recommend it)."""
-        self._check_frames(video)
-        frames, mask = full_precision(video.frames), video.mask()
-        whole = mean_direction(self.contextualize(frames, mask), mask)
-        side = kernel.video_side(whole, frames, mask if self.config.mask_padding else None)
-        return Encoding(video.key, {**side, "real": mask})
+        return self._video_side(*self._clips(video))
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
         return self.logit_scale.exp() * kernel.score(text.tensors, video.tensors, self.weights())
@@ -149,7 +147,12 @@ class Method(base.Method):
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         """InfoNCE on the mean similarity. Draws nothing."""
-        loss = info_nce(self.score(self.encode_text(batch.text), self.encode_video(batch.video)), batch.positives())
+        return self.loss_rows(batch, Whole(len(batch)), step=step, draws=draws)
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        text = self.encode_text(batch.text)
+        video = self._video_side(*(share.gather(x) for x in self._clips(batch.video)))
+        loss = info_nce(self.score(text, video), shares.positives(batch, share), share)
         return LossOutput(loss.total, {"t2v": loss.t2v, "v2t": loss.v2t})
 
     # ------------------------------------------------------------------------------------------------------- private
@@ -159,6 +162,17 @@ class Method(base.Method):
         if self.config.temporal == "none":
             return frames
         return contextualize_frames(frames, mask, self.transformerClip, self.frame_position_embeddings)
+
+    def _clips(self, video: VideoFeatures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what encodings are made of: keys [V], vectors [V, D], frames [V, F, D] and which are real [V, F]."""
+        self._check_frames(video)
+        frames, mask = full_precision(video.frames), video.mask()
+        return video.key, mean_direction(self.contextualize(frames, mask), mask), frames, mask
+
+    def _video_side(self, key: Tensor, whole: Tensor, frames: Tensor, mask: Tensor) -> Encoding:
+        """Return the encoding of clips, from what `_clips` makes of them."""
+        side = kernel.video_side(whole, frames, mask if self.config.mask_padding else None)
+        return Encoding(key, {**side, "real": mask})
 
     def weights(self) -> kernel.XClipWeights:
         """Return the head's parameters as the op takes them."""

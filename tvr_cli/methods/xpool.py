@@ -20,9 +20,11 @@ from tvr_kernels import xpool as kernel
 from tvr_cli.errors import ConfigError
 from tvr_cli.methods import base
 from tvr_cli.methods.base import full_precision, mean_direction, setting, unit
+from tvr_cli.nn import shares
 from tvr_cli.nn.losses import info_nce
+from tvr_cli.nn.shares import Whole
 from tvr_cli.nn.xpool import XPool, frame_weights, linear_keep
-from tvr_cli.types import Batch, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
+from tvr_cli.types import Batch, BatchShare, Draws, Encoding, LossOutput, Sizes, TextFeatures, VideoFeatures
 
 README = "authors' README"
 PARSER = "authors' parser"
@@ -92,10 +94,7 @@ class Method(base.Method):
         return Encoding(text.key, side)
 
     def encode_video(self, video: VideoFeatures) -> Encoding:
-        frames, real = full_precision(video.frames), video.mask()
-        seen = real if self.config.mask_padding else None
-        side = kernel.video_side(frames, self.pool_frames.weights(), seen) if self.folds else {"frames": frames}
-        return Encoding(video.key, {**side, "real": real.clone()})  # tensors of one file may not share memory
+        return self._video_side(video.key, full_precision(video.frames), video.mask())
 
     def score(self, text: Encoding, video: Encoding) -> Tensor:
         if self.folds:
@@ -126,18 +125,34 @@ class Method(base.Method):
 
     def loss(self, batch: Batch, *, step: int, draws: Draws) -> LossOutput:
         """Symmetric InfoNCE of the scaled cosine. Draws `pool_dropout_keep`, a mask of every pair and feature."""
-        found = info_nce(self.logit_scale.exp() * self.cosines(batch, draws), batch.positives())
+        return self.loss_rows(batch, Whole(len(batch)), step=step, draws=draws)
+
+    def loss_rows(self, batch: Batch, share: BatchShare, *, step: int, draws: Draws) -> LossOutput:
+        scores = self.logit_scale.exp() * self.cosines(batch, draws, share)
+        found = info_nce(scores, shares.positives(batch, share), share)
         return LossOutput(found.total, {"t2v": found.t2v, "v2t": found.v2t})
 
-    def cosines(self, batch: Batch, draws: Draws) -> Tensor:
-        """Return the scores [B, B] of a training batch. Without dropout they are those of the folded form."""
+    def cosines(self, batch: Batch, draws: Draws, share: BatchShare | None = None) -> Tensor:
+        """Return the scores [b, B] of a training batch. Without dropout they are those of the folded form.
+
+        share: where other processes have other pairs of the batch, None = all are here, b = B.
+        """
+        share = Whole(len(batch)) if share is None else share
+        frames, real = share.gather(full_precision(batch.video.frames)), share.gather(batch.video.mask())
         if not self.config.dropout:
-            return self.score(self.encode_text(batch.text), self.encode_video(batch.video))
-        text, frames = full_precision(batch.text.pooled), full_precision(batch.video.frames)
-        keep = linear_keep(draws, text, frames, self.config.dropout)
-        return self._cosine(text, self.pool_frames(text, frames, self._seen(batch.video.mask()), keep))
+            captions = self.encode_text(batch.text)
+            return self.score(captions, self._video_side(share.gather(batch.video.key), frames, real))
+        text = full_precision(batch.text.pooled)
+        keep = linear_keep(draws, share, frames, self.config.dropout)
+        return self._cosine(text, self.pool_frames(text, frames, self._seen(real), keep))
 
     # ------------------------------------------------------------------------------------------------------- private
+
+    def _video_side(self, key: Tensor, frames: Tensor, real: Tensor) -> Encoding:
+        """Return the encoding of clips of frames [V, F, D], real [V, F] bool."""
+        weights, seen = self.pool_frames.weights(), self._seen(real)
+        side = kernel.video_side(frames, weights, seen) if self.folds else {"frames": frames}
+        return Encoding(key, {**side, "real": real.clone()})  # tensors of one file may not share memory
 
     def _seen(self, real: Tensor) -> Tensor | None:
         return real if self.config.mask_padding else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tvr_kernels.xpool import XPoolWeights
 
-from tvr_cli.types import Draws
+from tvr_cli.types import BatchShare, Draws
 
 LAYER_NORM_EPS = 1e-5
 
@@ -92,14 +92,15 @@ class XPool(nn.Module):
         return logits.softmax(-1)
 
 
-def linear_keep(draws: Draws, text: Tensor, frames: Tensor, drop: float) -> Tensor | None:
-    """Return `XPool.forward`'s dropout mask of a batch of captions [A, D] and clips [B, F, D], None without dropout.
+def linear_keep(draws: Draws, share: BatchShare, frames: Tensor, drop: float) -> Tensor | None:
+    """Return `XPool.forward`'s dropout mask [b, B, D] of own captions and all clips [B, F, D], None without dropout.
 
-    Draws `pool_dropout_keep` [A, B, D]: every pair and feature has its own.
+    Draws `pool_dropout_keep` [B, B, D], of all captions: every pair and feature has its own.
     """
     if not drop:
         return None
-    return draws.keep("pool_dropout_keep", (len(text), len(frames), text.shape[-1]), drop).to(frames) / (1 - drop)
+    drawn = draws.keep("pool_dropout_keep", (share.size, len(frames), frames.shape[-1]), drop)
+    return share.own(drawn).to(frames) / (1 - drop)
 
 
 def frame_weights(text: Mapping[str, Tensor], video: Mapping[str, Tensor], real: Tensor) -> Tensor:

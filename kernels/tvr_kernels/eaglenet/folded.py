@@ -144,7 +144,7 @@ def enrich(
     frame_text = F.leaky_relu(receiver[..., :, None] + sender[..., None, :], weights.options.slope)
     logits = _mean_over_frames(frame_text.mean(2), video["real"], weights.options)  # [V, T, 1 + S]
     share = logits.softmax(-1)[..., 1:]
-    combined = torch.bmm(share.flatten(0, 1)[:, None], moved.flatten(0, 1)).view(*share.shape[:2], -1)
+    combined = torch.bmm(share.flatten(0, 1)[:, None], moved.flatten(0, 1)).view(*share.shape[:2], moved.shape[-1])
     return Enriched(frame_text, text["text"] + combined)
 
 

@@ -46,7 +46,7 @@ def similarities(
         rows = [checkpoint(caption, row, use_reentrant=False, preserve_rng_state=False) for row in range(T)]
     else:
         rows = [caption(row) for row in range(T)]
-    return torch.stack(rows, 1)
+    return torch.stack(rows, 1) if rows else frames.new_empty(4, 0, len(frames))
 
 
 def project(video: Mapping[str, Tensor], weights: TcmgcWeights, rate: float) -> Tensor:

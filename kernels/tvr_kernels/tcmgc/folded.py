@@ -66,12 +66,13 @@ def _block(text: Mapping[str, Tensor], video: Mapping[str, Tensor], weights: Tcm
     """Return [4, t, v]. Clips lead and captions follow, so that sums over frames run over long contiguous rows."""
     slots = video["forms"].shape[-1]  # N = heads x F
     columns, (t, rows, size) = video["columns"], text["query"].shape
+    clips = len(columns)
     logits = matmul(columns[:, :slots].flatten(0, 1), text["query"].flatten(0, 1).T) / _temperature(size, weights)
-    dots = matmul(columns[:, slots:].flatten(0, 1), text["unit"].flatten(0, 1).T).view(-1, 2 * slots, t, rows)
-    mapped = matmul(columns[:, slots : 2 * slots].flatten(0, 1), text["mapped"].T).view(-1, slots, t)
+    dots = matmul(columns[:, slots:].flatten(0, 1), text["unit"].flatten(0, 1).T).view(clips, 2 * slots, t, rows)
+    mapped = matmul(columns[:, slots : 2 * slots].flatten(0, 1), text["mapped"].T).view(clips, slots, t)
 
-    attention = frame_attention(logits.view(-1, slots, t * rows), video.get("mask"), weights.heads)
-    share = _coordinates(attention, video["forms"], constants).view(-1, slots + 2, t, rows)
+    attention = frame_attention(logits.view(clips, slots, t * rows), video.get("mask"), weights.heads)
+    share = _coordinates(attention, video["forms"], constants).view(clips, slots + 2, t, rows)
     by_words, by_sentence = share[..., :-1], share[..., -1]  # [v, N + 2, t, L], [v, N + 2, t]
 
     seen = _extended(dots[:, :slots], text["shared"][..., :2])  # [v, N + 2, t, L + 1], dots with U, c, b3

@@ -98,25 +98,25 @@ MUTATIONS = [
     Mutation(
         "kept nodes are not scaled up",
         TRAINING,
-        old="return torch.stack(keep, 1).to(frames) / (1 - drop)",
-        new="return torch.stack(keep, 1).to(frames)",
+        old="return _stack(keep, shape, frames, 1).to(frames) / (1 - drop)",
+        new="return _stack(keep, shape, frames, 1).to(frames)",
     ),
     Mutation(
         "the support text starts from a unit mean",
         TRAINING,
-        old="mean_pooled = F.normalize(pooled, dim=-1).mean(0)",
-        new="mean_pooled = F.normalize(F.normalize(pooled, dim=-1).mean(0), dim=-1)",
+        old="mean_pooled = share.sum(F.normalize(pooled, dim=-1).sum(0)) / share.size",
+        new="mean_pooled = F.normalize(share.sum(F.normalize(pooled, dim=-1).sum(0)), dim=-1)",
     ),
     Mutation(
         "the support text averages over clips",
         TRAINING,
-        old="mean_pooled = F.normalize(pooled, dim=-1).mean(0)",
-        new="mean_pooled = F.normalize(pooled, dim=-1).mean(1)",
+        old="mean_pooled = share.sum(F.normalize(pooled, dim=-1).sum(0))",
+        new="mean_pooled = share.sum(F.normalize(pooled, dim=-1).sum(1))",
     ),
     Mutation(
         "the sigmoid loss averages over pairs",
         TRAINING,
-        old="return -terms.sum() / len(scores)",
+        old="return -terms.sum() / scores.shape[1]",
         new="return -terms.mean()",
     ),
     Mutation(
@@ -128,8 +128,8 @@ MUTATIONS = [
     Mutation(
         "only matching energies are regularized",
         ENERGY,
-        old="(positive.square().mean() + other.square().mean())",
-        new="positive.square().mean()",
+        old="squares = positive.square().sum() / share.size + negative.square().sum() / negatives",
+        new="squares = positive.square().sum() / share.size",
     ),
     Mutation(
         "the halves of the energy loss are added up",
@@ -140,8 +140,8 @@ MUTATIONS = [
     Mutation(
         "matching energies are detached from the text",
         ENERGY,
-        old="positive = energies.diagonal()",
-        new="positive = energies.diagonal().detach()",
+        old="positive = energies.diagonal(share.first)",
+        new="positive = energies.diagonal(share.first).detach()",
     ),
     Mutation(
         "the first chains start in U(0, 1)",
@@ -170,7 +170,7 @@ MUTATIONS = [
     Mutation(
         "the support energy takes the caption",
         "tvr_cli/methods/eaglenet.py",
-        old="self.match_energy(matching, frames",
+        old="self.match_energy(matching_text, frames",
         new="self.match_energy(text, frames",
     ),
 ]

@@ -79,8 +79,8 @@ MUTATIONS = [
     Mutation(
         "the folded deviation is biased",
         TERMS,
-        old="centred @ centred.mT / (captions - 1)",
-        new="centred @ centred.mT / captions",
+        old="share.sum(centred @ centred.mT) / (share.size - 1)",
+        new="share.sum(centred @ centred.mT) / share.size",
     ),
     Mutation(
         "the bottleneck averages over features", TERMS, old="2 * std.log()).sum(-1)", new="2 * std.log()).mean(-1)"

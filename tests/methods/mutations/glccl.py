@@ -70,8 +70,8 @@ MUTATIONS = [
     Mutation(
         "missing frames masked by default",
         METHOD,
-        "mask if self.config.mask_padding else None)\n        return Encoding(video.key",
-        "mask)\n        return Encoding(video.key",
+        "mask if self.config.mask_padding else None)\n        return Encoding(key",
+        "mask)\n        return Encoding(key",
     ),
     Mutation(
         "logit scale detached",
@@ -83,14 +83,14 @@ MUTATIONS = [
     Mutation(
         "negatives averaged over negatives only",
         METHOD,
-        "(variance * others).sum() / others.numel()",
+        "(variance * others).sum() / share.size**2",
         "(variance * others).sum() / others.sum()",
     ),
     Mutation(
         "gradient through the negatives cut",
         METHOD,
-        "ratio = positive / negative if",
-        "ratio = positive / negative.detach() if",
+        "ratio = above / below if",
+        "ratio = above / below.detach() if",
     ),
     Mutation(
         "csc left out of the total",

@@ -71,13 +71,18 @@ MUTATIONS = [
         "fuse(similarities(text, video, weights) * weights.scale, weights.fusion)",
         "weights.scale * fuse(similarities(text, video, weights), weights.fusion)",
     ),
-    Mutation("variance biased", METHOD, "scaled.var(0).diagonal()", "scaled.var(0, correction=0).diagonal()"),
-    Mutation("variance over all pairs", METHOD, "scaled.var(0).diagonal().mean()", "scaled.var(0).mean()"),
+    Mutation("variance biased", METHOD, "scaled.var(0).diagonal(", "scaled.var(0, correction=0).diagonal("),
+    Mutation(
+        "variance over all pairs",
+        METHOD,
+        "scaled.var(0).diagonal(share.first).sum() / share.size",
+        "scaled.var(0).mean()",
+    ),
     Mutation(
         "variance on unscaled similarities",
         METHOD,
-        "scaled.var(0).diagonal().mean()",
-        "(scaled / self.logit_scale.exp()).var(0).diagonal().mean()",
+        "scaled.var(0).diagonal(share.first)",
+        "(scaled / self.logit_scale.exp()).var(0).diagonal(share.first)",
     ),
     Mutation(
         "kept entries not divided", DROPOUT, "@ weights.linear_weight.T / (1 - rate)", "@ weights.linear_weight.T"
@@ -97,8 +102,8 @@ MUTATIONS = [
     Mutation(
         "missing frames masked by default",
         METHOD,
-        "mask if self.config.mask_padding else None)\n        return Encoding(video.key",
-        "mask)\n        return Encoding(video.key",
+        "mask if self.config.mask_padding else None)\n        return Encoding(key",
+        "mask)\n        return Encoding(key",
     ),
     Mutation(
         "scale detached",

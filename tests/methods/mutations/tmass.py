@@ -40,14 +40,12 @@ MUTATIONS = [
         'self.pool_frames(own["text"].flip(0)[None]',
     ),
     Mutation("the candidate leaves the caption out", METHOD, "candidate = text + self", "candidate = 0 * text + self"),
-    Mutation(
-        "the normal prior has deviation one", METHOD, "self.config.prior_std * draws.normal", "1.0 * draws.normal"
-    ),
+    Mutation("the normal prior has deviation one", METHOD, "self.config.prior_std * share.own", "1.0 * share.own"),
     Mutation(
         "the middle is of unit vectors, as EagleNet has it",
         METHOD,
-        "middle = pooled.mean(0)",
-        "middle = unit(pooled).mean(0)",
+        "share.own(share.sum(pooled.sum(0)))",
+        "share.own(share.sum(unit(pooled).sum(0)))",
     ),
     Mutation("the support text points away", METHOD, "unit(middle - text)", "unit(text - middle)"),
     Mutation("the support text has no radius", METHOD, "support = text + around * unit", "support = text + unit"),

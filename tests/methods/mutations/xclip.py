@@ -72,8 +72,8 @@ MUTATIONS = [
     Mutation(
         "missing frames masked by default",
         METHOD,
-        "mask if self.config.mask_padding else None)\n        return Encoding(video.key",
-        "mask)\n        return Encoding(video.key",
+        "mask if self.config.mask_padding else None)\n        return Encoding(key",
+        "mask)\n        return Encoding(key",
     ),
     Mutation(
         "pads masked by default",

@@ -1,8 +1,9 @@
 """Starting the ranks of a training on the devices of this machine, and ending them together (`tvr train --devices`).
 
 Each rank is a process of its own that calls the same function with its place among them. This process holds their
-store, passes Ctrl-C on to rank 0, and returns what rank 0 returns. Where the process of a rank ends before its time it
-says so in the store, which ends the others with that sentence, and raises it here. Several machines: torchrun.
+store, passes Ctrl-C on to rank 0, tells whoever watches of rank 0's progress, and returns what rank 0 returns. Where
+the process of a rank ends before its time it says so in the store, which ends the others with that sentence, and raises
+it here. Several machines: torchrun.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import distributed
@@ -36,6 +37,14 @@ _HOST = "127.0.0.1"
 _LEAVE_S = presence.SILENT_S + 10  # for the other ranks to end by themselves after one is lost
 
 
+class _Progress(NamedTuple):
+    """What rank 0 tells of while it works, as `log.Watcher` is told of it."""
+
+    what: str
+    done: int
+    total: int | None
+
+
 @dataclass
 class _Rank:
     """A process that was started. problem: what it raised. done: whether it said how it ended."""
@@ -46,12 +55,21 @@ class _Rank:
     problem: BaseException | None = None
     done: bool = False
 
-    def listen(self) -> None:
-        """Take what it says, if it has said anything or has ended."""
-        with contextlib.suppress(EOFError):
-            self.value, self.problem = self.said.recv()
-            self.done = True
+    def listen(self, watcher: log.Watcher | None) -> bool:
+        """Take what it says next, progress for `watcher` or how it ended; return whether it has ended."""
+        try:
+            said = self.said.recv()
+        except EOFError:
+            self.said.close()
+            return True
+        if isinstance(said, _Progress):
+            if watcher is not None:
+                watcher(said.what, said.done, said.total)
+            return False
+        self.value, self.problem = said
+        self.done = True
         self.said.close()
+        return True
 
 
 def require_devices(wanted: int, device: str) -> None:
@@ -81,7 +99,7 @@ def launch(world: int, call: Callable[[Place], _T]) -> _T:
     """Run `call` in `world` processes, each with its place, and return what rank 0 returns.
 
     call: can be pickled, and so can what it returns and raises. Raises what a rank raised, RankLost where the process
-    of one ended without a word.
+    of one ended without a word. Who watches here (`log.watched`) is told of rank 0's progress.
     """
     store = presence.connect(_HOST, 0, hosts=True)
     ranks: list[_Rank] = []
@@ -110,14 +128,15 @@ def _start(call: Callable[[Place], Any], place: Place) -> _Rank:
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
     level = log.logger.level if log.logger.handlers else None
-    process = context.Process(target=_run, args=(call, place, there, level), name=f"tvr rank {place.rank}")
+    watched = place.rank == 0 and log.watcher() is not None
+    process = context.Process(target=_run, args=(call, place, there, level, watched), name=f"tvr rank {place.rank}")
     process.start()
     there.close()
     return _Rank(process, here)
 
 
-def _run(call: Callable[[Place], Any], place: Place, out: Connection, level: int | None) -> None:
-    """Be a rank: the body of a process. level: of the log, None where nobody set it up."""
+def _run(call: Callable[[Place], Any], place: Place, out: Connection, level: int | None, watched: bool) -> None:
+    """Be a rank: the body of a process. level: of the log, None where nobody set it up. watched: by the starter."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C reaches the process that started this one, which passes it on to rank 0 alone
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -126,7 +145,9 @@ def _run(call: Callable[[Place], Any], place: Place, out: Connection, level: int
     value: Any = None
     problem: BaseException | None = None
     try:
-        value = call(place)
+        telling = log.watched(lambda *told: out.send(_Progress(*told)))
+        with telling if watched else contextlib.nullcontext():
+            value = call(place)
     except BaseException as e:  # told to the starter, which raises it
         problem = _sendable(e)
     if place.rank == 0:
@@ -160,7 +181,8 @@ def _wait(ranks: list[_Rank], store: distributed.Store) -> list[str]:
         for number, rank in list(waiting.items()):
             if not rank.said.poll():
                 continue
-            rank.listen()
+            if not rank.listen(log.watcher()):
+                continue
             rank.process.join()
             del waiting[number]
             if not rank.done:

@@ -29,11 +29,15 @@ from tvr_cli.engine.training.journal import Journal
 from tvr_cli.engine.training.learner import Learner
 from tvr_cli.engine.training.ranks import ALONE, Ranks
 from tvr_cli.engine.training.sampling import PairSampler
+from tvr_cli.engine.training.shares import Share
 from tvr_cli.engine.training.sources import Features, FeatureSource, Inputs
 from tvr_cli.errors import Interrupted
 from tvr_cli.runs import RunDir
 from tvr_cli.types import Batch, LossOutput
 
+# Pairs of a batch from which on a rank scores its own captions only. Below, there is little to save, and where every
+# rank scores all captions, the loss rounds as that of one process does.
+ROWS_FROM = 32
 _SHOWN_PARTS = 4  # parts of the loss in the live line; metrics.jsonl has all
 _FIRST = 5  # steps at the beginning, and
 _LOOK_AFTER = 20  # steps after the warm-up whose mean losses are compared with guessing
@@ -155,7 +159,11 @@ class Loop:
         self.learner.train()
         self.optimizer.zero_grad(set_to_none=True)
         output = self._backward(inputs)
-        self.ranks.sum_gradients(self.learner.encoders(), self.learner.method.parameters())
+        encoders, heads = self.learner.encoders(), list(self.learner.method.parameters())
+        if self.by_rows(self._batch_size(inputs)):
+            self.ranks.sum_gradients([*encoders, *heads], [])
+        else:
+            self.ranks.sum_gradients(encoders, heads)
         if train.gradients == "authors":
             for p in self.learner.before_gather():
                 if p.grad is not None:
@@ -179,10 +187,19 @@ class Loop:
         scale = self.learner.clamp_scale(train.max_logit_scale)
         return StepReport(loss, parts, grad_norm, scale, {g.side: g.lr * factor for g in self.groups.trained})
 
+    def by_rows(self, size: int) -> bool:
+        """Whether each rank scores its own captions only, in a batch of `size` pairs; else all ranks score all."""
+        return self.ranks.world > 1 and size >= ROWS_FROM and self.learner.method.splits_loss
+
+    def _batch_size(self, inputs: Inputs) -> int:
+        """Return how many pairs of a step are contrasted with each other; a short epoch has a batch of its own."""
+        return self.settings.batch_size if len(inputs) >= 2 * self.settings.batch_size else len(inputs)
+
     def _backward(self, inputs: Inputs) -> LossOutput:
         """Add the gradients of the mean loss over the step's batches; return that loss, detached."""
-        size, n = self.settings.batch_size, max(len(inputs) // self.settings.batch_size, 1)
-        outputs = [self._backward_batch(inputs, i, n, size if n > 1 else len(inputs)) for i in range(n)]
+        size = self._batch_size(inputs)
+        n = len(inputs) // size
+        outputs = [self._backward_batch(inputs, i, n, size) for i in range(n)]
         parts = {name: sum((o.parts[name] for o in outputs), torch.zeros(())) / n for name in outputs[0].parts}
         return LossOutput(sum((o.total for o in outputs), torch.zeros(())) / n, parts)
 
@@ -200,6 +217,13 @@ class Loop:
             found = self.learner.method.loss(Batch(*features, video_id), step=inputs.step, draws=draws)
             return found if n == 1 else LossOutput(found.total / n, found.parts)
 
+        part = Share(self.ranks, counts)
+
+        def term(features: Features) -> LossOutput:
+            batch = Batch(*features, None if video_id is None else part.own(video_id))
+            found = part.tied(self.learner.method.loss_rows(batch, part, step=inputs.step, draws=draws))
+            return LossOutput(found.total / n, found.parts)
+
         def encode(block: slice) -> Features:
             first = i * max(own, 1)  # of the rows of this batch among those that the source has
             return self.source.encode(inputs, slice(first + block.start, first + block.stop))
@@ -208,8 +232,10 @@ class Loop:
             text, video = features
             return self.ranks.gather(text, counts), self.ranks.gather(video, counts)
 
-        if self.settings.grad_cache or self.ranks.world > 1:
-            chunk = self.settings.grad_cache or max(own, 1)
+        chunk = self.settings.grad_cache or max(own, 1)
+        if self.by_rows(size):
+            output = part.together(gradcache.backward(encode, term, own, chunk))
+        elif self.settings.grad_cache or self.ranks.world > 1:
             output = gradcache.backward(encode, loss, own, chunk, gather=gather, first=share.start)
         else:
             output = loss(encode(slice(0, size)))

@@ -3,8 +3,10 @@
 A rank encodes its pairs, the features of all pairs are gathered, and every rank computes the same loss of the whole
 batch from the same draws; the gradients of its own features go on into its encoders. Gradients of the encoders are then
 summed over ranks (their rows are disjoint, and the loss is the mean of the whole batch already); those of the method
-are rank 0's, so that ranks never drift apart. No method knows of ranks, and no number depends on how many there are,
-but for rounding. `Ranks` is the world of one, which sends nothing; `Group` is a rank of several.
+are rank 0's, so that ranks never drift apart. No method has to know of ranks, and no number depends on how many there
+are, but for rounding. Where a method can score captions apart (`Method.loss_rows`), a rank scores its own ones only,
+and all gradients are summed: `shares.py`. `Ranks` is the world of one, which sends nothing; `Group` is a rank of
+several.
 """
 
 from __future__ import annotations
@@ -74,8 +76,19 @@ class Ranks:
         """Return the rows of all ranks' tensors in order; counts: how many each one gives."""
         return x
 
-    def sum_gradients(self, encoders: Iterable[nn.Parameter], heads: Iterable[nn.Parameter]) -> None:
-        """Make the gradients of every rank those of the whole batch. heads: of the method's own parameters."""
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum of what all ranks give, of one shape; without a gradient."""
+        return x
+
+    def max(self, x: Tensor) -> Tensor:
+        """Return the largest of what all ranks give, number by number; without a gradient."""
+        return x
+
+    def sum_gradients(self, parts: Iterable[nn.Parameter], alike: Iterable[nn.Parameter]) -> None:
+        """Make the gradients of every rank those of the whole batch.
+
+        parts: parameters of which each rank has a part of the gradient. alike: of which each has all of it.
+        """
 
     def any(self, flag: bool) -> bool:
         """Return whether any rank says so."""
@@ -145,13 +158,23 @@ class Group(Ranks):
             self._wait(distributed.all_gather(parts, padded, async_op=True))
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
-    def sum_gradients(self, encoders: Iterable[nn.Parameter], heads: Iterable[nn.Parameter]) -> None:
-        encoders, heads = list(encoders), list(heads)
+    def sum(self, x: Tensor) -> Tensor:
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        self._reduce(total, distributed.ReduceOp.SUM)
+        return total
+
+    def max(self, x: Tensor) -> Tensor:
+        most = x.detach().clone(memory_format=torch.contiguous_format)
+        self._reduce(most, distributed.ReduceOp.MAX)
+        return most
+
+    def sum_gradients(self, parts: Iterable[nn.Parameter], alike: Iterable[nn.Parameter]) -> None:
+        parts, alike = list(parts), list(alike)
         if not self.first:
-            for p in heads:
+            for p in alike:
                 if p.grad is not None:
                     p.grad.zero_()
-        parameters = [*encoders, *heads]
+        parameters = [*parts, *alike]
         # A rank without rows has no gradient where the others have one; what none of them has, stays absent.
         there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
         self._reduce(there, distributed.ReduceOp.MAX)

@@ -123,8 +123,8 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
     """
     require_named_backbone(resolved)
     require_in_range(resolved.experiment.train)
+    _require_devices(options)
     if options.devices > 1:
-        launch.require_devices(options.devices, options.device)
         return launch.launch(options.devices, partial(_train_at, resolved, workspace, options))
     with contextlib.ExitStack() as held:
         group = held.enter_context(ranks.join(options.place))
@@ -132,6 +132,11 @@ def train(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> Tr
         told = group.of_first(lambda: None if begun is None else [begun[0].name, begun[1].fingerprint, begun[2]])
         run, store, before = begun or (workspace.run(told[0]), workspace.features(told[1]), told[2])
         return _train_in(run, workspace, store, resolved, options, before, group)
+
+
+def _require_devices(options: TrainOptions) -> None:
+    if options.devices > 1:
+        launch.require_devices(options.devices, options.device)
 
 
 def _train_at(resolved: Resolved, workspace: Workspace, options: TrainOptions, place: Place) -> TrainSummary:
@@ -173,6 +178,7 @@ def dry_run(resolved: Resolved, workspace: Workspace, options: TrainOptions) -> 
     experiment = resolved.experiment
     require_named_backbone(resolved)
     require_in_range(experiment.train)
+    _require_devices(options)
     run = _named_or_fresh(workspace, experiment.method, options)
     wish = Wish.from_experiment(experiment, base.load_class(experiment.method).needs)
     store, reasons = training_store.find(workspace, wish)
