@@ -9,13 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tvr_cli import commands
 from tvr_cli.errors import DataError
 from tvr_cli.results.card import Card
 from tvr_cli.verify.outcome import NOT_PINNED, VerifyReport
 
 # Between two machines the same check may differ by this share of what it is allowed to be off.
 _SHARE = 1.0
-_FIX = "give the JSON that `tvr verify --save-card` or `tvr table --cards` of this version wrote"
+_FIX = (
+    f"give the JSON that `{commands.tvr('verify', save_card=True)}` or `{commands.tvr('table', cards=True)}` "
+    "of this version wrote"
+)
 
 
 def read(path: Path) -> Card:
