@@ -55,6 +55,28 @@ def test_exp_is_exact_to_a_unit_in_the_last_place_and_ends_in_zero():
     assert np.all(e[~above] < 2e-38)
 
 
+def test_exp2_is_exact_to_a_unit_in_the_last_place_and_four_sums_are_written_in_their_order():
+    import numpy as np
+    from tvr_kernels.vectors import LANES, exp2, jit, load, store, store_totals
+
+    @jit
+    def run(x, sums):
+        for i in range(0, len(x), 4):
+            store_totals(sums, (i,), load(x, (i, 0)), load(x, (i + 1, 0)), load(x, (i + 2, 0)), load(x, (i + 3, 0)))
+        for i in range(len(x)):
+            store(x, (i, 0), exp2(load(x, (i, 0))))
+
+    x = np.linspace(-130.0, 126.0, 40 * LANES, dtype=np.float32).reshape(40, LANES)
+    e, sums = x.copy(), np.zeros(40, np.float32)
+    run(e, sums)
+
+    exact = np.exp2(x.astype(np.float64))
+    above = x > -126.0
+    assert np.all(np.abs(e[above] / exact[above] - 1) < 2.4e-7)
+    assert np.all(e[~above] < 2e-38)
+    assert np.allclose(sums, x.astype(np.float64).sum(1), rtol=1e-5)
+
+
 @pytest.fixture
 def memory(monkeypatch):
     """A memory of trials that begins empty, and a process that has measured nothing."""
