@@ -88,6 +88,7 @@ def memory(monkeypatch):
 
     monkeypatch.setattr(trials, "_memory", Memory)
     monkeypatch.setattr(_payoff, "_found", {})
+    monkeypatch.setattr(_payoff, "_recalled", {})
     monkeypatch.setattr(_payoff, "_folded_s", {"text_pooling 2x4": 1e-6})
     monkeypatch.setattr(_dispatch, "_broken", {})
     monkeypatch.setattr(_payoff, "_compiled_anew", lambda module: False)
@@ -116,9 +117,19 @@ def test_a_job_takes_it_from_the_measured_number_of_pairs_on(memory, monkeypatch
     (found,) = next(iter(memory.values()))["cases"].values()
     assert found["from_pairs"] == pytest.approx(2 * found["load_s"] / 5e-7, abs=1)
     assert chosen(found["from_pairs"] - 1) == "folded" and chosen(found["from_pairs"]) == "compiled"
-    _payoff._found.clear()  # another process
+    _payoff._found.clear(), _payoff._recalled.clear()  # another process
     assert chosen(found["from_pairs"] - 1) == "folded" and chosen(found["from_pairs"]) == "compiled"
     assert races.count("folded") == 1  # the GEMM has a race of its own
+
+
+def test_what_was_kept_is_asked_for_once_a_process_in_a_job_of_many_small_tiles(memory, monkeypatch):
+    asked = []
+    recall = trials._memory.recall
+    monkeypatch.setattr(trials._memory, "recall", lambda kind, name: asked.append(name) or recall(kind, name))
+
+    for _ in range(5):
+        assert chosen(10**6) == "folded"
+    assert len([name for name in asked if "compiled" in name]) == 1
 
 
 def test_the_slower_a_pair_is_the_fewer_make_a_job_in_which_a_trial_is_worth_its_time(memory, monkeypatch):
@@ -156,7 +167,7 @@ def test_what_numba_compiled_first_is_measured_again(memory, monkeypatch):
     monkeypatch.setattr(trials, "race", lambda *a, **k: races.append(a[1]) or won(*a, **k))
     monkeypatch.setattr(_payoff, "_compiled_anew", lambda module: True)
     for _ in range(2):
-        _payoff._found.clear()
+        _payoff._found.clear(), _payoff._recalled.clear()
         chosen(10**12)
 
     assert races.count("folded") == 2  # the GEMM has a race of its own
