@@ -32,3 +32,10 @@ def library(folder: Path, options: WorldOptions) -> Path:
     tvr("precompute-features", "-o", out, "--backbone", "demo-tiny")
     tvr("index", "--method", "text_guided", "-o", out)
     return folder
+
+
+def files_of(client: Any) -> list[str]:
+    """Return the ids of all files that a server of eight videos answers with. client: Starlette's `TestClient`."""
+    found = client.get("/api/search", params={"q": SENTENCE, "k": 50, "per_file": 1, "everything": True}).json()
+    assert client.get("/api/library").json()["videos"] == 8
+    return [hit["video_id"] for hit in found["results"][0]["hits"]]

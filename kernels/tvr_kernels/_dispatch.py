@@ -96,7 +96,7 @@ def select(
 ) -> tuple[str, str]:
     """Return (implementation, reason) for these inputs: `choose` among the op's files."""
     tensors = [*text.values(), *video.values(), *(weights or ())]
-    pairs = max(_job.get(), len(next(iter(text.values()))) * len(next(iter(video.values()))))
+    pairs = max(_job.get(), _payoff.pairs_of(text, video))
     by_size = _asked(implementation)[0] == "auto"
     inputs = text, video, weights
 

@@ -27,6 +27,7 @@ _TRIED_S = 0.1  # of the folded form in the slice that is measured, at most
 _SLICES = ((256, 64), (64, 64), (32, 32), (16, 16))  # texts and clips of it
 _LEAST_PAIRS = 2**15  # no form here takes seconds for fewer
 _log = logging.getLogger("tvr.kernels")
+_recalled: dict[str, Any] = {}  # (op and size) -> what was kept, or None; asked once a process, not in every tile
 _found: dict[str, int | None] = {}  # (op and size) -> pairs from which it pays, None = never; one answer a process
 _folded_s: dict[str, float] = {}  # (op and size) -> seconds of the folded form for one pair
 
@@ -45,7 +46,9 @@ def pays(
     """
     case = _case(op, video)
     if case not in _found:
-        kept = _kept().get(case)
+        if case not in _recalled:
+            _recalled[case] = _kept().get(case)
+        kept = _recalled[case]
         long = not (kept and kept["final"]) and pairs >= _LEAST_PAIRS and _lasts(op, case, pairs, text, video, weights)
         if kept is None and not long:
             return False, _SMALL_UNKNOWN
@@ -62,6 +65,11 @@ def pays(
     if pairs < least:
         return False, f"{SMALL}{_round(least):,} pairs on this machine"
     return supports()
+
+
+def pairs_of(text: Mapping[str, Tensor], video: Mapping[str, Tensor]) -> int:
+    """Return how many captions times clips two sides have."""
+    return len(next(iter(text.values()))) * len(next(iter(video.values())))
 
 
 def said(op: str) -> str:
@@ -95,16 +103,12 @@ def _lasts(
                     start = time.process_time()
                     folded.score(some_text, some_video, weights)
                     seconds.append(time.process_time() - start)
-            _folded_s[case] = min(seconds) / _pairs(some_text, some_video)
+            _folded_s[case] = min(seconds) / pairs_of(some_text, some_video)
     return pairs * _folded_s[case] >= TRIAL_S
 
 
 def _slice(side: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
     return {name: x[:n] for name, x in side.items()}
-
-
-def _pairs(text: Mapping[str, Tensor], video: Mapping[str, Tensor]) -> int:
-    return len(next(iter(text.values()))) * len(next(iter(video.values())))
 
 
 def _measure(
@@ -116,7 +120,7 @@ def _measure(
     """
     texts, clips = next((s for s in _SLICES if s[0] * s[1] * _folded_s[case] <= _TRIED_S), _SLICES[-1])
     some_text, some_video = _slice(text, texts), _slice(video, clips)
-    pairs = _pairs(some_text, some_video)
+    pairs = pairs_of(some_text, some_video)
     compiled = import_module(f"tvr_kernels.{op}.compiled")
     compiled.score(some_text, some_video, weights)
     # What another op of this process had loaded already is part of the price in the next one.

@@ -55,6 +55,28 @@ def test_exp_is_exact_to_a_unit_in_the_last_place_and_ends_in_zero():
     assert np.all(e[~above] < 2e-38)
 
 
+def test_exp2_is_exact_to_a_unit_in_the_last_place_and_four_sums_are_written_in_their_order():
+    import numpy as np
+    from tvr_kernels.vectors import LANES, exp2, jit, load, store, store_totals
+
+    @jit
+    def run(x, sums):
+        for i in range(0, len(x), 4):
+            store_totals(sums, (i,), load(x, (i, 0)), load(x, (i + 1, 0)), load(x, (i + 2, 0)), load(x, (i + 3, 0)))
+        for i in range(len(x)):
+            store(x, (i, 0), exp2(load(x, (i, 0))))
+
+    x = np.linspace(-130.0, 126.0, 40 * LANES, dtype=np.float32).reshape(40, LANES)
+    e, sums = x.copy(), np.zeros(40, np.float32)
+    run(e, sums)
+
+    exact = np.exp2(x.astype(np.float64))
+    above = x > -126.0
+    assert np.all(np.abs(e[above] / exact[above] - 1) < 2.4e-7)
+    assert np.all(e[~above] < 2e-38)
+    assert np.allclose(sums, x.astype(np.float64).sum(1), rtol=1e-5)
+
+
 @pytest.fixture
 def memory(monkeypatch):
     """A memory of trials that begins empty, and a process that has measured nothing."""
@@ -66,6 +88,7 @@ def memory(monkeypatch):
 
     monkeypatch.setattr(trials, "_memory", Memory)
     monkeypatch.setattr(_payoff, "_found", {})
+    monkeypatch.setattr(_payoff, "_recalled", {})
     monkeypatch.setattr(_payoff, "_folded_s", {"text_pooling 2x4": 1e-6})
     monkeypatch.setattr(_dispatch, "_broken", {})
     monkeypatch.setattr(_payoff, "_compiled_anew", lambda module: False)
@@ -94,9 +117,19 @@ def test_a_job_takes_it_from_the_measured_number_of_pairs_on(memory, monkeypatch
     (found,) = next(iter(memory.values()))["cases"].values()
     assert found["from_pairs"] == pytest.approx(2 * found["load_s"] / 5e-7, abs=1)
     assert chosen(found["from_pairs"] - 1) == "folded" and chosen(found["from_pairs"]) == "compiled"
-    _payoff._found.clear()  # another process
+    _payoff._found.clear(), _payoff._recalled.clear()  # another process
     assert chosen(found["from_pairs"] - 1) == "folded" and chosen(found["from_pairs"]) == "compiled"
     assert races.count("folded") == 1  # the GEMM has a race of its own
+
+
+def test_what_was_kept_is_asked_for_once_a_process_in_a_job_of_many_small_tiles(memory, monkeypatch):
+    asked = []
+    recall = trials._memory.recall
+    monkeypatch.setattr(trials._memory, "recall", lambda kind, name: asked.append(name) or recall(kind, name))
+
+    for _ in range(5):
+        assert chosen(10**6) == "folded"
+    assert len([name for name in asked if "compiled" in name]) == 1
 
 
 def test_the_slower_a_pair_is_the_fewer_make_a_job_in_which_a_trial_is_worth_its_time(memory, monkeypatch):
@@ -134,7 +167,7 @@ def test_what_numba_compiled_first_is_measured_again(memory, monkeypatch):
     monkeypatch.setattr(trials, "race", lambda *a, **k: races.append(a[1]) or won(*a, **k))
     monkeypatch.setattr(_payoff, "_compiled_anew", lambda module: True)
     for _ in range(2):
-        _payoff._found.clear()
+        _payoff._found.clear(), _payoff._recalled.clear()
         chosen(10**12)
 
     assert races.count("folded") == 2  # the GEMM has a race of its own

@@ -44,6 +44,40 @@ def test_folded_equals_reference_in_value_and_gradient(shape, dtype, masked):
         assert max_error(got, expected) <= GRAD[dtype] * max(float(expected.abs().max()), 1e-3)
 
 
+@pytest.mark.slow  # compiles for some twenty seconds
+@pytest.mark.parametrize("spread", [1.0, 30.0], ids=["plain", "wide"])
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "all-slots"])
+def test_compiled_equals_reference(masked, spread):
+    """`wide` maps spread M so far that one exponential for words and frames would vanish in some rows or columns."""
+    pytest.importorskip("numba")
+    shapes = (
+        *SHAPES,
+        Shape(35, 3, 12, 32, 64),
+        Shape(2, 3, 5, 77, 16),
+        Shape(2, 3, 40, 4, 16),
+        Shape(3, 140, 5, 4, 16),
+    )
+    with torch.no_grad():
+        for shape in shapes:
+            drawn = features(shape, unit=False, ragged=masked)
+            word_mask, frame_mask = (drawn.word_mask, drawn.frame_mask) if masked else (None, None)
+
+            def case(dtype, shape=shape, drawn=drawn, masks=(word_mask, frame_mask)):
+                weights = draw_weights(shape, dtype)
+                weights = weights._replace(local_map=weights.local_map * spread)
+                sentence, words, frames = (poisoned(x.to(dtype)) for x in (drawn.text, drawn.words, drawn.frames))
+                text = xclip.text_side(sentence, words, weights, masks[0])
+                return text, xclip.video_side(frames.sum(1), frames, masks[1]), weights
+
+            exact = xclip.similarities(*case(torch.float64), implementation="reference")
+            inputs = case(torch.float32)
+            found = {n: xclip.similarities(*inputs, implementation=n) for n in ("folded", "compiled")}
+            assert found["compiled"].shape == (4, shape.T, shape.V)
+            allowed = max(2e-6 * spread, 2 * max_error(found["folded"], exact))
+            assert max_error(found["compiled"], exact) <= allowed, shape
+            assert max_error(xclip.score(*inputs, implementation="compiled"), exact.mean(0)) <= allowed, shape
+
+
 def test_large_training_batches_recompute_with_the_same_gradients(monkeypatch):
     leaves, text, video, weights = sides(Shape(13, 11, 4, 3, 16), torch.float64, masked=True)
 

@@ -269,8 +269,12 @@ def test_a_file_that_is_no_video_any_more_costs_its_picture_alone(tmp_path):
     assert [one for one in require_sound(html, scripts=1) if one.has_class("play")]
 
 
-def test_a_peak_of_a_track_is_read_from_that_track():
-    assert peaks._track("a.mp4#track=2") == 2 and peaks._track("a.mp4") is None and peaks._track("#track=x") is None
+def test_a_peak_of_a_track_is_read_from_that_track_and_a_name_that_looks_so_is_none(tmp_path):
+    make_video(tmp_path / "film.mp4", 10, fps=10, size=(160, 120))
+    named = (tmp_path / "film.mp4").rename(tmp_path / "film#track=7")
+    ids = {"film#track=7#track=0": True, "film#track=7#track=3": False, "film#track=7": True}
+    wanted = [(str(named), name, 0.0) for name in ids]
+    assert {number for number, _ in peaks.decoded(wanted, 160)} == {i for i, there in enumerate(ids.values()) if there}
 
 
 def test_the_frame_on_screen_at_a_second_is_the_one_that_began_before_it(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tvr_cli import log
+from tvr_cli.engine.showing.clips import track_of
 from tvr_cli.errors import DecodeError, TvrError
 from tvr_cli.stores.decoding.choose import open_video
 from tvr_cli.stores.decoding.pool import DecodePool
@@ -18,7 +19,6 @@ from tvr_cli.stores.decoding.types import Beat
 
 _SILENT_S, _ALL_S = 10.0, 20.0  # for one video that gives no sign of life, and for all of them
 _QUALITY = 85
-_TRACK = "#track="
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def decoded(wanted: Sequence[tuple[str, str, float]], side: int) -> Iterator[tup
     """
     if not wanted:
         return
-    tasks = [(str(i), Peak(path, second, _track(name), side)) for i, (path, name, second) in enumerate(wanted)]
+    tasks = [(str(i), Peak(path, second, track_of(name, path), side)) for i, (path, name, second) in enumerate(wanted)]
     try:
         with DecodePool(read, workers=1, timeout_s=_SILENT_S) as pool:
             for name, found in pool.run(tasks, until=time.monotonic() + _ALL_S):
@@ -67,8 +67,3 @@ def read(peak: Peak, beat: Beat) -> tuple[float, bytes]:
     finally:
         decoder.close()
     raise DecodeError(f"the frame at {peak.second:.1f} s cannot be decoded")
-
-
-def _track(video_id: str) -> int | None:
-    number = video_id.rpartition(_TRACK)[2] if _TRACK in video_id else ""
-    return int(number) if number.isdecimal() else None
