@@ -79,6 +79,35 @@ def test_of_the_bank_a_sentence_counts_without_the_moments_that_it_fits_best():
     assert lines.apart is not None and lines.apart[-1] == pytest.approx(10)  # 20 at best, 10 on average
 
 
+def test_a_sentence_about_something_else_is_among_the_best_by_chance():
+    vectors = np.repeat(np.eye(5, dtype=np.float32), 62, 0)  # five subjects, 62 sentences of each
+    near = confidence.near_of(vectors)
+    assert near.sum() == 5 * 62 * 62, "what is equally near is near, and no other subject"
+    bank = np.zeros((310, 2))
+    bank[0, 0], bank[5, 1], bank[100, 1] = 1.0, 0.9, 0.8  # the last is second best of a moment, by chance
+    assert confidence.may_be_true(bank)[[5, 100], 1].all()
+    found = confidence.may_be_true(bank, near)
+    assert found[0, 0] and found[5, 1] and not found[100, 1]
+
+
+def test_what_is_near_to_the_best_one_is_left_out_of_the_line():
+    vectors = np.repeat(np.eye(5, dtype=np.float32), 62, 0)
+    draw = np.random.default_rng(0)
+    scores = draw.random((330, 40)) / 10
+    scores[100] = 0.0
+    scores[0, 0], scores[100, 0], scores[1, 1], scores[62, 2] = 1.0, 0.9, 1.0, 1.0
+    plain, kept = Tops(310, 20), Tops(310, 20, confidence.near_of(vectors))
+    for tops in (plain, kept):
+        tops.add(scores)
+    best_of = {name: tops.lines().best[-1] for name, tops in (("plain", plain), ("kept", kept))}
+    assert best_of["plain"] < 0.2 and best_of["kept"] == 0.9
+
+
+def test_a_small_bank_has_sentences_that_are_near_to_themselves():
+    near = confidence.near_of(unit(np.random.default_rng(0), 20))
+    assert np.array_equal(near, np.eye(20, dtype=bool))
+
+
 def test_moments_that_come_in_parts_tell_the_same():
     scores = np.random.default_rng(0).standard_normal((90, 40))
     whole, parts = Tops(60, 30), Tops(60, 30)

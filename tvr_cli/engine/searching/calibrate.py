@@ -64,7 +64,7 @@ def of_films(films: Sequence[IndexedFilms], bank: np.ndarray, strange: np.ndarra
     first = next(_scored(films, np.concatenate([bank, strange])), None)
     cost = (time.process_time() - began) / (1 if first is None else first.shape[1]) * total
     bank, strange = (x[confidence.some_of(len(x), cost, seconds)] for x in (bank, strange))
-    tops = Tops(len(bank), len(strange))
+    tops = Tops(len(bank), len(strange), confidence.near_of(bank))
     for cosines in _scored(films, np.concatenate([bank, strange])):
         tops.add(cosines, against=True)
     return tops.lines()

@@ -3,7 +3,8 @@
 Two lines at once, both made of sentences and of no label, for this index (`calibrate.py`):
 
 best    a sentence's best score, when it is not there: of each sentence of the bank, over all moments but those that it
-        fits as one of the best few of the bank, for it may well be true of them
+        may well be true of: it is among the best few of the bank there and, where frames rank, says nearly what the
+        best one says (third best, but about something else, it is so by chance)
 apart   how far the best lies above the mean of the sentence's own scores, when it is about nothing that can be seen:
         of sentences from outside of what the encoder knows
 
@@ -33,6 +34,7 @@ MILD = 25.0
 SAMPLED = 100  # clips that say what a sentence scores on average, where not all are scored
 _STEPS = 100
 _SHARE = 150  # one in so many sentences of the bank may be true of a moment
+_NEAR = 31  # one in so many says nearly the same as another
 ASKED, LEAST_S = 200, 3.0  # sentences of each kind that are asked in any case; seconds that asking them may take
 FEWEST, FEWEST_MOMENTS = 20, 30  # sentences of each kind, and moments: of fewer the best is no line to go by
 
@@ -110,10 +112,13 @@ def apart_of(scores: np.ndarray, usual: np.ndarray | np.floating) -> np.ndarray:
 
 
 class Tops:
-    """The best scores of sentences on their way: scores of all of them come in, for some moments at a time."""
+    """The best scores of sentences on their way: scores of all of them come in, for some moments at a time.
 
-    def __init__(self, bank: int, strange: int):
-        self._bank, self.moments = bank, 0
+    near: which sentences of the bank say nearly the same (`near_of`); None = all may be true together.
+    """
+
+    def __init__(self, bank: int, strange: int, near: np.ndarray | None = None):
+        self._bank, self._near, self.moments = bank, near, 0
         self._best = np.full(bank, -np.inf)
         self._top, self._sum = np.full(strange, -np.inf), np.zeros(strange)
 
@@ -127,7 +132,7 @@ class Tops:
             return
         bank, strange = scores[: self._bank], scores[self._bank :]
         own = bank - usual_of(bank) if against else bank
-        self._best = np.maximum(self._best, np.where(may_be_true(bank), -np.inf, own).max(1))
+        self._best = np.maximum(self._best, np.where(may_be_true(bank, self._near), -np.inf, own).max(1))
         self._top = np.maximum(self._top, strange.max(1))
         self._sum += strange.sum(1)
         self.moments += scores.shape[1]
@@ -138,10 +143,22 @@ class Tops:
         return lines(self._best, self._top - mean, mean, self.moments)
 
 
-def may_be_true(bank: np.ndarray) -> np.ndarray:
-    """Return which sentences of a bank [n, m] are among the best few of each moment, and may be true of it."""
+def may_be_true(bank: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
+    """Return which sentences of a bank [n, m] may be true of each moment: among its best few, and near to its best one.
+
+    near: [n, n] of `near_of`, None = the best few all may.
+    """
     few = max(1, len(bank) // _SHARE)
-    return bank >= least_true(bank) if len(bank) > few else np.ones(bank.shape, bool)
+    found = bank >= least_true(bank) if len(bank) > few else np.ones(bank.shape, bool)
+    return found if near is None else found & near[:, bank.argmax(0)]
+
+
+def near_of(vectors: np.ndarray) -> np.ndarray:
+    """Return which sentences say nearly what another says, [n, n]: itself and its nearest. vectors: unit, [n, D]."""
+    alike = vectors @ vectors.T
+    few = min(len(alike), max(1, len(alike) // _NEAR))
+    least = np.partition(alike, len(alike) - few, axis=1)[:, len(alike) - few, None]
+    return np.asarray(alike >= least - 1e-6)  # what is equally near but for rounding is near
 
 
 def least_true(bank: np.ndarray) -> np.ndarray:
