@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from served_library import client, library, place  # noqa: F401 (fixtures of every file here)
 from typed_commands import cannot_be_typed
 
 from tvr_cli import commands

@@ -10,49 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-import small_library
 from PIL import Image
 from small_library import SECRET, SENTENCE, files_of, tvr
-from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from tvr_cli import files
 from tvr_cli.cli import app
-from tvr_cli.data.demo_world.corpus import WorldOptions
 from tvr_cli.engine.searching.library import LibraryFile
 from tvr_cli.server import running
-from tvr_cli.server.app import create_app
-from tvr_cli.server.guard import Rules
-from tvr_cli.server.library import Library, Named
 from tvr_cli.watching import status
 from tvr_cli.watching.looking import Flaw
 from tvr_cli.workspace import Workspace
-
-HERE = "http://127.0.0.1:8765"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_library.library(tmp_path_factory.mktemp("served"), WorldOptions(train=2, val=2, test=4, captions=1))
-
-
-@pytest.fixture(scope="module")
-def library(place: Path) -> Library:
-    return Library(Workspace(place / "out"), Named())
-
-
-@pytest.fixture(scope="module")
-def client(library: Library) -> Iterator[TestClient]:
-    made = create_app(library, Rules(running.hosts_of("127.0.0.1"), 8765))
-    with TestClient(made, base_url=HERE, raise_server_exceptions=False) as client:
-        yield client
-
 
 # ------------------------------------------------------------------------------------------------------------- answers
 

@@ -14,42 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_library
+from served_library import HERE
 from small_library import SENTENCE
-from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from tvr_cli import errors, log
 from tvr_cli.cli import app
-from tvr_cli.data.demo_world.corpus import WorldOptions
 from tvr_cli.engine.searching import resident
 from tvr_cli.results.found import QueryReport
-from tvr_cli.server import door, running
-from tvr_cli.server.app import create_app
-from tvr_cli.server.guard import Rules
-from tvr_cli.server.library import Library, Named
+from tvr_cli.server import door
+from tvr_cli.server.library import Library
 from tvr_cli.version import __version__
 from tvr_cli.workspace import Workspace
 
-HERE = "http://127.0.0.1:8765"
 ASKED: dict[str, Any] = {"sentences": [SENTENCE], "k": 2, "min_confidence": None}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_library.library(tmp_path_factory.mktemp("served"), WorldOptions(train=2, val=2, test=4, captions=1))
-
-
-@pytest.fixture(scope="module")
-def library(place: Path) -> Library:
-    return Library(Workspace(place / "out"), Named())
-
-
-@pytest.fixture(scope="module")
-def client(library: Library) -> Iterator[TestClient]:
-    made = create_app(library, Rules(running.hosts_of("127.0.0.1"), 8765))
-    with TestClient(made, base_url=HERE, raise_server_exceptions=False) as client:
-        yield client
 
 
 @pytest.fixture

@@ -6,20 +6,18 @@ import asyncio
 import json
 import re
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-import small_library
+from served_library import HERE
 from small_library import SENTENCE, files_of, tvr
 from starlette.testclient import TestClient
 from videos import decode_all
 
 from tvr_cli import errors
-from tvr_cli.data.demo_world.corpus import WorldOptions
 from tvr_cli.results.found import QueryReport
 from tvr_cli.server import running, streams
 from tvr_cli.server.app import create_app
@@ -28,26 +26,6 @@ from tvr_cli.server.guard import Rules
 from tvr_cli.server.library import Library, Named
 from tvr_cli.server.taking import Taking, chosen
 from tvr_cli.workspace import Workspace
-
-HERE = "http://127.0.0.1:8765"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_library.library(tmp_path_factory.mktemp("served"), WorldOptions(train=2, val=2, test=4, captions=1))
-
-
-@pytest.fixture(scope="module")
-def library(place: Path) -> Library:
-    return Library(Workspace(place / "out"), Named())
-
-
-@pytest.fixture(scope="module")
-def client(library: Library) -> Iterator[TestClient]:
-    made = create_app(library, Rules(running.hosts_of("127.0.0.1"), 8765))
-    with TestClient(made, base_url=HERE, raise_server_exceptions=False) as client:
-        yield client
-
 
 ONE = {"video_id": "test/00000.mp4", "start": 0, "end": 1, "peak": 0}
 
