@@ -116,7 +116,7 @@ def test_wrong_truth_is_a_sentence(tmp_path: Path, records: Sequence[Mapping[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "looks like no known truth"),
+        ("", "is empty; expected truth"),
         ("hello", "looks like no known truth"),
         ("[]", "looks like no known truth"),
         ('{"a": 1}', "looks like no known truth"),

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
+from tvr_cli.cli.query import _share
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import light, sums
 from tvr_cli.engine.searching import session as sessions
@@ -237,6 +238,11 @@ def test_the_command_asks_with_all_of_it(out, picture):
     assert [answer["query"] for answer in json.loads(many.stdout)["results"]] == ["a + a star", "b + a star"]
 
 
+def test_a_confidence_is_rounded_down_for_what_is_below_a_line_is_below_it():
+    shown = [_share(confidence) for confidence in (0.9499, 0.95, 0.29, 1.0, 0.0)]
+    assert shown == ["0.94", "0.95", "0.29", "1.00", "0.00"]
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu:0"], ids=["without torch", "with torch"])
 def test_filters_hold_with_torch_and_without(out, tmp_path, device):
     (tmp_path / "list").write_text("test/00000.mp4\ntest/00001.mp4\n")
@@ -250,6 +256,9 @@ def test_filters_hold_with_torch_and_without(out, tmp_path, device):
     [
         ([], 2, "expected a sentence to look for"),
         (["a", "--in", "*.mov"], 3, "is left to search: --in '*.mov' leaves out 7"),
+        (["a", "--plus", "image:"], 2, "expected a file behind 'image:', such as image:beach.jpg"),
+        (["a", "--minus", "2:like: "], 2, "expected a file behind 'like: ', such as like:film.mp4@3-4.5"),
+        (["--like", f"{FILM}@abc"], 3, f"expected seconds behind the @ of '{FILM}@abc', such as {FILM}@3-4.5"),
         (["--like", f"{FILM}@7-9"], 3, "of which the library has 2.0 s, found 7-9"),
         (["a", "--plus", "b", "--channel", "both"], 2, "a sum, a picture or a moment has none"),
         (["a", "--minus", "a"], 2, "a sum of which nothing is left: a - a"),

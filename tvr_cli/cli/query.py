@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import textwrap
 from collections.abc import Sequence
@@ -299,12 +300,17 @@ def _table(title: str | None, hits: Sequence[Hit]) -> None:
             f"{render.seconds(h.start)}–{render.seconds(h.end)}",
             render.seconds(h.peak),
             f"{h.score:.3f}",
-            *(["–" if h.confidence is None else f"{h.confidence:.2f}"] if told else []),
+            *(["–" if h.confidence is None else _share(h.confidence)] if told else []),
         ]
         for h in hits
     ]
     columns = ("#", "video", *(("by", "said") if heard else ()), "where", "peak", "score", "confidence")
     render.table(title, columns if told else columns[:-1], rows, left=4 if heard else 2)
+
+
+def _share(confidence: float) -> str:
+    """Return a confidence as a table shows it: rounded down, for what is just below a line is below it."""
+    return f"{math.floor(100 * confidence + 1e-9) / 100:.2f}"
 
 
 def _say_left_out(answer: Answer) -> None:
@@ -315,7 +321,8 @@ def _say_left_out(answer: Answer) -> None:
         render.line(f"{render.shortest(path)}: {render.count(more, 'more moment')}; {all_of_them}")
     if answer.nearest:
         some = render.count(len(answer.nearest), "moment")
-        render.line(f"{some} more, found with less confidence; --all shows them, too")
+        them = "it" if len(answer.nearest) == 1 else "them"
+        render.line(f"{some} more, found with less confidence; --all shows {them}, too")
 
 
 def _show_saved(report: QueryReport) -> None:

@@ -39,6 +39,8 @@ def read(path: Path, named: str | None = None) -> Truth:
 def recognised(path: Path) -> Format:
     """Return the format that a file looks like. Raises DataError where it looks like none."""
     text = ann.read_text(path).lstrip()
+    if not text:
+        raise DataError(f"{str(path)!r} is empty; expected truth about moments: lines like {own.EXAMPLE}")
     first = text.split("\n", 1)[0].strip()
     if charades.LINE.fullmatch(first):
         return "charades-sta"

@@ -45,6 +45,9 @@ def named(files: Sequence[LibraryFile], name: str) -> LibraryFile:
             )
         if found:
             return found[0]
+    before = name.rpartition("@")[0]
+    if before and any(before in (file.id, file.path, os.path.basename(file.id)) for file in files):
+        raise DataError(f"expected seconds behind the @ of {name!r}, such as {before}@3-4.5 or {before}@1:05-1:12")
     raise DataError(
         f"expected a file of the library (its id or path, @START-END behind it for a moment), found {name!r}, which "
         f"is none of its {len(files)}{did_you_mean(name, [file.id for file in files])}"

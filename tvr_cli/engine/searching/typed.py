@@ -97,10 +97,13 @@ def _weight(flag: str, said: str, text: str) -> float:
 
 
 def _any(text: str) -> What:
-    kind, _, rest = text.partition(":")
-    if kind == "image" and rest:
+    kind, colon, rest = text.partition(":")
+    if colon and kind in ("image", "like") and not rest.strip():
+        example = "image:beach.jpg" if kind == "image" else "like:film.mp4@3-4.5"
+        raise ConfigError(f"expected a file behind {text!r}, such as {example}")
+    if colon and kind == "image":
         return _picture(rest)
-    return stretch(rest) if kind == "like" and rest else _sentence(text)
+    return stretch(rest) if colon and kind == "like" else _sentence(text)
 
 
 def _picture(text: str) -> Picture:

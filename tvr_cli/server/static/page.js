@@ -132,7 +132,7 @@
       made("span", { class: "when" }, when), hit.channel === "picture" ? null : made("span", { class: "by" }, hit.channel),
       made("span", { class: "go", "aria-hidden": "true" }));
     image.addEventListener("error", () => image.replaceWith(made("span", { class: "none" }, "no picture")));
-    const sure = hit.confidence === null || hit.confidence === undefined ? hit.score.toFixed(3) : `${Math.round(100 * hit.confidence)} %`;
+    const sure = hit.confidence === null || hit.confidence === undefined ? hit.score.toFixed(3) : `${Math.floor(100 * hit.confidence)} %`;
     return made("li", {}, made("article", { class: `card${faint ? " faint" : ""}` }, stage,
       made("div", { class: "about" },
         made("div", { class: "row" }, made("h3", { class: "name" }, made("bdi", {}, name)), made("span", { class: "score" }, sure)),

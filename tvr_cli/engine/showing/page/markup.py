@@ -134,7 +134,8 @@ def _left_out(answer: Answer) -> str:
         )
     if answer.hits and answer.nearest:
         some = _count(len(answer.nearest), "more moment")
-        parts.append(f"<p>{some}, found with less confidence; <code>--all</code> shows them, too.</p>")
+        them = "it" if len(answer.nearest) == 1 else "them"
+        parts.append(f"<p>{some}, found with less confidence; <code>--all</code> shows {them}, too.</p>")
     return f'<div class="more">{"".join(parts)}</div>' if parts else ""
 
 
