@@ -96,7 +96,7 @@ class Interrupted(TvrError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the nearest known word, whatever its case, or an empty string."""
     folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.51)  # half is by chance
+    near = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
     return f"; did you mean {folded[near[0]]}?" if near else ""
 
 
