@@ -1,8 +1,8 @@
 """Measure what docs/benchmarks.md says of kernels, forms, encoding and stages in one run, one command after another.
 
 Each command's output goes to a file of its own in --out, beneath the command, the commit, and the load of the machine
-before and after, so that a table shows whether the machine was idle. About an hour on one core; the machine should do
-nothing else. A command that fails is said and the others go on; --only takes some.
+before and after, so that a table shows whether the machine was idle. Three quarters of an hour on one core; the machine
+should do nothing else. A command that fails is said and the others go on; --only takes some.
 
     python scripts/bench_floors.py --out floors
 """

@@ -108,6 +108,11 @@ def test_a_small_bank_has_sentences_that_are_near_to_themselves():
     assert np.array_equal(near, np.eye(20, dtype=bool))
 
 
+def test_of_a_long_bank_no_more_are_asked_than_can_be_compared_with_each_other():
+    assert len(confidence.some_of(300_000, 0.0, 60.0)) == confidence.MOST
+    assert len(confidence.some_of(500, 0.0, 60.0)) == 500
+
+
 def test_moments_that_come_in_parts_tell_the_same():
     scores = np.random.default_rng(0).standard_normal((90, 40))
     whole, parts = Tops(60, 30), Tops(60, 30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tvr_cli.cli import app
-from tvr_cli.cli.query import _share
 from tvr_cli.data.demo_world.corpus import WorldOptions, make
 from tvr_cli.engine.searching import light, sums
 from tvr_cli.engine.searching import session as sessions
@@ -239,8 +239,9 @@ def test_the_command_asks_with_all_of_it(out, picture):
 
 
 def test_a_confidence_is_rounded_down_for_what_is_below_a_line_is_below_it():
-    shown = [_share(confidence) for confidence in (0.9499, 0.95, 0.29, 1.0, 0.0)]
-    assert shown == ["0.94", "0.95", "0.29", "1.00", "0.00"]
+    hit = Hit(rank=1, score=0.0, video_id=FILM, path=FILM, start=0.0, end=1.0, peak=0.0)
+    shown = [replace(hit, confidence=sure).percent for sure in (0.9499, 0.95, 0.29, 0.999, 1.0, 0.0, None)]
+    assert shown == [94, 95, 29, 99, 100, 0, None]
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu:0"], ids=["without torch", "with torch"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import textwrap
 from collections.abc import Sequence
@@ -300,17 +299,12 @@ def _table(title: str | None, hits: Sequence[Hit]) -> None:
             f"{render.seconds(h.start)}–{render.seconds(h.end)}",
             render.seconds(h.peak),
             f"{h.score:.3f}",
-            *(["–" if h.confidence is None else _share(h.confidence)] if told else []),
+            *(["–" if h.percent is None else f"{h.percent / 100:.2f}"] if told else []),
         ]
         for h in hits
     ]
     columns = ("#", "video", *(("by", "said") if heard else ()), "where", "peak", "score", "confidence")
     render.table(title, columns if told else columns[:-1], rows, left=4 if heard else 2)
-
-
-def _share(confidence: float) -> str:
-    """Return a confidence as a table shows it: rounded down, for what is just below a line is below it."""
-    return f"{math.floor(100 * confidence + 1e-9) / 100:.2f}"
 
 
 def _say_left_out(answer: Answer) -> None:

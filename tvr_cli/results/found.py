@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,11 @@ class Hit:
     channel: str = "picture"
     said: str | None = field(default=None, metadata=OPTIONAL)
     curve: Curve | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def percent(self) -> int | None:
+        """`confidence` in whole per cent, rounded down: what is just below a line is shown below it."""
+        return None if self.confidence is None else math.floor(100 * self.confidence + 1e-9)
 
     @property
     def why_missing(self) -> str:

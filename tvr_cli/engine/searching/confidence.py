@@ -36,6 +36,7 @@ _STEPS = 100
 _SHARE = 150  # one in so many sentences of the bank may be true of a moment
 _NEAR = 31  # one in so many says nearly the same as another
 ASKED, LEAST_S = 200, 3.0  # sentences of each kind that are asked in any case; seconds that asking them may take
+MOST = 4096  # sentences of each kind, of a long bank too: which say nearly the same takes all of them against all
 FEWEST, FEWEST_MOMENTS = 20, 30  # sentences of each kind, and moments: of fewer the best is no line to go by
 
 
@@ -178,7 +179,7 @@ def some_of(n: int, cost: float, seconds: float) -> np.ndarray:
 
     They are drawn: neighbours in a bank may be alike, and every eighth of them say the same thing each time.
     """
-    count = min(n, max(ASKED, math.floor(n * max(seconds, LEAST_S) / max(cost, 1e-9))))
+    count = min(n, MOST, max(ASKED, math.floor(n * max(seconds, LEAST_S) / max(cost, 1e-9))))
     return np.sort(np.random.default_rng(0).permutation(n)[:count])
 
 

@@ -46,7 +46,9 @@ def named(files: Sequence[LibraryFile], name: str) -> LibraryFile:
         if found:
             return found[0]
     before = name.rpartition("@")[0]
-    if before and any(before in (file.id, file.path, os.path.basename(file.id)) for file in files):
+    if before and any(
+        before in (file.id, os.path.basename(file.id)) or os.path.abspath(before) == file.path for file in files
+    ):
         raise DataError(f"expected seconds behind the @ of {name!r}, such as {before}@3-4.5 or {before}@1:05-1:12")
     raise DataError(
         f"expected a file of the library (its id or path, @START-END behind it for a moment), found {name!r}, which "

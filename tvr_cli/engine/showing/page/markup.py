@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -169,7 +168,7 @@ def _card(card: Card, name: str, to: Path, level: int) -> str:
 def _standing(hit: Hit) -> str:
     if hit.confidence is None:
         return f'<p class="score">score {hit.score:.3f}</p>'
-    share = f"{math.floor(100 * hit.confidence)} %"  # 99.9 is not sure
+    share = f"{hit.percent} %"
     return f'<p class="score" title="score {hit.score:.3f}">confidence {share}</p>'
 
 
